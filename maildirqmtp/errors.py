@@ -1,0 +1,88 @@
+"""The exception tree: whose fault it is, and whether trying again can help.
+
+K, Z and D are values (`protocol.Response`), never exceptions. An exception
+means that there is no answer at all, or that this side cannot go on.
+"""
+
+from enum import Enum
+
+
+class Fault(Enum):
+    """Who has to do something about an error."""
+
+    SERVER = "server"
+    NETWORK = "network"
+    MESSAGE = "message"
+    LOCAL = "local"
+    USAGE = "usage"
+
+
+class QMTPError(Exception):
+    """Anything this package raises on purpose.
+
+    `fault` says who has to do something; `permanent` is true where doing the
+    same again cannot help.
+    """
+
+    fault: Fault = Fault.LOCAL
+    permanent: bool = False
+
+
+class ProtocolError(QMTPError):
+    """The other side sent what QMTP does not allow; the connection is useless."""
+
+    fault = Fault.SERVER
+
+
+class NetstringError(ProtocolError):
+    """Bytes that are no netstring, or one longer than its limit."""
+
+
+class TransportError(QMTPError, OSError):
+    """The connection could not be made, or broke; an `OSError` as well."""
+
+    fault = Fault.NETWORK
+
+
+class ConnectError(TransportError):
+    """No connection: name not found, refused, unreachable."""
+
+
+class ConnectTimeout(ConnectError, TimeoutError):
+    """No connection within the connect time-out."""
+
+
+class WriteTimeout(TransportError, TimeoutError):
+    """The server took no byte within the write time-out."""
+
+
+class ResponseTimeout(TransportError, TimeoutError):
+    """A response did not come within the response time-out."""
+
+
+class EnvelopeError(QMTPError):
+    """A message whose envelope is missing, or cannot be sent as it is."""
+
+    fault = Fault.MESSAGE
+    permanent = True
+
+
+class SidecarError(EnvelopeError):
+    """A sidecar that exists and cannot be used."""
+
+
+class FileChangedError(QMTPError):
+    """A file shrank, vanished or was replaced while it was being sent."""
+
+    fault = Fault.MESSAGE
+
+
+class LocalError(QMTPError):
+    """This machine's trouble: a maildir that cannot be read, changed or locked."""
+
+
+class ConfigError(QMTPError):
+    """Wrong usage or configuration; exit code 100."""
+
+    fault = Fault.USAGE
+    permanent = True

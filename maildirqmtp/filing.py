@@ -1,0 +1,229 @@
+"""Putting files into a maildir so that a crash at any point loses nothing.
+
+The orders, each step durable before the next where it says so:
+
+    deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
+    adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
+               link new/X | unlink tmp/X | fsync new/
+    sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
+
+A link, never a rename, ends each: a rename would replace somebody's message.
+After any crash there is at most rubbish in tmp/, which `Maildir.clean_tmp` takes.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterable
+from itertools import count
+
+from maildirqmtp import sidecar
+from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.maildir import Folder, Maildir, Message, identity_of, local_error
+from maildirqmtp.protocol import printable
+from maildirqmtp.sidecar import Sidecar
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_COPY_BYTES = 1 << 20
+# What link() says where a copy will do: another file system, none that links, not our file.
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_sequence = count(1)
+
+
+def unique_name() -> bytes:
+    """Return a name nobody else uses: seconds, microseconds, process, count, host (maildir(5))."""
+    now_ns = time.time_ns()
+    host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+    return os.fsencode(
+        f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}P{os.getpid()}Q{next(_sequence)}.{host}"
+    )
+
+
+def create(path: bytes) -> None:
+    """Make a maildir where there is none, for the owner only. Raises `LocalError`."""
+    for directory in (path, *(os.path.join(path, part) for part in (b"tmp", b"new", b"cur"))):
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            continue  # what it is, opening it will tell
+        except OSError as error:
+            raise local_error("make the directory", directory, error) from error
+
+
+def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
+    """Write a file in tmp/ and make it durable; return its name. Raises `LocalError`.
+
+    What could not be written whole is removed again.
+    """
+    name = unique_name()
+    fd = -1
+    try:
+        fd = os.open(name, _CREATE, 0o600, dir_fd=maildir.tmp.fd)
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except OSError as error:
+        if fd >= 0:
+            discard(maildir.tmp, name)
+        raise local_error("write", maildir.tmp.join(name), error) from error
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return name
+
+
+def discard(folder: Folder, name: bytes) -> None:
+    """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
+    try:
+        os.unlink(name, dir_fd=folder.fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise local_error("remove", folder.join(name), error) from error
+
+
+def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
+    """Give a file of tmp/ its place in new/, under the same name. Raises `LocalError`.
+
+    Durable once `maildir.new` is synced.
+    """
+    try:
+        _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
+    except OSError as error:
+        discard(maildir.tmp, tmp_name)
+        raise local_error("deliver", maildir.new.join(tmp_name), error) from error
+    discard(maildir.tmp, tmp_name)
+    return tmp_name
+
+
+def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
+    """Return the sidecar of a message, or None where there is none.
+
+    Raises `SidecarError` for one that exists and cannot be used, whatever the
+    reason: then the message is held.
+    """
+    try:
+        folder = maildir.envelope()
+    except LocalError as error:
+        raise SidecarError(str(error)) from error
+    if folder is None:
+        return None
+    try:
+        fd = os.open(sidecar.file_name(message_name), _READ, dir_fd=folder.fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SidecarError(f"its sidecar cannot be opened: {error.strerror}") from error
+    try:
+        return sidecar.decode(os.read(fd, sidecar.MAX_BYTES + 1))
+    except OSError as error:
+        raise SidecarError(f"its sidecar cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
+    """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
+    folder = maildir.envelope(create=True)
+    assert folder is not None
+    tmp_name = write_tmp(maildir, [sidecar.encode(content)])
+    name = sidecar.file_name(message_name)
+    try:
+        os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=folder.fd)
+    except OSError as error:
+        discard(maildir.tmp, tmp_name)
+        raise local_error("put in place", folder.join(name), error) from error
+    folder.sync()
+
+
+def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
+    """Remove a message's sidecar, if there is one. Raises `LocalError`."""
+    folder = maildir.envelope()
+    if folder is not None:
+        discard(folder, sidecar.file_name(message_name))
+
+
+def free_name(target: Maildir, message: Message) -> bytes:
+    """Return the name under which `target` can take the message: its own, or one like it.
+
+    Its own as well where `target` has this very message already: a crash came
+    between taking it and removing it here, and this is the second go.
+    """
+    base = message.name.partition(b":")[0]
+    for number in count():
+        name = base if number == 0 else b"%b.%d" % (base, number)
+        try:
+            status = os.stat(name, dir_fd=target.new.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return name
+        except OSError as error:
+            raise local_error("look at", target.new.join(name), error) from error
+        # Not the inode: a copy on another file system has its own, but our times and size.
+        if identity_of(status)[2:] == message.identity[2:]:
+            return name
+    raise AssertionError("count() does not end")
+
+
+def adopt(target: Maildir, message: Message, name: bytes) -> None:
+    """Put the message's file into `target`'s new/ as `name` too, by link or copy.
+
+    A copy has the same times and is durable before it gets its name; the entry
+    itself is durable once `target.new` is synced. Raises `FileChangedError`
+    where the message's name is no longer the file it was, and `LocalError`.
+    """
+    tmp_name = unique_name()
+    try:
+        _link(message.folder, message.name, target.tmp, tmp_name)
+    except FileNotFoundError:
+        raise _changed(message) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise local_error("link", target.tmp.join(tmp_name), error) from error
+        tmp_name = _copy(target, message)
+    try:
+        status = os.stat(tmp_name, dir_fd=target.tmp.fd, follow_symlinks=False)
+        if identity_of(status)[2:] != message.identity[2:]:
+            raise _changed(message)
+        _link(target.tmp, tmp_name, target.new, name)
+    except FileExistsError:
+        return  # `free_name` has found it to be this very message
+    except OSError as error:
+        raise local_error("move to", target.new.join(name), error) from error
+    finally:
+        discard(target.tmp, tmp_name)
+
+
+def _link(source: Folder, source_name: bytes, target: Folder, name: bytes) -> None:
+    os.link(source_name, name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+
+
+def _changed(message: Message) -> FileChangedError:
+    return FileChangedError(
+        f"{printable(message.folder.join(message.name))} changed while it was being sent"
+    )
+
+
+def _copy(target: Maildir, message: Message) -> bytes:
+    path = message.folder.join(message.name)
+    try:
+        source = os.open(message.name, _READ, dir_fd=message.folder.fd)
+    except FileNotFoundError:
+        raise _changed(message) from None
+    except OSError as error:
+        raise local_error("open", path, error) from error
+    try:
+        if identity_of(os.fstat(source)) != message.identity:
+            raise _changed(message)
+        name = write_tmp(target, iter(lambda: os.read(source, _COPY_BYTES), b""))
+        mtime_ns = message.identity[3]
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=target.tmp.fd, follow_symlinks=False)
+    except OSError as error:
+        raise local_error("copy", path, error) from error
+    finally:
+        os.close(source)
+    return name

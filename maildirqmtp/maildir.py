@@ -1,0 +1,350 @@
+"""A maildir: lock, scan, read and remove, without ever trusting a name.
+
+maildir(5), and what this package adds:
+
+    new/  cur/  tmp/     as ever; dot-files are nobody's message
+    envelope/NAME.json   the sidecar of the message NAME, where there is one
+
+Everything goes through descriptors of the directories, so that a directory that
+is renamed or replaced while we work cannot lead us elsewhere. A message is what
+opens as a regular file without following a link. It is known by its identity
+(device, inode, size, modification time), and only the file of that identity is
+ever removed or moved. Putting files in is the business of `filing`.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from maildirqmtp.envelope import MAX_BLOCK
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.protocol import printable
+
+#: Bytes up to which a message is read whole; larger ones are streamed.
+WHOLE_MAX = 1 << 20
+#: Seconds after which an untouched file in tmp/ is rubbish: 36 hours (maildir(5)).
+TMP_MAX_AGE_S = 36 * 3_600
+
+# O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PROBE = b".maildirqmtp-probe"
+# What open() says of things that are no message: links, sockets, devices without a driver.
+_NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
+
+#: Device, inode, size in bytes, modification time in nanoseconds.
+Identity = tuple[int, int, int, int]
+
+
+class Removal(Enum):
+    """What became of a message that was to go."""
+
+    DONE = auto()
+    GONE = auto()
+    CHANGED = auto()
+
+
+class Folder:
+    """One directory of a maildir, held open."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        self.fd = fd
+        self.path = path
+
+    def sync(self) -> None:
+        """Make the directory's entries durable. Raises `LocalError`."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise local_error("make durable", self.path, error) from error
+
+    def join(self, name: bytes) -> bytes:
+        """Return the path of a file in it, for messages."""
+        return os.path.join(self.path, name)
+
+
+@dataclass(slots=True)
+class Message:
+    """A message that has been opened.
+
+    `data` is the whole file, or its first `MAX_BLOCK` bytes when `fd` is not
+    -1: then the rest is to be read from there, and `close` is the caller's
+    duty. `size` is the length in bytes as it was read.
+    """
+
+    folder: Folder
+    name: bytes
+    identity: Identity
+    data: bytes
+    size: int
+    fd: int = -1
+
+    @property
+    def mtime_s(self) -> float:
+        """Modification time, in seconds of the epoch."""
+        return self.identity[3] / 1e9
+
+    def close(self) -> None:
+        """Close the descriptor of a large message; harmless twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
+    """Say what could not be done to which file, and why."""
+    return LocalError(f"cannot {doing} {printable(path)}: {error.strerror}")
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what a file is known by: device, inode, size, modification time in ns."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Maildir:
+    """A maildir that is open. A context manager; leaving it lets go of the lock.
+
+    Raises `LocalError` where it cannot be opened: it does not exist, is no
+    maildir, or may not be read.
+    """
+
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self._open: list[Folder] = []
+        self._envelope: Folder | None = None
+        try:
+            self.root = self._enter(path, None)
+            self.new = self._enter(b"new", self.root, nofollow=True)
+            self.cur = self._enter(b"cur", self.root, nofollow=True)
+            self.tmp = self._enter(b"tmp", self.root, nofollow=True)
+        except LocalError:
+            self.close()
+            raise
+
+    def _enter(self, name: bytes, parent: Folder | None, nofollow: bool = False) -> Folder:
+        path = name if parent is None else parent.join(name)
+        flags = _DIRECTORY | os.O_NOFOLLOW if nofollow else _DIRECTORY
+        try:
+            fd = os.open(name, flags, dir_fd=None if parent is None else parent.fd)
+        except OSError as error:
+            raise LocalError(
+                f"cannot open the maildir directory {printable(path)}: {error.strerror}"
+                + ("; is it a maildir?" if parent else "; check the path")
+            ) from error
+        folder = Folder(fd, path)
+        self._open.append(folder)
+        return folder
+
+    def __enter__(self) -> "Maildir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every directory."""
+        while self._open:
+            os.close(self._open.pop().fd)
+
+    def envelope(self, create: bool = False) -> Folder | None:
+        """Return the directory of the sidecars; None where there is none."""
+        if self._envelope is None:
+            try:
+                if create:
+                    os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
+                    self.root.sync()
+            except FileExistsError:
+                pass  # made before; what it is, opening it will tell
+            except OSError as error:
+                raise local_error("make", self.root.join(b"envelope"), error) from error
+            try:
+                os.stat(b"envelope", dir_fd=self.root.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            self._envelope = self._enter(b"envelope", self.root, nofollow=True)
+        return self._envelope
+
+    def lock(self) -> None:
+        """Keep other forwarders away until this object is closed.
+
+        Raises `LocalError`, which names the process that holds the lock.
+        """
+        try:
+            fcntl.flock(self.root.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalError(
+                f"{printable(self.path)} is locked by {self._lock_holder()}; "
+                f"two forwarders would send everything twice"
+            ) from None
+        except OSError as error:
+            raise local_error("lock", self.path, error) from error
+
+    def _lock_holder(self) -> str:
+        status = os.fstat(self.root.fd)
+        file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        try:
+            with open("/proc/locks") as locks:
+                for fields in map(str.split, locks):
+                    if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
+                        return f"process {fields[4]}"
+        except OSError:
+            return "another process"  # no /proc: the lock is as good without a name
+        return "another process"
+
+    def prove_changeable(self) -> None:
+        """Prove that messages can be removed, before any is sent. Raises `LocalError`.
+
+        Makes and removes a dot-file in new/. On a full disk, where nothing can
+        be made but everything can be removed, the permissions have to do.
+        """
+        for folder in (self.new, self.cur):
+            try:
+                self._unlink_quietly(folder, _PROBE)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(_PROBE, flags, 0o600, dir_fd=folder.fd))
+                os.unlink(_PROBE, dir_fd=folder.fd)
+            except OSError as error:
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=folder.fd)):
+                    raise LocalError(
+                        f"cannot change {printable(folder.path)}: {error.strerror}; nothing was "
+                        f"sent, because what was sent could not be removed"
+                    ) from error
+
+    @staticmethod
+    def _unlink_quietly(folder: Folder, name: bytes) -> None:
+        try:
+            os.unlink(name, dir_fd=folder.fd)
+        except FileNotFoundError:
+            pass  # the usual case: no earlier run died between making and removing it
+
+    def scan(self, include_cur: bool = False) -> deque[tuple[Folder, bytes]]:
+        """Return what may be messages, oldest first. Raises `LocalError`.
+
+        Oldest by the seconds that begin the name (maildir(5)), else by the
+        modification time; only names without seconds cost a stat.
+        """
+        entries: list[tuple[int, bytes, Folder]] = []
+        for folder in (self.new, self.cur) if include_cur else (self.new,):
+            try:
+                names = os.listdir(folder.fd)
+            except OSError as error:
+                raise local_error("list", folder.path, error) from error
+            for text in names:
+                name = os.fsencode(text)
+                if not name.startswith(b"."):
+                    seconds = name.partition(b".")[0]
+                    if seconds.isdigit() and len(seconds) < 12:
+                        entries.append((int(seconds), name, folder))
+                    else:
+                        entries.append((self._mtime(folder, name), name, folder))
+        entries.sort(key=lambda entry: entry[:2])
+        return deque([(folder, name) for _, name, folder in entries])
+
+    @staticmethod
+    def _mtime(folder: Folder, name: bytes) -> int:
+        try:
+            return int(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_mtime)
+        except OSError:
+            return 0  # gone or unreadable: opening it will tell
+
+    def load(self, folder: Folder, name: bytes) -> Message | None:
+        """Open a message; None for what is none: gone, a link, FIFO, device, directory.
+
+        Up to 1 MiB the file is read whole. Raises `LocalError` for a file that
+        cannot be read, and `FileChangedError` for one that somebody is writing.
+        """
+        try:
+            fd = os.open(name, _READ, dir_fd=folder.fd)
+        except OSError as error:
+            if error.errno in _NO_MESSAGE or self._is_no_file(folder, name):
+                return None
+            raise local_error("open", folder.join(name), error) from error
+        keep = False
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            size = status.st_size
+            if size > WHOLE_MAX:
+                top = os.read(fd, MAX_BLOCK)
+                keep = True
+                return Message(folder, name, identity_of(status), top, size, fd)
+            data = os.read(fd, size + 1)
+            while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+                data += more
+            if len(data) != size:
+                raise FileChangedError(
+                    f"{printable(folder.join(name))} is being written to; messages are to be "
+                    f"written in tmp/ and then renamed"
+                )
+            return Message(folder, name, identity_of(status), data, size)
+        except OSError as error:
+            raise local_error("read", folder.join(name), error) from error
+        finally:
+            if not keep:
+                os.close(fd)
+
+    @staticmethod
+    def _is_no_file(folder: Folder, name: bytes) -> bool:
+        try:
+            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return not stat.S_ISREG(status.st_mode)
+
+    def is_same(self, message: Message) -> bool:
+        """Say whether the name is still the file that was opened. Raises `LocalError`."""
+        try:
+            status = os.stat(message.name, dir_fd=message.folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise local_error("look at", message.folder.join(message.name), error) from error
+        return identity_of(status) == message.identity
+
+    def remove(self, message: Message) -> Removal:
+        """Remove the message, if its name is still that file. Raises `LocalError`.
+
+        Not durable until `new` (or `cur`) is synced.
+        """
+        name, fd = message.name, message.folder.fd
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if identity_of(status) != message.identity:
+                return Removal.CHANGED
+            os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            return Removal.GONE
+        except OSError as error:
+            raise local_error("remove", message.folder.join(name), error) from error
+        return Removal.DONE
+
+    def clean_tmp(self, now_s: float) -> int:
+        """Remove what nobody touched in tmp/ for 36 hours (maildir(5)); say how many.
+
+        Raises `LocalError`.
+        """
+        removed = 0
+        try:
+            names = [os.fsencode(name) for name in os.listdir(self.tmp.fd)]
+        except OSError as error:
+            raise local_error("list", self.tmp.path, error) from error
+        for name in names:
+            try:
+                status = os.stat(name, dir_fd=self.tmp.fd, follow_symlinks=False)
+                touched_s = max(status.st_atime, status.st_mtime)
+                if stat.S_ISREG(status.st_mode) and now_s - touched_s > TMP_MAX_AGE_S:
+                    os.unlink(name, dir_fd=self.tmp.fd)
+                    removed += 1
+            except FileNotFoundError:
+                continue  # somebody else is cleaning too
+            except OSError as error:
+                raise local_error("clean up", self.tmp.join(name), error) from error
+        return removed

@@ -1,0 +1,102 @@
+"""Netstrings: encode, and decode incrementally within a limit.
+
+A netstring is a decimal length without leading zeros, a colon, that many
+bytes, and a comma; `0:,` is the empty one (D. J. Bernstein, netstrings.txt).
+
+Parser contract, here and in `protocol`: a parser looks at a buffer and returns
+what it found; or returns None, which means it needs more bytes; or raises, and
+then no later byte can help. No length is believed beyond its limit, so nobody
+can make us wait for, or set aside memory for, more than we agreed to.
+"""
+
+from maildirqmtp.errors import NetstringError
+
+COLON = 0x3A
+COMMA = 0x2C
+
+
+def encode(data: bytes) -> bytes:
+    """Return `data` as a netstring."""
+    return b"%d:%b," % (len(data), data)
+
+
+def parse_length(buffer: bytes | bytearray, start: int, max_length: int) -> tuple[int, int] | None:
+    """Parse the length and the colon that begin a netstring.
+
+    Returns (length in bytes, offset of the first byte after the colon), or
+    None while the colon has not arrived. Raises `NetstringError` for anything
+    but digits, for a leading zero, for no digit, and for a length above
+    `max_length` as soon as its digits show it.
+    """
+    max_digits = len(str(max_length))
+    colon = buffer.find(b":", start, start + max_digits + 1)
+    digits = buffer[start : start + max_digits + 1] if colon < 0 else buffer[start:colon]
+    if digits and not digits.isdigit():
+        raise NetstringError(f"a netstring begins with {_show(digits)}, not with its length")
+    if len(digits) > 1 and digits[0] == 0x30:
+        raise NetstringError(f"netstring length {_show(digits)} has a leading zero")
+    if len(digits) > max_digits or (digits and int(digits) > max_length):
+        raise NetstringError(f"netstring length {_show(digits)} is above {max_length}")
+    if colon < 0:
+        return None
+    if not digits:
+        raise NetstringError("a netstring begins with a colon, not with its length")
+    return int(digits), colon + 1
+
+
+def parse(buffer: bytes | bytearray, start: int, max_length: int) -> tuple[int, int] | None:
+    """Find the payload of the netstring that begins at `start`.
+
+    Returns (first, end) of the payload, so that the next netstring begins at
+    `end + 1`; or None while it is not complete. Raises `NetstringError` as
+    `parse_length` does, and for a payload that no comma follows.
+    """
+    found = parse_length(buffer, start, max_length)
+    if found is None:
+        return None
+    length, first = found
+    end = first + length
+    if len(buffer) <= end:
+        return None
+    if buffer[end] != COMMA:
+        raise NetstringError(f"no comma after the {length} bytes of a netstring")
+    return first, end
+
+
+def decode(data: bytes, max_length: int) -> bytes:
+    """Return the payload of `data`, which must be exactly one netstring.
+
+    Raises `NetstringError` where it is none, is cut short, or is followed by
+    anything.
+    """
+    found = parse(data, 0, max_length)
+    if found is None:
+        raise NetstringError("a netstring is cut short")
+    first, end = found
+    if end + 1 != len(data):
+        raise NetstringError(f"{len(data) - end - 1} bytes follow a netstring")
+    return data[first:end]
+
+
+def decode_all(data: bytes, max_length: int, max_count: int) -> tuple[bytes, ...]:
+    """Return the payloads of the netstrings that `data` is made of.
+
+    Raises `NetstringError` where it is made of anything else, or of more than
+    `max_count`.
+    """
+    payloads: list[bytes] = []
+    start = 0
+    while start < len(data):
+        found = parse(data, start, max_length)
+        if found is None:
+            raise NetstringError("a list of netstrings is cut short")
+        if len(payloads) == max_count:
+            raise NetstringError(f"more than {max_count} netstrings in a list")
+        first, end = found
+        payloads.append(data[first:end])
+        start = end + 1
+    return tuple(payloads)
+
+
+def _show(digits: bytes | bytearray) -> str:
+    return ascii(bytes(digits))[1:]

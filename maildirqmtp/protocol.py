@@ -1,0 +1,177 @@
+"""QMTP without I/O: packages to bytes and bytes to responses.
+
+This is the client's half; `package_reader` is the server's.
+
+    package   = netstring(message) netstring(sender) netstring(recipients)
+    message   = one byte, 0x0a or 0x0d, then the text as it is
+    recipients= netstring(recipient), one or more, run together
+    response  = netstring(K | Z | D, then a text), one per recipient, in order
+
+What the states of a connection allow, as the client sees it:
+
+    | owed responses | a response comes             | the server closes        |
+    | -------------- | ---------------------------- | ------------------------ |
+    | none           | violation                    | clean                    |
+    | some           | belongs to the oldest        | all that are owed: doubt |
+    | oldest unsent  | violation (before last byte) | unsent is not in doubt   |
+
+The last two columns are the pipeline's business; this module knows bytes.
+
+Source: qmtp.txt, sections 2 to 5.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from maildirqmtp import netstring
+from maildirqmtp.errors import NetstringError, ProtocolError
+
+#: First byte of a message whose lines end with LF (qmtp.txt, section 4, encoding #2).
+ENCODING_LF = b"\n"
+#: First byte of a message whose lines end with CR LF (encoding #1).
+ENCODING_CRLF = b"\r"
+
+#: Bytes. Longest response taken; real ones are under 100.
+MAX_RESPONSE = 65_536
+#: Bytes of a response that are kept; the rest is read and dropped.
+MAX_RESPONSE_KEPT = 2_000
+#: Bytes. qmail-qmtpd refuses senders and recipients of 1,000 bytes or more.
+MAX_ADDRESS = 999
+#: Bytes. qmail-qmtpd gives up at netstring lengths above about this.
+MAX_MESSAGE = 200_000_000
+
+
+class Status(Enum):
+    """The first byte of a response (qmtp.txt, section 5)."""
+
+    ACCEPTED = "K"
+    DEFERRED = "Z"
+    FAILED = "D"
+
+
+_STATUS_OF_BYTE = {ord(status.value): status for status in Status}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the server says for one recipient.
+
+    `raw` is the text after the status byte, cut at 2,000 bytes; it comes from
+    somebody else and may hold anything. Show `text`.
+    """
+
+    status: Status
+    raw: bytes
+
+    @property
+    def text(self) -> str:
+        """The server's text, safe for a terminal, a log or a bounce."""
+        return printable(self.raw)
+
+    def __str__(self) -> str:
+        return f"{self.status.value}{self.text}"
+
+
+def printable(raw: bytes) -> str:
+    """Decode UTF-8 and replace whatever a terminal could obey with `?`.
+
+    Control, format and bidirectional characters, line separators and bytes
+    that are no UTF-8 become `?`, as serialmail did for all but ASCII.
+    """
+    text = raw.decode("utf-8", "replace")
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in text)
+
+
+def check_address(address: bytes, what: str) -> str | None:
+    """Say why `address` cannot be sent, or None when it can.
+
+    `what` is "sender" or "recipient". qmail-qmtpd refuses 1,000 bytes and
+    more, and NUL; no delivery agent can write LF or CR on one line.
+    """
+    if len(address) > MAX_ADDRESS:
+        return f"{what} of {len(address)} bytes; servers take at most {MAX_ADDRESS}"
+    for byte, name in ((b"\0", "NUL"), (b"\n", "LF"), (b"\r", "CR")):
+        if byte in address:
+            return f"{what} {printable(address)} has a {name} in it"
+    return None
+
+
+def package_head(text_length: int, encoding: bytes = ENCODING_LF) -> bytes:
+    """Return what stands before the text of a message of `text_length` bytes."""
+    return b"%d:%b" % (text_length + 1, encoding)
+
+
+def package_tail(sender: bytes, recipients: Iterable[bytes]) -> bytes:
+    """Return what stands after the text: a comma, the sender and the recipients."""
+    inner = b"".join([b"%d:%b," % (len(r), r) for r in recipients])
+    return b",%d:%b,%d:%b," % (len(sender), sender, len(inner), inner)
+
+
+class ResponseReader:
+    """Turns the server's bytes into responses, one at a time.
+
+    `feed` bytes as they come, then call `next` until it returns None (it needs
+    more) or raises (`ProtocolError`: close; nothing after it means anything).
+    Holds at most `MAX_RESPONSE` and what one `feed` brought.
+
+    `broken` is true after a refusal whose length is one too small, as two of
+    s/qmail's are (`66:` before 67 bytes): the refusal counts, but the
+    connection is to be closed. Only a D is taken so: a K that is not framed
+    right is no acceptance.
+    """
+
+    __slots__ = ("_buffer", "_start", "broken")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._start = 0
+        self.broken = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a response that is not complete yet."""
+        return len(self._buffer) - self._start
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes in."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
+        self._buffer += data
+
+    def next(self) -> Response | None:
+        """Return the next complete response, or None."""
+        buffer = self._buffer
+        try:
+            head = netstring.parse_length(buffer, self._start, MAX_RESPONSE)
+        except NetstringError as error:
+            raise self._violation(f"response is no netstring ({error})") from None
+        if head is None:
+            return None
+        length, first = head
+        if not length:
+            raise self._violation("empty response")
+        end = first + length
+        if len(buffer) <= end:
+            return None
+        status = _STATUS_OF_BYTE.get(buffer[first])
+        if status is None:
+            raise self._violation("response is none of K, Z and D")
+        if buffer[end] != netstring.COMMA:
+            if status is not Status.FAILED:
+                raise self._violation("response without a comma after it")
+            if len(buffer) == end + 1:
+                return None
+            if buffer[end + 1] != netstring.COMMA:
+                raise self._violation("response without a comma after it")
+            end += 1
+            self.broken = True
+        self._start = end + 1
+        return Response(status, bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)]))
+
+    def _violation(self, what: str) -> ProtocolError:
+        shown = printable(bytes(self._buffer[self._start : self._start + 60]))
+        return ProtocolError(f"{what}: {shown!r}")

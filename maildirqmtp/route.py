@@ -1,0 +1,132 @@
+"""A route: a maildir, a prefix, a server, and the policy between them.
+
+Values only; where they come from (flags, a configuration file) is for the edge.
+"""
+
+from dataclasses import dataclass
+
+from maildirqmtp.errors import ConfigError
+
+#: TCP port of QMTP (qmtp.txt, section 1).
+QMTP_PORT = 209
+#: Messages in flight at once.
+WINDOW_MESSAGES = 4_096
+#: Bytes in flight at once.
+WINDOW_BYTES = 32 << 20
+#: Seconds for each address of the server.
+CONNECT_TIMEOUT_S = 60.0
+#: Seconds without a byte taken by the server.
+WRITE_TIMEOUT_S = 73.0
+#: Seconds from a package's last byte to its last response.
+RESPONSE_TIMEOUT_S = 3_600.0
+#: Seconds after which a connection takes no new package; the protocol's hour less ten minutes.
+SESSION_S = 3_000.0
+#: Seconds for the other responses of a package after its first, from a server not yet known.
+GRACE_S = 10.0
+#: Seconds after which a deferral counts as a failure: 14 days.
+LIFETIME_S = 14 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A QMTP server on TCP."""
+
+    host: str
+    port: int = QMTP_PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What to forward, where to, and how.
+
+    `sender` and `recipients` replace what the messages' own lines say, where
+    they are given. `failed` None means `.Failed` inside the maildir; `sent`
+    None means that accepted messages are removed.
+    """
+
+    maildir: bytes
+    server: Server
+    prefix: bytes = b""
+    sender: bytes | None = None
+    recipients: tuple[bytes, ...] = ()
+    include_cur: bool = False
+    sent: bytes | None = None
+    failed: bytes | None = None
+    lifetime_s: float = LIFETIME_S
+    window_messages: int = WINDOW_MESSAGES
+    window_bytes: int = WINDOW_BYTES
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    write_timeout_s: float = WRITE_TIMEOUT_S
+    response_timeout_s: float = RESPONSE_TIMEOUT_S
+    grace_s: float = GRACE_S
+    session_s: float = SESSION_S
+
+
+def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:
+    """Read SERVER: `name`, `name:port`, `[::1]:port` or `qmtp://` and one of these.
+
+    Raises `ConfigError`, which says what is wrong and what is understood.
+    """
+    rest = text.removeprefix("qmtp://")
+    if rest != text:
+        rest = rest.removesuffix("/")
+    elif text == "-" or "://" in text or text.startswith(("unix:", "exec:")):
+        raise ConfigError(
+            f"server {text!r}: this version reaches servers over TCP only; "
+            f"write NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT]"
+        )
+    if rest.startswith("["):
+        host, bracket, port = rest[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise ConfigError(f"server {text!r}: an IPv6 address is written [::1] or [::1]:PORT")
+        port = port[1:] if port else ""
+        has_port = rest.endswith(":") or bool(port)
+    elif rest.count(":") > 1:
+        host, port, has_port = rest, "", False
+    else:
+        host, colon, port = rest.partition(":")
+        has_port = bool(colon)
+    if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
+        raise ConfigError(f"server {text!r}: no host name; write NAME, NAME:PORT or [::1]:PORT")
+    return Server(host, parse_port(port, f"server {text!r}") if has_port else default_port)
+
+
+def parse_port(text: str, where: str = "port") -> int:
+    """Read a TCP port, 1 to 65535. Raises `ConfigError`."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65_536):
+        raise ConfigError(f"{where}: a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_seconds(text: str, where: str = "time") -> float:
+    """Read a time: seconds, or with a unit as in `90s 5m 2h 14d 1w`. Raises `ConfigError`."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    if not (number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12):
+        raise ConfigError(f"{where}: a time is a number with s, m, h, d or w, not {text!r}")
+    return float(number) * _SECONDS[unit]
+
+
+def parse_bytes(text: str, where: str = "size") -> int:
+    """Read a size: bytes, or with a unit as in `64k 32M 1G` (powers of 1,024). `ConfigError`."""
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _BYTES else (text, "")
+    if not (number.isascii() and number.isdigit() and len(number) <= 15):
+        raise ConfigError(f"{where}: a size is a number of bytes or with k, M or G, not {text!r}")
+    return int(number) * _BYTES.get(unit, 1)
+
+
+def parse_window(text: str, where: str = "window") -> tuple[int, int]:
+    """Read a window: `MESSAGES` or `MESSAGES,SIZE`. Raises `ConfigError`."""
+    count, comma, size = text.partition(",")
+    if not (count.isascii() and count.isdigit() and len(count) <= 9 and int(count) > 0):
+        raise ConfigError(f"{where}: MESSAGES or MESSAGES,SIZE as in 4096,32M, not {text!r}")
+    window_bytes = parse_bytes(size, where) if comma else WINDOW_BYTES
+    if window_bytes < 1:
+        raise ConfigError(f"{where}: at least one byte, not {text!r}")
+    return int(count), window_bytes
