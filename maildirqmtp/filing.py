@@ -69,22 +69,12 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
         os.fsync(fd)
     except OSError as error:
         if fd >= 0:
-            discard(maildir.tmp, name)
+            maildir.tmp.discard(name)
         raise local_error("write", maildir.tmp.join(name), error) from error
     finally:
         if fd >= 0:
             os.close(fd)
     return name
-
-
-def discard(folder: Folder, name: bytes) -> None:
-    """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
-    try:
-        os.unlink(name, dir_fd=folder.fd)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise local_error("remove", folder.join(name), error) from error
 
 
 def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
@@ -95,9 +85,9 @@ def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
     try:
         _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
     except OSError as error:
-        discard(maildir.tmp, tmp_name)
+        maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
-    discard(maildir.tmp, tmp_name)
+    maildir.tmp.discard(tmp_name)
     return tmp_name
 
 
@@ -136,7 +126,7 @@ def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> No
     try:
         os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=folder.fd)
     except OSError as error:
-        discard(maildir.tmp, tmp_name)
+        maildir.tmp.discard(tmp_name)
         raise local_error("put in place", folder.join(name), error) from error
     folder.sync()
 
@@ -145,7 +135,7 @@ def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
     """Remove a message's sidecar, if there is one. Raises `LocalError`."""
     folder = maildir.envelope()
     if folder is not None:
-        discard(folder, sidecar.file_name(message_name))
+        folder.discard(sidecar.file_name(message_name))
 
 
 def free_name(target: Maildir, message: Message) -> bytes:
@@ -158,15 +148,22 @@ def free_name(target: Maildir, message: Message) -> bytes:
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
         try:
-            status = os.stat(name, dir_fd=target.new.fd, follow_symlinks=False)
+            if _has(target, name, message):
+                return name
         except FileNotFoundError:
             return name
         except OSError as error:
             raise local_error("look at", target.new.join(name), error) from error
-        # Not the inode: a copy on another file system has its own, but our times and size.
-        if identity_of(status)[2:] == message.identity[2:]:
-            return name
     raise AssertionError("count() does not end")
+
+
+def _has(target: Maildir, name: bytes, message: Message) -> bool:
+    """Say whether `target` has this very message as `name`.
+
+    By size and time, not by inode: a copy on another file system has its own.
+    """
+    status = os.stat(name, dir_fd=target.new.fd, follow_symlinks=False)
+    return identity_of(status)[2:] == message.identity[2:]
 
 
 def adopt(target: Maildir, message: Message, name: bytes) -> None:
@@ -190,12 +187,13 @@ def adopt(target: Maildir, message: Message, name: bytes) -> None:
         if identity_of(status)[2:] != message.identity[2:]:
             raise _changed(message)
         _link(target.tmp, tmp_name, target.new, name)
-    except FileExistsError:
-        return  # `free_name` has found it to be this very message
+    except FileExistsError as error:
+        if not _has(target, name, message):
+            raise local_error("move to", target.new.join(name), error) from error
     except OSError as error:
         raise local_error("move to", target.new.join(name), error) from error
     finally:
-        discard(target.tmp, tmp_name)
+        target.tmp.discard(tmp_name)
 
 
 def _link(source: Folder, source_name: bytes, target: Folder, name: bytes) -> None:

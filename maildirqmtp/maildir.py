@@ -64,6 +64,15 @@ class Folder:
         except OSError as error:
             raise local_error("make durable", self.path, error) from error
 
+    def discard(self, name: bytes) -> None:
+        """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise local_error("remove", self.join(name), error) from error
+
     def join(self, name: bytes) -> bytes:
         """Return the path of a file in it, for messages."""
         return os.path.join(self.path, name)
@@ -205,7 +214,7 @@ class Maildir:
         """
         for folder in (self.new, self.cur):
             try:
-                self._unlink_quietly(folder, _PROBE)
+                folder.discard(_PROBE)  # an earlier run may have died right here
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(_PROBE, flags, 0o600, dir_fd=folder.fd))
                 os.unlink(_PROBE, dir_fd=folder.fd)
@@ -216,13 +225,6 @@ class Maildir:
                         f"cannot change {printable(folder.path)}: {error.strerror}; nothing was "
                         f"sent, because what was sent could not be removed"
                     ) from error
-
-    @staticmethod
-    def _unlink_quietly(folder: Folder, name: bytes) -> None:
-        try:
-            os.unlink(name, dir_fd=folder.fd)
-        except FileNotFoundError:
-            pass  # the usual case: no earlier run died between making and removing it
 
     def scan(self, include_cur: bool = False) -> deque[tuple[Folder, bytes]]:
         """Return what may be messages, oldest first. Raises `LocalError`.
