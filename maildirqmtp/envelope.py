@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.protocol import check_address, printable
+from maildirqmtp.sidecar import MAX_RECIPIENTS
 
 #: Bytes of one line of the block, its end included.
 MAX_LINE = 8_192
@@ -70,7 +71,7 @@ def read_trace(top: bytes, complete: bool) -> Trace:
     server takes. A message without a block gives a `Trace` without a sender.
     """
     match = _CLASSIC.match(top)
-    if match:
+    if match and (complete or len(top) - match.end() >= MAX_LINE):
         sender, recipient = match.groups()
         return Trace(sender, (recipient,), b"", match.end())
     return _read_block(top, complete)
@@ -100,6 +101,9 @@ def _read_block(top: bytes, complete: bool) -> Trace:
         offset = match.end()
         if offset > MAX_BLOCK:
             raise EnvelopeError(f"the trace lines on top of it are more than {MAX_BLOCK} bytes")
+    if not complete and len(top) - offset < MAX_LINE and top.find(b"\n", offset) < 0:
+        # What follows is cut, and may be a Return-Path that would not be removed.
+        raise EnvelopeError(f"the trace lines on top of it do not end within {len(top)} bytes")
     sender = _return_path(first[b"return-path"]) if b"return-path" in first else None
     recipients: tuple[bytes, ...] = ()
     if b"delivered-to" in first:
@@ -133,6 +137,8 @@ def _split(value: bytes) -> tuple[bytes, ...]:
             f"{printable(value[:200])}"
         )
     parts = value.replace(b"\r", b" ").replace(b"\n", b" ").split(b",")
+    if len(parts) > MAX_RECIPIENTS:  # more than a sidecar could hold after a partial outcome
+        raise EnvelopeError(f"its Envelope-to has more than {MAX_RECIPIENTS} addresses")
     return tuple(_bare(part) for part in (p.strip(b" \t") for p in parts) if part)
 
 

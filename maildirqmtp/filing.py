@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from itertools import count
 
 from maildirqmtp import sidecar
-from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import Folder, Maildir, Message, identity_of, local_error
+from maildirqmtp.errors import FileChangedError, SidecarError
+from maildirqmtp.maildir import Folder, Identity, Maildir, Message, identity_of, local_error
 from maildirqmtp.protocol import printable
 from maildirqmtp.sidecar import Sidecar
 
@@ -97,12 +97,7 @@ def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
     Raises `SidecarError` for one that exists and cannot be used, whatever the
     reason: then the message is held.
     """
-    try:
-        folder = maildir.envelope()
-    except LocalError as error:
-        raise SidecarError(str(error)) from error
-    if folder is None:
-        return None
+    folder = maildir.envelope()
     try:
         fd = os.open(sidecar.file_name(message_name), _READ, dir_fd=folder.fd)
     except FileNotFoundError:
@@ -119,8 +114,7 @@ def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
 
 def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
     """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
-    folder = maildir.envelope(create=True)
-    assert folder is not None
+    folder = maildir.envelope()
     tmp_name = write_tmp(maildir, [sidecar.encode(content)])
     name = sidecar.file_name(message_name)
     try:
@@ -133,9 +127,7 @@ def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> No
 
 def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
     """Remove a message's sidecar, if there is one. Raises `LocalError`."""
-    folder = maildir.envelope()
-    if folder is not None:
-        folder.discard(sidecar.file_name(message_name))
+    maildir.envelope().discard(sidecar.file_name(message_name))
 
 
 def free_name(target: Maildir, message: Message) -> bytes:
@@ -147,23 +139,24 @@ def free_name(target: Maildir, message: Message) -> bytes:
     base = message.name.partition(b":")[0]
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
-        try:
-            if _has(target, name, message):
-                return name
-        except FileNotFoundError:
+        occupant = _occupant(target, name)
+        if occupant is None or _is_copy(occupant, message):
             return name
-        except OSError as error:
-            raise local_error("look at", target.new.join(name), error) from error
     raise AssertionError("count() does not end")
 
 
-def _has(target: Maildir, name: bytes, message: Message) -> bool:
-    """Say whether `target` has this very message as `name`.
+def _occupant(target: Maildir, name: bytes) -> Identity | None:
+    try:
+        return identity_of(os.stat(name, dir_fd=target.new.fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise local_error("look at", target.new.join(name), error) from error
 
-    By size and time, not by inode: a copy on another file system has its own.
-    """
-    status = os.stat(name, dir_fd=target.new.fd, follow_symlinks=False)
-    return identity_of(status)[2:] == message.identity[2:]
+
+def _is_copy(identity: Identity, message: Message) -> bool:
+    """Say whether this is the message: by size and time, for a copy has its own inode."""
+    return identity[2:] == message.identity[2:]
 
 
 def adopt(target: Maildir, message: Message, name: bytes) -> None:
@@ -173,27 +166,36 @@ def adopt(target: Maildir, message: Message, name: bytes) -> None:
     itself is durable once `target.new` is synced. Raises `FileChangedError`
     where the message's name is no longer the file it was, and `LocalError`.
     """
-    tmp_name = unique_name()
+    tmp_name = _stage(target, message)
     try:
-        _link(message.folder, message.name, target.tmp, tmp_name)
-    except FileNotFoundError:
-        raise _changed(message) from None
-    except OSError as error:
-        if error.errno not in _CANNOT_LINK:
-            raise local_error("link", target.tmp.join(tmp_name), error) from error
-        tmp_name = _copy(target, message)
-    try:
-        status = os.stat(tmp_name, dir_fd=target.tmp.fd, follow_symlinks=False)
-        if identity_of(status)[2:] != message.identity[2:]:
-            raise _changed(message)
         _link(target.tmp, tmp_name, target.new, name)
     except FileExistsError as error:
-        if not _has(target, name, message):
+        occupant = _occupant(target, name)
+        if occupant is None or not _is_copy(occupant, message):
             raise local_error("move to", target.new.join(name), error) from error
     except OSError as error:
         raise local_error("move to", target.new.join(name), error) from error
     finally:
         target.tmp.discard(tmp_name)
+
+
+def _stage(target: Maildir, message: Message) -> bytes:
+    """Give the message's file a second name in `target`'s tmp/; return the name."""
+    name = unique_name()
+    try:
+        _link(message.folder, message.name, target.tmp, name)
+    except FileNotFoundError:
+        raise _changed(message) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise local_error("link", target.tmp.join(name), error) from error
+        return _copy(target, message)
+    # The name was linked, not the file we sent: only now it cannot be replaced any more.
+    status = os.stat(name, dir_fd=target.tmp.fd, follow_symlinks=False)
+    if identity_of(status) != message.identity:
+        target.tmp.discard(name)
+        raise _changed(message)
+    return name
 
 
 def _link(source: Folder, source_name: bytes, target: Folder, name: bytes) -> None:

@@ -161,23 +161,40 @@ class Maildir:
         while self._open:
             os.close(self._open.pop().fd)
 
-    def envelope(self, create: bool = False) -> Folder | None:
-        """Return the directory of the sidecars; None where there is none."""
+    @property
+    def has_envelopes(self) -> bool:
+        """True where the last `scan` found a directory of sidecars.
+
+        Enough for the messages of that scan: a writer puts the sidecar in
+        place before the message.
+        """
+        return self._envelope is not None
+
+    def envelope(self) -> Folder:
+        """Return the directory of the sidecars; it is made where there is none.
+
+        Raises `LocalError`.
+        """
         if self._envelope is None:
             try:
-                if create:
-                    os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
-                    self.root.sync()
+                os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
+                self.root.sync()
             except FileExistsError:
                 pass  # made before; what it is, opening it will tell
             except OSError as error:
                 raise local_error("make", self.root.join(b"envelope"), error) from error
+            self._envelope = self._enter(b"envelope", self.root, nofollow=True)
+        return self._envelope
+
+    def _find_envelopes(self) -> None:
+        if self._envelope is None:
             try:
                 os.stat(b"envelope", dir_fd=self.root.fd, follow_symlinks=False)
             except FileNotFoundError:
-                return None
+                return
+            except OSError as error:
+                raise local_error("look at", self.root.join(b"envelope"), error) from error
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
-        return self._envelope
 
     def lock(self) -> None:
         """Keep other forwarders away until this object is closed.
@@ -246,6 +263,7 @@ class Maildir:
                         entries.append((int(seconds), name, folder))
                     else:
                         entries.append((self._mtime(folder, name), name, folder))
+        self._find_envelopes()
         entries.sort(key=lambda entry: entry[:2])
         return deque([(folder, name) for _, name, folder in entries])
 

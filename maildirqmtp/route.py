@@ -89,9 +89,21 @@ def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:
     else:
         host, colon, port = rest.partition(":")
         has_port = bool(colon)
-    if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
+    if not host or any(c.isspace() or not c.isprintable() or c in "/@[]" for c in host):
         raise ConfigError(f"server {text!r}: no host name; write NAME, NAME:PORT or [::1]:PORT")
+    if ":" in host:
+        _check_ipv6(host, text)
     return Server(host, parse_port(port, f"server {text!r}") if has_port else default_port)
+
+
+def _check_ipv6(host: str, text: str) -> None:
+    """Refuse what would otherwise be looked up as a name, as in `name:209:`."""
+    from ipaddress import IPv6Address
+
+    try:
+        IPv6Address(host)
+    except ValueError:
+        raise ConfigError(f"server {text!r}: {host!r} is no IPv6 address") from None
 
 
 def parse_port(text: str, where: str = "port") -> int:

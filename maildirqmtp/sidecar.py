@@ -11,7 +11,7 @@ UTF-8 by surrogateescape. `recipients` are those still owed the message;
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maildirqmtp.errors import SidecarError
 from maildirqmtp.protocol import check_address
@@ -21,6 +21,8 @@ MAX_BYTES = 1 << 20
 #: Recipients in a sidecar, and failures.
 MAX_RECIPIENTS = 10_000
 VERSION = 1
+#: Characters that are left of each response where the whole would be too large.
+_SHORT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,22 @@ def file_name(message_name: bytes) -> bytes:
 
 
 def encode(sidecar: Sidecar) -> bytes:
-    """Return the sidecar's file. `decode` takes it back as it is."""
+    """Return the sidecar's file. `decode` takes it back as it is.
+
+    Where many long failures would make it larger than `MAX_BYTES`, their
+    responses are cut, or else the failures left out: a sidecar that cannot be
+    read again would hold the message for good.
+    """
+    data = _dump(sidecar, indent=1)
+    if len(data) > MAX_BYTES:
+        short = tuple(replace(f, response=f.response[:_SHORT]) for f in sidecar.failures)
+        data = _dump(replace(sidecar, failures=short))
+    if len(data) > MAX_BYTES:
+        data = _dump(replace(sidecar, failures=()))
+    return data
+
+
+def _dump(sidecar: Sidecar, indent: int | None = None) -> bytes:
     content: dict[str, object] = {
         "version": VERSION,
         "sender": _text(sidecar.sender),
@@ -62,8 +79,9 @@ def encode(sidecar: Sidecar) -> bytes:
             {"recipient": _text(f.recipient), "response": f.response, "at": f.at}
             for f in sidecar.failures
         ]
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    return text.encode("utf-8", "surrogateescape")
+    separators = None if indent else (",", ":")
+    text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
+    return (text + "\n" if indent else text).encode("utf-8", "surrogateescape")
 
 
 def decode(data: bytes) -> Sidecar:
@@ -78,7 +96,8 @@ def decode(data: bytes) -> Sidecar:
         content = json.loads(data.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise SidecarError(f"its sidecar is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    version = content.get("version") if isinstance(content, dict) else None
+    if type(version) is not int or version != VERSION:  # `true` and 1.0 are equal to 1
         raise SidecarError(f"its sidecar is not of version {VERSION}")
     unknown = content.keys() - {"version", "sender", "recipients", "failures"}
     if unknown:
@@ -105,22 +124,29 @@ def _failure(entry: object) -> Failure:
     response, at = entry["response"], entry["at"]
     if not isinstance(response, str) or not isinstance(at, str):
         raise SidecarError("a failure in its sidecar has a response or a time that is no text")
+    for text in (response, at):
+        _bytes(text, "failure")
     return Failure(_address(entry["recipient"], "recipient"), response, at)
 
 
 def _address(value: object, what: str) -> bytes:
     if not isinstance(value, str):
         raise SidecarError(f"its sidecar has a {what} that is no text")
-    try:
-        address = value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise SidecarError(f"its sidecar has a {what} with a lone surrogate") from None
+    address = _bytes(value, what)
     reason = check_address(address, what)
     if reason is None and what == "recipient" and not address:
         reason = "empty recipient"
     if reason is not None:
         raise SidecarError(f"its sidecar cannot be used: {reason}")
     return address
+
+
+def _bytes(text: str, what: str) -> bytes:
+    """Encode what JSON may have escaped into something that no file can hold."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SidecarError(f"its sidecar has a {what} with a lone surrogate") from None
 
 
 def _text(address: bytes) -> str:

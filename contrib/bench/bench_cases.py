@@ -1,0 +1,312 @@
+"""The benchmarks of batch mode: each returns its figure, or raises.
+
+Ours and the reference run in turns, A B A B, each on a maildir made for that run (not timed) and
+against a server started for that run, which must have counted exactly what was in the maildir.
+"""
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from bench_harness import (
+    HERE,
+    BenchError,
+    Run,
+    Sink,
+    SkippedError,
+    Tools,
+    delay_proxy,
+    disk_place,
+    memory_place,
+    sink,
+    timed,
+)
+from bench_maildir import Stock, empty_maildir, large_stock, stock
+
+ROUND_TRIP_S = 0.1
+TEMPORARY = 111
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured, with what, and where files may go."""
+
+    forwarder: list[str]
+    env: dict[str, str]
+    tools: Tools
+    scratch: Path
+    run_id: str
+    quick: bool
+
+    def size(self, full: int, quick: int) -> int:
+        """The number to use: the real one, or a small one that only shows that it works."""
+        return quick if self.quick else full
+
+    def memory(self) -> Path:
+        """Where maildirs on tmpfs are made."""
+        return self.place(memory_place(), "no writable tmpfs at /dev/shm")
+
+    def disk(self) -> Path:
+        """Where maildirs on a real disk are made."""
+        return self.place(disk_place(), "none of $TMPDIR, /var/tmp and /tmp is on a disk")
+
+    def place(self, parent: Path | None, otherwise: str) -> Path:
+        """A directory of this run's own, emptied."""
+        if parent is None:
+            raise SkippedError(otherwise)
+        path = parent / self.run_id
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+        return path
+
+    @property
+    def log(self) -> Path:
+        """Where the measured process writes its messages."""
+        return self.scratch / "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A benchmark's outcome. The figure is what is held against the target."""
+
+    name: str
+    unit: str
+    ours: list[float]
+    reference: list[float]
+    figure: float
+    figure_unit: str
+    target: float
+    stretch: float | None = None
+    peak_kib: int | None = None
+    peak_target_mb: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def peak_mb(self) -> float | None:
+        """Peak memory in units of 1,000,000 bytes."""
+        return None if self.peak_kib is None else self.peak_kib * 1024 / 1e6
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target was reached."""
+        peak, most = self.peak_mb, self.peak_target_mb
+        return self.figure <= self.target and (peak is None or most is None or peak < most)
+
+
+Send = Callable[[Setting, Stock, int], Run]
+
+
+def ours(setting: Setting, box: Stock, port: int) -> Run:
+    """The forwarder, which must leave nothing."""
+    return timed([*setting.forwarder, str(box.path), f"127.0.0.1:{port}"], setting.env, setting.log)
+
+
+def ours_deferred(setting: Setting, box: Stock, port: int) -> Run:
+    """The forwarder, against a server that defers everything."""
+    argv = [*setting.forwarder, str(box.path), f"127.0.0.1:{port}"]
+    return timed(argv, setting.env, setting.log, expected_exit=TEMPORARY)
+
+
+def c_loop(setting: Setting, box: Stock, port: int) -> Run:
+    """The C loop, which only opens, fstats, reads, closes, sends and unlinks."""
+    argv = [str(setting.tools.reference), str(box.path), str(port)]
+    return timed(argv, setting.env, setting.log)
+
+
+def sendfile_alone(setting: Setting, box: Stock, port: int) -> Run:
+    """os.sendfile of the only file."""
+    (name,) = os.listdir(box.path / "new")
+    argv = [sys.executable, str(HERE / "sendfile_reference.py")]
+    return timed([*argv, str(box.path / "new" / name), str(port)], setting.env, setting.log)
+
+
+def through_proxy(one_way_s: float) -> Send:
+    """The forwarder through the delay proxy."""
+
+    def send(setting: Setting, box: Stock, port: int) -> Run:
+        with delay_proxy(port, one_way_s * 1000) as proxy_port:
+            return ours(setting, box, proxy_port)
+
+    return send
+
+
+def once(
+    setting: Setting,
+    box: Stock,
+    send: Send,
+    *,
+    answer: str = "K",
+    left: int = 0,
+    sync: bool = False,
+    whole_files: bool = False,
+) -> Run:
+    """Send one maildir; check what the server got and what is left; remove the maildir."""
+    with sink(setting.tools.sink, answer) as server:
+        if sync:
+            os.sync()
+        run = send(setting, box, server.port)
+        check_totals(server, box, box.file_bytes if whole_files else box.text_bytes)
+    box.check(left)
+    shutil.rmtree(box.path)
+    return run
+
+
+def check_totals(server: Sink, box: Stock, message_bytes: int) -> None:
+    """Raise unless the server got every message once, in full, and nothing else."""
+    totals = server.stop()
+    got = (totals.packages, totals.recipients, totals.message_bytes, totals.cut, totals.broken)
+    if got != (box.count, box.count, message_bytes, 0, 0):
+        raise BenchError(
+            f"the server got {totals}, expected {box.count} packages, {message_bytes} bytes"
+        )
+
+
+def in_turns(
+    pairs: int, first: Callable[[], Run], second: Callable[[], Run]
+) -> tuple[list[Run], list[Run]]:
+    """Both, A B A B, so that a noisy neighbour hits one as often as the other."""
+    both = [(first(), second()) for _ in range(pairs)]
+    return [a for a, _ in both], [b for _, b in both]
+
+
+def walls(runs: list[Run]) -> list[float]:
+    """The times of the runs, in seconds."""
+    return [run.wall_s for run in runs]
+
+
+def ratio(a: list[float], b: list[float]) -> float:
+    """The ratio of the medians."""
+    return median(a) / median(b)
+
+
+def small(setting: Setting, name: str, place: Path, target: float, *, sync: bool) -> Result:
+    """20,000 messages of 2 KB against the C loop."""
+    count, pairs = setting.size(20_000, 500), setting.size(7, 1)
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, stock(place / "box", count), ours, sync=sync),
+        lambda: once(setting, stock(place / "box", count), c_loop, sync=sync, whole_files=True),
+    )
+    figure = ratio(walls(a), walls(b))
+    return Result(name, "s", walls(a), walls(b), figure, "x", target)
+
+
+def small_tmpfs(setting: Setting) -> Result:
+    """20,000 messages of 2 KB on tmpfs against the C loop."""
+    result = small(setting, "small-tmpfs", setting.memory(), 2.0, sync=False)
+    return replace(result, stretch=1.6)
+
+
+def small_disk(setting: Setting) -> Result:
+    """20,000 messages of 2 KB on disk, after sync, against the C loop."""
+    return small(setting, "small-disk", setting.disk(), 1.25, sync=True)
+
+
+def large(setting: Setting) -> Result:
+    """One message of 190 MB against os.sendfile alone."""
+    size, pairs = setting.size(190_000_000, 5_000_000), setting.size(9, 1)
+    place = setting.memory()
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, large_stock(place / "box", size), ours),
+        lambda: once(
+            setting, large_stock(place / "box", size), sendfile_alone, left=1, whole_files=True
+        ),
+    )
+    return Result(
+        "large",
+        "s",
+        walls(a),
+        walls(b),
+        ratio(walls(a), walls(b)),
+        "x",
+        1.15,
+        peak_kib=max(run.peak_kib for run in a),
+        peak_target_mb=40,
+    )
+
+
+def latency(setting: Setting) -> Result:
+    """1,000 messages at a round trip of 100 ms, against the same proxy without delay."""
+    count, pairs = setting.size(1_000, 50), setting.size(5, 1)
+    place = setting.memory()
+    far, near = through_proxy(ROUND_TRIP_S / 2), through_proxy(0)
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, stock(place / "box", count), far),
+        lambda: once(setting, stock(place / "box", count), near),
+    )
+    trips = (median(walls(a)) - median(walls(b))) / ROUND_TRIP_S
+    notes = ["connect() not counted: the proxy cannot delay it"]
+    return Result("latency", "s", walls(a), walls(b), trips, " trips", 3.0, notes=notes)
+
+
+def linear(setting: Setting) -> Result:
+    """200,000 messages against 20,000: time per message."""
+    many, few, pairs = setting.size(200_000, 2_000), setting.size(20_000, 500), setting.size(5, 1)
+    place = setting.memory()
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, stock(place / "box", many), ours),
+        lambda: once(setting, stock(place / "box", few), ours),
+    )
+    each_a = [wall_s / many * 1e6 for wall_s in walls(a)]
+    each_b = [wall_s / few * 1e6 for wall_s in walls(b)]
+    return Result(
+        "linear",
+        "us/message",
+        each_a,
+        each_b,
+        ratio(each_a, each_b),
+        "x",
+        1.15,
+        peak_kib=max(run.peak_kib for run in a),
+        peak_target_mb=100,
+    )
+
+
+def deferred(setting: Setting) -> Result:
+    """50,000 messages that the server defers against as many that it accepts."""
+    count, pairs = setting.size(50_000, 500), setting.size(5, 1)
+    place = setting.memory()
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, stock(place / "box", count), ours_deferred, answer="Z", left=count),
+        lambda: once(setting, stock(place / "box", count), ours),
+    )
+    return Result("deferred", "s", walls(a), walls(b), ratio(walls(a), walls(b)), "x", 1.0)
+
+
+def startup(setting: Setting) -> Result:
+    """An empty maildir against the bare interpreter."""
+    place, pairs = empty_maildir(setting.scratch / "empty"), setting.size(25, 3)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        server = f"127.0.0.1:{nobody.getsockname()[1]}"
+        a, b = in_turns(
+            pairs,
+            lambda: timed([*setting.forwarder, str(place), server], setting.env, setting.log),
+            lambda: timed([sys.executable, "-c", "pass"], setting.env, setting.log),
+        )
+    return Result("startup", "s", walls(a), walls(b), ratio(walls(a), walls(b)), "x", 3.0)
+
+
+def warm_up(setting: Setting) -> None:
+    """One run that is not measured, so that byte code is compiled and caches are filled."""
+    if setting.tools.sink is not None:
+        once(setting, stock(setting.scratch / "warm-up", 10), ours)
+
+
+CASES: dict[str, Callable[[Setting], Result]] = {
+    "small-tmpfs": small_tmpfs,
+    "small-disk": small_disk,
+    "large": large,
+    "latency": latency,
+    "linear": linear,
+    "deferred": deferred,
+    "startup": startup,
+}

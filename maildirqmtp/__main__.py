@@ -1,0 +1,7 @@
+"""`python -m maildirqmtp`."""
+
+import sys
+
+from maildirqmtp.cli import main
+
+sys.exit(main())

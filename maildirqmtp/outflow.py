@@ -1,0 +1,152 @@
+"""What goes out on a connection: bytes gathered in memory, and parts of files.
+
+Small packages are gathered so that they share segments. A large message is
+read from its file as it goes, and its last byte waits for a last look at the
+file: until that byte is out, closing the connection takes the package back
+(qmtp.txt, section 2).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from maildirqmtp.delivery import Delivery
+from maildirqmtp.errors import FileChangedError
+from maildirqmtp.protocol import printable
+from maildirqmtp.transport import Transport
+
+#: Bytes that are gathered before they are sent.
+GATHER_BYTES = 256 << 10
+
+
+@dataclass(slots=True)
+class _FilePart:
+    """The rest of a large message, and what follows it."""
+
+    delivery: Delivery
+    offset: int
+    left: int
+    tail: bytes
+
+
+class Outflow:
+    """The sending half of a connection. Never waits, never reads from the server.
+
+    `sent` and `queued` count the bytes of the stream that are out, and that
+    were put. `progress_at` is the clock's time when a byte last went out, or
+    could first have gone. `unchanged` takes the last look.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_file",
+        "_gathered",
+        "_transport",
+        "_unchanged",
+        "progress_at",
+        "queued",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        unchanged: Callable[[Delivery], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.sent = 0
+        self.queued = 0
+        self.progress_at = clock()
+        self._transport = transport
+        self._unchanged = unchanged
+        self._clock = clock
+        self._gathered = bytearray()
+        self._file: _FilePart | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """True where something is to be sent."""
+        return bool(self._gathered) or self._file is not None
+
+    @property
+    def streaming(self) -> bool:
+        """True while a large message is being read from its file."""
+        return self._file is not None
+
+    @property
+    def has_room(self) -> bool:
+        """True where `put` may be called."""
+        return self._file is None and len(self._gathered) < GATHER_BYTES
+
+    def put(self, delivery: Delivery, head: bytes, tail: bytes) -> int:
+        """Take a package: `head`, the delivery's text, `tail`; return its length in bytes."""
+        message = delivery.message
+        gathered = self._gathered
+        if not gathered:
+            self.progress_at = self._clock()
+        gathered += head
+        gathered += delivery.kept
+        length = len(head) + delivery.length + len(tail)
+        if message.fd < 0:
+            gathered += memoryview(message.data)[delivery.offset :]
+            gathered += tail
+        else:
+            left = message.size - delivery.offset
+            self._file = _FilePart(delivery, delivery.offset, left, tail)
+        self.queued += length
+        return length
+
+    def write(self) -> None:
+        """Send what fits.
+
+        Raises `TransportError`; and `FileChangedError` where a message can no
+        longer be sent whole: then nothing more goes out on this connection.
+        """
+        if self._gathered:
+            self._send_gathered()
+        if self._file is not None and not self._gathered and self._send_file(self._file):
+            self._file = None
+            self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        sent = self._transport.send(self._gathered)
+        if sent:
+            del self._gathered[:sent]
+            self._progress(sent)
+
+    def _progress(self, sent: int) -> None:
+        self.sent += sent
+        self.progress_at = self._clock()
+
+    def _send_file(self, part: _FilePart) -> bool:
+        """Send all but the last byte; gather that one and the tail after a last look."""
+        fd = part.delivery.message.fd
+        while part.left > 1:
+            sent = self._send_part(fd, part.offset, part.left - 1)
+            if sent is None:
+                return False
+            if not sent:
+                raise self._changed(part)
+            part.offset += sent
+            part.left -= sent
+            self._progress(sent)
+        last = os.pread(fd, 1, part.offset)
+        if not last or not self._unchanged(part.delivery):
+            raise self._changed(part)
+        self._gathered += last
+        self._gathered += part.tail
+        return True
+
+    def _send_part(self, fd: int, offset: int, count: int) -> int | None:
+        """Send from the file; None where it would wait, 0 where the file ends too early."""
+        if self._transport.can_send_file:
+            return self._transport.send_file(fd, offset, count)
+        piece = os.pread(fd, min(count, GATHER_BYTES), offset)
+        return (self._transport.send(piece) or None) if piece else 0
+
+    def _changed(self, part: _FilePart) -> FileChangedError:
+        self._file = None
+        message = part.delivery.message
+        return FileChangedError(
+            f"{printable(message.folder.join(message.name))} changed while it was being sent"
+        )

@@ -1,0 +1,338 @@
+"""One connection, kept full.
+
+Deliveries go in by `put`, bytes go out and come in by `write` and `read`, and
+deliveries that are answered come out by `take_done`. It never waits: the
+engine owns the selector. What holds at every moment:
+
+    stream     = packages one after the other; `sent` bytes of it are out
+    in flight  = packages put and not answered, in order; each knows its end
+    in doubt   = in flight and end <= sent: the server may have taken it
+    response   = belongs to the oldest in flight; only valid when that is in doubt
+
+When it is over (`ended`), `close` says which deliveries are unfinished; the
+recipients in doubt are marked on them, the others were certainly not taken.
+
+Fences. Some servers answer once per package instead of once per recipient
+(mailfront does), and then every later response would be credited to the wrong
+message. So the first package of all goes alone, and so does any with several
+recipients until the server has been seen to answer for each of them.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from maildirqmtp.delivery import Delivery
+from maildirqmtp.errors import (
+    FileChangedError,
+    ProtocolError,
+    QMTPError,
+    ResponseTimeout,
+    TransportError,
+    WriteTimeout,
+)
+from maildirqmtp.outflow import Outflow
+from maildirqmtp.protocol import Response, ResponseReader, package_head, package_tail
+from maildirqmtp.transport import Transport
+from maildirqmtp.window import Window
+
+_RECEIVE_BYTES = 256 << 10
+
+
+@dataclass(slots=True)
+class Manners:
+    """What has been seen of this server; outlives the connection.
+
+    `answers_once`: the first package was answered exactly once. `answers_each`:
+    True, once per recipient; False, once per package; None, not known yet.
+    """
+
+    answers_once: bool = False
+    answers_each: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that a connection waits for this and that."""
+
+    write_s: float
+    response_s: float
+    grace_s: float
+    session_s: float
+
+
+@dataclass(slots=True)
+class _Package:
+    """A package in flight: recipients `next` to `stop` of a delivery are unanswered.
+
+    `end` is the offset of its last byte in the stream, plus one; `since` the
+    clock's time from which its responses are waited for.
+    """
+
+    delivery: Delivery
+    next: int
+    stop: int
+    size: int
+    end: int
+    since: float
+
+
+class Pipeline:
+    """A connection in use; see the module's head.
+
+    `unchanged` says, before the last byte of a large message, whether its file
+    is still the one that was opened. `clock` is monotonic seconds.
+
+    `answered` counts packages; `error` says why the connection ended where it
+    should not have; `remark` is something learnt about the server.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        window: Window,
+        manners: Manners,
+        limits: Limits,
+        unchanged: Callable[[Delivery], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.transport = transport
+        self.ended = False
+        self.error: QMTPError | None = None
+        self.answered = 0
+        self.remark = ""
+        self._window = window
+        self._manners = manners
+        self._limits = limits
+        self._clock = clock
+        self._opened = self._now = clock()
+        self._out = Outflow(transport, unchanged, clock)
+        self._reader = ResponseReader()
+        self._in_flight: deque[_Package] = deque()
+        self._bytes_in_flight = 0
+        self._fence: _Package | None = None
+        self._fence_answered_at: float | None = None
+        self._aborted = False
+        self._expired = False
+        self._done: list[Delivery] = []
+
+    # What the engine asks
+
+    @property
+    def packages_in_flight(self) -> int:
+        """Packages put and not answered."""
+        return len(self._in_flight)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that went out."""
+        return self._out.sent
+
+    @property
+    def wants_write(self) -> bool:
+        """True where there is something to send."""
+        return self._out.waiting
+
+    @property
+    def draining(self) -> bool:
+        """True where no package is taken any more, and those in flight are waited for."""
+        return self._aborted or self._expired
+
+    def has_room(self) -> bool:
+        """Say whether any package would be taken now."""
+        return (
+            len(self._in_flight) < self._window.size
+            and self._bytes_in_flight < self._window.max_bytes
+            and self._fence is None
+            and self._out.has_room
+            and not (self.ended or self._aborted or self._expired)
+        )
+
+    def can_take(self, delivery: Delivery) -> bool:
+        """Say whether this delivery would be taken, given `has_room`."""
+        return not self._in_flight or not self._needs_fence(delivery)
+
+    def next_deadline(self) -> float | None:
+        """Return the clock's time at which `check_time` will have something to do."""
+        deadlines = []
+        if self._out.waiting:
+            deadlines.append(self._out.progress_at + self._limits.write_s)
+        if self._fence_answered_at is not None:
+            deadlines.append(self._fence_answered_at + self._limits.grace_s)
+        elif self._in_flight and self._in_flight[0].end <= self._out.sent:
+            deadlines.append(self._in_flight[0].since + self._limits.response_s)
+        return min(deadlines, default=None)
+
+    # What goes out
+
+    def put(self, delivery: Delivery) -> bool:
+        """Take a package of a delivery; only when `has_room` and `can_take`.
+
+        Returns True when it was the delivery's last one. There are several,
+        one per recipient, for a server that answers once per package.
+        """
+        first, stop = delivery.next, len(delivery.recipients)
+        needs_fence = self._needs_fence(delivery)
+        if stop > 1 and self._manners.answers_each is False:
+            stop = first + 1
+        head = package_head(delivery.length)
+        tail = package_tail(delivery.sender, delivery.recipients[first:stop])
+        size = self._out.put(delivery, head, tail)
+        package = _Package(delivery, first, stop, size, self._out.queued, self._now)
+        self._in_flight.append(package)
+        self._bytes_in_flight += size
+        if needs_fence:
+            self._fence = package
+        delivery.next = stop
+        return stop == len(delivery.recipients)
+
+    def _needs_fence(self, delivery: Delivery) -> bool:
+        manners = self._manners
+        if not manners.answers_once:
+            return True
+        return manners.answers_each is None and len(delivery.recipients) > 1
+
+    def write(self) -> None:
+        """Send what fits without waiting."""
+        streaming = self._out.streaming
+        try:
+            self._out.write()
+            if streaming and not self._out.streaming:
+                self._in_flight[-1].since = self._clock()
+        except FileChangedError as error:
+            self._aborted = True
+            self._in_flight[-1].delivery.reason = str(error)
+            self._end_if_drained()
+        except TransportError as error:
+            # The server may have answered before it went: take that in first.
+            while not self.ended and self._receive():
+                pass
+            self._end(error)
+
+    # What comes in
+
+    def read(self) -> None:
+        """Take in what has come."""
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Take in what has come; say whether there was anything."""
+        try:
+            data = self.transport.receive(_RECEIVE_BYTES)
+            if data:
+                self._reader.feed(data)
+                self._take_responses()
+            elif data is not None:
+                self._end(self._closed_by_server())
+        except (TransportError, ProtocolError) as error:
+            self._end(error)
+        return bool(data)
+
+    def _closed_by_server(self) -> TransportError | None:
+        if not self._in_flight and not self._reader.pending:
+            return None
+        return TransportError(f"{self.transport.name} closed the connection without answering")
+
+    def _take_responses(self) -> None:
+        before = self.answered
+        while (response := self._reader.next()) is not None:
+            self._answer(response)
+        self._window.answered(self.answered - before)
+        if self._reader.broken:
+            self._end(ProtocolError(f"{self.transport.name} framed a response wrongly"))
+        self._end_if_drained()
+
+    def _answer(self, response: Response) -> None:
+        if not self._in_flight:
+            raise self._surplus()
+        package = self._in_flight[0]
+        if package.end > self._out.sent:
+            raise ProtocolError(f"{self.transport.name} answered before it had the whole package")
+        delivery = package.delivery
+        delivery.answers[package.next] = response
+        delivery.unanswered -= 1
+        package.next += 1
+        if not delivery.unanswered:
+            delivery.message.close()
+            self._done.append(delivery)
+        if package.next == package.stop:
+            self._in_flight.popleft()
+            self._bytes_in_flight -= package.size
+            self.answered += 1
+            if package is self._fence:
+                self._pass_fence(package)
+        elif package is self._fence and self._fence_answered_at is None:
+            self._fence_answered_at = self._clock()
+
+    def _pass_fence(self, package: _Package) -> None:
+        if self._reader.pending:
+            raise self._surplus()
+        self._fence = self._fence_answered_at = None
+        self._manners.answers_once = True
+        if len(package.delivery.recipients) > 1 and self._manners.answers_each is None:
+            self._manners.answers_each = True
+
+    def _surplus(self) -> ProtocolError:
+        return ProtocolError(f"{self.transport.name} sent a response nobody waits for")
+
+    # How it ends
+
+    def check_time(self) -> None:
+        """Look at the clock; end the connection where something has taken too long."""
+        now = self._now = self._clock()
+        name, limits = self.transport.name, self._limits
+        self._expired = now - self._opened >= limits.session_s
+        oldest = self._in_flight[0] if self._in_flight else None
+        if self._out.waiting and now - self._out.progress_at >= limits.write_s:
+            self._end(WriteTimeout(f"{name} took no byte in {limits.write_s:g} s"))
+        elif self._fence_answered_at is not None:
+            if now - self._fence_answered_at >= limits.grace_s:
+                self._manners.answers_each = False
+                self.remark = (
+                    f"{name} answers once per package, not once per recipient; from here on "
+                    f"each recipient gets a package of its own"
+                )
+                self._end(None)
+        elif (
+            oldest is not None
+            and oldest.end <= self._out.sent
+            and now - oldest.since >= limits.response_s
+        ):
+            self._end(ResponseTimeout(f"{name} did not answer in {limits.response_s:g} s"))
+
+    def give_up(self) -> None:
+        """End the connection without waiting for what is in flight."""
+        self._end(TransportError(f"gave up waiting for {self.transport.name}: told to stop"))
+
+    def _end_if_drained(self) -> None:
+        """After an abort, end once the packages before the aborted one are answered."""
+        if self._aborted and self._in_flight[0].end > self._out.sent:
+            self._end(None)
+
+    def _end(self, error: QMTPError | None) -> None:
+        if not self.ended:
+            self.ended = True
+            self.error = error
+
+    def take_done(self) -> list[Delivery]:
+        """Return the deliveries that have been answered whole since the last call."""
+        done = self._done
+        self._done = []
+        return done
+
+    def close(self) -> list[Delivery]:
+        """Close the connection; return the deliveries in flight, in order.
+
+        On each, `doubtful` are the recipients whose package the server had
+        whole and did not answer.
+        """
+        self.transport.close()
+        unfinished: dict[int, Delivery] = {}
+        for package in self._in_flight:
+            delivery = package.delivery
+            delivery.message.close()
+            unfinished[id(delivery)] = delivery
+            if package.end <= self._out.sent:
+                delivery.doubtful += tuple(range(package.next, package.stop))
+        self._in_flight.clear()
+        return list(unfinished.values())

@@ -1,0 +1,212 @@
+"""What happens, told: log lines, JSON lines, counters, a progress bar.
+
+Everything comes here as a call; nothing goes back. Lines for people go to
+standard error, data (`--json`) to standard output. Whatever comes from a
+server, a message or a file name is made printable first.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from maildirqmtp.delivery import Delivery
+from maildirqmtp.protocol import printable
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run did. Outcomes count recipients, `held` and `messages` count messages.
+
+    `failed` includes deferrals that were too old; `in_doubt` are the recipients
+    who may get a message twice; `trouble` counts what went wrong on this machine
+    or on the way to the server.
+    """
+
+    accepted: int = 0
+    deferred: int = 0
+    failed: int = 0
+    held: int = 0
+    in_doubt: int = 0
+    messages: int = 0
+    bytes: int = 0
+    trouble: int = 0
+    left: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing of ours is left, else 111."""
+        return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
+
+
+class Progress(Protocol):
+    """What shows a run's progress; see `progress`."""
+
+    def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` messages are through."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class Report:
+    """Counts, and writes lines.
+
+    `verbosity` -1 is errors only, 0 a line for each message that is not
+    accepted and a summary, 1 a line for each recipient. `data` gets JSON lines
+    when it is not None. `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        log: TextIO,
+        data: TextIO | None = None,
+        verbosity: int = 0,
+        progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = Counters()
+        self._log = log
+        self._data = data
+        self._verbosity = verbosity
+        self._progress = progress
+        self._clock = clock
+        self._began = clock()
+        self._done = 0
+        self._total = 0
+
+    # One message
+
+    def accepted(self, delivery: Delivery) -> None:
+        """Every recipient of a message was accepted: the frequent case."""
+        counters = self.counters
+        counters.accepted += len(delivery.recipients)
+        counters.messages += 1
+        counters.bytes += delivery.length
+        if self._verbosity > 0 or self._data is not None:
+            for index, answer in enumerate(delivery.answers):
+                assert answer is not None
+                self._outcome("accepted", delivery, index, answer.text, verbosity=1)
+
+    def one_accepted(self, delivery: Delivery, index: int, text: str) -> None:
+        """A recipient was accepted of a message that is not through yet."""
+        self.counters.accepted += 1
+        self._outcome("accepted", delivery, index, text, verbosity=1)
+
+    def deferred(self, delivery: Delivery, index: int, text: str) -> None:
+        """A recipient will be tried again."""
+        self.counters.deferred += 1
+        self._outcome("deferred", delivery, index, text)
+
+    def failed(self, delivery: Delivery, index: int, text: str, where: bytes) -> None:
+        """A recipient will not be tried again; the message is at the path `where`."""
+        self.counters.failed += 1
+        self._outcome("failed", delivery, index, text, where=where)
+
+    def in_doubt(self, delivery: Delivery) -> None:
+        """The connection went before the server answered for a package it had whole."""
+        self.counters.in_doubt += len(delivery.doubtful)
+        for index in delivery.doubtful:
+            text = "not answered; it may have been taken, and will then come twice"
+            self._outcome("in-doubt", delivery, index, text)
+
+    def held(self, name: bytes, reason: str) -> None:
+        """A message cannot be sent as it is; it stays where it is."""
+        self.counters.held += 1
+        self._line(0, f"{printable(name)}: held: {reason}")
+        self._json("held", message=printable(name), reason=reason)
+
+    def _outcome(
+        self,
+        event: str,
+        delivery: Delivery,
+        index: int,
+        text: str,
+        *,
+        where: bytes | None = None,
+        verbosity: int = 0,
+    ) -> None:
+        if self._data is None and verbosity > self._verbosity:
+            return
+        name = printable(delivery.message.name)
+        recipient = printable(delivery.recipients[index])
+        moved = f" (moved to {printable(where)})" if where is not None else ""
+        self._line(verbosity, f"{name}: {recipient}: {event}: {text}{moved}")
+        more = {} if where is None else {"moved_to": printable(where)}
+        self._json(
+            event,
+            message=name,
+            sender=printable(delivery.sender),
+            recipient=recipient,
+            bytes=delivery.length,
+            text=text,
+            **more,
+        )
+
+    # The run
+
+    def connected(self, server: str) -> None:
+        """A connection is open."""
+        self._line(1, f"connected to {server}")
+        self._json("connected", server=server)
+
+    def closed(self, server: str, reason: str) -> None:
+        """A connection ended that should not have."""
+        self._line(0, f"{server}: {reason}")
+        self._json("closed", server=server, reason=reason)
+
+    def trouble(self, what: str, left: int = 0) -> None:
+        """The run cannot go on as it should; `left` messages are left because of it."""
+        self.counters.trouble += 1
+        self.counters.left += left
+        self._line(-1, what)
+        self._json("trouble", reason=what, left=left)
+
+    def note(self, what: str) -> None:
+        """Something an administrator wants to know, and that changes nothing."""
+        self._line(0, what)
+        self._json("note", text=what)
+
+    def progress(self, done: int, total: int) -> None:
+        """`done` of `total` messages have been dealt with."""
+        if self._progress is not None:
+            self._progress.update(done, total)
+
+    def summary(self) -> None:
+        """The run is over; one line says what it did."""
+        if self._progress is not None:
+            self._progress.close()
+        c = self.counters
+        seconds = self._clock() - self._began
+        left = f", {c.left} left" if c.left else ""
+        self._line(
+            0,
+            f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {c.held} held, "
+            f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
+        )
+        self._json(
+            "summary",
+            accepted=c.accepted,
+            deferred=c.deferred,
+            failed=c.failed,
+            held=c.held,
+            in_doubt=c.in_doubt,
+            left=c.left,
+            messages=c.messages,
+            bytes=c.bytes,
+            seconds=round(seconds, 3),
+            exit_code=c.exit_code,
+        )
+
+    def _line(self, verbosity: int, text: str) -> None:
+        if verbosity <= self._verbosity:
+            safe = printable(text.encode("utf-8", "replace"))
+            print(f"maildirqmtp: {safe}", file=self._log, flush=True)
+
+    def _json(self, event: str, **fields: object) -> None:
+        if self._data is not None:
+            import json
+
+            print(json.dumps({"event": event, **fields}), file=self._data, flush=True)

@@ -1,0 +1,226 @@
+"""Carrying outcomes out on the files, in the order that a crash cannot hurt.
+
+    | all accepted     | [link into sent/] unlink | fsync new/, one per batch | unlink sidecar |
+    | some deferred    | new sidecar, durable, without those that are done                     |
+    | some failed      | their sidecar in the failed maildir, durable | message linked there,  |
+    |                  | fsync | then as if these recipients were done                         |
+
+The sidecar goes last: the other way round, a power cut would leave a message
+whose header lines would be trusted instead of its sidecar.
+"""
+
+from collections.abc import Callable
+from time import gmtime, strftime
+
+from maildirqmtp import filing
+from maildirqmtp.delivery import Delivery
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import Folder, Maildir, Removal
+from maildirqmtp.protocol import Response, Status, printable
+from maildirqmtp.report import Report
+from maildirqmtp.route import Route
+from maildirqmtp.sidecar import Failure, Sidecar
+
+#: Removals after which the directory is made durable, and seconds.
+SYNC_REMOVALS = 1_000
+SYNC_S = 1.0
+
+
+class Settler:
+    """Settles the deliveries of one route. Errors on the files end in `trouble`.
+
+    After `trouble` no message may be taken from this maildir any more: what is
+    accepted could not be removed, and would be sent again. `wall_clock` is
+    seconds of the epoch, `clock` monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.trouble: LocalError | None = None
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._targets: dict[bytes, Maildir] = {}
+        self._removals = 0
+        self._removed_at = 0.0
+        self._unsynced: dict[int, Folder] = {}
+        self._sidecars: list[bytes] = []
+        self._stuck: list[tuple[Delivery, bytes | None]] = []
+
+    def settle(self, delivery: Delivery) -> None:
+        """Carry out what is known of a delivery; what is not answered stays owed."""
+        try:
+            for answer in delivery.answers:
+                if answer is None or answer.status is not Status.ACCEPTED:
+                    self._settle_mixed(delivery)
+                    break
+            else:
+                self._report.accepted(delivery)
+                self._remove(delivery, self._route.sent)
+        except FileChangedError as error:
+            self._report.held(delivery.message.name, f"{error}; kept, to be sent as it is now")
+        except LocalError as error:
+            self._stop_taking(error)
+        if self._removals >= SYNC_REMOVALS:
+            self._sync()
+
+    def _stop_taking(self, error: LocalError) -> None:
+        if self.trouble is None:
+            self._report.trouble(f"{error}; nothing more is taken from this maildir")
+        self.trouble = error
+
+    # Done with
+
+    def _remove(self, delivery: Delivery, keep_in: bytes | None = None) -> None:
+        """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
+        message = delivery.message
+        try:
+            if keep_in is not None:
+                target = self._target(keep_in)
+                filing.adopt(target, message, filing.free_name(target, message))
+                self._unsynced[target.new.fd] = target.new
+            removal = self._maildir.remove(message)
+        except LocalError:
+            self._stuck.append((delivery, keep_in))
+            raise
+        if removal is Removal.CHANGED:
+            raise FileChangedError("it changed while it was being sent")
+        if not self._removals:
+            self._removed_at = self._clock()
+        self._removals += 1
+        # Last in the dictionary, so that it is synced after the directory that took the message.
+        self._unsynced[message.folder.fd] = message.folder
+        if delivery.sidecar is not None:
+            self._sidecars.append(message.name)
+
+    def tick(self) -> None:
+        """Make removals durable that are a second old."""
+        if self._removals and self._clock() - self._removed_at >= SYNC_S:
+            self._sync()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The clock's time at which `tick` will have something to do."""
+        return self._removed_at + SYNC_S if self._removals else None
+
+    def _sync(self) -> None:
+        """Make the removals durable, then remove the sidecars of this batch."""
+        folders, self._unsynced = self._unsynced, {}
+        names, self._sidecars = self._sidecars, []
+        self._removals = 0
+        try:
+            for folder in folders.values():
+                folder.sync()
+            for name in names:
+                filing.remove_sidecar(self._maildir, name)
+        except LocalError as error:
+            self._stop_taking(error)
+
+    # Everything else
+
+    def _settle_mixed(self, delivery: Delivery) -> None:
+        failures: dict[int, str] = {}
+        owed: list[int] = []
+        for index, answer in enumerate(delivery.answers):
+            if answer is not None and answer.status is Status.ACCEPTED:
+                self._report.one_accepted(delivery, index, answer.text)
+            elif answer is not None and (text := self._failure(delivery, answer)) is not None:
+                failures[index] = text
+            else:
+                owed.append(index)
+                if answer is not None:
+                    self._report.deferred(delivery, index, answer.text)
+        if failures:
+            self._fail(delivery, failures)
+        if owed or self._others(delivery):
+            if len(owed) < len(delivery.recipients):
+                self._write_owed(delivery, owed)
+        else:
+            self._remove(delivery)
+
+    def _failure(self, delivery: Delivery, answer: Response) -> str | None:
+        """Say why a recipient is given up on; None where it is to be tried again."""
+        if answer.status is Status.FAILED:
+            return str(answer)
+        age_s = self._wall_clock() - delivery.message.mtime_s
+        if age_s >= self._route.lifetime_s:
+            return f"{answer} (too old: {age_s / 86_400:.1f} days)"
+        return None
+
+    def _fail(self, delivery: Delivery, failures: dict[int, str]) -> None:
+        """Put the message into the failed maildir, for these recipients."""
+        message = delivery.message
+        target = self._target(self._failed_path)
+        name = filing.free_name(target, message)
+        before = filing.read_sidecar(target, name)
+        at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
+        originals = {self._original(delivery, i): text for i, text in failures.items()}
+        content = Sidecar(
+            delivery.sender,
+            tuple(dict.fromkeys((*(before.recipients if before else ()), *originals))),
+            (before.failures if before else ())
+            + tuple(Failure(r, text, at) for r, text in originals.items()),
+        )
+        filing.write_sidecar(target, name, content)
+        filing.adopt(target, message, name)
+        target.new.sync()
+        for index, text in failures.items():
+            self._report.failed(delivery, index, text, target.new.join(name))
+
+    def _write_owed(self, delivery: Delivery, owed: list[int]) -> None:
+        """Write the sidecar that leaves out the recipients who are done."""
+        recipients = tuple(self._original(delivery, i) for i in owed) + self._others(delivery)
+        failures = delivery.sidecar.failures if delivery.sidecar else ()
+        content = Sidecar(delivery.sender, recipients, failures)
+        filing.write_sidecar(self._maildir, delivery.message.name, content)
+
+    def _original(self, delivery: Delivery, index: int) -> bytes:
+        return self._route.prefix + delivery.recipients[index]
+
+    def _others(self, delivery: Delivery) -> tuple[bytes, ...]:
+        """Return the recipients of the sidecar that are not this route's."""
+        if delivery.sidecar is None:
+            return ()
+        prefix = self._route.prefix
+        return tuple(r for r in delivery.sidecar.recipients if not r.startswith(prefix))
+
+    @property
+    def _failed_path(self) -> bytes:
+        return self._route.failed or self._maildir.root.join(b".Failed")
+
+    def _target(self, path: bytes) -> Maildir:
+        """Return the maildir that takes messages from here; it is made where there is none."""
+        target = self._targets.get(path)
+        if target is None:
+            filing.create(path)
+            target = self._targets[path] = Maildir(path)
+        return target
+
+    # The end
+
+    def finish(self) -> None:
+        """Make everything durable; try once more to remove what could not be removed."""
+        stuck, self._stuck = self._stuck, []
+        for delivery, keep_in in stuck:
+            try:
+                self._remove(delivery, keep_in)
+            except FileChangedError as error:
+                self._report.held(delivery.message.name, str(error))
+            except LocalError as error:
+                name = printable(delivery.message.name)
+                self._report.trouble(
+                    f"the server has taken {name}, but {error}; remove it by hand, or it will be "
+                    f"sent again"
+                )
+        self._sync()
+        for target in self._targets.values():
+            target.close()
+        self._targets.clear()

@@ -1,0 +1,103 @@
+"""The text of one message while it arrives: in memory, and in a file when it is large.
+
+The file has a name in tmp/ only for the moment between its making and its
+unlinking, so that nothing is left of it whatever becomes of this process.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from maildirqmtp import filing
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import Maildir, local_error
+
+#: Bytes of text that are kept in memory; a larger text goes to a file.
+MEMORY_MAX = 256 << 10
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_COPY_BYTES = 1 << 20
+
+
+class Spool:
+    """A text that is appended to, and then read once for each recipient.
+
+    With `crlf` every CR LF becomes LF on its way in; a CR without LF stays
+    (qmtp.txt, section 4). Trouble with the file is kept in `trouble`, not
+    raised: the rest of the message has to be read anyhow, and is thrown away.
+    """
+
+    __slots__ = ("_crlf", "_fd", "_held", "_maildir", "_memory", "size", "trouble")
+
+    def __init__(self, maildir: Maildir, crlf: bool) -> None:
+        self._maildir = maildir
+        self._crlf = crlf
+        self._held = b""
+        self._memory = bytearray()
+        self._fd = -1
+        self.size = 0
+        self.trouble: LocalError | None = None
+
+    def append(self, data: bytes) -> None:
+        """Take in a piece of the text, as the client sent it."""
+        if self._crlf:
+            data = self._held + data
+            # The CR that ends this piece may belong to a LF that begins the next one.
+            self._held = b"\r" if data.endswith(b"\r") else b""
+            data = data.removesuffix(b"\r").replace(b"\r\n", b"\n")
+        self._store(data)
+
+    def finish(self) -> None:
+        """Say that the text is complete."""
+        self._store(self._held)
+        self._held = b""
+
+    def _store(self, data: bytes) -> None:
+        if self.trouble is not None:
+            return
+        self.size += len(data)
+        if self.size <= MEMORY_MAX:
+            self._memory += data
+            return
+        name = b""
+        try:
+            if self._fd < 0:
+                name = filing.unique_name()
+                self._fd = os.open(name, _CREATE, 0o600, dir_fd=self._maildir.tmp.fd)
+                os.unlink(name, dir_fd=self._maildir.tmp.fd)
+                _write_all(self._fd, self._memory)
+                self._memory = bytearray()
+            _write_all(self._fd, data)
+        except OSError as error:
+            self.trouble = local_error("write", self._maildir.tmp.join(name), error)
+            self.discard()
+
+    def pieces(self, header: bytes) -> Iterator[bytes]:
+        """Return `header` and then the text, in pieces; may be asked for again and again.
+
+        Raises `OSError` where the file cannot be read.
+        """
+        if self._fd < 0:
+            yield header + self._memory
+            return
+        yield header
+        offset = 0
+        while offset < self.size:
+            piece = os.pread(self._fd, _COPY_BYTES, offset)
+            if not piece:
+                raise OSError(errno.EIO, "the spooled text is shorter than what was written")
+            offset += len(piece)
+            yield piece
+
+    def discard(self) -> None:
+        """Let go of the text; harmless twice."""
+        self._memory = bytearray()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _write_all(fd: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

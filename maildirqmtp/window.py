@@ -1,0 +1,36 @@
+"""The window: how much may be in flight at once.
+
+Pure. It starts wide open, falls to an eighth after an unclean close, so that
+less is in doubt the next time, and doubles with each full window of responses.
+"""
+
+
+class Window:
+    """Messages in flight at once: at most `maximum`, at least 1.
+
+    `max_bytes` bounds the bytes: a package is begun only while less than that
+    is in flight, so that the last one begun may go beyond it.
+    """
+
+    __slots__ = ("_answered", "max_bytes", "maximum", "size")
+
+    def __init__(self, maximum: int, max_bytes: int) -> None:
+        self.maximum = maximum
+        self.max_bytes = max_bytes
+        self.size = maximum
+        self._answered = 0
+
+    def shrink(self, in_flight: int) -> bool:
+        """Fall to an eighth of what was in flight; say whether it fell at all."""
+        before = self.size
+        self.size = max(1, min(before, in_flight) // 8)
+        self._answered = 0
+        return self.size < before
+
+    def answered(self, packages: int) -> None:
+        """Count answers, and grow."""
+        if self.size < self.maximum:
+            self._answered += packages
+            while self._answered >= self.size < self.maximum:
+                self._answered -= self.size
+                self.size = min(self.maximum, self.size * 2)
