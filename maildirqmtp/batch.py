@@ -1,14 +1,20 @@
 """One flush of one route: lock, forward, clean up, tell the exit code."""
 
-import signal
+from __future__ import annotations
+
 import time
-from contextlib import closing
-from types import FrameType
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from maildirqmtp.engine import Engine
+    from maildirqmtp.maildir import Candidates
+    from maildirqmtp.report import Report
+    from maildirqmtp.route import Route
 
 
 def flush(route: Route, report: Report) -> int:
@@ -20,7 +26,12 @@ def flush(route: Route, report: Report) -> int:
     try:
         with Maildir(route.maildir) as maildir:
             maildir.lock()
-            _forward(route, maildir, report)
+            candidates = maildir.scan(route.include_cur)
+            if candidates:
+                # Not before: cron finds most maildirs empty, and that should cost next to nothing.
+                from maildirqmtp.engine import Engine
+
+                _run(Engine(route, maildir, report), candidates)
             maildir.clean_tmp(time.time())
     except LocalError as error:
         report.trouble(str(error))
@@ -28,21 +39,19 @@ def flush(route: Route, report: Report) -> int:
     return report.counters.exit_code
 
 
-def _forward(route: Route, maildir: Maildir, report: Report) -> None:
-    from maildirqmtp.engine import Engine
+def _run(engine: Engine, candidates: Candidates) -> None:
+    """Run the engine; SIGTERM and SIGINT stop it in an orderly way."""
+    import signal
 
-    with closing(Engine(route, maildir, report)) as engine:
+    def stop(number: int, frame: FrameType | None) -> None:
+        engine.stop()
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            engine.stop()
-
-        handlers = {
-            number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        wake_fd = signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
-        try:
-            engine.run_batch()
-        finally:
-            signal.set_wakeup_fd(wake_fd)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    wake_fd = signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
+    try:
+        engine.run_batch(candidates)
+    finally:
+        signal.set_wakeup_fd(wake_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        engine.close()

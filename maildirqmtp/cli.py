@@ -4,15 +4,20 @@ Exit codes are serialmail's: 0 nothing of ours is left, 111 something is left or
 failed, 100 wrong usage.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 from maildirqmtp import __version__, route
 from maildirqmtp.errors import ConfigError, EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.protocol import check_address, printable
+from maildirqmtp.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 EXIT_USAGE = 100
 EXIT_TEMPORARY = 111
@@ -32,6 +37,13 @@ server unreachable) or went to the failed maildir; 100 wrong usage.
 """
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help of a fixed width: asking the terminal for its own would import shutil at every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=98)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit 100, as qmail's programs do for wrong usage; argparse would say 2."""
@@ -44,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="maildirqmtp [OPTION...] DIR [PREFIX] SERVER\n       maildirqmtp --demo",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("arguments", nargs="*", metavar="DIR [PREFIX] SERVER")
@@ -141,6 +153,8 @@ def _seconds(options: argparse.Namespace, name: str, default: float, above: floa
 
 
 def _address(text: str, what: str) -> bytes:
+    from maildirqmtp.protocol import check_address
+
     address = os.fsencode(text)
     reason = check_address(address, what)
     if reason is None and what == "recipient" and not address:

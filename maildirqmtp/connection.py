@@ -16,7 +16,8 @@ import selectors
 from collections.abc import Callable
 from enum import Enum, auto
 
-from maildirqmtp.receiver import Importance, Log, Session
+from maildirqmtp.policy import Importance, Log
+from maildirqmtp.receiver import Session
 from maildirqmtp.streams import Stream
 
 #: Bytes of responses that may wait for a client; beyond, nothing is read from it.
@@ -71,6 +72,7 @@ class Connection:
         self._session_end_s = self._progress_s + SESSION_S
         self._give_up_s = _NEVER
         self._ended_by_client = False
+        self._stopping = False
         self._log(Importance.DETAIL, "connected")
 
     @property
@@ -88,6 +90,8 @@ class Connection:
         """The time at which it wants a turn although nothing is ready."""
         if self.can_work:
             return self._clock()
+        if self._phase is Phase.LINGERING:
+            return self._give_up_s
         idle_s = self._progress_s + self._timeout_s
         return min(idle_s, self._session_end_s, self._give_up_s)
 
@@ -104,16 +108,23 @@ class Connection:
 
     def handle(self, events: int) -> None:
         """Read and write what the selector says is possible."""
+        if self.closed:
+            return
         try:
             if events & _WRITE and self._output:
-                del self._output[: self.stream.write(self._output)]
-                self._progress_s = self._clock()
+                self._write()
             if events & _READ and self._phase in (Phase.OPEN, Phase.LINGERING):
                 self._read()
         except OSError as error:
             if self._phase is not Phase.LINGERING:
                 self._fail(f"connection broken: {error.strerror}")
             self._phase = Phase.CLOSED
+
+    def _write(self) -> None:
+        written = self.stream.write(self._output)
+        if written:
+            del self._output[:written]
+            self._progress_s = self._clock()
 
     def _read(self) -> None:
         data = self.stream.read()
@@ -131,20 +142,28 @@ class Connection:
         if self.closed:
             return
         if self.can_work:
-            self._session.work()
-            self._output += self._session.take_output()
+            self._work()
         if self._session.ended and self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
-            if self._session.violation is not None:
-                self._fail(f"protocol violation: {self._session.violation}; closing")
         self._look_at_clock()
         if self._phase is Phase.CLOSING and not self._session.busy and not self._output:
             self._finish()
+
+    def _work(self) -> None:
+        self._session.work()
+        self._output += self._session.take_output()
+        if self._session.violation is not None:
+            self._fail(f"protocol violation: {self._session.violation}; closing")
+        # The time that the disk took is not the client's.
+        self._progress_s = self._clock()
+        if self._stopping:
+            self._give_up_s = self._progress_s + STOP_S
 
     def stop(self) -> None:
         """Read no more; answer what is complete, and close."""
         if self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
+        self._stopping = True
         self._give_up_s = min(self._give_up_s, self._clock() + STOP_S)
 
     def release(self) -> None:
@@ -171,6 +190,8 @@ class Connection:
             if self._output:
                 self._fail("did not take its responses")
             self._phase = Phase.CLOSED
+        elif self._phase is Phase.LINGERING:
+            return
         elif now_s >= self._session_end_s:
             self._session_end_s = _NEVER
             self._session.wind_down()

@@ -23,7 +23,7 @@ class Delivery:
     file from `offset` on. `answers` has a response or None for each recipient,
     `unanswered` counts the Nones. `doubtful` are the recipients whose package
     was sent whole and never answered. `reason` says why we gave up on it
-    ourselves.
+    ourselves. `length` is the bytes of text that are sent.
     """
 
     message: Message
@@ -33,19 +33,16 @@ class Delivery:
     offset: int
     sidecar: Sidecar | None = None
     next: int = 0
+    length: int = 0
     unanswered: int = 0
     answers: list[Response | None] = field(default_factory=list)
     doubtful: tuple[int, ...] = ()
     reason: str = ""
 
     def __post_init__(self) -> None:
+        self.length = len(self.kept) + self.message.size - self.offset
         self.unanswered = len(self.recipients)
         self.answers = [None] * self.unanswered
-
-    @property
-    def length(self) -> int:
-        """Bytes of text that are sent."""
-        return len(self.kept) + self.message.size - self.offset
 
     def owed(self) -> list[int]:
         """Return the recipients nothing has been answered for."""

@@ -22,7 +22,7 @@ from maildirqmtp.errors import (
     ProtocolError,
     TransportError,
 )
-from maildirqmtp.maildir import Folder, Maildir
+from maildirqmtp.maildir import Candidates, Folder, Maildir
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
@@ -63,7 +63,7 @@ class Engine:
         self._limits = Limits(
             route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
         )
-        self._candidates: deque[tuple[Folder, bytes]] = deque()
+        self._candidates: Candidates = deque()
         self._pending: Delivery | None = None
         self._strikes: dict[bytes, int] = {}
         self._barren = 0
@@ -97,13 +97,13 @@ class Engine:
 
     # A batch
 
-    def run_batch(self) -> None:
-        """Try every message that is there once, then return. Raises `LocalError`.
+    def run_batch(self, candidates: Candidates) -> None:
+        """Try each of these once, then return. Raises `LocalError`.
 
         What is left, and why, is in the report.
         """
-        self._candidates = self._maildir.scan(self._route.include_cur)
-        self._total = len(self._candidates)
+        self._candidates = candidates
+        self._total = len(candidates)
         self._pending = self._next()
         if self._pending is not None:
             self._maildir.prove_changeable()

@@ -21,8 +21,8 @@ from itertools import count
 from maildirqmtp import sidecar
 from maildirqmtp.errors import FileChangedError, SidecarError
 from maildirqmtp.maildir import Folder, Identity, Maildir, Message, identity_of, local_error
-from maildirqmtp.protocol import printable
 from maildirqmtp.sidecar import Sidecar
+from maildirqmtp.text import printable
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

@@ -17,21 +17,23 @@ import fcntl
 import os
 import stat
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
 
-from maildirqmtp.envelope import MAX_BLOCK
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.protocol import printable
+from maildirqmtp.text import printable
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
 WHOLE_MAX = 1 << 20
+#: Bytes that are read of a larger one, for its envelope.
+TOP_BYTES = 64 << 10
 #: Seconds after which an untouched file in tmp/ is rubbish: 36 hours (maildir(5)).
 TMP_MAX_AGE_S = 36 * 3_600
 
 # O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DOT = ord(".")
+_SECONDS_DIGITS = 11
 _PROBE = b".maildirqmtp-probe"
 # What open() says of things that are no message: links, sockets, devices without a driver.
 _NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
@@ -78,21 +80,31 @@ class Folder:
         return os.path.join(self.path, name)
 
 
-@dataclass(slots=True)
 class Message:
     """A message that has been opened.
 
-    `data` is the whole file, or its first `MAX_BLOCK` bytes when `fd` is not
-    -1: then the rest is to be read from there, and `close` is the caller's
-    duty. `size` is the length in bytes as it was read.
+    `data` is the whole file, or its first `TOP_BYTES` when `fd` is not -1: then
+    the rest is to be read from there, and `close` is the caller's duty. `size`
+    is the length in bytes as it was read.
     """
 
-    folder: Folder
-    name: bytes
-    identity: Identity
-    data: bytes
-    size: int
-    fd: int = -1
+    __slots__ = ("data", "fd", "folder", "identity", "name", "size")
+
+    def __init__(
+        self,
+        folder: Folder,
+        name: bytes,
+        identity: Identity,
+        data: bytes,
+        size: int,
+        fd: int = -1,
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.identity = identity
+        self.data = data
+        self.size = size
+        self.fd = fd
 
     @property
     def mtime_s(self) -> float:
@@ -104,6 +116,10 @@ class Message:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+#: What a scan found: directory and name, oldest first.
+Candidates = deque[tuple[Folder, bytes]]
 
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
@@ -243,29 +259,29 @@ class Maildir:
                         f"sent, because what was sent could not be removed"
                     ) from error
 
-    def scan(self, include_cur: bool = False) -> deque[tuple[Folder, bytes]]:
+    def scan(self, include_cur: bool = False) -> Candidates:
         """Return what may be messages, oldest first. Raises `LocalError`.
 
         Oldest by the seconds that begin the name (maildir(5)), else by the
         modification time; only names without seconds cost a stat.
         """
-        entries: list[tuple[int, bytes, Folder]] = []
-        for folder in (self.new, self.cur) if include_cur else (self.new,):
+        entries: list[tuple[int, bytes, int]] = []
+        folders = (self.new, self.cur) if include_cur else (self.new,)
+        for number, folder in enumerate(folders):
             try:
                 names = os.listdir(folder.fd)
             except OSError as error:
                 raise local_error("list", folder.path, error) from error
-            for text in names:
-                name = os.fsencode(text)
-                if not name.startswith(b"."):
+            for name in map(os.fsencode, names):
+                if name[0] != _DOT:
                     seconds = name.partition(b".")[0]
-                    if seconds.isdigit() and len(seconds) < 12:
-                        entries.append((int(seconds), name, folder))
+                    if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
+                        entries.append((self._mtime(folder, name), name, number))
                     else:
-                        entries.append((self._mtime(folder, name), name, folder))
+                        entries.append((int(seconds), name, number))
         self._find_envelopes()
-        entries.sort(key=lambda entry: entry[:2])
-        return deque([(folder, name) for _, name, folder in entries])
+        entries.sort()
+        return deque([(folders[number], name) for _, name, number in entries])
 
     @staticmethod
     def _mtime(folder: Folder, name: bytes) -> int:
@@ -293,7 +309,7 @@ class Maildir:
                 return None
             size = status.st_size
             if size > WHOLE_MAX:
-                top = os.read(fd, MAX_BLOCK)
+                top = os.read(fd, TOP_BYTES)
                 keep = True
                 return Message(folder, name, identity_of(status), top, size, fd)
             data = os.read(fd, size + 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError
-from maildirqmtp.protocol import printable
+from maildirqmtp.text import printable
 from maildirqmtp.transport import Transport
 
 #: Bytes that are gathered before they are sent.

@@ -1,11 +1,13 @@
 """The progress bar, where the extra `progress` (rich) is installed and a terminal is there."""
 
-from typing import TYPE_CHECKING, TextIO
+from __future__ import annotations
 
-from maildirqmtp.report import Progress
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import rich.progress
+
+    from maildirqmtp.report import Progress
 
 
 def make(stream: TextIO) -> Progress | None:
@@ -22,7 +24,7 @@ def make(stream: TextIO) -> Progress | None:
 
 
 class _Bar:
-    def __init__(self, bar: "rich.progress.Progress") -> None:
+    def __init__(self, bar: rich.progress.Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("forwarding", total=None)
         bar.start()

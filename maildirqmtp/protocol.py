@@ -26,6 +26,7 @@ from enum import Enum
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import NetstringError, ProtocolError
+from maildirqmtp.text import printable as printable
 
 #: First byte of a message whose lines end with LF (qmtp.txt, section 4, encoding #2).
 ENCODING_LF = b"\n"
@@ -71,18 +72,6 @@ class Response:
 
     def __str__(self) -> str:
         return f"{self.status.value}{self.text}"
-
-
-def printable(raw: bytes) -> str:
-    """Decode UTF-8 and replace whatever a terminal could obey with `?`.
-
-    Control, format and bidirectional characters, line separators and bytes
-    that are no UTF-8 become `?`, as serialmail did for all but ASCII.
-    """
-    text = raw.decode("utf-8", "replace")
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in text)
 
 
 def check_address(address: bytes, what: str) -> str | None:

@@ -17,15 +17,15 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import count
 
 from maildirqmtp import filing, netstring
 from maildirqmtp.errors import LocalError, ProtocolError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
 from maildirqmtp.protocol import (
     ENCODING_CRLF,
     MAX_MESSAGE,
@@ -42,56 +42,6 @@ BATCH_RECIPIENTS = 64
 BATCH_BYTES = 32 << 20
 #: Bytes of an address that are shown in a log line.
 _SHOWN = 200
-
-#: Says why a recipient is refused; None for one that is welcome.
-Refuse = Callable[[bytes], Response | None]
-
-
-class Importance(IntEnum):
-    """How much a log line matters."""
-
-    ERROR = 0
-    NOTICE = 1
-    DETAIL = 2
-
-
-Log = Callable[[Importance, str], None]
-
-
-def silent(importance: Importance, text: str) -> None:
-    """Log nothing."""
-
-
-def accept_all(recipient: bytes) -> Response | None:
-    """Welcome every recipient; only for those who are let in otherwise, as on loopback."""
-    return None
-
-
-def only_domains(domains: Iterable[bytes]) -> Refuse:
-    """Return a function that refuses recipients whose domain is none of `domains`.
-
-    The domain is what follows the last `@`; letter case does not matter. A
-    recipient without a domain is refused as well.
-    """
-    known = frozenset(domain.lower() for domain in domains)
-    refusal = Response(Status.FAILED, b"553 that domain is not served here (#5.7.1)")
-
-    def refuse(recipient: bytes) -> Response | None:
-        _, at, domain = recipient.rpartition(b"@")
-        return None if at and domain.lower() in known else refusal
-
-    return refuse
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What is taken: messages of at most `max_size` bytes, to whom `refuse` lets through."""
-
-    max_size: int = MAX_MESSAGE
-    refuse: Refuse = accept_all
-
-
-DEFAULT_POLICY = Policy()
 
 _TROUBLE = Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)")
 _NO_RECIPIENT = Response(Status.FAILED, b"553 the recipient is empty (#5.1.3)")
@@ -187,12 +137,13 @@ class Session:
     def wind_down(self) -> None:
         """End after the package at hand; what follows it is not looked at."""
         self._last = True
-        self.busy = True
+        self.busy = not self.ended
 
     def close(self) -> None:
         """Throw away what is not complete; harmless twice."""
         self.ended = True
         self.busy = False
+        self._in_message = False
         self._owed.clear()
         self._drop_text()
 

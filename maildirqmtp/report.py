@@ -5,50 +5,65 @@ standard error, data (`--json`) to standard output. Whatever comes from a
 server, a message or a file name is made printable first.
 """
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TextIO
 
-from maildirqmtp.delivery import Delivery
-from maildirqmtp.protocol import printable
+from maildirqmtp.text import printable
+
+# Not from typing: importing that would be a good part of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, TextIO
+
+    from maildirqmtp.delivery import Delivery
+
+    class Progress(Protocol):
+        """What shows a run's progress; see `progress`."""
+
+        def update(self, done: int, total: int) -> None:
+            """Show that `done` of `total` messages are through."""
+
+        def close(self) -> None:
+            """Leave the terminal as it was."""
 
 
-@dataclass(slots=True)
 class Counters:
     """What a run did. Outcomes count recipients, `held` and `messages` count messages.
 
     `failed` includes deferrals that were too old; `in_doubt` are the recipients
     who may get a message twice; `trouble` counts what went wrong on this machine
-    or on the way to the server.
+    or on the way to the server; `left` are messages that were not tried.
     """
 
-    accepted: int = 0
-    deferred: int = 0
-    failed: int = 0
-    held: int = 0
-    in_doubt: int = 0
-    messages: int = 0
-    bytes: int = 0
-    trouble: int = 0
-    left: int = 0
+    __slots__ = (
+        "accepted",
+        "bytes",
+        "deferred",
+        "failed",
+        "held",
+        "in_doubt",
+        "left",
+        "messages",
+        "trouble",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.deferred = 0
+        self.failed = 0
+        self.held = 0
+        self.in_doubt = 0
+        self.messages = 0
+        self.bytes = 0
+        self.trouble = 0
+        self.left = 0
 
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
         return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
-
-
-class Progress(Protocol):
-    """What shows a run's progress; see `progress`."""
-
-    def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` messages are through."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        ...
 
 
 class Report:

@@ -1,9 +1,9 @@
 """A route: a maildir, a prefix, a server, and the policy between them.
 
 Values only; where they come from (flags, a configuration file) is for the edge.
+The classes are written out because importing `dataclasses` costs more than all
+the rest of a run that finds an empty maildir.
 """
-
-from dataclasses import dataclass
 
 from maildirqmtp.errors import ConfigError
 
@@ -27,42 +27,91 @@ GRACE_S = 10.0
 LIFETIME_S = 14 * 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
 class Server:
-    """A QMTP server on TCP."""
+    """A QMTP server on TCP. A value: compare it, do not change it."""
 
-    host: str
-    port: int = QMTP_PORT
+    __slots__ = ("host", "port")
+
+    def __init__(self, host: str, port: int = QMTP_PORT) -> None:
+        self.host = host
+        self.port = port
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Server) and (self.host, self.port) == (other.host, other.port)
+
+    def __hash__(self) -> int:
+        return hash((self.host, self.port))
+
+    def __repr__(self) -> str:
+        return f"Server({self.host!r}, {self.port})"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What to forward, where to, and how.
+    """What to forward, where to, and how. A value: do not change it.
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
     None means that accepted messages are removed.
     """
 
-    maildir: bytes
-    server: Server
-    prefix: bytes = b""
-    sender: bytes | None = None
-    recipients: tuple[bytes, ...] = ()
-    include_cur: bool = False
-    sent: bytes | None = None
-    failed: bytes | None = None
-    lifetime_s: float = LIFETIME_S
-    window_messages: int = WINDOW_MESSAGES
-    window_bytes: int = WINDOW_BYTES
-    connect_timeout_s: float = CONNECT_TIMEOUT_S
-    write_timeout_s: float = WRITE_TIMEOUT_S
-    response_timeout_s: float = RESPONSE_TIMEOUT_S
-    grace_s: float = GRACE_S
-    session_s: float = SESSION_S
+    __slots__ = (
+        "connect_timeout_s",
+        "failed",
+        "grace_s",
+        "include_cur",
+        "lifetime_s",
+        "maildir",
+        "prefix",
+        "recipients",
+        "response_timeout_s",
+        "sender",
+        "sent",
+        "server",
+        "session_s",
+        "window_bytes",
+        "window_messages",
+        "write_timeout_s",
+    )
+
+    def __init__(
+        self,
+        maildir: bytes,
+        server: Server,
+        *,
+        prefix: bytes = b"",
+        sender: bytes | None = None,
+        recipients: tuple[bytes, ...] = (),
+        include_cur: bool = False,
+        sent: bytes | None = None,
+        failed: bytes | None = None,
+        lifetime_s: float = LIFETIME_S,
+        window_messages: int = WINDOW_MESSAGES,
+        window_bytes: int = WINDOW_BYTES,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+        response_timeout_s: float = RESPONSE_TIMEOUT_S,
+        grace_s: float = GRACE_S,
+        session_s: float = SESSION_S,
+    ) -> None:
+        self.maildir = maildir
+        self.server = server
+        self.prefix = prefix
+        self.sender = sender
+        self.recipients = recipients
+        self.include_cur = include_cur
+        self.sent = sent
+        self.failed = failed
+        self.lifetime_s = lifetime_s
+        self.window_messages = window_messages
+        self.window_bytes = window_bytes
+        self.connect_timeout_s = connect_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self.response_timeout_s = response_timeout_s
+        self.grace_s = grace_s
+        self.session_s = session_s
 
 
 def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:

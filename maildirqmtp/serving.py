@@ -16,8 +16,9 @@ from functools import partial
 from maildirqmtp import filing
 from maildirqmtp.connection import Connection
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir, local_error
-from maildirqmtp.receiver import DEFAULT_POLICY, Importance, Log, Policy, Session, silent
+from maildirqmtp.maildir import Folder, Maildir
+from maildirqmtp.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
+from maildirqmtp.receiver import Session
 from maildirqmtp.streams import (
     SocketStream,
     Stream,
@@ -33,6 +34,8 @@ TIMEOUT_S = 1_200.0
 #: Seconds without accepting anybody after the descriptors ran out.
 ACCEPT_PAUSE_S = 1.0
 
+# Seconds; poll(2) counts milliseconds in an int.
+_LONGEST_PAUSE_S = 86_400.0
 # What accept() says when this machine, not the client, is the reason.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -43,7 +46,8 @@ class Server:
     `listen` is (host, port), with port 0 for any; None for a server that only
     `serve_stream` will use. `address` is what it is bound to. `serve` returns
     after `stop`, which any thread or signal handler may call; `wakeup_fd` is
-    for `signal.set_wakeup_fd`. A context manager, for `close`.
+    for `signal.set_wakeup_fd`. A context manager; leaving it, or `close`, lets
+    go of everything.
 
     Raises `LocalError` where the maildir or the address cannot be used, and
     `ConfigError` for an address beyond loopback with a policy that refuses
@@ -108,28 +112,22 @@ class Server:
             self._wake_in.send(b"\0")
 
     def serve(self) -> None:
-        """Serve whoever connects, until `stop`; then close."""
-        try:
-            if self.address is not None:
-                self._log(Importance.NOTICE, f"listening on {show_address(*self.address)}")
-            while self._connections or not self._stopping:
-                self._round()
-        finally:
-            self.close()
+        """Serve whoever connects, until `stop`."""
+        if self.address is not None:
+            self._log(Importance.NOTICE, f"listening on {show_address(*self.address)}")
+        while self._connections or not self._stopping:
+            self._round()
 
     def serve_stream(self, stream: Stream, peer: str) -> bool:
-        """Serve one client until it is done, or `stop`; then close.
+        """Serve one client until it is done, or `stop`.
 
         Returns False where it ended with something lost: a violation of the
         protocol, a package cut short, responses that could not be written.
         """
-        try:
-            connection = self._welcome(stream, peer)
-            while self._connections:
-                self._round()
-            return not connection.failed
-        finally:
-            self.close()
+        connection = self._welcome(stream, peer)
+        while self._connections:
+            self._round()
+        return not connection.failed
 
     def _round(self) -> None:
         self._arrange_listener()
@@ -159,7 +157,7 @@ class Server:
         times_s = [connection.deadline_s for connection in self._connections]
         if self._listener is not None and self._accept_after_s:
             times_s.append(self._accept_after_s)
-        return max(0.0, min(times_s) - self._clock()) if times_s else None
+        return min(max(0.0, min(times_s) - self._clock()), _LONGEST_PAUSE_S) if times_s else None
 
     def _arrange(self, connection: Connection) -> None:
         """Make the selector wait for what the connection wants, and for nothing else."""
@@ -217,16 +215,20 @@ def _open_maildir(path: bytes) -> Maildir:
     maildir = Maildir(path)
     try:
         maildir.root.sync()
-        parent = os.open(b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=maildir.root.fd)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        _sync_parent(maildir.root)
         maildir.clean_tmp(time.time())
-    except OSError as error:
-        maildir.close()
-        raise local_error("make durable", path, error) from error
     except LocalError:
         maildir.close()
         raise
     return maildir
+
+
+def _sync_parent(root: Folder) -> None:
+    try:
+        fd = os.open(b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
+    except OSError:
+        return  # not ours to read: then the maildir was not made by us either
+    try:
+        Folder(fd, root.join(b"..")).sync()
+    finally:
+        os.close(fd)

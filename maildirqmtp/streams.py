@@ -95,8 +95,13 @@ class StdioStream:
         return os.write(self.write_fd, data[: select.PIPE_BUF])
 
     def half_close(self) -> bool:
-        """Return False; the end of the process tells."""
-        return False
+        """Tell the client that no more comes; False for a pipe, where our exit tells."""
+        try:
+            with socket.socket(fileno=os.dup(self.write_fd)) as sock:
+                sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Do nothing; the descriptors go with the process."""
