@@ -1,0 +1,299 @@
+"""What the tests share: maildirs, the installed command, and servers to talk to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+
+#: Seconds after which a test gives up waiting for something that should happen at once.
+DEADLINE_S = 30.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Poll until the condition holds; fail the test where it does not within the deadline."""
+    give_up = time.monotonic() + deadline_s
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < give_up, f"waited {deadline_s} s in vain for: {what}"
+        pause.wait(0.005)
+
+
+# Maildirs
+
+
+def make_maildir(path: Path) -> Path:
+    """Make an empty maildir and return its path."""
+    for part in ("new", "cur", "tmp"):
+        (path / part).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def add_message(
+    maildir: Path,
+    name: str | bytes,
+    text: bytes = b"Subject: test\n\nHello\n",
+    sender: bytes | None = b"sender@example.org",
+    recipient: bytes | None = b"recipient@example.net",
+    folder: str = "new",
+) -> bytes:
+    """Put a message into the maildir, trace lines on top where there are addresses; its bytes."""
+    top = b""
+    if sender is not None:
+        top += b"Return-Path: <" + sender + b">\n"
+    if recipient is not None:
+        top += b"Delivered-To: " + recipient + b"\n"
+    path = os.path.join(os.fsencode(maildir), os.fsencode(folder), os.fsencode(name))
+    with open(path, "wb") as file:
+        file.write(top + text)
+    return top + text
+
+
+def names(directory: Path) -> list[str]:
+    """Return the names in a directory, sorted; none where there is no directory."""
+    return sorted(os.listdir(directory)) if directory.exists() else []
+
+
+def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return every file under a path, with its inode, mode and content, to compare later."""
+    found = {}
+    for directory, _, files in os.walk(path):
+        for name in files:
+            file = os.path.join(directory, name)
+            status = os.lstat(file)
+            content = b""
+            if os.path.isfile(file) and not os.path.islink(file):
+                with open(file, "rb") as opened:
+                    content = opened.read()
+            found[os.path.relpath(file, path)] = (status.st_ino, status.st_mode, content)
+    return found
+
+
+# The command
+
+
+def command(name: str = "maildirqmtp") -> list[str]:
+    """Return how to run an installed command of this package."""
+    script = Path(sys.executable).with_name(name)
+    if script.exists():
+        return [str(script)]
+    module = {"maildirqmtp": "maildirqmtp", "qmtpmaildir": "maildirqmtp.qmtpmaildir"}[name]
+    return [sys.executable, "-m", module]
+
+
+def run(
+    *arguments: str | bytes | Path, timeout_s: float = 90.0
+) -> subprocess.CompletedProcess[str]:
+    """Run the installed `maildirqmtp`; its output is text. Never shows a traceback."""
+    result = subprocess.run(
+        [*command(), *map(os.fsdecode, arguments)],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=timeout_s,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr, result.stderr
+    return result
+
+
+# Servers
+
+
+@dataclass
+class Package:
+    """A package as a server got it."""
+
+    text: bytes
+    encoding: bytes
+    sender: bytes
+    recipients: tuple[bytes, ...]
+
+
+class Peer:
+    """The server's end of one connection, for scripts: read packages, write anything."""
+
+    def __init__(self, sock: socket.socket, server: ScriptedServer) -> None:
+        self.socket = sock
+        self.server = server
+        self._reader = PackageReader()
+        self._text: list[bytes] = []
+        self._encoding = b""
+
+    def read_package(self) -> Package | None:
+        """Wait for the next whole package and note it on the server; None at the end."""
+        while True:
+            event = self._reader.next()
+            if isinstance(event, MessageStart):
+                self._text, self._encoding = [], event.encoding
+            elif isinstance(event, MessageData):
+                self._text.append(event.data)
+            elif isinstance(event, PackageEnd):
+                package = Package(
+                    b"".join(self._text), self._encoding, event.sender, event.recipients
+                )
+                self.server.packages.append(package)
+                return package
+            else:
+                try:
+                    data = self.socket.recv(1 << 18)
+                except OSError:
+                    return None
+                if not data:
+                    return None
+                self._reader.feed(data)
+
+    def respond(self, *responses: bytes) -> None:
+        """Send responses, each framed as a netstring."""
+        self.send(b"".join(b"%d:%b," % (len(r), r) for r in responses))
+
+    def send(self, data: bytes) -> None:
+        """Send raw bytes; a client that has gone is no error."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(data)
+
+
+Script = Callable[[Peer], None]
+
+
+@dataclass
+class ScriptedServer:
+    """A server on loopback that runs a script on each connection, in threads.
+
+    `packages` are the packages read so far, `connections` counts, `errors` are
+    what scripts raised.
+    """
+
+    script: Script
+    packages: list[Package] = field(default_factory=list)
+    connections: int = 0
+    errors: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    @property
+    def address(self) -> str:
+        """SERVER, for the command line."""
+        return f"127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._sockets.append(sock)
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            with sock:
+                self.script(Peer(sock, self))
+        except BaseException as error:
+            self.errors.append(error)
+
+    def close(self) -> None:
+        """Stop listening, cut every connection, wait for the scripts."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
+        assert not self.errors, self.errors
+
+
+@contextlib.contextmanager
+def serving(script: Script) -> Iterator[ScriptedServer]:
+    """Run a scripted server for the length of a with block."""
+    server = ScriptedServer(script)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def answer_all(
+    answer: Callable[[Package, bytes], bytes] = lambda package, recipient: b"Kok",
+) -> Script:
+    """Make a script that answers once per recipient, as the protocol says."""
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            peer.respond(*(answer(package, recipient) for recipient in package.recipients))
+
+    return script
+
+
+def closed_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# mailfront, from Debian
+
+
+def have_mailfront() -> bool:
+    """Say whether Debian's mailfront and tcpserver are installed."""
+    return bool(shutil.which("mailfront") and shutil.which("tcpserver"))
+
+
+@contextlib.contextmanager
+def mailfront(queue: Path, *plugins: str) -> Iterator[str]:
+    """Run mailfront's QMTP under tcpserver, delivering into `queue`; yields SERVER."""
+    for part in ("new", "tmp"):
+        (queue / part).mkdir(parents=True, exist_ok=True)
+    port = closed_port()
+    environment = dict(os.environ, QUEUEDIR=str(queue), QUEUEDIR_NOSYNC="1")
+    process = subprocess.Popen(
+        [*"tcpserver -H -R -l0 -c 40 127.0.0.1".split(), str(port), "mailfront", "qmtp"]
+        + [*(plugins or ("queuedir", "accept"))],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: _listens(port), "tcpserver to listen")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def queuedir_messages(queue: Path) -> list[tuple[bytes, tuple[bytes, ...], bytes]]:
+    """Read what mailfront's queuedir took: sender, recipients, message of each."""
+    return [parse_queuedir(path.read_bytes()) for path in sorted((queue / "new").iterdir())]
+
+
+def parse_queuedir(data: bytes) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    """Read one file of queuedir's that has one recipient: sender NUL recipient NUL message."""
+    sender, recipient, message = data.split(b"\0", 2)
+    return sender, (recipient,), message
