@@ -44,7 +44,7 @@ class Phase(Enum):
 
 
 class Connection:
-    """A client. `handle` what is ready, then give it its `turn`; never waits.
+    """A client. `handle` what is ready, then give it its `turn`; only the disk is waited for.
 
     `failed` is true once it ended with something lost: in the middle of a
     package, with responses unwritten, or by a violation of the protocol.
@@ -121,10 +121,11 @@ class Connection:
             self._phase = Phase.CLOSED
 
     def _write(self) -> None:
+        now_s = self._clock()
         written = self.stream.write(self._output)
         if written:
             del self._output[:written]
-            self._progress_s = self._clock()
+            self._progress_s = now_s
 
     def _read(self) -> None:
         data = self.stream.read()
@@ -138,14 +139,14 @@ class Connection:
             self._phase = Phase.CLOSED if self._phase is Phase.LINGERING else Phase.CLOSING
 
     def turn(self) -> None:
-        """Deliver a batch, look at the clock, and close when all is done."""
+        """Look at the clock, deliver a batch, and close when all is done."""
+        self._look_at_clock()
         if self.closed:
             return
         if self.can_work:
             self._work()
         if self._session.ended and self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
-        self._look_at_clock()
         if self._phase is Phase.CLOSING and not self._session.busy and not self._output:
             self._finish()
 
@@ -178,11 +179,9 @@ class Connection:
             self._fail("went away in the middle of a package; nothing of it was stored")
         else:
             self._log(Importance.DETAIL, "closed")
-        if not self._ended_by_client and self.stream.half_close():
-            self._phase = Phase.LINGERING
-            self._give_up_s = min(self._give_up_s, self._clock() + LINGER_S)
-        else:
-            self._phase = Phase.CLOSED
+        self._give_up_s = min(self._give_up_s, self._clock() + LINGER_S)
+        lingers = not self._ended_by_client and self.stream.half_close()
+        self._phase = Phase.LINGERING if lingers else Phase.CLOSED
 
     def _look_at_clock(self) -> None:
         now_s = self._clock()

@@ -146,6 +146,7 @@ class Server:
 
     def _begin_stop(self) -> None:
         self._stopping = True
+        self._log(Importance.NOTICE, "stopping")
         self._arrange_listener()
         if self._listener is not None:
             self._listener.close()

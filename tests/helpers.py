@@ -267,9 +267,9 @@ def mailfront(queue: Path, *plugins: str) -> Iterator[str]:
         (queue / part).mkdir(parents=True, exist_ok=True)
     port = closed_port()
     environment = dict(os.environ, QUEUEDIR=str(queue), QUEUEDIR_NOSYNC="1")
+    listen = ["tcpserver", "-H", "-R", "-l0", "-c", "40", "127.0.0.1", str(port)]
     process = subprocess.Popen(
-        [*"tcpserver -H -R -l0 -c 40 127.0.0.1".split(), str(port), "mailfront", "qmtp"]
-        + [*(plugins or ("queuedir", "accept"))],
+        [*listen, "mailfront", "qmtp", *(plugins or ("queuedir", "accept"))],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

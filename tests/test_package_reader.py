@@ -132,7 +132,6 @@ def test_anything_else_is_a_violation_however_it_arrives(
         taken, error = read(PackageReader(LIMIT), pieces)
         assert error is not None
         assert says in error
-        # A text may not have been handed on yet when the byte after it is already wrong.
         assert taken == events
 
 
@@ -277,7 +276,8 @@ def test_client_and_server_joined_agree_on_every_recipient(
         protocol.package_head(len(text), encoding) + text + protocol.package_tail(sender, to)
         for encoding, text, sender, to in packages
     )
-    server, back, said = PackageReader(), bytearray(), []
+    server, back = PackageReader(), bytearray()
+    said: list[Response] = []
     for piece in cut(wire, sizes):
         server.feed(piece)
         while (event := server.next()) is not None:

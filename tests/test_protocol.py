@@ -70,7 +70,7 @@ BAD: list[tuple[bytes, list[Response], str]] = [
     (b"0:,", [], "empty response"),
     (b"0:", [], "empty response"),
     (b"65537:K", [], "above 65536"),
-    (b"99999", [], "above 65536"),
+    (b"99999:", [], "above 65536"),
     (b"18446744073709551619:Kok,", [], "above 65536"),
     (b"3:kok,", [], "none of K, Z and D"),
     (b"3:Xok,", [], "none of K, Z and D"),
@@ -235,7 +235,7 @@ def test_every_response_is_read_as_it_was_written(
 ) -> None:
     """Round trip, cut anywhere: one response for each, in order, none shifted."""
     data = b"".join(netstring.encode(s.value.encode() + text) for s, text in answers)
-    pieces = []
+    pieces: list[bytes] = []
     while data:
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(data[:size])
