@@ -140,7 +140,8 @@ class Connection:
 
     def turn(self) -> None:
         """Look at the clock, deliver a batch, and close when all is done."""
-        self._look_at_clock()
+        if not self.closed:
+            self._look_at_clock()
         if self.closed:
             return
         if self.can_work:

@@ -15,7 +15,7 @@ From: and To: are never looked at. What is not clear raises; it is never guessed
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.protocol import check_address, printable
@@ -27,16 +27,7 @@ MAX_LINE = 8_192
 MAX_BLOCK = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """Sender and recipients, as bytes. An empty sender is the null sender."""
-
-    sender: bytes
-    recipients: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """What the block on top of a message says, and what is left of it.
 
     `sender` is None and `recipients` empty where no line says. What is to be
@@ -116,7 +107,7 @@ def _read_block(top: bytes, complete: bool) -> Trace:
 
 def _return_path(value: bytes) -> bytes:
     value = value.strip(b" \t")
-    if len(value) < 2 or value[:1] != b"<" or value[-1:] != b">":
+    if value[:1] != b"<" or value[-1:] != b">":
         raise EnvelopeError(
             f"its Return-Path is not of the form <address>: {printable(value[:200])}"
         )

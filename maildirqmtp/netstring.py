@@ -35,7 +35,7 @@ def parse_length(buffer: bytes | bytearray, start: int, max_length: int) -> tupl
         raise NetstringError(f"a netstring begins with {_show(digits)}, not with its length")
     if len(digits) > 1 and digits[0] == 0x30:
         raise NetstringError(f"netstring length {_show(digits)} has a leading zero")
-    if len(digits) > max_digits or (digits and int(digits) > max_length):
+    if digits and int(digits) > max_length:
         raise NetstringError(f"netstring length {_show(digits)} is above {max_length}")
     if colon < 0:
         return None

@@ -85,10 +85,11 @@ class Outflow:
         if not gathered:
             self.progress_at = self._clock()
         gathered += head
-        gathered += delivery.kept
+        if delivery.kept:
+            gathered += delivery.kept
         length = len(head) + delivery.length + len(tail)
         if message.fd < 0:
-            gathered += memoryview(message.data)[delivery.offset :]
+            gathered += message.data[delivery.offset :]
             gathered += tail
         else:
             left = message.size - delivery.offset

@@ -171,12 +171,14 @@ class Pipeline:
         Returns True when it was the delivery's last one. There are several,
         one per recipient, for a server that answers once per package.
         """
-        first, stop = delivery.next, len(delivery.recipients)
+        first, recipients = delivery.next, delivery.recipients
+        stop = total = len(recipients)
         needs_fence = self._needs_fence(delivery)
-        if stop > 1 and self._manners.answers_each is False:
+        if total > 1 and self._manners.answers_each is False:
             stop = first + 1
+            recipients = recipients[first:stop]
         head = package_head(delivery.length)
-        tail = package_tail(delivery.sender, delivery.recipients[first:stop])
+        tail = package_tail(delivery.sender, recipients)
         size = self._out.put(delivery, head, tail)
         package = _Package(delivery, first, stop, size, self._out.queued, self._now)
         self._in_flight.append(package)
@@ -184,7 +186,7 @@ class Pipeline:
         if needs_fence:
             self._fence = package
         delivery.next = stop
-        return stop == len(delivery.recipients)
+        return stop == total
 
     def _needs_fence(self, delivery: Delivery) -> bool:
         manners = self._manners
@@ -237,9 +239,10 @@ class Pipeline:
         before = self.answered
         while (response := self._reader.next()) is not None:
             self._answer(response)
+            if self._reader.broken:
+                self._end(ProtocolError(f"{self.transport.name} framed a response wrongly"))
+                break
         self._window.answered(self.answered - before)
-        if self._reader.broken:
-            self._end(ProtocolError(f"{self.transport.name} framed a response wrongly"))
         self._end_if_drained()
 
     def _answer(self, response: Response) -> None:

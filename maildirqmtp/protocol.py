@@ -20,6 +20,7 @@ The last two columns are the pipeline's business; this module knows bytes.
 Source: qmtp.txt, sections 2 to 5.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -51,6 +52,8 @@ class Status(Enum):
     FAILED = "D"
 
 
+# Only to be quick about what nearly always comes.
+_USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
 
 
@@ -133,6 +136,19 @@ class ResponseReader:
 
     def next(self) -> Response | None:
         """Return the next complete response, or None."""
+        buffer = self._buffer
+        usual = _USUAL_RESPONSE.match(buffer, self._start)
+        if usual is not None:
+            first = usual.end() - 1
+            end = first + int(usual[1])
+            if end < len(buffer) and buffer[end] == netstring.COMMA:
+                self._start = end + 1
+                text = bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)])
+                return Response(_STATUS_OF_BYTE[buffer[first]], text)
+        return self._next_unusual()
+
+    def _next_unusual(self) -> Response | None:
+        """Do the work of `next` for anything else: incomplete, long, or wrong."""
         buffer = self._buffer
         try:
             head = netstring.parse_length(buffer, self._start, MAX_RESPONSE)

@@ -133,6 +133,8 @@ def main() -> int:
         measured_on["forwarder"] = shlex.join(options.forwarder)
     for name, value in measured_on.items():
         say(f"# {name}: {value}", options)
+    if float(measured_on["load"]) > 0.5:
+        say("# NOTE: the machine is busy with something else; do not trust the figures", options)
     if options.quick:
         say("# --quick: these figures mean nothing, and the exit code ignores them", options)
     with tempfile.TemporaryDirectory(prefix="qmtp-bench-") as scratch:

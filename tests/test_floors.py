@@ -1,0 +1,195 @@
+"""The house of DESIGN 3: imports go downward only, and each outside thing has one importer.
+
+Read from the source, so that what is imported inside a function or under
+TYPE_CHECKING counts too.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
+
+PURE = {
+    "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
+    "dsn", "schedule", "policy", "text",
+}  # fmt: skip
+OUTSIDE = {"transport", "maildir", "filing", "mailer", "watch"}
+COMPOSITION = {
+    "delivery", "outflow", "pipeline", "settle", "engine", "report", "progress", "client",
+}  # fmt: skip
+#: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
+RECEIVER = {"spool", "streams", "receiver", "connection", "serving"}
+EDGE = {
+    "__init__", "__main__", "config", "service", "batch", "cli", "demo", "qmtpmaildir",
+}  # fmt: skip
+FLOORS = [PURE, OUTSIDE, COMPOSITION, RECEIVER, EDGE]
+EVERYBODY = set().union(*FLOORS)
+
+#: What a pure module may take from the standard library: nothing that touches the world.
+PURE_STDLIB = {
+    "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses",
+    "datetime", "email", "enum", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json",
+    "math", "operator", "re", "string", "struct", "textwrap", "types", "typing", "unicodedata",
+}  # fmt: skip
+
+#: Who alone may import what.
+ONLY = {
+    "watchdog": {"watch"},
+    "rich": {"progress"},
+    "prometheus_client": {"report", "service"},
+    "socket": {"transport", "filing"} | RECEIVER | EDGE,
+    "ssl": {"transport"} | RECEIVER | EDGE,
+    "subprocess": {"transport", "mailer"} | EDGE,
+    "fcntl": {"maildir"} | EDGE,
+    "asyncio": set(),
+}
+
+#: Modules that must never know of these, beyond what their floor says.
+NEVER = {
+    "delivery": {"outflow", "pipeline", "settle", "engine", "client"},
+    "outflow": {"pipeline", "settle", "engine", "client"},
+    "pipeline": {"settle", "engine", "client"},
+    "settle": {"pipeline", "engine", "client"},
+    "report": {"pipeline", "settle", "engine", "client"},
+}
+
+MAX_LINES = 400
+
+
+def imports_of(source: str) -> set[str]:
+    """Return the dotted names of all that is imported anywhere in a module's source."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = "maildirqmtp" if node.level else ""
+            module = ".".join(filter(None, [package, node.module]))
+            if module == "maildirqmtp":
+                names |= {f"{module}.{alias.name}" for alias in node.names}
+            else:
+                names.add(module)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            if called in ("import_module", "__import__"):
+                names.add(str(ast.literal_eval(node.args[0])))
+    return names
+
+
+def split(names: set[str]) -> tuple[set[str], set[str]]:
+    """Return our own modules and the top names of the others."""
+    own = {name.split(".")[1] if "." in name else "__init__" for name in names if is_own(name)}
+    own = {name if (PACKAGE / f"{name}.py").exists() else "__init__" for name in own}
+    return own, {name.split(".")[0] for name in names if not is_own(name)}
+
+
+def is_own(name: str) -> bool:
+    """Say whether it is a module of this package."""
+    return name.split(".")[0] == "maildirqmtp"
+
+
+def allowed(module: str) -> set[str]:
+    """Return which of our modules a module may import."""
+    if module in PURE:
+        return PURE
+    if module in OUTSIDE:
+        return PURE | ({"maildir"} if module == "filing" else set())
+    if module in COMPOSITION:
+        return (PURE | OUTSIDE | COMPOSITION) - NEVER.get(module, set())
+    if module in RECEIVER:
+        return PURE | RECEIVER | {"maildir", "filing"}
+    return EVERYBODY
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+IMPORTS = {name: split(imports_of((PACKAGE / f"{name}.py").read_text())) for name in MODULES}
+
+
+def test_every_module_is_on_a_floor() -> None:
+    """A module that is nowhere may import anything, and soon everything imports it."""
+    assert not list(PACKAGE.glob("*/*.py")), "modules in a sub-package are not looked at here"
+    homeless = sorted(set(MODULES) - EVERYBODY)
+    assert not homeless, f"assign {homeless} to one of FLOORS in {__file__}"
+
+
+def test_no_module_is_on_two_floors() -> None:
+    """Else the tests below would believe the more generous one."""
+    assert sum(map(len, FLOORS)) == len(EVERYBODY)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downward_only(module: str) -> None:
+    """What calls back up cannot be tested, or understood, alone."""
+    upward = sorted(IMPORTS[module][0] - allowed(module) - {module})
+    assert not upward, f"{module} may not import {upward}: see DESIGN 3"
+
+
+@pytest.mark.parametrize("module", sorted(PURE & set(MODULES)))
+def test_the_pure_floor_touches_nothing_outside(module: str) -> None:
+    """A parser that reads a clock or a file cannot be tested as a table."""
+    impure = sorted(IMPORTS[module][1] - PURE_STDLIB)
+    assert not impure, f"{module} is pure and may not import {impure}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_outside_thing_has_its_importers(module: str) -> None:
+    """One place to look at when sockets, or watchdog, change."""
+    wrong = sorted(n for n in IMPORTS[module][1] if n in ONLY and module not in ONLY[n])
+    assert not wrong, f"{module} may not import {wrong}: only {[ONLY[name] for name in wrong]}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_imported_that_is_not_installed_with_us(module: str) -> None:
+    """A forgotten dependency is found by the first user."""
+    known = sys.stdlib_module_names | {"watchdog", "rich", "prometheus_client"}
+    assert not sorted(IMPORTS[module][1] - known)
+
+
+def test_there_are_no_circles() -> None:
+    """Two modules that import each other are one module in two files."""
+    left = {module: own - {module} for module, (own, _) in IMPORTS.items()}
+    while free := {module for module, own in left.items() if not own & left.keys()}:
+        left = {module: own for module, own in left.items() if module not in free}
+    assert not left, f"these import each other, or hang on ones that do: {sorted(left)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_small(module: str) -> None:
+    """DESIGN 3: most under 250 lines, none over 400."""
+    lines = len((PACKAGE / f"{module}.py").read_text().splitlines())
+    assert lines < MAX_LINES, f"{module} has {lines} lines: find the better cut"
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import os.path, json", {"os.path", "json"}),
+        ("from os import path as p", {"os"}),
+        (
+            "from maildirqmtp import envelope, errors as e",
+            {"maildirqmtp.envelope", "maildirqmtp.errors"},
+        ),
+        ("from maildirqmtp.errors import QMTPError", {"maildirqmtp.errors"}),
+        ("from . import envelope", {"maildirqmtp.envelope"}),
+        ("from .errors import QMTPError", {"maildirqmtp.errors"}),
+        ("def f():\n    import socket", {"socket"}),
+        ("if TYPE_CHECKING:\n    from maildirqmtp.engine import X", {"maildirqmtp.engine"}),
+        ("try:\n    import rich.bar\nexcept ImportError:\n    pass", {"rich.bar"}),
+        ("import importlib\nimportlib.import_module('socket')", {"importlib", "socket"}),
+        ("__import__('os')", {"os"}),
+        ("f()(1)\nprint('import os')", set()),
+    ],
+)
+def test_every_kind_of_import_is_seen(source: str, names: set[str]) -> None:
+    """A floor test that misses lazy imports keeps no floor."""
+    assert imports_of(source) == names
+
+
+def test_own_and_other_modules_are_told_apart() -> None:
+    """And what is no module of ours, as `__version__`, is the package itself."""
+    names = {"maildirqmtp.errors", "maildirqmtp.__version__", "maildirqmtp", "os.path", "json"}
+    assert split(names) == ({"errors", "__init__"}, {"os", "json"})

@@ -1,0 +1,226 @@
+"""What an administrator writes on the command line or in a configuration file."""
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maildirqmtp import route
+from maildirqmtp.errors import ConfigError, Fault
+from maildirqmtp.route import Route, Server
+
+CHECKED = settings(deadline=None)
+
+SERVERS = [
+    ("mail.example.org", "mail.example.org", 209),
+    ("mail.example.org:6209", "mail.example.org", 6209),
+    ("mail.example.org:1", "mail.example.org", 1),
+    ("mail.example.org:65535", "mail.example.org", 65_535),
+    ("mail.example.org.", "mail.example.org.", 209),
+    ("MX", "MX", 209),
+    ("192.0.2.1", "192.0.2.1", 209),
+    ("192.0.2.1:2090", "192.0.2.1", 2_090),
+    ("::1", "::1", 209),
+    ("2001:db8::1", "2001:db8::1", 209),
+    ("[::1]", "::1", 209),
+    ("[::1]:2090", "::1", 2_090),
+    ("[::ffff:192.0.2.1]:2090", "::ffff:192.0.2.1", 2_090),
+    ("fe80::1%eth0", "fe80::1%eth0", 209),
+    ("[fe80::1%eth0]:2090", "fe80::1%eth0", 2_090),
+    ("qmtp://mail.example.org", "mail.example.org", 209),
+    ("qmtp://mail.example.org/", "mail.example.org", 209),
+    ("qmtp://mail.example.org:2090", "mail.example.org", 2_090),
+    ("qmtp://mail.example.org:2090/", "mail.example.org", 2_090),
+    ("qmtp://[::1]:2090", "::1", 2_090),
+    ("qmtp://[::1]/", "::1", 209),
+    ("b\u00fccher.example", "b\u00fccher.example", 209),
+]
+
+BAD_SERVERS = [
+    ("", "no host name"),
+    (":209", "no host name"),
+    ("/", "no host name"),
+    ("[]", "no host name"),
+    ("[]:209", "no host name"),
+    ("qmtp://", "no host name"),
+    ("qmtp:///", "no host name"),
+    ("qmtp://mail/x", "no host name"),
+    ("user@mail", "no host name"),
+    ("mail example", "no host name"),
+    (" mail", "no host name"),
+    ("mail\n", "no host name"),
+    ("mail\x1b[2J", "no host name"),
+    ("mail\u202e", "no host name"),
+    ("mail\udcff", "no host name"),
+    ("mail]", "no host name"),
+    ("ma[il", "no host name"),
+    ("mail/", "no host name"),
+    ("mail:", "a port is a number"),
+    ("mail:0", "a port is a number"),
+    ("mail:65536", "a port is a number"),
+    ("mail:209209", "a port is a number"),
+    ("mail:+209", "a port is a number"),
+    ("mail:-1", "a port is a number"),
+    ("mail: 209", "a port is a number"),
+    ("mail:qmtp", "a port is a number"),
+    ("mail:\u0662\u0660\u0669", "a port is a number"),
+    ("mail:209/", "a port is a number"),
+    ("[::1]:", "a port is a number"),
+    ("[::1]:x", "a port is a number"),
+    ("[::1", "an IPv6 address is written"),
+    ("[::1]209", "an IPv6 address is written"),
+    ("[::1]]", "an IPv6 address is written"),
+    ("[::1]x:209", "an IPv6 address is written"),
+    ("mail.example.org:209:", "'mail.example.org:209:' is no IPv6 address"),
+    ("mail:209:210", "'mail:209:210' is no IPv6 address"),
+    ("a:b:c", "'a:b:c' is no IPv6 address"),
+    ("[mail:209]", "'mail:209' is no IPv6 address"),
+    ("::1::2", "'::1::2' is no IPv6 address"),
+    ("-", "over TCP only"),
+    ("unix:/run/qmtp", "over TCP only"),
+    ("exec:ssh mx qmtpmaildir", "over TCP only"),
+    ("qmtps://mail", "over TCP only"),
+    ("QMTP://mail", "over TCP only"),
+    ("smtp://mail", "over TCP only"),
+]
+
+
+@pytest.mark.parametrize(("text", "host", "port"), SERVERS)
+def test_servers(text: str, host: str, port: int) -> None:
+    """The host and the port that were meant; written out, they are understood again."""
+    server = route.parse_server(text)
+    assert server == Server(host, port)
+    assert route.parse_server(str(server)) == server
+
+
+@pytest.mark.parametrize(("text", "says"), BAD_SERVERS)
+def test_what_is_no_server_is_named(text: str, says: str) -> None:
+    """Found at the start, with what was written; not as a name that is never found."""
+    with pytest.raises(ConfigError, match=re.escape(f"server {text!r}: ")) as raised:
+        route.parse_server(text)
+    assert says in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert raised.value.fault is Fault.USAGE
+    assert raised.value.permanent
+
+
+def test_the_default_port_is_only_a_default() -> None:
+    """An option for the port must not override what stands in the server."""
+    assert route.parse_server("mail", 2_090) == Server("mail", 2_090)
+    assert route.parse_server("qmtp://[::1]", 2_090) == Server("::1", 2_090)
+    assert route.parse_server("mail:209", 2_090) == Server("mail", 209)
+
+
+def test_a_server_is_shown_as_it_can_be_written() -> None:
+    """The log line can be pasted into the configuration."""
+    assert str(Server("mail")) == "mail:209"
+    assert str(Server("::1", 2_090)) == "[::1]:2090"
+
+
+def test_servers_are_compared_by_value() -> None:
+    """Two routes to one server are to be seen as such, in a set as well."""
+    server = Server("mail", 209)
+    assert server == Server("mail")
+    assert server != Server("mail", 210)
+    assert server != Server("other")
+    assert server != "mail:209"
+    assert len({server, Server("mail"), Server("mail", 210)}) == 2
+    assert repr(server) == "Server('mail', 209)"
+
+
+PORTS = [("1", 1), ("209", 209), ("65535", 65_535), ("00209", 209)]
+SECONDS = [
+    ("0", 0.0), ("60", 60.0), ("0.5", 0.5), (".5", 0.5), ("90s", 90.0), ("1.5s", 1.5),
+    ("5m", 300.0), ("2h", 7_200.0), ("14d", 1_209_600.0), ("1w", 604_800.0),
+    ("999999999999", 999_999_999_999.0),
+]  # fmt: skip
+BYTES = [
+    ("0", 0), ("1", 1), ("1000", 1_000), ("64k", 65_536), ("64K", 65_536), ("32m", 33_554_432),
+    ("32M", 33_554_432), ("1g", 1_073_741_824), ("1G", 1_073_741_824),
+    ("999999999999999", 999_999_999_999_999),
+]  # fmt: skip
+WINDOWS = [
+    ("1", (1, 33_554_432)), ("4096", (4_096, 33_554_432)), ("4096,32M", (4_096, 33_554_432)),
+    ("10,1", (10, 1)), ("999999999,1G", (999_999_999, 1_073_741_824)),
+]  # fmt: skip
+
+BAD_PORTS = ["", "0", "00000", "65536", "100000", "000209", "-1", "+1", " 1", "1 ", "1.0", "x",
+             "\u0661", "\u00b2", "1_0"]  # fmt: skip
+BAD_SECONDS = ["", "s", ".", "..5", "1.2.3", "-1", "+1", "1e5", "5 m", " 5", "5M", "5x", "m5",
+               "inf", "nan", "\u0665", "\u00b2", "1_0", "1ss", "1234567890123", "1\n"]  # fmt: skip
+BAD_BYTES = ["", "k", "-1", "+1", "1.5M", "1 k", "1kb", "1t", "0x10", "\u0661", "\u00b2", "1_0",
+             "1000000000000000", "1\n"]  # fmt: skip
+BAD_WINDOWS = ["", "0", ",", ",1M", "-1", "+1", "x", "1.5", "1000000000", "4096,", "4096,0",
+               "4096,0k", "4096,x", "4096,1M,2", "4096;1M", "\u0661", "1, 1M"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "port"), PORTS)
+def test_ports(text: str, port: int) -> None:
+    """All of 1 to 65535."""
+    assert route.parse_port(text) == port
+
+
+@pytest.mark.parametrize(("text", "seconds"), SECONDS)
+def test_times(text: str, seconds: float) -> None:
+    """A unit that counts wrongly bounces mail after 14 minutes instead of 14 days."""
+    assert route.parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), BYTES)
+def test_sizes(text: str, size: int) -> None:
+    """Powers of 1,024, in either case."""
+    assert route.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(("text", "window"), WINDOWS)
+def test_windows(text: str, window: tuple[int, int]) -> None:
+    """Messages, and bytes where they are given."""
+    assert route.parse_window(text) == window
+
+
+@pytest.mark.parametrize(
+    ("parse", "where", "text"),
+    [(route.parse_port, "port", text) for text in BAD_PORTS]
+    + [(route.parse_seconds, "time", text) for text in BAD_SECONDS]
+    + [(route.parse_bytes, "size", text) for text in BAD_BYTES]
+    + [(route.parse_window, "window", text) for text in BAD_WINDOWS],
+)
+def test_what_cannot_be_understood_is_named(parse: object, where: str, text: str) -> None:
+    """The option and the text are in the error, so that it can be found and mended."""
+    assert callable(parse)
+    shown = {repr(text), repr(text.partition(",")[2])}  # of a window, perhaps only its size
+    for place in (where, "--option"):
+        with pytest.raises(ConfigError) as raised:
+            parse(text) if place == where else parse(text, place)
+        message = str(raised.value)
+        assert message.startswith(f"{place}: ")
+        assert any(message.endswith(f"not {part}") for part in shown)
+
+
+@CHECKED
+@given(st.text(max_size=12) | st.text("[]:/.0123456789abf%-@qmtp", max_size=16))
+def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
+    """A typo must not end in a traceback; what is taken can be written again."""
+    for parse in (route.parse_port, route.parse_seconds, route.parse_bytes, route.parse_window):
+        with contextlib.suppress(ConfigError):
+            parse(text)
+    try:
+        server = route.parse_server(text)
+    except ConfigError:
+        return
+    assert server.host
+    assert 0 < server.port < 65_536
+    assert route.parse_server(str(server)) == server
+
+
+def test_a_route_s_defaults_are_those_of_the_manual() -> None:
+    """DESIGN 6 and 7: 4,096 messages, 32 MiB, 60 s, 73 s, 3,600 s, 10 s, 50 minutes, 14 days."""
+    plain = Route(maildir=b"Maildir", server=Server("mail"))
+    assert (plain.window_messages, plain.window_bytes) == (4_096, 32 * 1_024 * 1_024)
+    assert (plain.connect_timeout_s, plain.write_timeout_s) == (60, 73)
+    assert (plain.response_timeout_s, plain.grace_s) == (3_600, 10)
+    assert (plain.session_s, plain.lifetime_s) == (50 * 60, 14 * 24 * 3_600)
+    assert (plain.prefix, plain.sender, plain.recipients) == (b"", None, ())
+    assert (plain.include_cur, plain.sent, plain.failed) == (False, None, None)
