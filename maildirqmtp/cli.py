@@ -96,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.demo:
             if options.arguments:
                 raise ConfigError("--demo takes no maildir and no server; it makes its own")
-            from maildirqmtp import demo
+            from maildirqmtp.demo import run
 
-            return demo.run()
+            return run()
         chosen = _route(options)
         return _dry_run(chosen, options.json) if options.dry_run else _flush(chosen, options)
     except ConfigError as error:

@@ -205,7 +205,7 @@ class Connection:
         elif not self._session.between_packages:
             self._fail(f"sent nothing for {self._timeout_s:.0f} s, amid a package; closing")
             self._phase = Phase.CLOSED
-        elif self._phase is Phase.OPEN:
+        else:
             self._log(Importance.DETAIL, f"idle for {self._timeout_s:.0f} s")
             self._phase = Phase.CLOSING
 

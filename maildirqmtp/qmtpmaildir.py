@@ -59,9 +59,10 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError("--stdio and --listen: one or the other")
     if options.stdio:
         _require_stdio()
+    listen = DEFAULT_LISTEN if options.listen is None else options.listen
     server = Server(
         options.dir,
-        listen=None if options.stdio else parse_listen(options.listen or DEFAULT_LISTEN),
+        listen=None if options.stdio else parse_listen(listen),
         policy=policy,
         max_connections=_count(options.max_connections, "--max-connections"),
         timeout_s=timeout_s,

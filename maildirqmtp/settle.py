@@ -173,7 +173,7 @@ class Settler:
         filing.adopt(target, message, name)
         target.new.sync()
         for index, text in failures.items():
-            self._report.failed(delivery, index, text, target.new.join(name))
+            self._report.failed(delivery, index, text[1:], target.new.join(name))
 
     def _write_owed(self, delivery: Delivery, owed: list[int]) -> None:
         """Write the sidecar that leaves out the recipients who are done."""

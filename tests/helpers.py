@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 
@@ -57,6 +59,20 @@ def add_message(
     with open(path, "wb") as file:
         file.write(top + text)
     return top + text
+
+
+def add_sidecar(maildir: Path, name: str, sender: str, *recipients: str) -> None:
+    """Put a sidecar beside the message of this name."""
+    (maildir / "envelope").mkdir(exist_ok=True)
+    content = {"version": 1, "sender": sender, "recipients": recipients}
+    (maildir / "envelope" / f"{name}.json").write_text(json.dumps(content))
+
+
+def sidecar(maildir: Path, name: str) -> dict[str, Any]:
+    """Return what the sidecar of the message of this name says."""
+    content = json.loads((maildir / "envelope" / f"{name}.json").read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 def names(directory: Path) -> list[str]:
@@ -105,6 +121,25 @@ def run(
     )
     assert "Traceback" not in result.stderr, result.stderr
     return result
+
+
+@contextlib.contextmanager
+def start(*arguments: str | bytes | Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the installed `maildirqmtp`, for tests that do something while it runs.
+
+    Its standard error is a pipe, its standard output too; it is killed at the end.
+    """
+    with subprocess.Popen(
+        [*command(), *map(os.fsdecode, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 # Servers

@@ -18,6 +18,7 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.policy import Importance
 from maildirqmtp.protocol import package_head, package_tail
 from maildirqmtp.qmtpmaildir import main, parse_listen, stderr_log
+from maildirqmtp.streams import StdioStream
 
 PATIENCE_S = 30.0
 COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.qmtpmaildir"]
@@ -25,16 +26,13 @@ PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 OUTSIDE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.net",))
 
 
-def stdio(
-    arguments: list[str], data: bytes, **options: object
-) -> "subprocess.CompletedProcess[bytes]":
+def stdio(arguments: list[str], data: bytes) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         [*COMMAND, "--stdio", *arguments],
         input=data,
         capture_output=True,
         timeout=PATIENCE_S,
         check=False,
-        **options,  # type: ignore[call-overload]
     )
 
 
@@ -243,12 +241,14 @@ def test_sigterm(tmp_path: Path) -> None:
 
 def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
     """Nothing is left for anybody to clean up, or to take for mail."""
-    with server(str(tmp_path / "M")) as (process, address):
-        with socket.create_connection(address, PATIENCE_S) as client:
-            client.sendall(PACKAGE + package_head(2_000_000) + b"x" * 1_000_000)
-            assert client.recv(3) != b""
-            process.kill()
-            process.wait(PATIENCE_S)
+    with (
+        server(str(tmp_path / "M")) as (process, address),
+        socket.create_connection(address, PATIENCE_S) as client,
+    ):
+        client.sendall(PACKAGE + package_head(2_000_000) + b"x" * 1_000_000)
+        assert client.recv(3) != b""
+        process.kill()
+        process.wait(PATIENCE_S)
     assert len(list((tmp_path / "M" / "new").iterdir())) == 1
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
 
@@ -273,7 +273,7 @@ def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with contextlib.redirect_stderr(Stderr()):  # type: ignore[type-var]
+    with contextlib.redirect_stderr(Stderr()):
         assert main(["--listen", "127.0.0.1:0", str(tmp_path / "M")]) == 0
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
@@ -282,7 +282,7 @@ def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_stdio_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        stream = qmtpmaildir.StdioStream(ours.fileno(), ours.fileno())
+        stream = StdioStream(ours.fileno(), ours.fileno())
         monkeypatch.setattr(qmtpmaildir, "StdioStream", lambda: stream)
         theirs.sendall(PACKAGE + b"x")
         theirs.shutdown(socket.SHUT_WR)

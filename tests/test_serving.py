@@ -85,6 +85,7 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(PATIENCE_S)
+        self.sent = 0
         self._reader = ResponseReader()
 
     def __enter__(self) -> "Client":
@@ -124,7 +125,7 @@ def fill(client: Client, data: bytes) -> None:
     client.sock.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         while True:
-            client.sock.sendall(data)
+            client.sent += client.sock.send(data[client.sent % len(data) :])
 
 
 @contextlib.contextmanager
@@ -273,10 +274,10 @@ def test_client_that_never_reads(start: Callable[..., Server], clock: Clock, log
     server = start(clock=clock, policy=REFUSED, timeout_s=100.0)
     data = package(b"", recipients=(b"x",) * 5_000)
     with connect(server) as silent, connect(server) as other:
-        fill(silent, data)
         deadline_s = time.monotonic() + PATIENCE_S
         while not log.has("took no response for 100 s"):
             assert time.monotonic() < deadline_s
+            fill(silent, data)
             clock.now_s += 60.0
             other.send(package())
             assert other.responses(1) == "K"
@@ -379,16 +380,42 @@ def test_stop_with_nobody_there(path: Path) -> None:
 
 def test_stop_with_a_client_that_never_reads(path: Path, clock: Clock, log: Log) -> None:
     """It cannot keep the machine from shutting down."""
-    options = {"listen": ("127.0.0.1", 0), "log": log, "clock": clock, "policy": REFUSED}
-    with Server(path, **options) as server, connect(server) as silent:  # type: ignore[arg-type]
-        with serving_thread(server):
-            fill(silent, package(b"", recipients=(b"x",) * 5_000))
+    listen = ("127.0.0.1", 0)
+    server = Server(path, listen=listen, log=log, clock=clock, policy=REFUSED, timeout_s=1e12)
+    with server, connect(server) as silent, serving_thread(server):
+        fill(silent, package(b"", recipients=(b"x",) * 5_000))
+        server.stop()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not log.has("did not take its responses"):
+            assert time.monotonic() < deadline_s
+            clock.now_s += STOP_S
             server.stop()
-            deadline_s = time.monotonic() + PATIENCE_S
-            while not log.has("did not take its responses"):
-                assert time.monotonic() < deadline_s
-                clock.now_s += STOP_S
-                server.stop()
+
+
+def test_stop_with_stdio(path: Path, log: Log) -> None:
+    """sshd or tcpserver is told to end: the response owed is written, and that is all."""
+    ours, theirs = socket.socketpair()
+    with Client(theirs) as client, Server(path, listen=None, log=log) as server:
+        outcome: list[bool] = []
+        serve = lambda: outcome.append(server.serve_stream(SocketStream(ours), "p"))  # noqa: E731
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client.send(package() + package()[:5])
+        assert client.responses(1) == "K"
+        server.stop()
+        assert client.at_end()
+        client.sock.close()
+        thread.join(PATIENCE_S)
+    assert outcome == [True]
+
+
+def test_close_with_a_client_there(path: Path, log: Log) -> None:
+    """A program that ends on an exception of its own leaves no descriptor open."""
+    one, other = socket.socketpair()
+    with other:
+        with Server(path, listen=None, log=log) as server:
+            server._welcome(SocketStream(one), "p")
+        assert one.fileno() == -1
 
 
 def test_policy_of_a_program(start: Callable[..., Server]) -> None:
@@ -575,6 +602,8 @@ class Broken:
         self.incoming = [package(recipients=(b"",))]
 
     def read(self) -> bytes | None:
+        if self.error is not None and self.error.errno == errno.ECONNRESET:
+            raise self.error
         return self.incoming.pop() if self.incoming else None
 
     def write(self, data: bytes | bytearray) -> int:
@@ -608,6 +637,25 @@ def test_responses_that_cannot_be_written(path: Path, log: Log, clock: Clock) ->
     connection.handle(3)
     connection.turn()
     assert connection.closed
+
+
+def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:
+    """After everything was said a reset is no news."""
+    one, other = socket.socketpair()
+    with Server(path, listen=None) as server, one, other:
+        session = Session(server._maildir, "p", log=log)
+        stream = SocketStream(one)
+        connection = Connection(stream, session, 100.0, clock, log)
+        connection.stop()
+        connection.turn()
+        assert connection.interest() == {one.fileno(): 1}
+        clock.now_s += 200.0
+        assert connection.deadline_s < clock.now_s
+        connection.stream = Broken(ConnectionResetError(errno.ECONNRESET, "reset"))
+        connection.handle(1)
+        assert connection.closed
+        assert not connection.failed
+    assert not log.has("broken")
 
 
 def test_no_room_is_no_progress(path: Path, log: Log, clock: Clock) -> None:

@@ -1,0 +1,1 @@
+"""The installed commands, from end to end."""
