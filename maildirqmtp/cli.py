@@ -107,9 +107,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"maildirqmtp: {error}", file=sys.stderr)
         return EXIT_TEMPORARY
     except BrokenPipeError:
-        # Whoever read our output went away; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_TEMPORARY
+    finally:
+        _flush_output()
+
+
+def _flush_output() -> None:
+    """Flush standard output; where nobody reads it any more, let the rest go quietly."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def _route(options: argparse.Namespace) -> route.Route:

@@ -106,7 +106,7 @@ class Engine:
         self._total = len(candidates)
         self._pending = self._next()
         if self._pending is not None:
-            self._maildir.prove_changeable()
+            self._maildir.prove_changeable(self._route.include_cur)
         try:
             while self._may_take and self._pending is not None:
                 try:

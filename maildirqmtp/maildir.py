@@ -239,13 +239,13 @@ class Maildir:
             return "another process"  # no /proc: the lock is as good without a name
         return "another process"
 
-    def prove_changeable(self) -> None:
+    def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
 
         Makes and removes a dot-file in new/. On a full disk, where nothing can
         be made but everything can be removed, the permissions have to do.
         """
-        for folder in (self.new, self.cur):
+        for folder in self._folders(include_cur):
             try:
                 folder.discard(_PROBE)  # an earlier run may have died right here
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -266,7 +266,7 @@ class Maildir:
         modification time; only names without seconds cost a stat.
         """
         entries: list[tuple[int, bytes, int]] = []
-        folders = (self.new, self.cur) if include_cur else (self.new,)
+        folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
             try:
                 names = os.listdir(folder.fd)
@@ -282,6 +282,9 @@ class Maildir:
         self._find_envelopes()
         entries.sort()
         return deque([(folders[number], name) for _, name, number in entries])
+
+    def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
+        return (self.new, self.cur) if include_cur else (self.new,)
 
     @staticmethod
     def _mtime(folder: Folder, name: bytes) -> int:

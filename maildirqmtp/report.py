@@ -83,7 +83,7 @@ class Report:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters()
-        self._log = log
+        self._log: TextIO | None = log
         self._data = data
         self._verbosity = verbosity
         self._progress = progress
@@ -217,11 +217,24 @@ class Report:
 
     def _line(self, verbosity: int, text: str) -> None:
         if verbosity <= self._verbosity:
-            safe = printable(text.encode("utf-8", "replace"))
-            print(f"maildirqmtp: {safe}", file=self._log, flush=True)
+            self._log = self._write(self._log, f"maildirqmtp: {printable(text.encode())}")
 
     def _json(self, event: str, **fields: object) -> None:
         if self._data is not None:
             import json
 
-            print(json.dumps({"event": event, **fields}), file=self._data, flush=True)
+            self._data = self._write(self._data, json.dumps({"event": event, **fields}))
+
+    def _write(self, stream: TextIO | None, line: str) -> TextIO | None:
+        """Write a line; None where nobody can take one any more.
+
+        A log that fails must not stop what it tells of: a message that the
+        server has taken is still to be removed. The exit code tells of it.
+        """
+        if stream is not None:
+            try:
+                print(line, file=stream, flush=True)
+            except OSError:
+                self.counters.trouble += 1
+                return None
+        return stream

@@ -120,6 +120,17 @@ def connect(server: Server) -> Client:
     return Client(socket.create_connection(server.address, PATIENCE_S))
 
 
+def connect_narrowly(server: Server) -> Client:
+    """Connect with buffers so small that a client that does not read is soon felt."""
+    assert server._listener is not None
+    assert server.address is not None
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.connect(server.address)
+    return Client(sock)
+
+
 def fill(client: Client, data: bytes) -> None:
     """Send, without reading, until the server takes no more."""
     client.sock.settimeout(0.5)
@@ -273,7 +284,7 @@ def test_client_that_never_reads(start: Callable[..., Server], clock: Clock, log
     """Its responses must not fill our memory, nor hold up the others; time ends it."""
     server = start(clock=clock, policy=REFUSED, timeout_s=100.0)
     data = package(b"", recipients=(b"x",) * 5_000)
-    with connect(server) as silent, connect(server) as other:
+    with connect_narrowly(server) as silent, connect(server) as other:
         deadline_s = time.monotonic() + PATIENCE_S
         while not log.has("took no response for 100 s"):
             assert time.monotonic() < deadline_s
@@ -382,7 +393,7 @@ def test_stop_with_a_client_that_never_reads(path: Path, clock: Clock, log: Log)
     """It cannot keep the machine from shutting down."""
     listen = ("127.0.0.1", 0)
     server = Server(path, listen=listen, log=log, clock=clock, policy=REFUSED, timeout_s=1e12)
-    with server, connect(server) as silent, serving_thread(server):
+    with server, connect_narrowly(server) as silent, serving_thread(server):
         fill(silent, package(b"", recipients=(b"x",) * 5_000))
         server.stop()
         deadline_s = time.monotonic() + PATIENCE_S
