@@ -121,9 +121,8 @@ class Outflow:
 
     def _send_file(self, part: _FilePart) -> bool:
         """Send all but the last byte; gather that one and the tail after a last look."""
-        fd = part.delivery.message.fd
         while part.left > 1:
-            sent = self._send_part(fd, part.offset, part.left - 1)
+            sent = self._send_part(part, part.left - 1)
             if sent is None:
                 return False
             if not sent:
@@ -131,23 +130,30 @@ class Outflow:
             part.offset += sent
             part.left -= sent
             self._progress(sent)
-        last = os.pread(fd, 1, part.offset)
+        last = self._read(part, 1)
         if not last or not self._unchanged(part.delivery):
             raise self._changed(part)
         self._gathered += last
         self._gathered += part.tail
         return True
 
-    def _send_part(self, fd: int, offset: int, count: int) -> int | None:
+    def _send_part(self, part: _FilePart, count: int) -> int | None:
         """Send from the file; None where it would wait, 0 where the file ends too early."""
         if self._transport.can_send_file:
-            return self._transport.send_file(fd, offset, count)
-        piece = os.pread(fd, min(count, GATHER_BYTES), offset)
+            return self._transport.send_file(part.delivery.message.fd, part.offset, count)
+        piece = self._read(part, min(count, GATHER_BYTES))
         return (self._transport.send(piece) or None) if piece else 0
 
-    def _changed(self, part: _FilePart) -> FileChangedError:
+    def _read(self, part: _FilePart, count: int) -> bytes:
+        try:
+            return os.pread(part.delivery.message.fd, count, part.offset)
+        except OSError as error:
+            # This message's trouble: as an OSError it would end the whole run.
+            raise self._changed(part, f"cannot be read: {error.strerror}") from error
+
+    def _changed(
+        self, part: _FilePart, what: str = "changed while it was being sent"
+    ) -> FileChangedError:
         self._file = None
         message = part.delivery.message
-        return FileChangedError(
-            f"{printable(message.folder.join(message.name))} changed while it was being sent"
-        )
+        return FileChangedError(f"{printable(message.folder.join(message.name))} {what}")

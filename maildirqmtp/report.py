@@ -217,7 +217,9 @@ class Report:
 
     def _line(self, verbosity: int, text: str) -> None:
         if verbosity <= self._verbosity:
-            self._log = self._write(self._log, f"maildirqmtp: {printable(text.encode())}")
+            self._log = self._write(
+                self._log, f"maildirqmtp: {printable(text.encode('utf-8', 'replace'))}"
+            )
 
     def _json(self, event: str, **fields: object) -> None:
         if self._data is not None:

@@ -420,6 +420,13 @@ def test_stop_with_stdio(path: Path, log: Log) -> None:
     assert outcome == [True]
 
 
+def test_serving_without_an_address(path: Path) -> None:
+    """A stop that comes first is not forgotten."""
+    with Server(path, listen=None) as server:
+        server.stop()
+        server.serve()
+
+
 def test_close_with_a_client_there(path: Path, log: Log) -> None:
     """A program that ends on an exception of its own leaves no descriptor open."""
     one, other = socket.socketpair()

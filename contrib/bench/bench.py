@@ -4,11 +4,13 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from types import FrameType
 
 from bench_cases import CASES, Result, Setting, warm_up
 from bench_harness import (
@@ -125,9 +127,15 @@ def run_all(options: argparse.Namespace, scratch: Path) -> list[dict[str, object
                 shutil.rmtree(place / setting.run_id, ignore_errors=True)
 
 
+def on_term(signal_number: int, frame: FrameType | None) -> None:
+    """Leave by way of the clean-up: some of the maildirs are in memory."""
+    raise SystemExit(128 + signal_number)
+
+
 def main() -> int:
     """Run the benchmarks; 0 if all reached their targets."""
     options = arguments()
+    signal.signal(signal.SIGTERM, on_term)
     measured_on = machine()
     if options.forwarder:
         measured_on["forwarder"] = shlex.join(options.forwarder)

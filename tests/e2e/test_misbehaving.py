@@ -1,0 +1,650 @@
+"""Servers that do what no server may: nothing is lost, and the run ends by itself.
+
+Every run here is judged by `evil.judge`: a message has left new/ only if the
+server had read it whole and answered K to it, or answered D and it is in the
+failed maildir with the reason; a second copy only went out with a warning.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import select
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.engine import Engine
+from maildirqmtp.maildir import Maildir
+from maildirqmtp.report import Report
+from maildirqmtp.route import Route, Server
+from maildirqmtp.transport import Transport, connect
+from tests.e2e.evil import (
+    Evil,
+    Line,
+    evil_server,
+    forward,
+    honest,
+    judge,
+    responses_in,
+    run_command,
+    stock,
+)
+
+K = b"3:Kok,"
+BIG = b"Subject: streamed\n\n" + random.Random(1).randbytes(3 << 20)
+TEXTS = tuple(b"Subject: %d\n\nmessage %d\n" % (i, i) for i in range(6))
+
+SQMAIL_REFUSALS = (
+    # The two that s/qmail 3.x frames one byte too short.
+    b"66:Dsorry, that domain isn't in my list of allowed rcpthosts (#5.7.1),",
+    b"46:Dsorry, your message exceeds my limit (#5.3.4),",
+)
+
+#: What may come instead of a response.
+RUBBISH: dict[str, bytes] = {
+    "smtp": b"220 mx.example.org ESMTP\r\n",
+    "http": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "tls": b"\x15\x03\x01\x00\x02\x02F",
+    "newline": b"\n",
+    "nul": b"\0",
+    "comma": b",",
+    "huge-length": b"18446744073709551619:Kok,",
+    "endless-digits": b"9" * 100_000,
+    "length-just-above": b"65537:K" + b"x" * 65_536 + b",",
+    "plus": b"+3:Kok,",
+    "minus": b"-3:Kok,",
+    "space-before": b" 3:Kok,",
+    "space-after": b"3 :Kok,",
+    "underscore": b"1_0:Kok123456 ,",
+    "unicode-digit": "\u0663:Kok,".encode(),
+    "leading-zero": b"03:Kok,",
+    "all-zero": b"00:,",
+    "no-length": b":Kok,",
+    "no-colon": b"3Kok,",
+    "bare": b"Kok,",
+    "empty": b"0:,",
+    "lower-case": b"3:kok,",
+    "unknown-status": b"3:Xok,",
+    "space-status": b"3: ok,",
+    "no-comma": b"3:Kok",
+    "wrong-comma": b"3:Kok;",
+    "short-k": b"2:Kok,",
+    "short-z": b"2:Zok,",
+    "long-k": b"4:Kok,",
+    "far-too-short-d": b"2:Dnope,",
+    "garbage": random.Random(2).randbytes(5 << 20),
+}
+#: What follows rubbish: nothing of it may be believed.
+LURE = b"," + K * 20
+
+
+def answer_with(rubbish: bytes, honest_first: int) -> Evil:
+    """Make a server that answers rightly so many times, then with rubbish and lures."""
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            if count < honest_first:
+                line.send(K)
+            else:
+                line.send(rubbish + LURE)
+                line.drain()
+
+    return evil
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_for_an_answer_accepts_nothing(tmp_path: Path, rubbish: bytes) -> None:
+    """A wrong port, or a broken server, would empty the maildir into nowhere."""
+    assert b"K" not in responses_in(rubbish + LURE)
+    made = stock(tmp_path / "m", *TEXTS[:4], BIG)
+    ran, server = forward(made, answer_with(rubbish, 0))
+    assert made.new == made.messages.keys()
+    assert ran.code == 111
+    assert len(server.lines) == 1, "a server that talks nonsense is not asked again and again"
+    assert server.server.address in ran.stderr
+    assert len(ran.stderr) < 5_000
+
+
+@pytest.mark.parametrize("good", [1, 2, 3])
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_after_good_answers(tmp_path: Path, rubbish: bytes, good: int) -> None:
+    """A server that loses its mind half-way: what was accepted goes, the rest stays."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        (answer_with(rubbish, good) if number == 0 else answer_with(rubbish, 0))(line, number)
+
+    forward(made, evil, in_process=True)
+    assert len(made.new) == len(TEXTS) - good
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+def test_rubbish_for_a_greeting(tmp_path: Path, rubbish: bytes) -> None:
+    """An SMTP server speaks first; that must not be taken for an answer."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        line.send(rubbish + LURE)
+        line.drain()
+
+    ran, _ = forward(made, evil, in_process=True)
+    assert made.new == made.messages.keys()
+    assert ran.code == 111
+
+
+@pytest.mark.parametrize("greeting", [b"3:K", K, K * 50, b"1:D,", b"1:Z,"])
+def test_an_answer_before_anything_is_sent(tmp_path: Path, greeting: bytes) -> None:
+    """A server that answers before it was asked has accepted nothing."""
+    made = stock(tmp_path / "m", *TEXTS)
+    seen: list[Transport] = []
+
+    def connect_and_wait(server: Server, timeout_s: float) -> Transport:
+        transport = connect(server, timeout_s)
+        assert select.select([transport.read_fd], [], [], 20)[0]
+        seen.append(transport)
+        return transport
+
+    def evil(line: Line, number: int) -> None:
+        line.send(greeting)
+        line.half_close()
+
+    with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
+        with open(tmp_path / "log", "w") as log:
+            report = Report(log)
+            address = Server("127.0.0.1", server.server.port)
+            engine = Engine(Route(maildir.path, address), maildir, report, connect_and_wait)
+            engine.run_batch(maildir.scan())
+            engine.close()
+    assert seen
+    assert made.new == made.messages.keys()
+    assert not made.failed
+    assert report.counters.exit_code == 111
+
+
+@pytest.mark.parametrize("response", [K, b"3:Zno,", b"3:Dno,"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_an_answer_before_the_package_is_complete(
+    tmp_path: Path, response: bytes, before: int
+) -> None:
+    """Of a message that a server has only begun to read, no answer can be true."""
+    made = stock(tmp_path / "m", *TEXTS[:before])
+    made.add(b"x" * (24 << 20))
+
+    def evil(line: Line, number: int) -> None:
+        # Small buffers, so that most of the message is still with the client.
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
+        while len(line.packages) < before:
+            had = len(line.packages)
+            if not line.take():
+                return
+            line.send(K * (len(line.packages) - had))
+        line.take(1_000)
+        line.send(response)
+        line.drain()
+
+    ran, _ = forward(made, evil)
+    assert len(made.new) == 1, "the large one stays"
+    assert not made.failed
+    assert not ran.in_doubt(), "it was never sent whole, so it cannot come twice"
+
+
+def both_at_once(line: Line, number: int) -> None:
+    """Answer each package twice, in one go."""
+    for package in line.packages_from():
+        line.send(2 * b"%d:K%b," % (len(package.text) + 1, package.text))
+
+
+def one_late(line: Line, number: int) -> None:
+    """Answer the first package again, when the next has come."""
+    for count, _ in enumerate(line.packages_from()):
+        line.send(K if count != 1 else K + b"3:Dno,")
+
+
+def floods(line: Line, number: int) -> None:
+    """Answer the first package a million times."""
+    for _ in line.packages_from():
+        line.send(K * 1_000_000)
+
+
+@pytest.mark.parametrize("evil", [both_at_once, one_late, floods])
+def test_surplus_answers(tmp_path: Path, evil: Evil) -> None:
+    """A second answer to the same message must not be taken as one to the next.
+
+    Where it comes with the first, nothing else has been sent yet. Where it comes
+    later it cannot be told from the next one's answer.
+    """
+    made = stock(tmp_path / "m", *TEXTS)
+    forward(made, evil)
+    if evil is not one_late:
+        # The first one of each connection goes alone until it is answered exactly once.
+        assert len(made.new) >= len(TEXTS) - 3
+
+
+def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path) -> None:
+    """One that answers K twice, then D: the D's message would be deleted as accepted."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, package in enumerate(line.packages_from()):
+            first = package.text == TEXTS[0] and count == 0
+            line.send(2 * K if first else b"3:Dno,")
+
+    forward(made, evil)
+    assert not (made.new | made.failed) & {next(iter(made.messages))}
+    assert made.failed == set(list(made.messages)[1:])
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+@pytest.mark.parametrize("half", [b"3", b"3:", b"3:K", b"3:Kok", b"3:Dno", b"65536:Zx"])
+@pytest.mark.parametrize("ending", [Line.drain, Line.half_close, Line.reset])
+def test_half_an_answer(tmp_path: Path, half: bytes, good: int, ending: object) -> None:
+    """An answer whose last byte is missing is none, whichever way the connection ends."""
+    assert callable(ending)
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            if number == 0 and count < good:
+                line.send(K)
+            else:
+                line.send(half)
+                return ending(line)
+
+    limit = 0.3 if ending is Line.drain else 20.0
+    forward(made, evil, in_process=True, response_timeout_s=limit)
+    # A reset may take answers back that the client had not read yet.
+    assert len(TEXTS) - good <= len(made.new) <= len(TEXTS)
+    if ending is not Line.reset:
+        assert len(made.new) == len(TEXTS) - good
+
+
+def test_answers_one_byte_at_a_time(tmp_path: Path) -> None:
+    """A slow line cuts answers anywhere."""
+    made = stock(tmp_path / "m", *TEXTS, BIG)
+
+    def evil(line: Line, number: int) -> None:
+        line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in line.packages_from():
+            for byte in b"12:Kaccepted it,":
+                line.send(bytes([byte]))
+
+    ran, _ = forward(made, evil)
+    assert ran.code == 0
+
+
+def never_answers(line: Line, number: int) -> None:
+    """Read everything, say nothing."""
+    line.drain()
+
+
+def never_reads(line: Line, number: int) -> None:
+    """Keep the connection open, until the server closes it."""
+    line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 10)
+    poll = select.poll()
+    poll.register(line.socket, select.POLLRDHUP)
+    poll.poll(20_000)
+
+
+def answers_one_then_nothing(line: Line, number: int) -> None:
+    """Answer once for each run, then never again."""
+    for count, _ in enumerate(line.packages_from()):
+        if count == 0 and number == 0:
+            line.send(K)
+
+
+@pytest.mark.parametrize("evil", [never_answers, never_reads, answers_one_then_nothing])
+@pytest.mark.parametrize("large", [False, True])
+def test_silence_ends_with_the_time_out(tmp_path: Path, evil: Evil, large: bool) -> None:
+    """A server that hangs must not make every later cron job hang too."""
+    made = stock(tmp_path / "m", *TEXTS, *([BIG * 4] if large else []))
+    if large:  # first, too
+        made.maildir.joinpath("new", "1600000000.M0P1.test").write_bytes(
+            b"Return-Path: <s@x>\nDelivered-To: r@y\n" + BIG[:-1] * 4
+        )
+        made.messages["1600000000.M0P1.test"] = (BIG[:-1] * 4, (b"r@y",))
+    before = len(made.messages)
+    flags = ("--response-timeout", "0.5", "--write-timeout", "0.5")
+    ran, server = forward(made, evil, *flags)
+    accepted = 1 if evil is answers_one_then_nothing else 0
+    assert len(made.new) == before - accepted
+    assert ran.code == 111
+    assert "0.5 s" in ran.stderr
+    assert len(server.lines) <= 3
+
+
+@pytest.mark.parametrize("ending", [lambda line: None, Line.half_close, Line.reset])
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_server_that_dies_again_and_again(
+    tmp_path: Path, ending: object, after: int
+) -> None:
+    """Cron's run must end, leave a dead server alone, and say what may come twice."""
+    assert callable(ending)
+    made = stock(tmp_path / "m", *(b"Subject: %d\n\n%d\n" % (i, i) for i in range(200)))
+
+    def evil(line: Line, number: int) -> None:
+        if number < after:
+            next(line.packages_from())
+            line.send(K)
+        ending(line)
+
+    ran, server = forward(made, evil)
+    assert ran.code == 111
+    assert len(made.new) == 200 - after
+    assert len(server.lines) <= 12
+    assert "without an answer" in ran.stderr
+    assert "(1 left)" in ran.stderr or re.search(r"\(1[0-9][0-9] left\)", ran.stderr)
+
+
+def test_what_may_come_twice_is_named(tmp_path: Path) -> None:
+    """An administrator who is asked about a double must find it in the log."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            if count == 0 and number == 0:
+                line.send(K)
+            if (number == 0 and len(line.packages) == len(TEXTS)) or number:
+                return
+
+    ran, _ = forward(made, evil)
+    left = set(list(made.messages)[1:])
+    assert made.new == left
+    assert {name for name, _ in ran.in_doubt()} == left
+    for name in left:
+        assert re.search(rf"{re.escape(name)}: r@y: in-doubt: .*twice", ran.stderr)
+
+
+#: Three short messages, one of them to two recipients: a whole session in some 100 bytes.
+SESSION = (b"a\n", b"bb\n", b"ccc\n")
+SESSION_BYTES = sum(
+    len(b"%d:\n%b,3:s@x,%d:%b," % (len(t) + 1, t, len(to), to))
+    for t, to in zip(SESSION, (b"3:r@y,", b"3:r@y,3:q@y,", b"3:r@y,"), strict=True)
+)
+
+
+def hang_up(line: Line) -> None:
+    """Close as a process that exits does."""
+    line.socket.close()
+
+
+ENDINGS = (hang_up, Line.half_close, Line.reset)
+
+
+def cut_reading(limit: int, ending: object, always: bool) -> Evil:
+    """Make a server that ends the first or every connection after so many bytes."""
+    assert callable(ending)
+
+    def evil(line: Line, number: int) -> None:
+        if number and not always:
+            return honest(line)
+        taken = answered = 0
+        while taken < limit and (got := line.take(limit - taken)):
+            taken += got
+            for package in line.packages[answered:]:
+                line.send(K * len(package.recipients))
+                answered += 1
+        ending(line)
+
+    return evil
+
+
+def cut_writing(limit: int, ending: object, always: bool, status: bytes) -> Evil:
+    """Make a server that ends a connection after writing so many bytes of its answers."""
+    assert callable(ending)
+
+    def evil(line: Line, number: int) -> None:
+        if number and not always:
+            return honest(line)
+        for package in line.packages_from():
+            answer = b"3:%bok," % status * len(package.recipients)
+            line.send(answer[: limit - len(line.written)])
+            if len(line.written) >= limit:
+                break
+        ending(line)
+
+    return evil
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cut_off_after_each_byte_that_is_read(
+    tmp_path: Path, ending: object, always: bool
+) -> None:
+    """Wherever the line breaks on the way there, nothing is lost and all gets through later."""
+    for limit in range(SESSION_BYTES + 1):
+        made = stock(tmp_path / str(limit), SESSION[0])
+        made.add(SESSION[1], b"r@y", b"q@y")
+        made.add(SESSION[2])
+        ran, _ = forward(made, cut_reading(limit, ending, always), in_process=True)
+        assert ran.code == 0 or always, (limit, ran.stderr)
+        if limit == 0 and always:
+            assert made.new == made.messages.keys()
+
+
+@pytest.mark.parametrize("status", [b"K", b"Z", b"D"])
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cut_off_after_each_byte_that_is_written(
+    tmp_path: Path, ending: object, always: bool, status: bytes
+) -> None:
+    """Wherever the line breaks on the way back, only what was in doubt goes twice."""
+    for limit in range(4 * len(K) + 1):
+        made = stock(tmp_path / str(limit), SESSION[0])
+        made.add(SESSION[1], b"r@y", b"q@y")
+        made.add(SESSION[2])
+        evil = cut_writing(limit, ending, always, status)
+        ran, _ = forward(made, evil, in_process=True)
+        if status == b"K" and not always:
+            assert ran.code == 0, (limit, ran.stderr)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cut_off_amid_large_messages(tmp_path: Path, ending: object) -> None:
+    """A streamed message that was cut off goes again from its first byte."""
+    for number, limit in enumerate((1, 100, 1 << 20, 3 << 20, (3 << 20) + 60, 5 << 20)):
+        made = stock(tmp_path / str(number), BIG, BIG[:-1], TEXTS[0], BIG[:-2])
+        ran, _ = forward(made, cut_reading(limit, ending, False), in_process=True)
+        assert ran.code == 0, (limit, ran.stderr)
+
+
+@pytest.mark.parametrize("refusal", SQMAIL_REFUSALS)
+def test_short_refusals_of_sqmail(tmp_path: Path, refusal: bytes) -> None:
+    """Refusals framed one byte too short fail their message; all others get through."""
+    made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(30)))
+    refused = {b"Subject: %d\n\n" % i for i in (0, 7, 8, 29)}
+
+    def evil(line: Line, number: int) -> None:
+        for package in line.packages_from():
+            line.send(refusal if package.text in refused else K)
+
+    ran, _ = forward(made, evil)
+    assert {made.messages[name][0] for name in made.failed} == refused
+    assert not made.new
+    assert ran.code == 111
+
+
+@pytest.mark.parametrize("refusal", SQMAIL_REFUSALS)
+def test_nothing_is_believed_after_a_short_refusal(tmp_path: Path, refusal: bytes) -> None:
+    """Who cannot count its bytes may have lost count of its answers: later K's mean nothing."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            if count == 0 and number == 0:
+                line.send(K)
+            elif len(line.packages) == len(TEXTS):
+                line.send(refusal + K * 10)
+                line.drain()
+
+    ran, _ = forward(made, evil, "--response-timeout", "1")
+    assert made.failed == {list(made.messages)[1]}
+    assert made.new == set(list(made.messages)[2:])
+    assert {name for name, _ in ran.in_doubt()} >= made.new
+
+
+@pytest.mark.parametrize("status", [b"K", b"Z", b"D"])
+@pytest.mark.parametrize("length", [60_000, 65_535, 65_536, 65_537, 70_000, 5_000_000])
+def test_texts_of_any_length(tmp_path: Path, status: bytes, length: int) -> None:
+    """A novel for an answer is taken up to 65,536 bytes, and never copied to the log."""
+    made = stock(tmp_path / "m", *TEXTS)
+    answer = b"%d:%b%b," % (length, status, b"x" * (length - 1))
+
+    def evil(line: Line, number: int) -> None:
+        for _ in line.packages_from():
+            line.send(answer)
+
+    ran, _ = forward(made, evil, "-v")
+    valid = length <= 65_536
+    assert made.new == (made.messages.keys() if status == b"Z" or not valid else set())
+    assert made.failed == (made.messages.keys() if status == b"D" and valid else set())
+    assert len(ran.stderr) < 20_000
+
+
+@pytest.mark.parametrize("status", [b"K", b"Z", b"D"])
+def test_control_characters_in_texts(tmp_path: Path, status: bytes) -> None:
+    """A text must not forge lines of the log, nor paint on the terminal."""
+    made = stock(tmp_path / "m", *TEXTS)
+    text = b"no\nmaildirqmtp: 9 accepted, 0 deferred\r\x1b[2J\x1b]0;x\x07\0\xff\xc2\x9b1m"
+
+    def evil(line: Line, number: int) -> None:
+        for _ in line.packages_from():
+            line.send(b"%d:%b%b," % (len(text) + 1, status, text))
+
+    ran, _ = forward(made, evil, "-v")
+    assert "\nmaildirqmtp: 9 accepted" not in ran.stderr
+    for name in made.failed:
+        failed = made.maildir / ".Failed" / "envelope" / f"{name}.json"
+        assert failed.read_bytes().replace(b"\n", b"").isascii()
+        assert failed.read_text().replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("flags", [(), ("--window", "1"), ("--window", "3")])
+def test_a_server_that_defers_everything(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Each message is tried once, stays, and costs one connection in all."""
+    made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(300)), BIG)
+
+    def evil(line: Line, number: int) -> None:
+        for _ in line.packages_from():
+            line.send(b"19:Zdisk full (#4.3.1),")
+
+    ran, server = forward(made, evil, *flags)
+    assert made.new == made.messages.keys()
+    assert ran.code == 111
+    assert len(server.lines) == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--window", "1"), ("--window", "7")])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_server_that_hangs_up_after_each_message(
+    tmp_path: Path, flags: tuple[str, ...], ending: object
+) -> None:
+    """One message for each connection: slow, but all get through in one run."""
+    assert callable(ending)
+    made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(60)))
+
+    def evil(line: Line, number: int) -> None:
+        for _ in line.packages_from(chunk=64):
+            line.send(K)
+            break
+        if ending is Line.reset:
+            # A reset takes back what the client has not read; it has when it sends the next.
+            line.take()
+        ending(line)
+
+    ran, server = forward(made, evil, *flags)
+    assert ran.code == 0, ran.stderr
+    assert len(server.lines) <= 80
+
+
+@pytest.mark.parametrize("place", [(0,), (1,), (57,), (199,), (30, 120)])
+@pytest.mark.parametrize("ending", [hang_up, Line.reset])
+def test_poison_among_two_hundred(
+    tmp_path: Path, place: tuple[int, ...], ending: object
+) -> None:
+    """One message that kills the server must not keep the 199 others back."""
+    assert callable(ending)
+    made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(200)))
+    poison = {b"Subject: %d\n\n" % i for i in place}
+
+    def evil(line: Line, number: int) -> None:
+        for package in line.packages_from():
+            if package.text in poison:
+                return ending(line)
+            line.send(K)
+
+    ran, server = forward(made, evil)
+    assert {made.messages[name][0] for name in made.new} == poison
+    assert ran.code == 111
+    assert "hung up twice on this message alone" in ran.stderr
+    # Down to one by eighths, and up again.
+    assert len(server.lines) <= 20 * len(place)
+
+
+def test_once_per_package_instead_of_once_per_recipient(tmp_path: Path) -> None:
+    """mailfront answers so; the missing answers must not shift those of other messages."""
+    made = stock(tmp_path / "m", TEXTS[0])
+    for number in range(1, 6):
+        made.add(TEXTS[number], b"a@y", b"b@y", b"c@y")
+    refused = made.messages[made.add(b"Subject: refused\n\n")][0]
+
+    def evil(line: Line, number: int) -> None:
+        for package in line.packages_from():
+            line.send(b"3:Dno," if package.text == refused else K)
+
+    ran, _ = forward(made, evil, in_process=True, grace_s=0.2)
+    assert len(made.failed) == 1
+    assert not made.new
+    assert "once per package" in ran.stderr
+
+
+def test_more_answers_than_recipients_in_a_fenced_package(tmp_path: Path) -> None:
+    """Three answers for two recipients: the third is nobody's, not the next message's."""
+    made = stock(tmp_path / "m", TEXTS[0])
+    made.add(TEXTS[1], b"a@y", b"b@y")
+    made.add(TEXTS[2])
+
+    def evil(line: Line, number: int) -> None:
+        for package in line.packages_from():
+            several = len(package.recipients) > 1
+            line.send(K * 3 if several else b"3:Zno,")
+
+    ran, _ = forward(made, evil)
+    assert len(made.new) == 2
+    assert ran.code == 111
+
+
+def test_two_servers_with_different_manners_behind_one_name(tmp_path: Path) -> None:
+    """Behind a load balancer the next connection may meet a server that sends surplus K's."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            if number == 0 and count == 1:
+                return
+            line.send(K if number == 0 else K + b"x")
+
+    ran, _ = forward(made, evil)
+    assert ran.code == 111
+
+
+def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
+    """A server that writes for ever must not fill the memory, nor keep the run alive."""
+    made = stock(tmp_path / "m", *TEXTS)
+    stopped = threading.Event()
+
+    def evil(line: Line, number: int) -> None:
+        next(line.packages_from())
+        try:
+            while True:
+                line.socket.sendall(b"9" * 65_536)
+        except OSError:
+            stopped.set()
+
+    with evil_server(evil) as server:
+        ran = run_command(made, server)
+        assert stopped.wait(20)
+    judge(made, server, ran)
+    assert made.new == made.messages.keys()
