@@ -275,7 +275,9 @@ class Engine:
     def _another_may_help(self, pipeline: Pipeline, in_flight: int) -> bool:
         unclean = pipeline.error is not None and in_flight > 0
         narrowed = unclean and self._window.shrink(in_flight)
-        if pipeline.answered or not self._may_take:
+        # Ended without an error, it was ended by us, over a file that changed or a fence.
+        ours = pipeline.error is None and in_flight > 0
+        if pipeline.answered or ours or not self._may_take:
             self._barren = 0
             return True
         if isinstance(pipeline.error, (ProtocolError, TimeoutError)):

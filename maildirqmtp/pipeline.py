@@ -219,6 +219,7 @@ class Pipeline:
 
     def _receive(self) -> bool:
         """Take in what has come; say whether there was anything."""
+        data: bytes | None = None
         try:
             data = self.transport.receive(_RECEIVE_BYTES)
             if data:

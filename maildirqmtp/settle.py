@@ -14,7 +14,7 @@ from time import gmtime, strftime
 
 from maildirqmtp import filing
 from maildirqmtp.delivery import Delivery
-from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.maildir import Folder, Maildir, Removal
 from maildirqmtp.protocol import Response, Status, printable
 from maildirqmtp.report import Report
@@ -160,7 +160,10 @@ class Settler:
         message = delivery.message
         target = self._target(self._failed_path)
         name = filing.free_name(target, message)
-        before = filing.read_sidecar(target, name)
+        try:
+            before = filing.read_sidecar(target, name)
+        except SidecarError:
+            before = None  # nobody can use it; ours takes its place
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
         originals = {self._original(delivery, i): text for i, text in failures.items()}
         content = Sidecar(

@@ -91,10 +91,13 @@ class SocketTransport:
 def connect(server: Server, timeout_s: float) -> SocketTransport:
     """Connect to the server, trying each of its addresses for `timeout_s` seconds.
 
-    Raises `ConnectError`, or `ConnectTimeout` where every address timed out.
+    Raises `ConnectError`, or `ConnectTimeout` where every address timed out. A
+    `ConnectError` that a signal handler raises goes through: no other address.
     """
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    except ConnectError:
+        raise
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ConnectError(
@@ -106,6 +109,8 @@ def connect(server: Server, timeout_s: float) -> SocketTransport:
     for family, kind, protocol, _, address in found:
         try:
             sock = _open(family, kind, protocol, address, timeout_s)
+        except ConnectError:
+            raise
         except OSError as error:
             timed_out = timed_out and isinstance(error, TimeoutError)
             why = f"no answer in {timeout_s:g} s" if isinstance(error, TimeoutError) else None

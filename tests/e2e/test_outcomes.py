@@ -266,7 +266,7 @@ def test_failed_messages_move_with_the_reason(
         "failures": [{"recipient": "d@y", "response": "Dno such user"}],
     }
     line, summary = log(result.stderr)
-    assert line == f"1.m: d@y: failed: Dno such user (moved to {failed}/new/1.m)"
+    assert line == f"1.m: d@y: failed: no such user (moved to {failed}/new/1.m)"
     assert summary.startswith("0 accepted, 0 deferred, 1 failed, 0 held, 0 in doubt, ")
     assert (failed.stat().st_mode & 0o777) == 0o700, "rejected mail is nobody else's business"
 
@@ -309,7 +309,7 @@ def test_a_deferral_fails_once_the_message_is_too_old(
         assert (maildir / ".Failed" / "new" / "1.m").read_bytes() == content
         (failure,) = sidecar(maildir / ".Failed", "1.m")["failures"]
         assert failure["response"].startswith("Zbusy (too old: ")
-        assert "1.m: z@y: failed: Zbusy (too old: " in result.stderr
+        assert "1.m: z@y: failed: busy (too old: " in result.stderr
     else:
         assert (maildir / "new" / "1.m").read_bytes() == content
         assert not (maildir / ".Failed").exists()
@@ -421,7 +421,8 @@ def test_a_broken_sidecar_in_the_failed_maildir_stops_nobody(maildir: Path) -> N
     assert result.returncode == 111
     assert "2.m" not in names(maildir / "new")
     assert b"good\n" in [p.text for p in server.packages]
-    assert len(names(maildir / "new")) + len(names(maildir / ".Failed" / "new")) == 1
+    assert names(maildir / ".Failed" / "new") == ["1.m"]
+    assert sidecar(maildir / ".Failed", "1.m")["recipients"] == ["d@y"]
 
 
 # What is said
@@ -438,14 +439,13 @@ def test_a_server_cannot_write_to_the_terminal(maildir: Path, status: str) -> No
     with serving(answer_all(lambda package, recipient: status.encode() + NASTY)) as server:
         result = run("-v", "--json", maildir, server.address)
     word = {"K": "accepted", "Z": "deferred", "D": "failed"}[status]
-    text = HARMLESS if status != "D" else "D" + HARMLESS
     where = f" (moved to {maildir}/.Failed/new/1.m)" if status == "D" else ""
-    assert f"1.m: recipient@example.net: {word}: {text}{where}" in log(result.stderr)
+    assert f"1.m: recipient@example.net: {word}: {HARMLESS}{where}" in log(result.stderr)
     (event,) = [e for e in events(result.stdout) if e["event"] == word]
-    assert event["text"] == text
+    assert event["text"] == HARMLESS
     if status == "D":
         (failure,) = sidecar(maildir / ".Failed", "1.m")["failures"]
-        assert failure["response"] == text
+        assert failure["response"] == "D" + HARMLESS
 
 
 def test_a_message_cannot_write_to_the_terminal(maildir: Path) -> None:
@@ -488,7 +488,7 @@ def test_how_much_is_said(maildir: Path, flags: tuple[str, ...], shown: list[str
         "connected": f"connected to {server.address}",
         "accepted": "1.m: k@y: accepted: ok",
         "deferred": "2.m: z@y: deferred: busy",
-        "failed": f"3.m: d@y: failed: Dno such user (moved to {maildir}/.Failed/new/3.m)",
+        "failed": f"3.m: d@y: failed: no such user (moved to {maildir}/.Failed/new/3.m)",
         "held": "4.m: held: no envelope: no Return-Path line on top of it",
         "summary": "1 accepted, 1 deferred, 1 failed, 1 held, 0 in doubt, 5 bytes, ",
     }
@@ -515,7 +515,7 @@ def test_json_tells_scripts_everything(maildir: Path, flags: tuple[str, ...]) ->
         "failed": {
             "message": "3.m",
             "recipient": "d@y",
-            "text": "Dno such user",
+            "text": "no such user",
             "moved_to": f"{maildir}/.Failed/new/3.m",
             **common,
         },
@@ -764,11 +764,10 @@ def test_a_large_message_that_changes_while_it_is_streamed_is_not_delivered(
     maildir: Path, change: Any
 ) -> None:
     """Half of an old text and half of a new one must not arrive as a message."""
-    size = 60_000_000
     path = maildir / "new" / "3.m"
     add_message(maildir, "1.m", b"one\n")
     add_message(maildir, "2.m", b"two\n")
-    add_message(maildir, "3.m", b"Hello" * (size // 5))
+    add_message(maildir, "3.m", b"Hello" * 12_000_000)
     add_message(maildir, "4.m", b"four\n")
     add_message(maildir, "5.m", b"five\n")
     add_message(maildir, "6.m", b"six\n")
