@@ -1,7 +1,7 @@
 """maildirqmtp: forward a maildir to a mail server over QMTP.
 
 Importing the package is cheap and has no side effects. The command line is
-`maildirqmtp.cli`; the receiver is `maildirqmtp.qmtpmaildir`.
+`maildirqmtp.cli`; the receiver is `maildirqmtp.receiver.cli`.
 """
 
 from maildirqmtp.errors import (

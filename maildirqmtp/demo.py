@@ -14,12 +14,12 @@ from pathlib import Path
 
 from maildirqmtp import filing
 from maildirqmtp.batch import flush
-from maildirqmtp.policy import Policy
 from maildirqmtp.protocol import Response, Status
+from maildirqmtp.receiver.policy import Policy
+from maildirqmtp.receiver.serving import Server
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
 from maildirqmtp.route import Server as Address
-from maildirqmtp.serving import Server
 
 
 @dataclass(frozen=True, slots=True)

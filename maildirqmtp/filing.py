@@ -43,14 +43,39 @@ def unique_name() -> bytes:
 
 
 def create(path: bytes) -> None:
-    """Make a maildir where there is none, for the owner only. Raises `LocalError`."""
-    for directory in (path, *(os.path.join(path, part) for part in (b"tmp", b"new", b"cur"))):
+    """Make a maildir where there is none, for the owner only. Raises `LocalError`.
+
+    Durable from its own name on, also where an earlier run died in between: a
+    message on disk is of no use in a directory whose name a power cut takes.
+    """
+    is_new = _make(path)
+    for part in (b"tmp", b"new", b"cur"):
+        _make(os.path.join(path, part))
+    _sync_directory(path)
+    parent = os.path.dirname(os.path.abspath(path))
+    if is_new or os.access(parent, os.R_OK):
+        _sync_directory(parent)
+
+
+def _make(directory: bytes) -> bool:
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return False  # what it is, opening it will tell
+    except OSError as error:
+        raise local_error("make the directory", directory, error) from error
+    return True
+
+
+def _sync_directory(path: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
-            continue  # what it is, opening it will tell
-        except OSError as error:
-            raise local_error("make the directory", directory, error) from error
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise local_error("make durable", path, error) from error
 
 
 def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:

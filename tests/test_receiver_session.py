@@ -16,7 +16,6 @@ from maildirqmtp.envelope import read_trace
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Folder, Maildir
 from maildirqmtp.package_reader import MAX_RECIPIENTS
-from maildirqmtp.policy import Importance, Policy, only_domains
 from maildirqmtp.protocol import (
     ENCODING_CRLF,
     ENCODING_LF,
@@ -24,8 +23,9 @@ from maildirqmtp.protocol import (
     package_head,
     package_tail,
 )
-from maildirqmtp.receiver import BATCH_RECIPIENTS, Session, rfc5322_date
-from maildirqmtp.spool import MEMORY_MAX, Spool
+from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session, rfc5322_date
+from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 
 NOW_S = 1_795_398_047.5
 TEXT = b"Subject: x\n\nhi\n"
@@ -423,7 +423,7 @@ def test_a_batch_is_bounded(maildir: Maildir, session: Session) -> None:
 def test_a_batch_is_bounded_in_bytes(
     maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maildirqmtp.receiver.BATCH_BYTES", 1)
+    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
     session.feed(package(recipients=(b"c@d", b"e@f")))
     session.work()
     assert letters(session.take_output()) == "K"

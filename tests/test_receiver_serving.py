@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import serving
-from maildirqmtp.connection import SESSION_S, STOP_S, Connection
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.policy import Importance, Policy, only_domains
 from maildirqmtp.protocol import (
     Response,
     ResponseReader,
@@ -25,9 +22,12 @@ from maildirqmtp.protocol import (
     package_head,
     package_tail,
 )
-from maildirqmtp.receiver import Session
-from maildirqmtp.serving import Server
-from maildirqmtp.streams import (
+from maildirqmtp.receiver import serving
+from maildirqmtp.receiver.connection import SESSION_S, STOP_S, Connection
+from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.serving import Server
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.streams import (
     SocketStream,
     StdioStream,
     is_loopback,

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from functools import partial
 
 from maildirqmtp import filing
-from maildirqmtp.connection import Connection
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Folder, Maildir
-from maildirqmtp.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
-from maildirqmtp.receiver import Session
-from maildirqmtp.streams import (
+from maildirqmtp.maildir import Maildir
+from maildirqmtp.receiver.connection import Connection
+from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.streams import (
     SocketStream,
     Stream,
     open_listener,
@@ -208,28 +208,12 @@ class Server:
 
 
 def _open_maildir(path: bytes) -> Maildir:
-    """Open the maildir, made if it is missing, and durable from its own name on.
-
-    A message on disk is of no use in a directory whose name a power cut takes.
-    """
+    """Open the maildir, made if it is missing, and clean its tmp/."""
     filing.create(path)
     maildir = Maildir(path)
     try:
-        maildir.root.sync()
-        _sync_parent(maildir.root)
         maildir.clean_tmp(time.time())
     except LocalError:
         maildir.close()
         raise
     return maildir
-
-
-def _sync_parent(root: Folder) -> None:
-    try:
-        fd = os.open(b"..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
-    except OSError:
-        return  # not ours to read: then the maildir was not made by us either
-    try:
-        Folder(fd, root.join(b"..")).sync()
-    finally:
-        os.close(fd)

@@ -16,9 +16,9 @@ import selectors
 from collections.abc import Callable
 from enum import Enum, auto
 
-from maildirqmtp.policy import Importance, Log
-from maildirqmtp.receiver import Session
-from maildirqmtp.streams import Stream
+from maildirqmtp.receiver.policy import Importance, Log
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.streams import Stream
 
 #: Bytes of responses that may wait for a client; beyond, nothing is read from it.
 OUTPUT_MAX = 64 << 10

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import __version__, qmtpmaildir
+from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.policy import Importance
 from maildirqmtp.protocol import package_head, package_tail
-from maildirqmtp.qmtpmaildir import main, parse_listen, stderr_log
-from maildirqmtp.streams import StdioStream
+from maildirqmtp.receiver import cli as qmtpmaildir
+from maildirqmtp.receiver.cli import main, parse_listen, stderr_log
+from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.streams import StdioStream
 
 PATIENCE_S = 30.0
-COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.qmtpmaildir"]
+COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.receiver.cli"]
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 OUTSIDE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.net",))
 

@@ -25,7 +25,6 @@ from maildirqmtp import filing, netstring
 from maildirqmtp.errors import LocalError, ProtocolError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
-from maildirqmtp.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
 from maildirqmtp.protocol import (
     ENCODING_CRLF,
     MAX_MESSAGE,
@@ -34,7 +33,8 @@ from maildirqmtp.protocol import (
     check_address,
     printable,
 )
-from maildirqmtp.spool import Spool
+from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
+from maildirqmtp.receiver.spool import Spool
 
 #: Recipients answered between two fsyncs of new/; other clients wait that long.
 BATCH_RECIPIENTS = 64
