@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    _mend_output()
     parser = _parser()
     options = parser.parse_intermixed_args(argv)
     try:
@@ -106,10 +107,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LocalError as error:
         print(f"maildirqmtp: {error}", file=sys.stderr)
         return EXIT_TEMPORARY
-    except BrokenPipeError:
+    except OSError as error:
+        # Nobody to tell that they stopped reading us; a full disk is another matter.
+        if not isinstance(error, BrokenPipeError):
+            print(f"maildirqmtp: {error.strerror}", file=sys.stderr)
+        return EXIT_TEMPORARY
+    except KeyboardInterrupt:
         return EXIT_TEMPORARY
     finally:
         _flush_output()
+
+
+def _mend_output() -> None:
+    """Make both streams fit to be written to: not closed, and not choking on an address."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flush_output() -> None:
@@ -212,6 +228,7 @@ def _dry_run(chosen: route.Route, as_json: bool) -> int:
             else:
                 to = ", ".join(printable(r) for r in delivery.recipients)
                 print(f"{shown['message']}: <{shown['sender']}> to {to}, {delivery.length} bytes")
+    sys.stdout.flush()
     return EXIT_TEMPORARY if held else 0
 
 

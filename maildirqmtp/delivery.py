@@ -4,45 +4,67 @@
 maildir to a message with its envelope.
 """
 
-from dataclasses import dataclass, field
+from __future__ import annotations
 
 from maildirqmtp import envelope, filing
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.maildir import Folder, Maildir, Message
-from maildirqmtp.protocol import MAX_MESSAGE, Response
-from maildirqmtp.route import Route
-from maildirqmtp.sidecar import Sidecar
+from maildirqmtp.protocol import MAX_MESSAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from maildirqmtp.protocol import Response
+    from maildirqmtp.route import Route
+    from maildirqmtp.sidecar import Sidecar
 
 
-@dataclass(slots=True)
 class Delivery:
     """A message on its way to some recipients.
 
     `recipients` are as the server gets them, without the prefix; those before
     `next` have been put into a package. What is sent is `kept` and then the
-    file from `offset` on. `answers` has a response or None for each recipient,
-    `unanswered` counts the Nones. `doubtful` are the recipients whose package
-    was sent whole and never answered. `reason` says why we gave up on it
-    ourselves. `length` is the bytes of text that are sent.
+    file from `offset` on, `length` bytes. `answers` has a response or None for
+    each recipient, `unanswered` counts the Nones. `doubtful` are the recipients
+    whose package was sent whole and never answered. `reason` says why we gave
+    up on it ourselves.
     """
 
-    message: Message
-    sender: bytes
-    recipients: tuple[bytes, ...]
-    kept: bytes
-    offset: int
-    sidecar: Sidecar | None = None
-    next: int = 0
-    length: int = 0
-    unanswered: int = 0
-    answers: list[Response | None] = field(default_factory=list)
-    doubtful: tuple[int, ...] = ()
-    reason: str = ""
+    __slots__ = (
+        "answers",
+        "doubtful",
+        "kept",
+        "length",
+        "message",
+        "next",
+        "offset",
+        "reason",
+        "recipients",
+        "sender",
+        "sidecar",
+        "unanswered",
+    )
 
-    def __post_init__(self) -> None:
-        self.length = len(self.kept) + self.message.size - self.offset
-        self.unanswered = len(self.recipients)
-        self.answers = [None] * self.unanswered
+    def __init__(
+        self,
+        message: Message,
+        sender: bytes,
+        recipients: tuple[bytes, ...],
+        kept: bytes,
+        offset: int,
+        sidecar: Sidecar | None = None,
+    ) -> None:
+        self.message = message
+        self.sender = sender
+        self.recipients = recipients
+        self.kept = kept
+        self.offset = offset
+        self.sidecar = sidecar
+        self.length = len(kept) + message.size - offset
+        self.next = 0
+        self.unanswered = len(recipients)
+        self.answers: list[Response | None] = [None] * self.unanswered
+        self.doubtful: tuple[int, ...] = ()
+        self.reason = ""
 
     def owed(self) -> list[int]:
         """Return the recipients nothing has been answered for."""

@@ -24,6 +24,7 @@ from maildirqmtp.errors import (
 )
 from maildirqmtp.maildir import Candidates, Folder, Maildir
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.protocol import Status
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from maildirqmtp.settle import Settler
@@ -107,6 +108,7 @@ class Engine:
         self._pending = self._next()
         if self._pending is not None:
             self._maildir.prove_changeable(self._route.include_cur)
+            self._settler.prove_sent()
         try:
             while self._may_take and self._pending is not None:
                 try:
@@ -259,6 +261,10 @@ class Engine:
                 for index in delivery.owed():
                     reason = f"{pipeline.transport.name} hung up twice on this message alone"
                     self._report.deferred(delivery, index, reason)
+            elif any(a is not None and a.status is Status.DEFERRED for a in delivery.answers):
+                # To go again now would try those again who were told to try later.
+                for index in delivery.owed():
+                    self._report.deferred(delivery, index, "waits, as others of this message do")
             else:
                 again.append((delivery.message.folder, delivery.message.name))
         self._candidates.extendleft(reversed(again))

@@ -43,6 +43,10 @@ class TransportError(QMTPError, OSError):
 
     fault = Fault.NETWORK
 
+    def __str__(self) -> str:
+        """Only the text: `OSError` would put `[Errno 111]` before it."""
+        return self.strerror or super().__str__()
+
 
 class ConnectError(TransportError):
     """No connection: name not found, refused, unreachable."""

@@ -11,18 +11,23 @@ A link, never a rename, ends each: a rename would replace somebody's message.
 After any crash there is at most rubbish in tmp/, which `Maildir.clean_tmp` takes.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
 from itertools import count
 
-from maildirqmtp import sidecar
 from maildirqmtp.errors import FileChangedError, SidecarError
 from maildirqmtp.maildir import Folder, Identity, Maildir, Message, identity_of, local_error
-from maildirqmtp.sidecar import Sidecar
 from maildirqmtp.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from maildirqmtp.sidecar import Sidecar
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -31,6 +36,8 @@ _COPY_BYTES = 1 << 20
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _sequence = count(1)
+
+# `sidecar` (and json) is imported by the functions that need it: most maildirs have none.
 
 
 def unique_name() -> bytes:
@@ -122,6 +129,8 @@ def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
     Raises `SidecarError` for one that exists and cannot be used, whatever the
     reason: then the message is held.
     """
+    from maildirqmtp import sidecar
+
     folder = maildir.envelope()
     try:
         fd = os.open(sidecar.file_name(message_name), _READ, dir_fd=folder.fd)
@@ -139,6 +148,8 @@ def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
 
 def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
     """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
+    from maildirqmtp import sidecar
+
     folder = maildir.envelope()
     tmp_name = write_tmp(maildir, [sidecar.encode(content)])
     name = sidecar.file_name(message_name)
@@ -152,6 +163,8 @@ def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> No
 
 def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
     """Remove a message's sidecar, if there is one. Raises `LocalError`."""
+    from maildirqmtp import sidecar
+
     maildir.envelope().discard(sidecar.file_name(message_name))
 
 
@@ -216,7 +229,10 @@ def _stage(target: Maildir, message: Message) -> bytes:
             raise local_error("link", target.tmp.join(name), error) from error
         return _copy(target, message)
     # The name was linked, not the file we sent: only now it cannot be replaced any more.
-    status = os.stat(name, dir_fd=target.tmp.fd, follow_symlinks=False)
+    try:
+        status = os.stat(name, dir_fd=target.tmp.fd, follow_symlinks=False)
+    except OSError as error:
+        raise local_error("look at", target.tmp.join(name), error) from error
     if identity_of(status) != message.identity:
         target.tmp.discard(name)
         raise _changed(message)

@@ -85,7 +85,8 @@ class Message:
 
     `data` is the whole file, or its first `TOP_BYTES` when `fd` is not -1: then
     the rest is to be read from there, and `close` is the caller's duty. `size`
-    is the length in bytes as it was read.
+    is the length in bytes as it was read. `data` may be let go of (made empty)
+    by whoever has sent it.
     """
 
     __slots__ = ("data", "fd", "folder", "identity", "name", "size")

@@ -8,7 +8,6 @@ file: until that byte is out, closing the connection takes the package back
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError
@@ -19,14 +18,16 @@ from maildirqmtp.transport import Transport
 GATHER_BYTES = 256 << 10
 
 
-@dataclass(slots=True)
 class _FilePart:
     """The rest of a large message, and what follows it."""
 
-    delivery: Delivery
-    offset: int
-    left: int
-    tail: bytes
+    __slots__ = ("delivery", "left", "offset", "tail")
+
+    def __init__(self, delivery: Delivery, tail: bytes) -> None:
+        self.delivery = delivery
+        self.offset = delivery.offset
+        self.left = delivery.message.size - delivery.offset
+        self.tail = tail
 
 
 class Outflow:
@@ -92,8 +93,7 @@ class Outflow:
             gathered += message.data[delivery.offset :]
             gathered += tail
         else:
-            left = message.size - delivery.offset
-            self._file = _FilePart(delivery, delivery.offset, left, tail)
+            self._file = _FilePart(delivery, tail)
         self.queued += length
         return length
 

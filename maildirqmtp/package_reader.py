@@ -16,14 +16,12 @@ from enum import Enum, auto
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import ProtocolError
-from maildirqmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_MESSAGE
+from maildirqmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_MESSAGE, MAX_RECIPIENTS
 
 #: Bytes of a sender that are read; whether it is acceptable is for the server to say.
 MAX_SENDER = 65_536
 #: Bytes of all recipients together, with their lengths and commas.
 MAX_RECIPIENTS_BYTES = 1 << 20
-#: Recipients in one package.
-MAX_RECIPIENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ recipients until the server has been seen to answer for each of them.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import (
@@ -34,12 +33,12 @@ from maildirqmtp.errors import (
 from maildirqmtp.outflow import Outflow
 from maildirqmtp.protocol import Response, ResponseReader, package_head, package_tail
 from maildirqmtp.transport import Transport
+from maildirqmtp.values import Value
 from maildirqmtp.window import Window
 
 _RECEIVE_BYTES = 256 << 10
 
 
-@dataclass(slots=True)
 class Manners:
     """What has been seen of this server; outlives the connection.
 
@@ -47,21 +46,25 @@ class Manners:
     True, once per recipient; False, once per package; None, not known yet.
     """
 
-    answers_once: bool = False
-    answers_each: bool | None = None
+    __slots__ = ("answers_each", "answers_once")
+
+    def __init__(self, answers_once: bool = False, answers_each: bool | None = None) -> None:
+        self.answers_once = answers_once
+        self.answers_each = answers_each
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Value):
     """Seconds that a connection waits for this and that."""
 
-    write_s: float
-    response_s: float
-    grace_s: float
-    session_s: float
+    __slots__ = ("grace_s", "response_s", "session_s", "write_s")
+
+    def __init__(self, write_s: float, response_s: float, grace_s: float, session_s: float) -> None:
+        self.write_s = write_s
+        self.response_s = response_s
+        self.grace_s = grace_s
+        self.session_s = session_s
 
 
-@dataclass(slots=True)
 class _Package:
     """A package in flight: recipients `next` to `stop` of a delivery are unanswered.
 
@@ -69,12 +72,17 @@ class _Package:
     clock's time from which its responses are waited for.
     """
 
-    delivery: Delivery
-    next: int
-    stop: int
-    size: int
-    end: int
-    since: float
+    __slots__ = ("delivery", "end", "next", "since", "size", "stop")
+
+    def __init__(
+        self, delivery: Delivery, first: int, stop: int, size: int, end: int, since: float
+    ) -> None:
+        self.delivery = delivery
+        self.next = first
+        self.stop = stop
+        self.size = size
+        self.end = end
+        self.since = since
 
 
 class Pipeline:
@@ -171,12 +179,14 @@ class Pipeline:
         Returns True when it was the delivery's last one. There are several,
         one per recipient, for a server that answers once per package.
         """
-        first, recipients = delivery.next, delivery.recipients
+        first, recipients, manners = delivery.next, delivery.recipients, self._manners
         stop = total = len(recipients)
-        needs_fence = self._needs_fence(delivery)
-        if total > 1 and self._manners.answers_each is False:
-            stop = first + 1
-            recipients = recipients[first:stop]
+        needs_fence = not manners.answers_once
+        if total > 1:
+            needs_fence = self._needs_fence(delivery)
+            if manners.answers_each is False:
+                stop = first + 1
+                recipients = recipients[first:stop]
         head = package_head(delivery.length)
         tail = package_tail(delivery.sender, recipients)
         size = self._out.put(delivery, head, tail)
@@ -186,7 +196,10 @@ class Pipeline:
         if needs_fence:
             self._fence = package
         delivery.next = stop
-        return stop == total
+        if stop < total:
+            return False
+        delivery.message.data = b""  # it is gathered: a window of copies would only fill the cache
+        return True
 
     def _needs_fence(self, delivery: Delivery) -> bool:
         manners = self._manners

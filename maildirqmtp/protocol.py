@@ -22,12 +22,12 @@ Source: qmtp.txt, sections 2 to 5.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import NetstringError, ProtocolError
 from maildirqmtp.text import printable as printable
+from maildirqmtp.values import Value
 
 #: First byte of a message whose lines end with LF (qmtp.txt, section 4, encoding #2).
 ENCODING_LF = b"\n"
@@ -42,6 +42,8 @@ MAX_RESPONSE_KEPT = 2_000
 MAX_ADDRESS = 999
 #: Bytes. qmail-qmtpd gives up at netstring lengths above about this.
 MAX_MESSAGE = 200_000_000
+#: Recipients of one message, and in one package.
+MAX_RECIPIENTS = 10_000
 
 
 class Status(Enum):
@@ -57,16 +59,18 @@ _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Value):
     """What the server says for one recipient.
 
     `raw` is the text after the status byte, cut at 2,000 bytes; it comes from
     somebody else and may hold anything. Show `text`.
     """
 
-    status: Status
-    raw: bytes
+    __slots__ = ("raw", "status")
+
+    def __init__(self, status: Status, raw: bytes) -> None:
+        self.status = status
+        self.raw = raw
 
     @property
     def text(self) -> str:

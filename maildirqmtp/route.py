@@ -1,11 +1,10 @@
 """A route: a maildir, a prefix, a server, and the policy between them.
 
 Values only; where they come from (flags, a configuration file) is for the edge.
-The classes are written out because importing `dataclasses` costs more than all
-the rest of a run that finds an empty maildir.
 """
 
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.values import Value
 
 #: TCP port of QMTP (qmtp.txt, section 1).
 QMTP_PORT = 209
@@ -27,8 +26,8 @@ GRACE_S = 10.0
 LIFETIME_S = 14 * 86_400.0
 
 
-class Server:
-    """A QMTP server on TCP. A value: compare it, do not change it."""
+class Server(Value):
+    """A QMTP server on TCP."""
 
     __slots__ = ("host", "port")
 
@@ -36,21 +35,12 @@ class Server:
         self.host = host
         self.port = port
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Server) and (self.host, self.port) == (other.host, other.port)
-
-    def __hash__(self) -> int:
-        return hash((self.host, self.port))
-
-    def __repr__(self) -> str:
-        return f"Server({self.host!r}, {self.port})"
-
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Route:
-    """What to forward, where to, and how. A value: do not change it.
+class Route(Value):
+    """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`

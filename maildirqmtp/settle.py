@@ -19,7 +19,6 @@ from maildirqmtp.maildir import Folder, Maildir, Removal
 from maildirqmtp.protocol import Response, Status, printable
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
-from maildirqmtp.sidecar import Failure, Sidecar
 
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000
@@ -54,6 +53,14 @@ class Settler:
         self._unsynced: dict[int, Folder] = {}
         self._sidecars: list[bytes] = []
         self._stuck: list[tuple[Delivery, bytes | None]] = []
+
+    def prove_sent(self) -> None:
+        """Prove that accepted messages can be kept, where they are to be. Raises `LocalError`.
+
+        Before any is sent: what the server has and we cannot move would be sent by each run.
+        """
+        if self._route.sent is not None:
+            self._target(self._route.sent).prove_changeable()
 
     def settle(self, delivery: Delivery) -> None:
         """Carry out what is known of a delivery; what is not answered stays owed."""
@@ -157,6 +164,8 @@ class Settler:
 
     def _fail(self, delivery: Delivery, failures: dict[int, str]) -> None:
         """Put the message into the failed maildir, for these recipients."""
+        from maildirqmtp.sidecar import Failure, Sidecar
+
         message = delivery.message
         target = self._target(self._failed_path)
         name = filing.free_name(target, message)
@@ -180,6 +189,8 @@ class Settler:
 
     def _write_owed(self, delivery: Delivery, owed: list[int]) -> None:
         """Write the sidecar that leaves out the recipients who are done."""
+        from maildirqmtp.sidecar import Sidecar
+
         recipients = tuple(self._original(delivery, i) for i in owed) + self._others(delivery)
         failures = delivery.sidecar.failures if delivery.sidecar else ()
         content = Sidecar(delivery.sender, recipients, failures)

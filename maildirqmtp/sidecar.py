@@ -14,12 +14,11 @@ import json
 from dataclasses import dataclass, replace
 
 from maildirqmtp.errors import SidecarError
+from maildirqmtp.protocol import MAX_RECIPIENTS as MAX_RECIPIENTS
 from maildirqmtp.protocol import check_address
 
 #: Bytes of a sidecar.
 MAX_BYTES = 1 << 20
-#: Recipients in a sidecar, and failures.
-MAX_RECIPIENTS = 10_000
 VERSION = 1
 #: Characters that are left of each response where the whole would be too large.
 _SHORT = 100

@@ -4,12 +4,19 @@ Everything here is non-blocking once connected, and raises `TransportError`
 (also an `OSError`), which names the server and what was tried.
 """
 
+from __future__ import annotations
+
 import os
 import socket
-from typing import Protocol
 
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
 from maildirqmtp.route import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object  # importing typing would be a good part of the start-up
 
 
 class Transport(Protocol):
@@ -94,8 +101,10 @@ def connect(server: Server, timeout_s: float) -> SocketTransport:
     Raises `ConnectError`, or `ConnectTimeout` where every address timed out. A
     `ConnectError` that a signal handler raises goes through: no other address.
     """
+    # As bytes where that will do: for a str, Python loads its tables of Unicode host names.
+    host = server.host.encode() if server.host.isascii() else server.host
     try:
-        found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
     except ConnectError:
         raise
     except (OSError, UnicodeError) as error:

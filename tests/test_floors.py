@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
 
 PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
-    "dsn", "schedule", "text",
+    "dsn", "schedule", "text", "values",
 }  # fmt: skip
 OUTSIDE = {"transport", "maildir", "filing", "mailer", "watch"}
 COMPOSITION = {

@@ -15,10 +15,10 @@ from maildirqmtp import filing
 from maildirqmtp.envelope import read_trace
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Folder, Maildir
-from maildirqmtp.package_reader import MAX_RECIPIENTS
 from maildirqmtp.protocol import (
     ENCODING_CRLF,
     ENCODING_LF,
+    MAX_RECIPIENTS,
     ResponseReader,
     package_head,
     package_tail,

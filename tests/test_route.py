@@ -127,7 +127,7 @@ def test_servers_are_compared_by_value() -> None:
     assert server != Server("other")
     assert server != "mail:209"
     assert len({server, Server("mail"), Server("mail", 210)}) == 2
-    assert repr(server) == "Server('mail', 209)"
+    assert repr(server) == "Server(host='mail', port=209)"
 
 
 PORTS = [("1", 1), ("209", 209), ("65535", 65_535), ("00209", 209)]
