@@ -120,8 +120,9 @@ class Engine:
                 if not self._use(transport):
                     break
                 self._pending = self._pending or self._next()
-            if not self._may_take:
-                self._give_up("stopped before the end")
+            else:
+                if not self._may_take:
+                    self._give_up("stopped before the end")
         finally:
             if self._pending is not None:
                 self._pending.message.close()

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _COPY_BYTES = 1 << 20
+# Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
+_NAME_BYTES = 240
 # What link() says where a copy will do: another file system, none that links, not our file.
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -137,6 +139,8 @@ def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None  # nobody can have made a file of that name
         raise SidecarError(f"its sidecar cannot be opened: {error.strerror}") from error
     try:
         return sidecar.decode(os.read(fd, sidecar.MAX_BYTES + 1))
@@ -174,7 +178,8 @@ def free_name(target: Maildir, message: Message) -> bytes:
     Its own as well where `target` has this very message already: a crash came
     between taking it and removing it here, and this is the second go.
     """
-    base = message.name.partition(b":")[0]
+    # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
+    base = message.name.partition(b":")[0][:_NAME_BYTES]
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
         occupant = _occupant(target, name)

@@ -213,7 +213,7 @@ class Pipeline:
         try:
             self._out.write()
             if streaming and not self._out.streaming:
-                self._in_flight[-1].since = self._clock()
+                self._file_is_out(self._in_flight[-1])
         except FileChangedError as error:
             self._aborted = True
             self._in_flight[-1].delivery.reason = str(error)
@@ -223,6 +223,12 @@ class Pipeline:
             while not self.ended and self._receive():
                 pass
             self._end(error)
+
+    def _file_is_out(self, package: _Package) -> None:
+        package.since = self._clock()
+        if package.stop == len(package.delivery.recipients):
+            # Not only when it is answered: a wide window would run out of descriptors.
+            package.delivery.message.close()
 
     # What comes in
 

@@ -70,8 +70,11 @@ class Settler:
                     self._settle_mixed(delivery)
                     break
             else:
-                self._report.accepted(delivery)
-                self._remove(delivery, self._route.sent)
+                if delivery.sidecar is not None and self._others(delivery):
+                    self._settle_mixed(delivery)
+                else:
+                    self._report.accepted(delivery)
+                    self._remove(delivery, self._route.sent)
         except FileChangedError as error:
             self._report.held(delivery.message.name, f"{error}; kept, to be sent as it is now")
         except LocalError as error:
@@ -93,7 +96,8 @@ class Settler:
             if keep_in is not None:
                 target = self._target(keep_in)
                 filing.adopt(target, message, filing.free_name(target, message))
-                self._unsynced[target.new.fd] = target.new
+                # Before the folder it leaves, so that it is synced first.
+                self._unsynced = {target.new.fd: target.new, **self._unsynced}
             removal = self._maildir.remove(message)
         except LocalError:
             self._stuck.append((delivery, keep_in))
@@ -103,7 +107,6 @@ class Settler:
         if not self._removals:
             self._removed_at = self._clock()
         self._removals += 1
-        # Last in the dictionary, so that it is synced after the directory that took the message.
         self._unsynced[message.folder.fd] = message.folder
         if delivery.sidecar is not None:
             self._sidecars.append(message.name)
@@ -146,7 +149,14 @@ class Settler:
                 if answer is not None:
                     self._report.deferred(delivery, index, answer.text)
         if failures:
-            self._fail(delivery, failures)
+            try:
+                self._fail(delivery, failures)
+            except LocalError:
+                # Those who have it must not get it again with every run that fails like this.
+                owed = sorted([*owed, *failures])
+                if len(owed) < len(delivery.recipients):
+                    self._write_owed(delivery, owed)
+                raise
         if owed or self._others(delivery):
             if len(owed) < len(delivery.recipients):
                 self._write_owed(delivery, owed)
@@ -191,6 +201,9 @@ class Settler:
         """Write the sidecar that leaves out the recipients who are done."""
         from maildirqmtp.sidecar import Sidecar
 
+        if not self._maildir.is_same(delivery.message):
+            # The sidecar would be that of a message nobody has sent.
+            raise FileChangedError("it changed while it was being sent")
         recipients = tuple(self._original(delivery, i) for i in owed) + self._others(delivery)
         failures = delivery.sidecar.failures if delivery.sidecar else ()
         content = Sidecar(delivery.sender, recipients, failures)

@@ -62,9 +62,7 @@ class PatientSelector(selectors.DefaultSelector):
     clock: FakeClock
     turns = 0
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """See `selectors`."""
         ready = super().select(0)
         if not ready:
@@ -179,9 +177,7 @@ class Collector:
                 self._text += event.data
             else:
                 assert isinstance(event, PackageEnd)
-                packages.append(
-                    Package(self._text, self._encoding, event.sender, event.recipients)
-                )
+                packages.append(Package(self._text, self._encoding, event.sender, event.recipients))
         return packages
 
 
@@ -337,17 +333,23 @@ class FileSystem:
             monkeypatch.setattr(os, name, function)
 
     def fail(self, call: str, *numbers: int) -> None:
-        """Fail the next calls that begin so with these errnos, one after the other."""
+        """Fail the next calls that begin so with these errnos, one after the other; 0 is none."""
         self._faults[call] = list(numbers)
 
     def always_fail(self, call: str, number: int) -> None:
         """Fail every call that begins so."""
         self._always[call] = number
 
-    def heal(self) -> None:
-        """Fail no more."""
+    def fail_nth(self, call: str, nth: int, number: int) -> None:
+        """Fail only the nth call from now on that begins so."""
+        self.fail(call, *[0] * (nth - 1), number)
+
+    def heal(self) -> bool:
+        """Fail no more; say whether everything has failed that was to."""
+        done = not any(self._faults.values())
         self._faults.clear()
         self._always.clear()
+        return done
 
     def of(self, *names: str) -> list[str]:
         """Return the calls of these functions."""
@@ -358,14 +360,15 @@ class FileSystem:
         for call, numbers in self._faults.items():
             if line.startswith(call) and numbers:
                 number = numbers.pop(0)
-                raise OSError(number, os.strerror(number))
+                if number:
+                    raise OSError(number, os.strerror(number))
         for call, number in self._always.items():
             if line.startswith(call):
                 raise OSError(number, os.strerror(number))
 
     def _path(self, name: bytes, dir_fd: int | None) -> str:
         directory = b"" if dir_fd is None else os.fsencode(os.readlink(f"/proc/self/fd/{dir_fd}"))
-        path = os.path.join(directory, name) if name else directory
+        path = os.path.join(directory, os.fsencode(name)) if name else directory
         short = os.path.relpath(path, self._root) if path.startswith(self._root) else path
         parent, base = os.path.split(short)
         if os.path.basename(parent) == b"tmp":

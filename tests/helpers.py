@@ -103,7 +103,7 @@ def command(name: str = "maildirqmtp") -> list[str]:
     script = Path(sys.executable).with_name(name)
     if script.exists():
         return [str(script)]
-    module = {"maildirqmtp": "maildirqmtp", "qmtpmaildir": "maildirqmtp.qmtpmaildir"}[name]
+    module = {"maildirqmtp": "maildirqmtp", "qmtpmaildir": "maildirqmtp.receiver.cli"}[name]
     return [sys.executable, "-m", module]
 
 
@@ -245,11 +245,15 @@ class ScriptedServer:
         except BaseException as error:
             self.errors.append(error)
 
-    def close(self) -> None:
-        """Stop listening, cut every connection, wait for the scripts."""
+    def stop_listening(self) -> None:
+        """Refuse further connections, as a server that has gone."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def close(self) -> None:
+        """Stop listening, cut every connection, wait for the scripts."""
+        self.stop_listening()
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

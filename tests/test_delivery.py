@@ -32,9 +32,7 @@ def opened(
     recipients: tuple[bytes, ...] = (),
 ) -> Delivery | None:
     """Prepare a message of new/ by a route with these options."""
-    route = Route(
-        os.fsencode(path), SERVER, prefix=prefix, sender=sender, recipients=recipients
-    )
+    route = Route(os.fsencode(path), SERVER, prefix=prefix, sender=sender, recipients=recipients)
     with Maildir(os.fsencode(path)) as maildir:
         maildir.scan()
         found = prepare(maildir, route, maildir.new, name)
@@ -66,7 +64,9 @@ def test_kept_lines_count_in_the_length(path: Path) -> None:
     add_message(path, "1.a", b"X-Original-To: z\nSubject: x\n\nhi\n", b"s@x", b"r@y")
     found = opened(path)
     assert found is not None
-    assert found.kept + found.message.data[found.offset :] == b"X-Original-To: z\nSubject: x\n\nhi\n"
+    assert (
+        found.kept + found.message.data[found.offset :] == b"X-Original-To: z\nSubject: x\n\nhi\n"
+    )
     assert found.length == 32
 
 

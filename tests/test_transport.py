@@ -102,7 +102,7 @@ def test_connected_sockets_do_not_wait_for_acknowledgements() -> None:
         assert ours.name == f"127.0.0.1:{listener.getsockname()[1]}"
         with socket.socket(fileno=os.dup(ours.read_fd)) as same:
             assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert not same.getblocking()
+        assert not os.get_blocking(ours.read_fd)
         assert ours.can_send_file
         assert ours.read_fd == ours.write_fd
         ours.close()
@@ -154,9 +154,7 @@ class Dialled(socket.socket):
         """Nothing to set on what is not connected."""
 
 
-def dialling(
-    monkeypatch: pytest.MonkeyPatch, *plan: BaseException | None
-) -> type[Dialled]:
+def dialling(monkeypatch: pytest.MonkeyPatch, *plan: BaseException | None) -> type[Dialled]:
     """Make a host with as many addresses as the plan has steps."""
 
     class Planned(Dialled):
@@ -164,8 +162,7 @@ def dialling(
 
     Planned.plan, Planned.made = list(plan), []
     addresses = [
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 209))
-        for n in range(len(plan))
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 209)) for n in range(len(plan))
     ]
     monkeypatch.setattr(transport.socket, "getaddrinfo", lambda *_, **__: addresses)
     monkeypatch.setattr(transport.socket, "socket", Planned)

@@ -215,7 +215,7 @@ def large(setting: Setting) -> Result:
         pairs,
         lambda: once(setting, large_stock(place / "box", size), ours),
         lambda: once(
-            setting, large_stock(place / "box", size), sendfile_alone, left=1, whole_files=True
+            setting, large_stock(place / "box", size), sendfile_alone, whole_files=True
         ),
     )
     return Result(

@@ -2,8 +2,9 @@
 
     sendfile_reference.py FILE PORT
 
-connects, sends the file as one package with os.sendfile on a blocking socket, and waits for one
-response. The file stays where it is, and nothing is made durable.
+connects, sends the file as one package with os.sendfile on a blocking socket, waits for one
+response and removes the file, as the C loop does with its small ones: to free 190 MB of page cache
+takes the kernel some 20 ms, whoever asks for it. Nothing is made durable.
 """
 
 import os
@@ -12,7 +13,7 @@ import sys
 
 
 def main() -> int:
-    """Send the file; 0 if it was accepted."""
+    """Send the file and remove it; 0 if it was accepted."""
     name, port = sys.argv[1:]
     with open(name, "rb") as file, socket.create_connection(("127.0.0.1", int(port))) as server:
         size = os.fstat(file.fileno()).st_size
@@ -30,7 +31,10 @@ def main() -> int:
             if not data:
                 raise SystemExit("the server closed without a response")
             response += data
-    return 0 if response == b"3:Kok," else 1
+    if response != b"3:Kok,":
+        return 1
+    os.unlink(name)
+    return 0
 
 
 if __name__ == "__main__":

@@ -231,9 +231,7 @@ class Run:
     def in_doubt(self) -> Counter[tuple[str, bytes]]:
         """Count, by message and recipient, how often the report warned of a second copy."""
         return Counter(
-            (e["message"], e["recipient"].encode())
-            for e in self.events
-            if e["event"] == "in-doubt"
+            (e["message"], e["recipient"].encode()) for e in self.events if e["event"] == "in-doubt"
         )
 
 
@@ -294,9 +292,7 @@ def forward(
     """Run once against this server, and have the oracle judge it."""
     with evil_server(evil) as server:
         ran = (
-            run_engine(made, server, **limits)
-            if in_process
-            else run_command(made, server, *flags)
+            run_engine(made, server, **limits) if in_process else run_command(made, server, *flags)
         )
     judge(made, server, ran)
     return ran, server

@@ -84,7 +84,7 @@ RECIPIENTS = tuple(address.lstrip() for address in ADDRESSES)
 def _mails(count: int) -> list[Mail]:
     """Make messages that are all different, and have every oddity above in them."""
     texts = TEXTS + LARGE_TEXTS
-    mails = []
+    mails: list[Mail] = []
     for number in range(count):
         # Large ones once each; their number is no common divisor with the addresses'.
         text = texts[number] if number < len(texts) else TEXTS[number % len(TEXTS)]

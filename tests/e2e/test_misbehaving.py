@@ -37,10 +37,13 @@ K = b"3:Kok,"
 BIG = b"Subject: streamed\n\n" + random.Random(1).randbytes(3 << 20)
 TEXTS = tuple(b"Subject: %d\n\nmessage %d\n" % (i, i) for i in range(6))
 
-SQMAIL_REFUSALS = (
-    # The two that s/qmail 3.x frames one byte too short.
-    b"66:Dsorry, that domain isn't in my list of allowed rcpthosts (#5.7.1),",
-    b"46:Dsorry, your message exceeds my limit (#5.3.4),",
+#: Refusals as s/qmail 3.x frames two of its own: one byte too short.
+SQMAIL_REFUSALS = tuple(
+    b"%d:D%b," % (len(text), text)
+    for text in (
+        b"sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
+        b"sorry, that message is too large for me (#5.3.4)",
+    )
 )
 
 #: What may come instead of a response.
@@ -78,7 +81,7 @@ RUBBISH: dict[str, bytes] = {
     "garbage": random.Random(2).randbytes(5 << 20),
 }
 #: What follows rubbish: nothing of it may be believed.
-LURE = b"," + K * 20
+LURE = K * 20
 
 
 def answer_with(rubbish: bytes, honest_first: int) -> Evil:
@@ -176,11 +179,11 @@ def test_an_answer_before_the_package_is_complete(
     def evil(line: Line, number: int) -> None:
         # Small buffers, so that most of the message is still with the client.
         line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
-        while len(line.packages) < before:
-            had = len(line.packages)
-            if not line.take():
-                return
-            line.send(K * (len(line.packages) - had))
+        if number == 0 and before:
+            for count, _ in enumerate(line.packages_from(), 1):
+                line.send(K)
+                if count == before:
+                    break
         line.take(1_000)
         line.send(response)
         line.drain()
@@ -194,7 +197,7 @@ def test_an_answer_before_the_package_is_complete(
 def both_at_once(line: Line, number: int) -> None:
     """Answer each package twice, in one go."""
     for package in line.packages_from():
-        line.send(2 * b"%d:K%b," % (len(package.text) + 1, package.text))
+        line.send(b"%d:K%b," % (len(package.text) + 1, package.text) * 2)
 
 
 def one_late(line: Line, number: int) -> None:
@@ -217,10 +220,10 @@ def test_surplus_answers(tmp_path: Path, evil: Evil) -> None:
     later it cannot be told from the next one's answer.
     """
     made = stock(tmp_path / "m", *TEXTS)
-    forward(made, evil)
+    _, server = forward(made, evil)
     if evil is not one_late:
         # The first one of each connection goes alone until it is answered exactly once.
-        assert len(made.new) >= len(TEXTS) - 3
+        assert [len(line.packages) for line in server.lines] == [1] * len(TEXTS)
 
 
 def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path) -> None:
@@ -317,9 +320,7 @@ def test_silence_ends_with_the_time_out(tmp_path: Path, evil: Evil, large: bool)
 
 @pytest.mark.parametrize("ending", [lambda line: None, Line.half_close, Line.reset])
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_server_that_dies_again_and_again(
-    tmp_path: Path, ending: object, after: int
-) -> None:
+def test_a_server_that_dies_again_and_again(tmp_path: Path, ending: object, after: int) -> None:
     """Cron's run must end, leave a dead server alone, and say what may come twice."""
     assert callable(ending)
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n%d\n" % (i, i) for i in range(200)))
@@ -410,9 +411,7 @@ def cut_writing(limit: int, ending: object, always: bool, status: bytes) -> Evil
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_cut_off_after_each_byte_that_is_read(
-    tmp_path: Path, ending: object, always: bool
-) -> None:
+def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: object, always: bool) -> None:
     """Wherever the line breaks on the way there, nothing is lost and all gets through later."""
     for limit in range(SESSION_BYTES + 1):
         made = stock(tmp_path / str(limit), SESSION[0])
@@ -561,9 +560,7 @@ def test_a_server_that_hangs_up_after_each_message(
 
 @pytest.mark.parametrize("place", [(0,), (1,), (57,), (199,), (30, 120)])
 @pytest.mark.parametrize("ending", [hang_up, Line.reset])
-def test_poison_among_two_hundred(
-    tmp_path: Path, place: tuple[int, ...], ending: object
-) -> None:
+def test_poison_among_two_hundred(tmp_path: Path, place: tuple[int, ...], ending: object) -> None:
     """One message that kills the server must not keep the 199 others back."""
     assert callable(ending)
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(200)))
@@ -613,20 +610,6 @@ def test_more_answers_than_recipients_in_a_fenced_package(tmp_path: Path) -> Non
 
     ran, _ = forward(made, evil)
     assert len(made.new) == 2
-    assert ran.code == 111
-
-
-def test_two_servers_with_different_manners_behind_one_name(tmp_path: Path) -> None:
-    """Behind a load balancer the next connection may meet a server that sends surplus K's."""
-    made = stock(tmp_path / "m", *TEXTS)
-
-    def evil(line: Line, number: int) -> None:
-        for count, _ in enumerate(line.packages_from()):
-            if number == 0 and count == 1:
-                return
-            line.send(K if number == 0 else K + b"x")
-
-    ran, _ = forward(made, evil)
     assert ran.code == 111
 
 

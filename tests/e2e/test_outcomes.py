@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from maildirqmtp.protocol import package_head, package_tail
 from tests.helpers import (
     Package,
     Peer,
@@ -780,6 +781,39 @@ def test_a_large_message_that_changes_while_it_is_streamed_is_not_delivered(
     assert names(maildir / "new") == ([] if change is _vanish else ["3.m"])
     assert "5 accepted, 0 deferred, 0 failed, 1 held, 0 in doubt, " in result.stderr
     assert "changed while it was being sent" in result.stderr
+    assert result.returncode == 111
+
+
+def test_what_was_sent_before_a_large_message_that_changes_counts(maildir: Path) -> None:
+    """The connection is only given up once the answers to earlier messages are in."""
+    add_message(maildir, "1.m", b"one\n", b"s@x", b"k@y")
+    add_message(maildir, "2.m", b"two\n", b"s@x", b"k@y")
+    add_message(maildir, "3.m", b"x" * 60_000_000, b"s@x", b"k@y")
+    path = maildir / "new" / "3.m"
+    trace = path.stat().st_size - 60_000_000
+    tail = package_tail(b"s@x", (b"k@y",))
+
+    def take(peer: Peer, count: int) -> None:
+        while count:
+            count -= len(peer.socket.recv(min(count, 1 << 20))) or pytest.fail("closed too early")
+
+    def script(peer: Peer) -> None:
+        if peer.server.connections > 1:
+            return answer_all()(peer)
+        take(peer, len(package_head(4)) + 4 + len(tail))
+        peer.respond(b"Kok")
+        take(peer, len(package_head(4)) + 4 + len(tail))
+        os.truncate(path, trace + 30_000_000)
+        take(peer, len(package_head(60_000_000)) + 30_000_000)
+        # All is here that can come. Now it is for the client to wait for this:
+        peer.respond(b"Kok")
+        assert peer.socket.recv(1) == b""
+
+    with serving(script) as server:
+        result = run(maildir, server.address)
+    assert names(maildir / "new") == ["3.m"]
+    assert "2 accepted, 0 deferred, 0 failed, 1 held, 0 in doubt, " in result.stderr
+    assert server.connections == 1
     assert result.returncode == 111
 
 
