@@ -26,7 +26,7 @@ from enum import Enum
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import NetstringError, ProtocolError
-from maildirqmtp.text import printable as printable
+from maildirqmtp.text import printable
 from maildirqmtp.values import Value
 
 #: First byte of a message whose lines end with LF (qmtp.txt, section 4, encoding #2).

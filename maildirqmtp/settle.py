@@ -16,9 +16,10 @@ from maildirqmtp import filing
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.maildir import Folder, Maildir, Removal
-from maildirqmtp.protocol import Response, Status, printable
+from maildirqmtp.protocol import Response, Status
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
+from maildirqmtp.text import printable
 
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000

@@ -1,4 +1,4 @@
-"""Text from others, made safe to show."""
+"""Text: what others wrote, made safe to show; dates as mail writes them."""
 
 
 def printable(raw: bytes) -> str:
@@ -11,3 +11,18 @@ def printable(raw: bytes) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in text)
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def rfc5322_date(seconds: float) -> str:
+    """Return a time (seconds of the epoch) as RFC 5322, 3.3 writes it, in UTC.
+
+    Not by strftime: that would ask the locale for the names.
+    """
+    from datetime import UTC, datetime
+
+    t = datetime.fromtimestamp(seconds, UTC)
+    return f"{_DAYS[t.weekday()]}, {t.day} {_MONTHS[t.month - 1]} {t.year} {t:%H:%M:%S} +0000"

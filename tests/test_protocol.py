@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from maildirqmtp import netstring, protocol
 from maildirqmtp.errors import Fault, NetstringError, ProtocolError
 from maildirqmtp.protocol import Response, ResponseReader, Status
+from maildirqmtp.text import printable
 
 CHECKED = settings(deadline=None)
 K, Z, D = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
@@ -283,7 +284,7 @@ PRINTABLE = [
 @pytest.mark.parametrize(("raw", "text"), PRINTABLE)
 def test_texts_are_made_safe_for_a_terminal(raw: bytes, text: str) -> None:
     """A server that can clear a screen or forge a log line can hide what it did."""
-    assert protocol.printable(raw) == text
+    assert printable(raw) == text
     assert Response(D, raw).text == text
     assert str(Response(D, raw)) == "D" + text
     assert str(Response(Z, raw)) == "Z" + text
@@ -293,7 +294,7 @@ def test_texts_are_made_safe_for_a_terminal(raw: bytes, text: str) -> None:
 @given(st.binary(max_size=200))
 def test_no_text_escapes(raw: bytes) -> None:
     """Whatever the bytes: one printable line, that UTF-8 can write."""
-    text = protocol.printable(raw)
+    text = printable(raw)
     assert text.isprintable()
     assert len(text) <= len(raw)
     text.encode()

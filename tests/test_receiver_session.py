@@ -24,8 +24,9 @@ from maildirqmtp.protocol import (
     package_tail,
 )
 from maildirqmtp.receiver.policy import Importance, Policy, only_domains
-from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session, rfc5322_date
+from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
+from maildirqmtp.text import rfc5322_date
 
 NOW_S = 1_795_398_047.5
 TEXT = b"Subject: x\n\nhi\n"

@@ -15,11 +15,12 @@ from typing import NoReturn
 
 from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError, QMTPError
-from maildirqmtp.protocol import MAX_MESSAGE, printable
+from maildirqmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
 from maildirqmtp.receiver.serving import MAX_CONNECTIONS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import StdioStream, stdio_peer
 from maildirqmtp.route import QMTP_PORT, parse_bytes, parse_seconds, parse_server
+from maildirqmtp.text import printable
 
 EXIT_OK = 0
 EXIT_USAGE = 100

@@ -25,16 +25,10 @@ from maildirqmtp import filing, netstring
 from maildirqmtp.errors import LocalError, ProtocolError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
-from maildirqmtp.protocol import (
-    ENCODING_CRLF,
-    MAX_MESSAGE,
-    Response,
-    Status,
-    check_address,
-    printable,
-)
+from maildirqmtp.protocol import ENCODING_CRLF, MAX_MESSAGE, Response, Status, check_address
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
 from maildirqmtp.receiver.spool import Spool
+from maildirqmtp.text import printable, rfc5322_date
 
 #: Recipients answered between two fsyncs of new/; other clients wait that long.
 BATCH_RECIPIENTS = 64
@@ -45,19 +39,8 @@ _SHOWN = 200
 
 _TROUBLE = Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)")
 _NO_RECIPIENT = Response(Status.FAILED, b"553 the recipient is empty (#5.1.3)")
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _sequence = count(1)
-
-
-def rfc5322_date(now_s: float) -> str:
-    """Return a time as RFC 5322 writes it, in UTC; strftime would ask the locale."""
-    t = time.gmtime(now_s)
-    return (
-        f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year} "
-        f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
-    )
 
 
 @dataclass(frozen=True, slots=True)
