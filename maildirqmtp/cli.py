@@ -92,7 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _mend_output()
     parser = _parser()
-    options = parser.parse_intermixed_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # By hand: argparse would not take what follows `--` as arguments among options.
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_intermixed_args(words[:end])
+    options.arguments += words[end + 1 :]
     try:
         if options.demo:
             if options.arguments:

@@ -33,6 +33,8 @@ from maildirqmtp.window import Window
 
 #: Connections in a row without a single answer, after which a batch run gives up.
 MAX_BARREN = 3
+#: Messages put aside, because the server hung up on each of them, without an answer in between.
+MAX_SET_ASIDE = 3
 #: Seconds that a run which is told to stop waits for what is in flight.
 STOP_S = 30.0
 
@@ -68,6 +70,7 @@ class Engine:
         self._pending: Delivery | None = None
         self._strikes: dict[bytes, int] = {}
         self._barren = 0
+        self._set_aside = 0
         self._total = 0
         self._stop_at: float | None = None
         self._connecting = False
@@ -262,6 +265,9 @@ class Engine:
                 for index in delivery.owed():
                     reason = f"{pipeline.transport.name} hung up twice on this message alone"
                     self._report.deferred(delivery, index, reason)
+                # That is progress; but a server that does it to every message is dead.
+                self._barren = 0
+                self._set_aside += 1
             elif any(a is not None and a.status is Status.DEFERRED for a in delivery.answers):
                 # To go again now would try those again who were told to try later.
                 for index in delivery.owed():
@@ -273,7 +279,7 @@ class Engine:
 
     def _is_culprit(self, pipeline: Pipeline, delivery: Delivery) -> bool:
         """Say whether this message, alone in flight, has now ended two connections."""
-        if self._window.size > 1 or pipeline.error is None:
+        if self._window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
             return False
         name = delivery.message.name
         self._strikes[name] = self._strikes.get(name, 0) + 1
@@ -285,7 +291,7 @@ class Engine:
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = pipeline.error is None and in_flight > 0
         if pipeline.answered or ours or not self._may_take:
-            self._barren = 0
+            self._barren = self._set_aside = 0
             return True
         if isinstance(pipeline.error, (ProtocolError, TimeoutError)):
             self._give_up(f"{pipeline.transport.name} is of no use: giving up")
@@ -293,7 +299,7 @@ class Engine:
         if narrowed:
             return True
         self._barren += 1
-        if self._barren < MAX_BARREN:
+        if self._barren < MAX_BARREN and self._set_aside < MAX_SET_ASIDE:
             return True
-        self._give_up(f"{MAX_BARREN} connections without an answer: making no progress, giving up")
+        self._give_up("connection after connection without an answer: making no progress, giving up")
         return False

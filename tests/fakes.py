@@ -272,7 +272,8 @@ class FileSystem:
 
     A call is a line, with paths below the root; names in tmp/ are `*`:
 
-        fsync new | unlink new/1.a | link new/1.a -> .Failed/tmp/* | rename tmp/* -> envelope/1.a.json
+        fsync new | unlink new/1.a | link new/1.a -> .Failed/tmp/* |
+        rename tmp/* -> envelope/1.a.json
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
@@ -370,7 +371,7 @@ class FileSystem:
         directory = b"" if dir_fd is None else os.fsencode(os.readlink(f"/proc/self/fd/{dir_fd}"))
         path = os.path.join(directory, os.fsencode(name)) if name else directory
         short = os.path.relpath(path, self._root) if path.startswith(self._root) else path
-        parent, base = os.path.split(short)
+        parent = os.path.dirname(short)
         if os.path.basename(parent) == b"tmp":
             short = os.path.join(parent, b"*")
         return os.fsdecode(short)

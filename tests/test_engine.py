@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import engine as engine_module
-from maildirqmtp.engine import MAX_BARREN, STOP_S, Engine
+from maildirqmtp.engine import MAX_BARREN, MAX_SET_ASIDE, STOP_S, Engine
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.report import Report
@@ -85,9 +85,7 @@ class Run:
         )
         before = len(os.listdir("/proc/self/fd"))
         with Maildir(os.fsencode(self.path)) as maildir:
-            self.engine = Engine(
-                route, maildir, self.report, self.connect, self.clock, lambda: NOW
-            )
+            self.engine = Engine(route, maildir, self.report, self.connect, self.clock, lambda: NOW)
             try:
                 self.engine.run_batch(maildir.scan(route.include_cur))
             finally:
@@ -98,13 +96,12 @@ class Run:
     def add(self, count: int, first: int = 1) -> None:
         """Put messages N.a with a recipient rN@y each into new/."""
         for number in range(first, first + count):
-            add_message(
-                self.path, f"{number}.a", b"text %d\n" % number, b"s@x", b"r%d@y" % number
-            )
+            add_message(self.path, f"{number}.a", b"text %d\n" % number, b"s@x", b"r%d@y" % number)
 
     def add_shared(self, name: str, *recipients: str) -> None:
         """Put a message with a sidecar into new/."""
         add_message(self.path, name)
+        os.utime(self.path / "new" / name, (NOW, NOW))
         (self.path / "envelope").mkdir(exist_ok=True)
         content = {"version": 1, "sender": "s@x", "recipients": recipients}
         (self.path / "envelope" / f"{name}.json").write_text(json.dumps(content))
@@ -114,7 +111,7 @@ class Run:
         """The report's events."""
         return [json.loads(line) for line in self.data.getvalue().splitlines()]
 
-    def kinds(self, *ignored: str) -> Counter[object]:
+    def kinds(self) -> Counter[object]:
         """How many events of each kind there were."""
         return Counter(e["event"] for e in self.events)
 
@@ -304,13 +301,15 @@ def test_it_reconnects_as_long_as_there_is_progress(run: Run) -> None:
     assert set(run.received.values()) == {1}
 
 
-def test_three_connections_without_an_answer_are_enough(run: Run) -> None:
+def test_a_server_that_dies_on_every_message_is_given_up(run: Run) -> None:
     """A dead server must not be hammered; each message is still there."""
     run.add(10)
     run.scripts = [hang_up]
     run.go()
     assert len(run.new) == 10
-    assert run.connects <= MAX_BARREN + 2
+    # One to find that less should be in flight, two for each message put aside.
+    assert run.connects <= 1 + 2 * MAX_SET_ASIDE
+    assert run.report.counters.deferred == MAX_SET_ASIDE
     assert "making no progress" in str(run.events[-1]["reason"])
     assert run.code == 111
 
@@ -370,6 +369,22 @@ def test_a_culprit_in_front_stops_nothing(run: Run) -> None:
     run.go()
     assert run.new == ["1.a"]
     assert run.report.counters.deferred == 1
+
+
+def test_two_culprits_in_front_stop_nothing(run: Run) -> None:
+    """Else each run would give up on these two, and what is behind them never goes."""
+    run.add(5)
+
+    def allergic(server: FakeServer, package: Package) -> None:
+        if package.recipients in ((b"r1@y",), (b"r2@y",)):
+            server.hang_up()
+        else:
+            server.respond(b"Kok")
+
+    run.scripts = [allergic]
+    run.go()
+    assert run.new == ["1.a", "2.a"]
+    assert run.report.counters.deferred == 2
 
 
 def test_what_was_in_doubt_is_sent_again_and_counted(run: Run) -> None:
@@ -514,6 +529,48 @@ def test_one_whose_packages_were_all_answered_so_far_too(run: Run) -> None:
     assert run.received[(b"c@y",)] == run.received[(b"d@y",)] == run.received[(b"e@y",)] == 1
 
 
+def test_one_that_the_session_cuts_in_two_goes_on_over_the_next(run: Run) -> None:
+    """Nothing of it is in flight then; its sidecar says where to go on."""
+    run.add_shared("1.a", *[f"r{n}@y" for n in range(5)])
+
+    def slow(server: FakeServer, package: Package) -> None:
+        run.clock.at(run.clock() + 1000, lambda: server.respond(b"Kok"))
+
+    run.scripts = [slow]
+    run.go(window_messages=1)
+    assert run.new == []
+    singles = [p.recipients for s in run.servers[1:] for p in s.received]
+    assert singles == [(b"r%d@y" % n,) for n in range(1, 5)]
+    assert [len(s.received) for s in run.servers[1:]] == [3, 1]
+    assert run.report.counters.accepted == 5
+
+
+def test_after_a_deferral_the_rest_of_a_message_waits(run: Run) -> None:
+    """Told to try later, we do not try again over the very next connection."""
+    run.add_shared("1.a", "a@y", "b@y")
+    run.add_shared("2.a", "c@y", "d@y", "e@y")
+    run.add(1, first=3)
+    seen: list[int] = []
+
+    def defers(server: FakeServer, package: Package) -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            server.respond(b"Zlater")
+        elif len(seen) == 3:
+            server.hang_up()
+        else:
+            server.respond(b"Kok")
+
+    run.scripts = [once, defers]
+    run.go(window_messages=4)
+    assert run.new == ["2.a"]
+    content = json.loads((run.path / "envelope" / "2.a.json").read_text())
+    assert content["recipients"] == ["c@y", "d@y", "e@y"]
+    assert run.received[(b"c@y",)] == run.received[(b"d@y",)] == 1
+    assert run.report.counters.deferred == 3
+    assert run.code == 111
+
+
 def test_several_recipients_wait_their_turn(run: Run) -> None:
     """A package with several goes alone until the server is known."""
     run.add(3)
@@ -534,28 +591,28 @@ def test_several_recipients_wait_their_turn(run: Run) -> None:
 # Files that change
 
 
-def test_a_large_file_that_shrinks_is_held_and_the_others_go(run: Run) -> None:
+def test_a_large_file_that_shrinks_is_held_and_the_others_go(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server throws it away; the connection is made anew for the rest."""
     run.add(1)
     add_message(run.path, "2.large", b"x" * (3 << 20))
     run.add(2, first=3)
+    real = FakeServer.send_file
 
-    def script(server: FakeServer, package: Package) -> None:
-        if package.recipients == (b"r1@y",):
-            os.truncate(run.path / "new" / "2.large", 2 << 20)
-        server.respond(b"Kok")
+    def shrinks(self: FakeServer, fd: int, offset: int, count: int) -> int | None:
+        os.truncate(run.path / "new" / "2.large", 2 << 20)
+        return real(self, fd, offset, count)
 
-    def prepared(server: FakeServer, package: Package) -> None:
-        server.respond(b"Kok")
-
-    run.scripts = [script, prepared]
+    monkeypatch.setattr(FakeServer, "send_file", shrinks)
     run.go()
-    assert [p.recipients for s in run.servers for p in s.received] == [
-        (b"r1@y",),
-        (b"r3@y",),
-        (b"r4@y",),
-    ] or run.new == []
+    assert run.received == {(b"r1@y",): 1, (b"r3@y",): 1, (b"r4@y",): 1}
+    assert run.new == ["2.large"]
+    assert run.connects == 2
     assert run.report.counters.in_doubt == 0
+    held = [e for e in run.events if e["event"] == "held"]
+    assert [e["message"] for e in held] == ["2.large"]
+    assert run.kinds()["closed"] == 0
 
 
 def test_a_large_file_that_cannot_be_looked_at_is_not_sent(
@@ -578,9 +635,7 @@ def test_a_large_file_that_cannot_be_looked_at_is_not_sent(
 # Trouble on this side
 
 
-def test_after_trouble_nothing_more_is_taken(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_trouble_nothing_more_is_taken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in flight is finished, what is left is counted."""
     run.add(10)
     system = FileSystem(monkeypatch, run.path)
@@ -616,22 +671,6 @@ def test_stop_finishes_what_is_in_flight(run: Run) -> None:
     assert run.report.counters.in_doubt == 0
     assert "stopped before the end (7 left)" in run.log.getvalue()
     assert run.code == 111
-
-
-def test_stop_waits_thirty_seconds_and_no_longer(run: Run) -> None:
-    """An administrator's patience, and systemd's."""
-    run.add(3)
-
-    def silent(server: FakeServer, package: Package) -> None:
-        run.clock.at(run.clock() + 5, run.engine.stop)
-        run.clock.at(run.clock() + 10, run.engine.stop)
-        run.clock.at(run.clock() + 10, lambda: None)
-
-    run.scripts = [silent]
-    run.go()
-    assert run.clock() <= 1_000 + 3_600
-    assert run.report.counters.in_doubt == 1
-    assert len(run.new) == 3
 
 
 def test_stop_ends_at_its_second(run: Run) -> None:

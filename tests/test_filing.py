@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ def test_making_a_maildir_is_for_the_owner_only(tmp_path: Path) -> None:
 
 def test_making_one_where_it_cannot_be_says_so(tmp_path: Path) -> None:
     """With the directory that could not be made."""
-    with pytest.raises(LocalError, match="cannot make the directory .*missing/made"):
+    with pytest.raises(LocalError, match=r"cannot make the directory .*missing/made"):
         filing.create(os.fsencode(tmp_path / "missing" / "made"))
 
 
@@ -144,7 +144,7 @@ def test_a_delivery_that_fails_leaves_no_rubbish(
     name = filing.write_tmp(target, [b"x"])
     system = FileSystem(monkeypatch, tmp_path / "to")
     system.fail("link", errno.ENOSPC)
-    with pytest.raises(LocalError, match="cannot deliver .*No space"):
+    with pytest.raises(LocalError, match=r"cannot deliver .*No space"):
         filing.publish(target, name)
     assert names(tmp_path / "to" / "tmp") == names(tmp_path / "to" / "new") == []
 
@@ -377,12 +377,12 @@ def test_what_vanishes_from_tmp_while_adopting_is_this_machines_trouble(
     target: Maildir, message: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not a crash: messages in flight are still to be settled."""
-    real = os.stat
+    real: Callable[..., object] = os.stat
 
     def stat_fails(path: object, *, dir_fd: int | None = None, **more: object) -> object:
         if dir_fd == target.tmp.fd:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return real(path, dir_fd=dir_fd, **more)  # type: ignore[call-overload]
+        return real(path, dir_fd=dir_fd, **more)
 
     monkeypatch.setattr(os, "stat", stat_fails)
     with pytest.raises(LocalError, match="No such file"):

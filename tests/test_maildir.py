@@ -7,7 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,7 +140,7 @@ def test_a_file_system_without_locks_says_so(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(LocalError, match="cannot lock .*No locks available"):
+    with pytest.raises(LocalError, match=r"cannot lock .*No locks available"):
         maildir.lock()
 
 
@@ -161,13 +161,13 @@ def test_a_maildir_that_cannot_be_changed_is_found_out(
     maildir: Maildir, monkeypatch: pytest.MonkeyPatch, folder: str, call: str, number: int
 ) -> None:
     """Its messages would be sent again by every run."""
-    real = {"open": os.open, "unlink": os.unlink}[call]
+    real: Callable[..., object] = getattr(os, call)
     fd = getattr(maildir, folder).fd
 
     def fails(*arguments: object, dir_fd: int | None = None, **more: object) -> object:
         if dir_fd == fd:
             raise OSError(number, os.strerror(number))
-        return real(*arguments, dir_fd=dir_fd, **more)  # type: ignore[arg-type]
+        return real(*arguments, dir_fd=dir_fd, **more)
 
     monkeypatch.setattr(os, call, fails)
     with pytest.raises(LocalError, match=f"{folder}.*{os.strerror(number)}"):
@@ -262,9 +262,9 @@ def test_a_directory_that_cannot_be_listed_says_so(
 ) -> None:
     """An empty answer would look as if nothing were left."""
     monkeypatch.setattr(os, "listdir", denied)
-    with pytest.raises(LocalError, match="cannot list .*new: Permission denied"):
+    with pytest.raises(LocalError, match=r"cannot list .*new: Permission denied"):
         maildir.scan()
-    with pytest.raises(LocalError, match="cannot list .*tmp: Permission denied"):
+    with pytest.raises(LocalError, match=r"cannot list .*tmp: Permission denied"):
         maildir.clean_tmp(0)
 
 
@@ -312,10 +312,10 @@ def test_one_that_cannot_be_looked_at_or_made_says_so(
     """And is not taken for one that is not there."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", denied)
-        with pytest.raises(LocalError, match="cannot look at .*envelope: Permission denied"):
+        with pytest.raises(LocalError, match=r"cannot look at .*envelope: Permission denied"):
             maildir.scan()
     monkeypatch.setattr(os, "mkdir", denied)
-    with pytest.raises(LocalError, match="cannot make .*envelope: Permission denied"):
+    with pytest.raises(LocalError, match=r"cannot make .*envelope: Permission denied"):
         maildir.envelope()
 
 
@@ -484,12 +484,12 @@ def relink(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [grow, replace, rewrite, relink])
 def test_only_the_file_that_was_sent_is_removed(
-    path: Path, maildir: Maildir, change: "type[None]"
+    path: Path, maildir: Maildir, change: Callable[[Path], None]
 ) -> None:
     """What has that name now nobody has sent."""
     (path / "new" / "1.a").write_bytes(b"x")
     message = load(maildir, b"1.a")
-    change(path / "new" / "1.a")  # type: ignore[call-arg]
+    change(path / "new" / "1.a")
     assert not maildir.is_same(message)
     assert maildir.remove(message) is Removal.CHANGED
     assert names(path / "new") == ["1.a"]
@@ -560,5 +560,5 @@ def test_cleaning_takes_what_others_do_as_it_comes(
     system.fail("unlink tmp", errno.ENOENT)
     assert maildir.clean_tmp(1e12) == 1
     system.fail("unlink tmp", errno.EACCES)
-    with pytest.raises(LocalError, match="cannot clean up .*tmp/.: Permission denied"):
+    with pytest.raises(LocalError, match=r"cannot clean up .*tmp/.: Permission denied"):
         maildir.clean_tmp(1e12)

@@ -149,7 +149,7 @@ def test_a_greeting_ends_it() -> None:
 
 def test_a_response_before_the_last_byte_ends_it() -> None:
     """The server cannot be answerable for a message it does not have."""
-    line = Line(FakeTransport(takes=[10]))
+    line = Line(FakeTransport(takes=[len(packaged(delivery())) - 1]))
     one = delivery()
     line.send(one)
     line.hear(framed(b"Kok"))

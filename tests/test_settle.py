@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import settle
 from maildirqmtp.delivery import Delivery, prepare
+from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.protocol import Response, Status
 from maildirqmtp.report import Report
@@ -57,9 +57,7 @@ class Case:
             lifetime_s=lifetime_s,
         )
         self.report = Report(self.log, verbosity=1, clock=self.clock)
-        self.settler = Settler(
-            self.maildir, self.route, self.report, self.clock, lambda: self.now
-        )
+        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
 
     def watch(self) -> FileSystem:
         """Write down every call from here on."""
@@ -274,7 +272,7 @@ def test_sent_is_proved_before_anything_is_sent(case: Case) -> None:
     """Else every run sends all of it again."""
     (case.root / "file").write_bytes(b"")
     case.open(sent="file/Sent")
-    with pytest.raises(settle.LocalError, match="file/Sent"):
+    with pytest.raises(LocalError, match="file/Sent"):
         case.settler.prove_sent()
     case.open()
     case.settler.prove_sent()

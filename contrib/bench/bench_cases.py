@@ -214,9 +214,7 @@ def large(setting: Setting) -> Result:
     a, b = in_turns(
         pairs,
         lambda: once(setting, large_stock(place / "box", size), ours),
-        lambda: once(
-            setting, large_stock(place / "box", size), sendfile_alone, whole_files=True
-        ),
+        lambda: once(setting, large_stock(place / "box", size), sendfile_alone, whole_files=True),
     )
     return Result(
         "large",

@@ -180,7 +180,7 @@ class Stock:
             add_sidecar(self.maildir, name, "s@x", *(r.decode() for r in recipients))
             add_message(self.maildir, name, text, None, None)
         else:
-            add_message(self.maildir, name, text, b"s@x", *(recipients or (b"r@y",)))
+            add_message(self.maildir, name, text, b"s@x", recipients[0] if recipients else b"r@y")
         self.messages[name] = (text, recipients or (b"r@y",))
         return name
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.evil import Line, Stock, evil_server, stock
-from tests.helpers import command, names, sidecar
+from tests.helpers import command, names, sidecar, wait_until
 
 Answer = Callable[[bytes, bytes, int], bytes]
 
@@ -50,8 +50,9 @@ class Killer:
     accepted: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
     refused: set[tuple[bytes, bytes]] = field(default_factory=set)
     seen: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
-    left: int = -1
+    left: int = 0
     pid: int = 0
+    finished: int = 0
 
     def __call__(self, line: Line, number: int) -> None:
         """Answer in bursts of any size, as servers with a buffer do."""
@@ -68,9 +69,10 @@ class Killer:
                 self._send(line, waiting)
                 waiting = []
                 burst = self.rng.randrange(1, 80)
+        self.finished += 1
 
     def _send(self, line: Line, waiting: list[tuple[bytes, tuple[bytes, bytes]]]) -> None:
-        moment = self.rng.random() if self.left <= 0 <= self.pid and self.pid else 1.0
+        moment = self.rng.random() if self.pid and self.left <= 0 else 1.0
         if moment < 0.2:
             self._kill()
         for status, who in waiting:
@@ -109,13 +111,14 @@ class Campaign:
 def campaign(
     made: Stock, kills: int, seed: int, *flags: str | Path, answer: Answer = accept
 ) -> Campaign:
-    """Run and kill so many times, then run until nothing more gets through."""
+    """Run and kill so many times, then twice more, for what was deferred the first time."""
     rng = random.Random(seed)
     killer = Killer(rng, answer)
     fought = Campaign(killer)
     arguments = [*command(), "--quiet", *flags, made.maildir]
     with evil_server(killer) as server:
-        while True:
+        spared = 0
+        while made.new and spared < 2:
             before = len(made.new)
             process = subprocess.Popen(
                 [*arguments, server.address],
@@ -123,9 +126,11 @@ def campaign(
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            wanted = fought.kills < kills
-            if wanted:
-                killer.left = rng.randrange(1, max(2, 2 * before // (kills - fought.kills)))
+            if fought.kills == kills:
+                spared += 1
+            else:
+                share = 2 * before // (kills - fought.kills)
+                killer.left = rng.randrange(1, max(2, min(share, before // 2)))
                 killer.pid = process.pid
             error = process.communicate(timeout=60)[1]
             killer.pid = 0
@@ -133,9 +138,11 @@ def campaign(
             fought.kills += process.returncode == -signal.SIGKILL
             assert process.returncode in (0, 111, -signal.SIGKILL), error
             assert "Traceback" not in error
-            assert fought.runs < 3 * kills + 10
-            if not made.new or (process.returncode == 111 and not wanted):
-                return fought
+            # What was sent before the kill is still taken by the server.
+            wait_until(lambda: killer.finished == len(server.lines), "the server to be done")
+    # The last one may have come too late, when the run was over.
+    assert kills - 2 <= fought.kills <= kills
+    return fought
 
 
 def leftovers(maildir: Path) -> int:
@@ -173,7 +180,6 @@ def test_killed_at_any_moment_nothing_is_lost(tmp_path: Path, kills: int, messag
     made = filled(tmp_path / "m", messages)
     fought = campaign(made, kills, 1, "--window", "100")
     say(fought, messages, kills * 100)
-    assert fought.kills == kills
     assert not made.new
     accepted = {text for text, _ in fought.killer.accepted}
     assert accepted == {text for text, _ in made.messages.values()}, "lost"
@@ -187,7 +193,6 @@ def test_killed_with_the_default_window(tmp_path: Path, kills: int, messages: in
     made = filled(tmp_path / "m", messages)
     fought = campaign(made, kills, 2)
     say(fought, messages, kills * 4_096)
-    assert fought.kills == kills
     assert not made.new
     assert {text for text, _ in fought.killer.accepted} == {
         text for text, _ in made.messages.values()
@@ -203,7 +208,6 @@ def test_killed_while_moving_to_sent(tmp_path: Path, kills: int, messages: int) 
     sent = tmp_path / "sent"
     fought = campaign(made, kills, 3, "--window", "100", "--sent", sent)
     say(fought, messages, kills * 100)
-    assert fought.kills == kills
     assert not made.new
     assert set(names(sent / "new")) == made.messages.keys()
     for name, (text, _) in made.messages.items():
@@ -220,7 +224,6 @@ def test_killed_among_mixed_answers(tmp_path: Path, kills: int, messages: int) -
     made = filled(tmp_path / "m", messages)
     fought = campaign(made, kills, 4, "--window", "100", answer=mixed)
     say(fought, messages, kills * 100)
-    assert fought.kills == kills
     for name, (text, recipients) in made.messages.items():
         who = (text, recipients[0])
         expected = mixed(*who, 9)
@@ -241,7 +244,6 @@ def test_killed_amid_messages_to_several(tmp_path: Path, kills: int, messages: i
     made = filled(tmp_path / "m", messages, *recipients)
     fought = campaign(made, kills, 5, "--window", "100", answer=mixed)
     say(fought, messages, kills * 100 * len(recipients))
-    assert fought.kills == kills
     for name, (text, _) in made.messages.items():
         owed, bounced = made.owed(name), made.bounced(name)
         for recipient in recipients:
@@ -257,16 +259,14 @@ def test_killed_amid_messages_to_several(tmp_path: Path, kills: int, messages: i
 def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
     """A lock that outlives its process would stop all mail until somebody looks."""
     made = filled(tmp_path / "m", 50)
-    fought = campaign(made, 5, 6, "--window", "5")
-    assert fought.kills == 5
+    campaign(made, 5, 6, "--window", "5")
     assert not made.new
 
 
 def test_sidecars_of_failed_messages_survive_kills(tmp_path: Path) -> None:
     """A message in the failed maildir without its reason could not be sent again."""
     made = filled(tmp_path / "m", 200)
-    fought = campaign(made, 20, 7, "--window", "20", answer=lambda *_: b"D")
-    assert fought.kills == 20
+    campaign(made, 20, 7, "--window", "20", answer=lambda *_: b"D")
     assert not made.new
     assert made.failed == made.messages.keys()
     for name in made.failed:

@@ -7,11 +7,13 @@ failed maildir with the reason; a second copy only went out with a warning.
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import select
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,8 @@ from tests.e2e.evil import (
     run_command,
     stock,
 )
+
+Ending = Callable[[Line], None]
 
 K = b"3:Kok,"
 BIG = b"Subject: streamed\n\n" + random.Random(1).randbytes(3 << 20)
@@ -154,13 +158,12 @@ def test_an_answer_before_anything_is_sent(tmp_path: Path, greeting: bytes) -> N
         line.send(greeting)
         line.half_close()
 
+    report = Report(io.StringIO())
     with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
-        with open(tmp_path / "log", "w") as log:
-            report = Report(log)
-            address = Server("127.0.0.1", server.server.port)
-            engine = Engine(Route(maildir.path, address), maildir, report, connect_and_wait)
-            engine.run_batch(maildir.scan())
-            engine.close()
+        address = Server("127.0.0.1", server.server.port)
+        engine = Engine(Route(maildir.path, address), maildir, report, connect_and_wait)
+        engine.run_batch(maildir.scan())
+        engine.close()
     assert seen
     assert made.new == made.messages.keys()
     assert not made.failed
@@ -243,9 +246,8 @@ def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path)
 @pytest.mark.parametrize("good", [0, 1, 3])
 @pytest.mark.parametrize("half", [b"3", b"3:", b"3:K", b"3:Kok", b"3:Dno", b"65536:Zx"])
 @pytest.mark.parametrize("ending", [Line.drain, Line.half_close, Line.reset])
-def test_half_an_answer(tmp_path: Path, half: bytes, good: int, ending: object) -> None:
+def test_half_an_answer(tmp_path: Path, half: bytes, good: int, ending: Ending) -> None:
     """An answer whose last byte is missing is none, whichever way the connection ends."""
-    assert callable(ending)
     made = stock(tmp_path / "m", *TEXTS)
 
     def evil(line: Line, number: int) -> None:
@@ -320,9 +322,8 @@ def test_silence_ends_with_the_time_out(tmp_path: Path, evil: Evil, large: bool)
 
 @pytest.mark.parametrize("ending", [lambda line: None, Line.half_close, Line.reset])
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_server_that_dies_again_and_again(tmp_path: Path, ending: object, after: int) -> None:
+def test_a_server_that_dies_again_and_again(tmp_path: Path, ending: Ending, after: int) -> None:
     """Cron's run must end, leave a dead server alone, and say what may come twice."""
-    assert callable(ending)
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n%d\n" % (i, i) for i in range(200)))
 
     def evil(line: Line, number: int) -> None:
@@ -335,8 +336,9 @@ def test_a_server_that_dies_again_and_again(tmp_path: Path, ending: object, afte
     assert ran.code == 111
     assert len(made.new) == 200 - after
     assert len(server.lines) <= 12
-    assert "without an answer" in ran.stderr
-    assert "(1 left)" in ran.stderr or re.search(r"\(1[0-9][0-9] left\)", ran.stderr)
+    # Reset as soon as it is there, the connection may be gone before we know of it.
+    assert "without an answer" in ran.stderr or "cannot connect" in ran.stderr
+    assert re.search(r"\((1[0-9][0-9]|200) left\)", ran.stderr)
 
 
 def test_what_may_come_twice_is_named(tmp_path: Path) -> None:
@@ -374,9 +376,8 @@ def hang_up(line: Line) -> None:
 ENDINGS = (hang_up, Line.half_close, Line.reset)
 
 
-def cut_reading(limit: int, ending: object, always: bool) -> Evil:
+def cut_reading(limit: int, ending: Ending, always: bool) -> Evil:
     """Make a server that ends the first or every connection after so many bytes."""
-    assert callable(ending)
 
     def evil(line: Line, number: int) -> None:
         if number and not always:
@@ -392,9 +393,8 @@ def cut_reading(limit: int, ending: object, always: bool) -> Evil:
     return evil
 
 
-def cut_writing(limit: int, ending: object, always: bool, status: bytes) -> Evil:
+def cut_writing(limit: int, ending: Ending, always: bool, status: bytes) -> Evil:
     """Make a server that ends a connection after writing so many bytes of its answers."""
-    assert callable(ending)
 
     def evil(line: Line, number: int) -> None:
         if number and not always:
@@ -411,7 +411,7 @@ def cut_writing(limit: int, ending: object, always: bool, status: bytes) -> Evil
 
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: object, always: bool) -> None:
+def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: Ending, always: bool) -> None:
     """Wherever the line breaks on the way there, nothing is lost and all gets through later."""
     for limit in range(SESSION_BYTES + 1):
         made = stock(tmp_path / str(limit), SESSION[0])
@@ -427,7 +427,7 @@ def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: object, al
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_cut_off_after_each_byte_that_is_written(
-    tmp_path: Path, ending: object, always: bool, status: bytes
+    tmp_path: Path, ending: Ending, always: bool, status: bytes
 ) -> None:
     """Wherever the line breaks on the way back, only what was in doubt goes twice."""
     for limit in range(4 * len(K) + 1):
@@ -441,7 +441,7 @@ def test_cut_off_after_each_byte_that_is_written(
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_cut_off_amid_large_messages(tmp_path: Path, ending: object) -> None:
+def test_cut_off_amid_large_messages(tmp_path: Path, ending: Ending) -> None:
     """A streamed message that was cut off goes again from its first byte."""
     for number, limit in enumerate((1, 100, 1 << 20, 3 << 20, (3 << 20) + 60, 5 << 20)):
         made = stock(tmp_path / str(number), BIG, BIG[:-1], TEXTS[0], BIG[:-2])
@@ -538,10 +538,9 @@ def test_a_server_that_defers_everything(tmp_path: Path, flags: tuple[str, ...])
 @pytest.mark.parametrize("flags", [(), ("--window", "1"), ("--window", "7")])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_server_that_hangs_up_after_each_message(
-    tmp_path: Path, flags: tuple[str, ...], ending: object
+    tmp_path: Path, flags: tuple[str, ...], ending: Ending
 ) -> None:
     """One message for each connection: slow, but all get through in one run."""
-    assert callable(ending)
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(60)))
 
     def evil(line: Line, number: int) -> None:
@@ -558,11 +557,12 @@ def test_a_server_that_hangs_up_after_each_message(
     assert len(server.lines) <= 80
 
 
-@pytest.mark.parametrize("place", [(0,), (1,), (57,), (199,), (30, 120)])
+@pytest.mark.parametrize(
+    "place", [(0,), (1,), (57,), (199,), (30, 120), (30, 31), (0, 1, 2), (7, 8, 9, 10)]
+)
 @pytest.mark.parametrize("ending", [hang_up, Line.reset])
-def test_poison_among_two_hundred(tmp_path: Path, place: tuple[int, ...], ending: object) -> None:
+def test_poison_among_two_hundred(tmp_path: Path, place: tuple[int, ...], ending: Ending) -> None:
     """One message that kills the server must not keep the 199 others back."""
-    assert callable(ending)
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(200)))
     poison = {b"Subject: %d\n\n" % i for i in place}
 

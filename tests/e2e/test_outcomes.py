@@ -46,6 +46,11 @@ def maildir(tmp_path: Path) -> Path:
     return make_maildir(tmp_path / "maildir")
 
 
+def random_text(size: int) -> bytes:
+    """Make bytes that do not begin with a space: that would be a folded trace line."""
+    return b"\n" + os.urandom(size - 1)
+
+
 def events(stdout: str) -> list[dict[str, Any]]:
     """Read what --json writes: nothing but objects, one a line, each with its event."""
     found = [json.loads(line) for line in stdout.splitlines()]
@@ -108,7 +113,7 @@ def test_sent_keeps_accepted_messages_byte_for_byte(
         make_maildir(sent)
         add_message(sent, "1.m", b"somebody else's\n")
     small = add_message(maildir, "1.m", b"\0\r\nsmall", recipient=b"k@y")
-    large = add_message(maildir, "2.m", os.urandom(3_000_000), recipient=b"k@y")
+    large = add_message(maildir, "2.m", random_text(3_000_000), recipient=b"k@y")
     age(maildir / "new" / "2.m", 500)
     before = (maildir / "new" / "2.m").stat()
     deferred = add_message(maildir, "3.m", recipient=b"z@y")
@@ -134,7 +139,7 @@ def test_sent_on_another_file_system(maildir: Path, tmp_path: Path) -> None:
         pytest.skip("NO SECOND FILE SYSTEM HERE: /dev/shm is missing, or where the tests are")
     sent = other / f"maildirqmtp-test-{os.getpid()}"
     try:
-        content = add_message(maildir, "1.m", os.urandom(3_000_000))
+        content = add_message(maildir, "1.m", random_text(3_000_000))
         age(maildir / "new" / "1.m", 500)
         before = (maildir / "new" / "1.m").stat()
         with serving(answer_all()) as server:
@@ -218,7 +223,7 @@ def test_deferred_messages_are_not_touched(maildir: Path) -> None:
     add_message(maildir, "1.m", recipient=b"z@y")
     add_sidecar(maildir, "1.m", "s@x", "z@y", "z@elsewhere")
     add_message(maildir, "2.m", recipient=b"z@y")
-    add_message(maildir, "3.m", os.urandom(2_000_000), recipient=b"z@y")
+    add_message(maildir, "3.m", random_text(2_000_000), recipient=b"z@y")
     add_message(maildir, "4.m", recipient=b"k@y")
     (maildir / "new" / "4.m").rename(tmp := maildir / "tmp" / "4.m")
     before = snapshot(maildir)
@@ -245,7 +250,7 @@ def test_failed_messages_move_with_the_reason(
 ) -> None:
     """Rejected mail is kept whole, out of the way, and says who refused it, why and when."""
     failed = tmp_path / "elsewhere" if flag else maildir / ".Failed"
-    content = add_message(maildir, "1.m", os.urandom(size), b"s@x", b"d@y")
+    content = add_message(maildir, "1.m", random_text(size), b"s@x", b"d@y")
     inode = (maildir / "new" / "1.m").stat().st_ino
     with serving(answer_all(by_recipient)) as server:
         earliest = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -389,7 +394,17 @@ def test_recipients_of_a_sidecar_without_the_prefix_stay_in_it(maildir: Path) ->
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 1}', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 1}',
+        b'{"version": 1, "sender": "s@x", "recipients": []}',
+        None,
+    ],
+)
 def test_a_sidecar_that_cannot_be_used_holds_its_message(
     maildir: Path, content: bytes | None
 ) -> None:
@@ -543,7 +558,7 @@ def test_dry_run_sends_nothing_and_changes_nothing(maildir: Path, as_json: bool)
     for number in (3, 1, 2):
         add_message(maildir, f"{number}.m", b"x" * number, b"s@x", b"pre-%d@y" % number)
     add_message(maildir, "4.m", recipient=b"other@y")
-    add_message(maildir, "5.m", os.urandom(2_000_000), b"", b"unused@y")
+    add_message(maildir, "5.m", random_text(2_000_000), b"", b"unused@y")
     add_sidecar(maildir, "5.m", "", "pre-a@y", "other@y", "pre-b@y")
     old = maildir / "tmp" / "old"
     old.write_bytes(b"rubbish")
@@ -658,7 +673,7 @@ def test_mail_without_the_prefix_is_somebody_elses(maildir: Path, ours: int) -> 
     """Ignored without a word and without a bad exit code, as serialmail does."""
     for number, recipient in enumerate((b"other@y", b"PRE-k@y", b"pre", b"xpre-k@y")):
         add_message(maildir, f"{number}.m", recipient=recipient)
-    add_message(maildir, "5.m", os.urandom(2_000_000), recipient=b"large@y")
+    add_message(maildir, "5.m", random_text(2_000_000), recipient=b"large@y")
     before = snapshot(maildir)
     for number in range(ours):
         add_message(maildir, f"6{number}.m", recipient=b"pre-k@y")

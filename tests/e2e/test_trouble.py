@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -23,6 +24,7 @@ import pytest
 
 from tests.helpers import (
     DEADLINE_S,
+    Package,
     Peer,
     add_message,
     add_sidecar,
@@ -33,6 +35,7 @@ from tests.helpers import (
     names,
     run,
     serving,
+    sidecar,
     snapshot,
     start,
     wait_until,
@@ -137,6 +140,23 @@ def test_server_that_goes_away_for_good(maildir: Path) -> None:
     assert f"cannot connect to {server.address}" in result.stderr
     assert "1 accepted, 0 deferred, 0 failed, 0 held, " in result.stderr
     assert "2 left" in result.stderr
+
+
+def test_server_that_resets_each_connection(maildir: Path) -> None:
+    """As a firewall does: what was not answered is kept, and the run ends by itself."""
+    before = snapshot(maildir)
+
+    def script(peer: Peer) -> None:
+        assert peer.read_package()
+        # Linger for no time: the kernel sends a reset instead of an orderly end.
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(script) as server:
+        result = run(maildir, server.address)
+    assert result.returncode == 111
+    assert snapshot(maildir) == before
+    assert f"connection to {server.address} broke while reading: Connection reset" in result.stderr
+    assert "maildirqmtp: 0 accepted, " in result.stderr
 
 
 # The maildir
@@ -260,6 +280,27 @@ def test_a_target_that_cannot_be_made(maildir: Path, tmp_path: Path, flag: str) 
     assert f"cannot make the directory {target}: No such file or directory" in result.stderr
     if flag == "--sent":
         assert server.packages == []
+
+
+def test_accepted_recipients_are_noted_although_failed_ones_cannot_be(
+    maildir: Path, tmp_path: Path
+) -> None:
+    """A wrong --failed must not send the message again to those who have it, at each run."""
+    (maildir / "new" / "2.m").unlink()
+    (maildir / "new" / "3.m").unlink()
+    content = (maildir / "new" / "1.m").read_bytes()
+
+    def answer(package: Package, recipient: bytes) -> bytes:
+        return b"Kok" if recipient == b"k@y" else b"Dno"
+
+    flags = ("--failed", tmp_path / "missing" / "target", "--recipient", "k@y")
+    with serving(answer_all(answer)) as server:
+        result = run(*flags, "--recipient", "d@y", maildir, server.address)
+        assert result.returncode == 111
+        assert sidecar(maildir, "1.m")["recipients"] == ["d@y"]
+        run(*flags, maildir, server.address)
+    assert [p.recipients for p in server.packages] == [(b"k@y", b"d@y"), (b"d@y",)]
+    assert (maildir / "new" / "1.m").read_bytes() == content
 
 
 def test_a_sent_maildir_that_cannot_be_changed_sends_nothing(
@@ -451,6 +492,15 @@ def test_a_terminal_that_cannot_show_an_address(
     assert result.returncode == 0
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let what a test starts obey SIGINT: in the background of a shell it would be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_a_listing(maildir: Path) -> None:
     """Control-C is no reason for a traceback."""
     for number in range(2_000):

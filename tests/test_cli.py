@@ -1,0 +1,441 @@
+"""The command line: what is understood, and what is refused with exit code 100."""
+
+import errno
+import io
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import maildirqmtp
+from maildirqmtp import batch, cli, route
+from maildirqmtp.errors import LocalError
+from maildirqmtp.report import Report
+from maildirqmtp.route import Route, Server
+from tests.helpers import add_message, make_maildir
+
+Out = pytest.CaptureFixture[str]
+
+
+class Flushed:
+    """What `flush` was called with, and what it is to return."""
+
+    def __init__(self) -> None:
+        self.route: Route | None = None
+        self.report: Report | None = None
+        self.result: int | Exception = 0
+
+    def __call__(self, chosen: Route, report: Report) -> int:
+        self.route, self.report = chosen, report
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> Flushed:
+    """Nothing is sent; it is only noted what would have been."""
+    made = Flushed()
+    monkeypatch.setattr(batch, "flush", made)
+    return made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty maildir."""
+    return make_maildir(tmp_path / "Maildir")
+
+
+def chosen(flushed: Flushed, *arguments: str) -> Route:
+    """Run the command line and return the route that it makes."""
+    assert cli.main(arguments) == 0
+    assert flushed.route is not None
+    return flushed.route
+
+
+def refused(capsys: Out, *arguments: str) -> str:
+    """Run a command line that is wrong; return what is said."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 100
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("maildirqmtp: ")
+    assert "usage: maildirqmtp [OPTION...] DIR [PREFIX] SERVER" in captured.err
+    return captured.err.splitlines()[0]
+
+
+# What is understood
+
+
+def test_two_arguments(flushed: Flushed) -> None:
+    """DIR SERVER, and the defaults of the design."""
+    made = chosen(flushed, "Maildir", "mail.example.org")
+    assert made.maildir == b"Maildir"
+    assert made.server == Server("mail.example.org", 209)
+    assert (made.prefix, made.sender, made.recipients) == (b"", None, ())
+    assert (made.sent, made.failed, made.include_cur) == (None, None, False)
+    assert (made.window_messages, made.window_bytes) == (4096, 32 << 20)
+    assert made.lifetime_s == 14 * 86_400
+    assert made.connect_timeout_s == 60
+    assert made.write_timeout_s == 73
+    assert made.response_timeout_s == 3600
+    assert (made.grace_s, made.session_s) == (10, 3000)
+
+
+def test_serialmails_three_arguments(flushed: Flushed) -> None:
+    """An old script goes on working."""
+    made = chosen(flushed, "Maildir", "alias-ppp-", "mail.example.org:2009")
+    assert (made.maildir, made.prefix) == (b"Maildir", b"alias-ppp-")
+    assert made.server == Server("mail.example.org", 2009)
+
+
+def test_every_option(flushed: Flushed, tmp_path: Path) -> None:
+    """In any place between the arguments."""
+    made = chosen(
+        flushed,
+        "--port=2009",
+        "Maildir",
+        "--window=100,1M",
+        "--connect-timeout=5s",
+        "--write-timeout=1m",
+        "--response-timeout=2h",
+        "--lifetime=3d",
+        "p-",
+        f"--sent={tmp_path}/Sent",
+        f"--failed={tmp_path}/Failed",
+        "--sender=s@x",
+        "--recipient=a@y",
+        "--recipient=b@y",
+        "--cur",
+        "mail.example.org",
+    )
+    assert (made.maildir, made.prefix) == (b"Maildir", b"p-")
+    assert made.server == Server("mail.example.org", 2009)
+    assert (made.window_messages, made.window_bytes) == (100, 1 << 20)
+    times = (made.connect_timeout_s, made.write_timeout_s, made.response_timeout_s)
+    assert times == (5, 60, 7200)
+    assert made.lifetime_s == 3 * 86_400
+    assert made.sent == os.fsencode(tmp_path / "Sent")
+    assert made.failed == os.fsencode(tmp_path / "Failed")
+    assert (made.sender, made.recipients) == (b"s@x", (b"a@y", b"b@y"))
+    assert made.include_cur
+
+
+def test_a_port_of_the_servers_own_beats_the_option(flushed: Flushed) -> None:
+    """The option is only for where SERVER has none."""
+    assert chosen(flushed, "--port=5", "M", "h:6").server == Server("h", 6)
+    assert chosen(flushed, "M", "[::1]:7").server == Server("::1", 7)
+
+
+def test_the_null_sender_can_be_given(flushed: Flushed) -> None:
+    """And is not the same as none given."""
+    assert chosen(flushed, "--sender=", "M", "h").sender == b""
+
+
+def test_a_lifetime_of_nothing(flushed: Flushed) -> None:
+    """Every deferral is a failure; somebody may want that."""
+    assert chosen(flushed, "--lifetime=0", "M", "h").lifetime_s == 0
+
+
+def test_names_that_are_no_utf8(flushed: Flushed) -> None:
+    """Paths and prefixes are bytes."""
+    made = chosen(flushed, "M\udcff", "p\udcfe-", "h")
+    assert (made.maildir, made.prefix) == (b"M\xff", b"p\xfe-")
+
+
+def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
+    """After --, as everywhere."""
+    assert chosen(flushed, "--", "M", "-p-", "h").prefix == b"-p-"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "DIR and SERVER"),
+        (["M"], "DIR and SERVER"),
+        (["M", "p-", "h", "more"], "DIR and SERVER"),
+        (["M", ""], "no host name"),
+        (["M", "h:0"], "1 to 65535"),
+        (["M", "h:x"], "1 to 65535"),
+        (["M", "unix:/path"], "over TCP only"),
+        (["M", "-"], "over TCP only"),
+        (["--port=0", "M", "h"], "--port: a port"),
+        (["--port=99999", "M", "h"], "--port: a port"),
+        (["--window=0", "M", "h"], "--window: MESSAGES"),
+        (["--window=1,0", "M", "h"], "--window: at least one byte"),
+        (["--window=x", "M", "h"], "--window"),
+        (["--lifetime=x", "M", "h"], "--lifetime: a time"),
+        (["--connect-timeout=0", "M", "h"], "--connect-timeout: more than 0 seconds"),
+        (["--write-timeout=0s", "M", "h"], "--write-timeout: more than 0 seconds"),
+        (["--response-timeout=0", "M", "h"], "--response-timeout: more than 0 seconds"),
+        (["--response-timeout=-1", "M", "h"], "--response-timeout: a time"),
+        (["--sender=a\nb", "M", "h"], "--sender: sender a?b has a LF"),
+        ([f"--sender={'x' * 1000}", "M", "h"], "--sender: sender of 1000 bytes"),
+        (["--recipient=", "M", "h"], "--recipient: a recipient must not be empty"),
+        ([f"--recipient={'x' * 1000}", "M", "h"], "--recipient: recipient of 1000 bytes"),
+        (["--sent=M", "M", "h"], "--sent: M is the maildir that is forwarded"),
+        (["--failed=./M/", "M", "h"], "--failed: ./M/ is the maildir that is forwarded"),
+        (["--what", "M", "h"], "--what"),
+        (["--verb", "M", "h"], "--verb"),
+        (["--port", "M", "--cur"], "DIR and SERVER"),
+        (["M", "h", "--port"], "--port: expected one argument"),
+        (["--demo", "M"], "--demo takes no maildir"),
+    ],
+)
+def test_wrong_usage(
+    capsys: Out, flushed: Flushed, arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    """Exit 100, the reason and the usage; nothing is sent."""
+    assert said in refused(capsys, *arguments)
+    assert flushed.route is None
+
+
+def test_help_names_every_option_and_exit_code(capsys: Out) -> None:
+    """On standard output, where a pager finds it."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--help"])
+    assert raised.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--port", "--window", "--sent", "--failed", "--lifetime", "--recipient"):
+        assert option in shown
+    for option in ("--cur", "--dry-run", "--json", "--verbose", "--quiet", "--demo"):
+        assert option in shown
+    assert "Exit codes: 0 nothing of ours is left; 111" in shown
+    assert max(map(len, shown.splitlines())) <= 98
+
+
+def test_version(capsys: Out) -> None:
+    """What a bug report begins with."""
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"maildirqmtp {maildirqmtp.__version__}\n"
+
+
+def test_the_arguments_are_the_processes_own(
+    flushed: Flushed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the installed command calls it."""
+    monkeypatch.setattr(sys, "argv", ["maildirqmtp", "M", "h"])
+    assert cli.main() == 0
+    assert flushed.route is not None
+
+
+# What follows from it
+
+
+def test_the_exit_code_is_the_runs(flushed: Flushed) -> None:
+    """111 means that something is left."""
+    flushed.result = 111
+    assert cli.main(["M", "h"]) == 111
+
+
+def test_local_trouble_is_111_and_a_line(flushed: Flushed, capsys: Out) -> None:
+    """Never a traceback."""
+    flushed.result = LocalError("cannot open it")
+    assert cli.main(["M", "h"]) == 111
+    assert capsys.readouterr().err == "maildirqmtp: cannot open it\n"
+
+
+def test_a_reader_that_goes_away_is_111(flushed: Flushed) -> None:
+    """`| head -1` is not worth a traceback."""
+    flushed.result = BrokenPipeError()
+    assert cli.main(["M", "h"]) == 111
+
+
+def test_output_left_unflushed_goes_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would end with exit code 120 and a complaint."""
+
+    def flush(chosen: Route, report: Report) -> int:
+        sys.stdout.write("x")
+        return 111
+
+    monkeypatch.setattr(batch, "flush", flush)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert cli.main(["M", "h"]) == 111
+        broken.write("y")
+        broken.flush()
+        monkeypatch.undo()
+
+
+def test_a_full_disk_under_the_output_is_told(flushed: Flushed, capsys: Out) -> None:
+    """As for `--dry-run > list`."""
+    flushed.result = OSError(errno.ENOSPC, "No space left on device")
+    assert cli.main(["M", "h"]) == 111
+    assert capsys.readouterr().err == "maildirqmtp: No space left on device\n"
+
+
+def test_an_interrupt_is_111(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the run takes the signal itself."""
+
+    def flush(chosen: Route, report: Report) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "flush", flush)
+    assert cli.main(["M", "h"]) == 111
+
+
+def test_closed_output_stops_nothing(flushed: Flushed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with >&- as by some init scripts."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["--json", "M", "h"]) == 0
+    report = flushed.report
+    assert report is not None
+    report.trouble("trouble")
+    streams = sys.stdout, sys.stderr
+    monkeypatch.undo()
+    for stream in streams:
+        stream.close()
+
+
+def test_an_address_the_terminal_cannot_show_stops_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a locale without it."""
+    add_message(path, "1.a", b"x\n", b"s@x", "r@\u00fc".encode())
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, "ascii") as narrow:
+        monkeypatch.setattr(sys, "stdout", narrow)
+        assert cli.main(["--dry-run", str(path), "h"]) == 0
+        assert raw.getvalue() == b"1.a: <s@x> to r@\\xfc, 2 bytes\n"
+        monkeypatch.undo()
+
+
+def told(flushed: Flushed, capsys: Out, *options: str) -> tuple[str, str]:
+    """Run, and tell something of each importance through the report."""
+    assert cli.main([*options, "M", "h"]) == 0
+    report = flushed.report
+    assert report is not None
+    report.connected("h")
+    report.note("a note")
+    report.trouble("trouble")
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_verbosity(flushed: Flushed, capsys: Out) -> None:
+    """Data on standard output only, everything for people on standard error."""
+    assert told(flushed, capsys) == ("", "maildirqmtp: a note\nmaildirqmtp: trouble\n")
+    assert told(flushed, capsys, "-q") == ("", "maildirqmtp: trouble\n")
+    assert told(flushed, capsys, "-v")[1].startswith("maildirqmtp: connected to h\n")
+    out, err = told(flushed, capsys, "--json", "--quiet")
+    assert [json.loads(line)["event"] for line in out.splitlines()] == [
+        "connected",
+        "note",
+        "trouble",
+    ]
+    assert err == "maildirqmtp: trouble\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "bar"),
+    [
+        ([], True, True),
+        ([], False, False),
+        (["-v"], True, False),
+        (["-q"], True, False),
+        (["--json"], True, False),
+    ],
+)
+def test_a_bar_only_on_a_terminal_and_alone(
+    flushed: Flushed,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    terminal: bool,
+    bar: bool,
+) -> None:
+    """Between other lines it would be a mess."""
+    from maildirqmtp import progress
+
+    made: list[object] = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(progress, "make", lambda stream: made.append(stream))
+    assert cli.main([*options, "M", "h"]) == 0
+    assert bool(made) is bar
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is handed over to, with its exit code."""
+    demo = types.ModuleType("maildirqmtp.demo")
+    demo.run = lambda: 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "maildirqmtp.demo", demo)
+    monkeypatch.setattr(maildirqmtp, "demo", demo, raising=False)
+    assert cli.main(["--demo"]) == 7
+
+
+# --dry-run
+
+
+def test_dry_run_lists_and_changes_nothing(path: Path, capsys: Out, flushed: Flushed) -> None:
+    """A first look at what would happen to somebody's inbox."""
+    add_message(path, "1.a", b"hello\n", b"s@x", b"p-r@y")
+    add_message(path, "2.a", b"hello\n", b"", b"other@y")
+    add_message(path, "3.a", b"x" * (1 << 20), b"", b"p-\xff\x1b@y")
+    before = sorted(os.listdir(path / "new"))
+    assert cli.main(["--dry-run", str(path), "p-", "h"]) == 0
+    assert capsys.readouterr() == (
+        f"1.a: <s@x> to r@y, 6 bytes\n3.a: <> to ??@y, {1 << 20} bytes\n",
+        "",
+    )
+    assert sorted(os.listdir(path / "new")) == before
+    assert sorted(os.listdir(path)) == ["cur", "new", "tmp"]
+    assert flushed.route is None
+
+
+def test_dry_run_as_json(path: Path, capsys: Out) -> None:
+    """For scripts."""
+    add_message(path, "1.a", b"hello\n", b"s@x", b"r@y")
+    recipients = ["--recipient=a@y", "--recipient=b@y"]
+    assert cli.main(["--dry-run", "--json", *recipients, str(path), "h"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "event": "would-send",
+        "message": "1.a",
+        "sender": "s@x",
+        "recipients": ["a@y", "b@y"],
+        "bytes": 6,
+    }
+
+
+def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
+    """On standard error, with exit code 111; what is no message is passed over."""
+    add_message(path, "1.a\x1b", b"From: a@b\n\n", None, None)
+    add_message(path, "2.a")
+    (path / "new" / "3.directory").mkdir()
+    assert cli.main(["--dry-run", str(path), "h"]) == 111
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2.a: ")
+    assert captured.err == (
+        "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it\n"
+    )
+
+
+def test_dry_run_of_no_maildir(tmp_path: Path, capsys: Out) -> None:
+    """111, as the run itself."""
+    assert cli.main(["--dry-run", str(tmp_path), "h"]) == 111
+    assert "is it a maildir?" in capsys.readouterr().err
+
+
+def test_dry_run_with_cur(path: Path, capsys: Out) -> None:
+    """It lists what the run would take."""
+    add_message(path, "1.a:2,S", folder="cur")
+    assert cli.main(["--dry-run", "--cur", str(path), "h"]) == 0
+    assert capsys.readouterr().out.startswith("1.a:2,S: ")
+
+
+def test_the_defaults_are_the_designs() -> None:
+    """DESIGN 6 and 7."""
+    assert (route.WINDOW_MESSAGES, route.WINDOW_BYTES) == (4096, 32 << 20)
+    assert (route.CONNECT_TIMEOUT_S, route.WRITE_TIMEOUT_S) == (60, 73)
+    assert (route.RESPONSE_TIMEOUT_S, route.SESSION_S, route.GRACE_S) == (3600, 3000, 10)
+    assert route.LIFETIME_S == 14 * 86_400
