@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from maildirqmtp.cleaning import clean
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
 
@@ -32,7 +33,7 @@ def flush(route: Route, report: Report) -> int:
                 from maildirqmtp.engine import Engine
 
                 _run(Engine(route, maildir, report), candidates)
-            maildir.clean_tmp(time.time())
+            clean(maildir, time.time())
     except LocalError as error:
         report.trouble(str(error))
     report.summary()

@@ -180,8 +180,7 @@ class Engine:
                     self._watch_writing(selector, transport, writing)
                 self._turn(pipeline, selector)
             unfinished = pipeline.close()
-        for delivery in pipeline.take_done():
-            self._settler.settle(delivery)
+        self._settle(pipeline)
         return self._clear_up(pipeline, unfinished)
 
     @staticmethod
@@ -218,14 +217,18 @@ class Engine:
                     pipeline.read()
                 if events & selectors.EVENT_WRITE and not pipeline.ended:
                     pipeline.write()
-        done = pipeline.take_done()
-        for delivery in done:
-            self._settler.settle(delivery)
+        self._settle(pipeline)
         self._settler.tick()
         pipeline.check_time()
         if self._stop_at is not None and self._clock() >= self._stop_at:
             pipeline.give_up()
+
+    def _settle(self, pipeline: Pipeline) -> None:
+        done = pipeline.take_done()
+        for delivery in done:
+            self._settler.settle(delivery)
         if done:
+            self._candidates.extend(self._settler.take_queued())
             self._report.progress(self._total - len(self._candidates), self._total)
 
     def _wait_s(self, pipeline: Pipeline) -> float | None:
@@ -301,5 +304,7 @@ class Engine:
         self._barren += 1
         if self._barren < MAX_BARREN and self._set_aside < MAX_SET_ASIDE:
             return True
-        self._give_up("connection after connection without an answer: making no progress, giving up")
+        self._give_up(
+            "connection after connection without an answer: making no progress, giving up"
+        )
         return False

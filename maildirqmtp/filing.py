@@ -3,12 +3,13 @@
 The orders, each step durable before the next where it says so:
 
     deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
+    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/
     adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
                link new/X | unlink tmp/X | fsync new/
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
 
 A link, never a rename, ends each: a rename would replace somebody's message.
-After any crash there is at most rubbish in tmp/, which `Maildir.clean_tmp` takes.
+After any crash there is at most rubbish in tmp/, which `cleaning` takes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import socket
 import time
 from itertools import count
 
-from maildirqmtp.errors import FileChangedError, SidecarError
+from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.maildir import Folder, Identity, Maildir, Message, identity_of, local_error
 from maildirqmtp.text import printable
 
@@ -45,10 +46,15 @@ _sequence = count(1)
 def unique_name() -> bytes:
     """Return a name nobody else uses: seconds, microseconds, process, count, host (maildir(5))."""
     now_ns = time.time_ns()
-    host = socket.gethostname().replace("/", "\\057").replace(":", "\\072")
+    host = host_name().replace("/", "\\057").replace(":", "\\072")
     return os.fsencode(
         f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}P{os.getpid()}Q{next(_sequence)}.{host}"
     )
+
+
+def host_name() -> str:
+    """Return this machine's name, as it calls itself."""
+    return socket.gethostname()
 
 
 def create(path: bytes) -> None:
@@ -101,10 +107,12 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
             while view:
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
-    except OSError as error:
+    except BaseException as error:
         if fd >= 0:
             maildir.tmp.discard(name)
-        raise local_error("write", maildir.tmp.join(name), error) from error
+        if isinstance(error, OSError):
+            raise local_error("write", maildir.tmp.join(name), error) from error
+        raise
     finally:
         if fd >= 0:
             os.close(fd)
@@ -123,6 +131,37 @@ def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
     maildir.tmp.discard(tmp_name)
     return tmp_name
+
+
+def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
+    """Put a file of a name of its own into new/, durable when this returns.
+
+    A file of that name is replaced: it is the same, made before a crash.
+    Raises `LocalError`.
+    """
+    tmp_name = write_tmp(maildir, pieces)
+    try:
+        os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=maildir.new.fd)
+    except OSError as error:
+        maildir.tmp.discard(tmp_name)
+        raise local_error("deliver", maildir.new.join(name), error) from error
+    maildir.new.sync()
+
+
+def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
+    """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
+
+    Durable when this returns; before that, no forwarder sees any of it.
+    """
+    name = write_tmp(maildir, pieces)
+    try:
+        write_sidecar(maildir, name, content)
+    except LocalError:
+        maildir.tmp.discard(name)
+        raise
+    publish(maildir, name)
+    maildir.new.sync()
+    return name
 
 
 def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:

@@ -26,8 +26,6 @@ from maildirqmtp.text import printable
 WHOLE_MAX = 1 << 20
 #: Bytes that are read of a larger one, for its envelope.
 TOP_BYTES = 64 << 10
-#: Seconds after which an untouched file in tmp/ is rubbish: 36 hours (maildir(5)).
-TMP_MAX_AGE_S = 36 * 3_600
 
 # O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -186,6 +184,11 @@ class Maildir:
         place before the message.
         """
         return self._envelope is not None
+
+    @property
+    def envelopes(self) -> Folder | None:
+        """The directory of the sidecars, where the last `scan` or a writer found one."""
+        return self._envelope
 
     def envelope(self) -> Folder:
         """Return the directory of the sidecars; it is made where there is none.
@@ -365,26 +368,3 @@ class Maildir:
         except OSError as error:
             raise local_error("remove", message.folder.join(name), error) from error
         return Removal.DONE
-
-    def clean_tmp(self, now_s: float) -> int:
-        """Remove what nobody touched in tmp/ for 36 hours (maildir(5)); say how many.
-
-        Raises `LocalError`.
-        """
-        removed = 0
-        try:
-            names = [os.fsencode(name) for name in os.listdir(self.tmp.fd)]
-        except OSError as error:
-            raise local_error("list", self.tmp.path, error) from error
-        for name in names:
-            try:
-                status = os.stat(name, dir_fd=self.tmp.fd, follow_symlinks=False)
-                touched_s = max(status.st_atime, status.st_mtime)
-                if stat.S_ISREG(status.st_mode) and now_s - touched_s > TMP_MAX_AGE_S:
-                    os.unlink(name, dir_fd=self.tmp.fd)
-                    removed += 1
-            except FileNotFoundError:
-                continue  # somebody else is cleaning too
-            except OSError as error:
-                raise local_error("clean up", self.tmp.join(name), error) from error
-        return removed

@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 class Counters:
     """What a run did. Outcomes count recipients, `held` and `messages` count messages.
 
-    `failed` includes deferrals that were too old; `in_doubt` are the recipients
+    `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
     who may get a message twice; `trouble` counts what went wrong on this machine
     or on the way to the server; `left` are messages that were not tried.
     """
 
     __slots__ = (
         "accepted",
+        "bounced",
         "bytes",
         "deferred",
         "failed",
@@ -53,6 +54,7 @@ class Counters:
         self.accepted = 0
         self.deferred = 0
         self.failed = 0
+        self.bounced = 0
         self.held = 0
         self.in_doubt = 0
         self.messages = 0
@@ -119,6 +121,11 @@ class Report:
         """A recipient will not be tried again; the message is at the path `where`."""
         self.counters.failed += 1
         self._outcome("failed", delivery, index, text, where=where)
+
+    def bounced(self, delivery: Delivery, index: int, text: str) -> None:
+        """A recipient will not be tried again; the sender has been told."""
+        self.counters.bounced += 1
+        self._outcome("bounced", delivery, index, text)
 
     def in_doubt(self, delivery: Delivery) -> None:
         """The connection went before the server answered for a package it had whole."""
@@ -195,10 +202,12 @@ class Report:
             self._progress.close()
         c = self.counters
         seconds = self._clock() - self._began
+        bounced = f"{c.bounced} bounced, " if c.bounced else ""
         left = f", {c.left} left" if c.left else ""
         self._line(
             0,
-            f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {c.held} held, "
+            f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
+            f"{c.held} held, "
             f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
         )
         self._json(
@@ -206,6 +215,7 @@ class Report:
             accepted=c.accepted,
             deferred=c.deferred,
             failed=c.failed,
+            bounced=c.bounced,
             held=c.held,
             in_doubt=c.in_doubt,
             left=c.left,

@@ -24,6 +24,10 @@ SESSION_S = 3_000.0
 GRACE_S = 10.0
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
+#: Bounces in one run.
+MAX_BOUNCES = 100
+#: The command that takes bounces, and its first arguments.
+SENDMAIL = (b"/usr/sbin/sendmail",)
 
 
 class Server(Value):
@@ -44,20 +48,26 @@ class Route(Value):
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
-    None means that accepted messages are removed.
+    None means that accepted messages are removed. `bounce_via` is `sendmail`
+    (then `sendmail` is the command and its first arguments), `server`, or
+    `maildir:` and a path.
     """
 
     __slots__ = (
+        "bounce",
+        "bounce_via",
         "connect_timeout_s",
         "failed",
         "grace_s",
         "include_cur",
         "lifetime_s",
         "maildir",
+        "max_bounces",
         "prefix",
         "recipients",
         "response_timeout_s",
         "sender",
+        "sendmail",
         "sent",
         "server",
         "session_s",
@@ -77,6 +87,10 @@ class Route(Value):
         include_cur: bool = False,
         sent: bytes | None = None,
         failed: bytes | None = None,
+        bounce: bool = False,
+        bounce_via: str = "sendmail",
+        sendmail: tuple[bytes, ...] = SENDMAIL,
+        max_bounces: int = MAX_BOUNCES,
         lifetime_s: float = LIFETIME_S,
         window_messages: int = WINDOW_MESSAGES,
         window_bytes: int = WINDOW_BYTES,
@@ -94,6 +108,10 @@ class Route(Value):
         self.include_cur = include_cur
         self.sent = sent
         self.failed = failed
+        self.bounce = bounce
+        self.bounce_via = bounce_via
+        self.sendmail = sendmail
+        self.max_bounces = max_bounces
         self.lifetime_s = lifetime_s
         self.window_messages = window_messages
         self.window_bytes = window_bytes

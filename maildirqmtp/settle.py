@@ -9,7 +9,8 @@ The sidecar goes last: the other way round, a power cut would leave a message
 whose header lines would be trusted instead of its sidecar.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from time import gmtime, strftime
 
 from maildirqmtp import filing
@@ -20,6 +21,12 @@ from maildirqmtp.protocol import Response, Status
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
 from maildirqmtp.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.bouncing import Bouncer
 
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000
@@ -48,6 +55,8 @@ class Settler:
         self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
+        self._bouncer: Bouncer | None = None
+        self._queued: list[tuple[Folder, bytes]] = []
         self._targets: dict[bytes, Maildir] = {}
         self._removals = 0
         self._removed_at = 0.0
@@ -149,7 +158,9 @@ class Settler:
                 owed.append(index)
                 if answer is not None:
                     self._report.deferred(delivery, index, answer.text)
-        if failures:
+        if failures and self._may_bounce(delivery):
+            owed = sorted([*owed, *self._bounce(delivery, failures)])
+        elif failures:
             try:
                 self._fail(delivery, failures)
             except LocalError:
@@ -172,6 +183,35 @@ class Settler:
         if age_s >= self._route.lifetime_s:
             return f"{answer} (too old: {age_s / 86_400:.1f} days)"
         return None
+
+    def _may_bounce(self, delivery: Delivery) -> bool:
+        if not self._route.bounce:
+            return False
+        if self._bouncer is None:
+            from maildirqmtp.bouncing import Bouncer
+
+            self._bouncer = Bouncer(self._maildir, self._route, self._report, self._wall_clock)
+        return self._bouncer.takes(delivery)
+
+    def _bounce(self, delivery: Delivery, failures: dict[int, str]) -> list[int]:
+        """Tell the sender; return the recipients that are still owed the message."""
+        assert self._bouncer is not None
+        try:
+            queued = self._bouncer.bounce(delivery, failures)
+        except LocalError as error:
+            for index, text in failures.items():
+                self._report.deferred(delivery, index, f"{text[1:]} (no bounce yet: {error})")
+            return list(failures)
+        if queued is not None:
+            self._queued.append((self._maildir.new, queued))
+        for index, text in failures.items():
+            self._report.bounced(delivery, index, text[1:])
+        return []
+
+    def take_queued(self) -> list[tuple[Folder, bytes]]:
+        """Return the messages that settling has put into the maildir since the last call."""
+        queued, self._queued = self._queued, []
+        return queued
 
     def _fail(self, delivery: Delivery, failures: dict[int, str]) -> None:
         """Put the message into the failed maildir, for these recipients."""

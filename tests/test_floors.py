@@ -16,9 +16,10 @@ PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "text", "values",
 }  # fmt: skip
-OUTSIDE = {"transport", "maildir", "filing", "mailer", "watch"}
+OUTSIDE = {"transport", "maildir", "filing", "cleaning", "mailer", "watch"}
 COMPOSITION = {
-    "delivery", "outflow", "pipeline", "settle", "engine", "report", "progress", "client",
+    "delivery", "outflow", "pipeline", "bouncing", "settle", "engine", "report", "progress",
+    "client",
 }  # fmt: skip
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
 RECEIVER = {
@@ -26,8 +27,15 @@ RECEIVER = {
     "receiver.streams", "receiver.connection", "receiver.serving",
 }  # fmt: skip
 EDGE = {
-    "__init__", "__main__", "config", "service", "batch", "cli", "demo", "receiver.cli",
+    "__init__", "__main__", "config", "service", "batch", "cli", "options", "enqueue", "demo",
+    "receiver.cli",
 }  # fmt: skip
+#: Three rooms for the files, one on the other; a bounce may end in a maildir.
+ON_MAILDIR = {
+    "filing": {"maildir"},
+    "cleaning": {"maildir"},
+    "mailer": {"maildir", "filing"},
+}
 FLOORS = [PURE, OUTSIDE, COMPOSITION, RECEIVER, EDGE]
 EVERYBODY = set().union(*FLOORS)
 
@@ -109,11 +117,11 @@ def allowed(module: str) -> set[str]:
     if module in PURE:
         return PURE
     if module in OUTSIDE:
-        return PURE | ({"maildir"} if module == "filing" else set())
+        return PURE | ON_MAILDIR.get(module, set())
     if module in COMPOSITION:
         return (PURE | OUTSIDE | COMPOSITION) - NEVER.get(module, set())
     if module in RECEIVER:
-        return PURE | RECEIVER | {"maildir", "filing"}
+        return PURE | RECEIVER | {"maildir", "filing", "cleaning"}
     return EVERYBODY
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.cleaning import MAX_AGE_S, clean
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import TMP_MAX_AGE_S, TOP_BYTES, WHOLE_MAX, Maildir, Message, Removal
+from maildirqmtp.maildir import TOP_BYTES, WHOLE_MAX, Maildir, Message, Removal
 from tests.fakes import FileSystem
 from tests.helpers import make_maildir, names
 
@@ -265,7 +266,7 @@ def test_a_directory_that_cannot_be_listed_says_so(
     with pytest.raises(LocalError, match=r"cannot list .*new: Permission denied"):
         maildir.scan()
     with pytest.raises(LocalError, match=r"cannot list .*tmp: Permission denied"):
-        maildir.clean_tmp(0)
+        clean(maildir, 0)
 
 
 # Sidecars
@@ -538,15 +539,15 @@ def test_old_files_in_tmp_are_cleaned(path: Path, maildir: Maildir) -> None:
     now = 10_000_000.0
     for name, atime, mtime in (
         ("old", 1, 1),
-        ("read", now - TMP_MAX_AGE_S, 1),
-        ("written", 1, now - TMP_MAX_AGE_S),
-        ("just", now - TMP_MAX_AGE_S - 1, now - TMP_MAX_AGE_S - 1),
+        ("read", now - MAX_AGE_S, 1),
+        ("written", 1, now - MAX_AGE_S),
+        ("just", now - MAX_AGE_S - 1, now - MAX_AGE_S - 1),
     ):
         (path / "tmp" / name).write_bytes(b"")
         os.utime(path / "tmp" / name, (atime, mtime))
     (path / "tmp" / "directory").mkdir()
     os.utime(path / "tmp" / "directory", (1, 1))
-    assert maildir.clean_tmp(now) == 2
+    assert clean(maildir, now) == 2
     assert names(path / "tmp") == ["directory", "read", "written"]
 
 
@@ -558,7 +559,7 @@ def test_cleaning_takes_what_others_do_as_it_comes(
         (path / "tmp" / name).write_bytes(b"")
     system = FileSystem(monkeypatch, path)
     system.fail("unlink tmp", errno.ENOENT)
-    assert maildir.clean_tmp(1e12) == 1
+    assert clean(maildir, 1e12) == 1
     system.fail("unlink tmp", errno.EACCES)
     with pytest.raises(LocalError, match=r"cannot clean up .*tmp/.: Permission denied"):
-        maildir.clean_tmp(1e12)
+        clean(maildir, 1e12)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from maildirqmtp import netstring, protocol
 from maildirqmtp.errors import ProtocolError
 from maildirqmtp.package_reader import (
-    MAX_RECIPIENTS,
     MAX_RECIPIENTS_BYTES,
     MAX_SENDER,
     Event,
@@ -19,7 +18,7 @@ from maildirqmtp.package_reader import (
     PackageEnd,
     PackageReader,
 )
-from maildirqmtp.protocol import Response, ResponseReader, Status
+from maildirqmtp.protocol import MAX_RECIPIENTS, Response, ResponseReader, Status
 
 CHECKED = settings(deadline=None)
 LIMIT = 100

@@ -131,6 +131,7 @@ def test_every_event_is_an_object_on_a_line() -> None:
         "accepted": 2,
         "deferred": 1,
         "failed": 1,
+        "bounced": 0,
         "held": 1,
         "in_doubt": 1,
         "left": 7,

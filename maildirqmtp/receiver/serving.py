@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from maildirqmtp import filing
+from maildirqmtp.cleaning import clean
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.receiver.connection import Connection
@@ -212,7 +213,7 @@ def _open_maildir(path: bytes) -> Maildir:
     filing.create(path)
     maildir = Maildir(path)
     try:
-        maildir.clean_tmp(time.time())
+        clean(maildir, time.time())
     except LocalError:
         maildir.close()
         raise

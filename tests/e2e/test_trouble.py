@@ -29,7 +29,6 @@ from tests.helpers import (
     add_message,
     add_sidecar,
     answer_all,
-    closed_port,
     command,
     make_maildir,
     names,
@@ -111,9 +110,11 @@ def new(maildir: Path) -> Iterator[Immutable]:
 def test_unreachable_server(maildir: Path, host: str, what: str, flags: tuple[str, ...]) -> None:
     """The network is down: cron tries again later, and no message has come to harm."""
     before = snapshot(maildir)
-    port = closed_port()
-    # Old enough to be given up on, if this counted as a deferral.
-    result = run(*flags, "--lifetime", "0", maildir, host.format(port=port))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening: nobody else can
+        port = taken.getsockname()[1]
+        # Old enough to be given up on, if this counted as a deferral.
+        result = run(*flags, "--lifetime", "0", maildir, host.format(port=port))
     assert result.returncode == 111
     assert snapshot(maildir) == before
     line, *rest = result.stderr.splitlines()
@@ -457,8 +458,11 @@ def test_output_that_cannot_be_written_stops_no_mail(maildir: Path, where: str) 
     ("where", "code", "said"),
     [("full", 111, "maildirqmtp: No space left on device\n"), ("closed", 0, "")],
 )
-def test_listing_that_cannot_be_written(maildir: Path, where: str, code: int, said: str) -> None:
+def test_listing_that_cannot_be_written(
+    maildir: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: int, said: str
+) -> None:
     """A listing that is not complete must not look as if it were."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     result = _with_output(where, ">", "", "--dry-run", maildir, "host")
     assert (result.returncode, result.stderr) == (code, said)
 

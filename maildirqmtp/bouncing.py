@@ -1,0 +1,97 @@
+"""Whether a failure becomes a bounce, and sending it.
+
+Never for the null sender or `#@[]`, and not more than `--max-bounces` in a run:
+what is not bounced goes to the failed maildir, where nothing is lost.
+"""
+
+from __future__ import annotations
+
+from maildirqmtp import dsn, filing, mailer
+from maildirqmtp.errors import FileChangedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.maildir import Maildir
+    from maildirqmtp.report import Report
+    from maildirqmtp.route import Route
+
+
+class Bouncer:
+    """Bounces the failures of one route. `wall_clock` is seconds of the epoch."""
+
+    def __init__(
+        self, maildir: Maildir, route: Route, report: Report, wall_clock: Callable[[], float]
+    ) -> None:
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._wall_clock = wall_clock
+        self._sent = 0
+        self._mailer = _mailer(maildir, route)
+
+    def takes(self, delivery: Delivery) -> bool:
+        """Say whether a failure of this message becomes a bounce."""
+        if delivery.sender in dsn.NO_BOUNCE:
+            return False
+        if self._sent < self._route.max_bounces:
+            return True
+        if self._sent == self._route.max_bounces:
+            self._sent += 1
+            self._report.note(
+                f"{self._route.max_bounces} bounces are enough for one run (--max-bounces); "
+                f"the other failures go to the failed maildir"
+            )
+        return False
+
+    def bounce(self, delivery: Delivery, failures: dict[int, str]) -> bytes | None:
+        """Tell the sender of these failures; only where `takes` says so.
+
+        Returns the name of the bounce where it is a message of our own maildir
+        now. Raises `LocalError` where the bounce could not be handed on, and
+        `FileChangedError` where the file is no longer the one that was sent.
+        """
+        message = delivery.message
+        recipients = tuple(delivery.recipients[index] for index in failures)
+        identifier = dsn.identify(message.name, message.identity[3], recipients)
+        original, complete = self._original(delivery)
+        bounce = dsn.Bounce(
+            sender=delivery.sender,
+            failed=tuple(
+                dsn.Failed(delivery.recipients[index], text) for index, text in failures.items()
+            ),
+            original=original,
+            complete=complete,
+            identifier=identifier,
+            host=filing.host_name(),
+            server=self._route.server.host,
+            arrived_s=message.mtime_s,
+            now_s=self._wall_clock(),
+        )
+        queued = self._mailer.send(dsn.build(bounce), delivery.sender, identifier)
+        self._sent += 1
+        return queued
+
+    def _original(self, delivery: Delivery) -> tuple[bytes, bool]:
+        """Return the text as it was sent, or its beginning, and whether it is all of it."""
+        message = delivery.message
+        again = self._maildir.load(message.folder, message.name)
+        if again is None or again.identity != message.identity:
+            if again is not None:
+                again.close()
+            raise FileChangedError("it changed while it was being sent")
+        again.close()
+        original = delivery.kept + again.data[delivery.offset :]
+        limit = dsn.QUOTE_BYTES + 1
+        return original[:limit], len(original) == delivery.length
+
+
+def _mailer(maildir: Maildir, route: Route) -> mailer.Mailer:
+    how, _, path = route.bounce_via.partition(":")
+    if how == "server":
+        return mailer.QueueMailer(maildir, route.prefix)
+    if how == "maildir":
+        return mailer.MaildirMailer(path.encode("utf-8", "surrogateescape"))
+    return mailer.SendmailMailer(list(route.sendmail))

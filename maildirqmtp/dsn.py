@@ -1,0 +1,222 @@
+"""The bounce: a delivery status notification, as bytes.
+
+    multipart/report (RFC 6522)
+      text/plain                          what happened, for people
+      message/delivery-status (RFC 3464)  what happened, for programs
+      message/rfc822                      the message, or text/rfc822-headers, its header only
+
+With an address that is not ASCII the last two are message/global-delivery-status and
+message/global or message/global-headers (RFC 6533). Nothing of the original's header, of an address
+or of a response reaches a header field of the bounce without being made one printable line first.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from maildirqmtp.text import printable, rfc5322_date
+from maildirqmtp.values import Value
+
+#: Bytes of an original that are quoted whole; of a longer one, the header only.
+QUOTE_BYTES = 50_000
+#: Bytes of a line; longer ones cannot travel unencoded (RFC 5322, 2.1.1).
+MAX_LINE = 998
+#: Senders who get no bounce: the null sender, and that of qmail's double bounces.
+NO_BOUNCE = (b"", b"#@[]")
+
+_ASCII_ONLY = re.compile(r"[^\x20-\x7e]")
+_CODE = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+
+
+class Failed(Value):
+    """A recipient and the server's final answer, with its letter (`Dno such user`)."""
+
+    __slots__ = ("recipient", "response")
+
+    def __init__(self, recipient: bytes, response: str) -> None:
+        self.recipient = recipient
+        self.response = response
+
+
+class Bounce(Value):
+    """All that a bounce is made of.
+
+    `original` is the text as it was sent, or its first bytes where `complete`
+    is false. `identifier` names this failure, always the same for the same one;
+    `host` is this machine, `server` who answered. Times are seconds of the
+    epoch.
+    """
+
+    __slots__ = (
+        "arrived_s",
+        "complete",
+        "failed",
+        "host",
+        "identifier",
+        "now_s",
+        "original",
+        "sender",
+        "server",
+    )
+
+    def __init__(
+        self,
+        *,
+        sender: bytes,
+        failed: tuple[Failed, ...],
+        original: bytes,
+        complete: bool,
+        identifier: str,
+        host: str,
+        server: str,
+        arrived_s: float,
+        now_s: float,
+    ) -> None:
+        self.sender = sender
+        self.failed = failed
+        self.original = original
+        self.complete = complete
+        self.identifier = identifier
+        self.host = host
+        self.server = server
+        self.arrived_s = arrived_s
+        self.now_s = now_s
+
+
+def identify(message_name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
+    """Return the identifier of a failure: the same message and recipients, the same name.
+
+    So that a bounce that is made again after a crash replaces the first, where
+    the mailer allows that, and is recognised as a duplicate elsewhere.
+    """
+    digest = hashlib.sha256(b"%b\0%d" % (message_name.partition(b":")[0], arrived_ns))
+    for recipient in sorted(recipients):
+        digest.update(b"\0" + recipient)
+    return digest.hexdigest()[:32]
+
+
+def build(bounce: Bounce) -> bytes:
+    """Return the bounce, with LF line ends."""
+    wide = not all(f.recipient.isascii() for f in bounce.failed)
+    parts = [_explanation(bounce), _status(bounce, wide), _quotation(bounce, wide)]
+    boundary = _boundary(bounce.identifier, parts)
+    head = [
+        f"From: Mail Delivery System <MAILER-DAEMON@{_host(bounce.host)}>",
+        f"To: {_to(bounce.sender)}",
+        "Subject: Undelivered mail returned to sender",
+        f"Date: {rfc5322_date(bounce.now_s)}",
+        f"Message-ID: <{bounce.identifier}@{_host(bounce.host)}>",
+        "Auto-Submitted: auto-replied",
+        "MIME-Version: 1.0",
+        "Content-Type: multipart/report; report-type=delivery-status;",
+        f'\tboundary="{boundary}"',
+        "",
+        "This is a delivery status notification in MIME format.",
+        "",
+    ]
+    mark = boundary.encode()
+    body = b"".join(b"--%b\n%b\n" % (mark, part) for part in parts)
+    return "\n".join(head).encode() + b"\n" + body + b"--%b--\n" % mark
+
+
+def _explanation(bounce: Bounce) -> bytes:
+    lines = [
+        f"This is the mail forwarder at {_host(bounce.host)}.",
+        "",
+        f"Your message could not be delivered to the recipients below. {_one_line(bounce.server)}",
+        "refused it for good, and it will not be tried again.",
+        "",
+    ]
+    for failed in bounce.failed:
+        lines += [f"<{_shown(failed.recipient)}>:", f"  {_one_line(failed.response[1:])}", ""]
+    text = "\n".join(lines).encode()
+    kind = b"Content-Type: text/plain; charset=utf-8\n"
+    return kind + _encoding(text) + b"\n" + text
+
+
+def _status(bounce: Bounce, wide: bool) -> bytes:
+    kind = "global-delivery-status" if wide else "delivery-status"
+    lines = [
+        f"Reporting-MTA: dns; {_host(bounce.host)}",
+        f"Arrival-Date: {rfc5322_date(bounce.arrived_s)}",
+    ]
+    # ASCII only, but in the wide form (RFC 3464, 2.1.1; RFC 6533, 3).
+    diagnostic = _one_line if wide else lambda text: _ASCII_ONLY.sub("?", _one_line(text))
+    for failed in bounce.failed:
+        address = "rfc822" if failed.recipient.isascii() else "utf-8"
+        lines += [
+            "",
+            f"Final-Recipient: {address}; {_shown(failed.recipient)}",
+            "Action: failed",
+            f"Status: {_code(failed.response)}",
+            f"Remote-MTA: dns; {_one_line(bounce.server)}",
+            f"Diagnostic-Code: x-qmtp; {diagnostic(failed.response)}",
+            f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}",
+        ]
+    text = "\n".join([*lines, ""]).encode()
+    return f"Content-Type: message/{kind}\n".encode() + _encoding(text) + b"\n" + text
+
+
+def _quotation(bounce: Bounce, wide: bool) -> bytes:
+    """Quote the original: whole where it is short and can travel as it is, else its header."""
+    original = bounce.original
+    if bounce.complete and len(original) <= QUOTE_BYTES and _travels(original):
+        kind = b"message/global" if wide else b"message/rfc822"
+        text = original if original.endswith(b"\n") else original + b"\n"
+    else:
+        kind = b"message/global-headers" if wide else b"text/rfc822-headers"
+        text = _header(original)
+    return b"Content-Type: %b\n" % kind + _encoding(text) + b"\n" + text
+
+
+def _header(original: bytes) -> bytes:
+    """Return the header, made fit to travel, of at most `QUOTE_BYTES`."""
+    header = original[:QUOTE_BYTES].replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    lines = (printable(line.replace(b"\t", b" "))[:200].encode() for line in header.split(b"\n"))
+    return b"".join(line + b"\n" for line in lines if line)
+
+
+def _travels(text: bytes) -> bool:
+    if b"\0" in text or b"\r" in text.replace(b"\r\n", b""):
+        return False
+    return all(len(line) <= MAX_LINE for line in text.split(b"\n"))
+
+
+def _encoding(text: bytes) -> bytes:
+    return b"" if text.isascii() else b"Content-Transfer-Encoding: 8bit\n"
+
+
+def _boundary(identifier: str, parts: list[bytes]) -> str:
+    """Return a boundary that none of the parts contains."""
+    number = 0
+    while any(b"%b-%d" % (identifier.encode(), number) in part for part in parts):
+        number += 1
+    return f"{identifier}-{number}"
+
+
+def _code(response: str) -> str:
+    """Return the status code (RFC 3463) that a response names; a general one where none."""
+    found = _CODE.search(response)
+    if found is None:
+        return "5.0.0" if response.startswith("D") else "4.4.7"
+    return found[1]
+
+
+def _to(sender: bytes) -> str:
+    shown = _shown(sender)
+    safe = "?" not in shown and not any(c in shown for c in '<>",;:()[]\\ ')
+    return f"<{shown}>" if safe else "undisclosed-recipients:;"
+
+
+def _shown(address: bytes) -> str:
+    return printable(address)
+
+
+def _host(host: str) -> str:
+    """Return a host name that can stand in any header field."""
+    return re.sub(r"[^A-Za-z0-9.\-]", "-", host) or "localhost"
+
+
+def _one_line(text: str) -> str:
+    """Return text from elsewhere as one printable line of a bounded length."""
+    return printable(text.encode("utf-8", "replace"))[:600].strip() or "(no reason given)"
