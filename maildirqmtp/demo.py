@@ -24,30 +24,39 @@ from maildirqmtp.route import Server as Address
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """A message of the demo: `about` is for the reader."""
+    """A message of the demo: `about` is for the reader, `outcome` what should become of it."""
 
     name: str
     about: str
     top: bytes
     text: bytes
+    outcome: str
 
 
-def _sample(number: int, about: str, sender: bytes, recipient: bytes, text: bytes) -> _Sample:
+def _sample(
+    number: int,
+    about: str,
+    sender: bytes,
+    recipient: bytes,
+    text: bytes,
+    outcome: str = "accepted",
+) -> _Sample:
     top = b"Return-Path: <%b>\nDelivered-To: %b\n" % (sender, recipient)
-    return _Sample(f"{1_700_000_000 + number}.demo{number}", about, top, text)
+    return _Sample(f"{1_700_000_000 + number}.demo{number}", about, top, text, outcome)
 
 
 def _samples() -> list[_Sample]:
     me, head = b"ann@example.org", b"From: Ann\nSubject: demo\n\n"
+    full, elsewhere = b"full@example.net", b"eve@elsewhere.example"
     everything = bytes(range(256)) * 16
     return [
         _sample(1, "a plain message", me, b"bob@example.net", head + b"Hello Bob.\n"),
         _sample(2, "a bounce, from the null sender", b"", b"bob@example.net", head + b"Sorry.\n"),
         _sample(3, "every byte there is", me, b"carol@example.net", head + everything),
         _sample(4, "3 MB, sent from the file", me, b"dave@example.net", head + b"big\n" * 750_000),
-        _sample(5, "to a mailbox that is full", me, b"full@example.net", head + b"Later.\n"),
-        _sample(6, "to a domain not served", me, b"eve@elsewhere.example", head + b"Never.\n"),
-        _Sample("1700000007.demo7", "without an envelope", b"", head + b"To whom?\n"),
+        _sample(5, "to a mailbox that is full", me, full, head + b"Later.\n", "deferred"),
+        _sample(6, "to a domain not served", me, elsewhere, head + b"Never.\n", "failed"),
+        _Sample("1700000007.demo7", "without an envelope", b"", head + b"To whom?\n", "held"),
     ]
 
 
@@ -116,7 +125,7 @@ def _tell(sample: _Sample, events: list[dict[str, str]], here: Path, there: Path
         ]
         gone = not (here / "new" / sample.name).exists()
         print(f"    now in {found[0] if found else 'no place at all'}\n")
-        return len(found) == 1 and gone
+        return outcome == sample.outcome and len(found) == 1 and gone
     place = here / (".Failed/new" if outcome == "failed" else "new") / sample.name
     print(f"    now in {place}\n")
-    return place.read_bytes() == sample.top + sample.text
+    return outcome == sample.outcome and place.read_bytes() == sample.top + sample.text
