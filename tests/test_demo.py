@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import demo
+from maildirqmtp.batch import flush
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
 from tests import helpers
@@ -53,7 +54,7 @@ def test_the_demo_looks_for_the_mail_where_it_says_it_is(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A message that is still there after it was accepted would be sent again."""
-    real = demo.flush
+    real = flush
 
     def careless(route: Route, report: Report) -> int:
         code = real(route, report)
