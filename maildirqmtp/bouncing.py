@@ -1,10 +1,13 @@
 """Whether a failure becomes a bounce, and sending it.
 
-Never for the null sender or `#@[]`, and not more than `--max-bounces` in a run:
-what is not bounced goes to the failed maildir, where nothing is lost.
+Never for the null sender, `#@[]` or a sender that the mailer could not reach, and
+not more than `--max-bounces` in a run: what is not bounced goes to the failed
+maildir, where nothing is lost.
 """
 
 from __future__ import annotations
+
+import os
 
 from maildirqmtp import dsn, filing, mailer
 from maildirqmtp.errors import FileChangedError
@@ -34,7 +37,7 @@ class Bouncer:
 
     def takes(self, delivery: Delivery) -> bool:
         """Say whether a failure of this message becomes a bounce."""
-        if delivery.sender in dsn.NO_BOUNCE:
+        if delivery.sender in dsn.NO_BOUNCE or not self._mailer.can_reach(delivery.sender):
             return False
         if self._sent < self._route.max_bounces:
             return True
@@ -93,5 +96,5 @@ def _mailer(maildir: Maildir, route: Route) -> mailer.Mailer:
     if how == "server":
         return mailer.QueueMailer(maildir, route.prefix)
     if how == "maildir":
-        return mailer.MaildirMailer(path.encode("utf-8", "surrogateescape"))
-    return mailer.SendmailMailer(list(route.sendmail))
+        return mailer.MaildirMailer(os.fsencode(path))
+    return mailer.SendmailMailer(route.sendmail)

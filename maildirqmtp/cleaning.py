@@ -1,9 +1,15 @@
 """Removing what crashes left behind in a maildir, long after anybody can need it."""
 
+from __future__ import annotations
+
 import os
 import stat
 
 from maildirqmtp.maildir import Folder, Maildir, local_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds after which an untouched file in tmp/ (maildir(5)) or an orphaned sidecar goes: 36 hours.
 MAX_AGE_S = 36 * 3_600
@@ -14,11 +20,20 @@ def clean(maildir: Maildir, now_s: float) -> int:
 
     `now_s` is seconds of the epoch.
     """
-    removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s)
+    removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
     envelopes = maildir.envelopes
     if envelopes is not None:
-        removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s)
+        removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
     return removed
+
+
+def _touched(status: os.stat_result) -> float:
+    return max(status.st_atime, status.st_mtime)
+
+
+def _placed(status: os.stat_result) -> float:
+    """When a sidecar was last touched, or moved: one put back is old, its message about to come."""
+    return max(_touched(status), status.st_ctime)
 
 
 def _orphans(maildir: Maildir, envelopes: Folder) -> set[bytes]:
@@ -41,13 +56,17 @@ def _names(folder: Folder) -> set[bytes]:
         raise local_error("list", folder.path, error) from error
 
 
-def _remove_untouched(folder: Folder, names: set[bytes], now_s: float) -> int:
+def _remove_untouched(
+    folder: Folder,
+    names: set[bytes],
+    now_s: float,
+    last_s: Callable[[os.stat_result], float],
+) -> int:
     removed = 0
     for name in names:
         try:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-            touched_s = max(status.st_atime, status.st_mtime)
-            if stat.S_ISREG(status.st_mode) and now_s - touched_s > MAX_AGE_S:
+            if stat.S_ISREG(status.st_mode) and now_s - last_s(status) > MAX_AGE_S:
                 os.unlink(name, dir_fd=folder.fd)
                 removed += 1
         except FileNotFoundError:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from maildirqmtp.sidecar import Sidecar
 
 
+#: Bytes of a name that leave room for `.json` within NAME_MAX.
+_NAME_BYTES = 250
+
+
 class Delivery:
     """A message on its way to some recipients.
 
     `recipients` are as the server gets them, without the prefix; those before
-    `next` have been put into a package. What is sent is `kept` and then the
+    `next` have been put into a package. `others` are those without the prefix:
+    somebody else's, and still owed it when we are done. What is sent is `kept` and then the
     file from `offset` on, `length` bytes. `answers` has a response or None for
     each recipient, `unanswered` counts the Nones. `doubtful` are the recipients
     whose package was sent whole and never answered. `reason` says why we gave
@@ -37,6 +42,7 @@ class Delivery:
         "message",
         "next",
         "offset",
+        "others",
         "reason",
         "recipients",
         "sender",
@@ -52,6 +58,7 @@ class Delivery:
         kept: bytes,
         offset: int,
         sidecar: Sidecar | None = None,
+        others: tuple[bytes, ...] = (),
     ) -> None:
         self.message = message
         self.sender = sender
@@ -59,6 +66,7 @@ class Delivery:
         self.kept = kept
         self.offset = offset
         self.sidecar = sidecar
+        self.others = others
         self.length = len(kept) + message.size - offset
         self.next = 0
         self.unanswered = len(recipients)
@@ -114,7 +122,15 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> Delivery | N
     recipients = envelope.ours(everyone, route.prefix)
     if not recipients:
         return None
-    delivery = Delivery(message, sender, recipients, trace.kept, trace.offset, sidecar)
+    others: tuple[bytes, ...] = ()
+    if len(everyone) > 1:
+        if len(message.name.partition(b":")[0]) > _NAME_BYTES:
+            raise EnvelopeError(
+                f"its name is too long to have a sidecar, which its {len(everyone)} recipients may "
+                f"need; rename it"
+            )
+        others = tuple(r for r in everyone if not r.startswith(route.prefix))
+    delivery = Delivery(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
     if delivery.length > MAX_MESSAGE:
         raise EnvelopeError(
             f"{delivery.length} bytes are more than servers take over QMTP ({MAX_MESSAGE})"

@@ -24,8 +24,17 @@ MAX_LINE = 998
 #: Senders who get no bounce: the null sender, and that of qmail's double bounces.
 NO_BOUNCE = (b"", b"#@[]")
 
-_ASCII_ONLY = re.compile(r"[^\x20-\x7e]")
-_CODE = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
+# Bytes of a response and of an address that are shown; with its field's name each fits a line.
+_RESPONSE_BYTES = 600
+_ADDRESS_BYTES = 900
+
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
+# A status code as RFC 3463 has it, and not a part of an IP address or of a version.
+_CODE = re.compile(r"(?<![0-9.])([45])(\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?[0-9])")
+_IP_ADDRESS = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+# What can stand in To: as it is, with the non-ASCII characters of RFC 6532.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~\-\x80-\U0010ffff]+"
+_PLAIN = re.compile(rf"{_ATOM}(\.{_ATOM})*@{_ATOM}(\.{_ATOM})*")
 
 
 class Failed(Value):
@@ -110,6 +119,7 @@ def build(bounce: Bounce) -> bytes:
         "MIME-Version: 1.0",
         "Content-Type: multipart/report; report-type=delivery-status;",
         f'\tboundary="{boundary}"',
+        *(["Content-Transfer-Encoding: 8bit"] if not all(map(bytes.isascii, parts)) else []),
         "",
         "This is a delivery status notification in MIME format.",
         "",
@@ -123,8 +133,8 @@ def _explanation(bounce: Bounce) -> bytes:
     lines = [
         f"This is the mail forwarder at {_host(bounce.host)}.",
         "",
-        f"Your message could not be delivered to the recipients below. {_one_line(bounce.server)}",
-        "refused it for good, and it will not be tried again.",
+        "Your message could not be delivered to the recipients below, and will not be tried",
+        f"again. What {_one_line(bounce.server)} said is with each of them.",
         "",
     ]
     for failed in bounce.failed:
@@ -141,7 +151,8 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
         f"Arrival-Date: {rfc5322_date(bounce.arrived_s)}",
     ]
     # ASCII only, but in the wide form (RFC 3464, 2.1.1; RFC 6533, 3).
-    diagnostic = _one_line if wide else lambda text: _ASCII_ONLY.sub("?", _one_line(text))
+    line = _one_line if wide else lambda text: _NOT_ASCII.sub("?", _one_line(text))
+    server = f"[{bounce.server}]" if _IP_ADDRESS.fullmatch(bounce.server) else bounce.server
     for failed in bounce.failed:
         address = "rfc822" if failed.recipient.isascii() else "utf-8"
         lines += [
@@ -149,8 +160,8 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
             f"Final-Recipient: {address}; {_shown(failed.recipient)}",
             "Action: failed",
             f"Status: {_code(failed.response)}",
-            f"Remote-MTA: dns; {_one_line(bounce.server)}",
-            f"Diagnostic-Code: x-qmtp; {diagnostic(failed.response)}",
+            f"Remote-MTA: dns; {line(server)}",
+            f"Diagnostic-Code: x-qmtp; {line(failed.response)}",
             f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}",
         ]
     text = "\n".join([*lines, ""]).encode()
@@ -159,8 +170,9 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
 
 def _quotation(bounce: Bounce, wide: bool) -> bytes:
     """Quote the original: whole where it is short and can travel as it is, else its header."""
-    original = bounce.original
-    if bounce.complete and len(original) <= QUOTE_BYTES and _travels(original):
+    # Line ends as they are in the rest of the bounce.
+    original = bounce.original.replace(b"\r\n", b"\n")
+    if bounce.complete and len(bounce.original) <= QUOTE_BYTES and _travels(original):
         kind = b"message/global" if wide else b"message/rfc822"
         text = original if original.endswith(b"\n") else original + b"\n"
     else:
@@ -171,13 +183,14 @@ def _quotation(bounce: Bounce, wide: bool) -> bytes:
 
 def _header(original: bytes) -> bytes:
     """Return the header, made fit to travel, of at most `QUOTE_BYTES`."""
-    header = original[:QUOTE_BYTES].replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    # The added line end: a text that begins with an empty line has no header.
+    header = (b"\n" + original[:QUOTE_BYTES]).partition(b"\n\n")[0]
     lines = (printable(line.replace(b"\t", b" "))[:200].encode() for line in header.split(b"\n"))
     return b"".join(line + b"\n" for line in lines if line)
 
 
 def _travels(text: bytes) -> bool:
-    if b"\0" in text or b"\r" in text.replace(b"\r\n", b""):
+    if b"\0" in text or b"\r" in text:
         return False
     return all(len(line) <= MAX_LINE for line in text.split(b"\n"))
 
@@ -195,21 +208,25 @@ def _boundary(identifier: str, parts: list[bytes]) -> str:
 
 
 def _code(response: str) -> str:
-    """Return the status code (RFC 3463) that a response names; a general one where none."""
-    found = _CODE.search(response)
-    if found is None:
-        return "5.0.0" if response.startswith("D") else "4.4.7"
-    return found[1]
+    """Return the status code (RFC 3463) that a response names; a general one where none.
+
+    5.x.x for a D; for a Z that came too late 4.x.x, or 4.4.7, delivery time expired.
+    """
+    digit, default = ("5", "5.0.0") if response.startswith("D") else ("4", "4.4.7")
+    for found in _CODE.finditer(response):
+        if found[1] == digit:
+            return found[0]
+    return default
 
 
 def _to(sender: bytes) -> str:
     shown = _shown(sender)
-    safe = "?" not in shown and not any(c in shown for c in '<>",;:()[]\\ ')
-    return f"<{shown}>" if safe else "undisclosed-recipients:;"
+    plain = len(sender) <= _ADDRESS_BYTES and _PLAIN.fullmatch(shown)
+    return f"<{shown}>" if plain else "undisclosed-recipients:;"
 
 
 def _shown(address: bytes) -> str:
-    return printable(address)
+    return printable(address[:_ADDRESS_BYTES])
 
 
 def _host(host: str) -> str:
@@ -219,4 +236,5 @@ def _host(host: str) -> str:
 
 def _one_line(text: str) -> str:
     """Return text from elsewhere as one printable line of a bounded length."""
-    return printable(text.encode("utf-8", "replace"))[:600].strip() or "(no reason given)"
+    raw = text.encode("utf-8", "replace")[:_RESPONSE_BYTES]
+    return printable(raw).strip() or "(no reason given)"

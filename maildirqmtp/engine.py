@@ -22,7 +22,7 @@ from maildirqmtp.errors import (
     ProtocolError,
     TransportError,
 )
-from maildirqmtp.maildir import Candidates, Folder, Maildir
+from maildirqmtp.maildir import Candidates, Folder, Maildir, local_error
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
 from maildirqmtp.protocol import Status
 from maildirqmtp.report import Report
@@ -42,6 +42,7 @@ STOP_S = 30.0
 class Engine:
     """Forwards one maildir to one server; the maildir is open and locked.
 
+    Raises `LocalError` where this machine has no pipe for it.
     `connector`, `clock` (monotonic seconds) and `wall_clock` (seconds of the
     epoch) are for tests.
     """
@@ -74,7 +75,10 @@ class Engine:
         self._total = 0
         self._stop_at: float | None = None
         self._connecting = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise local_error("make a pipe, to work on", maildir.path, error) from error
 
     # Told from outside
 
@@ -167,6 +171,22 @@ class Engine:
         pipeline = Pipeline(
             transport, self._window, self._manners, self._limits, self._unchanged, self._clock
         )
+        blind: OSError | None = None
+        try:
+            self._drive(pipeline, transport)
+        except OSError as error:
+            # The selector's: no descriptor, no memory. Errors of the connection end the pipeline.
+            blind = error
+        unfinished = pipeline.close()
+        self._settle(pipeline)
+        another_may_help = self._clear_up(pipeline, unfinished)
+        if blind is not None:
+            self._give_up(f"cannot wait for {transport.name}: {blind.strerror}")
+            return False
+        return another_may_help
+
+    def _drive(self, pipeline: Pipeline, transport: Transport) -> None:
+        """Send and receive until the connection ends, or nothing is left to do on it."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             selector.register(transport.read_fd, selectors.EVENT_READ)
@@ -179,9 +199,6 @@ class Engine:
                     writing = not writing
                     self._watch_writing(selector, transport, writing)
                 self._turn(pipeline, selector)
-            unfinished = pipeline.close()
-        self._settle(pipeline)
-        return self._clear_up(pipeline, unfinished)
 
     @staticmethod
     def _watch_writing(
@@ -228,8 +245,14 @@ class Engine:
         for delivery in done:
             self._settler.settle(delivery)
         if done:
-            self._candidates.extend(self._settler.take_queued())
+            self._take_queued()
             self._report.progress(self._total - len(self._candidates), self._total)
+
+    def _take_queued(self) -> None:
+        """Send the bounces, too, that settling has put into the maildir."""
+        queued = self._settler.take_queued()
+        self._total += len(queued)
+        self._candidates.extend(queued)
 
     def _wait_s(self, pipeline: Pipeline) -> float | None:
         times = (pipeline.next_deadline(), self._settler.next_deadline, self._stop_at)
@@ -271,6 +294,9 @@ class Engine:
                 # That is progress; but a server that does it to every message is dead.
                 self._barren = 0
                 self._set_aside += 1
+                # Next one from the other end: its neighbours may be as bad, and would stop
+                # this run and all that follow at the same place.
+                self._candidates.rotate(1)
             elif any(a is not None and a.status is Status.DEFERRED for a in delivery.answers):
                 # To go again now would try those again who were told to try later.
                 for index in delivery.owed():
@@ -278,6 +304,7 @@ class Engine:
             else:
                 again.append((delivery.message.folder, delivery.message.name))
         self._candidates.extendleft(reversed(again))
+        self._take_queued()
         return self._another_may_help(pipeline, len(unfinished))
 
     def _is_culprit(self, pipeline: Pipeline, delivery: Delivery) -> bool:

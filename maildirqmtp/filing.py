@@ -4,11 +4,13 @@ The orders, each step durable before the next where it says so:
 
     deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
     enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/
+    deliver_as the same with rename instead of link, fsync new/
     adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
                link new/X | unlink tmp/X | fsync new/
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
 
-A link, never a rename, ends each: a rename would replace somebody's message.
+A link, never a rename, gives a message its name: a rename would replace somebody's.
+Only `deliver_as` means to: what it replaces is its own work, from before a crash.
 After any crash there is at most rubbish in tmp/, which `cleaning` takes.
 """
 
@@ -57,28 +59,38 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def create(path: bytes) -> None:
+def create(path: bytes, nofollow: bool = False) -> None:
     """Make a maildir where there is none, for the owner only. Raises `LocalError`.
 
     Durable from its own name on, also where an earlier run died in between: a
     message on disk is of no use in a directory whose name a power cut takes.
+    `nofollow` refuses a path that ends in a link.
     """
     is_new = _make(path)
-    for part in (b"tmp", b"new", b"cur"):
-        _make(os.path.join(path, part))
-    _sync_directory(path)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if nofollow else 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise local_error("open the directory", path, error) from error
+    try:
+        for part in (b"tmp", b"new", b"cur"):
+            _make(part, Folder(fd, path))
+        Folder(fd, path).sync()
+    finally:
+        os.close(fd)
     parent = os.path.dirname(os.path.abspath(path))
     if is_new or os.access(parent, os.R_OK):
         _sync_directory(parent)
 
 
-def _make(directory: bytes) -> bool:
+def _make(directory: bytes, parent: Folder | None = None) -> bool:
     try:
-        os.mkdir(directory, 0o700)
+        os.mkdir(directory, 0o700, dir_fd=None if parent is None else parent.fd)
     except FileExistsError:
         return False  # what it is, opening it will tell
     except OSError as error:
-        raise local_error("make the directory", directory, error) from error
+        path = directory if parent is None else parent.join(directory)
+        raise local_error("make the directory", path, error) from error
     return True
 
 
@@ -151,17 +163,29 @@ def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
 def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
     """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
 
-    Durable when this returns; before that, no forwarder sees any of it.
+    Durable when this returns; before that, no forwarder sees any of it. What
+    could not be made durable is taken back.
     """
     name = write_tmp(maildir, pieces)
     try:
         write_sidecar(maildir, name, content)
-    except LocalError:
-        maildir.tmp.discard(name)
+        publish(maildir, name)
+        maildir.new.sync()
+    except BaseException:
+        _take_back(maildir, name)
         raise
-    publish(maildir, name)
-    maildir.new.sync()
     return name
+
+
+def _take_back(maildir: Maildir, name: bytes) -> None:
+    """Remove what `enqueue` has made: in this order, for no message may lose its sidecar."""
+    try:
+        maildir.new.discard(name)
+        maildir.new.sync()
+        remove_sidecar(maildir, name)
+        maildir.tmp.discard(name)
+    except LocalError:
+        return  # the first error is the one to tell
 
 
 def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
@@ -193,7 +217,7 @@ def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> No
     """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
     from maildirqmtp import sidecar
 
-    folder = maildir.envelope()
+    folder = maildir.durable_envelope()
     tmp_name = write_tmp(maildir, [sidecar.encode(content)])
     name = sidecar.file_name(message_name)
     try:
@@ -218,7 +242,7 @@ def free_name(target: Maildir, message: Message) -> bytes:
     between taking it and removing it here, and this is the second go.
     """
     # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
-    base = message.name.partition(b":")[0][:_NAME_BYTES]
+    base = message.name.partition(b":")[0][:_NAME_BYTES] or b"nameless"
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
         occupant = _occupant(target, name)

@@ -13,12 +13,12 @@ ever removed or moved. Putting files in is the business of `filing`.
 """
 
 import errno
-import fcntl
 import os
 import stat
 from collections import deque
 from enum import Enum, auto
 
+from maildirqmtp import guard
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.text import printable
 
@@ -32,7 +32,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DOT = ord(".")
 _SECONDS_DIGITS = 11
-_PROBE = b".maildirqmtp-probe"
 # What open() says of things that are no message: links, sockets, devices without a driver.
 _NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
 
@@ -63,6 +62,16 @@ class Folder:
             os.fsync(self.fd)
         except OSError as error:
             raise local_error("make durable", self.path, error) from error
+
+    def has(self, name: bytes) -> bool:
+        """Say whether there is anything of this name. Raises `LocalError`."""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise local_error("look at", self.join(name), error) from error
+        return True
 
     def discard(self, name: bytes) -> None:
         """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
@@ -131,25 +140,38 @@ def identity_of(status: os.stat_result) -> Identity:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def _being_written(folder: Folder, name: bytes) -> FileChangedError:
+    return FileChangedError(
+        f"{printable(folder.join(name))} is being written to; messages are to be written in tmp/ "
+        f"and then renamed"
+    )
+
+
 class Maildir:
     """A maildir that is open. A context manager; leaving it lets go of the lock.
 
     Raises `LocalError` where it cannot be opened: it does not exist, is no
-    maildir, or may not be read.
+    maildir, or may not be read. `nofollow` refuses a path that ends in a link.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, nofollow: bool = False) -> None:
         self.path = path
         self._open: list[Folder] = []
         self._envelope: Folder | None = None
+        self._envelope_durable = False
+        self._in_cur: dict[bytes, bytes] = {}
         try:
-            self.root = self._enter(path, None)
+            self.root = self._enter(path, None, nofollow)
             self.new = self._enter(b"new", self.root, nofollow=True)
             self.cur = self._enter(b"cur", self.root, nofollow=True)
             self.tmp = self._enter(b"tmp", self.root, nofollow=True)
+            self._owners = guard.trusted_owners(self.root.fd)
         except LocalError:
             self.close()
             raise
+        except OSError as error:
+            self.close()
+            raise local_error("look at", path, error) from error
 
     def _enter(self, name: bytes, parent: Folder | None, nofollow: bool = False) -> Folder:
         path = name if parent is None else parent.join(name)
@@ -198,7 +220,6 @@ class Maildir:
         if self._envelope is None:
             try:
                 os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
-                self.root.sync()
             except FileExistsError:
                 pass  # made before; what it is, opening it will tell
             except OSError as error:
@@ -206,14 +227,19 @@ class Maildir:
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
         return self._envelope
 
+    def durable_envelope(self) -> Folder:
+        """Return the directory of the sidecars, its own name durable. Raises `LocalError`.
+
+        Also where it was there before: a run may have been killed right after making it.
+        """
+        folder = self.envelope()
+        if not self._envelope_durable:
+            self.root.sync()
+            self._envelope_durable = True
+        return folder
+
     def _find_envelopes(self) -> None:
-        if self._envelope is None:
-            try:
-                os.stat(b"envelope", dir_fd=self.root.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                raise local_error("look at", self.root.join(b"envelope"), error) from error
+        if self._envelope is None and self.root.has(b"envelope"):
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
 
     def lock(self) -> None:
@@ -222,26 +248,9 @@ class Maildir:
         Raises `LocalError`, which names the process that holds the lock.
         """
         try:
-            fcntl.flock(self.root.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalError(
-                f"{printable(self.path)} is locked by {self._lock_holder()}; "
-                f"two forwarders would send everything twice"
-            ) from None
+            guard.lock(self.root.fd, self.path)
         except OSError as error:
             raise local_error("lock", self.path, error) from error
-
-    def _lock_holder(self) -> str:
-        status = os.fstat(self.root.fd)
-        file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        try:
-            with open("/proc/locks") as locks:
-                for fields in map(str.split, locks):
-                    if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
-                        return f"process {fields[4]}"
-        except OSError:
-            return "another process"  # no /proc: the lock is as good without a name
-        return "another process"
 
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
@@ -250,18 +259,7 @@ class Maildir:
         be made but everything can be removed, the permissions have to do.
         """
         for folder in self._folders(include_cur):
-            try:
-                folder.discard(_PROBE)  # an earlier run may have died right here
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(_PROBE, flags, 0o600, dir_fd=folder.fd))
-                os.unlink(_PROBE, dir_fd=folder.fd)
-            except OSError as error:
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=folder.fd)):
-                    raise LocalError(
-                        f"cannot change {printable(folder.path)}: {error.strerror}; nothing was "
-                        f"sent, because what was sent could not be removed"
-                    ) from error
+            guard.prove_changeable(folder.fd, folder.path)
 
     def scan(self, include_cur: bool = False) -> Candidates:
         """Return what may be messages, oldest first. Raises `LocalError`.
@@ -272,11 +270,7 @@ class Maildir:
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            try:
-                names = os.listdir(folder.fd)
-            except OSError as error:
-                raise local_error("list", folder.path, error) from error
-            for name in map(os.fsencode, names):
+            for name in map(os.fsencode, self._names(folder)):
                 if name[0] != _DOT:
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
@@ -289,6 +283,13 @@ class Maildir:
 
     def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
         return (self.new, self.cur) if include_cur else (self.new,)
+
+    @staticmethod
+    def _names(folder: Folder) -> list[str]:
+        try:
+            return os.listdir(folder.fd)
+        except OSError as error:
+            raise local_error("list", folder.path, error) from error
 
     @staticmethod
     def _mtime(folder: Folder, name: bytes) -> int:
@@ -314,6 +315,15 @@ class Maildir:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
+            if self._owners is not None and status.st_uid not in self._owners:
+                raise LocalError(
+                    f"{printable(folder.join(name))} belongs to user {status.st_uid}, who is not "
+                    f"the maildir's owner, and may only have been linked here; chown it, or run "
+                    f"this as the maildir's owner"
+                )
+            # Never renamed since it was written to: maybe by somebody who is not done yet.
+            if status.st_ctime_ns == status.st_mtime_ns and guard.has_writer(fd):
+                raise _being_written(folder, name)
             size = status.st_size
             if size > WHOLE_MAX:
                 top = os.read(fd, TOP_BYTES)
@@ -323,10 +333,7 @@ class Maildir:
             while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
                 data += more
             if len(data) != size:
-                raise FileChangedError(
-                    f"{printable(folder.join(name))} is being written to; messages are to be "
-                    f"written in tmp/ and then renamed"
-                )
+                raise _being_written(folder, name)
             return Message(folder, name, identity_of(status), data, size)
         except OSError as error:
             raise local_error("read", folder.join(name), error) from error
@@ -368,3 +375,19 @@ class Maildir:
         except OSError as error:
             raise local_error("remove", message.folder.join(name), error) from error
         return Removal.DONE
+
+    def follow(self, message: Message) -> bool:
+        """Find a message in cur/ that a mail reader has moved there, or given other flags.
+
+        The message then has that name; whether the file is still the same is for
+        `is_same` and `remove` to say. Raises `LocalError`.
+        """
+        base = message.name.partition(b":")[0]
+        for _ in range(2):
+            name = self._in_cur.get(base)
+            if name is not None and self.cur.has(name):
+                message.folder, message.name = self.cur, name
+                return True
+            names = map(os.fsencode, self._names(self.cur))
+            self._in_cur = {name.partition(b":")[0]: name for name in names}
+        return False

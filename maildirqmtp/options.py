@@ -46,7 +46,9 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="maildirqmtp",
-        usage="maildirqmtp [OPTION...] DIR [PREFIX] SERVER\n       maildirqmtp --demo",
+        usage="maildirqmtp [OPTION...] DIR [PREFIX] SERVER\n"
+        "       maildirqmtp --enqueue DIR --sender ADDRESS --recipient ADDRESS... < MESSAGE\n"
+        "       maildirqmtp --demo",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=_Formatter,
@@ -185,6 +187,11 @@ def _address(text: str, what: str) -> bytes:
 
 def _check_targets(chosen: route.Route) -> None:
     """Refuse to move messages from a maildir into itself."""
-    for flag, path in (("--sent", chosen.sent), ("--failed", chosen.failed)):
+    via, _, bounces = chosen.bounce_via.partition(":")
+    for flag, path in (
+        ("--sent", chosen.sent),
+        ("--failed", chosen.failed),
+        ("--bounce-via", os.fsencode(bounces) if via == "maildir" else None),
+    ):
         if path is not None and os.path.realpath(path) == os.path.realpath(chosen.maildir):
             raise ConfigError(f"{flag}: {printable(path)} is the maildir that is forwarded")

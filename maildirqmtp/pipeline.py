@@ -15,7 +15,8 @@ recipients in doubt are marked on them, the others were certainly not taken.
 Fences. Some servers answer once per package instead of once per recipient
 (mailfront does), and then every later response would be credited to the wrong
 message. So the first package of all goes alone, and so does any with several
-recipients until the server has been seen to answer for each of them.
+recipients until the server has been seen to answer for each of them. Where that
+breaks off in between, a refusal may have been for them all, and is forgotten.
 """
 
 from collections import deque
@@ -31,7 +32,7 @@ from maildirqmtp.errors import (
     WriteTimeout,
 )
 from maildirqmtp.outflow import Outflow
-from maildirqmtp.protocol import Response, ResponseReader, package_head, package_tail
+from maildirqmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.transport import Transport
 from maildirqmtp.values import Value
 from maildirqmtp.window import Window
@@ -310,7 +311,6 @@ class Pipeline:
             self._end(WriteTimeout(f"{name} took no byte in {limits.write_s:g} s"))
         elif self._fence_answered_at is not None:
             if now - self._fence_answered_at >= limits.grace_s:
-                self._manners.answers_each = False
                 self.remark = (
                     f"{name} answers once per package, not once per recipient; from here on "
                     f"each recipient gets a package of its own"
@@ -350,6 +350,8 @@ class Pipeline:
         whole and did not answer.
         """
         self.transport.close()
+        if self._in_flight and self._fence_answered_at is not None:
+            self._take_back(self._in_flight[0])
         unfinished: dict[int, Delivery] = {}
         for package in self._in_flight:
             delivery = package.delivery
@@ -359,3 +361,19 @@ class Pipeline:
                 delivery.doubtful += tuple(range(package.next, package.stop))
         self._in_flight.clear()
         return list(unfinished.values())
+
+    def _take_back(self, package: _Package) -> None:
+        """Forget refusals of some of a fenced package's recipients, with the others unanswered.
+
+        From a server that answers once per package they are about all of them:
+        the first, who may be a good one, would be told of as refused. That it
+        was accepted is true either way. From here on each goes by himself.
+        """
+        delivery = package.delivery
+        for index in range(package.next):
+            answer = delivery.answers[index]
+            if answer is not None and answer.status is not Status.ACCEPTED:
+                delivery.answers[index] = None
+                delivery.unanswered += 1
+                delivery.doubtful += (index,)
+        self._manners.answers_each = False

@@ -16,7 +16,7 @@ from time import gmtime, strftime
 from maildirqmtp import filing
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import Folder, Maildir, Removal
+from maildirqmtp.maildir import Folder, Maildir, Message, Removal
 from maildirqmtp.protocol import Response, Status
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
@@ -80,7 +80,7 @@ class Settler:
                     self._settle_mixed(delivery)
                     break
             else:
-                if delivery.sidecar is not None and self._others(delivery):
+                if delivery.others:
                     self._settle_mixed(delivery)
                 else:
                     self._report.accepted(delivery)
@@ -104,11 +104,14 @@ class Settler:
         message = delivery.message
         try:
             if keep_in is not None:
+                self._catch_up(message)
                 target = self._target(keep_in)
                 filing.adopt(target, message, filing.free_name(target, message))
                 # Before the folder it leaves, so that it is synced first.
                 self._unsynced = {target.new.fd: target.new, **self._unsynced}
             removal = self._maildir.remove(message)
+            if removal is Removal.GONE and self._catch_up(message):
+                removal = self._maildir.remove(message)
         except LocalError:
             self._stuck.append((delivery, keep_in))
             raise
@@ -118,8 +121,17 @@ class Settler:
             self._removed_at = self._clock()
         self._removals += 1
         self._unsynced[message.folder.fd] = message.folder
-        if delivery.sidecar is not None:
+        # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
+        if delivery.sidecar is not None and removal is Removal.DONE:
             self._sidecars.append(message.name)
+
+    def _catch_up(self, message: Message) -> bool:
+        """With --cur, follow a message that a mail reader has moved while it was in flight."""
+        return (
+            self._route.include_cur
+            and not self._maildir.is_same(message)
+            and self._maildir.follow(message)
+        )
 
     def tick(self) -> None:
         """Make removals durable that are a second old."""
@@ -147,6 +159,7 @@ class Settler:
     # Everything else
 
     def _settle_mixed(self, delivery: Delivery) -> None:
+        self._catch_up(delivery.message)
         failures: dict[int, str] = {}
         owed: list[int] = []
         for index, answer in enumerate(delivery.answers):
@@ -169,7 +182,7 @@ class Settler:
                 if len(owed) < len(delivery.recipients):
                     self._write_owed(delivery, owed)
                 raise
-        if owed or self._others(delivery):
+        if owed or delivery.others:
             if len(owed) < len(delivery.recipients):
                 self._write_owed(delivery, owed)
         else:
@@ -245,20 +258,13 @@ class Settler:
         if not self._maildir.is_same(delivery.message):
             # The sidecar would be that of a message nobody has sent.
             raise FileChangedError("it changed while it was being sent")
-        recipients = tuple(self._original(delivery, i) for i in owed) + self._others(delivery)
+        recipients = tuple(self._original(delivery, i) for i in owed) + delivery.others
         failures = delivery.sidecar.failures if delivery.sidecar else ()
         content = Sidecar(delivery.sender, recipients, failures)
         filing.write_sidecar(self._maildir, delivery.message.name, content)
 
     def _original(self, delivery: Delivery, index: int) -> bytes:
         return self._route.prefix + delivery.recipients[index]
-
-    def _others(self, delivery: Delivery) -> tuple[bytes, ...]:
-        """Return the recipients of the sidecar that are not this route's."""
-        if delivery.sidecar is None:
-            return ()
-        prefix = self._route.prefix
-        return tuple(r for r in delivery.sidecar.recipients if not r.startswith(prefix))
 
     @property
     def _failed_path(self) -> bytes:
@@ -268,8 +274,10 @@ class Settler:
         """Return the maildir that takes messages from here; it is made where there is none."""
         target = self._targets.get(path)
         if target is None:
-            filing.create(path)
-            target = self._targets[path] = Maildir(path)
+            # A link that we were not told of may have been put there by somebody else.
+            nofollow = path not in (self._route.failed, self._route.sent)
+            filing.create(path, nofollow)
+            target = self._targets[path] = Maildir(path, nofollow)
         return target
 
     # The end

@@ -14,15 +14,18 @@ def printable(raw: bytes) -> str:
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+# The last second of the year 9999.
+_LAST_S = 253_402_300_799
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def rfc5322_date(seconds: float) -> str:
     """Return a time (seconds of the epoch) as RFC 5322, 3.3 writes it, in UTC.
 
-    Not by strftime: that would ask the locale for the names.
+    Not by strftime: that would ask the locale for the names. A time before 1970
+    or after 9999, which a file can have, becomes the nearest that can be written.
     """
     from datetime import UTC, datetime
 
-    t = datetime.fromtimestamp(seconds, UTC)
+    t = datetime.fromtimestamp(min(max(seconds, 0), _LAST_S), UTC)
     return f"{_DAYS[t.weekday()]}, {t.day} {_MONTHS[t.month - 1]} {t.year} {t:%H:%M:%S} +0000"

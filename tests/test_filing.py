@@ -166,7 +166,7 @@ def test_a_sidecar_is_durable_before_it_takes_the_old_ones_place(
     tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a sidecar holds the message, none sends it to those who have it."""
-    target.envelope()
+    target.durable_envelope()
     system = FileSystem(monkeypatch, tmp_path / "to")
     filing.write_sidecar(target, b"1.a:2,S", CONTENT)
     assert system.calls == ["fsync tmp/*", "rename tmp/* -> envelope/1.a.json", "fsync envelope"]

@@ -16,7 +16,7 @@ PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "text", "values",
 }  # fmt: skip
-OUTSIDE = {"transport", "maildir", "filing", "cleaning", "mailer", "watch"}
+OUTSIDE = {"transport", "guard", "maildir", "filing", "cleaning", "mailer", "watch"}
 COMPOSITION = {
     "delivery", "outflow", "pipeline", "bouncing", "settle", "engine", "report", "progress",
     "client",
@@ -30,8 +30,9 @@ EDGE = {
     "__init__", "__main__", "config", "service", "batch", "cli", "options", "enqueue", "demo",
     "receiver.cli",
 }  # fmt: skip
-#: Three rooms for the files, one on the other; a bounce may end in a maildir.
+#: Four rooms for the files, one on the other; a bounce may end in a maildir.
 ON_MAILDIR = {
+    "maildir": {"guard"},
     "filing": {"maildir"},
     "cleaning": {"maildir"},
     "mailer": {"maildir", "filing"},
@@ -54,7 +55,7 @@ ONLY = {
     "socket": {"transport", "filing"} | RECEIVER | EDGE,
     "ssl": {"transport"} | RECEIVER | EDGE,
     "subprocess": {"transport", "mailer"} | EDGE,
-    "fcntl": {"maildir"} | EDGE,
+    "fcntl": {"guard"} | EDGE,
     "asyncio": set(),
 }
 

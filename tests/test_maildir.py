@@ -289,12 +289,15 @@ def test_the_directory_of_sidecars_is_made_for_the_owner_and_durable(
 ) -> None:
     """A power cut must not take it with all its sidecars."""
     system = FileSystem(monkeypatch, path)
-    folder = maildir.envelope()
+    folder = maildir.durable_envelope()
     assert system.calls == ["mkdir envelope", "fsync ."]
+    assert maildir.durable_envelope() is folder
+    assert len(system.calls) == 2
     assert stat.S_IMODE((path / "envelope").stat().st_mode) == 0o700
     assert maildir.envelope() is folder
     with Maildir(os.fsencode(path)) as again:
-        again.envelope()
+        again.durable_envelope()
+    assert system.calls[3:] == ["fsync ."], "who made it may have been killed before its fsync"
 
 
 def test_a_directory_of_sidecars_that_is_none_stops_everything(path: Path) -> None:

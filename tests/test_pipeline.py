@@ -292,11 +292,44 @@ def test_the_grace_time_ends_at_its_second() -> None:
     assert not line.pipe.ended
     line.after(0.01)
     assert (line.pipe.ended, line.pipe.error) == (True, None)
-    assert line.manners.answers_each is False
     assert "once per package" in line.pipe.remark
     assert line.pipe.close() == [one]
+    assert line.manners.answers_each is False
     assert one.doubtful == (1, 2)
     assert one.owed() == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["grace", "closed", "told to stop"])
+@pytest.mark.parametrize("said", [b"Dno", b"Zbusy"])
+def test_a_refusal_of_them_all_is_not_pinned_on_the_first(said: bytes, end: str) -> None:
+    """Mailfront refuses three for the sake of one: the first, a good one, would be bounced."""
+    line = Line(known=False)
+    one = delivery(b"1.a", b"a@y", b"b@y", b"c@y")
+    line.send(one)
+    line.hear(framed(said))
+    if end == "grace":
+        line.after(10)
+    elif end == "closed":
+        line.hear(b"")
+    else:
+        line.pipe.give_up()
+    assert line.pipe.close() == [one]
+    assert line.pipe.take_done() == []
+    assert answers(one) == [None, None, None]
+    assert (one.unanswered, sorted(one.doubtful)) == (3, [0, 1, 2])
+    assert line.manners.answers_each is False
+
+
+def test_of_a_fenced_package_that_broke_off_the_accepted_are_done() -> None:
+    """Whether the K is for one or for all, the first has the message, and must not get it twice."""
+    line = Line(known=False)
+    one = delivery(b"1.a", b"a@y", b"b@y", b"c@y")
+    line.send(one)
+    line.hear(framed(b"Kok", b"Dno"))
+    line.hear(b"")
+    assert line.pipe.close() == [one]
+    assert answers(one) == ["Kok", None, None]
+    assert one.unanswered == 2
 
 
 def test_the_grace_time_counts_from_the_first_answer() -> None:

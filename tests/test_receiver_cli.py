@@ -134,7 +134,7 @@ def test_trouble_is_111(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["--listen", "127.0.0.1:0", str(tmp_path / "file")]) == 111
-    assert "file/tmp: Not a directory" in capsys.readouterr().err
+    assert "file: Not a directory" in capsys.readouterr().err
 
 
 def test_interrupted_before_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,19 +64,21 @@ def need_room(place: Path, size: int) -> None:
 
 
 def stock(path: Path, count: int) -> Stock:
-    """Make a maildir of so many messages of 2 KB, under names as a delivery agent gives them."""
+    """Make a maildir of so many messages of 2 KB, named and delivered as a delivery agent does."""
     need_room(path.parent, count * ROOM_BYTES_PER_MESSAGE)
-    new = os.open(empty_maildir(path) / "new", os.O_RDONLY | os.O_DIRECTORY)
+    root = os.open(empty_maildir(path), os.O_RDONLY | os.O_DIRECTORY)
     first_s = int(time.time()) - count // 1000 - 1
     top = len(trace_lines(0))
     try:
         for number in range(count):
             name = f"{first_s + number // 1000}.M{number:06d}P4711Q{number}.bench.example.org"
-            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=new)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            fd = os.open(f"tmp/{name}", flags, 0o600, dir_fd=root)
             os.write(fd, trace_lines(number) + text(MESSAGE_BYTES - top, number))
             os.close(fd)
+            os.rename(f"tmp/{name}", f"new/{name}", src_dir_fd=root, dst_dir_fd=root)
     finally:
-        os.close(new)
+        os.close(root)
     return Stock(path, count, count * MESSAGE_BYTES, count * (MESSAGE_BYTES - top))
 
 
@@ -86,9 +88,11 @@ def large_stock(path: Path, size: int) -> Stock:
     empty_maildir(path)
     top = trace_lines(0)
     chunk = text(CHUNK_BYTES, 0)
-    with (path / "new" / f"{int(time.time())}.M0P4711Q1.bench.example.org").open("wb") as file:
+    name = f"{int(time.time())}.M0P4711Q1.bench.example.org"
+    with (path / "tmp" / name).open("wb") as file:
         file.write(top)
         left = size - len(top)
         while left > 0:
             left -= file.write(chunk[:left])
+    (path / "tmp" / name).rename(path / "new" / name)
     return Stock(path, 1, size, size - len(top))

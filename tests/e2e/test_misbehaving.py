@@ -22,7 +22,7 @@ from maildirqmtp.engine import Engine
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
-from maildirqmtp.transport import Transport, connect
+from maildirqmtp.transport import SocketTransport, Transport, connect
 from tests.e2e.evil import (
     Evil,
     Line,
@@ -227,6 +227,23 @@ def test_surplus_answers(tmp_path: Path, evil: Evil) -> None:
     if evil is not one_late:
         # The first one of each connection goes alone until it is answered exactly once.
         assert [len(line.packages) for line in server.lines] == [1] * len(TEXTS)
+
+
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_each_surplus_answer_ends_its_connection(tmp_path: Path, first: int) -> None:
+    """Who answers what nobody asked has lost count, and is not trusted with more mail."""
+    made = stock(tmp_path / "m", *TEXTS)
+
+    def evil(line: Line, number: int) -> None:
+        for count, _ in enumerate(line.packages_from()):
+            line.send(K if number == 0 and count < first else 2 * K)
+
+    ran, server = forward(made, evil, "--window", "1")
+    assert ran.code == 0, ran.stderr
+    assert [len(line.packages) for line in server.lines] == [first + 1] + [1] * (5 - first)
+    closed = [event["reason"] for event in ran.events if event["event"] == "closed"]
+    assert len(closed) == len(server.lines)
+    assert all("nobody waits for" in reason for reason in closed)
 
 
 def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path) -> None:
@@ -449,6 +466,84 @@ def test_cut_off_amid_large_messages(tmp_path: Path, ending: Ending) -> None:
         assert ran.code == 0, (limit, ran.stderr)
 
 
+@pytest.mark.parametrize("text", [TEXTS[1], BIG])
+@pytest.mark.parametrize("change", ["replaced", "grown"])
+def test_a_message_that_changes_while_it_is_answered(
+    tmp_path: Path, text: bytes, change: str
+) -> None:
+    """The K is for what was sent; what stands under that name now was never sent."""
+    made = stock(tmp_path / "m", TEXTS[0], text, TEXTS[2])
+    path = made.maildir / "new" / list(made.messages)[1]
+    now = b"Return-Path: <s@x>\nDelivered-To: r@y\nSubject: another\n\n"
+
+    def evil(line: Line, number: int) -> None:
+        for package in line.packages_from():
+            if package.text == text and change == "replaced":
+                (tmp_path / "other").write_bytes(now)
+                (tmp_path / "other").rename(path)
+            elif package.text == text:
+                with path.open("ab") as file:
+                    file.write(b"more")
+            line.send(K)
+
+    with evil_server(evil) as server:
+        ran = run_command(made, server)
+        assert ran.code == 111
+        assert made.new == {path.name}
+        assert path.read_bytes().endswith(b"more" if change == "grown" else now)
+        assert run_command(made, server).code == 0
+    sent = [package.text for line in server.lines for package in line.packages]
+    assert len(sent) == 4
+    assert sent[3].endswith(b"more" if change == "grown" else b"Subject: another\n\n")
+
+
+class LateReader(SocketTransport):
+    """A connection that learns of its end by sending, before it has read what came last."""
+
+    def __init__(self, sock: socket.socket, name: str, over: threading.Event) -> None:
+        super().__init__(sock, name)
+        self._over = over
+
+    def send_file(self, fd: int, offset: int, count: int) -> int | None:
+        """Send nothing of a streamed message before the server has hung up."""
+        assert self._over.wait(20)
+        # The first is what makes a closed socket say so.
+        super().send_file(fd, offset, count)
+        return super().send_file(fd, offset, count)
+
+
+@pytest.mark.parametrize("ending", [hang_up, Line.reset])
+def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: Ending) -> None:
+    """Answers that lie in our own buffer when a send fails are answers; else they go twice."""
+    made = stock(tmp_path / "m", *TEXTS, BIG, BIG[:-1])
+    over = threading.Event()
+
+    def connect_late(server: Server, timeout_s: float) -> Transport:
+        sock = socket.create_connection((server.host, server.port), timeout_s)
+        return SocketTransport(sock, "server") if over.is_set() else LateReader(sock, "late", over)
+
+    def evil(line: Line, number: int) -> None:
+        for _ in line.packages_from():
+            if len(line.packages) == 1 or number:
+                line.send(K)
+            elif len(line.packages) == len(TEXTS):
+                line.send(K * (len(TEXTS) - 1))
+                ending(line)
+                over.set()
+                return
+
+    data = io.StringIO()
+    report = Report(io.StringIO(), data)
+    with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
+        address = Server("127.0.0.1", server.server.port)
+        engine = Engine(Route(maildir.path, address), maildir, report, connect_late)
+        engine.run_batch(maildir.scan())
+        engine.close()
+    assert not made.new
+    assert report.counters.in_doubt == 0
+    assert sum(len(line.packages) for line in server.lines) == len(made.messages)
+
+
 @pytest.mark.parametrize("refusal", SQMAIL_REFUSALS)
 def test_short_refusals_of_sqmail(tmp_path: Path, refusal: bytes) -> None:
     """Refusals framed one byte too short fail their message; all others get through."""
@@ -499,6 +594,8 @@ def test_texts_of_any_length(tmp_path: Path, status: bytes, length: int) -> None
     valid = length <= 65_536
     assert made.new == (made.messages.keys() if status == b"Z" or not valid else set())
     assert made.failed == (made.messages.keys() if status == b"D" and valid else set())
+    for name in made.failed:
+        assert (made.maildir / ".Failed" / "envelope" / f"{name}.json").stat().st_size < 3_000
     assert len(ran.stderr) < 20_000
 
 

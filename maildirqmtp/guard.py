@@ -1,0 +1,95 @@
+"""Who else may be at a maildir's files, and whether we may: lock, proof, writers, strangers.
+
+A name in new/ proves nothing about who may read the file: anybody who can write
+there can link a file of somebody else's. And a file may still be open with its
+writer, who has begun it in new/ instead of tmp/.
+"""
+
+import errno
+import fcntl
+import os
+import signal
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.text import printable
+
+_PROBE = b".maildirqmtp-probe"
+
+
+def lock(maildir_fd: int, path: bytes) -> None:
+    """Keep other forwarders away until this descriptor is closed.
+
+    Raises `LocalError`, which names the process that holds the lock, and `OSError`.
+    """
+    try:
+        fcntl.flock(maildir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LocalError(
+            f"{printable(path)} is locked by {_lock_holder(maildir_fd)}; "
+            f"two forwarders would send everything twice"
+        ) from None
+
+
+def _lock_holder(maildir_fd: int) -> str:
+    status = os.fstat(maildir_fd)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks") as locks:
+            for fields in map(str.split, locks):
+                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
+                    return f"process {fields[4]}"
+    except OSError:
+        return "another process"  # no /proc: the lock is as good without a name
+    return "another process"
+
+
+def prove_changeable(fd: int, path: bytes) -> None:
+    """Make and remove a dot-file in a directory. Raises `LocalError` where that cannot be."""
+    try:
+        probe = _free_probe(fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(probe, flags, 0o600, dir_fd=fd))
+        os.unlink(probe, dir_fd=fd)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd)):
+            raise LocalError(
+                f"cannot change {printable(path)}: {error.strerror}; nothing was sent, because "
+                f"what was sent could not be removed"
+            ) from error
+
+
+def _free_probe(fd: int) -> bytes:
+    try:
+        os.unlink(_PROBE, dir_fd=fd)  # an earlier run may have died right here
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        # Somebody has planted it; a name that can be known could stop us for ever.
+        return _PROBE + os.urandom(8).hex().encode()
+    return _PROBE
+
+
+def trusted_owners(maildir_fd: int) -> frozenset[int] | None:
+    """Return whose files may be messages of this maildir: its owner's and root's; None: anybody's.
+
+    Only root has to ask: everybody else can read no more than he could send anyway.
+    """
+    return frozenset({0, os.fstat(maildir_fd).st_uid}) if os.geteuid() == 0 else None
+
+
+def has_writer(fd: int) -> bool:
+    """Say whether somebody has this file, which we opened for reading, open for writing.
+
+    By asking for a lease (fcntl(2)). False where the kernel does not tell:
+    another file system, another's file.
+    """
+    try:
+        # Whoever opens it for writing just then makes the kernel signal us; SIGIO would kill.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        # At once: while we have it, whoever opens the file for writing has to wait for us.
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False

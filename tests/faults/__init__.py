@@ -1,0 +1,1 @@
+"""The first promise, proven under faults: no message is ever lost."""

@@ -1,0 +1,298 @@
+"""Every fsync is where it has to be: after each system call, what would a power cut leave?
+
+`test_power` cuts the power for real, on ext4, which forgives a missing fsync as
+long as another one follows. Here nothing is forgiven; see `durability`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maildirqmtp import filing, settle
+from maildirqmtp.batch import flush
+from maildirqmtp.delivery import prepare
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import Maildir
+from maildirqmtp.mailer import QueueMailer
+from maildirqmtp.protocol import Response, Status, package_head, package_tail
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.report import Report
+from maildirqmtp.route import Route, Server
+from maildirqmtp.sidecar import Sidecar
+from tests.fakes import FakeClock
+from tests.faults.durability import Model, record
+from tests.faults.ledger import SENDER, Ledger, note_figures, serve
+from tests.helpers import make_maildir, serving
+
+MIXED = (
+    (b"k1@y",),
+    (b"k1@y", b"z1@y", b"d1@y", b"k2@y"),
+    (b"d1@y",),
+    (b"y1@y",),
+    (b"k1@y", b"d1@y"),
+    (b"k1@y", b"k2@y"),
+    (b"d1@y", b"d2@y"),
+    (b"z1@y",),
+    (b"k1@y",),
+)
+ACCEPTED = ((b"k1@y",), (b"k1@y", b"k2@y"), (b"k1@y",)) * 4
+
+#: Removals that may be not yet durable, in these tests.
+FEW = 3
+
+
+def forward(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipients: tuple[tuple[bytes, ...], ...],
+    *,
+    forget: tuple[tuple[str, str], ...] = (),
+    cannot_link: bool = False,
+    runs: int = 2,
+    **policy: Any,
+) -> tuple[Ledger, Model]:
+    """Forward these, looking after every call at what a power cut would leave."""
+    monkeypatch.setattr(settle, "SYNC_REMOVALS", FEW)
+    ledger = Ledger(tmp_path)
+    for each in recipients:
+        ledger.add(*each)
+    for directory, name in forget:
+        (tmp_path / directory / name).mkdir(exist_ok=True)
+    if "sent" in policy:
+        make_maildir(tmp_path / "sent")
+    model = Model(tmp_path)
+    for directory, name in forget:
+        model.forget(directory, name)
+    wrong: dict[str, None] = {}
+    states = 0
+    archive = "sent" in policy
+
+    def check() -> None:
+        nonlocal states
+        for number, seen in enumerate(model.views()):
+            states += 1
+            # The archive's entry may be late where directories are not written in order.
+            wrong.update(dict.fromkeys(ledger.complaints(seen, archive and number == 0)))
+        if not policy.get("bounce") and model.unsynced("m/new") > FEW:
+            wrong[f"{model.unsynced('m/new')} removals are not durable"] = None
+
+    with serving(serve(ledger)) as server, monkeypatch.context() as patched:
+        record(patched, model, check, cannot_link)
+        for _ in range(runs):
+            route = Route(os.fsencode(ledger.maildir), Server("127.0.0.1", server.port), **policy)
+            log = io.StringIO()
+            flush(route, Report(log, io.StringIO()))
+            assert "Traceback" not in log.getvalue()
+            left = model.least()["m/new"].keys() & ledger.done_with()
+            wrong.update(dict.fromkeys(f"{name} comes back after a clean end" for name in left))
+    assert not ledger.wrong, ledger.wrong
+    assert not wrong, "\n".join(list(wrong)[:10])
+    assert states > 50
+    note_figures("durability", states=states, lost=0)
+    return ledger, model
+
+
+def test_accepted_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar that went before its message would leave headers that name anybody."""
+    ledger, _ = forward(tmp_path, monkeypatch, ACCEPTED, runs=1)
+    assert not list((ledger.maildir / "new").iterdir())
+    assert not list((ledger.maildir / "envelope").iterdir())
+
+
+def test_mixed_answers_with_the_failed_maildir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was refused is named in the failed maildir before the message goes from new/."""
+    forward(tmp_path, monkeypatch, MIXED)
+
+
+def test_mixed_answers_with_bounces_in_a_maildir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bounce is on disk before anything says that the recipient is done with."""
+    where = f"maildir:{tmp_path / 'bounces'}"
+    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via=where, max_bounces=4)
+
+
+def test_mixed_answers_with_bounces_by_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounce in the queue is durable, and its sidecar before it."""
+    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via="server")
+
+
+@pytest.mark.parametrize("cannot_link", [False, True], ids=["link", "copy"])
+def test_moving_to_other_maildirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cannot_link: bool
+) -> None:
+    """A copy on another file system is durable, under its name, before the original goes."""
+    sent = os.fsencode(tmp_path / "sent")
+    # One that goes without being archived comes first: the archive is synced before new/ even so.
+    recipients = ((b"d1@y",), *ACCEPTED, *MIXED)
+    forward(tmp_path, monkeypatch, recipients, sent=sent, cannot_link=cannot_link)
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        (("m", ".Failed"),),
+        (("m", ".Failed"), ("m/.Failed", "new"), ("m/.Failed", "envelope")),
+        (("m", ".Failed"), ("m/.Failed", "tmp")),
+    ],
+    ids=lambda forget: forget[-1][0] + "/" + forget[-1][1],
+)
+def test_after_a_run_that_was_killed_while_making_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: tuple[tuple[str, str], ...]
+) -> None:
+    """A directory that is there may not be durable yet: files in it would go with it."""
+    forward(tmp_path, monkeypatch, MIXED, forget=forget)
+
+
+def test_a_sidecar_in_a_directory_that_is_not_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is settled in part is owed to the rest only, even if envelope/ was just made."""
+    ledger = Ledger(tmp_path)
+    (ledger.maildir / "envelope").mkdir()
+    model = Model(tmp_path)
+    model.forget("m", "envelope")
+    record(monkeypatch, model, lambda: None)
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+        filing.write_sidecar(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
+    assert "1.a.json" in model.least().get("m/envelope", {})
+
+
+def test_enqueue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken is there after a power cut, with its sidecar; never without it."""
+    ledger = Ledger(tmp_path)
+    model = Model(tmp_path)
+    text = b"Return-Path: <trap@example.com>\nDelivered-To: k-trap@example.com\n\nhi\n"
+    wrong: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            for name, data in seen["m/new"].items():
+                if data != text:
+                    wrong[f"{name} is torn"] = None
+                if not seen.get("m/envelope", {}).get(f"{name}.json"):
+                    wrong[f"{name} has no sidecar"] = None
+
+    record(monkeypatch, model, check)
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+        for number in (1, 2):
+            content = Sidecar(SENDER, (b"k1@y", b"k2@y"))
+            filing.enqueue(maildir, content, [text[:30], text[30:]])
+            assert len(model.least()["m/new"]) == number, "it was taken, and is not durable"
+    assert not wrong, wrong
+
+
+def test_enqueue_that_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed half-way must not come back without its sidecar: its headers name others."""
+    ledger = Ledger(tmp_path)
+    model = Model(tmp_path)
+    alone: set[str] = set()
+
+    def check() -> None:
+        for seen in model.views():
+            messages = {f"{name}.json" for name in seen["m/new"]}
+            alone.update(messages - seen.get("m/envelope", {}).keys())
+
+    record(monkeypatch, model, check)
+    recorded = os.fsync
+    failed: list[int] = []
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+
+        def fsync(fd: int) -> None:
+            if fd == maildir.new.fd and not failed:
+                failed.append(fd)
+                raise OSError(errno.EIO, "Input/output error")
+            recorded(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(LocalError):
+            filing.enqueue(maildir, Sidecar(SENDER, (b"k1@y",)), [b"hi\n"])
+        assert not os.listdir(maildir.new.fd)
+    assert not alone
+
+
+def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run was killed between giving the bounce its name and making that durable."""
+    ledger = Ledger(tmp_path)
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+        name = QueueMailer(maildir, b"").send(b"told\n", SENDER, "id")
+    assert name is not None
+    model = Model(tmp_path)
+    model.forget("m/new", os.fsdecode(name))
+    record(monkeypatch, model, lambda: None)
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+        QueueMailer(maildir, b"").send(b"told\n", SENDER, "id")
+    assert os.fsdecode(name) in model.least()["m/new"]
+
+
+def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A K makes the receiver responsible: when it leaves, the message is on disk."""
+    path = tmp_path / "m"
+    filing.create(os.fsencode(path))
+    model = Model(tmp_path)
+    torn: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            torn.update((name, None) for name, data in seen["m/new"].items() if data is None)
+
+    record(monkeypatch, model, check)
+    taken = 0
+    with Maildir(os.fsencode(path)) as maildir:
+        session = Session(maildir, "test")
+        for length in (3, 500, 300_000):
+            recipients = (b"a@example.org", b"b@example.org")
+            text = b"x" * length
+            responses = session.receive(
+                package_head(length) + text + package_tail(SENDER, recipients)
+            )
+            assert responses.count(b":Kok") == 2
+            taken += 2
+            kept = [d for d in model.least()["m/new"].values() if d and d.endswith(b"\n" + text)]
+            assert len(kept) == 2
+            assert len(model.least()["m/new"]) == taken
+        session.close()
+    assert not torn
+
+
+def test_a_new_maildir_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mail in a directory whose own name a power cut takes is lost."""
+    model = Model(tmp_path)
+    record(monkeypatch, model, lambda: None)
+    filing.create(os.fsencode(tmp_path / "m"))
+    assert {"m", "m/new", "m/tmp", "m/cur"} <= model.least().keys()
+
+
+def test_removals_are_durable_a_second_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow link few messages go in a second; they must not all come back after a cut."""
+    ledger = Ledger(tmp_path)
+    name = ledger.add(b"k1@y")
+    model = Model(tmp_path)
+    record(monkeypatch, model, lambda: None)
+    clock = FakeClock()
+    route = Route(os.fsencode(ledger.maildir), Server("127.0.0.1", 1))
+    with Maildir(os.fsencode(ledger.maildir)) as maildir:
+        candidates = maildir.scan()
+        report = Report(io.StringIO(), io.StringIO())
+        settler = settle.Settler(maildir, route, report, clock, clock)
+
+        delivery = prepare(maildir, route, *candidates[0])
+        assert delivery is not None
+        delivery.answers = [Response(Status.ACCEPTED, b"ok")]
+        settler.settle(delivery)
+        assert name in model.least()["m/new"]
+        clock.advance(settle.SYNC_S)
+        settler.tick()
+        assert name not in model.least()["m/new"]
