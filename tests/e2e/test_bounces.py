@@ -1,0 +1,396 @@
+"""What senders hear of failures, with the installed command (DESIGN, sections 5 and 6)."""
+
+from __future__ import annotations
+
+import email
+import email.message
+import email.policy
+import json
+import os
+import re
+import shutil
+import socketserver
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import (
+    Package,
+    Peer,
+    add_message,
+    add_sidecar,
+    answer_all,
+    command,
+    have_mailfront,
+    mailfront,
+    make_maildir,
+    names,
+    queuedir_messages,
+    run,
+    serving,
+    sidecar,
+)
+
+SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
+
+
+def by_recipient(package: Package, recipient: bytes) -> bytes:
+    """Answer as the recipient's first letter asks for; bounces, from the null sender, are taken."""
+    return SAID[recipient[:1]] if package.sender else b"Kok"
+
+
+@pytest.fixture
+def maildir(tmp_path: Path) -> Path:
+    """An empty maildir."""
+    return make_maildir(tmp_path / "maildir")
+
+
+class Sendmail:
+    """A command that stands in for sendmail: keeps its arguments and what it is given."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.home.mkdir()
+        self.command = home / "sendmail"
+        self.then("exit 0")
+
+    def then(self, end: str) -> None:
+        """Say how it is to end."""
+        self.command.write_text(
+            f'#!/bin/sh\nn=$(mktemp "{self.home}/XXXXXX.text") || exit 9\n'
+            f'cat > "$n"; printf "%s\\n" "$@" > "${{n%.text}}.arguments"\n{end}\n'
+        )
+        self.command.chmod(0o755)
+
+    def forget(self) -> None:
+        """Forget the calls so far."""
+        for path in self.home.glob("*.text"):
+            path.unlink()
+
+    @property
+    def sent(self) -> list[tuple[list[str], bytes]]:
+        """The arguments and the text of each call."""
+        return [
+            (path.with_suffix(".arguments").read_text().splitlines(), path.read_bytes())
+            for path in sorted(self.home.glob("*.text"))
+        ]
+
+
+@pytest.fixture
+def sendmail(tmp_path: Path) -> Sendmail:
+    """A recording command."""
+    return Sendmail(tmp_path / "sendmail")
+
+
+def failed_recipients(bounce: bytes) -> list[str]:
+    """Read a bounce with Python's own parser; return whom it is about."""
+    message = email.message_from_bytes(bounce, policy=email.policy.default)
+    assert message.get_content_type() == "multipart/report"
+    _, status, original = message.iter_parts()
+    assert status.get_content_type() == "message/delivery-status"
+    assert original.get_content_type() == "message/rfc822"
+    return [
+        re.sub("^rfc822; ?", "", group["Final-Recipient"])
+        for group in list(status.iter_parts())[1:]
+    ]
+
+
+# By sendmail
+
+
+def test_the_classic_form_bounces_by_sendmail(maildir: Path, sendmail: Sendmail) -> None:
+    """As serialmail does: whoever has sent it hears that it failed, and only once."""
+    add_message(maildir, "1.m", recipient=b"pre-d@y")
+    add_message(maildir, "2.m", recipient=b"pre-k@y")
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--sendmail", sendmail.command, maildir, "pre-", server.address)
+        assert result.returncode == 0
+        assert run("--sendmail", sendmail.command, maildir, "pre-", server.address).returncode == 0
+    ((arguments, text),) = sendmail.sent
+    assert arguments == ["-i", "-f", "", "--", "sender@example.org"]
+    assert failed_recipients(text) == ["d@y"]
+    assert "1.m: d@y: bounced: no such user (#5.1.1)\n" in result.stderr
+    assert "1 accepted, 0 deferred, 0 failed, 1 bounced, 0 held, " in result.stderr
+    assert names(maildir / "new") == []
+    assert not (maildir / ".Failed").exists()
+
+
+def test_the_short_form_does_not_bounce(maildir: Path, sendmail: Sendmail) -> None:
+    """On somebody's inbox, each failure would go to a stranger."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--sendmail", sendmail.command, maildir, server.address)
+    assert result.returncode == 111
+    assert sendmail.sent == []
+    assert names(maildir / ".Failed" / "new") == ["1.m"]
+
+
+def test_150_failures_make_100_bounces(maildir: Path, sendmail: Sendmail) -> None:
+    """A server that refuses everything does not make us a source of backscatter without end."""
+    for number in range(150):
+        add_message(maildir, f"{number}.m", recipient=b"d%d@y" % number)
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--bounce", "--sendmail", sendmail.command, maildir, server.address)
+    bounced = [failed_recipients(text) for _, text in sendmail.sent]
+    failed = [
+        sidecar(maildir / ".Failed", name)["recipients"]
+        for name in names(maildir / ".Failed" / "new")
+    ]
+    assert (len(bounced), len(failed)) == (100, 50)
+    assert {one for (one,) in bounced + failed} == {f"d{number}@y" for number in range(150)}
+    assert result.returncode == 111
+    assert result.stderr.count("100 bounces are enough for one run (--max-bounces)") == 1
+    assert names(maildir / "new") == []
+
+
+@pytest.mark.parametrize("sender", [b"", b"#@[]", b"a@x, victim@y", b"|/bin/sh"])
+def test_who_must_not_get_a_bounce_gets_none(
+    maildir: Path, sendmail: Sendmail, sender: bytes
+) -> None:
+    """No bounces of bounces; and no sender that makes sendmail write elsewhere."""
+    content = add_message(maildir, "1.m", sender=sender, recipient=b"d@y")
+    with serving(answer_all(lambda package, recipient: b"Dno")) as server:
+        result = run("--bounce", "--sendmail", sendmail.command, maildir, server.address)
+    assert sendmail.sent == []
+    assert (maildir / ".Failed" / "new" / "1.m").read_bytes() == content
+    assert result.returncode == 111
+
+
+@pytest.mark.parametrize("command", ["exit 1", "kill -9 $$", None])
+def test_a_sendmail_that_fails_keeps_the_mail_and_the_run_goes_on(
+    maildir: Path, sendmail: Sendmail, command: str | None
+) -> None:
+    """Nothing is lost by it, those who have the mail do not get it again, and it heals."""
+    add_message(maildir, "1.m")
+    add_sidecar(maildir, "1.m", "s@x", "k@y", "d@y", "z@y")
+    add_message(maildir, "2.m", recipient=b"d2@y")
+    add_message(maildir, "3.m", recipient=b"k3@y")
+    sendmail.then(command or "exit 0")
+    given = sendmail.command if command else "/nonexistent/sendmail"
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--bounce", "--sendmail", given, maildir, server.address)
+        assert result.returncode == 111
+        assert result.stderr.count("(no bounce yet: ") == 2
+        assert names(maildir / "new") == ["1.m", "2.m"]
+        assert sidecar(maildir, "1.m")["recipients"] == ["d@y", "z@y"]
+        assert not (maildir / "envelope" / "2.m.json").exists()
+        sendmail.forget()
+        sendmail.then("exit 0")
+        result = run("--bounce", "--sendmail", sendmail.command, maildir, server.address)
+    told = [failed_recipients(text) for _, text in sendmail.sent]
+    assert sorted(told) == [["d2@y"], ["d@y"]]
+    assert result.returncode == 111  # z@y
+    assert names(maildir / "new") == ["1.m"]
+    assert sidecar(maildir, "1.m")["recipients"] == ["z@y"]
+
+
+def test_a_bounce_by_a_real_sendmail(maildir: Path, tmp_path: Path) -> None:
+    """Debian's msmtp takes our options, and speaks MAIL FROM:<> to a real socket."""
+    msmtp = shutil.which("msmtp")
+    if msmtp is None:
+        pytest.skip("NO REAL SENDMAIL IS TRIED: apt-get install --no-install-recommends msmtp")
+    text = b"Subject: the \xc3\xbcmlaut\n\n.\nFrom here\n..\n"
+    add_message(maildir, "1.m", text, recipient=b"d@y")
+    with socketserver.TCPServer(("127.0.0.1", 0), Smtp) as smtp:
+        smtp.sessions = []  # type: ignore[attr-defined]
+        threading.Thread(target=smtp.serve_forever, daemon=True).start()
+        configuration = tmp_path / "msmtprc"
+        configuration.write_text(
+            f"account default\nhost 127.0.0.1\nport {smtp.server_address[1]}\n"
+            "from nobody@example.org\nallow_from_override on\n"
+        )
+        configuration.chmod(0o600)
+        with serving(answer_all(by_recipient)) as server:
+            result = run(
+                "--bounce", f"--sendmail={msmtp} -C {configuration}", maildir, server.address
+            )
+        smtp.shutdown()
+    assert result.returncode == 0, result.stderr
+    ((commands, data),) = smtp.sessions  # type: ignore[attr-defined]
+    assert re.search(rb"(?im)^MAIL FROM:<>", commands)
+    assert re.search(rb"(?im)^RCPT TO:<sender@example.org>", commands)
+    bounce = re.sub(rb"(?m)^\.", b"", data.removesuffix(b".\r\n")).replace(b"\r\n", b"\n")
+    assert failed_recipients(bounce) == ["d@y"]
+    assert text in bounce
+
+
+class Smtp(socketserver.StreamRequestHandler):
+    """As much of an SMTP server as takes one message."""
+
+    def handle(self) -> None:
+        """Note the commands and the data of one session on the server."""
+        commands, data = b"", b""
+        self.wfile.write(b"220 x\r\n")
+        while line := self.rfile.readline():
+            commands += line
+            if line.upper().startswith(b"DATA"):
+                self.wfile.write(b"354 go\r\n")
+                while not data.endswith(b"\r\n.\r\n"):
+                    data += self.rfile.readline()
+            self.wfile.write(b"221 x\r\n" if line.upper().startswith(b"QUIT") else b"250 x\r\n")
+        self.server.sessions.append((commands, data))  # type: ignore[attr-defined]
+
+
+# By the server, into a maildir
+
+
+def test_bounces_through_the_server_go_in_the_same_run(maildir: Path) -> None:
+    """A laptop has no sendmail; and what waits for the next run waits for days."""
+    for number in range(20):
+        add_message(maildir, f"{number}.m", recipient=b"pre-%c%d@y" % (b"kd"[number % 2], number))
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--bounce-via", "server", "--json", maildir, "pre-", server.address)
+        assert server.connections == 1
+    bounces = [package for package in server.packages if not package.sender]
+    assert {package.recipients for package in bounces} == {(b"sender@example.org",)}
+    told = {one for package in bounces for one in failed_recipients(package.text)}
+    assert told == {f"d{number}@y" for number in range(1, 20, 2)}
+    assert result.returncode == 0
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert (summary["accepted"], summary["bounced"]) == (20, 10)
+    assert names(maildir / "new") == names(maildir / "envelope") == []
+
+
+@pytest.mark.parametrize("answer", [b"Z", b"D"])
+def test_a_bounce_that_the_server_does_not_take(maildir: Path, answer: bytes) -> None:
+    """It waits like any message, or ends in the failed maildir; nobody is told of it."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    with serving(answer_all(lambda p, r: SAID[b"d"] if p.sender else answer + b"no")) as server:
+        result = run("--bounce", "--bounce-via", "server", maildir, server.address)
+        assert len(server.packages) == 2
+        where = maildir if answer == b"Z" else maildir / ".Failed"
+        (name,) = names(where / "new")
+        assert failed_recipients((where / "new" / name).read_bytes()) == ["d@y"]
+        assert sidecar(where, name)["sender"] == ""
+        assert sidecar(where, name)["recipients"] == ["sender@example.org"]
+        assert result.returncode == 111
+
+
+def test_a_bounce_is_sent_though_the_connection_breaks_just_then(maildir: Path) -> None:
+    """The failure comes with the last words of a connection; the bounce is not left behind."""
+    add_message(maildir, "1.m")
+    add_sidecar(maildir, "1.m", "s@x", "k1@y", "k2@y")
+    add_message(maildir, "2.m")
+    add_sidecar(maildir, "2.m", "s@x", "d@y", "k3@y")
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if package.recipients == (b"d@y", b"k3@y"):
+                peer.respond(SAID[b"d"])
+                return
+            peer.respond(*[b"Kok"] * len(package.recipients))
+
+    with serving(script) as server:
+        result = run("--bounce", "--bounce-via", "server", maildir, server.address)
+    sent = {(package.sender, package.recipients) for package in server.packages[2:]}
+    assert sent == {(b"s@x", (b"k3@y",)), (b"", (b"s@x",))}
+    assert result.returncode == 0
+    assert names(maildir / "new") == []
+
+
+def test_a_bounce_is_sent_though_its_message_is_set_aside(maildir: Path) -> None:
+    """The other recipient's answer never comes; the sender hears of the first one all the same."""
+    add_message(maildir, "1.m")
+    add_sidecar(maildir, "1.m", "s@x", "k1@y", "k2@y")
+    add_message(maildir, "2.m")
+    add_sidecar(maildir, "2.m", "s@x", "d@y", "k3@y")
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if b"k3@y" in package.recipients:
+                peer.respond(*[SAID[b"d"]][: len(package.recipients) - 1])
+                return
+            peer.respond(*[b"Kok"] * len(package.recipients))
+
+    with serving(script) as server:
+        result = run("--bounce", "--bounce-via", "server", maildir, server.address)
+    bounces = [package for package in server.packages if not package.sender]
+    assert [failed_recipients(package.text) for package in bounces] == [["d@y"]]
+    assert result.returncode == 111
+    assert names(maildir / "new") == ["2.m"]
+    assert sidecar(maildir, "2.m")["recipients"] == ["k3@y"]
+
+
+def test_bounces_into_a_maildir(maildir: Path, tmp_path: Path) -> None:
+    """For an administrator who looks first, and forwards it later with this very program."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    bounces = tmp_path / "bounces"
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--bounce", f"--bounce-via=maildir:{bounces}", maildir, server.address)
+        assert result.returncode == 0
+        assert run(bounces, server.address).returncode == 0
+    package = server.packages[-1]
+    assert (package.sender, package.recipients) == (b"", (b"sender@example.org",))
+    assert failed_recipients(package.text) == ["d@y"]
+
+
+def test_a_full_disk_keeps_the_mail(maildir: Path, tmp_path: Path) -> None:
+    """A bounce that cannot be written whole is none."""
+    content = add_message(maildir, "1.m", b"x\n" * 10_000, recipient=b"d@y")
+    add_message(maildir, "2.m", recipient=b"k@y")
+    bounces = tmp_path / "bounces"
+    with serving(answer_all(by_recipient)) as server:
+        words = [*command(), "--bounce", f"--bounce-via=maildir:{bounces}", maildir, server.address]
+        result = subprocess.run(
+            ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    assert result.returncode == 111
+    assert "no bounce yet: cannot write" in result.stderr
+    assert (maildir / "new" / "1.m").read_bytes() == content
+    assert names(maildir / "new") == ["1.m"]
+    assert names(bounces / "new") == names(bounces / "tmp") == []
+
+
+# Hostile content
+
+
+def test_what_servers_and_senders_write_stays_in_its_place(
+    maildir: Path, sendmail: Sendmail
+) -> None:
+    """Neither a response nor an address nor a Subject makes a header field of the bounce."""
+    evil = b"no\r\nBcc: victim@y\r\n\r\n--x\x1b[2J\xe2\x80\xae" + b"\xf0\x9f\x98\x80" * 400
+    text = b"Subject: hi\r\nBcc: victim@y\r\n\r\nbody\r\n"
+    add_message(maildir, "1.m", text, b"s@x>\x0bBcc:<v@y", b"d\x85Bcc: v@y\x1b")
+    add_message(maildir, "2.m", text, b"s@x", b"d\x85Bcc:v@y\x1b")
+    with serving(answer_all(lambda package, recipient: b"D" + evil)) as server:
+        run("--bounce", "--sendmail", sendmail.command, maildir, server.address)
+    ((arguments, bounce),) = sendmail.sent
+    assert arguments[-1] == "s@x"
+    message = email.message_from_bytes(bounce, policy=email.policy.default)
+    assert message["Bcc"] is None
+    assert len(list(message.iter_parts())) == 3
+    assert b"\x1b" not in bounce
+    assert all(len(line) <= 998 for line in bounce.split(b"\n"))
+    assert names(maildir / ".Failed" / "new") == ["1.m"]
+
+
+def test_a_message_from_the_far_future_is_bounced(maildir: Path, sendmail: Sendmail) -> None:
+    """A user's `touch` must not end everybody's run."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    os.utime(maildir / "new" / "1.m", (2**33, 2**33))
+    with serving(answer_all(by_recipient)) as server:
+        result = run("--bounce", "--sendmail", sendmail.command, maildir, server.address)
+    assert result.returncode == 0
+    assert len(sendmail.sent) == 1
+
+
+@pytest.mark.skipif(not have_mailfront(), reason="MAILFRONT IS NOT INSTALLED: apt-get install it")
+def test_a_bounce_through_mailfront(maildir: Path, tmp_path: Path) -> None:
+    """A foreign server takes the bounce, byte for byte as it was made."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    bounces = tmp_path / "bounces"
+    with serving(answer_all(by_recipient)) as refuser:
+        run("--bounce", f"--bounce-via=maildir:{bounces}", maildir, refuser.address)
+    (made,) = (path.read_bytes() for path in (bounces / "new").iterdir())
+    with mailfront(tmp_path / "queue") as server:
+        assert run(bounces, server).returncode == 0
+    ((sender, recipients, text),) = queuedir_messages(tmp_path / "queue")
+    assert (sender, recipients) == (b"", (b"sender@example.org",))
+    assert text == made.split(b"\n", 2)[2]
+    assert failed_recipients(text) == ["d@y"]

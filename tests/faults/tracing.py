@@ -1,0 +1,114 @@
+"""strace as an instrument: which system calls a run makes, and a fault at one of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+
+#: System calls that change a file, a directory or what the other side knows.
+MUTATING = [
+    *("unlink", "unlinkat", "link", "linkat", "symlink", "symlinkat", "rename", "renameat"),
+    *("renameat2", "mkdir", "mkdirat", "rmdir", "write", "pwrite64", "writev", "ftruncate"),
+    *("fsync", "fdatasync", "utimensat", "connect", "sendto", "sendmsg", "sendfile", "recvfrom"),
+]
+
+T = TypeVar("T")
+
+_CALL = re.compile(r"(?:\d+ +)?([a-z_0-9]+)\((.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The `number`th call of its name in a run, and its arguments as strace shows them."""
+
+    name: str
+    number: int
+    shown: str
+
+    def __str__(self) -> str:
+        """Show it as the test's reader wants it."""
+        return f"{self.name} #{self.number}: {self.shown}"
+
+
+@functools.cache
+def can_trace() -> bool:
+    """Say whether strace is installed and allowed to trace."""
+    if not shutil.which("strace"):
+        return False
+    probe = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=kill:error=EIO", "true"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+needs_strace = pytest.mark.skipif(
+    not can_trace(), reason="NO PROOF UNDER FAULTS: strace is not installed or may not trace"
+)
+
+
+def _optional(names: Sequence[str]) -> str:
+    return ",".join(f"?{name}" for name in names)  # not every machine has all of them
+
+
+def calls_of(names: Sequence[str], run: Callable[[list[str]], object]) -> list[Call]:
+    """Return the calls of these names that a run makes; `run` gets the wrapper."""
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        run(["strace", "-y", "-qq", "-o", log.name, "-e", "signal=none", *_trace(names)])
+        count: Counter[str] = Counter()
+        calls = []
+        for match in map(_CALL.match, log):
+            if match is not None:
+                name, shown = match.groups()
+                count[name] += 1
+                calls.append(Call(name, count[name], shown))
+    return calls
+
+
+def _trace(names: Sequence[str]) -> list[str]:
+    return ["-e", f"trace={_optional(names)}"]
+
+
+def kill_at(call: Call) -> list[str]:
+    """Return the wrapper that kills the program right before this call.
+
+    Not by --seccomp-bpf: with it, strace 6.1 does not deliver the signal. The
+    program's children are not traced, so that a sendmail lives on.
+    """
+    inject = f"inject={call.name}:signal=KILL:when={call.number}"
+    return ["strace", "-qq", "-o", "/dev/null", *_trace([call.name]), "-e", inject]
+
+
+def fail_at(call: Call, error: str, *, for_ever: bool, children: bool) -> list[str]:
+    """Return the wrapper that makes this call fail, and all that follow it with `for_ever`.
+
+    With `children` they may meet the error as well; that makes it quicker.
+    """
+    when = f"{call.number}+" if for_ever else f"{call.number}"
+    inject = f"inject={call.name}:error={error}:when={when}"
+    quick = ["-f", "--seccomp-bpf"] if children else []
+    return ["strace", *quick, "-qq", "-o", "/dev/null", *_trace([call.name]), "-e", inject]
+
+
+def at_each(points: Sequence[T], test: Callable[[T], None]) -> None:
+    """Run a test at each of the points, two at a time; the first failure is raised."""
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(test, point) for point in points]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def some(points: Sequence[T], step: int, offset: int) -> list[T]:
+    """Return every `step`th point, from an offset that is another one for each scenario."""
+    return list(points[offset % step :: step])
