@@ -322,6 +322,7 @@ def test_the_sender_is_named(sender: bytes) -> None:
         "a\u2028b@x".encode(),
         "a\u202eb@x".encode(),
         b"l" * 900 + b"@x",
+        b"a@" + b"x" * 900,
     ],
 )
 def test_a_sender_that_could_be_more_than_an_address_is_not_named(sender: bytes) -> None:
