@@ -8,7 +8,6 @@ writer, who has begun it in new/ instead of tmp/.
 import errno
 import fcntl
 import os
-import signal
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
@@ -84,9 +83,11 @@ def has_writer(fd: int) -> bool:
     By asking for a lease (fcntl(2)). False where the kernel does not tell:
     another file system, another's file.
     """
+    import signal  # not at the start: a run that finds nothing does without
+
     try:
         # Whoever opens it for writing just then makes the kernel signal us; SIGIO would kill.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETSIG, int(signal.SIGURG))
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         # At once: while we have it, whoever opens the file for writing has to wait for us.
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

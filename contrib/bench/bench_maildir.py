@@ -64,7 +64,11 @@ def need_room(place: Path, size: int) -> None:
 
 
 def stock(path: Path, count: int) -> Stock:
-    """Make a maildir of so many messages of 2 KB, named and delivered as a delivery agent does."""
+    """Make a maildir of so many messages of 2 KB, named and delivered as a delivery agent does.
+
+    All are written before the first is renamed: between the two an agent's fsync takes its time,
+    and a file that got its name when it was last written to could still have its writer.
+    """
     need_room(path.parent, count * ROOM_BYTES_PER_MESSAGE)
     root = os.open(empty_maildir(path), os.O_RDONLY | os.O_DIRECTORY)
     first_s = int(time.time()) - count // 1000 - 1
@@ -76,6 +80,7 @@ def stock(path: Path, count: int) -> Stock:
             fd = os.open(f"tmp/{name}", flags, 0o600, dir_fd=root)
             os.write(fd, trace_lines(number) + text(MESSAGE_BYTES - top, number))
             os.close(fd)
+        for name in os.listdir(path / "tmp"):
             os.rename(f"tmp/{name}", f"new/{name}", src_dir_fd=root, dst_dir_fd=root)
     finally:
         os.close(root)
