@@ -260,10 +260,7 @@ class Engine:
         return max(0.0, min(due) - self._clock()) if due else None
 
     def _unchanged(self, delivery: Delivery) -> bool:
-        try:
-            return self._maildir.is_same(delivery.message)
-        except LocalError:
-            return False  # a name that cannot be looked at is not known to be the same
+        return self._maildir.is_same(delivery.message)
 
     # After a connection
 

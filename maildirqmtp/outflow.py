@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from maildirqmtp.delivery import Delivery
-from maildirqmtp.errors import FileChangedError
+from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.text import printable
 from maildirqmtp.transport import Transport
 
@@ -35,7 +35,7 @@ class Outflow:
 
     `sent` and `queued` count the bytes of the stream that are out, and that
     were put. `progress_at` is the clock's time when a byte last went out, or
-    could first have gone. `unchanged` takes the last look.
+    could first have gone. `unchanged` takes the last look, and may raise `LocalError`.
     """
 
     __slots__ = (
@@ -131,7 +131,12 @@ class Outflow:
             part.left -= sent
             self._progress(sent)
         last = self._read(part, 1)
-        if not last or not self._unchanged(part.delivery):
+        try:
+            same = bool(last) and self._unchanged(part.delivery)
+        except LocalError as error:
+            # A name that cannot be looked at is not known to be the same.
+            raise self._changed(part, f"is not sent: {error}") from error
+        if not same:
             raise self._changed(part)
         self._gathered += last
         self._gathered += part.tail
