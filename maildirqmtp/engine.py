@@ -213,7 +213,8 @@ class Engine:
             selector.unregister(transport.write_fd)
 
     def _fill(self, pipeline: Pipeline) -> None:
-        while self._may_take and pipeline.has_room():
+        may_take = self._may_take
+        while may_take and pipeline.has_room():
             delivery = self._pending
             if delivery is None:
                 delivery = self._pending = self._next()

@@ -16,8 +16,8 @@ from time import gmtime, strftime
 from maildirqmtp import filing
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import Folder, Maildir, Message, Removal
-from maildirqmtp.protocol import Response, Status
+from maildirqmtp.maildir import CHANGED, DONE, GONE, Folder, Maildir, Message
+from maildirqmtp.protocol import ACCEPTED, FAILED, Response
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
 from maildirqmtp.text import printable
@@ -76,7 +76,7 @@ class Settler:
         """Carry out what is known of a delivery; what is not answered stays owed."""
         try:
             for answer in delivery.answers:
-                if answer is None or answer.status is not Status.ACCEPTED:
+                if answer is None or answer.status is not ACCEPTED:
                     self._settle_mixed(delivery)
                     break
             else:
@@ -110,19 +110,19 @@ class Settler:
                 # Before the folder it leaves, so that it is synced first.
                 self._unsynced = {target.new.fd: target.new, **self._unsynced}
             removal = self._maildir.remove(message)
-            if removal is Removal.GONE and self._catch_up(message):
+            if removal is GONE and self._catch_up(message):
                 removal = self._maildir.remove(message)
         except LocalError:
             self._stuck.append((delivery, keep_in))
             raise
-        if removal is Removal.CHANGED:
+        if removal is CHANGED:
             raise FileChangedError("it changed while it was being sent")
         if not self._removals:
             self._removed_at = self._clock()
         self._removals += 1
         self._unsynced[message.folder.fd] = message.folder
         # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
-        if delivery.sidecar is not None and removal is Removal.DONE:
+        if delivery.sidecar is not None and removal is DONE:
             self._sidecars.append(message.name)
 
     def _catch_up(self, message: Message) -> bool:
@@ -163,7 +163,7 @@ class Settler:
         failures: dict[int, str] = {}
         owed: list[int] = []
         for index, answer in enumerate(delivery.answers):
-            if answer is not None and answer.status is Status.ACCEPTED:
+            if answer is not None and answer.status is ACCEPTED:
                 self._report.one_accepted(delivery, index, answer.text)
             elif answer is not None and (text := self._failure(delivery, answer)) is not None:
                 failures[index] = text
@@ -190,7 +190,7 @@ class Settler:
 
     def _failure(self, delivery: Delivery, answer: Response) -> str | None:
         """Say why a recipient is given up on; None where it is to be tried again."""
-        if answer.status is Status.FAILED:
+        if answer.status is FAILED:
             return str(answer)
         age_s = self._wall_clock() - delivery.message.mtime_s
         if age_s >= self._route.lifetime_s:
