@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from maildirqmtp.maildir import Folder, Maildir, local_error
+from maildirqmtp.files import Folder, local_error
+from maildirqmtp.maildir import Maildir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

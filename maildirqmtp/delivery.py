@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from maildirqmtp import envelope, filing
 from maildirqmtp.errors import EnvelopeError
-from maildirqmtp.maildir import Folder, Maildir, Message
+from maildirqmtp.files import Folder, Message
+from maildirqmtp.maildir import Maildir
 from maildirqmtp.protocol import MAX_MESSAGE
 
 TYPE_CHECKING = False

@@ -22,7 +22,8 @@ from maildirqmtp.errors import (
     ProtocolError,
     TransportError,
 )
-from maildirqmtp.maildir import Candidates, Folder, Maildir, local_error
+from maildirqmtp.files import Folder, local_error
+from maildirqmtp.maildir import Candidates, Maildir
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
 from maildirqmtp.protocol import Status
 from maildirqmtp.report import Report

@@ -23,7 +23,8 @@ import time
 from itertools import count
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import Folder, Identity, Maildir, Message, identity_of, local_error
+from maildirqmtp.files import Folder, Identity, Message, identity_of, local_error
+from maildirqmtp.maildir import Maildir
 from maildirqmtp.text import printable
 
 TYPE_CHECKING = False

@@ -16,10 +16,12 @@ import errno
 import os
 import stat
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 
 from maildirqmtp import guard
 from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.files import Folder, Message, identity_of, local_error
 from maildirqmtp.text import printable
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
@@ -35,9 +37,6 @@ _SECONDS_DIGITS = 11
 # What open() says of things that are no message: links, sockets, devices without a driver.
 _NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
 
-#: Device, inode, size in bytes, modification time in nanoseconds.
-Identity = tuple[int, int, int, int]
-
 
 class Removal(Enum):
     """What became of a message that was to go."""
@@ -51,97 +50,8 @@ class Removal(Enum):
 DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
 
 
-class Folder:
-    """One directory of a maildir, held open."""
-
-    __slots__ = ("fd", "path")
-
-    def __init__(self, fd: int, path: bytes) -> None:
-        self.fd = fd
-        self.path = path
-
-    def sync(self) -> None:
-        """Make the directory's entries durable. Raises `LocalError`."""
-        try:
-            os.fsync(self.fd)
-        except OSError as error:
-            raise local_error("make durable", self.path, error) from error
-
-    def has(self, name: bytes) -> bool:
-        """Say whether there is anything of this name. Raises `LocalError`."""
-        try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise local_error("look at", self.join(name), error) from error
-        return True
-
-    def discard(self, name: bytes) -> None:
-        """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
-        try:
-            os.unlink(name, dir_fd=self.fd)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise local_error("remove", self.join(name), error) from error
-
-    def join(self, name: bytes) -> bytes:
-        """Return the path of a file in it, for messages."""
-        return os.path.join(self.path, name)
-
-
-class Message:
-    """A message that has been opened.
-
-    `data` is the whole file, or its first `TOP_BYTES` when `fd` is not -1: then
-    the rest is to be read from there, and `close` is the caller's duty. `size`
-    is the length in bytes as it was read. `data` may be let go of (made empty)
-    by whoever has sent it.
-    """
-
-    __slots__ = ("data", "fd", "folder", "identity", "name", "size")
-
-    def __init__(
-        self,
-        folder: Folder,
-        name: bytes,
-        identity: Identity,
-        data: bytes,
-        size: int,
-        fd: int = -1,
-    ) -> None:
-        self.folder = folder
-        self.name = name
-        self.identity = identity
-        self.data = data
-        self.size = size
-        self.fd = fd
-
-    @property
-    def mtime_s(self) -> float:
-        """Modification time, in seconds of the epoch."""
-        return self.identity[3] / 1e9
-
-    def close(self) -> None:
-        """Close the descriptor of a large message; harmless twice."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
 #: What a scan found: directory and name, oldest first.
 Candidates = deque[tuple[Folder, bytes]]
-
-
-def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
-    """Say what could not be done to which file, and why."""
-    return LocalError(f"cannot {doing} {printable(path)}: {error.strerror}")
-
-
-def identity_of(status: os.stat_result) -> Identity:
-    """Return what a file is known by: device, inode, size, modification time in ns."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _being_written(folder: Folder, name: bytes) -> FileChangedError:
@@ -265,16 +175,43 @@ class Maildir:
         for folder in self._folders(include_cur):
             guard.prove_changeable(folder.fd, folder.path)
 
-    def scan(self, include_cur: bool = False) -> Candidates:
+    def is_current(self) -> bool:
+        """Say whether the path still leads to the directories that are open.
+
+        Not so where one was renamed, removed and made again, mounted over or
+        unmounted: then this object sees only what nobody else does.
+        """
+        try:
+            here = os.stat(self.path)
+            if not os.path.samestat(here, os.fstat(self.root.fd)):
+                return False
+            return all(
+                os.path.samestat(
+                    os.stat(name, dir_fd=self.root.fd, follow_symlinks=False), os.fstat(folder.fd)
+                )
+                for name, folder in ((b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp))
+            )
+        except OSError:
+            return False  # what is wrong, opening it again will tell
+
+    def scan(
+        self,
+        include_cur: bool = False,
+        choose: Callable[[Iterator[bytes]], Iterable[bytes]] | None = None,
+    ) -> Candidates:
         """Return what may be messages, oldest first. Raises `LocalError`.
 
         Oldest by the seconds that begin the name (maildir(5)), else by the
-        modification time; only names without seconds cost a stat.
+        modification time; only names without seconds cost a stat. `choose` is
+        given the names of each directory, and returns those that are wanted.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            for name in map(os.fsencode, self._names(folder)):
+            names: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            if choose is not None:
+                names = choose(iter(names))
+            for name in names:
                 if name[0] != _DOT:
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:

@@ -14,7 +14,8 @@ import time
 
 from maildirqmtp import filing
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir, local_error
+from maildirqmtp.files import local_error
+from maildirqmtp.maildir import Maildir
 from maildirqmtp.protocol import check_address
 from maildirqmtp.text import printable
 

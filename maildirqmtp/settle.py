@@ -16,7 +16,8 @@ from time import gmtime, strftime
 from maildirqmtp import filing
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import CHANGED, DONE, GONE, Folder, Maildir, Message
+from maildirqmtp.files import Folder, Message
+from maildirqmtp.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.protocol import ACCEPTED, FAILED, Response
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route

@@ -13,7 +13,8 @@ import pytest
 
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import TransportError
-from maildirqmtp.maildir import TOP_BYTES, Folder, Message, identity_of
+from maildirqmtp.files import Folder, Message, identity_of
+from maildirqmtp.maildir import TOP_BYTES
 from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 from tests.helpers import Package
 

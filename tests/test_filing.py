@@ -10,7 +10,8 @@ import pytest
 
 from maildirqmtp import filing, sidecar
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.maildir import Maildir, Message
+from maildirqmtp.files import Message
+from maildirqmtp.maildir import Maildir
 from maildirqmtp.sidecar import Sidecar
 from tests.fakes import FileSystem
 from tests.helpers import make_maildir, names, snapshot

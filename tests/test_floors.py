@@ -16,7 +16,7 @@ PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "text", "values",
 }  # fmt: skip
-OUTSIDE = {"transport", "guard", "maildir", "filing", "cleaning", "mailer", "watch"}
+OUTSIDE = {"transport", "guard", "files", "maildir", "filing", "cleaning", "mailer", "watch"}
 COMPOSITION = {
     "delivery", "outflow", "pipeline", "bouncing", "settle", "engine", "report", "progress",
     "client",
@@ -30,12 +30,12 @@ EDGE = {
     "__init__", "__main__", "config", "service", "batch", "cli", "options", "enqueue", "demo",
     "receiver.cli",
 }  # fmt: skip
-#: Four rooms for the files, one on the other; a bounce may end in a maildir.
+#: Rooms for the files, one on the other; a bounce may end in a maildir.
 ON_MAILDIR = {
-    "maildir": {"guard"},
-    "filing": {"maildir"},
-    "cleaning": {"maildir"},
-    "mailer": {"maildir", "filing"},
+    "maildir": {"guard", "files"},
+    "filing": {"files", "maildir"},
+    "cleaning": {"files", "maildir"},
+    "mailer": {"files", "maildir", "filing"},
 }
 FLOORS = [PURE, OUTSIDE, COMPOSITION, RECEIVER, EDGE]
 EVERYBODY = set().union(*FLOORS)
@@ -122,7 +122,7 @@ def allowed(module: str) -> set[str]:
     if module in COMPOSITION:
         return (PURE | OUTSIDE | COMPOSITION) - NEVER.get(module, set())
     if module in RECEIVER:
-        return PURE | RECEIVER | {"maildir", "filing", "cleaning"}
+        return PURE | RECEIVER | {"files", "maildir", "filing", "cleaning"}
     return EVERYBODY
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from maildirqmtp.cleaning import MAX_AGE_S, clean
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import TOP_BYTES, WHOLE_MAX, Maildir, Message, Removal
+from maildirqmtp.files import Message
+from maildirqmtp.maildir import TOP_BYTES, WHOLE_MAX, Maildir, Removal
 from tests.fakes import FileSystem
 from tests.helpers import make_maildir, names
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from maildirqmtp import filing
 from maildirqmtp.envelope import read_trace
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Folder, Maildir
+from maildirqmtp.files import Folder
+from maildirqmtp.maildir import Maildir
 from maildirqmtp.protocol import (
     ENCODING_CRLF,
     ENCODING_LF,

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from maildirqmtp import filing
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir, local_error
+from maildirqmtp.files import local_error
+from maildirqmtp.maildir import Maildir
 
 #: Bytes of text that are kept in memory; a larger text goes to a file.
 MEMORY_MAX = 256 << 10

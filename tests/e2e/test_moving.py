@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.batch import flush
-from maildirqmtp.maildir import Maildir, Message, Removal
+from maildirqmtp.files import Message
+from maildirqmtp.maildir import Maildir, Removal
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from tests.helpers import (
