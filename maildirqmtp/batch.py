@@ -45,7 +45,7 @@ def _run(engine: Engine, candidates: Candidates) -> None:
     import signal
 
     def stop(number: int, frame: FrameType | None) -> None:
-        engine.stop()
+        engine.interrupt()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     wake_fd = signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)

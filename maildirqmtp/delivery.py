@@ -32,7 +32,7 @@ class Delivery:
     file from `offset` on, `length` bytes. `answers` has a response or None for
     each recipient, `unanswered` counts the Nones. `doubtful` are the recipients
     whose package was sent whole and never answered. `reason` says why we gave
-    up on it ourselves.
+    up on it ourselves. `message_id` is for the log, where that wants it.
     """
 
     __slots__ = (
@@ -41,6 +41,7 @@ class Delivery:
         "kept",
         "length",
         "message",
+        "message_id",
         "next",
         "offset",
         "others",
@@ -74,6 +75,7 @@ class Delivery:
         self.answers: list[Response | None] = [None] * self.unanswered
         self.doubtful: tuple[int, ...] = ()
         self.reason = ""
+        self.message_id = b""
 
     def owed(self) -> list[int]:
         """Return the recipients nothing has been answered for."""

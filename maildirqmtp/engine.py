@@ -1,10 +1,12 @@
 """One route at work: candidates -> pipeline -> settle.
 
-One thread, one selector. Each turn fills the pipeline from the candidates,
-waits until the connection can be read or written or something is due, lets the
+One thread, one selector. Each turn fills the pipeline from the queue, waits
+until the connection can be read or written or something is due, lets the
 pipeline write and read, and settles what has been answered. After responses
 everything is settled before anything more is sent: at most the window is ever
-sent and not settled.
+sent and not settled. What a connection left undone is the business of `aftermath`.
+
+A batch and watch mode differ in their queue, and in who calls `attempt` again.
 """
 
 import os
@@ -13,39 +15,46 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from maildirqmtp import envelope
+from maildirqmtp.aftermath import Aftermath
 from maildirqmtp.delivery import Delivery, prepare
 from maildirqmtp.errors import (
     ConnectError,
     EnvelopeError,
     FileChangedError,
     LocalError,
-    ProtocolError,
     TransportError,
 )
-from maildirqmtp.files import Folder, local_error
+from maildirqmtp.files import local_error
 from maildirqmtp.maildir import Candidates, Maildir
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
-from maildirqmtp.protocol import Status
+from maildirqmtp.queues import BatchQueue, Queue
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from maildirqmtp.settle import Settler
 from maildirqmtp.transport import Transport, connect
 from maildirqmtp.window import Window
 
-#: Connections in a row without a single answer, after which a batch run gives up.
-MAX_BARREN = 3
-#: Messages put aside, because the server hung up on each of them, without an answer in between.
-MAX_SET_ASIDE = 3
 #: Seconds that a run which is told to stop waits for what is in flight.
 STOP_S = 30.0
+#: Seconds that a turn may take, beyond those it waits; more where a bounce is handed on.
+SLACK_S = 30.0
+BOUNCE_SLACK_S = 360.0
 
 
 class Engine:
     """Forwards one maildir to one server; the maildir is open and locked.
 
-    Raises `LocalError` where this machine has no pipe for it.
-    `connector`, `clock` (monotonic seconds) and `wall_clock` (seconds of the
-    epoch) are for tests.
+    `queue` None is for `run_batch`. With one that stays open (watch mode) a
+    connection is kept for `route.idle_s` while there is nothing to send, and
+    `attempt` and `rest` are called in turns. Raises `LocalError` where this
+    machine has no pipe for it. `connector`, `clock` (seconds that only go on)
+    and `wall_clock` (seconds of the epoch) are for tests.
+
+    `excuse` says why the last connection was of no use; `back_by` is the
+    clock's time until which whoever watches over this engine need not worry;
+    `answered_s` the time of the epoch of the last answer, `connected` whether
+    there is a connection now.
     """
 
     def __init__(
@@ -56,24 +65,30 @@ class Engine:
         connector: Callable[[Server, float], Transport] = connect,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        queue: Queue | None = None,
     ) -> None:
+        self.excuse = ""
+        self.connected = False
+        self.answered_s = 0.0
+        self.back_by = clock() + SLACK_S
         self._route = route
         self._maildir = maildir
         self._report = report
         self._connector = connector
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._queue: Queue = BatchQueue(deque()) if queue is None else queue
         self._settler = Settler(maildir, route, report, clock, wall_clock)
         self._window = Window(route.window_messages, route.window_bytes)
+        self._aftermath = Aftermath(self._settler, self._window, report)
         self._manners = Manners()
         self._limits = Limits(
             route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
         )
-        self._candidates: Candidates = deque()
         self._pending: Delivery | None = None
-        self._strikes: dict[bytes, int] = {}
-        self._barren = 0
-        self._set_aside = 0
+        self._proven = False
         self._total = 0
+        self._idle_since = 0.0
         self._stop_at: float | None = None
         self._connecting = False
         try:
@@ -88,14 +103,28 @@ class Engine:
         """Write a byte to this descriptor to make the engine look around at once."""
         return self._wake_write
 
+    @property
+    def stopping(self) -> bool:
+        """True once it was told to stop."""
+        return self._stop_at is not None
+
+    @property
+    def trouble(self) -> LocalError | None:
+        """What keeps it from taking more messages from this maildir."""
+        return self._settler.trouble
+
     def stop(self) -> None:
-        """Take no more messages, finish what is in flight, return. For a signal handler.
+        """Take no more messages, finish what is in flight, return. From any thread."""
+        if self._stop_at is None:
+            self._stop_at = self._clock() + STOP_S
+
+    def interrupt(self) -> None:
+        """Stop; for a signal handler that runs in the engine's own thread.
 
         While connecting, when nothing is in flight, it ends that at once by an
         exception from the handler.
         """
-        if self._stop_at is None:
-            self._stop_at = self._clock() + STOP_S
+        self.stop()
         if self._connecting:
             raise ConnectError("told to stop while connecting")
 
@@ -111,33 +140,83 @@ class Engine:
 
         What is left, and why, is in the report.
         """
-        self._candidates = candidates
+        self._queue = BatchQueue(candidates)
         self._total = len(candidates)
-        self._pending = self._next()
-        if self._pending is not None:
-            self._maildir.prove_changeable(self._route.include_cur)
-            self._settler.prove_sent()
         try:
-            while self._may_take and self._pending is not None:
-                try:
-                    transport = self._connect()
-                except TransportError as error:
-                    self._give_up(f"{error}; nothing has happened to the messages that are left")
-                    break
-                self._report.connected(transport.name)
-                if not self._use(transport):
-                    break
-                self._pending = self._pending or self._next()
-            else:
+            while self.has_next():
                 if not self._may_take:
-                    self._give_up("stopped before the end")
+                    self.excuse = "stopped before the end"
+                elif self.attempt():
+                    continue
+                left = len(self._queue) + (self._pending is not None)
+                if left:
+                    self._report.trouble(f"{self.excuse} ({left} left)", left)
+                break
         finally:
-            if self._pending is not None:
-                self._pending.message.close()
-            self._settler.finish()
+            self.finish()
+
+    # What both modes are made of
+
+    def has_next(self) -> bool:
+        """Say whether there is a message to be sent now. Raises `LocalError`.
+
+        Before the first is sent it proves that messages can be removed.
+        """
+        if self._pending is None:
+            self._pending = self._next()
+        if self._pending is None:
+            return False
+        if not self._proven:
+            self._prove()
+        return True
+
+    def _prove(self) -> None:
+        self._maildir.prove_changeable(self._route.include_cur)
+        self._settler.prove_sent()
+        self._proven = True
+
+    def attempt(self) -> bool:
+        """Connect, and send until the connection ends; say whether another may help."""
+        try:
+            transport = self._connect()
+        except TransportError as error:
+            self.excuse = f"{error}; nothing has happened to the messages that are left"
+            return False
+        self._report.connected(transport.name)
+        self.connected = True
+        try:
+            return self._use(transport)
+        finally:
+            self.connected = False
+
+    def rest(self, until: float) -> None:
+        """Without a connection, wait for something to do, or until this time of the clock."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            self._wait(selector, until)
+        self._queue.tick()
+        self._settler.tick()
+
+    def mend(self) -> bool:
+        """Try again what could not be done to the files; say whether all is well now."""
+        try:
+            self._prove()
+        except LocalError:
+            return False
+        return self._settler.mend()
+
+    def finish(self) -> None:
+        """Let go of the message that waits for its turn, and make everything durable."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.message.close()
+            self._queue.put_back([(pending.message.folder, pending.message.name)])
+        self._settler.finish()
 
     def _connect(self) -> Transport:
         self._connecting = True
+        # Each of a name's addresses may take that long, and so may finding them.
+        self.back_by = self._clock() + 10 * self._route.connect_timeout_s + SLACK_S
         try:
             return self._connector(self._route.server, self._route.connect_timeout_s)
         finally:
@@ -147,28 +226,33 @@ class Engine:
     def _may_take(self) -> bool:
         return self._settler.trouble is None and self._stop_at is None
 
-    def _give_up(self, why: str) -> None:
-        left = len(self._candidates) + (self._pending is not None)
-        if left:
-            self._report.trouble(f"{why} ({left} left)", left)
-
     def _next(self) -> Delivery | None:
         """Return the next message that is ours and can be sent."""
-        while self._candidates:
-            folder, name = self._candidates.popleft()
+        while (candidate := self._queue.take()) is not None:
+            folder, name = candidate
             try:
                 delivery = prepare(self._maildir, self._route, folder, name)
             except (EnvelopeError, FileChangedError, LocalError) as error:
-                self._report.held(name, str(error))
+                soon = isinstance(error, FileChangedError)
+                if self._queue.later(name, None, str(error), soon):
+                    self._report.held(name, str(error))
                 continue
             if delivery is not None:
+                if self._report.detailed:
+                    delivery.message_id = envelope.message_id(delivery.message.data)
                 return delivery
+            self._queue.later(name, None, "")
         return None
 
     # A connection
 
     def _use(self, transport: Transport) -> bool:
         """Send over one connection until it ends; say whether another may help."""
+        if self._queue.open:
+            # A daemon outlives the server's software: what was seen of it holds for a connection.
+            # That it answers once per package is kept: to find that out again costs duplicates.
+            once = self._manners.answers_each is False
+            self._manners = Manners(answers_each=False if once else None)
         pipeline = Pipeline(
             transport, self._window, self._manners, self._limits, self._unchanged, self._clock
         )
@@ -182,7 +266,7 @@ class Engine:
         self._settle(pipeline)
         another_may_help = self._clear_up(pipeline, unfinished)
         if blind is not None:
-            self._give_up(f"cannot wait for {transport.name}: {blind.strerror}")
+            self.excuse = f"cannot wait for {transport.name}: {blind.strerror}"
             return False
         return another_may_help
 
@@ -194,7 +278,7 @@ class Engine:
             writing = False
             while not pipeline.ended:
                 self._fill(pipeline)
-                if not pipeline.packages_in_flight:
+                if not pipeline.packages_in_flight and self._is_over(pipeline):
                     break
                 if pipeline.wants_write is not writing:
                     writing = not writing
@@ -226,52 +310,77 @@ class Engine:
             if pipeline.put(delivery):
                 self._pending = None
 
+    def _is_over(self, pipeline: Pipeline) -> bool:
+        """Say whether a connection with nothing in flight is of no more use."""
+        if not self._queue.open or pipeline.draining or not self._may_take:
+            return True
+        return self._clock() - self._idle_since >= self._route.idle_s
+
     def _turn(self, pipeline: Pipeline, selector: selectors.BaseSelector) -> None:
-        ready = selector.select(self._wait_s(pipeline))
+        ready = self._wait(selector, pipeline.next_deadline(), not pipeline.packages_in_flight)
         for key, events in ready:
-            if key.fd == self._wake_read:
-                os.read(self._wake_read, 4096)
-            else:
+            if key.fd != self._wake_read:
                 if events & selectors.EVENT_READ and not pipeline.ended:
                     pipeline.read()
                 if events & selectors.EVENT_WRITE and not pipeline.ended:
                     pipeline.write()
         self._settle(pipeline)
         self._settler.tick()
+        self._queue.tick()
         pipeline.check_time()
         if self._stop_at is not None and self._clock() >= self._stop_at:
             pipeline.give_up()
 
+    def _wait(
+        self, selector: selectors.BaseSelector, until: float | None, idle: bool = False
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
+        idle_until = self._idle_since + self._route.idle_s if idle else None
+        times = (
+            until,
+            idle_until,
+            self._settler.next_deadline,
+            self._queue.next_deadline(),
+            self._stop_at,
+        )
+        now = self._clock()
+        due = [t for t in times if t is not None]
+        wait_s = max(0.0, min(due) - now) if due else None
+        slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
+        self.back_by = now + (wait_s or 0.0) + slack_s
+        ready = selector.select(wait_s)
+        for key, _ in ready:
+            if key.fd == self._wake_read:
+                os.read(self._wake_read, 4096)
+        return ready
+
     def _settle(self, pipeline: Pipeline) -> None:
         done = pipeline.take_done()
+        if not done:
+            return
         for delivery in done:
-            self._settler.settle(delivery)
-        if done:
-            self._take_queued()
-            self._report.progress(self._total - len(self._candidates), self._total)
+            name, mtime_s = delivery.message.name, delivery.message.mtime_s
+            kept = self._settler.settle(delivery)
+            if kept is None:
+                self._queue.gone(name)
+            else:
+                self._queue.later(name, mtime_s, kept.reason, kept.soon)
+        self._take_queued()
+        self._idle_since = self._clock()
+        self.answered_s = self._wall_clock()
+        self._report.progress(self._total - len(self._queue), self._total)
 
     def _take_queued(self) -> None:
         """Send the bounces, too, that settling has put into the maildir."""
         queued = self._settler.take_queued()
         self._total += len(queued)
-        self._candidates.extend(queued)
-
-    def _wait_s(self, pipeline: Pipeline) -> float | None:
-        times = (pipeline.next_deadline(), self._settler.next_deadline, self._stop_at)
-        due = [t for t in times if t is not None]
-        return max(0.0, min(due) - self._clock()) if due else None
+        self._queue.add(queued)
 
     def _unchanged(self, delivery: Delivery) -> bool:
         return self._maildir.is_same(delivery.message)
 
-    # After a connection
-
     def _clear_up(self, pipeline: Pipeline, unfinished: list[Delivery]) -> bool:
         """Put back what is unfinished; say whether another connection may help."""
-        if pipeline.error is not None:
-            self._report.closed(pipeline.transport.name, str(pipeline.error))
-        if pipeline.remark:
-            self._report.note(pipeline.remark)
         pending = self._pending
         if pending is not None and pending.next:
             # Some of its recipients have been put into packages; it starts anew from the disk.
@@ -279,58 +388,7 @@ class Engine:
             pending.message.close()
             if not any(pending is delivery for delivery in unfinished):
                 unfinished.append(pending)
-        again: list[tuple[Folder, bytes]] = []
-        for delivery in unfinished:
-            self._report.in_doubt(delivery)
-            if delivery.unanswered < len(delivery.recipients):
-                self._settler.settle(delivery)
-            if delivery.reason:
-                self._report.held(delivery.message.name, delivery.reason)
-            elif self._is_culprit(pipeline, delivery):
-                for index in delivery.owed():
-                    reason = f"{pipeline.transport.name} hung up twice on this message alone"
-                    self._report.deferred(delivery, index, reason)
-                # That is progress; but a server that does it to every message is dead.
-                self._barren = 0
-                self._set_aside += 1
-                # Next one from the other end: its neighbours may be as bad, and would stop
-                # this run and all that follow at the same place.
-                self._candidates.rotate(1)
-            elif any(a is not None and a.status is Status.DEFERRED for a in delivery.answers):
-                # To go again now would try those again who were told to try later.
-                for index in delivery.owed():
-                    self._report.deferred(delivery, index, "waits, as others of this message do")
-            else:
-                again.append((delivery.message.folder, delivery.message.name))
-        self._candidates.extendleft(reversed(again))
+        self._aftermath.clear_up(pipeline, unfinished, self._queue)
         self._take_queued()
-        return self._another_may_help(pipeline, len(unfinished))
-
-    def _is_culprit(self, pipeline: Pipeline, delivery: Delivery) -> bool:
-        """Say whether this message, alone in flight, has now ended two connections."""
-        if self._window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
-            return False
-        name = delivery.message.name
-        self._strikes[name] = self._strikes.get(name, 0) + 1
-        return self._strikes[name] >= 2
-
-    def _another_may_help(self, pipeline: Pipeline, in_flight: int) -> bool:
-        unclean = pipeline.error is not None and in_flight > 0
-        narrowed = unclean and self._window.shrink(in_flight)
-        # Ended without an error, it was ended by us, over a file that changed or a fence.
-        ours = pipeline.error is None and in_flight > 0
-        if pipeline.answered or ours or not self._may_take:
-            self._barren = self._set_aside = 0
-            return True
-        if isinstance(pipeline.error, (ProtocolError, TimeoutError)):
-            self._give_up(f"{pipeline.transport.name} is of no use: giving up")
-            return False
-        if narrowed:
-            return True
-        self._barren += 1
-        if self._barren < MAX_BARREN and self._set_aside < MAX_SET_ASIDE:
-            return True
-        self._give_up(
-            "connection after connection without an answer: making no progress, giving up"
-        )
-        return False
+        self.excuse = self._aftermath.excuse(pipeline, len(unfinished))
+        return not self.excuse or not self._may_take

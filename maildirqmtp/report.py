@@ -29,6 +29,10 @@ if TYPE_CHECKING:
             """Leave the terminal as it was."""
 
 
+#: Priorities, as syslog(3) numbers them.
+ERROR, WARNING, INFO = 3, 4, 6
+
+
 class Counters:
     """What a run did. Outcomes count recipients, `held` and `messages` count messages.
 
@@ -73,7 +77,11 @@ class Report:
 
     `verbosity` -1 is errors only, 0 a line for each message that is not
     accepted and a summary, 1 a line for each recipient. `data` gets JSON lines
-    when it is not None. `clock` is monotonic seconds.
+    when it is not None. `clock` is monotonic seconds, `wall_clock` seconds of
+    the epoch.
+
+    For a daemon: `attempts`, a line for each attempt, with all that is known;
+    `name`, which of its routes; `priorities`, lines begin as sd-daemon(3) says.
     """
 
     def __init__(
@@ -83,8 +91,17 @@ class Report:
         verbosity: int = 0,
         progress: Progress | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        attempts: bool = False,
+        name: str = "",
+        priorities: bool = False,
     ) -> None:
         self.counters = Counters()
+        self._wall_clock = wall_clock
+        self._attempts = attempts
+        self._prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
+        self._priorities = priorities
         self._log: TextIO | None = log
         self._data = data
         self._verbosity = verbosity
@@ -94,6 +111,11 @@ class Report:
         self._done = 0
         self._total = 0
 
+    @property
+    def detailed(self) -> bool:
+        """True where a message's Message-ID is shown."""
+        return self._attempts or self._data is not None
+
     # One message
 
     def accepted(self, delivery: Delivery) -> None:
@@ -102,15 +124,15 @@ class Report:
         counters.accepted += len(delivery.recipients)
         counters.messages += 1
         counters.bytes += delivery.length
-        if self._verbosity > 0 or self._data is not None:
+        if self._verbosity > 0 or self.detailed:
             for index, answer in enumerate(delivery.answers):
                 assert answer is not None
-                self._outcome("accepted", delivery, index, answer.text, verbosity=1)
+                self._outcome("accepted", delivery, index, answer.text, INFO)
 
     def one_accepted(self, delivery: Delivery, index: int, text: str) -> None:
         """A recipient was accepted of a message that is not through yet."""
         self.counters.accepted += 1
-        self._outcome("accepted", delivery, index, text, verbosity=1)
+        self._outcome("accepted", delivery, index, text, INFO)
 
     def deferred(self, delivery: Delivery, index: int, text: str) -> None:
         """A recipient will be tried again."""
@@ -146,23 +168,32 @@ class Report:
         delivery: Delivery,
         index: int,
         text: str,
+        level: int = WARNING,
         *,
         where: bytes | None = None,
-        verbosity: int = 0,
     ) -> None:
+        verbosity = 1 if level == INFO and not self._attempts else 0
         if self._data is None and verbosity > self._verbosity:
             return
         name = printable(delivery.message.name)
         recipient = printable(delivery.recipients[index])
         moved = f" (moved to {printable(where)})" if where is not None else ""
-        self._line(verbosity, f"{name}: {recipient}: {event}: {text}{moved}")
+        sender, message_id = printable(delivery.sender), printable(delivery.message_id)
+        delay_s = max(0.0, self._wall_clock() - delivery.message.mtime_s) if self.detailed else 0.0
+        details = ""
+        if self._attempts:
+            details = f" (from <{sender}>, {message_id or 'no Message-ID'}, {delivery.length} bytes"
+            details += f", delay {delay_s:.2f} s)"
+        self._line(verbosity, f"{name}: {recipient}: {event}: {text}{moved}{details}", level)
         more = {} if where is None else {"moved_to": printable(where)}
         self._json(
             event,
             message=name,
-            sender=printable(delivery.sender),
+            message_id=message_id,
+            sender=sender,
             recipient=recipient,
             bytes=delivery.length,
+            delay_s=round(delay_s, 3),
             text=text,
             **more,
         )
@@ -174,21 +205,21 @@ class Report:
         self._line(1, f"connected to {server}")
         self._json("connected", server=server)
 
-    def closed(self, server: str, reason: str) -> None:
-        """A connection ended that should not have."""
-        self._line(0, f"{server}: {reason}")
+    def closed(self, server: str, reason: str, idle: bool = False) -> None:
+        """A connection ended that should not have; `idle`, with nothing under way, it may."""
+        self._line(1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
     def trouble(self, what: str, left: int = 0) -> None:
         """The run cannot go on as it should; `left` messages are left because of it."""
         self.counters.trouble += 1
         self.counters.left += left
-        self._line(-1, what)
+        self._line(-1, what, ERROR)
         self._json("trouble", reason=what, left=left)
 
     def note(self, what: str) -> None:
         """Something an administrator wants to know, and that changes nothing."""
-        self._line(0, what)
+        self._line(0, what, INFO)
         self._json("note", text=what)
 
     def progress(self, done: int, total: int) -> None:
@@ -209,6 +240,7 @@ class Report:
             f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
             f"{c.held} held, "
             f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
+            INFO,
         )
         self._json(
             "summary",
@@ -225,11 +257,13 @@ class Report:
             exit_code=c.exit_code,
         )
 
-    def _line(self, verbosity: int, text: str) -> None:
+    def _line(self, verbosity: int, text: str, level: int | None = None) -> None:
         if verbosity <= self._verbosity:
-            self._log = self._write(
-                self._log, f"maildirqmtp: {printable(text.encode('utf-8', 'replace'))}"
-            )
+            shown = printable(text.encode("utf-8", "replace"))
+            priority = ""
+            if self._priorities:
+                priority = f"<{level or (INFO if verbosity > 0 else WARNING)}>"
+            self._log = self._write(self._log, f"{priority}{self._prefix}{shown}")
 
     def _json(self, event: str, **fields: object) -> None:
         if self._data is not None:
@@ -245,7 +279,9 @@ class Report:
         """
         if stream is not None:
             try:
-                print(line, file=stream, flush=True)
+                # In one piece: several routes may share the stream.
+                stream.write(f"{line}\n")
+                stream.flush()
             except OSError:
                 self.counters.trouble += 1
                 return None

@@ -22,12 +22,24 @@ from maildirqmtp.protocol import ACCEPTED, FAILED, Response
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route
 from maildirqmtp.text import printable
+from maildirqmtp.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.bouncing import Bouncer
+
+
+class Kept(Value):
+    """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
+
+    __slots__ = ("reason", "soon")
+
+    def __init__(self, reason: str, soon: bool = False) -> None:
+        self.reason = reason
+        self.soon = soon
+
 
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000
@@ -73,25 +85,33 @@ class Settler:
         if self._route.sent is not None:
             self._target(self._route.sent).prove_changeable()
 
-    def settle(self, delivery: Delivery) -> None:
-        """Carry out what is known of a delivery; what is not answered stays owed."""
+    def settle(self, delivery: Delivery) -> Kept | None:
+        """Carry out what is known of a delivery; what is not answered stays owed.
+
+        Returns None where the message is gone.
+        """
+        kept: Kept | None = None
         try:
             for answer in delivery.answers:
                 if answer is None or answer.status is not ACCEPTED:
-                    self._settle_mixed(delivery)
+                    kept = self._settle_mixed(delivery)
                     break
             else:
                 if delivery.others:
-                    self._settle_mixed(delivery)
+                    kept = self._settle_mixed(delivery)
                 else:
                     self._report.accepted(delivery)
                     self._remove(delivery, self._route.sent)
         except FileChangedError as error:
-            self._report.held(delivery.message.name, f"{error}; kept, to be sent as it is now")
+            reason = f"{error}; kept, to be sent as it is now"
+            self._report.held(delivery.message.name, reason)
+            kept = Kept(reason, soon=True)
         except LocalError as error:
             self._stop_taking(error)
+            kept = Kept(str(error))
         if self._removals >= SYNC_REMOVALS:
             self._sync()
+        return kept
 
     def _stop_taking(self, error: LocalError) -> None:
         if self.trouble is None:
@@ -159,8 +179,9 @@ class Settler:
 
     # Everything else
 
-    def _settle_mixed(self, delivery: Delivery) -> None:
+    def _settle_mixed(self, delivery: Delivery) -> Kept | None:
         self._catch_up(delivery.message)
+        reason = ""
         failures: dict[int, str] = {}
         owed: list[int] = []
         for index, answer in enumerate(delivery.answers):
@@ -170,10 +191,14 @@ class Settler:
                 failures[index] = text
             else:
                 owed.append(index)
+                reason = reason or (answer.text or "deferred" if answer else "not answered")
                 if answer is not None:
                     self._report.deferred(delivery, index, answer.text)
         if failures and self._may_bounce(delivery):
-            owed = sorted([*owed, *self._bounce(delivery, failures)])
+            no_bounce_yet = self._bounce(delivery, failures)
+            if no_bounce_yet:
+                reason = reason or failures[no_bounce_yet[0]][1:]
+            owed = sorted([*owed, *no_bounce_yet])
         elif failures:
             try:
                 self._fail(delivery, failures)
@@ -186,8 +211,9 @@ class Settler:
         if owed or delivery.others:
             if len(owed) < len(delivery.recipients):
                 self._write_owed(delivery, owed)
-        else:
-            self._remove(delivery)
+            return Kept(reason)
+        self._remove(delivery)
+        return None
 
     def _failure(self, delivery: Delivery, answer: Response) -> str | None:
         """Say why a recipient is given up on; None where it is to be tried again."""
@@ -283,20 +309,36 @@ class Settler:
 
     # The end
 
-    def finish(self) -> None:
-        """Make everything durable; try once more to remove what could not be removed."""
+    def mend(self) -> bool:
+        """After `trouble`, try again to remove what is stuck; say whether all is well now."""
+        before = self.trouble
+        still_stuck = self._remove_stuck()
+        self._sync()
+        if self.trouble is before:
+            self.trouble = still_stuck[0][1] if still_stuck else None
+        return self.trouble is None
+
+    def _remove_stuck(self) -> list[tuple[Delivery, LocalError]]:
+        """Try again to remove what the server has taken; return what still cannot be."""
         stuck, self._stuck = self._stuck, []
+        failed: list[tuple[Delivery, LocalError]] = []
         for delivery, keep_in in stuck:
             try:
                 self._remove(delivery, keep_in)
             except FileChangedError as error:
                 self._report.held(delivery.message.name, str(error))
             except LocalError as error:
-                name = printable(delivery.message.name)
-                self._report.trouble(
-                    f"the server has taken {name}, but {error}; remove it by hand, or it will be "
-                    f"sent again"
-                )
+                failed.append((delivery, error))
+        return failed
+
+    def finish(self) -> None:
+        """Make everything durable; try once more to remove what could not be removed."""
+        for delivery, error in self._remove_stuck():
+            name = printable(delivery.message.name)
+            self._report.trouble(
+                f"the server has taken {name}, but {error}; remove it by hand, or it will be "
+                f"sent again"
+            )
         self._sync()
         for target in self._targets.values():
             target.close()

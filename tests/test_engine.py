@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import engine as engine_module
-from maildirqmtp.engine import MAX_BARREN, MAX_SET_ASIDE, STOP_S, Engine
+from maildirqmtp.aftermath import MAX_BARREN, MAX_SET_ASIDE
+from maildirqmtp.engine import STOP_S, Engine
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.report import Report
@@ -660,7 +661,7 @@ def test_stop_finishes_what_is_in_flight(run: Run) -> None:
 
     def script(server: FakeServer, package: Package) -> None:
         if len(server.received) == 3:
-            run.engine.stop()
+            run.engine.interrupt()
             os.write(run.engine.wake_fd, b"\0")
         server.respond(b"Kok")
 
@@ -678,7 +679,7 @@ def test_stop_ends_at_its_second(run: Run) -> None:
     run.add(1)
 
     def stop() -> None:
-        run.engine.stop()
+        run.engine.interrupt()
         os.write(run.engine.wake_fd, b"\x0f")
 
     def silent(server: FakeServer, package: Package) -> None:
@@ -696,7 +697,7 @@ def test_stop_before_anything_sends_nothing(run: Run) -> None:
     route = Route(os.fsencode(run.path), Server("mail.example.org"))
     with Maildir(os.fsencode(run.path)) as maildir:
         engine = Engine(route, maildir, run.report, run.connect, run.clock, lambda: NOW)
-        engine.stop()
+        engine.interrupt()
         engine.run_batch(maildir.scan())
         engine.close()
     assert run.connects == 0
@@ -706,7 +707,7 @@ def test_stop_before_anything_sends_nothing(run: Run) -> None:
 def test_stop_while_connecting_ends_that_at_once(run: Run) -> None:
     """A minute for each address is too long for a shutdown."""
     run.add(2)
-    run.before = lambda: run.engine.stop()
+    run.before = lambda: run.engine.interrupt()
     run.go()
     assert run.connects == 1
     assert run.servers == []
@@ -719,7 +720,7 @@ def test_stop_between_two_connections_makes_no_other(run: Run) -> None:
     run.add(4)
 
     def script(server: FakeServer, package: Package) -> None:
-        run.engine.stop()
+        run.engine.interrupt()
         server.hang_up()
 
     run.scripts = [script]
@@ -792,4 +793,4 @@ def test_transport_errors_while_connecting_of_any_kind(run: Run) -> None:
 
 def test_the_constants_are_the_designs() -> None:
     """Three connections, thirty seconds."""
-    assert (engine_module.MAX_BARREN, engine_module.STOP_S) == (3, 30.0)
+    assert (MAX_BARREN, engine_module.STOP_S) == (3, 30.0)

@@ -18,8 +18,8 @@ PURE = {
 }  # fmt: skip
 OUTSIDE = {"transport", "guard", "files", "maildir", "filing", "cleaning", "mailer", "watch"}
 COMPOSITION = {
-    "delivery", "outflow", "pipeline", "bouncing", "settle", "engine", "report", "progress",
-    "client",
+    "delivery", "outflow", "pipeline", "bouncing", "settle", "queues", "claims", "aftermath",
+    "engine", "report", "progress", "client",
 }  # fmt: skip
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
 RECEIVER = {

@@ -1,0 +1,121 @@
+"""When a connection has ended: what it left undone, and whether another may help.
+
+left undone                                  goes
+the file changed while it was sent           held; sent as it is now, the next time
+alone in flight, it has ended two of them    set aside: deferred, so that the others go on
+some of its recipients were deferred         waits, as they do
+anything else                                back to the front of the queue
+
+the connection                               another
+answered something, or was ended by us       may help
+had more in flight than one message          may help: the window is smaller now
+ended in nonsense or a time-out, no answer   is of no use
+just ended, no answer                        may help, but not for the third time in a row
+"""
+
+from __future__ import annotations
+
+from maildirqmtp.errors import ProtocolError, TransportError
+from maildirqmtp.protocol import DEFERRED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.files import Folder
+    from maildirqmtp.pipeline import Pipeline
+    from maildirqmtp.queues import Queue
+    from maildirqmtp.report import Report
+    from maildirqmtp.settle import Settler
+    from maildirqmtp.window import Window
+
+#: Connections in a row without a single answer, after which a server is given up for now.
+MAX_BARREN = 3
+#: Messages set aside, because the server hung up on each of them, without an answer in between.
+MAX_SET_ASIDE = 3
+# Messages whose strikes are remembered: a daemon meets ever new ones.
+_STRIKES_MAX = 1_000
+
+
+class Aftermath:
+    """Clears up after the connections of one route, and counts those that were of no use."""
+
+    def __init__(self, settler: Settler, window: Window, report: Report) -> None:
+        self._settler = settler
+        self._window = window
+        self._report = report
+        self._strikes: dict[bytes, int] = {}
+        self._barren = 0
+        self._set_aside = 0
+
+    def clear_up(self, pipeline: Pipeline, unfinished: list[Delivery], queue: Queue) -> None:
+        """Report how the connection ended, and find a place for what is unfinished."""
+        error = pipeline.error
+        if error is not None:
+            # A server may hang up on a connection that is kept only in case of more mail.
+            idle = queue.open and not unfinished and isinstance(error, TransportError)
+            self._report.closed(pipeline.transport.name, str(error), idle)
+        if pipeline.remark:
+            self._report.note(pipeline.remark)
+        again: list[tuple[Folder, bytes]] = []
+        for delivery in unfinished:
+            message = delivery.message
+            self._report.in_doubt(delivery)
+            if delivery.unanswered < len(delivery.recipients):
+                self._settler.settle(delivery)
+            if delivery.reason:
+                self._report.held(message.name, delivery.reason)
+                queue.later(message.name, message.mtime_s, delivery.reason, soon=True)
+            elif self._is_culprit(pipeline, delivery):
+                reason = f"{pipeline.transport.name} hung up twice on this message alone"
+                self._defer(delivery, reason, queue)
+                # That is progress; but a server that does it to every message is dead.
+                self._barren = 0
+                self._set_aside += 1
+                # Next one from the other end: its neighbours may be as bad, and would stop
+                # this run and all that follow at the same place.
+                queue.rotate()
+            elif any(a is not None and a.status is DEFERRED for a in delivery.answers):
+                # To go again now would try those again who were told to try later.
+                self._defer(delivery, "waits, as others of this message do", queue)
+            else:
+                again.append((message.folder, message.name))
+        queue.put_back(again)
+
+    def _defer(self, delivery: Delivery, reason: str, queue: Queue) -> None:
+        for index in delivery.owed():
+            self._report.deferred(delivery, index, reason)
+        queue.later(delivery.message.name, delivery.message.mtime_s, reason)
+
+    def _is_culprit(self, pipeline: Pipeline, delivery: Delivery) -> bool:
+        """Say whether this message, alone in flight, has now ended two connections."""
+        if self._window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
+            return False
+        name = delivery.message.name
+        if len(self._strikes) >= _STRIKES_MAX:
+            self._strikes.clear()
+        self._strikes[name] = self._strikes.get(name, 0) + 1
+        return self._strikes[name] >= 2
+
+    def excuse(self, pipeline: Pipeline, in_flight: int) -> str:
+        """Return why another connection cannot help for now; empty where it may."""
+        unclean = pipeline.error is not None and in_flight > 0
+        narrowed = unclean and self._window.shrink(in_flight)
+        # Ended without an error, it was ended by us, over a file that changed or a fence.
+        ours = pipeline.error is None and in_flight > 0
+        if pipeline.answered or ours:
+            self._barren = self._set_aside = 0
+            return ""
+        if isinstance(pipeline.error, (ProtocolError, TimeoutError)):
+            return self._give_up(f"{pipeline.transport.name} is of no use: giving up")
+        if narrowed:
+            return ""
+        self._barren += 1
+        if self._barren < MAX_BARREN and self._set_aside < MAX_SET_ASIDE:
+            return ""
+        return self._give_up(
+            "connection after connection without an answer: making no progress, giving up"
+        )
+
+    def _give_up(self, why: str) -> str:
+        self._barren = self._set_aside = 0
+        return why

@@ -1,0 +1,46 @@
+"""Who of several routes has a message of one maildir in hand.
+
+Routes with different prefixes may share a maildir, and a message with several
+recipients may be for both. Each rewrites its sidecar; if both did so at the same
+time, the one would put back the recipients that the other has just taken off.
+"""
+
+from __future__ import annotations
+
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Claimant(Protocol):
+        """A route's queue."""
+
+        def look_again(self) -> None:
+            """A message that was refused may be free now."""
+
+
+class Claims:
+    """The messages of one maildir that are in hand; shared by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[bytes, list[Claimant]] = {}
+
+    def take(self, key: bytes, claimant: Claimant) -> bool:
+        """Take a message; False where another has it: `look_again` is called when it is free."""
+        with self._lock:
+            refused = self._held.get(key)
+            if refused is None:
+                self._held[key] = []
+                return True
+            if claimant not in refused:
+                refused.append(claimant)
+            return False
+
+    def release(self, key: bytes) -> None:
+        """Let go of a message; harmless where it is not held."""
+        with self._lock:
+            refused = self._held.pop(key, [])
+        for claimant in refused:
+            claimant.look_again()
