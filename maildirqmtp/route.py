@@ -24,6 +24,10 @@ SESSION_S = 3_000.0
 GRACE_S = 10.0
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
+#: Seconds after which a watched maildir is looked at, whatever the kernel tells of it.
+RESCAN_S = 30.0
+#: Seconds after which a connection with nothing to do is closed.
+IDLE_S = 60.0
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -59,12 +63,14 @@ class Route(Value):
         "connect_timeout_s",
         "failed",
         "grace_s",
+        "idle_s",
         "include_cur",
         "lifetime_s",
         "maildir",
         "max_bounces",
         "prefix",
         "recipients",
+        "rescan_s",
         "response_timeout_s",
         "sender",
         "sendmail",
@@ -99,6 +105,8 @@ class Route(Value):
         response_timeout_s: float = RESPONSE_TIMEOUT_S,
         grace_s: float = GRACE_S,
         session_s: float = SESSION_S,
+        rescan_s: float = RESCAN_S,
+        idle_s: float = IDLE_S,
     ) -> None:
         self.maildir = maildir
         self.server = server
@@ -120,6 +128,8 @@ class Route(Value):
         self.response_timeout_s = response_timeout_s
         self.grace_s = grace_s
         self.session_s = session_s
+        self.rescan_s = rescan_s
+        self.idle_s = idle_s
 
 
 def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:
