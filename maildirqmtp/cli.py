@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import sys
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.options import EXIT_USAGE, envelope, make_parser, make_route
+from maildirqmtp.options import (
+    EXIT_USAGE,
+    check_together,
+    envelope,
+    make_config,
+    make_parser,
+    make_route,
+)
 from maildirqmtp.text import printable
 
 TYPE_CHECKING = False
@@ -34,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(words[:end])
     options.arguments += words[end + 1 :]
     try:
+        check_together(options)
         if options.demo:
             if options.arguments:
                 raise ConfigError("--demo takes no maildir and no server; it makes its own")
@@ -42,10 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run()
         if options.enqueue is not None:
             return _enqueue(options)
+        if options.status:
+            return _status(options)
+        if options.watch or options.config is not None:
+            return _stay(options)
         chosen = make_route(options)
         return _dry_run(chosen, options.json) if options.dry_run else _flush(chosen, options)
     except ConfigError as error:
-        parser.error(str(error))
+        if options.config is None:
+            parser.error(str(error))
+        print(f"maildirqmtp: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except EnvelopeError as error:
         print(f"maildirqmtp: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -89,6 +105,43 @@ def _enqueue(options: argparse.Namespace) -> int:
     from maildirqmtp.enqueue import enqueue
 
     return enqueue(os.fsencode(options.enqueue), *envelope(options))
+
+
+def _stay(options: argparse.Namespace) -> int:
+    """Watch one maildir, or the routes of a file; or show what the file comes to."""
+    from maildirqmtp import config
+
+    def reload() -> config.Config:
+        return config.read(options.config, options)
+
+    chosen = make_config(options) if options.config is None else reload()
+    if options.check_config:
+        shown = config.effective(chosen)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the locale
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+        return 0
+    from maildirqmtp.service import run
+
+    code: int = run(chosen, None if options.config is None else reload)
+    return code
+
+
+def _status(options: argparse.Namespace) -> int:
+    """Tell what waits in a maildir, or in those of a file."""
+    from maildirqmtp.status import show
+
+    if options.config is None:
+        waiting, as_json = [(os.fsencode(options.arguments[0]), b"")], options.json
+    else:
+        from maildirqmtp.config import read
+
+        found = read(options.config, options)
+        waiting = [(route.maildir, route.prefix) for route in found.routes]
+        as_json = found.json
+    code: int = show(waiting, as_json)
+    return code
 
 
 def _dry_run(chosen: Route, as_json: bool) -> int:

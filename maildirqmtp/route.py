@@ -24,9 +24,9 @@ SESSION_S = 3_000.0
 GRACE_S = 10.0
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
-#: Seconds between two looks at the whole maildir, in watch mode.
+#: Seconds after which a watched maildir is looked at, whatever the kernel tells of it.
 RESCAN_S = 30.0
-#: Seconds for which a connection is kept that has nothing to do, in watch mode.
+#: Seconds after which a connection with nothing to do is closed.
 IDLE_S = 60.0
 #: Bounces in one run.
 MAX_BOUNCES = 100

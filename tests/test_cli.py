@@ -6,13 +6,15 @@ import json
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import maildirqmtp
 from maildirqmtp import batch, cli, route
-from maildirqmtp.errors import LocalError
+from maildirqmtp.config import Config
+from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from tests.helpers import add_message, make_maildir
@@ -372,6 +374,114 @@ def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "maildirqmtp.demo", demo)
     monkeypatch.setattr(maildirqmtp, "demo", demo, raising=False)
     assert cli.main(["--demo"]) == 7
+
+
+# --watch, --config, --status
+
+
+class Stayed:
+    """What the daemon and the status were called with."""
+
+    def __init__(self) -> None:
+        self.config: Config | None = None
+        self.reload: Callable[[], Config] | None = None
+        self.shown: tuple[list[tuple[bytes, bytes]], bool] | None = None
+
+    def run(self, config: Config, reload: Callable[[], Config] | None) -> int:
+        """Stand in for the daemon."""
+        self.config, self.reload = config, reload
+        return 7
+
+    def show(self, maildirs: list[tuple[bytes, bytes]], as_json: bool) -> int:
+        """Stand in for the status."""
+        self.shown = maildirs, as_json
+        return 8
+
+
+@pytest.fixture
+def stayed(monkeypatch: pytest.MonkeyPatch) -> Stayed:
+    """Nothing is watched; it is only noted what would have been."""
+    made = Stayed()
+    for name, function in (("service", made.run), ("status", made.show)):
+        module = types.ModuleType(f"maildirqmtp.{name}")
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, f"maildirqmtp.{name}", module)
+    return made
+
+
+def test_watch(stayed: Stayed) -> None:
+    """One route, and no file to read again."""
+    assert cli.main(["--watch", "M", "h", "--rescan=5"]) == 7
+    assert stayed.config == Config((Route(b"M", Server("h"), rescan_s=5),))
+    assert stayed.reload is None
+
+
+def test_config(stayed: Stayed, tmp_path: Path) -> None:
+    """What is read again is read with the flags of the start."""
+    file = tmp_path / "m.toml"
+    file.write_text('[[route]]\nmaildir = "M"\nserver = "h"\n')
+    assert cli.main(["--config", str(file), "--json", "--sent=S"]) == 7
+    route = Route(b"M", Server("h"), sent=b"S")
+    assert stayed.config == Config((route,), json=True, path=str(file))
+    assert stayed.reload is not None
+    assert stayed.reload() == stayed.config
+    file.write_text('[[route]]\nmaildir = "M2"\nserver = "h"\n')
+    assert [(r.maildir, r.sent) for r in stayed.reload().routes] == [(b"M2", b"S")]
+    file.write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="line 1: unknown key 'x'"):
+        stayed.reload()
+
+
+def test_a_wrong_file_is_100_and_a_line(stayed: Stayed, tmp_path: Path, capsys: Out) -> None:
+    """The usage of the command line would only hide what is wrong."""
+    file = tmp_path / "m.toml"
+    file.write_text("x = 1\n")
+    for flags in ([], ["--check-config"], ["--status"]):
+        assert cli.main(["--config", str(file), *flags]) == 100
+        expected = f"maildirqmtp: {file}, line 1: unknown key 'x' at the top\n"
+        assert capsys.readouterr() == ("", expected)
+    assert stayed.config is None
+    assert stayed.shown is None
+
+
+def test_check_config(stayed: Stayed, tmp_path: Path, capsys: Out) -> None:
+    """What it comes to is shown, as a file of the same kind, and nothing is done."""
+    file = tmp_path / "m.toml"
+    file.write_text('[[route]]\nmaildir = "M"\nserver = "h"\nwindow = 5\n')
+    assert cli.main(["--config", str(file), "--check-config", "--cur"]) == 0
+    shown, errors = capsys.readouterr()
+    assert errors == ""
+    assert 'server = "h:209"\nwindow = "5,32M"\n' in shown
+    assert "\ncur = true\n" in shown
+    assert stayed.config is None
+    file.write_text(shown)
+    assert cli.main(["--config", str(file), "--check-config"]) == 0
+    assert capsys.readouterr() == (shown, "")
+
+
+def test_check_config_is_utf8_in_any_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TOML has to be; an escape of the terminal's would be another path."""
+    file = tmp_path / "m.toml"
+    file.write_text('[[route]]\nmaildir = "/\u00fc"\nserver = "h"\n', encoding="utf-8")
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, "ascii") as narrow:
+        monkeypatch.setattr(sys, "stdout", narrow)
+        assert cli.main(["--config", str(file), "--check-config"]) == 0
+        assert 'maildir = "/\u00fc"' in raw.getvalue().decode()
+        monkeypatch.undo()
+
+
+def test_status(stayed: Stayed, tmp_path: Path) -> None:
+    """Of one maildir, or of all in a file; each with its prefix."""
+    assert cli.main(["--status", "M"]) == 8
+    assert stayed.shown == ([(b"M", b"")], False)
+    file = tmp_path / "m.toml"
+    routes = ['[[route]]\nmaildir = "A"\nserver = "h"\n', 'prefix = "p-"\n']
+    file.write_text("".join(["json = true\n", *routes, routes[0].replace("A", "B")]))
+    assert cli.main(["--status", "--config", str(file)]) == 8
+    assert stayed.shown == ([(b"A", b"p-"), (b"B", b"")], True)
 
 
 # --dry-run

@@ -27,7 +27,8 @@ RECEIVER = {
     "receiver.streams", "receiver.connection", "receiver.serving",
 }  # fmt: skip
 EDGE = {
-    "__init__", "__main__", "config", "service", "batch", "cli", "options", "enqueue", "demo",
+    "__init__", "__main__", "config", "configfile", "settings", "kinds", "mailkinds", "service",
+    "batch", "cli", "options", "enqueue", "demo",
     "receiver.cli",
 }  # fmt: skip
 #: Rooms for the files, one on the other; a bounce may end in a maildir.

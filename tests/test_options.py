@@ -1,4 +1,4 @@
-"""Options for bounces: what a route is made of, and what is refused before anything is sent."""
+"""Options: what a route is made of, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.options import make_parser, make_route
+from maildirqmtp.options import check_together, make_parser, make_route
 from maildirqmtp.route import MAX_BOUNCES, SENDMAIL, Route
 
 
@@ -90,3 +90,67 @@ def test_max_bounces_is_a_number(number: str) -> None:
     """And not an endless one."""
     with pytest.raises(ConfigError, match="--max-bounces: a number is needed"):
         route(f"--max-bounces={number}", "M", "server")
+
+
+# The daemon's
+
+
+def test_times_of_the_daemon() -> None:
+    """More than nothing, else it would never sleep."""
+    made = route("--rescan=2m", "--idle-timeout=1.5", "M", "server")
+    assert (made.rescan_s, made.idle_s) == (120, 1.5)
+    for flag in ("--rescan", "--idle-timeout"):
+        with pytest.raises(ConfigError, match=f"^{flag}: more than 0 seconds are needed"):
+            route(f"{flag}=0", "M", "server")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "M h",
+        "--dry-run M h",
+        "--watch M h",
+        "--watch M p- h --rescan 5 --metrics-file m --metrics-listen localhost:1",
+        "--config F",
+        "--config F --check-config",
+        "--config F --status --json",
+        "--config F --rescan 5 --idle-timeout 5 -v --sent S",
+        "--status M",
+        "--status M --json",
+        "--demo",
+        "--enqueue M",
+    ],
+)
+def test_what_goes_together(line: str) -> None:
+    """None of these is refused."""
+    check_together(make_parser().parse_args(line.split()))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--watch --config F", "--config watches all its routes; write it without --watch"),
+        ("--config F M h", "--config: maildir and server stand in the file; 'M' is too much"),
+        ("--check-config", "--check-config checks a file; write --config FILE --check-config"),
+        ("--check-config M h", "write --config FILE --check-config"),
+        ("--check-config --watch M h", "write --config FILE --check-config"),
+        ("--config F --check-config --status", "write one of them"),
+        ("--status", "--status needs DIR, without SERVER, or --config FILE"),
+        ("--status M h", "--status needs DIR, without SERVER, or --config FILE"),
+        ("--status --config F M", "'M' is too much"),
+        ("--status --watch M", "write --status DIR, without --watch"),
+        ("--watch --dry-run M h", "--dry-run does its work and exits; write it without --watch"),
+        ("--config F --dry-run", "--dry-run does its work and exits; write it without --config"),
+        ("--config F --demo", "--demo does its work and exits; write it without --config"),
+        ("--enqueue M --status", "--enqueue does its work and exits; write it without --status"),
+        ("--rescan 5 M h", "--rescan is for those who stay; write it with --watch"),
+        ("--idle-timeout 5 M h", "--idle-timeout is for those who stay"),
+        ("--metrics-file F M h", "--metrics-file is for those who stay"),
+        ("--metrics-listen localhost:1 --status M", "--metrics-listen is for those who stay"),
+    ],
+)
+def test_what_does_not(line: str, said: str) -> None:
+    """With what to write instead; half of what was meant must not be done in silence."""
+    with pytest.raises(ConfigError) as raised:
+        check_together(make_parser().parse_args(line.split()))
+    assert said in str(raised.value)
