@@ -7,11 +7,16 @@ time, the one would put back the recipients that the other has just taken off.
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Protocol
+
+    from maildirqmtp.maildir import Maildir
 
     class Claimant(Protocol):
         """A route's queue."""
@@ -44,3 +49,37 @@ class Claims:
             refused = self._held.pop(key, [])
         for claimant in refused:
             claimant.look_again()
+
+
+class Locks:
+    """The locks that this process holds on maildirs, one for all the routes of each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[int, int], tuple[int, int, Claims]] = {}
+
+    @contextmanager
+    def hold(self, maildir: Maildir) -> Iterator[Claims]:
+        """Keep other processes away from a maildir; yield what its routes share.
+
+        Raises `LocalError`, which names the process that holds the lock.
+        """
+        status = os.fstat(maildir.root.fd)
+        key = (status.st_dev, status.st_ino)
+        with self._lock:
+            if key in self._held:
+                users, fd, claims = self._held[key]
+            else:
+                maildir.lock()
+                # The lock is the open file's: with a descriptor of our own it outlives the route.
+                users, fd, claims = 0, os.dup(maildir.root.fd), Claims()
+            self._held[key] = (users + 1, fd, claims)
+        try:
+            yield claims
+        finally:
+            with self._lock:
+                users, fd, claims = self._held.pop(key)
+                if users > 1:
+                    self._held[key] = (users - 1, fd, claims)
+                else:
+                    os.close(fd)

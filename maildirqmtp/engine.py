@@ -9,7 +9,6 @@ sent and not settled. What a connection left undone is the business of `aftermat
 A batch and watch mode differ in their queue, and in who calls `attempt` again.
 """
 
-import os
 import selectors
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from maildirqmtp.settle import Settler
 from maildirqmtp.transport import Transport, connect
+from maildirqmtp.wake import Wake
 from maildirqmtp.window import Window
 
 #: Seconds that a run which is told to stop waits for what is in flight.
@@ -54,7 +54,7 @@ class Engine:
     `excuse` says why the last connection was of no use; `back_by` is the
     clock's time until which whoever watches over this engine need not worry;
     `answered_s` the time of the epoch of the last answer, `connected` whether
-    there is a connection now.
+    there is a connection now, `connecting` whether one is being made.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Engine:
         self._total = 0
         self._idle_since = 0.0
         self._stop_at: float | None = None
-        self._connecting = False
+        self.connecting = False
         try:
-            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._wake = Wake()
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
 
@@ -100,8 +100,12 @@ class Engine:
 
     @property
     def wake_fd(self) -> int:
-        """Write a byte to this descriptor to make the engine look around at once."""
-        return self._wake_write
+        """A descriptor: a byte written to it wakes the engine."""
+        return self._wake.write_fd
+
+    def wake(self) -> None:
+        """Make the engine look around at once. From any thread."""
+        self._wake.set()
 
     @property
     def stopping(self) -> bool:
@@ -125,13 +129,12 @@ class Engine:
         exception from the handler.
         """
         self.stop()
-        if self._connecting:
+        if self.connecting:
             raise ConnectError("told to stop while connecting")
 
     def close(self) -> None:
         """Close the engine's own descriptors."""
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wake.close()
 
     # A batch
 
@@ -162,8 +165,7 @@ class Engine:
 
         Before the first is sent it proves that messages can be removed.
         """
-        if self._pending is None:
-            self._pending = self._next()
+        self._pending = self._pending or self._next()
         if self._pending is None:
             return False
         if not self._proven:
@@ -192,7 +194,7 @@ class Engine:
     def rest(self, until: float) -> None:
         """Without a connection, wait for something to do, or until this time of the clock."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._wake.fd, selectors.EVENT_READ)
             self._wait(selector, until)
         self._queue.tick()
         self._settler.tick()
@@ -207,20 +209,24 @@ class Engine:
 
     def finish(self) -> None:
         """Let go of the message that waits for its turn, and make everything durable."""
+        self.put_back()
+        self._settler.finish()
+
+    def put_back(self) -> None:
+        """Put back the message that waits for its turn: it may be another when that comes."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.message.close()
             self._queue.put_back([(pending.message.folder, pending.message.name)])
-        self._settler.finish()
 
     def _connect(self) -> Transport:
-        self._connecting = True
+        self.connecting = True
         # Each of a name's addresses may take that long, and so may finding them.
         self.back_by = self._clock() + 10 * self._route.connect_timeout_s + SLACK_S
         try:
             return self._connector(self._route.server, self._route.connect_timeout_s)
         finally:
-            self._connecting = False
+            self.connecting = False
 
     @property
     def _may_take(self) -> bool:
@@ -273,7 +279,7 @@ class Engine:
     def _drive(self, pipeline: Pipeline, transport: Transport) -> None:
         """Send and receive until the connection ends, or nothing is left to do on it."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_read, selectors.EVENT_READ)
+            selector.register(self._wake.fd, selectors.EVENT_READ)
             selector.register(transport.read_fd, selectors.EVENT_READ)
             writing = False
             while not pipeline.ended:
@@ -319,7 +325,7 @@ class Engine:
     def _turn(self, pipeline: Pipeline, selector: selectors.BaseSelector) -> None:
         ready = self._wait(selector, pipeline.next_deadline(), not pipeline.packages_in_flight)
         for key, events in ready:
-            if key.fd != self._wake_read:
+            if key.fd != self._wake.fd:
                 if events & selectors.EVENT_READ and not pipeline.ended:
                     pipeline.read()
                 if events & selectors.EVENT_WRITE and not pipeline.ended:
@@ -343,15 +349,14 @@ class Engine:
             self._queue.next_deadline(),
             self._stop_at,
         )
-        now = self._clock()
-        due = [t for t in times if t is not None]
+        due, now = [t for t in times if t is not None], self._clock()
         wait_s = max(0.0, min(due) - now) if due else None
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.back_by = now + (wait_s or 0.0) + slack_s
         ready = selector.select(wait_s)
         for key, _ in ready:
-            if key.fd == self._wake_read:
-                os.read(self._wake_read, 4096)
+            if key.fd == self._wake.fd:
+                self._wake.clear()
         return ready
 
     def _settle(self, pipeline: Pipeline) -> None:

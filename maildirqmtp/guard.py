@@ -30,16 +30,22 @@ def lock(maildir_fd: int, path: bytes) -> None:
 
 
 def _lock_holder(maildir_fd: int) -> str:
+    holder = lock_holder(maildir_fd)
+    return "another process" if holder is None else f"process {holder}"
+
+
+def lock_holder(maildir_fd: int) -> int | None:
+    """Return the process that has the maildir locked; None where there is none, or nobody tells."""
     status = os.fstat(maildir_fd)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         with open("/proc/locks") as locks:
             for fields in map(str.split, locks):
                 if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
-                    return f"process {fields[4]}"
+                    return int(fields[4])
     except OSError:
-        return "another process"  # no /proc: the lock is as good without a name
-    return "another process"
+        return None  # no /proc: the lock is as good without a name
+    return None
 
 
 def prove_changeable(fd: int, path: bytes) -> None:

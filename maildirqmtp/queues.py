@@ -160,12 +160,11 @@ class WatchQueue:
     `look_again` may be called from any thread: at the next `tick` there is a
     scan, and one every `rescan_s` seconds without it. Where scanning takes
     long, because very many wait, it is done less often than events come.
-    `on_scan` is called before each scan, and may set `closed`: then nothing is
-    handed out any more. `clock` is seconds that only go on; `wall_clock`
-    seconds of the epoch.
+    `on_tick` is called with each `tick`, and by the time `tick_at` of the
+    clock; `on_scan` before each scan: it may call `close`, and then nothing is handed
+    out any more. `clock` is seconds that only go on; `wall_clock` seconds of
+    the epoch.
     """
-
-    open = True
 
     def __init__(
         self,
@@ -176,8 +175,10 @@ class WatchQueue:
         wall_clock: Callable[[], float],
         claims: Claims | None = None,
         on_scan: Callable[[], None] | None = None,
+        on_tick: Callable[[], None] | None = None,
     ) -> None:
-        self.closed = False
+        self.open = True
+        self.tick_at: float | None = None
         self.trouble: LocalError | None = None
         self._maildir = maildir
         self._include_cur = include_cur
@@ -186,6 +187,7 @@ class WatchQueue:
         self._wall_clock = wall_clock
         self._claims = claims
         self._on_scan = on_scan
+        self._on_tick = on_tick
         self._known: dict[bytes, Waiting] = {}
         self._fresh: deque[bytes] = deque()
         self._heap: list[tuple[float, int, bytes]] = []
@@ -195,6 +197,10 @@ class WatchQueue:
         self._rescan_at = self._not_before = clock()
 
     # Told from outside
+
+    def close(self) -> None:
+        """Hand out nothing more."""
+        self.open = False
 
     def look_again(self) -> None:
         """There may be something new; from any thread."""
@@ -216,13 +222,13 @@ class WatchQueue:
 
     def __len__(self) -> int:
         """See `Queue`. Those that wait and are due count, too."""
-        if self.closed:
+        if not self.open:
             return 0
         return len(self._fresh) + (self._next_due() is not None)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
-        while not self.closed:
+        while self.open:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
                 return None
@@ -305,15 +311,19 @@ class WatchQueue:
 
     def tick(self) -> None:
         """See `Queue`."""
+        if self._on_tick is not None:
+            self._on_tick()
         now = self._clock()
         if now >= self._rescan_at or (self._look and now >= self._not_before):
             self._scan(now)
 
     def next_deadline(self) -> float | None:
         """See `Queue`."""
-        if self.closed:
+        if not self.open:
             return None
         at = self._not_before if self._look else self._rescan_at
+        if self.tick_at is not None:
+            at = min(at, self.tick_at)
         if self._next_due() is None and self._heap:
             at = min(at, self._heap[0][0])
         return at
@@ -324,7 +334,7 @@ class WatchQueue:
         self._rescan_at = began + self._rescan_s
         if self._on_scan is not None:
             self._on_scan()
-        if self.closed:
+        if not self.open:
             return
         seen: set[bytes] = set()
         try:
@@ -361,6 +371,11 @@ class WatchQueue:
         self._missed = missing
 
     # To be shown
+
+    @property
+    def size(self) -> int:
+        """How many names are known, of this route or not."""
+        return len(self._known)
 
     def waiting(self) -> list[Waiting]:
         """Return what is known of each message of this route."""

@@ -66,6 +66,14 @@ class Counters:
         self.trouble = 0
         self.left = 0
 
+    def as_dict(self) -> dict[str, int]:
+        """Return all of them by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def as_tuple(self) -> tuple[int, ...]:
+        """Return all of them, to be compared."""
+        return tuple([getattr(self, name) for name in self.__slots__])
+
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
@@ -110,6 +118,11 @@ class Report:
         self._began = clock()
         self._done = 0
         self._total = 0
+
+    def set_output(self, verbosity: int, data: TextIO | None) -> None:
+        """Have another verbosity, and JSON lines or not, from now on."""
+        self._verbosity = verbosity
+        self._data = data
 
     @property
     def detailed(self) -> bool:

@@ -14,12 +14,22 @@ PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
 
 PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
-    "dsn", "schedule", "text", "values",
+    "dsn", "schedule", "snapshot", "text", "values",
 }  # fmt: skip
-OUTSIDE = {"transport", "guard", "files", "maildir", "filing", "cleaning", "mailer", "watch"}
+OUTSIDE = {
+    "transport",
+    "guard",
+    "files",
+    "maildir",
+    "filing",
+    "cleaning",
+    "mailer",
+    "watch",
+    "wake",
+}
 COMPOSITION = {
     "delivery", "outflow", "pipeline", "bouncing", "settle", "queues", "claims", "aftermath",
-    "engine", "report", "progress", "client",
+    "engine", "daemon", "report", "progress", "client",
 }  # fmt: skip
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
 RECEIVER = {
@@ -28,7 +38,7 @@ RECEIVER = {
 }  # fmt: skip
 EDGE = {
     "__init__", "__main__", "config", "configfile", "settings", "kinds", "mailkinds", "service",
-    "batch", "cli", "options", "enqueue", "demo",
+    "batch", "status", "metrics", "notify", "cli", "options", "enqueue", "demo",
     "receiver.cli",
 }  # fmt: skip
 #: Rooms for the files, one on the other; a bounce may end in a maildir.
@@ -52,7 +62,7 @@ PURE_STDLIB = {
 ONLY = {
     "watchdog": {"watch"},
     "rich": {"progress"},
-    "prometheus_client": {"report", "service"},
+    "prometheus_client": {"metrics"},
     "socket": {"transport", "filing"} | RECEIVER | EDGE,
     "ssl": {"transport"} | RECEIVER | EDGE,
     "subprocess": {"transport", "mailer"} | EDGE,

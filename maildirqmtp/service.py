@@ -1,0 +1,317 @@
+"""The daemon's process: its routes in threads, its signals, and what it tells of itself.
+
+    TERM, INT   finish what is in flight (30 s at most), settle, exit; twice: at once
+    ALRM        try everything now
+    HUP         read the configuration again
+    USR1        a line of status for each route
+
+What is wanted is a table of routes; `_reconcile` makes what runs agree with it,
+at the start and after each HUP: it stops what is not wanted as it is, and starts
+what does not run, once its predecessor on the same maildir has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+
+from maildirqmtp.claims import Locks
+from maildirqmtp.daemon import Daemon, boot_clock
+from maildirqmtp.engine import STOP_S
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.notify import Notifier, to_journal
+from maildirqmtp.report import Report
+from maildirqmtp.text import printable
+from maildirqmtp.wake import Wake
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from maildirqmtp.config import Config
+    from maildirqmtp.route import Route
+    from maildirqmtp.snapshot import Snapshot
+
+#: Seconds that routes get to stop, beyond those for what is in flight.
+_STOP_SLACK_S = 5.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
+#: A route's maildir, as a real path, and its prefix: no two routes share both.
+Key = tuple[bytes, bytes]
+
+
+def run(config: Config, reload: Callable[[], Config] | None) -> int:
+    """Forward until told to stop; return the exit code.
+
+    `reload` reads the configuration again, and may raise `ConfigError`; None
+    where there is no file.
+    """
+    wake = Wake()
+    service = Service(config, reload, Notifier(os.environ), wake)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        service.signals.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    wake_fd = signal.set_wakeup_fd(wake.write_fd, warn_on_full_buffer=False)
+    try:
+        return service.run()
+    finally:
+        signal.set_wakeup_fd(wake_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        wake.close()
+
+
+class _Runner:
+    """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
+
+    def __init__(self, daemon: Daemon, wake: Wake) -> None:
+        self.daemon = daemon
+        self.stopping = False
+        self.done = False
+        self.crash = ""
+        self._wake = wake
+        self.thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            self.daemon.run()
+        except LocalError as error:
+            self.crash = str(error)
+        except BaseException:
+            # A bug. The others are stopped, and whoever started us may start us again.
+            self.crash = traceback.format_exc()
+        finally:
+            self.done = True
+            self._wake.set()
+
+    def stop(self) -> None:
+        if not self.stopping:
+            self.stopping = True
+            self.daemon.stop()
+
+
+class Service:
+    """See the module's head. `signals` are those that came and were not acted on yet."""
+
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config] | None,
+        notifier: Notifier,
+        wake: Wake,
+    ) -> None:
+        self.signals: deque[int] = deque()
+        self._config = config
+        self._reload = reload
+        self._notifier = notifier
+        self._wake = wake
+        self._locks = Locks()
+        self._wanted: dict[Key, Route] = {}
+        self._runners: dict[Key, _Runner] = {}
+        self._report = self._new_report("")
+        self._code = 0
+        self._stop_by: float | None = None
+        self._told = ""
+        self._ready_due = True
+        self._metrics_failed = ""
+        self._stop_metrics: Callable[[], None] | None = None
+        self._unwritable: set[bytes] = set()
+
+    def run(self) -> int:
+        """Run until told to stop, or until a route cannot go on; return the exit code."""
+        self._apply(self._config)
+        interval_s = self._notifier.watchdog_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake.fd, selectors.EVENT_READ)
+            while not self._is_over():
+                waits = [] if interval_s is None else [interval_s / 2]
+                if self._stop_by is not None:
+                    waits.append(max(0.0, self._stop_by - boot_clock()))
+                selector.select(min(waits, default=None))
+                self._wake.clear()
+                while self.signals:
+                    self._on_signal(self.signals.popleft())
+                self._reap()
+                self._tell()
+        for runner in self._runners.values():
+            runner.daemon.report.summary()
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+        self._notifier.close()
+        return self._code
+
+    def _is_over(self) -> bool:
+        if self._stop_by is None:
+            return False
+        # A thread that is connecting has nothing in flight, and cannot be interrupted.
+        busy = [r for r in self._runners.values() if not r.done and not r.daemon.connecting]
+        return not busy or boot_clock() >= self._stop_by
+
+    # What is wanted, and what runs
+
+    def _apply(self, config: Config) -> None:
+        if config.metrics_listen != self._config.metrics_listen or self._stop_metrics is None:
+            self._serve_metrics(config)
+        self._config = config
+        self._wanted = {
+            (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
+        }
+        for runner in [*self._runners.values()]:
+            runner.daemon.report.set_output(config.verbosity, sys.stdout if config.json else None)
+        self._report.set_output(config.verbosity, sys.stdout if config.json else None)
+        self._reconcile()
+
+    def _serve_metrics(self, config: Config) -> None:
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+            self._stop_metrics = None
+        if config.metrics_listen is not None:
+            from maildirqmtp.metrics import serve
+
+            self._stop_metrics = serve(config.metrics_listen, self._snapshots)
+
+    def _reconcile(self) -> None:
+        for key, runner in self._runners.items():
+            if self._wanted.get(key) != runner.daemon.route:
+                runner.stop()
+        for key, route in self._wanted.items():
+            if key not in self._runners and self._stop_by is None:
+                self._start(key, route)
+
+    def _start(self, key: Key, route: Route) -> None:
+        daemon = Daemon(
+            route,
+            self._new_report(self._name(route)),
+            self._locks,
+            self._published,
+            patient=self._config.path is not None,
+        )
+        runner = self._runners[key] = _Runner(daemon, self._wake)
+        runner.thread.start()
+
+    def _name(self, route: Route) -> str:
+        if len(self._config.routes) == 1:
+            return ""
+        prefix = f" {printable(route.prefix)}" if route.prefix else ""
+        return f"{printable(route.maildir)}{prefix}"
+
+    def _new_report(self, name: str) -> Report:
+        return Report(
+            sys.stderr,
+            sys.stdout if self._config.json else None,
+            self._config.verbosity,
+            attempts=True,
+            name=name,
+            priorities=to_journal(os.environ, 2),
+        )
+
+    def _reap(self) -> None:
+        """Take leave of threads that have ended; a wanted route among them begins anew."""
+        for key, runner in [*self._runners.items()]:
+            if not runner.done:
+                continue
+            if runner.daemon.stuck or runner.crash:
+                self._code = 111
+            if runner.crash:
+                runner.daemon.report.trouble(runner.crash)
+                self._stop()
+            elif self._stop_by is None:
+                runner.daemon.report.summary()
+                del self._runners[key]
+        self._reconcile()
+
+    # Signals
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            if self._stop_by is not None:
+                self._stop_by = boot_clock()
+                self._code = 111
+            self._stop()
+        elif number == signal.SIGHUP:
+            self._read_again()
+        elif number == signal.SIGALRM:
+            for runner in self._runners.values():
+                runner.daemon.try_all()
+        else:
+            for runner in self._runners.values():
+                runner.daemon.report.note(runner.daemon.snapshot.line())
+
+    def _stop(self) -> None:
+        if self._stop_by is None:
+            self._notifier.send("STOPPING=1")
+            self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
+        for runner in self._runners.values():
+            runner.stop()
+
+    def _read_again(self) -> None:
+        if self._stop_by is not None:
+            return
+        if self._reload is None:
+            self._report.note("there is no configuration file to read again; looking around")
+            for runner in self._runners.values():
+                runner.daemon.try_all()
+            return
+        self._notifier.reloading()
+        self._ready_due = True
+        try:
+            self._apply(self._reload())
+        except ConfigError as error:
+            self._report.trouble(f"{error}; going on as before")
+        else:
+            self._report.note("the configuration has been read again")
+
+    # What it tells of itself
+
+    def _snapshots(self) -> list[Snapshot]:
+        return [runner.daemon.snapshot for runner in [*self._runners.values()]]
+
+    def _published(self, snapshot: Snapshot) -> None:
+        """Write a route's status file, in the route's thread, and wake the main one."""
+        from maildirqmtp.status import write
+
+        try:
+            write(snapshot)
+        except LocalError as error:
+            if snapshot.route.maildir not in self._unwritable:
+                self._unwritable.add(snapshot.route.maildir)
+                self._report.note(str(error))
+        self._wake.set()
+
+    def _tell(self) -> None:
+        snapshots = self._snapshots()
+        if self._notifier.watchdog_s is not None and self._turns():
+            self._notifier.send("WATCHDOG=1")
+        settled = all(
+            runner.daemon.snapshot.state != "starting" and not runner.stopping
+            for runner in self._runners.values()
+        )
+        if self._ready_due and settled and self._stop_by is None:
+            self._ready_due = False
+            self._notifier.send("READY=1")
+        status = " | ".join(snapshot.line() for snapshot in snapshots)
+        if status == self._told:
+            return
+        self._told = status
+        self._notifier.send(f"STATUS={status}")
+        if self._config.metrics_file is not None:
+            from maildirqmtp.metrics import write
+
+            try:
+                write(self._config.metrics_file, snapshots)
+                self._metrics_failed = ""
+            except LocalError as error:
+                if str(error) != self._metrics_failed:
+                    self._metrics_failed = str(error)
+                    self._report.trouble(str(error))
+
+    def _turns(self) -> bool:
+        now = boot_clock()
+        return all(r.done or now <= r.daemon.back_by for r in self._runners.values())

@@ -1,0 +1,210 @@
+"""What waits in a maildir, and why: the daemon's status file, and `--status`.
+
+    DIR/.maildirqmtp-status.json            of the route without a prefix
+    DIR/.maildirqmtp-status-HEX.json        of one with, HEX being the prefix in hexadecimal
+
+The file is one object: `version pid maildir` and what `snapshot` has; times are
+seconds of the epoch, 0 for never. It is of use while its `pid` holds the
+maildir's lock; what waits is read from the maildir itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from maildirqmtp import guard
+from maildirqmtp.delivery import prepare
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.files import local_error
+from maildirqmtp.filing import read_sidecar
+from maildirqmtp.maildir import Maildir
+from maildirqmtp.route import Route, Server
+from maildirqmtp.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from maildirqmtp.snapshot import Snapshot
+
+_VERSION = 1
+#: Bytes of a status file that are read.
+_MAX_BYTES = 16 << 20
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _path(maildir: bytes, prefix: bytes) -> bytes:
+    which = b"-" + prefix.hex()[:200].encode() if prefix else b""
+    return os.path.join(maildir, b".maildirqmtp-status%b.json" % which)
+
+
+def write(snapshot: Snapshot) -> None:
+    """Write a route's status file; whoever reads it finds the old or the new. `LocalError`."""
+    route = snapshot.route
+    path = _path(route.maildir, route.prefix)
+    temporary = b"%b.%d" % (path, os.getpid())
+    content = {
+        "version": _VERSION,
+        "pid": os.getpid(),
+        "maildir": os.fsdecode(route.maildir),
+        **snapshot.as_dict(),
+    }
+    try:
+        _discard(temporary)
+        with open(os.open(temporary, _CREATE, 0o600), "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=True)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise local_error("write the status file", path, error) from error
+
+
+def _discard(path: bytes) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
+    """Return the status of the daemon that has the maildir now; None where there is none."""
+    try:
+        fd = os.open(_path(maildir.path, prefix), _READ)
+        with open(fd, "rb") as file:
+            found = json.loads(file.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None  # no daemon, or none of ours: what waits can be told without it
+    if not isinstance(found, dict) or found.get("version") != _VERSION:
+        return None
+    holder = guard.lock_holder(maildir.root.fd)
+    return found if holder is not None and holder == found.get("pid") else None
+
+
+def show(maildirs: list[tuple[bytes, bytes]], as_json: bool) -> int:
+    """Print what waits in each maildir for its prefix; return 111 where anything does."""
+    code = 0
+    for path, prefix in maildirs:
+        try:
+            found = _look(path, prefix)
+        except LocalError as error:
+            print(f"maildirqmtp: {error}", file=sys.stderr)
+            code = 111
+            continue
+        if found["waiting"]:
+            code = 111
+        if as_json:
+            print(json.dumps({"event": "status", **found}))
+        else:
+            _print(found)
+    sys.stdout.flush()
+    return code
+
+
+def _look(path: bytes, prefix: bytes) -> dict[str, Any]:
+    """Return what waits in a maildir, and what its daemon says."""
+    route = Route(path, Server("nowhere"), prefix=prefix)
+    now_s = time.time()
+    waiting = []
+    with Maildir(path) as maildir:
+        daemon = read(maildir, prefix)
+        told = daemon.get("waiting") if daemon else None
+        for folder, name in maildir.scan():
+            about = _about(maildir, route, folder, name)
+            if about is not None:
+                known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
+                waiting.append(_merged(about, known, now_s))
+    if daemon is not None:
+        daemon.pop("waiting", None)
+    shown = {"maildir": printable(path), "prefix": printable(prefix)}
+    return {**shown, "daemon": daemon, "waiting": waiting}
+
+
+def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
+    """Return what a message says of itself; None for what is none, or not of this route."""
+    about: dict[str, Any] = {"message": printable(name), "recipients": [], "reason": ""}
+    try:
+        delivery = prepare(maildir, route, folder, name)
+        if delivery is None:
+            return None
+        message = delivery.message
+        message.close()
+        about |= {
+            "sender": printable(delivery.sender),
+            "recipients": [printable(r) for r in delivery.recipients],
+            "bytes": delivery.length,
+            "since": message.mtime_s,
+        }
+    except (EnvelopeError, FileChangedError, LocalError) as error:
+        about["reason"] = f"held: {error}"
+    about["failures"] = _failures(maildir, name)
+    return about
+
+
+def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
+    if not maildir.has_envelopes:
+        return []
+    try:
+        sidecar = read_sidecar(maildir, name)
+    except (SidecarError, LocalError):
+        return []  # then the message is held, and that is shown
+    failures = sidecar.failures if sidecar else ()
+    return [
+        {"recipient": printable(f.recipient), "response": f.response, "at": f.at} for f in failures
+    ]
+
+
+def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
+    known = known if isinstance(known, dict) else {}
+    tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
+    since = about.get("since")
+    return {
+        **about,
+        "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
+        "tries": tries if isinstance(tries, int) else None,
+        "reason": about["reason"] or (why if isinstance(why, str) else ""),
+        "next": next_s if isinstance(next_s, (int, float)) and next_s else None,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    waiting, daemon = found["waiting"], found["daemon"]
+    who = "no daemon"
+    if daemon is not None:
+        who = f"process {daemon['pid']}, {daemon.get('state')}, to {daemon.get('server')}"
+        if daemon.get("state") == "backing off":
+            who += f" ({daemon.get('excuse')})"
+    prefix = f" {found['prefix']}" if found["prefix"] else ""
+    print(f"{found['maildir']}{prefix}: {len(waiting)} waiting; {printable(who.encode())}")
+    if not waiting:
+        return
+    rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]
+    for one in waiting:
+        recipients = one["recipients"]
+        more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+        rows.append(
+            (
+                _ago(one["age_s"]),
+                "-" if one["tries"] is None else str(one["tries"]),
+                "-" if one["next"] is None else _ago(max(0.0, one["next"] - time.time())),
+                str(one.get("bytes", "-")),
+                one["message"],
+                f"{recipients[0]}{more}" if recipients else "-",
+                printable(one["reason"].encode("utf-8", "replace")),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  " + "  ".join([*cells, row[6]]).rstrip())
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.0f}s"

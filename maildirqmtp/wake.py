@@ -1,0 +1,45 @@
+"""Waking a thread that waits in a selector, from other threads and from signals."""
+
+import contextlib
+import os
+import threading
+
+
+class Wake:
+    """A pipe to oneself. Raises `OSError` where there is none to be had.
+
+    What the sleeper is to find must be in place before `set`; he looks for it
+    after `clear`.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._closed = False
+
+    def set(self) -> None:
+        """Wake whoever waits for `fd`. Harmless when closed: the number may be another's by then.
+
+        Thousands of calls cost one byte.
+        """
+        if self._is_set:
+            return
+        with self._lock:
+            if not self._closed:
+                self._is_set = True
+                with contextlib.suppress(BlockingIOError):  # full, by signals: that wakes, too
+                    os.write(self.write_fd, b"\0")
+
+    def clear(self) -> None:
+        """Take the wake-up in."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+        self._is_set = False
+
+    def close(self) -> None:
+        """Close both ends."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+            os.close(self.write_fd)
