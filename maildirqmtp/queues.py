@@ -328,14 +328,15 @@ class WatchQueue:
             at = min(at, self._heap[0][0])
         return at
 
-    def _scan(self, began: float) -> None:
+    def _scan(self, now: float) -> None:
         # Before the scan, not after: what comes meanwhile asks for another one.
         self._look = False
-        self._rescan_at = began + self._rescan_s
+        self._rescan_at = now + self._rescan_s
         if self._on_scan is not None:
             self._on_scan()
         if not self.open:
             return
+        began = self._clock()
         seen: set[bytes] = set()
         try:
             found = self._maildir.scan(self._include_cur, lambda names: self._new(names, seen))

@@ -247,6 +247,7 @@ class Service:
     def _stop(self) -> None:
         if self._stop_by is None:
             self._notifier.send("STOPPING=1")
+            self._report.note("stopping; what is in flight is finished first")
             self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
         for runner in self._runners.values():
             runner.stop()
