@@ -1,8 +1,8 @@
 """Whether a failure becomes a bounce, and sending it.
 
 Never for the null sender, `#@[]` or a sender that the mailer could not reach, and
-not more than `--max-bounces` in a run: what is not bounced goes to the failed
-maildir, where nothing is lost.
+not more than `--max-bounces` in a run, or in an hour of one: what is not bounced
+goes to the failed maildir, where nothing is lost.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from maildirqmtp.route import Route
 
 
+#: Seconds after which bounces are counted anew.
+HOUR_S = 3_600.0
+
+
 class Bouncer:
     """Bounces the failures of one route. `wall_clock` is seconds of the epoch."""
 
@@ -33,18 +37,22 @@ class Bouncer:
         self._report = report
         self._wall_clock = wall_clock
         self._sent = 0
+        self._since_s = wall_clock()
         self._mailer = _mailer(maildir, route)
 
     def takes(self, delivery: Delivery) -> bool:
         """Say whether a failure of this message becomes a bounce."""
         if delivery.sender in dsn.NO_BOUNCE or not self._mailer.can_reach(delivery.sender):
             return False
+        now_s = self._wall_clock()
+        if not 0 <= now_s - self._since_s < HOUR_S:  # or the clock was set
+            self._sent, self._since_s = 0, now_s
         if self._sent < self._route.max_bounces:
             return True
         if self._sent == self._route.max_bounces:
             self._sent += 1
             self._report.note(
-                f"{self._route.max_bounces} bounces are enough for one run (--max-bounces); "
+                f"{self._route.max_bounces} bounces are enough for one run or hour (--max-bounces); "
                 f"the other failures go to the failed maildir"
             )
         return False

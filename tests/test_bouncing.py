@@ -59,6 +59,7 @@ class Case:
         self.maildir = Maildir(os.fsencode(self.path))
         self.log = io.StringIO()
         self.mailer = Recorder()
+        self.now = NOW
         monkeypatch.setattr(bouncing, "_mailer", lambda maildir, route: self.mailer)
         self.open()
 
@@ -71,7 +72,7 @@ class Case:
             **given,  # type: ignore[arg-type]
         )
         self.report = Report(self.log, verbosity=1, clock=FakeClock())
-        self.settler = Settler(self.maildir, self.route, self.report, FakeClock(), lambda: NOW)
+        self.settler = Settler(self.maildir, self.route, self.report, FakeClock(), lambda: self.now)
 
     def load(self, name: str = "1.a") -> Delivery:
         """Open a message of new/."""
@@ -298,6 +299,17 @@ def test_beyond_so_many_bounces_the_failed_maildir_takes_the_rest(case: Case, mo
     assert len(case.mailer.sent) == most
     assert names(case.failed / "new") == [f"{number}.a" for number in range(most, 6)]
     assert case.log.getvalue().count("--max-bounces") == 1
+
+
+def test_after_an_hour_a_daemon_bounces_again(case: Case) -> None:
+    """The limit is against floods; a daemon that ran into it once must not stay silent for ever."""
+    case.open(max_bounces=1)
+    for number, minutes in enumerate((0, 1, 59, 60, 61, 120)):
+        case.now = NOW + 60.0 * minutes
+        case.settle(case.add(f"{number}.a"), "Dno")
+    assert len(case.mailer.sent) == 3
+    assert names(case.failed / "new") == ["1.a", "2.a", "4.a"]
+    assert case.log.getvalue().count("--max-bounces") == 2
 
 
 def test_bounces_that_failed_do_not_count(case: Case) -> None:
