@@ -52,8 +52,8 @@ class Bouncer:
         if self._sent == self._route.max_bounces:
             self._sent += 1
             self._report.note(
-                f"{self._route.max_bounces} bounces are enough for one run or hour (--max-bounces); "
-                f"the other failures go to the failed maildir"
+                f"{self._route.max_bounces} bounces are enough for one run or hour "
+                f"(--max-bounces); the other failures go to the failed maildir"
             )
         return False
 
