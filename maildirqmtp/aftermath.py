@@ -22,11 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maildirqmtp.delivery import Delivery
     from maildirqmtp.files import Folder
-    from maildirqmtp.pipeline import Pipeline
+    from maildirqmtp.link import Link
     from maildirqmtp.queues import Queue
     from maildirqmtp.report import Report
     from maildirqmtp.settle import Settler
-    from maildirqmtp.window import Window
 
 #: Connections in a row without a single answer, after which a server is given up for now.
 MAX_BARREN = 3
@@ -39,16 +38,16 @@ _STRIKES_MAX = 1_000
 class Aftermath:
     """Clears up after the connections of one route, and counts those that were of no use."""
 
-    def __init__(self, settler: Settler, window: Window, report: Report) -> None:
+    def __init__(self, settler: Settler, report: Report) -> None:
         self._settler = settler
-        self._window = window
         self._report = report
         self._strikes: dict[bytes, int] = {}
         self._barren = 0
         self._set_aside = 0
 
-    def clear_up(self, pipeline: Pipeline, unfinished: list[Delivery], queue: Queue) -> None:
+    def clear_up(self, link: Link, unfinished: list[Delivery], queue: Queue) -> None:
         """Report how the connection ended, and find a place for what is unfinished."""
+        pipeline = link.pipeline
         error = pipeline.error
         if error is not None:
             # A server may hang up on a connection that is kept only in case of more mail.
@@ -65,7 +64,7 @@ class Aftermath:
             if delivery.reason:
                 self._report.held(message.name, delivery.reason)
                 queue.later(message.name, message.mtime_s, delivery.reason, soon=True)
-            elif self._is_culprit(pipeline, delivery):
+            elif self._is_culprit(link, delivery):
                 reason = f"{pipeline.transport.name} hung up twice on this message alone"
                 self._defer(delivery, reason, queue)
                 # That is progress; but a server that does it to every message is dead.
@@ -86,9 +85,10 @@ class Aftermath:
             self._report.deferred(delivery, index, reason)
         queue.later(delivery.message.name, delivery.message.mtime_s, reason)
 
-    def _is_culprit(self, pipeline: Pipeline, delivery: Delivery) -> bool:
+    def _is_culprit(self, link: Link, delivery: Delivery) -> bool:
         """Say whether this message, alone in flight, has now ended two connections."""
-        if self._window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
+        pipeline = link.pipeline
+        if link.window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
             return False
         name = delivery.message.name
         if len(self._strikes) >= _STRIKES_MAX:
@@ -96,10 +96,11 @@ class Aftermath:
         self._strikes[name] = self._strikes.get(name, 0) + 1
         return self._strikes[name] >= 2
 
-    def excuse(self, pipeline: Pipeline, in_flight: int) -> str:
+    def excuse(self, link: Link, in_flight: int) -> str:
         """Return why another connection cannot help for now; empty where it may."""
+        pipeline = link.pipeline
         unclean = pipeline.error is not None and in_flight > 0
-        narrowed = unclean and self._window.shrink(in_flight)
+        narrowed = unclean and link.window.shrink(in_flight)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = pipeline.error is None and in_flight > 0
         if pipeline.answered or ours:

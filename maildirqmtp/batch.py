@@ -48,7 +48,7 @@ def _run(engine: Engine, candidates: Candidates) -> None:
         engine.interrupt()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    wake_fd = signal.set_wakeup_fd(engine.wake_fd, warn_on_full_buffer=False)
+    wake_fd = signal.set_wakeup_fd(engine.wake.write_fd, warn_on_full_buffer=False)
     try:
         engine.run_batch(candidates)
     finally:

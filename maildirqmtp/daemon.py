@@ -111,7 +111,7 @@ class Daemon:
         if engine is not None:
             if tell is not None:
                 tell(engine)
-            engine.wake()
+            engine.wake.set()
 
     @property
     def back_by(self) -> float:
@@ -185,7 +185,7 @@ class Daemon:
 
             def look_again() -> None:
                 queue.look_again()
-                engine.wake()
+                engine.wake.set()
 
             # Watched before the first scan: what comes in between is found by the one or the other.
             self._watch = Watch(maildir.new.path, look_again, self.report.note)
@@ -203,7 +203,7 @@ class Daemon:
         while queue.open and not engine.stopping:
             if engine.trouble is not None:
                 self._mend(engine)
-            elif self._clock() < self._try_again_at or not engine.has_next():
+            elif self._clock() < self._try_again_at or not engine.intake.has_next():
                 self._proven()
                 waits = self._clock() < self._try_again_at
                 until = self._try_again_at if waits else self._clock() + self.route.rescan_s
@@ -232,7 +232,7 @@ class Daemon:
         if engine.answered_s > self._answered_s:
             self._answered_s = engine.answered_s
             self._backoff.succeeded()
-        engine.put_back()
+        engine.intake.put_back()
         queue.look_again()
         if may_help or engine.stopping:
             return

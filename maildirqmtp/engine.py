@@ -12,21 +12,20 @@ A batch and watch mode differ in their queue, and in who calls `attempt` again.
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from maildirqmtp import envelope
 from maildirqmtp.aftermath import Aftermath
-from maildirqmtp.delivery import Delivery, prepare
+from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import (
     ConnectError,
-    EnvelopeError,
-    FileChangedError,
     LocalError,
     TransportError,
 )
 from maildirqmtp.files import local_error
+from maildirqmtp.intake import Intake
+from maildirqmtp.link import Link
 from maildirqmtp.maildir import Candidates, Maildir
-from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.pipeline import Limits, Manners
 from maildirqmtp.queues import BatchQueue, Queue
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
@@ -40,6 +39,15 @@ STOP_S = 30.0
 #: Seconds that a turn may take, beyond those it waits; more where a bounce is handed on.
 SLACK_S = 30.0
 BOUNCE_SLACK_S = 360.0
+#: Seconds that a connection beyond the first may take, while the others wait; and
+#: until the next is tried, after one that failed.
+MORE_TIMEOUT_S = 5.0
+MORE_AGAIN_S = 30.0
+
+
+def _load(link: Link) -> tuple[bool, int]:
+    """Have those first that have room, and of them the one with the least under way."""
+    return not link.pipeline.has_room(), link.pipeline.packages_in_flight
 
 
 class Engine:
@@ -51,10 +59,10 @@ class Engine:
     machine has no pipe for it. `connector`, `clock` (seconds that only go on)
     and `wall_clock` (seconds of the epoch) are for tests.
 
-    `excuse` says why the last connection was of no use; `back_by` is the
-    clock's time until which whoever watches over this engine need not worry;
-    `answered_s` the time of the epoch of the last answer, `connected` whether
-    there is a connection now, `connecting` whether one is being made.
+    `intake` has the messages to be sent. `excuse` says why the last connection
+    was of no use, `back_by` is the clock's time until which nobody need worry
+    about this engine, `answered_s` the time of the epoch of the last answer,
+    `connecting` whether a first connection is being made.
     """
 
     def __init__(
@@ -68,7 +76,6 @@ class Engine:
         queue: Queue | None = None,
     ) -> None:
         self.excuse = ""
-        self.connected = False
         self.answered_s = 0.0
         self.back_by = clock() + SLACK_S
         self._route = route
@@ -77,35 +84,35 @@ class Engine:
         self._connector = connector
         self._clock = clock
         self._wall_clock = wall_clock
-        self._queue: Queue = BatchQueue(deque()) if queue is None else queue
         self._settler = Settler(maildir, route, report, clock, wall_clock)
-        self._window = Window(route.window_messages, route.window_bytes)
-        self._aftermath = Aftermath(self._settler, self._window, report)
+        queue = BatchQueue(deque()) if queue is None else queue
+        self.intake = Intake(maildir, route, report, self._settler, queue)
+        # Together they are the route's window: that is what may be in doubt at most.
+        self._windows = [
+            Window(
+                max(1, route.window_messages // route.connections),
+                max(1, route.window_bytes // route.connections),
+            )
+            for _ in range(route.connections)
+        ]
+        self._links: list[Link] = []
+        self._more_at = 0.0
+        self._aftermath = Aftermath(self._settler, report)
         self._manners = Manners()
         self._limits = Limits(
             route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
         )
-        self._pending: Delivery | None = None
-        self._proven = False
+        self._begun: Link | None = None
         self._total = 0
-        self._idle_since = 0.0
         self._stop_at: float | None = None
         self.connecting = False
         try:
-            self._wake = Wake()
+            #: Makes the engine look around at once.
+            self.wake = Wake()
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
 
     # Told from outside
-
-    @property
-    def wake_fd(self) -> int:
-        """A descriptor: a byte written to it wakes the engine."""
-        return self._wake.write_fd
-
-    def wake(self) -> None:
-        """Make the engine look around at once. From any thread."""
-        self._wake.set()
 
     @property
     def stopping(self) -> bool:
@@ -134,7 +141,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the engine's own descriptors."""
-        self._wake.close()
+        self.wake.close()
 
     # A batch
 
@@ -143,15 +150,15 @@ class Engine:
 
         What is left, and why, is in the report.
         """
-        self._queue = BatchQueue(candidates)
+        self.intake.queue = BatchQueue(candidates)
         self._total = len(candidates)
         try:
-            while self.has_next():
+            while self.intake.has_next():
                 if not self._may_take:
                     self.excuse = "stopped before the end"
                 elif self.attempt():
                     continue
-                left = len(self._queue) + (self._pending is not None)
+                left = self.intake.left
                 if left:
                     self._report.trouble(f"{self.excuse} ({left} left)", left)
                 break
@@ -160,71 +167,62 @@ class Engine:
 
     # What both modes are made of
 
-    def has_next(self) -> bool:
-        """Say whether there is a message to be sent now. Raises `LocalError`.
-
-        Before the first is sent it proves that messages can be removed.
-        """
-        self._pending = self._pending or self._next()
-        if self._pending is None:
-            return False
-        if not self._proven:
-            self._prove()
-        return True
-
-    def _prove(self) -> None:
-        self._maildir.prove_changeable(self._route.include_cur)
-        self._settler.prove_sent()
-        self._proven = True
-
     def attempt(self) -> bool:
-        """Connect, and send until the connection ends; say whether another may help."""
+        """Connect, and send until the connections end; say whether others may help."""
         try:
-            transport = self._connect()
+            transport = self._connect(self._route.connect_timeout_s)
         except TransportError as error:
             self.excuse = f"{error}; nothing has happened to the messages that are left"
             return False
-        self._report.connected(transport.name)
-        self.connected = True
+        if self.intake.queue.open:
+            # A daemon outlives the server's software: what was seen of it holds for a connection.
+            # That it answers once per package is kept: to find that out again costs duplicates.
+            once = self._manners.answers_each is False
+            self._manners = Manners(answers_each=False if once else None)
+        may_help = False
         try:
-            return self._use(transport)
-        finally:
-            self.connected = False
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.wake.fd, selectors.EVENT_READ)
+                self._open(transport, selector)
+                while self._links:
+                    may_help = self._turn(selector) or may_help
+        except OSError as error:
+            # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
+            transport.close()
+            for link in [*self._links]:
+                self._end(link)
+            self.excuse = f"cannot wait for {transport.name}: {error.strerror}"
+            return False
+        return may_help
 
     def rest(self, until: float) -> None:
         """Without a connection, wait for something to do, or until this time of the clock."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake.fd, selectors.EVENT_READ)
-            self._wait(selector, until)
-        self._queue.tick()
+            selector.register(self.wake.fd, selectors.EVENT_READ)
+            self._wait(selector, (), until)
+        self.intake.queue.tick()
         self._settler.tick()
 
     def mend(self) -> bool:
         """Try again what could not be done to the files; say whether all is well now."""
         try:
-            self._prove()
+            self.intake.prove()
         except LocalError:
             return False
         return self._settler.mend()
 
     def finish(self) -> None:
         """Let go of the message that waits for its turn, and make everything durable."""
-        self.put_back()
+        self.intake.put_back()
         self._settler.finish()
 
-    def put_back(self) -> None:
-        """Put back the message that waits for its turn: it may be another when that comes."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.message.close()
-            self._queue.put_back([(pending.message.folder, pending.message.name)])
-
-    def _connect(self) -> Transport:
-        self.connecting = True
+    def _connect(self, timeout_s: float) -> Transport:
+        # Interrupted, it must have nothing in flight.
+        self.connecting = not self._links
         # Each of a name's addresses may take that long, and so may finding them.
-        self.back_by = self._clock() + 10 * self._route.connect_timeout_s + SLACK_S
+        self.back_by = self._clock() + 10 * timeout_s + SLACK_S
         try:
-            return self._connector(self._route.server, self._route.connect_timeout_s)
+            return self._connector(self._route.server, timeout_s)
         finally:
             self.connecting = False
 
@@ -232,168 +230,165 @@ class Engine:
     def _may_take(self) -> bool:
         return self._settler.trouble is None and self._stop_at is None
 
-    def _next(self) -> Delivery | None:
-        """Return the next message that is ours and can be sent."""
-        while (candidate := self._queue.take()) is not None:
-            folder, name = candidate
-            try:
-                delivery = prepare(self._maildir, self._route, folder, name)
-            except (EnvelopeError, FileChangedError, LocalError) as error:
-                soon = isinstance(error, FileChangedError)
-                if self._queue.later(name, None, str(error), soon):
-                    self._report.held(name, str(error))
-                continue
-            if delivery is not None:
-                if self._report.detailed:
-                    delivery.message_id = envelope.message_id(delivery.message.data)
-                return delivery
-            self._queue.later(name, None, "")
-        return None
+    # Connections
 
-    # A connection
-
-    def _use(self, transport: Transport) -> bool:
-        """Send over one connection until it ends; say whether another may help."""
-        if self._queue.open:
-            # A daemon outlives the server's software: what was seen of it holds for a connection.
-            # That it answers once per package is kept: to find that out again costs duplicates.
-            once = self._manners.answers_each is False
-            self._manners = Manners(answers_each=False if once else None)
-        pipeline = Pipeline(
-            transport, self._window, self._manners, self._limits, self._unchanged, self._clock
+    def _open(self, transport: Transport, selector: selectors.BaseSelector) -> None:
+        """Use a connection. Raises `OSError` where the selector cannot watch it."""
+        link = Link(
+            transport,
+            self._windows.pop(),
+            self._manners,
+            self._limits,
+            self._unchanged,
+            self._clock,
+            selector,
         )
-        blind: OSError | None = None
-        try:
-            self._drive(pipeline, transport)
-        except OSError as error:
-            # The selector's: no descriptor, no memory. Errors of the connection end the pipeline.
-            blind = error
-        unfinished = pipeline.close()
-        self._settle(pipeline)
-        another_may_help = self._clear_up(pipeline, unfinished)
-        if blind is not None:
-            self.excuse = f"cannot wait for {transport.name}: {blind.strerror}"
-            return False
-        return another_may_help
+        self._links.append(link)
+        self._report.connected(transport.name)
 
-    def _drive(self, pipeline: Pipeline, transport: Transport) -> None:
-        """Send and receive until the connection ends, or nothing is left to do on it."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake.fd, selectors.EVENT_READ)
-            selector.register(transport.read_fd, selectors.EVENT_READ)
-            writing = False
-            while not pipeline.ended:
-                self._fill(pipeline)
-                if not pipeline.packages_in_flight and self._is_over(pipeline):
-                    break
-                if pipeline.wants_write is not writing:
-                    writing = not writing
-                    self._watch_writing(selector, transport, writing)
-                self._turn(pipeline, selector)
+    def _open_more(self, selector: selectors.BaseSelector) -> None:
+        """Use as many connections as are allowed, while more mail waits than is under way."""
+        while self._windows and len(self.intake.queue) and self._clock() >= self._more_at:
+            try:
+                self._open(
+                    self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)), selector
+                )
+            except TransportError as error:
+                # What there is goes on; the server may not want more of us.
+                self._more_at = self._clock() + MORE_AGAIN_S
+                self._report.note(f"{error}; going on with {len(self._links)} connections")
 
-    @staticmethod
-    def _watch_writing(
-        selector: selectors.BaseSelector, transport: Transport, writing: bool
-    ) -> None:
-        if transport.read_fd == transport.write_fd:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
-            selector.modify(transport.read_fd, events)
-        elif writing:
-            selector.register(transport.write_fd, selectors.EVENT_WRITE)
-        else:
-            selector.unregister(transport.write_fd)
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+        return bool(self._links)
 
-    def _fill(self, pipeline: Pipeline) -> None:
-        may_take = self._may_take
-        while may_take and pipeline.has_room():
-            delivery = self._pending
-            if delivery is None:
-                delivery = self._pending = self._next()
-                if delivery is None:
-                    return
-            if not pipeline.can_take(delivery):
-                return
-            if pipeline.put(delivery):
-                self._pending = None
-
-    def _is_over(self, pipeline: Pipeline) -> bool:
-        """Say whether a connection with nothing in flight is of no more use."""
-        if not self._queue.open or pipeline.draining or not self._may_take:
-            return True
-        return self._clock() - self._idle_since >= self._route.idle_s
-
-    def _turn(self, pipeline: Pipeline, selector: selectors.BaseSelector) -> None:
-        ready = self._wait(selector, pipeline.next_deadline(), not pipeline.packages_in_flight)
-        for key, events in ready:
-            if key.fd != self._wake.fd:
-                if events & selectors.EVENT_READ and not pipeline.ended:
-                    pipeline.read()
-                if events & selectors.EVENT_WRITE and not pipeline.ended:
-                    pipeline.write()
-        self._settle(pipeline)
+    def _turn(self, selector: selectors.BaseSelector) -> bool:
+        """Fill, wait, write and read, settle; say whether a connection that ended was of use."""
+        links = self._links
+        if self._windows and self._manners.answers_once and self._may_take:
+            self._open_more(selector)
+        if self._may_take:
+            self._fill(links)
+        may_help = False
+        for link in [*links]:
+            if link.pipeline.ended or self._is_over(link):
+                may_help = self._end(link) or may_help
+            else:
+                link.watch()
+        if not links:
+            return may_help
+        for key, events in self._wait(selector, links):
+            if key.data is not None:
+                key.data.turn(events)
+        for link in links:
+            self._settle(link)
+            link.pipeline.check_time()
+            if self._stop_at is not None and self._clock() >= self._stop_at:
+                link.pipeline.give_up()
         self._settler.tick()
-        self._queue.tick()
-        pipeline.check_time()
-        if self._stop_at is not None and self._clock() >= self._stop_at:
-            pipeline.give_up()
+        self.intake.queue.tick()
+        return may_help
+
+    def _fill(self, links: list[Link]) -> None:
+        """Put what there is room for; each message where the least is under way."""
+        link, intake = links[0], self.intake
+        while True:
+            if len(links) > 1:
+                link = min(links, key=_load)
+            if not link.pipeline.has_room():
+                return
+            delivery = intake.look()
+            if delivery is None:
+                return
+            if delivery.next:
+                # The rest of its packages go where the first went: they have one result.
+                assert self._begun is not None
+                link = self._begun
+                if not link.pipeline.has_room():
+                    return
+            if not link.pipeline.can_take(delivery):
+                return
+            if link.pipeline.put(delivery):
+                intake.pending = None
+            else:
+                self._begun = link
+
+    def _is_over(self, link: Link) -> bool:
+        """Say whether a connection has nothing in flight and is of no more use."""
+        pipeline = link.pipeline
+        if pipeline.packages_in_flight:
+            return False
+        if not self.intake.queue.open or pipeline.draining or not self._may_take:
+            return True
+        return self._clock() - link.idle_since >= self._route.idle_s
+
+    def _end(self, link: Link) -> bool:
+        """Close a connection, and clear up after it; say whether another may help."""
+        unfinished = link.close()
+        self._links.remove(link)
+        self._settle(link)
+        pending = self.intake.pending
+        if pending is not None and pending.next and self._begun is link:
+            # Some of its recipients have been put into packages; it starts anew from the disk.
+            self.intake.pending = None
+            pending.message.close()
+            if not any(pending is delivery for delivery in unfinished):
+                unfinished.append(pending)
+        self._aftermath.clear_up(link, unfinished, self.intake.queue)
+        self._take_queued()
+        self.excuse = self._aftermath.excuse(link, len(unfinished))
+        self._windows.append(link.window)
+        if link.pipeline.error is not None:
+            self._more_at = self._clock() + MORE_AGAIN_S
+        return not self.excuse or not self._may_take
 
     def _wait(
-        self, selector: selectors.BaseSelector, until: float | None, idle: bool = False
+        self, selector: selectors.BaseSelector, links: Sequence[Link], until: float | None = None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
-        idle_until = self._idle_since + self._route.idle_s if idle else None
-        times = (
+        due = [
             until,
-            idle_until,
             self._settler.next_deadline,
-            self._queue.next_deadline(),
+            self.intake.queue.next_deadline(),
             self._stop_at,
-        )
-        due, now = [t for t in times if t is not None], self._clock()
-        wait_s = max(0.0, min(due) - now) if due else None
+        ]
+        for link in links:
+            due.append(link.pipeline.next_deadline())
+            if not link.pipeline.packages_in_flight:
+                due.append(link.idle_since + self._route.idle_s)
+        now = self._clock()
+        first = min([t for t in due if t is not None], default=None)
+        wait_s = None if first is None else max(0.0, first - now)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.back_by = now + (wait_s or 0.0) + slack_s
         ready = selector.select(wait_s)
         for key, _ in ready:
-            if key.fd == self._wake.fd:
-                self._wake.clear()
+            if key.fd == self.wake.fd:
+                self.wake.clear()
         return ready
 
-    def _settle(self, pipeline: Pipeline) -> None:
-        done = pipeline.take_done()
+    def _settle(self, link: Link) -> None:
+        done = link.pipeline.take_done()
         if not done:
             return
         for delivery in done:
             name, mtime_s = delivery.message.name, delivery.message.mtime_s
             kept = self._settler.settle(delivery)
             if kept is None:
-                self._queue.gone(name)
+                self.intake.queue.gone(name)
             else:
-                self._queue.later(name, mtime_s, kept.reason, kept.soon)
+                self.intake.queue.later(name, mtime_s, kept.reason, kept.soon)
         self._take_queued()
-        self._idle_since = self._clock()
+        link.idle_since = self._clock()
         self.answered_s = self._wall_clock()
-        self._report.progress(self._total - len(self._queue), self._total)
+        self._report.progress(self._total - len(self.intake.queue), self._total)
 
     def _take_queued(self) -> None:
         """Send the bounces, too, that settling has put into the maildir."""
         queued = self._settler.take_queued()
         self._total += len(queued)
-        self._queue.add(queued)
+        self.intake.queue.add(queued)
 
     def _unchanged(self, delivery: Delivery) -> bool:
         return self._maildir.is_same(delivery.message)
-
-    def _clear_up(self, pipeline: Pipeline, unfinished: list[Delivery]) -> bool:
-        """Put back what is unfinished; say whether another connection may help."""
-        pending = self._pending
-        if pending is not None and pending.next:
-            # Some of its recipients have been put into packages; it starts anew from the disk.
-            self._pending = None
-            pending.message.close()
-            if not any(pending is delivery for delivery in unfinished):
-                unfinished.append(pending)
-        self._aftermath.clear_up(pipeline, unfinished, self._queue)
-        self._take_queued()
-        self.excuse = self._aftermath.excuse(pipeline, len(unfinished))
-        return not self.excuse or not self._may_take

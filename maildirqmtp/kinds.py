@@ -140,6 +140,18 @@ class Number(Setting):
         return str(value)
 
 
+class Count(Number):
+    """A whole number from 1 to 100."""
+
+    __slots__ = ()
+
+    def parse(self, text: str, where: str) -> int:
+        number = super().parse(text, where)
+        if not 1 <= number <= 100:
+            raise ConfigError(f"{where}: a number from 1 to 100 is needed, not {text!r}")
+        return number
+
+
 class Time(Setting):
     """A time in seconds."""
 

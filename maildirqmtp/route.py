@@ -28,6 +28,8 @@ LIFETIME_S = 14 * 86_400.0
 RESCAN_S = 30.0
 #: Seconds after which a connection with nothing to do is closed.
 IDLE_S = 60.0
+#: Connections at the same time, for servers whose answers take long.
+CONNECTIONS = 1
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -61,6 +63,7 @@ class Route(Value):
         "bounce",
         "bounce_via",
         "connect_timeout_s",
+        "connections",
         "failed",
         "grace_s",
         "idle_s",
@@ -107,6 +110,7 @@ class Route(Value):
         session_s: float = SESSION_S,
         rescan_s: float = RESCAN_S,
         idle_s: float = IDLE_S,
+        connections: int = CONNECTIONS,
     ) -> None:
         self.maildir = maildir
         self.server = server
@@ -130,6 +134,7 @@ class Route(Value):
         self.session_s = session_s
         self.rescan_s = rescan_s
         self.idle_s = idle_s
+        self.connections = connections
 
 
 def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:

@@ -10,7 +10,17 @@ from __future__ import annotations
 import os
 
 from maildirqmtp import route
-from maildirqmtp.kinds import BothWays, Number, Path, PositiveTime, Prefix, Setting, Switch, Time
+from maildirqmtp.kinds import (
+    BothWays,
+    Count,
+    Number,
+    Path,
+    PositiveTime,
+    Prefix,
+    Setting,
+    Switch,
+    Time,
+)
 from maildirqmtp.mailkinds import (
     Address,
     Addresses,
@@ -92,6 +102,7 @@ ROUTE: tuple[Setting, ...] = (
         "/usr/sbin/sendmail",
     ),
     Switch("cur", "include_cur", "take messages from cur/ as well as from new/"),
+    Count("connections", "connections", "N", "connections at the same time (1)", "1"),
     PositiveTime("rescan", "rescan_s", "TIME", "look for messages at least so often (30s)", "30s"),
     PositiveTime("idle-timeout", "idle_s", "TIME", "close an idle connection (60s)", "60s"),
 )

@@ -662,7 +662,7 @@ def test_stop_finishes_what_is_in_flight(run: Run) -> None:
     def script(server: FakeServer, package: Package) -> None:
         if len(server.received) == 3:
             run.engine.interrupt()
-            os.write(run.engine.wake_fd, b"\0")
+            os.write(run.engine.wake.write_fd, b"\0")
         server.respond(b"Kok")
 
     run.scripts = [script]
@@ -680,7 +680,7 @@ def test_stop_ends_at_its_second(run: Run) -> None:
 
     def stop() -> None:
         run.engine.interrupt()
-        os.write(run.engine.wake_fd, b"\x0f")
+        os.write(run.engine.wake.write_fd, b"\x0f")
 
     def silent(server: FakeServer, package: Package) -> None:
         run.clock.at(run.clock() + 5, stop)

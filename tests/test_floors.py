@@ -29,6 +29,7 @@ OUTSIDE = {
 }
 COMPOSITION = {
     "delivery", "outflow", "pipeline", "bouncing", "settle", "queues", "claims", "aftermath",
+    "link", "intake",
     "engine", "daemon", "report", "progress", "client",
 }  # fmt: skip
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.

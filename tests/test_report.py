@@ -26,6 +26,10 @@ class Bar:
         self.calls.append("closed")
 
 
+#: Since the epoch, when the messages of these tests are from.
+DELAY_S = 7.25
+
+
 class Told:
     """A report, and what it wrote."""
 
@@ -34,7 +38,14 @@ class Told:
         self.data = io.StringIO()
         self.bar = Bar()
         self.clock = FakeClock()
-        self.report = Report(self.log, self.data if data else None, verbosity, self.bar, self.clock)
+        self.report = Report(
+            self.log,
+            self.data if data else None,
+            verbosity,
+            self.bar,
+            self.clock,
+            wall_clock=lambda: DELAY_S,
+        )
 
     @property
     def lines(self) -> list[str]:
@@ -109,7 +120,10 @@ def test_every_event_is_an_object_on_a_line() -> None:
     told = Told(-1)
     everything(told.report)
     outcome = {"message": "1.a", "sender": "s@x", "recipient": "r0@y", "bytes": 6}
-    assert told.events[:10] == [
+    events = told.events
+    details = [(e.pop("message_id"), e.pop("delay_s")) for e in events if "delay_s" in e]
+    assert details == [("", DELAY_S)] * 5
+    assert events[:10] == [
         {"event": "connected", "server": "mail.example.org:209"},
         {"event": "accepted", **outcome, "text": "ok"},
         {"event": "accepted", **outcome, "text": "ok"},
@@ -126,7 +140,7 @@ def test_every_event_is_an_object_on_a_line() -> None:
         {"event": "note", "text": "it answers once"},
         {"event": "trouble", "reason": "disk full", "left": 7},
     ]
-    assert told.events[10] == {
+    assert events[10] == {
         "event": "summary",
         "accepted": 2,
         "deferred": 1,

@@ -1,0 +1,85 @@
+"""From the queue to a message that can be sent: opened, with its envelope, and ours."""
+
+from __future__ import annotations
+
+from maildirqmtp import envelope
+from maildirqmtp.delivery import prepare
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.maildir import Maildir
+    from maildirqmtp.queues import Queue
+    from maildirqmtp.report import Report
+    from maildirqmtp.route import Route
+    from maildirqmtp.settle import Settler
+
+
+class Intake:
+    """Takes messages from the queue; `pending` is the one whose turn is next."""
+
+    __slots__ = ("_maildir", "_proven", "_report", "_route", "_settler", "pending", "queue")
+
+    def __init__(
+        self, maildir: Maildir, route: Route, report: Report, settler: Settler, queue: Queue
+    ) -> None:
+        self.queue = queue
+        self.pending: Delivery | None = None
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._settler = settler
+        self._proven = False
+
+    def look(self) -> Delivery | None:
+        """Return the next message that is ours and can be sent; it stays the next one."""
+        if self.pending is None:
+            self.pending = self._next()
+        return self.pending
+
+    def has_next(self) -> bool:
+        """Say whether there is a message to be sent now. Raises `LocalError`.
+
+        Before the first is sent it proves that messages can be removed.
+        """
+        if self.look() is None:
+            return False
+        if not self._proven:
+            self.prove()
+        return True
+
+    def prove(self) -> None:
+        """Prove that what the server takes can be removed, or moved. Raises `LocalError`."""
+        self._maildir.prove_changeable(self._route.include_cur)
+        self._settler.prove_sent()
+        self._proven = True
+
+    def put_back(self) -> None:
+        """Put back the message that waits for its turn: it may be another when that comes."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.message.close()
+            self.queue.put_back([(pending.message.folder, pending.message.name)])
+
+    @property
+    def left(self) -> int:
+        """How many there are still to be sent now."""
+        return len(self.queue) + (self.pending is not None)
+
+    def _next(self) -> Delivery | None:
+        while (candidate := self.queue.take()) is not None:
+            folder, name = candidate
+            try:
+                delivery = prepare(self._maildir, self._route, folder, name)
+            except (EnvelopeError, FileChangedError, LocalError) as error:
+                soon = isinstance(error, FileChangedError)
+                if self.queue.later(name, None, str(error), soon):
+                    self._report.held(name, str(error))
+                continue
+            if delivery is not None:
+                if self._report.detailed:
+                    delivery.message_id = envelope.message_id(delivery.message.data)
+                return delivery
+            self.queue.later(name, None, "")
+        return None
