@@ -282,7 +282,8 @@ def test_the_daemon_needs_no_more_than_its_unit_allows(tmp_path: Path) -> None:
     """With watchdog, which goes through ctypes."""
     path = make_maildir(tmp_path / "M")
     trace = tmp_path / "trace"
-    strace = [tool("strace"), "-f", "-qq", "-o", str(trace)]
+    # -D: the signal goes to the daemon and not to strace.
+    strace = [tool("strace"), "-D", "-f", "-q", "-o", str(trace)]
     with serving(answer_all()) as server:
         file = tmp_path / "m.toml"
         file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "{server.address}"\n')
@@ -290,6 +291,7 @@ def test_the_daemon_needs_no_more_than_its_unit_allows(tmp_path: Path) -> None:
             wait_until(lambda: trace.exists() and "inotify_add_watch" in trace.read_text(), "watch")
             add_message(path, "1.a")
             wait_until(lambda: names(path / "new") == [], "the message to be sent")
+    wait_until(lambda: "+++ exited with 0" in trace.read_text(), "the end")
     assert calls_in(trace) <= allowed_calls("maildirqmtp@.service")
 
 
