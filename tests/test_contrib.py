@@ -565,7 +565,20 @@ def test_every_alert_is_tried_and_told() -> None:
         assert f"| `{alert}` |" in told
 
 
-# Recipes, manuals
+def test_the_node_exporter_may_read_the_metrics(tmp_path: Path) -> None:
+    """It is another user, and the units have a umask that keeps others out of what we make."""
+    from maildirqmtp.metrics import write
+
+    assert directives(SYSTEMD / "maildirqmtp.service")["UMask"] == ["0077"]
+    before = os.umask(0o077)
+    try:
+        write(os.fsencode(tmp_path / "m.prom"), [])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.prom").stat().st_mode & 0o777 == 0o644
+
+
+# Recipes
 
 DOCUMENTS = sorted(CONTRIB.rglob("*.md"))
 
