@@ -124,8 +124,7 @@ def _stay(options: argparse.Namespace) -> int:
         return 0
     from maildirqmtp.service import run
 
-    code: int = run(chosen, None if options.config is None else reload)
-    return code
+    return run(chosen, None if options.config is None else reload)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -140,8 +139,7 @@ def _status(options: argparse.Namespace) -> int:
         found = read(options.config, options)
         waiting = [(route.maildir, route.prefix) for route in found.routes]
         as_json = found.json
-    code: int = show(waiting, as_json)
-    return code
+    return show(waiting, as_json)
 
 
 def _dry_run(chosen: Route, as_json: bool) -> int:

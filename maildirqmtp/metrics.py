@@ -97,9 +97,10 @@ def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
     """Write the textfile, so that whoever reads it finds the old or the new. `LocalError`."""
     temporary = b"%b.%d.tmp" % (path, os.getpid())
     try:
-        # Read by another user: node_exporter's.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
+            # Read by another user, node_exporter's; the umask of our units says otherwise.
+            os.fchmod(file.fileno(), 0o644)
             file.write(render(collect(snapshots)))
         os.rename(temporary, path)
     except OSError as error:
