@@ -109,6 +109,11 @@ def _enqueue(options: argparse.Namespace) -> int:
 
 def _stay(options: argparse.Namespace) -> int:
     """Watch one maildir, or the routes of a file; or show what the file comes to."""
+    import signal
+
+    # They would kill it, if a hook sends them before it listens; it looks around then anyway.
+    for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     from maildirqmtp import config
 
     def reload() -> config.Config:

@@ -43,6 +43,8 @@ BOUNCE_SLACK_S = 360.0
 #: until the next is tried, after one that failed.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
+#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
+MAX_WAIT_S = 86_400.0
 
 
 def _load(link: Link) -> tuple[bool, int]:
@@ -359,7 +361,7 @@ class Engine:
                 due.append(link.idle_since + self._route.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
-        wait_s = None if first is None else max(0.0, first - now)
+        wait_s = None if first is None else min(max(0.0, first - now), MAX_WAIT_S)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.back_by = now + (wait_s or 0.0) + slack_s
         ready = selector.select(wait_s)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Above every time that can be written as a text, 12 digits and `w`; below where floats end.
-_MAX_SECONDS = 1e18
+_MAX_SECONDS = route.MAX_SECONDS
 #: Integers of TOML have no end, but `str` refuses those above some thousands of digits; and a
 #: time is read from a text of twelve digits at most.
 _MAX_NUMBER = 10**12

@@ -185,6 +185,8 @@ def parse_port(text: str, where: str = "port") -> int:
     return int(text)
 
 
+#: Seconds: what the kernel and Python can wait for, and more than anybody means.
+MAX_SECONDS = 100 * 365 * 86_400.0
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -194,7 +196,10 @@ def parse_seconds(text: str, where: str = "time") -> float:
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     if not (number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12):
         raise ConfigError(f"{where}: a time is a number with s, m, h, d or w, not {text!r}")
-    return float(number) * _SECONDS[unit]
+    seconds = float(number) * _SECONDS[unit]
+    if seconds > MAX_SECONDS:
+        raise ConfigError(f"{where}: {text!r} is more than 100 years")
+    return seconds
 
 
 def parse_bytes(text: str, where: str = "size") -> int:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 #: Seconds that routes get to stop, beyond those for what is in flight.
 _STOP_SLACK_S = 5.0
+#: Seconds after which the metrics are written again though nothing has changed: an old file
+#: is how one sees that a daemon is dead.
+METRICS_S = 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
 #: A route's maildir, as a real path, and its prefix: no two routes share both.
 Key = tuple[bytes, bytes]
@@ -119,6 +122,7 @@ class Service:
         self._code = 0
         self._stop_by: float | None = None
         self._told = ""
+        self._tell_at = 0.0
         self._ready_due = True
         self._metrics_failed = ""
         self._stop_metrics: Callable[[], None] | None = None
@@ -132,6 +136,8 @@ class Service:
             selector.register(self._wake.fd, selectors.EVENT_READ)
             while not self._is_over():
                 waits = [] if interval_s is None else [interval_s / 2]
+                if self._config.metrics_file is not None:
+                    waits.append(max(0.0, self._tell_at - boot_clock()))
                 if self._stop_by is not None:
                     waits.append(max(0.0, self._stop_by - boot_clock()))
                 selector.select(min(waits, default=None))
@@ -298,9 +304,10 @@ class Service:
             self._ready_due = False
             self._notifier.send("READY=1")
         status = " | ".join(snapshot.line() for snapshot in snapshots)
-        if status == self._told:
+        now = boot_clock()
+        if status == self._told and now < self._tell_at:
             return
-        self._told = status
+        self._told, self._tell_at = status, now + METRICS_S
         self._notifier.send(f"STATUS={status}")
         if self._config.metrics_file is not None:
             from maildirqmtp.metrics import write

@@ -134,7 +134,7 @@ PORTS = [("1", 1), ("209", 209), ("65535", 65_535), ("00209", 209)]
 SECONDS = [
     ("0", 0.0), ("60", 60.0), ("0.5", 0.5), (".5", 0.5), ("90s", 90.0), ("1.5s", 1.5),
     ("5m", 300.0), ("2h", 7_200.0), ("14d", 1_209_600.0), ("1w", 604_800.0),
-    ("999999999999", 999_999_999_999.0),
+    ("36500d", 3_153_600_000.0),
 ]  # fmt: skip
 BYTES = [
     ("0", 0), ("1", 1), ("1000", 1_000), ("64k", 65_536), ("64K", 65_536), ("32m", 33_554_432),
@@ -160,6 +160,13 @@ BAD_WINDOWS = ["", "0", ",", ",1M", "-1", "+1", "x", "1.5", "1000000000", "4096,
 def test_ports(text: str, port: int) -> None:
     """All of 1 to 65535."""
     assert route.parse_port(text) == port
+
+
+@pytest.mark.parametrize("text", ["36501d", "999999999999", "999999999999w"])
+def test_endless_times(text: str) -> None:
+    """What no system call can wait for is refused before it is tried."""
+    with pytest.raises(ConfigError, match="--rescan: .* is more than 100 years"):
+        route.parse_seconds(text, "--rescan")
 
 
 @pytest.mark.parametrize(("text", "seconds"), SECONDS)
