@@ -165,7 +165,7 @@ def test_ports(text: str, port: int) -> None:
 @pytest.mark.parametrize("text", ["36501d", "999999999999", "999999999999w"])
 def test_endless_times(text: str) -> None:
     """What no system call can wait for is refused before it is tried."""
-    with pytest.raises(ConfigError, match="--rescan: .* is more than 100 years"):
+    with pytest.raises(ConfigError, match=r"--rescan: .* is more than 100 years"):
         route.parse_seconds(text, "--rescan")
 
 
