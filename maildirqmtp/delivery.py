@@ -11,46 +11,32 @@ from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.files import Folder, Message
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.protocol import MAX_MESSAGE
+from maildirqmtp.text import printable
+from maildirqmtp.transfer import FilePiece, Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from maildirqmtp.protocol import Response
+    from collections.abc import Sequence
+
     from maildirqmtp.route import Route
     from maildirqmtp.sidecar import Sidecar
+    from maildirqmtp.transfer import Piece
 
 
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
 
 
-class Delivery:
-    """A message on its way to some recipients.
+class Delivery(Transfer):
+    """A message of the maildir on its way to some recipients; see `Transfer`.
 
-    `recipients` are as the server gets them, without the prefix; those before
-    `next` have been put into a package. `others` are those without the prefix:
-    somebody else's, and still owed it when we are done. What is sent is `kept` and then the
-    file from `offset` on, `length` bytes. `answers` has a response or None for
-    each recipient, `unanswered` counts the Nones. `doubtful` are the recipients
-    whose package was sent whole and never answered. `reason` says why we gave
-    up on it ourselves. `message_id` is for the log, where that wants it.
+    `recipients` are without the prefix. `others` are those without the prefix:
+    somebody else's, and still owed it when we are done. What is sent is `kept`
+    and then the file from `offset` on. `message_id` is for the log, where that
+    wants it.
     """
 
-    __slots__ = (
-        "answers",
-        "doubtful",
-        "kept",
-        "length",
-        "message",
-        "message_id",
-        "next",
-        "offset",
-        "others",
-        "reason",
-        "recipients",
-        "sender",
-        "sidecar",
-        "unanswered",
-    )
+    __slots__ = ("kept", "message", "message_id", "offset", "others", "sidecar")
 
     def __init__(
         self,
@@ -62,24 +48,36 @@ class Delivery:
         sidecar: Sidecar | None = None,
         others: tuple[bytes, ...] = (),
     ) -> None:
+        super().__init__(sender, recipients, len(kept) + message.size - offset)
         self.message = message
-        self.sender = sender
-        self.recipients = recipients
         self.kept = kept
         self.offset = offset
         self.sidecar = sidecar
         self.others = others
-        self.length = len(kept) + message.size - offset
-        self.next = 0
-        self.unanswered = len(recipients)
-        self.answers: list[Response | None] = [None] * self.unanswered
-        self.doubtful: tuple[int, ...] = ()
-        self.reason = ""
         self.message_id = b""
 
-    def owed(self) -> list[int]:
-        """Return the recipients nothing has been answered for."""
-        return [index for index, answer in enumerate(self.answers) if answer is None]
+    def pour(self, into: bytearray) -> Sequence[Piece]:
+        """See `Transfer`."""
+        message = self.message
+        if self.kept:
+            into += self.kept
+        if message.fd < 0:
+            into += message.data[self.offset :]
+            return ()
+        return (FilePiece(message.fd, self.offset, message.size - self.offset),)
+
+    def let_go(self) -> None:
+        """See `Transfer`. A window of copies would only fill the cache."""
+        self.message.data = b""
+
+    def close(self) -> None:
+        """See `Transfer`."""
+        self.message.close()
+
+    @property
+    def label(self) -> str:
+        """The message's path."""
+        return printable(self.message.folder.join(self.message.name))
 
 
 def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> Delivery | None:

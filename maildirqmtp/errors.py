@@ -6,6 +6,10 @@ means that there is no answer at all, or that this side cannot go on.
 
 from enum import Enum
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from maildirqmtp.results import SendResult
+
 
 class Fault(Enum):
     """Who has to do something about an error."""
@@ -21,11 +25,13 @@ class QMTPError(Exception):
     """Anything this package raises on purpose.
 
     `fault` says who has to do something; `permanent` is true where doing the
-    same again cannot help.
+    same again cannot help. Where a client's `send` raises it, `result` is what
+    is known of that package: what was answered, and the others as deferred.
     """
 
     fault: Fault = Fault.LOCAL
     permanent: bool = False
+    result: "SendResult | None" = None
 
 
 class ProtocolError(QMTPError):
@@ -69,6 +75,10 @@ class EnvelopeError(QMTPError):
 
     fault = Fault.MESSAGE
     permanent = True
+
+
+class PackageError(EnvelopeError, ValueError):
+    """A package that cannot be sent, for its addresses or its size; a `ValueError` as well."""
 
 
 class SidecarError(EnvelopeError):

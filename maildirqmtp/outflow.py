@@ -7,30 +7,41 @@ file: until that byte is out, closing the connection takes the package back
 """
 
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 
-from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.text import printable
+from maildirqmtp.transfer import FilePiece, Generic, Transfer
 from maildirqmtp.transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.transfer import Piece
+
+    #: What is sent: the forwarder's deliveries, unless somebody says otherwise.
+    TransferT = TypeVar("TransferT", bound=Transfer, default=Delivery)
+else:
+    TransferT = Transfer
 
 #: Bytes that are gathered before they are sent.
 GATHER_BYTES = 256 << 10
 
 
-class _FilePart:
+class _Stream(Generic[TransferT]):
     """The rest of a large message, and what follows it."""
 
-    __slots__ = ("delivery", "left", "offset", "tail")
+    __slots__ = ("pieces", "tail", "transfer")
 
-    def __init__(self, delivery: Delivery, tail: bytes) -> None:
-        self.delivery = delivery
-        self.offset = delivery.offset
-        self.left = delivery.message.size - delivery.offset
+    def __init__(self, transfer: TransferT, pieces: "Iterable[Piece]", tail: bytes) -> None:
+        self.transfer = transfer
+        self.pieces = deque(pieces)
         self.tail = tail
 
 
-class Outflow:
+class Outflow(Generic[TransferT]):
     """The sending half of a connection. Never waits, never reads from the server.
 
     `sent` and `queued` count the bytes of the stream that are out, and that
@@ -40,8 +51,8 @@ class Outflow:
 
     __slots__ = (
         "_clock",
-        "_file",
         "_gathered",
+        "_stream",
         "_transport",
         "_unchanged",
         "progress_at",
@@ -52,7 +63,7 @@ class Outflow:
     def __init__(
         self,
         transport: Transport,
-        unchanged: Callable[[Delivery], bool],
+        unchanged: Callable[[TransferT], bool],
         clock: Callable[[], float],
     ) -> None:
         self.sent = 0
@@ -62,38 +73,35 @@ class Outflow:
         self._unchanged = unchanged
         self._clock = clock
         self._gathered = bytearray()
-        self._file: _FilePart | None = None
+        self._stream: _Stream[TransferT] | None = None
 
     @property
     def waiting(self) -> bool:
         """True where something is to be sent."""
-        return bool(self._gathered) or self._file is not None
+        return bool(self._gathered) or self._stream is not None
 
     @property
     def streaming(self) -> bool:
-        """True while a large message is being read from its file."""
-        return self._file is not None
+        """True while a large message is being sent piece by piece."""
+        return self._stream is not None
 
     @property
     def has_room(self) -> bool:
         """True where `put` may be called."""
-        return self._file is None and len(self._gathered) < GATHER_BYTES
+        return self._stream is None and len(self._gathered) < GATHER_BYTES
 
-    def put(self, delivery: Delivery, head: bytes, tail: bytes) -> int:
-        """Take a package: `head`, the delivery's text, `tail`; return its length in bytes."""
-        message = delivery.message
+    def put(self, transfer: TransferT, head: bytes, tail: bytes) -> int:
+        """Take a package: `head`, the transfer's text, `tail`; return its length in bytes."""
         gathered = self._gathered
         if not gathered:
             self.progress_at = self._clock()
         gathered += head
-        if delivery.kept:
-            gathered += delivery.kept
-        length = len(head) + delivery.length + len(tail)
-        if message.fd < 0:
-            gathered += message.data[delivery.offset :]
-            gathered += tail
+        length = len(head) + transfer.length + len(tail)
+        pieces = transfer.pour(gathered)
+        if pieces:
+            self._stream = _Stream(transfer, pieces, tail)
         else:
-            self._file = _FilePart(delivery, tail)
+            gathered += tail
         self.queued += length
         return length
 
@@ -105,8 +113,7 @@ class Outflow:
         """
         if self._gathered:
             self._send_gathered()
-        if self._file is not None and not self._gathered and self._send_file(self._file):
-            self._file = None
+        while self._stream is not None and not self._gathered and self._go_on(self._stream):
             self._send_gathered()
 
     def _send_gathered(self) -> None:
@@ -119,46 +126,71 @@ class Outflow:
         self.sent += sent
         self.progress_at = self._clock()
 
-    def _send_file(self, part: _FilePart) -> bool:
-        """Send all but the last byte; gather that one and the tail after a last look."""
-        while part.left > 1:
-            sent = self._send_part(part, part.left - 1)
+    def _go_on(self, stream: _Stream[TransferT]) -> bool:
+        """Send of the first piece all but a rest, and gather that; False where it would wait.
+
+        With the rest of the last piece goes the tail, after a last look.
+        """
+        piece = stream.pieces[0]
+        if isinstance(piece, FilePiece):
+            if not self._send_file(stream, piece):
+                return False
+            rest: bytes | memoryview = self._read(stream, piece, 1)
+            if not rest:
+                raise self._changed(stream)
+        elif len(piece) > GATHER_BYTES:
+            self._gathered += piece[:GATHER_BYTES]
+            stream.pieces[0] = piece[GATHER_BYTES:]
+            return True
+        else:
+            rest = piece
+        stream.pieces.popleft()
+        if not stream.pieces:
+            self._look(stream)
+            self._stream = None
+        self._gathered += rest
+        if self._stream is None:
+            self._gathered += stream.tail
+        return True
+
+    def _send_file(self, stream: _Stream[TransferT], piece: FilePiece) -> bool:
+        """Send all but the last byte; False where it would wait."""
+        while piece.left > 1:
+            sent = self._send_part(stream, piece, piece.left - 1)
             if sent is None:
                 return False
             if not sent:
-                raise self._changed(part)
-            part.offset += sent
-            part.left -= sent
+                raise self._changed(stream)
+            piece.offset += sent
+            piece.left -= sent
             self._progress(sent)
-        last = self._read(part, 1)
-        try:
-            same = bool(last) and self._unchanged(part.delivery)
-        except LocalError as error:
-            # A name that cannot be looked at is not known to be the same.
-            raise self._changed(part, f"is not sent: {error}") from error
-        if not same:
-            raise self._changed(part)
-        self._gathered += last
-        self._gathered += part.tail
         return True
 
-    def _send_part(self, part: _FilePart, count: int) -> int | None:
+    def _look(self, stream: _Stream[TransferT]) -> None:
+        try:
+            same = self._unchanged(stream.transfer)
+        except LocalError as error:
+            # A name that cannot be looked at is not known to be the same.
+            raise self._changed(stream, f"is not sent: {error}") from error
+        if not same:
+            raise self._changed(stream)
+
+    def _send_part(self, stream: _Stream[TransferT], piece: FilePiece, count: int) -> int | None:
         """Send from the file; None where it would wait, 0 where the file ends too early."""
         if self._transport.can_send_file:
-            return self._transport.send_file(part.delivery.message.fd, part.offset, count)
-        piece = self._read(part, min(count, GATHER_BYTES))
-        return (self._transport.send(piece) or None) if piece else 0
+            return self._transport.send_file(piece.fd, piece.offset, count)
+        part = self._read(stream, piece, min(count, GATHER_BYTES))
+        return (self._transport.send(part) or None) if part else 0
 
-    def _read(self, part: _FilePart, count: int) -> bytes:
+    def _read(self, stream: _Stream[TransferT], piece: FilePiece, count: int) -> bytes:
         try:
-            return os.pread(part.delivery.message.fd, count, part.offset)
+            return os.pread(piece.fd, count, piece.offset)
         except OSError as error:
             # This message's trouble: as an OSError it would end the whole run.
-            raise self._changed(part, f"cannot be read: {error.strerror}") from error
+            raise self._changed(stream, f"cannot be read: {error.strerror}") from error
 
     def _changed(
-        self, part: _FilePart, what: str = "changed while it was being sent"
+        self, stream: _Stream[TransferT], what: str = "changed while it was being sent"
     ) -> FileChangedError:
-        self._file = None
-        message = part.delivery.message
-        return FileChangedError(f"{printable(message.folder.join(message.name))} {what}")
+        self._stream = None
+        return FileChangedError(f"{stream.transfer.label} {what}")

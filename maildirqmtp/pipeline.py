@@ -1,8 +1,8 @@
 """One connection, kept full.
 
-Deliveries go in by `put`, bytes go out and come in by `write` and `read`, and
-deliveries that are answered come out by `take_done`. It never waits: the
-engine owns the selector. What holds at every moment:
+Deliveries (any `Transfer`) go in by `put`, bytes go out and come in by `write`
+and `read`, and deliveries that are answered come out by `take_done`. It never
+waits: the selector is its owner's, the engine or a client. What holds at every moment:
 
     stream     = packages one after the other; `sent` bytes of it are out
     in flight  = packages put and not answered, in order; each knows its end
@@ -22,7 +22,6 @@ breaks off in between, a refusal may have been for them all, and is forgotten.
 from collections import deque
 from collections.abc import Callable
 
-from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import (
     FileChangedError,
     ProtocolError,
@@ -31,8 +30,9 @@ from maildirqmtp.errors import (
     TransportError,
     WriteTimeout,
 )
-from maildirqmtp.outflow import Outflow
+from maildirqmtp.outflow import Outflow, TransferT
 from maildirqmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
+from maildirqmtp.transfer import Generic
 from maildirqmtp.transport import Transport
 from maildirqmtp.values import Value
 from maildirqmtp.window import Window
@@ -66,7 +66,7 @@ class Limits(Value):
         self.session_s = session_s
 
 
-class _Package:
+class _Package(Generic[TransferT]):
     """A package in flight: recipients `next` to `stop` of a delivery are unanswered.
 
     `end` is the offset of its last byte in the stream, plus one; `since` the
@@ -76,7 +76,7 @@ class _Package:
     __slots__ = ("delivery", "end", "next", "since", "size", "stop")
 
     def __init__(
-        self, delivery: Delivery, first: int, stop: int, size: int, end: int, since: float
+        self, delivery: TransferT, first: int, stop: int, size: int, end: int, since: float
     ) -> None:
         self.delivery = delivery
         self.next = first
@@ -86,7 +86,7 @@ class _Package:
         self.since = since
 
 
-class Pipeline:
+class Pipeline(Generic[TransferT]):
     """A connection in use; see the module's head.
 
     `unchanged` says, before the last byte of a large message, whether its file
@@ -102,7 +102,7 @@ class Pipeline:
         window: Window,
         manners: Manners,
         limits: Limits,
-        unchanged: Callable[[Delivery], bool],
+        unchanged: Callable[[TransferT], bool],
         clock: Callable[[], float],
     ) -> None:
         self.transport = transport
@@ -117,13 +117,13 @@ class Pipeline:
         self._opened = self._now = clock()
         self._out = Outflow(transport, unchanged, clock)
         self._reader = ResponseReader()
-        self._in_flight: deque[_Package] = deque()
+        self._in_flight: deque[_Package[TransferT]] = deque()
         self._bytes_in_flight = 0
-        self._fence: _Package | None = None
+        self._fence: _Package[TransferT] | None = None
         self._fence_answered_at: float | None = None
         self._aborted = False
         self._expired = False
-        self._done: list[Delivery] = []
+        self._done: list[TransferT] = []
 
     # What the engine asks
 
@@ -157,7 +157,7 @@ class Pipeline:
             and not (self.ended or self._aborted or self._expired)
         )
 
-    def can_take(self, delivery: Delivery) -> bool:
+    def can_take(self, delivery: TransferT) -> bool:
         """Say whether this delivery would be taken, given `has_room`."""
         return not self._in_flight or not self._needs_fence(delivery)
 
@@ -174,7 +174,7 @@ class Pipeline:
 
     # What goes out
 
-    def put(self, delivery: Delivery) -> bool:
+    def put(self, delivery: TransferT) -> bool:
         """Take a package of a delivery; only when `has_room` and `can_take`.
 
         Returns True when it was the delivery's last one. There are several,
@@ -188,7 +188,7 @@ class Pipeline:
             if manners.answers_each is False:
                 stop = first + 1
                 recipients = recipients[first:stop]
-        head = package_head(delivery.length)
+        head = package_head(delivery.length, delivery.encoding)
         tail = package_tail(delivery.sender, recipients)
         size = self._out.put(delivery, head, tail)
         package = _Package(delivery, first, stop, size, self._out.queued, self._now)
@@ -199,10 +199,10 @@ class Pipeline:
         delivery.next = stop
         if stop < total:
             return False
-        delivery.message.data = b""  # it is gathered: a window of copies would only fill the cache
+        delivery.let_go()
         return True
 
-    def _needs_fence(self, delivery: Delivery) -> bool:
+    def _needs_fence(self, delivery: TransferT) -> bool:
         manners = self._manners
         if not manners.answers_once:
             return True
@@ -225,11 +225,11 @@ class Pipeline:
                 pass
             self._end(error)
 
-    def _file_is_out(self, package: _Package) -> None:
+    def _file_is_out(self, package: _Package[TransferT]) -> None:
         package.since = self._clock()
         if package.stop == len(package.delivery.recipients):
             # Not only when it is answered: a wide window would run out of descriptors.
-            package.delivery.message.close()
+            package.delivery.close()
 
     # What comes in
 
@@ -277,7 +277,7 @@ class Pipeline:
         delivery.unanswered -= 1
         package.next += 1
         if not delivery.unanswered:
-            delivery.message.close()
+            delivery.close()
             self._done.append(delivery)
         if package.next == package.stop:
             self._in_flight.popleft()
@@ -288,7 +288,7 @@ class Pipeline:
         elif package is self._fence and self._fence_answered_at is None:
             self._fence_answered_at = self._clock()
 
-    def _pass_fence(self, package: _Package) -> None:
+    def _pass_fence(self, package: _Package[TransferT]) -> None:
         if self._reader.pending:
             raise self._surplus()
         self._fence = self._fence_answered_at = None
@@ -337,13 +337,13 @@ class Pipeline:
             self.ended = True
             self.error = error
 
-    def take_done(self) -> list[Delivery]:
+    def take_done(self) -> list[TransferT]:
         """Return the deliveries that have been answered whole since the last call."""
         done = self._done
         self._done = []
         return done
 
-    def close(self) -> list[Delivery]:
+    def close(self) -> list[TransferT]:
         """Close the connection; return the deliveries in flight, in order.
 
         On each, `doubtful` are the recipients whose package the server had
@@ -352,17 +352,17 @@ class Pipeline:
         self.transport.close()
         if self._in_flight and self._fence_answered_at is not None:
             self._take_back(self._in_flight[0])
-        unfinished: dict[int, Delivery] = {}
+        unfinished: dict[int, TransferT] = {}
         for package in self._in_flight:
             delivery = package.delivery
-            delivery.message.close()
+            delivery.close()
             unfinished[id(delivery)] = delivery
             if package.end <= self._out.sent:
                 delivery.doubtful += tuple(range(package.next, package.stop))
         self._in_flight.clear()
         return list(unfinished.values())
 
-    def _take_back(self, package: _Package) -> None:
+    def _take_back(self, package: _Package[TransferT]) -> None:
         """Forget refusals of some of a fenced package's recipients, with the others unanswered.
 
         From a server that answers once per package they are about all of them:

@@ -22,12 +22,12 @@ Source: qmtp.txt, sections 2 to 5.
 
 import re
 from collections.abc import Iterable
-from enum import Enum
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import NetstringError, ProtocolError
+from maildirqmtp.response import Response as Response
+from maildirqmtp.response import Status as Status
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
 
 #: First byte of a message whose lines end with LF (qmtp.txt, section 4, encoding #2).
 ENCODING_LF = b"\n"
@@ -46,42 +46,12 @@ MAX_MESSAGE = 200_000_000
 MAX_RECIPIENTS = 10_000
 
 
-class Status(Enum):
-    """The first byte of a response (qmtp.txt, section 5)."""
-
-    ACCEPTED = "K"
-    DEFERRED = "Z"
-    FAILED = "D"
-
-
 # Looking a member up in its enumeration takes four times as long, for each response.
 ACCEPTED, DEFERRED, FAILED = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
 
 # Only to be quick about what nearly always comes.
 _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
-
-
-class Response(Value):
-    """What the server says for one recipient.
-
-    `raw` is the text after the status byte, cut at 2,000 bytes; it comes from
-    somebody else and may hold anything. Show `text`.
-    """
-
-    __slots__ = ("raw", "status")
-
-    def __init__(self, status: Status, raw: bytes) -> None:
-        self.status = status
-        self.raw = raw
-
-    @property
-    def text(self) -> str:
-        """The server's text, safe for a terminal, a log or a bounce."""
-        return printable(self.raw)
-
-    def __str__(self) -> str:
-        return f"{self.status.value}{self.text}"
 
 
 def check_address(address: bytes, what: str) -> str | None:

@@ -1,0 +1,38 @@
+"""What a server says for one recipient. K, Z and D are values, not exceptions: a no is an answer."""
+
+from enum import Enum
+
+from maildirqmtp.text import printable
+from maildirqmtp.values import Value
+
+
+class Status(Enum):
+    """The first byte of a response (qmtp.txt, section 5)."""
+
+    ACCEPTED = "K"
+    DEFERRED = "Z"
+    FAILED = "D"
+
+
+class Response(Value):
+    """What the server says for one recipient.
+
+    `status` says what it means: ACCEPTED, the server is responsible now;
+    DEFERRED, try again later; FAILED, do not try again. `raw` is the text after
+    the status byte, cut at 2,000 bytes; it comes from somebody else and may hold
+    anything. Show `text`.
+    """
+
+    __slots__ = ("raw", "status")
+
+    def __init__(self, status: Status, raw: bytes) -> None:
+        self.status = status
+        self.raw = raw
+
+    @property
+    def text(self) -> str:
+        """The server's text, safe for a terminal, a log or a bounce."""
+        return printable(self.raw)
+
+    def __str__(self) -> str:
+        return f"{self.status.value}{self.text}"
