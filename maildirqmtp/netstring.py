@@ -9,10 +9,29 @@ then no later byte can help. No length is believed beyond its limit, so nobody
 can make us wait for, or set aside memory for, more than we agreed to.
 """
 
+from __future__ import annotations
+
 from maildirqmtp.errors import NetstringError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Readable(Protocol):
+        """A binary file object, as far as it is needed."""
+
+        def read(self, size: int, /) -> bytes:
+            """Return at most so many bytes, and b"" at the end."""
+            ...
+
 
 COLON = 0x3A
 COMMA = 0x2C
+
+#: Bytes of a netstring that `read` takes, unless told otherwise.
+MAX_LENGTH = 200_000_000
+
+_READ_BYTES = 64 << 10
 
 
 def encode(data: bytes) -> bytes:
@@ -63,13 +82,14 @@ def parse(buffer: bytes | bytearray, start: int, max_length: int) -> tuple[int, 
     return first, end
 
 
-def decode(data: bytes, max_length: int) -> bytes:
+def decode(data: bytes, max_length: int | None = None) -> bytes:
     """Return the payload of `data`, which must be exactly one netstring.
 
-    Raises `NetstringError` where it is none, is cut short, or is followed by
+    `max_length` bounds the payload's bytes, where it is given. Raises
+    `NetstringError` where `data` is none, is cut short, or is followed by
     anything.
     """
-    found = parse(data, 0, max_length)
+    found = parse(data, 0, len(data) if max_length is None else max_length)
     if found is None:
         raise NetstringError("a netstring is cut short")
     first, end = found
@@ -96,6 +116,45 @@ def decode_all(data: bytes, max_length: int, max_count: int) -> tuple[bytes, ...
         payloads.append(data[first:end])
         start = end + 1
     return tuple(payloads)
+
+
+def is_valid(data: bytes) -> bool:
+    """Say whether `data` is exactly one netstring."""
+    try:
+        decode(data)
+    except NetstringError:
+        return False
+    return True
+
+
+def read(file: Readable, max_length: int = MAX_LENGTH) -> bytes | None:
+    """Read one netstring from a binary file object; return its payload, None at the end.
+
+    Takes not a byte more than the netstring's, and never asks for more than
+    64 KiB at a time. A file that does not wait for data is not for this. Raises
+    `NetstringError` for anything but a netstring, for one cut short, and for a
+    payload above `max_length` bytes.
+    """
+    head = file.read(1)
+    if not head:
+        return None
+    while (found := parse_length(head, 0, max_length)) is None:
+        head += _some(file, 1)
+    left = found[0]
+    parts = []
+    while left:
+        parts.append(_some(file, min(left, _READ_BYTES)))
+        left -= len(parts[-1])
+    if _some(file, 1) != b",":
+        raise NetstringError(f"no comma after the {found[0]} bytes of a netstring")
+    return b"".join(parts)
+
+
+def _some(file: Readable, count: int) -> bytes:
+    data = file.read(count)
+    if not data:
+        raise NetstringError("a netstring is cut short")
+    return data
 
 
 def _show(digits: bytes | bytearray) -> str:

@@ -1,4 +1,4 @@
-"""What a server says for one recipient. K, Z and D are values, not exceptions: a no is an answer."""
+"""What a server says for one recipient: values, not exceptions, for a no is an answer."""
 
 from enum import Enum
 

@@ -1,0 +1,206 @@
+"""`AsyncQMTPClient`: the client for asyncio, over the same courier."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Self
+
+from maildirqmtp.client import BaseClient
+from maildirqmtp.courier import Need
+from maildirqmtp.errors import TransportError
+from maildirqmtp.package import Address, Encoding, Message, Package
+from maildirqmtp.results import SendResult
+from maildirqmtp.transport import Transport
+
+
+class AsyncQMTPClient(BaseClient):
+    """A connection to a QMTP server, for asyncio; everything else is as in `QMTPClient`.
+
+        async with AsyncQMTPClient("mail.example.org") as client:
+            result = await client.send("me@example.org", ["you@example.net"], b"...")
+
+    The constructor takes the same options and does not connect; `async with`
+    does, unless `defer_connect`. Names are looked up and connections made in a
+    thread, everything else in the event loop's. Files are read without awaiting.
+
+    Several tasks may use it: they take turns, a whole `send_many` each. To keep
+    the link full, use one `send_many`.
+    """
+
+    _turns: asyncio.Lock | None = None
+    _owner: "asyncio.Task[object] | None" = None
+
+    async def __aenter__(self) -> Self:
+        if not self._defer_connect:
+            await self.connect()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.disconnect()
+
+    def __del__(self) -> None:
+        # A constructor that raised has left no courier.
+        if hasattr(self, "_courier"):
+            self.disconnect()
+
+    async def connect(self) -> None:
+        """See `QMTPClient.connect`."""
+        if not self._must_connect():
+            return
+        address = self._address
+        dialling = asyncio.get_running_loop().run_in_executor(None, self._dial)
+        try:
+            transport = await asyncio.shield(dialling)
+        except asyncio.CancelledError:
+            # The thread goes on; what it connects to must not stay open.
+            dialling.add_done_callback(_hang_up)
+            raise
+        self._use(transport, address)
+
+    async def reconnect(self) -> None:
+        """See `QMTPClient.reconnect`."""
+        self.disconnect()
+        await self.connect()
+
+    async def send(
+        self,
+        sender: Address,
+        recipients: Address | Iterable[Address],
+        message: Message,
+        *,
+        encoding: Encoding = "unix",
+    ) -> SendResult:
+        """See `QMTPClient.send`. Cancelled, it closes the connection."""
+        package = Package(sender, recipients, message, encoding=encoding)
+        (result,) = [result async for result in self.send_many((package,))]
+        return result
+
+    async def send_many(
+        self, packages: Iterable[Package] | AsyncIterable[Package]
+    ) -> AsyncIterator[SendResult]:
+        """See `QMTPClient.send_many`; but while an async iterable is waited for, the rest goes on.
+
+        Leaving the loop early: close it with `contextlib.aclosing`, as always
+        with asynchronous generators.
+        """
+        if self._turns is None:
+            self._turns = asyncio.Lock()
+        if self._owner is asyncio.current_task():
+            raise RuntimeError("this task is in a send_many of this client already")
+        async with self._turns:
+            run = _Run(self, packages)
+            self._owner = asyncio.current_task()
+            self._courier.begin()
+            try:
+                while (need := self._courier.need()) is not Need.NOTHING:
+                    if need is Need.RESULT:
+                        yield self._courier.result()
+                    else:
+                        await run.satisfy(need)
+                if self._courier.error is not None:
+                    raise self._courier.error
+            finally:
+                self._owner = None
+                run.end()
+                self._courier.end()
+
+
+class _Run:
+    """One `send_many`: where its packages come from, and how it waits."""
+
+    def __init__(
+        self, client: AsyncQMTPClient, packages: Iterable[Package] | AsyncIterable[Package]
+    ) -> None:
+        self._client = client
+        self._courier = client._courier
+        self._source: Iterator[Package] | None = None
+        self._async_source: AsyncIterator[Package] | None = None
+        self._coming: asyncio.Future[Package] | None = None
+        if isinstance(packages, AsyncIterable):
+            self._async_source = aiter(packages)
+        else:
+            self._source = iter(packages)
+
+    async def satisfy(self, need: Need) -> None:
+        """Do what the courier needs; results excepted."""
+        if need is Need.PACKAGE:
+            await self._take()
+        elif need is Need.CONNECTION:
+            try:
+                await self._client.connect()
+            except TransportError as error:
+                self._courier.fail(error)
+        else:
+            await self._turn(self._courier.wait_s() if need is Need.WAIT else 0.0)
+
+    def end(self) -> None:
+        """Ask for no more packages."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    async def _take(self) -> None:
+        if self._async_source is not None and self._coming is None:
+            self._coming = asyncio.ensure_future(_next(self._async_source))
+            # Often it is at hand, and that is cheaper than waiting for it and the connection.
+            await asyncio.sleep(0)
+        coming = self._coming
+        if coming is not None and not coming.done():
+            if self._courier.in_flight:
+                await self._turn(self._courier.wait_s())
+            else:
+                await asyncio.wait((coming,))
+            if not coming.done():
+                return
+        self._coming = None
+        try:
+            self._courier.take(coming.result() if coming is not None else self._next())
+        except (StopIteration, StopAsyncIteration):
+            self._courier.no_more()
+        except Exception as error:
+            self._courier.stop(error)
+
+    def _next(self) -> Package:
+        assert self._source is not None
+        return next(self._source)
+
+    async def _turn(self, timeout_s: float | None) -> None:
+        """Wait for the connection, the next package or the time, and let the courier work."""
+        transport = self._courier.transport
+        assert transport is not None
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+        ready = {"read": False, "write": False}
+
+        def wake(what: str | None = None) -> None:
+            if what is not None:
+                ready[what] = True
+            if not woken.done():
+                woken.set_result(None)
+
+        def package_came(_: object) -> None:
+            wake()
+
+        timer = loop.call_later(timeout_s, wake) if timeout_s is not None else None
+        loop.add_reader(transport.read_fd, wake, "read")
+        if self._courier.wants_write:
+            loop.add_writer(transport.write_fd, wake, "write")
+        if self._coming is not None:
+            self._coming.add_done_callback(package_came)
+        try:
+            await woken
+        finally:
+            loop.remove_reader(transport.read_fd)
+            loop.remove_writer(transport.write_fd)
+            if timer is not None:
+                timer.cancel()
+            if self._coming is not None:
+                self._coming.remove_done_callback(package_came)
+        self._courier.turn(ready["read"], ready["write"])
+
+
+async def _next(source: AsyncIterator[Package]) -> Package:
+    return await anext(source)
+
+
+def _hang_up(dialling: "asyncio.Future[Transport]") -> None:
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result().close()
