@@ -1,7 +1,7 @@
 """`AsyncQMTPClient`: the client for asyncio, over the same courier."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Self
 
 from maildirqmtp.client import BaseClient
@@ -76,7 +76,7 @@ class AsyncQMTPClient(BaseClient):
 
     async def send_many(
         self, packages: Iterable[Package] | AsyncIterable[Package]
-    ) -> AsyncIterator[SendResult]:
+    ) -> AsyncGenerator[SendResult, None]:
         """See `QMTPClient.send_many`; but while an async iterable is waited for, the rest goes on.
 
         Leaving the loop early: close it with `contextlib.aclosing`, as always

@@ -3,7 +3,7 @@
 `BaseClient` has what the clients have in common: the options and the courier.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Self
 
 from maildirqmtp.courier import Courier, Need
@@ -228,7 +228,7 @@ class QMTPClient(BaseClient):
         (result,) = self.send_many((package,))
         return result
 
-    def send_many(self, packages: Iterable[Package]) -> Iterator[SendResult]:
+    def send_many(self, packages: Iterable[Package]) -> Generator[SendResult, None, None]:
         """Send many packages, without waiting for the answer to one before the next.
 
         Returns an iterator of their results, in order. Lazy on both sides:

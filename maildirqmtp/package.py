@@ -84,7 +84,7 @@ class Package(Value):
         if len(self.recipients) > MAX_RECIPIENTS:
             raise PackageError(f"{len(self.recipients)} recipients; at most {MAX_RECIPIENTS}")
         if encoding not in _FIRST_BYTE:
-            raise PackageError(f"encoding {encoding!r}: 'unix' (LF) or 'dos' (CR LF)")
+            raise PackageError(f"encoding {encoding!r} is neither 'unix' nor 'dos'")
 
     @property
     def first_byte(self) -> bytes:
