@@ -1,5 +1,7 @@
 """Netstrings: a length that is believed wrongly shifts every byte after it."""
 
+import io
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,3 +195,78 @@ def test_no_bytes_raise_anything_else_and_only_netstrings_are_taken(data: bytes)
     except NetstringError:
         return
     assert netstring.encode(payload) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "valid"),
+    [
+        (b"0:,", True),
+        (b"5:hello,", True),
+        (b"12:hello, world,", True),
+        (b"", False),
+        (b"5:hello", False),
+        (b"5:hello,,", False),
+        (b"05:hello,", False),
+        (b"4:hello,", False),
+        (b"99999999999999:,", False),
+        (b"hello", False),
+    ],
+)
+def test_is_valid(data: bytes, valid: bool) -> None:
+    """Text::Netstring's netstring_verify: exactly one, and never an exception."""
+    assert netstring.is_valid(data) is valid
+
+
+def test_decode_without_a_limit() -> None:
+    """The data is in memory already."""
+    assert netstring.decode(netstring.encode(b"x" * 100_000)) == b"x" * 100_000
+
+
+class OneByOne(io.BytesIO):
+    """A connection that brings a byte at a time, and notes how many were asked for."""
+
+    most = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return a byte, or the end."""
+        assert size is not None
+        assert size > 0
+        self.most = max(self.most, size)
+        return super().read(1)
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, OneByOne])
+def test_read_takes_one_after_the_other(kind: type[io.BytesIO]) -> None:
+    """And not a byte of the next: that may be somebody else's to read."""
+    large = b"y" * 200_000
+    file = kind(b"5:hello,0:,3:a,b," + netstring.encode(large) + b"rest")
+    assert [netstring.read(file) for _ in range(4)] == [b"hello", b"", b"a,b", large]
+    assert file.getvalue()[file.tell() :] == b"rest"
+    assert netstring.read(io.BytesIO(b"")) is None
+
+
+def test_read_asks_for_little_at_a_time() -> None:
+    """A length that lies must not make us set aside memory for it."""
+    file = OneByOne(b"199999999:x")
+    with pytest.raises(NetstringError, match="cut short"):
+        netstring.read(file)
+    assert file.most <= 65_536
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"5", "cut short"),
+        (b"5:", "cut short"),
+        (b"5:hello", "cut short"),
+        (b"5:hellox", "no comma"),
+        (b"x", "begins with 'x'"),
+        (b":", "begins with a colon"),
+        (b"01:x,", "leading zero"),
+        (b"11:hello world,", "above 10"),
+    ],
+)
+def test_read_takes_nothing_else(data: bytes, says: str) -> None:
+    """The end in the middle of one is not the end of the file."""
+    with pytest.raises(NetstringError, match=says):
+        netstring.read(io.BytesIO(data), 10)
