@@ -1,16 +1,23 @@
 """What goes out: bytes lost or doubled here are mail lost or doubled."""
 
+from __future__ import annotations
+
 import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import FileChangedError, TransportError
 from maildirqmtp.outflow import GATHER_BYTES, Outflow
+from maildirqmtp.transfer import FilePiece, Transfer
 from tests.fakes import FakeClock, FakeTransport, broken, delivery, large_delivery
+
+if TYPE_CHECKING:
+    from maildirqmtp.transfer import Piece
 
 BOTH = pytest.mark.parametrize("can_send_file", [True, False], ids=["sendfile", "read and send"])
 
@@ -203,3 +210,58 @@ def test_packages_of_one_large_message_follow_each_other(tmp_path: Path) -> None
         flow.out.write()
     assert flow.sent == b"<" + body + b"A<" + body + b"B"
     large.message.close()
+
+
+class Parts(Transfer):
+    """A message of several parts, in memory and in files."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: bytes | FilePiece) -> None:
+        sizes = [part.left if isinstance(part, FilePiece) else len(part) for part in parts]
+        super().__init__(b"s@x", (b"r@y",), sum(sizes))
+        self.parts = parts
+
+    def pour(self, into: bytearray) -> list[Piece]:
+        """Stream all of it."""
+        return [part if isinstance(part, FilePiece) else memoryview(part) for part in self.parts]
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return "parts"
+
+
+@BOTH
+def test_parts_are_streamed_in_order_and_the_tail_waits_for_the_last_look(
+    tmp_path: Path, can_send_file: bool
+) -> None:
+    """A program's message may be text, file, text; each byte once, and none after a doubt."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 4_000)
+    body = path.read_bytes()
+    for same in (True, False):
+        answer = [same]
+
+        def unchanged(parts: Parts, answer: list[bool] = answer) -> bool:
+            return answer[0]
+
+        with path.open("rb") as file:
+            fd = file.fileno()
+            parts = (b"a" * 700_000, FilePiece(fd, 7, 900_000), FilePiece(fd, 0, 1), b"end")
+            expected = b"<" + b"a" * 700_000 + body[7:900_007] + body[:1]
+            transport = FakeTransport(takes=[3, 0, 100_000, 0], can_send_file=can_send_file)
+            out = Outflow[Parts](transport, unchanged, FakeClock())
+            length = out.put(Parts(*parts), b"<", b">")
+            try:
+                while out.waiting:
+                    assert not out.has_room or not out.streaming
+                    out.write()
+            except FileChangedError as error:
+                assert str(error) == "parts changed while it was being sent"
+        if same:
+            assert transport.sent == expected + b"end>"
+            assert out.sent == out.queued == length
+        else:
+            assert transport.sent == expected
+            assert out.sent < out.queued
