@@ -28,6 +28,7 @@ class AsyncQMTPClient(BaseClient):
 
     _turns: asyncio.Lock | None = None
     _owner: "asyncio.Task[object] | None" = None
+    _run: "_Run | None" = None
 
     async def __aenter__(self) -> Self:
         if not self._defer_connect:
@@ -55,6 +56,12 @@ class AsyncQMTPClient(BaseClient):
             dialling.add_done_callback(_hang_up)
             raise
         self._use(transport, address)
+
+    def disconnect(self) -> None:
+        """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
+        if self._run is not None:
+            self._run.stop_waiting()
+        super().disconnect()
 
     async def reconnect(self) -> None:
         """See `QMTPClient.reconnect`."""
@@ -87,7 +94,7 @@ class AsyncQMTPClient(BaseClient):
         if self._owner is asyncio.current_task():
             raise RuntimeError("this task is in a send_many of this client already")
         async with self._turns:
-            run = _Run(self, packages)
+            run = self._run = _Run(self, packages)
             self._owner = asyncio.current_task()
             self._courier.begin()
             try:
@@ -99,7 +106,7 @@ class AsyncQMTPClient(BaseClient):
                 if self._courier.error is not None:
                     raise self._courier.error
             finally:
-                self._owner = None
+                self._owner = self._run = None
                 run.end()
                 self._courier.end()
 
@@ -115,6 +122,8 @@ class _Run:
         self._source: Iterator[Package] | None = None
         self._async_source: AsyncIterator[Package] | None = None
         self._coming: asyncio.Future[Package] | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._waiting_for: Transport | None = None
         if isinstance(packages, AsyncIterable):
             self._async_source = aiter(packages)
         else:
@@ -167,34 +176,42 @@ class _Run:
         transport = self._courier.transport
         assert transport is not None
         loop = asyncio.get_running_loop()
-        woken = loop.create_future()
-        ready = {"read": False, "write": False}
+        self._woken = loop.create_future()
+        self._waiting_for = transport
+        ready: set[str] = set()
 
-        def wake(what: str | None = None) -> None:
-            if what is not None:
-                ready[what] = True
-            if not woken.done():
-                woken.set_result(None)
+        def is_ready(what: str) -> None:
+            ready.add(what)
+            self._wake()
 
-        def package_came(_: object) -> None:
-            wake()
-
-        timer = loop.call_later(timeout_s, wake) if timeout_s is not None else None
-        loop.add_reader(transport.read_fd, wake, "read")
+        timer = loop.call_later(timeout_s, self._wake) if timeout_s is not None else None
+        loop.add_reader(transport.read_fd, is_ready, "to read")
         if self._courier.wants_write:
-            loop.add_writer(transport.write_fd, wake, "write")
+            loop.add_writer(transport.write_fd, is_ready, "to write")
         if self._coming is not None:
-            self._coming.add_done_callback(package_came)
+            self._coming.add_done_callback(self._wake)
         try:
-            await woken
+            await self._woken
         finally:
-            loop.remove_reader(transport.read_fd)
-            loop.remove_writer(transport.write_fd)
+            self.stop_waiting()
             if timer is not None:
                 timer.cancel()
             if self._coming is not None:
-                self._coming.remove_done_callback(package_came)
-        self._courier.turn(ready["read"], ready["write"])
+                self._coming.remove_done_callback(self._wake)
+        self._courier.turn("to read" in ready, "to write" in ready)
+
+    def stop_waiting(self) -> None:
+        """Wait for the connection no more: it may be closed after this."""
+        transport, self._waiting_for = self._waiting_for, None
+        if transport is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(transport.read_fd)
+            loop.remove_writer(transport.write_fd)
+            self._wake()
+
+    def _wake(self, _: object = None) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
 
 async def _next(source: AsyncIterator[Package]) -> Package:

@@ -33,7 +33,7 @@ _CHUNK_BYTES = 256 << 10
 
 
 class Content:
-    """A message's text, opened; `length` is its bytes, `label` a name to show.
+    """A message's text, opened; `length` is its bytes.
 
     Raises `OSError` where a file cannot be opened or read, `PackageError` where
     it is all too long for QMTP, `FileChangedError` for a file that grows or
@@ -42,7 +42,7 @@ class Content:
 
     def __init__(self, message: Message) -> None:
         self.length = 0
-        self.label = "the message"
+        self._name: str | bytes = "the message"
         self._pieces: list[Piece] = []
         self._open: list[tuple[int, os.stat_result]] = []
         self._spool: IO[bytes] | None = None
@@ -54,6 +54,11 @@ class Content:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def label(self) -> str:
+        """The name of the last file in it, where there is one."""
+        return printable(os.fsencode(self._name))
 
     @property
     def in_memory(self) -> bool:
@@ -109,10 +114,9 @@ class Content:
     def _add_path(self, path: str | bytes) -> None:
         if isinstance(path, str) and "\n" in path:
             raise PackageError("a message as str is the path of a file; encode a text to bytes")
-        name = printable(os.fsencode(path))
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
         try:
-            if self._add_regular(fd, 0, name):
+            if self._add_regular(fd, 0, path):
                 return
             self._add_stream(lambda count: os.read(fd, count))
         except BaseException:
@@ -129,7 +133,7 @@ class Content:
             return
         assert isinstance(file, (io.FileIO, io.BufferedReader, io.BufferedRandom))
         file.flush()
-        name = printable(os.fsencode(file.name)) if isinstance(file.name, (str, bytes)) else ""
+        name = file.name if isinstance(file.name, (str, bytes)) else self._name
         fd = os.dup(fd)
         kept = False
         try:
@@ -139,7 +143,7 @@ class Content:
                 os.close(fd)
         file.seek(0, os.SEEK_END)
 
-    def _add_regular(self, fd: int, offset: int, name: str) -> bool:
+    def _add_regular(self, fd: int, offset: int, name: str | bytes) -> bool:
         """Add a file from `offset` on; False where it is not regular. True: `fd` is ours.
 
         A small one is read at once.
@@ -148,14 +152,14 @@ class Content:
         if not stat.S_ISREG(status.st_mode):
             return False
         size = max(0, status.st_size - offset)
-        self.label = name or self.label
+        self._name = name
         if size > self._memory_left:
             self._count(size)
             self._pieces.append(FilePiece(fd, offset, size))
             self._open.append((fd, status))
             return True
         data = os.pread(fd, size + 1, offset)
-        if len(data) != size or not _same(os.fstat(fd), status):
+        if len(data) != size:
             raise FileChangedError(f"{self.label} changed while it was being read")
         self._memory_left -= size
         self._add_bytes(memoryview(data))

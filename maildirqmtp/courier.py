@@ -86,11 +86,6 @@ class Courier:
         """Packages that are put and not answered."""
         return self._pipeline.packages_in_flight if self._pipeline is not None else 0
 
-    @property
-    def running(self) -> bool:
-        """True between `begin` and `end`."""
-        return self._running
-
     def is_alive(self) -> bool:
         """Say whether there is a connection, as far as can be known without sending."""
         pipeline = self._pipeline
@@ -162,6 +157,8 @@ class Courier:
             job.give_up(str(error))
         if left:
             error.result = left[0].result()
+        elif isinstance(self.error, QMTPError):
+            error.result = self.error.result
         self._unsent.clear()
         self._more = False
         if self.error is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ from maildirqmtp import (
     WriteTimeout,
 )
 from maildirqmtp.courier import Courier
+from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
 from tests.helpers import Peer, answer_all, closed_port, serving, wait_until
 
@@ -608,7 +610,113 @@ def test_what_was_learnt_is_forgotten_with_another_server(make: Make) -> None:
     assert [p.recipients for p in second.packages] == [(b"a@y", b"b@y")]
 
 
+def test_a_package_that_has_to_go_alone_waits_its_turn(make: Make) -> None:
+    """Until the server has shown how it answers, nothing may be mixed with its answers."""
+    sent = [*packages(20), Package("s@x", ["d@y", "k@y", "z@y"], b"x"), *packages(20)]
+    with serving(answer_all(lambda p, r: by_letter(p, r) if r[:1] != b"r" else b"Kok")) as server:
+        results = make(server.address).send_many(sent)
+    assert [r.response.status.value for r in results[20]] == ["D", "K", "Z"]
+    assert len(results) == 41
+    assert server.connections == 1
+
+
+def test_a_way_of_two_descriptors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's standard input and output are two, and so are a UCSPI client's."""
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float) -> FakeServer:
+        made.append(FakeServer(lambda me, package: me.respond(b"Kok"), two_fds=True))
+        return made[-1]
+
+    monkeypatch.setattr("maildirqmtp.client.connect", connect)
+    client = make("mail.example.org")
+    assert said(client.send_many(packages(50))) == [SEEN] * 50
+    client.client.disconnect()
+    assert [server.closed for server in made] == [True]
+
+
+def test_tls_options_go_to_the_transport(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only where there are any."""
+    seen: list[object] = []
+
+    def connect(server: object, timeout_s: float, *more: object, **options: object) -> FakeServer:
+        seen.append((timeout_s, more, options))
+        return FakeServer(lambda me, package: me.respond(b"Kok"))
+
+    monkeypatch.setattr("maildirqmtp.client.connect", connect)
+    make("mail.example.org", tls="the options", connect_timeout=5)
+    make("mail.example.org")
+    assert seen == [(5.0, (), {"tls": "the options"}), (60.0, (), {})]
+
+
 # Each of them alone
+
+
+def test_a_system_without_descriptors_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error of our own, with a result, and without a hang."""
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with serving(never_answers) as server, QMTPClient(server.address) as client:
+        monkeypatch.setattr("selectors.DefaultSelector", none_left)
+        with pytest.raises(TransportError, match="Too many open files") as caught:
+            client.send("s@x", "r@y", b"")
+        assert not client.connected
+    assert caught.value.result is not None
+    assert caught.value.result.deferred
+    assert not caught.value.result.in_doubt
+
+
+def test_disconnecting_from_another_task_ends_a_send() -> None:
+    """Or it would wait for a connection that is closed, for an hour."""
+    has_it = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        has_it.set()
+        peer.read_package()
+
+    async def main(server: str) -> None:
+        async with AsyncQMTPClient(server) as client:
+            sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+            await asyncio.to_thread(has_it.wait, 30)
+            client.disconnect()
+            with pytest.raises(TransportError, match="told to stop") as caught:
+                await sending
+            assert caught.value.result is not None
+            assert caught.value.result.in_doubt
+            await client.reconnect()
+            assert client.connected
+
+    with serving(script) as server:
+        asyncio.run(asyncio.wait_for(main(server.address), 30))
+
+
+def test_a_connection_that_comes_after_a_cancellation_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that makes it cannot be stopped."""
+    go = threading.Event()
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float) -> FakeServer:
+        go.wait(30)
+        made.append(FakeServer(lambda me, package: None))
+        return made[-1]
+
+    async def main() -> None:
+        client = AsyncQMTPClient("mail.example.org")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await client.connect()
+        assert not client.connected
+        go.set()
+        while not (made and made[0].closed):
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr("maildirqmtp.client.connect", connect)
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_sending_inside_of_send_many_is_refused_and_harms_nothing() -> None:

@@ -138,6 +138,15 @@ def test_a_pipe_is_read_to_its_end(size: int) -> None:
     thread.join()
 
 
+def test_a_path_may_be_that_of_a_pipe() -> None:
+    """`/dev/stdin`, or what a shell makes of `<(command)`."""
+    read_fd, write_fd = os.pipe()
+    os.write(write_fd, b"from a pipe")
+    os.close(write_fd)
+    check(f"/dev/fd/{read_fd}", b"from a pipe")
+    os.close(read_fd)
+
+
 def test_large_files_are_never_in_memory(tmp_path: Path) -> None:
     """A window of large messages would be gigabytes."""
     path = tmp_path / "message"
