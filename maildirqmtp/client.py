@@ -59,6 +59,10 @@ class BaseClient:
         self._tls = tls
         limits = Limits(write_timeout, response_timeout, grace_time, session_limit)
         self._courier = Courier(Window(messages, window_bytes), limits)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Do what a new client does at once."""
 
     @property
     def server(self) -> str:
@@ -146,34 +150,10 @@ class QMTPClient(BaseClient):
     that make no sense.
     """
 
-    def __init__(
-        self,
-        server: str,
-        *,
-        port: int | None = None,
-        defer_connect: bool = False,
-        connect_timeout: float = CONNECT_TIMEOUT_S,
-        write_timeout: float = WRITE_TIMEOUT_S,
-        response_timeout: float = RESPONSE_TIMEOUT_S,
-        grace_time: float = GRACE_S,
-        session_limit: float = SESSION_S,
-        tls: object | None = None,
-        window: int | tuple[int, int] = (WINDOW_MESSAGES, WINDOW_BYTES),
-    ) -> None:
-        self._waiter: Waiter | None = None
-        super().__init__(
-            server,
-            port=port,
-            defer_connect=defer_connect,
-            connect_timeout=connect_timeout,
-            write_timeout=write_timeout,
-            response_timeout=response_timeout,
-            grace_time=grace_time,
-            session_limit=session_limit,
-            tls=tls,
-            window=window,
-        )
-        if not defer_connect:
+    _waiter: Waiter | None = None
+
+    def _begin(self) -> None:
+        if not self._defer_connect:
             self.connect()
 
     def __enter__(self) -> Self:
@@ -237,9 +217,10 @@ class QMTPClient(BaseClient):
 
         Raises as `send` does, after the results of all packages that were
         taken: those without an answer are in them, deferred. What is left in
-        `packages` was not sent. What `packages` itself raises comes after the
-        results of what it gave before. Leaving the loop early closes the
-        connection; then what was taken is in doubt.
+        `packages` was not sent. What `packages` itself raises, or opening the
+        files of one of them, comes after the results of what was before it.
+        Leaving the loop early closes the connection; then what was taken is in
+        doubt.
         """
         courier = self._courier
         source = iter(packages)

@@ -480,6 +480,24 @@ def test_a_close_in_the_middle_defers_the_rest_and_says_who_is_in_doubt(make: Ma
     assert not client.client.connected
 
 
+def test_after_a_break_less_is_in_flight(make: Make) -> None:
+    """So that a server that breaks off again leaves less in doubt."""
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        for _ in range(64):
+            peer.read_package()
+
+    with serving(script) as server:
+        client = make(server.address, window=64)
+        with pytest.raises(TransportError) as caught:
+            client.send_many(packages(100))
+        assert client.client._courier._window.size == 8
+    results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+    assert len(results) == 65
+
+
 def test_a_violation_ends_it(make: Make) -> None:
     """After nonsense no later answer can be trusted."""
 
