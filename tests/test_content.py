@@ -111,6 +111,16 @@ def test_what_was_written_before_is_sent_too() -> None:
         check(file, b"!" + LARGE[1:])
 
 
+def test_a_write_that_still_waits_is_no_change_meanwhile(tmp_path: Path) -> None:
+    """The program's own buffer, written out while we send, is no meddling of others."""
+    path = tmp_path / "message"
+    path.write_bytes(LARGE)
+    os.utime(path, (1, 1))
+    with path.open("r+b") as file:
+        file.write(b"!")
+        check(file, LARGE[1:])
+
+
 def test_a_decompressor_is_read_and_not_its_file(tmp_path: Path) -> None:
     """It has a descriptor too: that of the compressed bytes."""
     path = tmp_path / "message.gz"
