@@ -183,12 +183,9 @@ class Daemon:
             if self._stopping.is_set():
                 return  # told so before there was an engine to tell
 
-            def look_again() -> None:
-                queue.look_again()
-                engine.wake.set()
-
+            queue.wake = engine.wake.set
             # Watched before the first scan: what comes in between is found by the one or the other.
-            self._watch = Watch(maildir.new.path, look_again, self.report.note)
+            self._watch = Watch(maildir.new.path, queue.look_again, self.report.note)
             stack.callback(self._watch.close)
             self._patient = True
             self._turn(engine, queue)

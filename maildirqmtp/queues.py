@@ -179,6 +179,8 @@ class WatchQueue:
     ) -> None:
         self.open = True
         self.tick_at: float | None = None
+        #: Makes whoever calls `tick` do so soon; for `look_again`.
+        self.wake: Callable[[], None] = lambda: None
         self.trouble: LocalError | None = None
         self._maildir = maildir
         self._include_cur = include_cur
@@ -205,6 +207,7 @@ class WatchQueue:
     def look_again(self) -> None:
         """There may be something new; from any thread."""
         self._look = True
+        self.wake()
 
     def try_all(self) -> None:
         """Make all that wait due now."""
