@@ -8,11 +8,14 @@ writer, who has begun it in new/ instead of tmp/.
 import errno
 import fcntl
 import os
+from _thread import allocate_lock
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
 
 _PROBE = b".maildirqmtp-probe"
+# Routes of one process may share a maildir, and would remove each other's probe.
+_probing = allocate_lock()
 
 
 def lock(maildir_fd: int, path: bytes) -> None:
@@ -51,10 +54,11 @@ def lock_holder(maildir_fd: int) -> int | None:
 def prove_changeable(fd: int, path: bytes) -> None:
     """Make and remove a dot-file in a directory. Raises `LocalError` where that cannot be."""
     try:
-        probe = _free_probe(fd)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(probe, flags, 0o600, dir_fd=fd))
-        os.unlink(probe, dir_fd=fd)
+        with _probing:
+            probe = _free_probe(fd)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(probe, flags, 0o600, dir_fd=fd))
+            os.unlink(probe, dir_fd=fd)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd)):
