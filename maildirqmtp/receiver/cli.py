@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from maildirqmtp import __version__
+from maildirqmtp.address import parse_tcp
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
 from maildirqmtp.receiver.serving import MAX_CONNECTIONS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import StdioStream, stdio_peer
-from maildirqmtp.route import QMTP_PORT, parse_bytes, parse_seconds, parse_server
+from maildirqmtp.route import parse_bytes, parse_seconds
 from maildirqmtp.text import printable
 
 EXIT_OK = 0
@@ -129,7 +130,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     rest = text.removesuffix(":0")
     any_port = rest != text and (rest.endswith("]") or ":" not in rest)
     try:
-        server = parse_server(rest if any_port else text, QMTP_PORT)
+        server = parse_tcp(rest if any_port else text)
     except ConfigError:
         raise ConfigError(
             f"--listen {text!r}: write HOST:PORT, as in 127.0.0.1:209 or [::1]:209"
