@@ -90,13 +90,27 @@ class TlsTransport(SocketTransport):
 def connect_tls(server: Server, timeout_s: float, tls: Tls | None) -> SocketTransport:
     """Connect to the server and know it by what `tls` says; see `transport.connect`."""
     chosen = tls or Tls()
+    name = _name(server)
     context = _context(server, chosen)
 
     def wrap(sock: socket.socket, left_s: float) -> SocketTransport:
         sock.settimeout(left_s)
-        return TlsTransport(_handshake(sock, context, server.host, chosen.pins), str(server))
+        return TlsTransport(_handshake(sock, context, name, chosen.pins), str(server))
 
     return connect_tcp(server, timeout_s, wrap)
+
+
+def _name(server: Server) -> str:
+    """Return the server's host as it stands in certificates."""
+    # Neither a zone (RFC 4007, 11) nor the root's dot does.
+    name = server.host.partition("%")[0].removesuffix(".")
+    try:
+        if name.encode("idna"):
+            return name
+        why = "no name"
+    except UnicodeError as error:
+        why = str(error)
+    raise ConnectError(errno.EINVAL, f"cannot connect to {server}: no name for TLS: {why}")
 
 
 def _context(server: Server, tls: Tls) -> ssl.SSLContext:
@@ -128,18 +142,16 @@ def _no_password() -> str:
 
 def _useless(server: Server, what: str, path: str | None, error: OSError) -> NoReturn:
     shown = printable((path or "of this system").encode("utf-8", "replace"))
-    reason = _explain(error)
+    number = errno.EPROTO if isinstance(error, ssl.SSLError) else error.errno
     raise ConnectError(
-        error.errno, f"cannot connect to {server}: cannot use the {what} {shown}: {reason}"
+        number, f"cannot connect to {server}: cannot use the {what} {shown}: {_explain(error)}"
     ) from error
 
 
 def _handshake(
-    sock: socket.socket, context: ssl.SSLContext, host: str, pins: tuple[bytes, ...]
+    sock: socket.socket, context: ssl.SSLContext, name: str, pins: tuple[bytes, ...]
 ) -> ssl.SSLSocket:
     """Return the socket under TLS. Raises `OSError` with a reason fit to be shown."""
-    # Neither a zone (RFC 4007, 11) nor the root's dot is in any certificate.
-    name = host.partition("%")[0].rstrip(".")
     wrapped: ssl.SSLSocket | None = None
     try:
         wrapped = context.wrap_socket(
@@ -156,8 +168,6 @@ def _handshake(
             raise OSError(errno.EPROTO, hint) from error
         if isinstance(error, ssl.SSLError):
             raise OSError(errno.EPROTO, _explain(error)) from error
-        if isinstance(error, ValueError):  # a host that cannot stand in a certificate
-            raise OSError(errno.EINVAL, f"TLS: {error}") from error
         raise
     return wrapped
 
@@ -181,6 +191,8 @@ def _explain(error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and error.reason:
         hint = "; does it speak TLS on this port?" if error.reason in _PLAIN else ""
         return f"TLS: {error.reason.replace('_', ' ').lower()}{hint}"
+    if isinstance(error, ssl.SSLError):  # "[SSL] PEM lib (_ssl.c:3926)"
+        return "TLS: no PEM of that kind in it"
     return error.strerror or str(error)
 
 
