@@ -25,9 +25,14 @@ class Server(Value):
         self.port = port
         self.tls = tls
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """SERVER, as `parse_server` reads it."""
         place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
         return f"qmtps://{place}" if self.tls else place
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class UnixServer(Value):
@@ -39,8 +44,13 @@ class UnixServer(Value):
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @property
+    def text(self) -> str:
+        """SERVER, as `parse_server` reads it."""
+        return f"unix:{self.path}"
+
     def __str__(self) -> str:
-        return f"unix:{_shown(self.path)}"
+        return _shown(self.text)
 
 
 class ExecServer(Value):
@@ -52,10 +62,15 @@ class ExecServer(Value):
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """SERVER, as `parse_server` reads it."""
         from shlex import join
 
-        return f"exec:{_shown(join(self.words))}"
+        return f"exec:{join(self.words)}"
+
+    def __str__(self) -> str:
+        return _shown(self.text)
 
     @property
     def command(self) -> str:
@@ -67,9 +82,10 @@ class UcspiServer(Value):
     """What is on descriptors 6 (to read) and 7 (to write), as under tcpclient (UCSPI-1996)."""
 
     host = ""
+    text = "-"
 
     def __str__(self) -> str:
-        return "-"
+        return self.text
 
 
 #: Any of them.
@@ -79,7 +95,8 @@ Address = Server | UnixServer | ExecServer | UcspiServer
 class Tls(Value):
     """What is asked of a server's certificate, and what is shown of ours.
 
-    `ca`, `cert` and `key` are paths of PEM files. `pins` are SHA-256 digests of
+    `ca`, `cert` and `key` are paths of PEM files; without `key`, it is in
+    `cert`. `pins` are SHA-256 digests of
     public keys (RFC 7469, 2.4), of which the server must have one: in place of
     a certificate authority, unless `ca` is given as well. Nothing given means
     the certificate authorities of this system.
@@ -89,9 +106,9 @@ class Tls(Value):
 
     def __init__(
         self,
-        ca: str | None = None,
-        cert: str | None = None,
-        key: str | None = None,
+        ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
         pins: tuple[bytes, ...] = (),
     ) -> None:
         self.ca = ca
@@ -102,23 +119,27 @@ class Tls(Value):
 
 def make_tls(
     server: Address,
-    ca: str | None = None,
-    cert: str | None = None,
-    key: str | None = None,
-    pins: tuple[str, ...] | list[str] = (),
+    ca: str | bytes | None = None,
+    cert: str | bytes | None = None,
+    key: str | bytes | None = None,
+    pins: tuple[bytes, ...] = (),
 ) -> Tls | None:
     """Return what `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-pin` ask for; None for nothing.
 
     Raises `ConfigError`, also where the server is not reached by TLS: who writes
     them expects it, and must not get a plain connection instead.
     """
-    if not (ca or cert or key or pins):
+    paths = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
+    if all(path is None for path in paths.values()) and not pins:
         return None
     if not (isinstance(server, Server) and server.tls):
         raise ConfigError(f"TLS options with the server {server}: write qmtps://NAME for TLS")
-    if key and not cert:
+    for flag, path in paths.items():
+        if path is not None and not path:  # for OpenSSL that would be none at all
+            raise ConfigError(f"{flag}: the path of a file is needed")
+    if key is not None and cert is None:
         raise ConfigError("--tls-key: its certificate is needed too, with --tls-cert")
-    return Tls(ca or None, cert or None, key or None, tuple(parse_pin(pin) for pin in pins))
+    return Tls(ca, cert, key, pins)
 
 
 def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
@@ -158,9 +179,9 @@ def parse_server(text: str, default_port: int | None = None) -> Address:
     return _tcp(rest.removesuffix("/"), text, port, tls)
 
 
-def parse_tcp(text: str) -> Server:
+def parse_tcp(text: str, default_port: int = QMTP_PORT) -> Server:
     """Read `NAME`, `NAME:PORT` or `[::1]:PORT`, and nothing else. Raises `ConfigError`."""
-    return _tcp(text, text, QMTP_PORT)
+    return _tcp(text, text, default_port)
 
 
 def _tcp(rest: str, text: str, default_port: int, tls: bool = False) -> Server:

@@ -145,7 +145,7 @@ def test_servers_with_tls(text: str, host: str, port: int) -> None:
 def test_servers_that_are_not_on_tcp(text: str, server: Address) -> None:
     """Each way has its own value; written out, it is understood again."""
     assert route.parse_server(text) == server
-    assert route.parse_server(str(server)) == server
+    assert route.parse_server(str(server)) == route.parse_server(server.text) == server
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,9 @@ def test_servers_that_are_not_on_tcp(text: str, server: Address) -> None:
 )
 def test_a_server_is_shown_in_one_harmless_line(text: str, shown: str) -> None:
     """A path may hold any byte; the terminal must not obey it."""
-    assert str(route.parse_server(text)) == shown
+    server = route.parse_server(text)
+    assert str(server) == shown
+    assert route.parse_server(server.text) == server
 
 
 def test_a_command_is_called_by_its_name() -> None:
@@ -245,17 +247,25 @@ QMTPS = Server("mail", 6_209, tls=True)
 def test_what_tls_is_to_check() -> None:
     """Nothing asked for is None: the system's certificate authorities."""
     assert make_tls(QMTPS) is None
-    assert make_tls(UcspiServer(), "", "", "", ()) is None
+    assert make_tls(UcspiServer(), None, None, None, ()) is None
     assert make_tls(QMTPS, ca="ca.pem") == Tls(ca="ca.pem")
     assert make_tls(QMTPS, cert="c.pem") == Tls(cert="c.pem")
     assert make_tls(QMTPS, cert="c.pem", key="k.pem") == Tls(cert="c.pem", key="k.pem")
-    assert make_tls(QMTPS, pins=PINS[:2]) == Tls(pins=(DIGEST, DIGEST))
+    assert make_tls(QMTPS, pins=(DIGEST,)) == Tls(pins=(DIGEST,))
 
 
 def test_a_key_without_its_certificate_is_no_use() -> None:
     """Found at the start, not by a server that misses the certificate."""
     with pytest.raises(ConfigError, match=r"^--tls-key: its certificate is needed"):
         make_tls(QMTPS, key="k.pem")
+
+
+@pytest.mark.parametrize("flag", ["--tls-ca", "--tls-cert", "--tls-key"])
+def test_an_empty_path_is_no_file(flag: str) -> None:
+    """`--tls-ca "$CA"` without CA would trust everybody that the system trusts."""
+    files = ["" if flag == name else "x.pem" for name in ("--tls-ca", "--tls-cert", "--tls-key")]
+    with pytest.raises(ConfigError, match=f"^{flag}: the path of a file is needed"):
+        make_tls(QMTPS, files[0], files[1], files[2])
 
 
 @pytest.mark.parametrize(
@@ -359,6 +369,7 @@ def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
         assert 0 < server.port < 65_536
         assert route.parse_server(str(server)) == server
     assert str(server).isprintable()
+    assert route.parse_server(server.text) == server
 
 
 def test_a_route_s_defaults_are_those_of_the_manual() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import ssl
 
@@ -117,7 +118,7 @@ def _context(server: Server, tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:
-        _useless(server, "certificate authority", tls.ca, error)
+        _useless(server, "certificate authority", error, tls.ca)
     if tls.pins and tls.ca is None:
         # Who has the pinned key is the server, whatever its certificate says.
         context.check_hostname = False
@@ -130,8 +131,7 @@ def _context(server: Server, tls: Tls) -> ssl.SSLContext:
         try:
             context.load_cert_chain(tls.cert, tls.key, _no_password)
         except OSError as error:
-            paths = " and ".join(path for path in (tls.cert, tls.key) if path)
-            _useless(server, "certificate and key", paths, error)
+            _useless(server, "certificate and key", error, tls.cert, tls.key)
     return context
 
 
@@ -140,11 +140,13 @@ def _no_password() -> str:
     raise PermissionError(errno.EACCES, "the key is encrypted; decrypt it first")
 
 
-def _useless(server: Server, what: str, path: str | None, error: OSError) -> NoReturn:
-    shown = printable((path or "of this system").encode("utf-8", "replace"))
+def _useless(server: Server, what: str, error: OSError, *paths: str | bytes | None) -> NoReturn:
+    shown = " and ".join(printable(os.fsencode(path)) for path in paths if path is not None)
     number = errno.EPROTO if isinstance(error, ssl.SSLError) else error.errno
+    why = _explain(error)
     raise ConnectError(
-        number, f"cannot connect to {server}: cannot use the {what} {shown}: {_explain(error)}"
+        number,
+        f"cannot connect to {server}: cannot use the {what} {shown or 'of this system'}: {why}",
     ) from error
 
 
