@@ -9,14 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from maildirqmtp.address import ExecServer
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.transport import Transport, command, connect
-from tests.helpers import DEADLINE_S, wait_until
+from tests.helpers import DEADLINE_S, runs, wait_until
 
 Start = Callable[..., Transport]
 
@@ -68,14 +67,6 @@ def everything(transport: Transport) -> bytes:
     return b"".join(iter(lambda: received(transport), b""))
 
 
-def runs(pid: int) -> bool:
-    """Say whether there is such a process, and it is not only waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_bytes_go_both_ways(start: Start) -> None:
     """By the command's input and output; and a word with a space is one word."""
     transport = start("sh", "-c", "cat; echo 'the end'")
@@ -117,6 +108,17 @@ def test_how_it_ended_is_told(start: Start, script: str, says: str) -> None:
     with pytest.raises(TransportError) as raised:
         everything(transport)
     assert str(raised.value) == f"connection to {transport.name} ended: {says}"
+
+
+@pytest.mark.parametrize(("status", "never"), [(255, True), (127, True), (1, False), (111, False)])
+def test_ssh_s_own_trouble_is_no_connection_at_all(start: Start, status: int, never: bool) -> None:
+    """A message is not to blame for it, as it may be where the server has died of it."""
+    with pytest.raises(TransportError) as raised:
+        everything(start("sh", "-c", f"exit {status}"))
+    assert isinstance(raised.value, ConnectError) is never
+    with pytest.raises(TransportError) as raised:
+        everything(start("sh", "-c", f"echo; exit {status}"))
+    assert not isinstance(raised.value, ConnectError)
 
 
 def test_how_it_ended_is_told_while_sending(start: Start) -> None:
@@ -206,10 +208,14 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Disk full, or whoever read it is gone."""
-    transport = connect(ExecServer(("sh", "-c", "echo no route >&2")), DEADLINE_S)
-    monkeypatch.setattr(sys, "stderr", None)
-    assert received(transport) == b""
-    transport.close()
+    full = open("/dev/full", "w")  # noqa: SIM115
+    for stream in (None, full):
+        monkeypatch.setattr(sys, "stderr", stream)
+        transport = connect(ExecServer(("sh", "-c", "echo no route >&2")), DEADLINE_S)
+        assert received(transport) == b""
+        transport.close()
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

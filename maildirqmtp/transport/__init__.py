@@ -64,6 +64,9 @@ class Transport(Protocol):
 
         Under TLS up to a whole record, 16 KiB, whatever `max_bytes`: no
         selector would tell of the rest.
+
+        Raises `ConnectError` where it turns out that there never was a
+        connection: ssh failed, or the server refuses our certificate.
         """
         ...
 
@@ -74,10 +77,11 @@ class Transport(Protocol):
 
 def _to_stderr(line: str) -> None:
     """Write a line of a command to our log; in one piece, for it comes from a thread."""
+    stream = sys.stderr
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
-            sys.stderr.write(f"maildirqmtp: {line}\n")
-            sys.stderr.flush()
+        if stream is not None:
+            stream.write(f"maildirqmtp: {line}\n")
+            stream.flush()
 
 
 def connect(

@@ -36,6 +36,10 @@ LINE_BYTES = 1_000
 #: Lines of standard error that are shown, for each connection.
 MAX_LINES = 1_000
 
+#: Exit statuses of ssh (its own trouble, ssh(1)), and of a shell that cannot run a command
+#: (POSIX 2.8.2): not those of a server that a message has brought down.
+NEVER_CONNECTED = (126, 127, 255)
+
 _LAST_BYTES = 64 << 10
 
 
@@ -65,6 +69,7 @@ class CommandTransport(DescriptorTransport):
         assert stdout is not None
         assert stderr is not None
         self._pipes = (stdin, stdout)
+        self._heard = False
         self._complaints = _Complaints(stderr.fileno(), self._command, log)
         self._stderr = stderr
         super().__init__(stdout.fileno(), stdin.fileno(), str(server))
@@ -72,8 +77,10 @@ class CommandTransport(DescriptorTransport):
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`. An exit status other than 0 is an error, not an end."""
         data = super().receive(max_bytes)
-        if data == b"" and (status := self._status()):
-            raise TransportError(f"connection to {self.name} ended: {status}")
+        if data:
+            self._heard = True
+        elif data is not None and (ended := self._ended(None)):
+            raise ended
         return data
 
     def close(self) -> None:
@@ -118,20 +125,21 @@ class CommandTransport(DescriptorTransport):
             return os.CLD_EXITED, 0  # somebody ignores SIGCHLD: there is no telling
         return None if found is None else (found.si_code, found.si_status)
 
-    def _status(self) -> str:
-        """Say how the command ended, where that was not in peace."""
+    def _ended(self, number: int | None) -> TransportError | None:
+        """Return the error for how the command ended; None where it did in peace, or not yet."""
         if self._closed or not self._exited(STATUS_S):
-            return ""
+            return None
         how, what = self._look() or (os.CLD_EXITED, 0)
-        if how == os.CLD_EXITED:
-            return f"{self._command} exited with status {what}" if what else ""
-        return f"{self._command} was killed by signal {what}"
+        if how == os.CLD_EXITED and not what:
+            return None
+        verb = "exited with status" if how == os.CLD_EXITED else "was killed by signal"
+        text = f"connection to {self.name} ended: {self._command} {verb} {what}"
+        if how == os.CLD_EXITED and what in NEVER_CONNECTED and not self._heard:
+            return ConnectError(number, text)
+        return TransportError(number, text)
 
     def _broken(self, doing: str, error: OSError) -> TransportError:
-        status = self._status()
-        if status:
-            return TransportError(error.errno, f"connection to {self.name} ended: {status}")
-        return super()._broken(doing, error)
+        return self._ended(error.errno) or super()._broken(doing, error)
 
 
 class _Complaints:

@@ -39,6 +39,7 @@ class TlsTransport(SocketTransport):
     def __init__(self, sock: ssl.SSLSocket, name: str) -> None:
         super().__init__(sock, name)
         self._blocked = b""
+        self._heard = False
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`.
@@ -69,11 +70,13 @@ class TlsTransport(SocketTransport):
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`."""
         try:
-            return self._socket.recv(max(max_bytes, RECORD_BYTES))
+            data = self._socket.recv(max(max_bytes, RECORD_BYTES))
         except _WOULD_WAIT:
             return None
         except OSError as error:
             raise self._broken("reading", error) from error
+        self._heard = True
+        return data
 
     def close(self) -> None:
         """See `Transport`. Says so to the server, and does not wait for its farewell."""
@@ -82,10 +85,12 @@ class TlsTransport(SocketTransport):
         self._socket.close()
 
     def _broken(self, doing: str, error: OSError) -> TransportError:
-        number = errno.EPROTO if isinstance(error, ssl.SSLError) else error.errno
-        return TransportError(
-            number, f"connection to {self.name} broke while {doing}: {_explain(error)}"
-        )
+        text = f"connection to {self.name} broke while {doing}: {_explain(error)}"
+        if not isinstance(error, ssl.SSLError):
+            return TransportError(error.errno, text)
+        # Since TLS 1.3 the server looks at our certificate when the handshake is over for us.
+        refused = not self._heard and "ALERT" in (error.reason or "")
+        return (ConnectError if refused else TransportError)(errno.EPROTO, text)
 
 
 def connect_tls(server: Server, timeout_s: float, tls: Tls | None) -> SocketTransport:
