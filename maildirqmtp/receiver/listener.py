@@ -10,6 +10,8 @@ from maildirqmtp.text import printable
 
 #: Clients that the kernel keeps for us while we have as many as we want.
 BACKLOG = 128
+#: unix(7): 108, with a NUL at the end.
+_PATH_BYTES = 107
 
 
 def show_address(host: str, port: int) -> str:
@@ -79,6 +81,11 @@ def open_unix_listener(path: bytes) -> socket.socket:
     It gets its name when it is ready, in place of one that nobody listens on.
     Raises `LocalError`, also where somebody does, or the name is no socket's.
     """
+    if len(path) > _PATH_BYTES:
+        raise LocalError(
+            f"cannot listen on unix:{printable(path)}: longer than the {_PATH_BYTES} bytes that a "
+            f"socket's path may have"
+        )
     listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     directory, name = os.path.split(path)
     making = os.path.join(directory, b".%b.%d" % (name[:20], os.getpid()))

@@ -48,6 +48,7 @@ class Gate:
     def welcome(self, sock: socket.socket) -> "TlsStream":
         """Return the stream of a client that has connected. Raises `OSError` where it is gone."""
         sock.setblocking(False)
+        sock.getpeername()  # a socket that is not connected would be talked to in plain
         wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         try:
             return TlsStream(wrapped, self.client_names)

@@ -161,6 +161,7 @@ def _handshake(
     """Return the socket under TLS. Raises `OSError` with a reason fit to be shown."""
     wrapped: ssl.SSLSocket | None = None
     try:
+        sock.getpeername()  # a socket that is not connected any more would be used in plain
         wrapped = context.wrap_socket(
             sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
