@@ -25,7 +25,11 @@ def path(tmp_path: Path) -> Path:
 def dial(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(DEADLINE_S)
-    sock.connect(str(path))
+    try:
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
