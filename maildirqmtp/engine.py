@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from maildirqmtp.address import Address
 from maildirqmtp.aftermath import Aftermath
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import (
@@ -29,7 +28,7 @@ from maildirqmtp.maildir import Candidates, Maildir
 from maildirqmtp.pipeline import Limits, Manners
 from maildirqmtp.queues import BatchQueue, Queue
 from maildirqmtp.report import Report
-from maildirqmtp.route import Route
+from maildirqmtp.route import Address, Route
 from maildirqmtp.settle import Settler
 from maildirqmtp.transport import Transport, connect
 from maildirqmtp.wake import Wake

@@ -4,8 +4,9 @@ Values only; where they come from (flags, a configuration file) is for the edge.
 """
 
 from maildirqmtp.address import QMTP_PORT as QMTP_PORT
-from maildirqmtp.address import Address, Tls
+from maildirqmtp.address import Address as Address
 from maildirqmtp.address import Server as Server
+from maildirqmtp.address import Tls as Tls
 from maildirqmtp.address import parse_port as parse_port
 from maildirqmtp.address import parse_server as parse_server
 from maildirqmtp.errors import ConfigError
