@@ -67,7 +67,6 @@ class TlsStream(SocketStream):
         self.handshaking = True
         self.read_wants_write = False
         self._client_names = client_names
-        self._blocked = b""
 
     def read(self) -> bytes | None:
         """Return what is there, b"" at the end, None when there is nothing yet.
@@ -101,19 +100,15 @@ class TlsStream(SocketStream):
     def write(self, data: bytes | bytearray) -> int:
         """Write some of `data`; return how many bytes went.
 
-        A record that has to wait is given to OpenSSL again as it was, which
-        has encrypted it already.
+        A record that has to wait OpenSSL has encrypted already, and wants to be
+        given again: what it was made of may have grown at its end, no more.
         """
-        record = self._blocked or bytes(data[:_RECORD_BYTES])
         try:
-            written = self._socket.send(record)
+            return self._socket.send(data[:_RECORD_BYTES])
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            self._blocked = record
             return 0
         except ssl.SSLError as error:
             raise OSError(errno.EPROTO, _explain(error)) from error
-        self._blocked = b""
-        return written
 
     def half_close(self) -> bool:
         """Tell the client that no more comes; what it still sends is not decrypted any more."""
