@@ -187,6 +187,15 @@ def test_complaints_are_bounded(start: Start, log: list[str]) -> None:
     assert len(log) == command.MAX_LINES + 1
 
 
+def test_a_complaint_without_end_takes_no_memory(start: Start) -> None:
+    """A command that prints a core dump, say."""
+    transport = start("sleep", "1000")
+    assert isinstance(transport, command.CommandTransport)
+    for _ in range(100):
+        transport._complaints._take(bytes(100_000))
+        assert len(transport._complaints._line) <= command.LINE_BYTES
+
+
 def test_complaints_do_not_stop_the_command(start: Start) -> None:
     """One that waits for its standard error to be read would never answer."""
     code = (

@@ -348,6 +348,22 @@ def test_what_had_to_wait_goes_out_once_and_as_it_was(
     assert digest.digest() == hashlib.sha256(whole).digest()
 
 
+def test_a_file_that_shrinks_is_not_called_a_broken_connection(
+    authority: Authority, identity: Identity
+) -> None:
+    """What is left of it is shorter than the record that waits; OpenSSL would not have that."""
+    with narrow_pair(authority, identity) as (transport, theirs):
+        while transport.send(bytes(RECORD_BYTES)):
+            pass
+        thread = threading.Thread(target=theirs.recv, args=(1 << 20,))
+        thread.start()
+        while not transport.send(b"short"):
+            select.select([], [transport.write_fd], [], DEADLINE_S)
+            if not thread.is_alive():
+                theirs.recv(1 << 20)
+        thread.join(DEADLINE_S)
+
+
 def test_what_went_out_before_it_had_to_wait_is_progress(
     authority: Authority, identity: Identity
 ) -> None:
