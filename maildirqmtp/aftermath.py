@@ -8,6 +8,7 @@ anything else                                back to the front of the queue
 
 the connection                               another
 answered something, or was ended by us       may help
+was none, as it turned out                   cannot: the server is unreachable
 had more in flight than one message          may help: the window is smaller now
 ended in nonsense or a time-out, no answer   is of no use
 just ended, no answer                        may help, but not for the third time in a row
@@ -15,7 +16,7 @@ just ended, no answer                        may help, but not for the third tim
 
 from __future__ import annotations
 
-from maildirqmtp.errors import ProtocolError, TransportError
+from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
 from maildirqmtp.protocol import DEFERRED
 
 TYPE_CHECKING = False
@@ -90,6 +91,8 @@ class Aftermath:
         pipeline = link.pipeline
         if link.window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
             return False
+        if isinstance(pipeline.error, ConnectError):
+            return False
         name = delivery.message.name
         if len(self._strikes) >= _STRIKES_MAX:
             self._strikes.clear()
@@ -106,6 +109,8 @@ class Aftermath:
         if pipeline.answered or ours:
             self._barren = self._set_aside = 0
             return ""
+        if isinstance(pipeline.error, ConnectError):
+            return self._give_up(f"{pipeline.error}; what is left stays as it is")
         if isinstance(pipeline.error, (ProtocolError, TimeoutError)):
             return self._give_up(f"{pipeline.transport.name} is of no use: giving up")
         if narrowed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from maildirqmtp import settings
+from maildirqmtp.address import UcspiServer
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.text import printable
 from maildirqmtp.values import Value
@@ -53,7 +54,16 @@ class Config(Value):
 
 
 def make(routes: tuple[Route, ...], values: dict[str, Any], path: str | None = None) -> Config:
-    """Return the configuration of these routes; `values` are those of the process, by key."""
+    """Return the configuration of these routes; `values` are those of the process, by key.
+
+    Raises `ConfigError` for a server that is there only once.
+    """
+    if any(isinstance(route.server, UcspiServer) for route in routes):
+        where = f"{printable(os.fsencode(path))}: " if path else ""
+        raise ConfigError(
+            f"{where}server -: a UCSPI client makes one connection, and then we exit; "
+            f"not for those who stay"
+        )
     return Config(
         routes,
         metrics_file=values.get("metrics-file"),
@@ -179,7 +189,7 @@ def effective(config: Config) -> str:
     for route in config.routes:
         lines += ["", "[[route]]"]
         for setting in _ROUTE:
-            value = str(route.server) if setting is settings.SERVER else setting.of(route)
+            value = route.server.text if setting is settings.SERVER else setting.of(route)
             if value is not None:
                 lines.append(_line(setting, value))
     return "\n".join(lines) + "\n"

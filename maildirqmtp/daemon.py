@@ -22,7 +22,6 @@ from maildirqmtp.maildir import Maildir
 from maildirqmtp.queues import WatchQueue
 from maildirqmtp.schedule import Backoff
 from maildirqmtp.snapshot import Snapshot, Waiter
-from maildirqmtp.transport import connect
 from maildirqmtp.watch import Watch
 
 TYPE_CHECKING = False
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.claims import Locks
     from maildirqmtp.report import Report
-    from maildirqmtp.route import Route, Server
+    from maildirqmtp.route import Address, Route
     from maildirqmtp.transport import Transport
 
 #: Seconds between two snapshots while something happens.
@@ -63,7 +62,7 @@ class Daemon:
         on_publish: Callable[[Snapshot], None],
         *,
         patient: bool = False,
-        connector: Callable[[Server, float], Transport] = connect,
+        connector: Callable[[Address, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = system_random,

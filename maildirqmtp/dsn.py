@@ -52,8 +52,8 @@ class Bounce(Value):
 
     `original` is the text as it was sent, or its first bytes where `complete`
     is false. `identifier` names this failure, always the same for the same one;
-    `host` is this machine, `server` who answered. Times are seconds of the
-    epoch.
+    `host` is this machine, `server` the host that answered; "" where it has no
+    name in the DNS. Times are seconds of the epoch.
     """
 
     __slots__ = (
@@ -134,7 +134,7 @@ def _explanation(bounce: Bounce) -> bytes:
         f"This is the mail forwarder at {_host(bounce.host)}.",
         "",
         "Your message could not be delivered to the recipients below, and will not be tried",
-        f"again. What {_one_line(bounce.server)} said is with each of them.",
+        f"again. What {_one_line(bounce.server or 'the server')} said is with each of them.",
         "",
     ]
     for failed in bounce.failed:
@@ -160,7 +160,7 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
             f"Final-Recipient: {address}; {_shown(failed.recipient)}",
             "Action: failed",
             f"Status: {_code(failed.response)}",
-            f"Remote-MTA: dns; {line(server)}",
+            *([f"Remote-MTA: dns; {line(server)}"] if server else []),
             f"Diagnostic-Code: x-qmtp; {line(failed.response)}",
             f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}",
         ]

@@ -28,7 +28,7 @@ from maildirqmtp.maildir import Candidates, Maildir
 from maildirqmtp.pipeline import Limits, Manners
 from maildirqmtp.queues import BatchQueue, Queue
 from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.route import Address, Route
 from maildirqmtp.settle import Settler
 from maildirqmtp.transport import Transport, connect
 from maildirqmtp.wake import Wake
@@ -72,7 +72,7 @@ class Engine:
         route: Route,
         maildir: Maildir,
         report: Report,
-        connector: Callable[[Server, float], Transport] = connect,
+        connector: Callable[[Address, float], Transport] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
@@ -83,7 +83,7 @@ class Engine:
         self._route = route
         self._maildir = maildir
         self._report = report
-        self._connector = connector
+        self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
         self._settler = Settler(maildir, route, report, clock, wall_clock)

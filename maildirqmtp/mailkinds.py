@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from maildirqmtp import route
+from maildirqmtp.address import parse_pin, parse_tcp
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.kinds import Number, Prefix, Setting, expanded, quoted, unexpanded
+from maildirqmtp.kinds import Number, Path, Prefix, Setting, expanded, quoted, unexpanded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +151,49 @@ class Command(Setting):
         return quoted(shlex.join([unexpanded(program), *arguments]))
 
 
+class TlsFile(Path):
+    """A PEM file. All settings of TLS together make one field."""
+
+    __slots__ = ()
+
+    def fields(self, value: bytes) -> dict[str, Any]:
+        return {}
+
+    def of(self, owner: Any) -> Any:
+        return None if owner.tls is None else getattr(owner.tls, self.key.removeprefix("tls-"))
+
+
+class TlsPins(Setting):
+    """Digests of public keys: one text, or an array of them."""
+
+    __slots__ = ()
+    wanted = "a text or an array of texts"
+    repeated = True
+
+    def parse(self, text: str, where: str) -> bytes:
+        return parse_pin(text, where)
+
+    def from_flag(self, value: list[str]) -> tuple[bytes, ...]:
+        return tuple(self.parse(text, f"--{self.key}") for text in value)
+
+    def from_toml(self, value: object, where: str) -> tuple[bytes, ...]:
+        found = []
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                raise self.wrong(text, where)
+            found.append(self.parse(text, where))
+        return tuple(found)
+
+    def to_toml(self, value: tuple[bytes, ...]) -> str:
+        return f"[{', '.join(quoted(f'sha256:{pin.hex()}') for pin in value)}]"
+
+    def fields(self, value: tuple[bytes, ...]) -> dict[str, Any]:
+        return {}
+
+    def of(self, owner: Any) -> Any:
+        return None if owner.tls is None else owner.tls.pins or None
+
+
 class Loopback(Setting):
     """`HOST:PORT` on this machine only: the metrics say who writes to whom, to all who ask."""
 
@@ -159,10 +203,10 @@ class Loopback(Setting):
         from ipaddress import ip_address
 
         try:
-            found = route.parse_server(text, 0)
+            found = parse_tcp(text, 0)
         except ConfigError:
             found = route.Server("", 0)
-        if not found.port or text.startswith("qmtp:"):
+        if not found.port:
             raise ConfigError(f"{where}: HOST:PORT as in 127.0.0.1:9209 is needed, not {text!r}")
         try:
             good = found.host == "localhost" or ip_address(found.host).is_loopback

@@ -27,7 +27,9 @@ server has taken it. With PREFIX, only recipients that begin with it, and
 without it.
 """
 _EPILOG = """\
-SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT].
+SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT]; qmtps://NAME[:PORT] for
+TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its standard input and output;
+or - for what tcpclient has on descriptors 6 and 7.
 TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
 
 Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,

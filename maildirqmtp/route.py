@@ -3,11 +3,15 @@
 Values only; where they come from (flags, a configuration file) is for the edge.
 """
 
+from maildirqmtp.address import QMTP_PORT as QMTP_PORT
+from maildirqmtp.address import Address as Address
+from maildirqmtp.address import Server as Server
+from maildirqmtp.address import Tls as Tls
+from maildirqmtp.address import parse_port as parse_port
+from maildirqmtp.address import parse_server as parse_server
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.values import Value
 
-#: TCP port of QMTP (qmtp.txt, section 1).
-QMTP_PORT = 209
 #: Messages in flight at once.
 WINDOW_MESSAGES = 4_096
 #: Bytes in flight at once.
@@ -36,19 +40,6 @@ MAX_BOUNCES = 100
 SENDMAIL = (b"/usr/sbin/sendmail",)
 
 
-class Server(Value):
-    """A QMTP server on TCP."""
-
-    __slots__ = ("host", "port")
-
-    def __init__(self, host: str, port: int = QMTP_PORT) -> None:
-        self.host = host
-        self.port = port
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 class Route(Value):
     """What to forward, where to, and how.
 
@@ -56,7 +47,8 @@ class Route(Value):
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
     None means that accepted messages are removed. `bounce_via` is `sendmail`
     (then `sendmail` is the command and its first arguments), `server`, or
-    `maildir:` and a path.
+    `maildir:` and a path. `tls` None is TLS by this system's certificate
+    authorities, where the server has it.
     """
 
     __slots__ = (
@@ -80,6 +72,7 @@ class Route(Value):
         "sent",
         "server",
         "session_s",
+        "tls",
         "window_bytes",
         "window_messages",
         "write_timeout_s",
@@ -88,7 +81,7 @@ class Route(Value):
     def __init__(
         self,
         maildir: bytes,
-        server: Server,
+        server: Address,
         *,
         prefix: bytes = b"",
         sender: bytes | None = None,
@@ -111,6 +104,7 @@ class Route(Value):
         rescan_s: float = RESCAN_S,
         idle_s: float = IDLE_S,
         connections: int = CONNECTIONS,
+        tls: Tls | None = None,
     ) -> None:
         self.maildir = maildir
         self.server = server
@@ -135,54 +129,7 @@ class Route(Value):
         self.rescan_s = rescan_s
         self.idle_s = idle_s
         self.connections = connections
-
-
-def parse_server(text: str, default_port: int = QMTP_PORT) -> Server:
-    """Read SERVER: `name`, `name:port`, `[::1]:port` or `qmtp://` and one of these.
-
-    Raises `ConfigError`, which says what is wrong and what is understood.
-    """
-    rest = text.removeprefix("qmtp://")
-    if rest != text:
-        rest = rest.removesuffix("/")
-    elif text == "-" or "://" in text or text.startswith(("unix:", "exec:")):
-        raise ConfigError(
-            f"server {text!r}: this version reaches servers over TCP only; "
-            f"write NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT]"
-        )
-    if rest.startswith("["):
-        host, bracket, port = rest[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise ConfigError(f"server {text!r}: an IPv6 address is written [::1] or [::1]:PORT")
-        port = port[1:] if port else ""
-        has_port = rest.endswith(":") or bool(port)
-    elif rest.count(":") > 1:
-        host, port, has_port = rest, "", False
-    else:
-        host, colon, port = rest.partition(":")
-        has_port = bool(colon)
-    if not host or any(c.isspace() or not c.isprintable() or c in "/@[]" for c in host):
-        raise ConfigError(f"server {text!r}: no host name; write NAME, NAME:PORT or [::1]:PORT")
-    if ":" in host:
-        _check_ipv6(host, text)
-    return Server(host, parse_port(port, f"server {text!r}") if has_port else default_port)
-
-
-def _check_ipv6(host: str, text: str) -> None:
-    """Refuse what would otherwise be looked up as a name, as in `name:209:`."""
-    from ipaddress import IPv6Address
-
-    try:
-        IPv6Address(host)
-    except ValueError:
-        raise ConfigError(f"server {text!r}: {host!r} is no IPv6 address") from None
-
-
-def parse_port(text: str, where: str = "port") -> int:
-    """Read a TCP port, 1 to 65535. Raises `ConfigError`."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65_536):
-        raise ConfigError(f"{where}: a port is a number from 1 to 65535, not {text!r}")
-    return int(text)
+        self.tls = tls
 
 
 #: Seconds: what the kernel and Python can wait for, and more than anybody means.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from maildirqmtp import route
+from maildirqmtp.address import make_tls
 from maildirqmtp.kinds import (
     BothWays,
     Count,
@@ -28,6 +29,8 @@ from maildirqmtp.mailkinds import (
     Command,
     Loopback,
     Port,
+    TlsFile,
+    TlsPins,
     Window,
 )
 from maildirqmtp.text import printable
@@ -47,7 +50,7 @@ RECIPIENT = Addresses(
 
 #: What a route has besides its maildir, prefix and server, in the order of the help.
 ROUTE: tuple[Setting, ...] = (
-    Port("port", "server", "N", "port, where SERVER has none (209)", "209"),
+    Port("port", "server", "N", "port, where SERVER has none (209); with qmtps: 6209", "209"),
     Window(
         "window",
         "window_messages",
@@ -103,6 +106,15 @@ ROUTE: tuple[Setting, ...] = (
     ),
     Switch("cur", "include_cur", "take messages from cur/ as well as from new/"),
     Count("connections", "connections", "N", "connections at the same time (1)", "1"),
+    TlsFile("tls-ca", "tls", "FILE", "who vouches for a qmtps:// server (this system's list)"),
+    TlsFile("tls-cert", "tls", "FILE", "our certificate for a qmtps:// server"),
+    TlsFile("tls-key", "tls", "FILE", "its key, where it is not in the same file"),
+    TlsPins(
+        "tls-pin",
+        "tls",
+        "PIN",
+        "sha256:DIGEST of the server's public key; vouches for it without --tls-ca",
+    ),
     PositiveTime("rescan", "rescan_s", "TIME", "look for messages at least so often (30s)", "30s"),
     PositiveTime("idle-timeout", "idle_s", "TIME", "close an idle connection (60s)", "60s"),
 )
@@ -142,8 +154,10 @@ def make_route(maildir: bytes, prefix: bytes, server: str, values: dict[str, Any
     for setting in ROUTE:
         if setting.key in values:
             fields |= setting.fields(values[setting.key])
-    where = route.parse_server(server, values.get("port", route.QMTP_PORT))
-    return route.Route(maildir, where, prefix=prefix, **fields)
+    where = route.parse_server(server, values.get("port"))
+    ca, cert, key = (values.get(f"tls-{part}") for part in ("ca", "cert", "key"))
+    tls = make_tls(where, ca, cert, key, values.get("tls-pin", ()))
+    return route.Route(maildir, where, prefix=prefix, tls=tls, **fields)
 
 
 def own_target(chosen: route.Route) -> tuple[str, str] | None:

@@ -142,6 +142,14 @@ def start(*arguments: str | bytes | Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def runs(pid: int) -> bool:
+    """Say whether there is such a process, and it is not only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 # Servers
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import engine
+from maildirqmtp.address import Address
 from maildirqmtp.batch import flush
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
@@ -113,7 +114,7 @@ def test_a_signal_finishes_what_is_in_flight(
 
     made: list[FakeServer] = []
 
-    def connect(server: Server, timeout_s: float) -> FakeServer:
+    def connect(server: Address, timeout_s: float) -> FakeServer:
         made.append(FakeServer(signalled))
         return made[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from maildirqmtp import config
 from maildirqmtp.config import Config, effective
 from maildirqmtp.configfile import MAX_BYTES, ConfigFile
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.kinds import quoted
 from maildirqmtp.options import make_config, make_parser
-from maildirqmtp.route import Route, Server
+from maildirqmtp.route import Route, Server, parse_server
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -426,3 +428,28 @@ def test_two_configurations_are_told_apart() -> None:
     assert Config((route,)) != Config((Route(b"M", Server("h"), rescan_s=5),))
     assert Config((route,)) != Config((route,), json=True)
     assert os.fsdecode(route.maildir) in repr(Config((route,)))
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "qmtps://h:6209",
+        "[::1]:209",
+        "unix:/run/with space \u202e.sock",
+        "exec:ssh mx 'a b' \u00e4",
+    ],
+)
+def test_every_way_to_a_server_comes_back(path: Path, server: str) -> None:
+    """`--check-config` shows what can be put into a file again, even what a terminal cannot."""
+    text = f'[[route]]\nmaildir = "M"\nserver = {quoted(server)}\n'
+    if server.startswith("qmtps:"):
+        text += f'tls-ca = "~/ca.pem"\ntls-pin = "sha256:{"00" * 32}"\n'
+    config = read(write(path, text))
+    assert config.routes[0].server == parse_server(server)
+    assert read(write(path, effective(config))) == config
+
+
+def test_a_ucspi_client_is_not_for_those_who_stay(path: Path) -> None:
+    """The second connection could never be made."""
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: server -: a UCSPI client"):
+        read(write(path, '[[route]]\nmaildir = "M"\nserver = "-"\n'))

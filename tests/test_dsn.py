@@ -451,5 +451,14 @@ def test_whatever_is_put_in_a_parser_finds_the_three_parts(
         assert status_text(bounce).isascii()
     first, *others = groups(bounce)
     assert list(first) == ["Reporting-MTA", "Arrival-Date"]
-    assert [list(other) for other in others] == [STATUS_FIELDS] * len(failed)
+    fields = [field for field in STATUS_FIELDS if names[1] or field != "Remote-MTA"]
+    assert [list(other) for other in others] == [fields] * len(failed)
     assert [other["Action"] for other in others] == ["failed"] * len(failed)
+
+
+def test_a_server_without_a_name_in_the_dns_is_not_named() -> None:
+    """The sender is far away; our sockets' paths and commands are none of his business."""
+    bounce = make(server="")
+    _, text, *_ = read(bounce)
+    assert "again. What the server said is with each of them." in text.get_content()
+    assert "Remote-MTA" not in groups(bounce)[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import engine as engine_module
+from maildirqmtp.address import Address
 from maildirqmtp.aftermath import MAX_BARREN, MAX_SET_ASIDE
 from maildirqmtp.engine import STOP_S, Engine
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
@@ -64,7 +65,7 @@ class Run:
     def close(self) -> None:
         """See `report.Progress`."""
 
-    def connect(self, server: Server, timeout_s: float) -> FakeServer:
+    def connect(self, server: Address, timeout_s: float) -> FakeServer:
         """Reach the next server."""
         assert timeout_s == 60.0
         self.connects += 1
@@ -323,7 +324,7 @@ def test_a_server_that_closes_at_once_without_reading(run: Run) -> None:
         def send(self, data: bytes | bytearray | memoryview) -> int:
             raise broken("broken pipe")
 
-    def connect(server: Server, timeout_s: float) -> FakeServer:
+    def connect(server: Address, timeout_s: float) -> FakeServer:
         run.connects += 1
         made = Closing(accept)
         run.servers.append(made)
@@ -734,7 +735,7 @@ def test_stop_right_after_connecting_sends_nothing(run: Run) -> None:
     run.add(2)
     connect = run.connect
 
-    def then_stop(server: Server, timeout_s: float) -> FakeServer:
+    def then_stop(server: Address, timeout_s: float) -> FakeServer:
         made = connect(server, timeout_s)
         run.engine._stop_at = run.clock() + STOP_S
         return made

@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
 PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "snapshot", "text", "values", "response", "results",
-    "transfer", "package",
+    "transfer", "package", "address", "transport.spki",
 }  # fmt: skip
 OUTSIDE = {
-    "transport", "content", "guard", "files", "maildir", "filing", "cleaning", "mailer", "watch",
+    "transport.__init__", "transport.sockets", "transport.tls", "transport.descriptors",
+    "transport.command", "content", "guard", "files", "maildir", "filing", "cleaning", "mailer",
+    "watch",
     "wake",
 }  # fmt: skip
 COMPOSITION = {
@@ -29,15 +31,25 @@ COMPOSITION = {
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
 RECEIVER = {
     "receiver.__init__", "receiver.policy", "receiver.spool", "receiver.session",
-    "receiver.streams", "receiver.connection", "receiver.serving",
+    "receiver.streams", "receiver.listener", "receiver.tls", "receiver.connection",
+    "receiver.serving",
 }  # fmt: skip
 EDGE = {
     "__init__", "__main__", "config", "configfile", "settings", "kinds", "mailkinds", "service",
     "batch", "status", "metrics", "notify", "cli", "options", "enqueue", "demo",
     "receiver.cli",
 }  # fmt: skip
-#: Rooms for the files, one on the other; a bounce may end in a maildir.
-ON_MAILDIR = {
+#: Rooms for the files, one on the other; a bounce may end in a maildir. And a door to the
+#: ways to the server, of which two stand on others.
+ON_EACH_OTHER = {
+    "transport.__init__": {
+        "transport.sockets",
+        "transport.tls",
+        "transport.descriptors",
+        "transport.command",
+    },
+    "transport.tls": {"transport.sockets"},
+    "transport.command": {"transport.descriptors"},
     "maildir": {"guard", "files"},
     "filing": {"files", "maildir"},
     "cleaning": {"files", "maildir"},
@@ -50,7 +62,8 @@ EVERYBODY = set().union(*FLOORS)
 PURE_STDLIB = {
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses",
     "datetime", "email", "enum", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json",
-    "math", "operator", "re", "string", "struct", "textwrap", "types", "typing", "unicodedata",
+    "math", "operator", "re", "shlex", "string", "struct", "textwrap", "types", "typing",
+    "unicodedata",
 }  # fmt: skip
 
 #: Who alone may import what.
@@ -58,9 +71,9 @@ ONLY = {
     "watchdog": {"watch"},
     "rich": {"progress"},
     "prometheus_client": {"metrics"},
-    "socket": {"transport", "filing"} | RECEIVER | EDGE,
-    "ssl": {"transport"} | RECEIVER | EDGE,
-    "subprocess": {"transport", "mailer"} | EDGE,
+    "socket": {"transport.sockets", "transport.tls", "filing"} | RECEIVER | EDGE,
+    "ssl": {"transport.tls", "receiver.tls"},
+    "subprocess": {"transport.command", "mailer"} | EDGE,
     "fcntl": {"guard"} | EDGE,
     "asyncio": {"async_client"},
     "typing_extensions": {"outflow"},
@@ -132,7 +145,7 @@ def allowed(module: str) -> set[str]:
     if module in PURE:
         return PURE
     if module in OUTSIDE:
-        return PURE | ON_MAILDIR.get(module, set())
+        return PURE | ON_EACH_OTHER.get(module, set())
     if module in COMPOSITION:
         return (PURE | OUTSIDE | COMPOSITION) - NEVER.get(module, set())
     if module in RECEIVER:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.address import Address
 from maildirqmtp.delivery import prepare
 from maildirqmtp.engine import Engine
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
@@ -102,7 +103,7 @@ def one_run(number: int, path: Path, clock: FakeClock) -> None:
     lines: list[tuple[list[Package], bytearray]] = []
     log = io.StringIO()
 
-    def connect(server: Server, timeout_s: float) -> FakeServer:
+    def connect(server: Address, timeout_s: float) -> FakeServer:
         assert len(lines) < 60, "it never stops"
         packages: list[Package] = []
         written = bytearray()

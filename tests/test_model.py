@@ -46,6 +46,7 @@ from hypothesis.stateful import (
 )
 
 from maildirqmtp import maildir as maildir_module
+from maildirqmtp.address import Address
 from maildirqmtp.cleaning import clean
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.engine import Engine
@@ -386,7 +387,7 @@ class Model(RuleBasedStateMachine):
 
     # The server
 
-    def connect(self, server: Server, timeout_s: float) -> FakeServer:
+    def connect(self, server: Address, timeout_s: float) -> FakeServer:
         """Reach the server."""
         self.connects += 1
         assert self.connects < 300, "it never stops"

@@ -67,6 +67,14 @@ def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str
         (["--listen", "127.0.0.1:x", "DIR"], "HOST:PORT"),
         (["--listen", ":209", "DIR"], "HOST:PORT"),
         (["--listen", "", "DIR"], "HOST:PORT"),
+        (["--listen", "unix:", "DIR"], "a path is needed"),
+        (["--listen", "unix:/tmp/", "DIR"], "a path is needed"),
+        (["--tls-key", "k.pem", "DIR"], "--tls-key: for TLS, --tls-cert is needed"),
+        (["--tls-client-ca", "c.pem", "DIR"], "--tls-client-ca: for TLS, --tls-cert is needed"),
+        (["--tls-client-name", "n", "DIR"], "--tls-client-name: for TLS, --tls-cert is needed"),
+        (["--tls-cert", "c.pem", "--tls-client-name", "n", "DIR"], "without --tls-client-ca"),
+        (["--tls-cert", "c.pem", "--stdio", "DIR"], "TLS is for TCP"),
+        (["--tls-cert", "c.pem", "--listen", "unix:/x", "DIR"], "TLS is for TCP"),
         (["--stdio", "--listen", "127.0.0.1:0", "DIR"], "--stdio and --listen"),
         (["--domain", "", "DIR"], "--domain"),
         (["--domain", "a@b", "DIR"], "'a@b'"),
@@ -119,6 +127,12 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_where_to_listen(text: str, address: tuple[str, int]) -> None:
     assert parse_listen(text) == address
+
+
+def test_listening_on_a_unix_socket() -> None:
+    """A path is bytes, whatever they are."""
+    assert parse_listen("unix:/run/q.sock") == b"/run/q.sock"
+    assert parse_listen("unix:\udcff") == b"\xff"
 
 
 def test_listen_without_a_host() -> None:

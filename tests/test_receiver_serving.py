@@ -24,16 +24,14 @@ from maildirqmtp.protocol import (
 )
 from maildirqmtp.receiver import serving
 from maildirqmtp.receiver.connection import SESSION_S, STOP_S, Connection
+from maildirqmtp.receiver.listener import is_loopback, open_listener, show_address
 from maildirqmtp.receiver.policy import Importance, Policy, only_domains
 from maildirqmtp.receiver.serving import Server
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import (
     SocketStream,
     StdioStream,
-    is_loopback,
-    open_listener,
     peer_name,
-    show_address,
     stdio_peer,
 )
 
@@ -614,6 +612,7 @@ class Broken:
     """A stream whose client is gone, or takes nothing."""
 
     read_fd = write_fd = 99
+    handshaking = read_wants_write = False
 
     def __init__(self, error: OSError | None = None) -> None:
         self.error = error

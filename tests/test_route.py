@@ -8,6 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maildirqmtp import route
+from maildirqmtp.address import (
+    Address,
+    ExecServer,
+    Tls,
+    UcspiServer,
+    UnixServer,
+    make_tls,
+    parse_pin,
+)
 from maildirqmtp.errors import ConfigError, Fault
 from maildirqmtp.route import Route, Server
 
@@ -36,6 +45,27 @@ SERVERS = [
     ("qmtp://[::1]:2090", "::1", 2_090),
     ("qmtp://[::1]/", "::1", 209),
     ("b\u00fccher.example", "b\u00fccher.example", 209),
+]
+
+TLS_SERVERS = [
+    ("qmtps://mail.example.org", "mail.example.org", 6_209),
+    ("qmtps://mail.example.org/", "mail.example.org", 6_209),
+    ("qmtps://mail.example.org:209", "mail.example.org", 209),
+    ("qmtps://[::1]", "::1", 6_209),
+    ("qmtps://[::1]:2090/", "::1", 2_090),
+]
+
+OTHER_SERVERS = [
+    ("-", UcspiServer()),
+    ("unix:/run/qmtp.sock", UnixServer("/run/qmtp.sock")),
+    ("unix:qmtp.sock", UnixServer("qmtp.sock")),
+    ("unix:/with space:and colon", UnixServer("/with space:and colon")),
+    ("exec:qmtpmaildir", ExecServer(("qmtpmaildir",))),
+    (
+        "exec:ssh -p 22 mx qmtpmaildir --stdio Maildir",
+        ExecServer(("ssh", "-p", "22", "mx", "qmtpmaildir", "--stdio", "Maildir")),
+    ),
+    ("exec:/bin/sh -c 'a; b' $HOME", ExecServer(("/bin/sh", "-c", "a; b", "$HOME"))),
 ]
 
 BAD_SERVERS = [
@@ -78,12 +108,19 @@ BAD_SERVERS = [
     ("a:b:c", "'a:b:c' is no IPv6 address"),
     ("[mail:209]", "'mail:209' is no IPv6 address"),
     ("::1::2", "'::1::2' is no IPv6 address"),
-    ("-", "over TCP only"),
-    ("unix:/run/qmtp", "over TCP only"),
-    ("exec:ssh mx qmtpmaildir", "over TCP only"),
-    ("qmtps://mail", "over TCP only"),
-    ("QMTP://mail", "over TCP only"),
-    ("smtp://mail", "over TCP only"),
+    ("QMTP://mail", "this way is not known"),
+    ("smtp://mail", "this way is not known"),
+    ("://mail", "this way is not known"),
+    ("qmtps://", "no host name"),
+    ("qmtps://mail:x", "a port is a number"),
+    ("qmtps://qmtps://mail", "a port is a number"),
+    ("unix:", "a socket's path"),
+    ("unix:a\0b", "a socket's path"),
+    ("exec:", "a command is needed"),
+    ("exec: ", "a command is needed"),
+    ("exec:''", "a command is needed"),
+    ("exec:a\0b", "a command is needed"),
+    ("exec:ssh 'mx", "No closing quotation"),
 ]
 
 
@@ -93,6 +130,51 @@ def test_servers(text: str, host: str, port: int) -> None:
     server = route.parse_server(text)
     assert server == Server(host, port)
     assert route.parse_server(str(server)) == server
+
+
+@pytest.mark.parametrize(("text", "host", "port"), TLS_SERVERS)
+def test_servers_with_tls(text: str, host: str, port: int) -> None:
+    """Written out, TLS does not get lost: the log line says what is protected."""
+    server = route.parse_server(text)
+    assert server == Server(host, port, tls=True)
+    assert server != Server(host, port)
+    assert route.parse_server(str(server)) == server
+
+
+@pytest.mark.parametrize(("text", "server"), OTHER_SERVERS)
+def test_servers_that_are_not_on_tcp(text: str, server: Address) -> None:
+    """Each way has its own value; written out, it is understood again."""
+    assert route.parse_server(text) == server
+    assert route.parse_server(str(server)) == route.parse_server(server.text) == server
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("unix:/tmp/\x1b[2J\n", "unix:/tmp/?[2J?"),
+        ("unix:/tmp/\udcff", "unix:/tmp/?"),
+        ("exec:a\u202eb c\udc80", "exec:'a?b' 'c?'"),
+    ],
+)
+def test_a_server_is_shown_in_one_harmless_line(text: str, shown: str) -> None:
+    """A path may hold any byte; the terminal must not obey it."""
+    server = route.parse_server(text)
+    assert str(server) == shown
+    assert route.parse_server(server.text) == server
+
+
+def test_a_command_is_called_by_its_name() -> None:
+    """As the lines that it writes are to begin."""
+    assert ExecServer(("/usr/bin/ssh", "mx")).command == "ssh"
+    assert ExecServer(("ssh\x1b",)).command == "ssh?"
+    assert ExecServer(("/",)).command == "/"
+
+
+def test_what_is_not_on_tcp_has_no_name_in_the_dns() -> None:
+    """A bounce names the server to strangers; a path or a command is no name."""
+    assert [server.host for server in (UnixServer("/x"), ExecServer(("x",)), UcspiServer())] == [
+        "", "", "",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "says"), BAD_SERVERS)
@@ -111,6 +193,8 @@ def test_the_default_port_is_only_a_default() -> None:
     assert route.parse_server("mail", 2_090) == Server("mail", 2_090)
     assert route.parse_server("qmtp://[::1]", 2_090) == Server("::1", 2_090)
     assert route.parse_server("mail:209", 2_090) == Server("mail", 209)
+    assert route.parse_server("qmtps://mail", 2_090) == Server("mail", 2_090, tls=True)
+    assert route.parse_server("qmtps://mail:209", 2_090) == Server("mail", 209, tls=True)
 
 
 def test_a_server_is_shown_as_it_can_be_written() -> None:
@@ -127,7 +211,70 @@ def test_servers_are_compared_by_value() -> None:
     assert server != Server("other")
     assert server != "mail:209"
     assert len({server, Server("mail"), Server("mail", 210)}) == 2
-    assert repr(server) == "Server(host='mail', port=209)"
+    assert repr(server) == "Server(host='mail', port=209, tls=False)"
+
+
+DIGEST = bytes(range(224, 256))
+PINS = [
+    f"sha256:{DIGEST.hex()}",
+    f"sha256:{DIGEST.hex().upper()}",
+    "sha256:4OHi4+Tl5ufo6err7O3u7/Dx8vP09fb3+Pn6+/z9/v8=",
+]
+BAD_PINS = ["", "sha256:", DIGEST.hex(), "sha1:" + "00" * 20, "sha256:" + "00" * 31,
+            "sha256:" + "00" * 33, "sha256:" + "0g" * 32, "SHA256:" + "00" * 32,
+            "sha256//4OHi4+Tl5ufo6err7O3u7/Dx8vP09fb3+Pn6+/z9/v8=",
+            "sha256:4OHi4+Tl5ufo6err7O3u7/Dx8vP09fb3+Pn6+/z9/v8",
+            "sha256:4OHi4-Tl5ufo6err7O3u7_Dx8vP09fb3-Pn6-_z9_v8=",
+            "sha256:" + "\u0660" * 64]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PINS)
+def test_pins(text: str) -> None:
+    """As openssl writes a digest, and as RFC 7469 does."""
+    assert parse_pin(text) == DIGEST
+
+
+@pytest.mark.parametrize("text", BAD_PINS)
+def test_a_pin_that_is_none_is_named(text: str) -> None:
+    """Taken for another digest, it would shut every server out."""
+    with pytest.raises(ConfigError, match=r"^--tls-pin: sha256: and the digest"):
+        parse_pin(text)
+
+
+QMTPS = Server("mail", 6_209, tls=True)
+
+
+def test_what_tls_is_to_check() -> None:
+    """Nothing asked for is None: the system's certificate authorities."""
+    assert make_tls(QMTPS) is None
+    assert make_tls(UcspiServer(), None, None, None, ()) is None
+    assert make_tls(QMTPS, ca="ca.pem") == Tls(ca="ca.pem")
+    assert make_tls(QMTPS, cert="c.pem") == Tls(cert="c.pem")
+    assert make_tls(QMTPS, cert="c.pem", key="k.pem") == Tls(cert="c.pem", key="k.pem")
+    assert make_tls(QMTPS, pins=(DIGEST,)) == Tls(pins=(DIGEST,))
+
+
+def test_a_key_without_its_certificate_is_no_use() -> None:
+    """Found at the start, not by a server that misses the certificate."""
+    with pytest.raises(ConfigError, match=r"^--tls-key: its certificate is needed"):
+        make_tls(QMTPS, key="k.pem")
+
+
+@pytest.mark.parametrize("flag", ["--tls-ca", "--tls-cert", "--tls-key"])
+def test_an_empty_path_is_no_file(flag: str) -> None:
+    """`--tls-ca "$CA"` without CA would trust everybody that the system trusts."""
+    files = ["" if flag == name else "x.pem" for name in ("--tls-ca", "--tls-cert", "--tls-key")]
+    with pytest.raises(ConfigError, match=f"^{flag}: the path of a file is needed"):
+        make_tls(QMTPS, files[0], files[1], files[2])
+
+
+@pytest.mark.parametrize(
+    "server", [Server("mail", 6_209), UnixServer("/x"), ExecServer(("x",)), UcspiServer()]
+)
+def test_tls_options_are_refused_where_there_is_no_tls(server: Address) -> None:
+    """`mail.example.org` in place of `qmtps://mail.example.org` must not send mail in plain."""
+    with pytest.raises(ConfigError, match="write qmtps://NAME"):
+        make_tls(server, ca="ca.pem")
 
 
 PORTS = [("1", 1), ("209", 209), ("65535", 65_535), ("00209", 209)]
@@ -217,9 +364,12 @@ def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
         server = route.parse_server(text)
     except ConfigError:
         return
-    assert server.host
-    assert 0 < server.port < 65_536
-    assert route.parse_server(str(server)) == server
+    if isinstance(server, Server):
+        assert server.host
+        assert 0 < server.port < 65_536
+        assert route.parse_server(str(server)) == server
+    assert str(server).isprintable()
+    assert route.parse_server(server.text) == server
 
 
 def test_a_route_s_defaults_are_those_of_the_manual() -> None:
@@ -231,3 +381,4 @@ def test_a_route_s_defaults_are_those_of_the_manual() -> None:
     assert (plain.session_s, plain.lifetime_s) == (50 * 60, 14 * 24 * 3_600)
     assert (plain.prefix, plain.sender, plain.recipients) == (b"", None, ())
     assert (plain.include_cur, plain.sent, plain.failed) == (False, None, None)
+    assert plain.tls is None

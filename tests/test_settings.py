@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildirqmtp import route, settings
+from maildirqmtp.address import Tls
 from maildirqmtp.config import Config
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.kinds import Setting, expanded, quoted, unexpanded
@@ -69,7 +70,7 @@ def test_the_default_that_is_told_is_the_default(key: str) -> None:
     assert setting.default is not None
     value = setting.parse(setting.default, "x")
     if key == "port":
-        assert value == PLAIN.server.port
+        assert value == Server("h").port
     else:
         assert value == setting.of(PLAIN)
     if key != "sendmail":
@@ -99,6 +100,8 @@ WRONG: dict[str, list[Any]] = {
     "bounce-via": [True, ["server"]],
     "sendmail": [1, ["sendmail"]],
     "cur": ["yes", 1],
+    "tls-ca": [True, 1, ["ca.pem"]],
+    "tls-pin": [1, [1], {}],
     "rescan": [True, {}],
     "metrics-file": [True],
     "metrics-listen": [9209, ["127.0.0.1:1"]],
@@ -289,6 +292,34 @@ def test_the_port_is_for_servers_without() -> None:
     """As on the command line."""
     assert settings.make_route(b"M", b"", "h", {"port": 5}).server == Server("h", 5)
     assert settings.make_route(b"M", b"", "h:6", {"port": 5}).server == Server("h", 6)
+
+
+def test_the_settings_of_tls_are_one_value() -> None:
+    """And what it holds is shown again, setting by setting."""
+    pin = bytes(range(32))
+    values = {"tls-ca": b"/ca", "tls-cert": b"/c", "tls-key": b"/k", "tls-pin": (pin,)}
+    made = settings.make_route(b"M", b"", "qmtps://h", values)
+    assert made.server == Server("h", 6_209, tls=True)
+    assert made.tls == Tls(b"/ca", b"/c", b"/k", (pin,))
+    assert {key: ALL[key].of(made) for key in values} == values
+    assert {key: ALL[key].of(PLAIN) for key in values} == dict.fromkeys(values)
+    part = settings.make_route(b"M", b"", "qmtps://h", {"tls-pin": (pin,)})
+    assert [key for key in values if ALL[key].of(part) is not None] == ["tls-pin"]
+
+
+def test_pins_come_back() -> None:
+    """One, or several while the server changes its key."""
+    pin = ALL["tls-pin"]
+    for pins in ((bytes(32),), (bytes(32), bytes(range(32)))):
+        assert through_toml(pin, pins) == pins
+    assert pin.from_toml(f"sha256:{'00' * 32}", "x") == (bytes(32),)
+    assert pin.from_flag([f"sha256:{'00' * 32}"] * 2) == (bytes(32), bytes(32))
+
+
+def test_tls_is_asked_for_of_a_server_that_has_it() -> None:
+    """`server = "h"` below `tls-ca` is a slip that must not send mail in plain."""
+    with pytest.raises(ConfigError, match="write qmtps://NAME for TLS"):
+        settings.make_route(b"M", b"", "h", {"tls-ca": b"/ca"})
 
 
 def test_only_flags_that_were_given_count() -> None:

@@ -1,5 +1,6 @@
-"""TCP: every error of the system becomes one that names the server and what was tried."""
+"""TCP and Unix sockets: every error becomes one that names the server and what was tried."""
 
+import contextlib
 import errno
 import os
 import select
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.address import UnixServer
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
 from maildirqmtp.route import Server
-from maildirqmtp.transport import SocketTransport, connect
+from maildirqmtp.transport import SocketTransport, connect, sockets
 from tests.helpers import DEADLINE_S, closed_port
 
 Pair = tuple[SocketTransport, socket.socket]
@@ -142,10 +144,12 @@ class Dialled(socket.socket):
 
     plan: list[BaseException | None]
     made: list["Dialled"]
+    address: object
 
     def connect(self, address: object) -> None:
         """Do the next thing of the plan."""
         type(self).made.append(self)
+        self.address = address
         step = type(self).plan.pop(0)
         if step is not None:
             raise step
@@ -224,4 +228,134 @@ def test_an_interrupt_leaves_no_socket_behind(monkeypatch: pytest.MonkeyPatch) -
     planned = dialling(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         connect(Server("mail.example.org"), 5)
+    assert planned.made[0].fileno() == -1
+
+
+@pytest.fixture
+def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin without an address that worked."""
+    monkeypatch.setattr(sockets, "_worked", {})
+
+
+@pytest.mark.usefixtures("_forgetful")
+def test_the_address_that_worked_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first address that is down would cost a minute at each reconnect."""
+    dialling(monkeypatch, unreachable(), None)
+    connect(Server("mail.example.org"), 5).close()
+    planned = dialling(monkeypatch, None, unreachable())
+    connect(Server("mail.example.org"), 5).close()
+    assert [sock.address for sock in planned.made] == [("192.0.2.1", 209)]
+    planned = dialling(monkeypatch, unreachable(), None)
+    connect(Server("mail.example.org"), 5).close()
+    assert [sock.address for sock in planned.made] == [("192.0.2.1", 209), ("192.0.2.0", 209)]
+
+
+@pytest.mark.usefixtures("_forgetful")
+def test_an_address_that_worked_is_that_of_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hosts may share addresses, and have them in different order for a reason."""
+    dialling(monkeypatch, unreachable(), None)
+    connect(Server("mail.example.org"), 5).close()
+    for other in (Server("mail.example.net"), Server("mail.example.org", 2_090)):
+        planned = dialling(monkeypatch, None, None)
+        connect(other, 5).close()
+        assert [sock.address for sock in planned.made] == [("192.0.2.0", 209)]
+
+
+@pytest.mark.usefixtures("_forgetful")
+def test_an_address_that_worked_and_is_gone_is_not_dialled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server has moved; somebody else may be there now."""
+    dialling(monkeypatch, unreachable(), None)
+    connect(Server("mail.example.org"), 5).close()
+    planned = dialling(monkeypatch, None)
+    connect(Server("mail.example.org"), 5).close()
+    assert [sock.address for sock in planned.made] == [("192.0.2.0", 209)]
+
+
+@pytest.mark.usefixtures("_forgetful")
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may talk to any number of servers."""
+    monkeypatch.setattr(sockets, "_MAX_WORKED", 2)
+    for number in range(5):
+        dialling(monkeypatch, None)
+        connect(Server(f"{number}.example.org"), 5).close()
+        assert len(sockets._worked) <= 2
+
+
+def test_ipv6() -> None:
+    """By its address, as it is written."""
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("NOT TESTED: this machine has no IPv6")
+    with listener:
+        port = listener.getsockname()[1]
+        transport = connect(Server("::1", port), 5)
+        assert transport.name == f"[::1]:{port}"
+        transport.close()
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """Bytes go both ways, and files by the kernel."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        ours = connect(UnixServer(path), 5)
+        assert ours.name == f"unix:{path}"
+        assert ours.can_send_file
+        assert not os.get_blocking(ours.read_fd)
+        theirs, _ = listener.accept()
+        with theirs:
+            (tmp_path / "file").write_bytes(b"0123456789")
+            fd = os.open(tmp_path / "file", os.O_RDONLY)
+            assert ours.send(b"hello ") == 6
+            assert ours.send_file(fd, 2, 5) == 5
+            os.close(fd)
+            assert theirs.recv(100) == b"hello 23456"
+            theirs.sendall(b"3:Kok,")
+            assert ours.receive(100) == b"3:Kok,"
+        ours.close()
+
+
+def test_a_unix_socket_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    """Missing, nobody there, no socket, a path too long for one."""
+    left = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+    (tmp_path / "file").touch()
+    for path, why in (
+        (tmp_path / "none", "No such file or directory"),
+        (left, "Connection refused"),
+        (tmp_path / "file", "Connection refused"),
+        (tmp_path / ("x" * 200), "path too long"),
+    ):
+        with pytest.raises(ConnectError) as raised:
+            connect(UnixServer(str(path)), 5)
+        assert str(raised.value).startswith(f"cannot connect to unix:{path}: ")
+        assert why in str(raised.value)
+        assert not isinstance(raised.value, TimeoutError)
+
+
+def test_a_busy_unix_socket_is_waited_for(tmp_path: Path) -> None:
+    """Where others wait before us the kernel would say so at once; it takes a time-out."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as others:
+        listener.bind(path)
+        listener.listen(0)
+        others.enter_context(contextlib.closing(connect(UnixServer(path), 5)))
+        with pytest.raises(ConnectTimeout, match=r"no answer in 0\.05 s"):
+            connect(UnixServer(path), 0.05)
+
+
+@pytest.mark.parametrize("error", [ConnectError("told to stop"), KeyboardInterrupt()])
+def test_being_told_to_stop_leaves_no_unix_socket(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes through, the descriptor does not stay."""
+    planned = dialling(monkeypatch, error)
+    with pytest.raises(type(error)) as raised:
+        connect(UnixServer("/nonexistent"), 5)
+    assert raised.value is error
     assert planned.made[0].fileno() == -1

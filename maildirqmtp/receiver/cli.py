@@ -9,17 +9,19 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from maildirqmtp import __version__
+from maildirqmtp.address import parse_tcp
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
 from maildirqmtp.receiver.serving import MAX_CONNECTIONS, TIMEOUT_S, Server
-from maildirqmtp.receiver.streams import StdioStream, stdio_peer
-from maildirqmtp.route import QMTP_PORT, parse_bytes, parse_seconds, parse_server
+from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream, stdio_peer
+from maildirqmtp.route import parse_bytes, parse_seconds
 from maildirqmtp.text import printable
 
 EXIT_OK = 0
@@ -61,10 +63,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.stdio:
         _require_stdio()
     listen = DEFAULT_LISTEN if options.listen is None else options.listen
+    welcome = _gate(options)
     server = Server(
         options.dir,
         listen=None if options.stdio else parse_listen(listen),
         policy=policy,
+        welcome=welcome,
         max_connections=_count(options.max_connections, "--max-connections"),
         timeout_s=timeout_s,
         log=stderr_log(_importance(options)),
@@ -86,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("dir", metavar="DIR", help="the maildir; made if it is missing")
-    add("--listen", metavar="HOST:PORT", help=f"where to listen (default {DEFAULT_LISTEN})")
+    add(
+        "--listen",
+        metavar="HOST:PORT",
+        help=f"where to listen (default {DEFAULT_LISTEN}); or unix:PATH, for its owner only",
+    )
     add(
         "--stdio",
         action="store_true",
@@ -118,21 +126,62 @@ def _parser() -> argparse.ArgumentParser:
         default=f"{TIMEOUT_S:.0f}",
         help="drop a client idle for so long, as in 90s 5m (default %(default)s seconds)",
     )
+    add("--tls-cert", metavar="FILE", help="speak TLS only, with this certificate (PEM)")
+    add("--tls-key", metavar="FILE", help="its key, where it is not in the same file")
+    add(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="let in only who has a certificate of this authority (PEM)",
+    )
+    add(
+        "--tls-client-name",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="of these only who has this name in it, as subjectAltName or common name; "
+        "may be repeated",
+    )
     add("-v", "--verbose", action="store_true", help="log accepted messages too")
     add("-q", "--quiet", action="store_true", help="log nothing but errors")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, HOST or [::1]:PORT; port 0 lets the kernel choose. `ConfigError`."""
+def _gate(options: argparse.Namespace) -> Callable[[socket.socket], Stream]:
+    """Return what makes a stream of a client's socket: in plain, or by TLS."""
+    if options.tls_cert is None:
+        for flag in ("tls_key", "tls_client_ca", "tls_client_name"):
+            if getattr(options, flag):
+                raise ConfigError(f"--{flag.replace('_', '-')}: for TLS, --tls-cert is needed")
+        return SocketStream
+    if options.stdio or (options.listen or "").startswith("unix:"):
+        raise ConfigError("--tls-cert: TLS is for TCP; with --stdio, let sslserver or ssh do it")
+    if options.tls_client_name and options.tls_client_ca is None:
+        raise ConfigError("--tls-client-name: nobody vouches for names without --tls-client-ca")
+    from maildirqmtp.receiver.tls import Gate
+
+    return Gate(
+        options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_client_name
+    ).welcome
+
+
+def parse_listen(text: str) -> tuple[str, int] | bytes:
+    """Read HOST:PORT, HOST, [::1]:PORT or unix:PATH; port 0 lets the kernel choose. `ConfigError`.
+
+    A path is returned as bytes.
+    """
+    if text.startswith("unix:"):
+        path = os.fsencode(text.removeprefix("unix:"))
+        if not path or b"\0" in path or path.endswith(b"/"):
+            raise ConfigError(f"--listen {text!r}: a path is needed, as in unix:/run/qmtp.sock")
+        return path
     rest = text.removesuffix(":0")
     any_port = rest != text and (rest.endswith("]") or ":" not in rest)
     try:
-        server = parse_server(rest if any_port else text, QMTP_PORT)
+        server = parse_tcp(rest if any_port else text)
     except ConfigError:
         raise ConfigError(
-            f"--listen {text!r}: write HOST:PORT, as in 127.0.0.1:209 or [::1]:209"
+            f"--listen {text!r}: write HOST:PORT, as in 127.0.0.1:209 or [::1]:209, or unix:PATH"
         ) from None
     return server.host, 0 if any_port else server.port
 

@@ -29,6 +29,9 @@ LINGER_S = 5.0
 #: Seconds that a client has to take its responses when the receiver stops.
 STOP_S = 10.0
 
+#: Seconds that a client has for its TLS handshake.
+HANDSHAKE_S = 30.0
+
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
 _NEVER = float("inf")
@@ -70,7 +73,8 @@ class Connection:
         self._output = bytearray()
         self._progress_s = clock()
         self._session_end_s = self._progress_s + SESSION_S
-        self._give_up_s = _NEVER
+        self._handshaking = stream.handshaking
+        self._give_up_s = self._progress_s + HANDSHAKE_S if self._handshaking else _NEVER
         self._ended_by_client = False
         self._stopping = False
         self._log(Importance.DETAIL, "connected")
@@ -101,7 +105,7 @@ class Connection:
         room = not self._session.busy and len(self._output) <= OUTPUT_MAX
         if self._phase is Phase.LINGERING or (self._phase is Phase.OPEN and room):
             wanted[self.stream.read_fd] = _READ
-        if self._output:
+        if self._output or (wanted and self.stream.read_wants_write):
             fd = self.stream.write_fd
             wanted[fd] = wanted.get(fd, 0) | _WRITE
         return wanted
@@ -113,7 +117,8 @@ class Connection:
         try:
             if events & _WRITE and self._output:
                 self._write()
-            if events & _READ and self._phase in (Phase.OPEN, Phase.LINGERING):
+            can_read = events & _READ or self.stream.read_wants_write
+            if can_read and self._phase in (Phase.OPEN, Phase.LINGERING):
                 self._read()
         except OSError as error:
             if self._phase is not Phase.LINGERING:
@@ -129,6 +134,9 @@ class Connection:
 
     def _read(self) -> None:
         data = self.stream.read()
+        if self._handshaking and not self.stream.handshaking:
+            self._handshaking = False
+            self._give_up_s = _NEVER
         if data is None or (data and self._phase is Phase.LINGERING):
             return
         if data:
@@ -189,6 +197,8 @@ class Connection:
         if now_s >= self._give_up_s and not self.can_work:
             if self._output:
                 self._fail("did not take its responses")
+            elif self._handshaking:
+                self._fail(f"did not finish its TLS handshake in {HANDSHAKE_S:.0f} s")
             self._phase = Phase.CLOSED
         elif self._phase is Phase.LINGERING:
             return

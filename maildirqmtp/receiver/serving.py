@@ -18,15 +18,11 @@ from maildirqmtp.cleaning import clean
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.receiver.connection import Connection
+from maildirqmtp.receiver.listener import open_listener, open_unix_listener, show_address
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.streams import (
-    SocketStream,
-    Stream,
-    open_listener,
-    peer_name,
-    show_address,
-)
+from maildirqmtp.receiver.streams import SocketStream, Stream, peer_name
+from maildirqmtp.text import printable
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
@@ -44,8 +40,10 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Server:
     """A QMTP server that delivers into a maildir, which is made if it is missing.
 
-    `listen` is (host, port), with port 0 for any; None for a server that only
-    `serve_stream` will use. `address` is what it is bound to. `serve` returns
+    `listen` is (host, port), with port 0 for any; or the path of a Unix socket;
+    None for a server that only `serve_stream` will use. `address` is the host
+    and port it is bound to. `welcome` makes a stream of a socket that has
+    connected, as `tls.Gate.welcome` does. `serve` returns
     after `stop`, which any thread or signal handler may call; `wakeup_fd` is
     for `signal.set_wakeup_fd`. A context manager; leaving it, or `close`, lets
     go of everything.
@@ -59,14 +57,16 @@ class Server:
         self,
         maildir: str | bytes | os.PathLike[str],
         *,
-        listen: tuple[str, int] | None = ("127.0.0.1", 209),
+        listen: tuple[str, int] | bytes | None = ("127.0.0.1", 209),
         policy: Policy = DEFAULT_POLICY,
+        welcome: Callable[[socket.socket], Stream] = SocketStream,
         max_connections: int = MAX_CONNECTIONS,
         timeout_s: float = TIMEOUT_S,
         log: Log = silent,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
+        self._make_stream = welcome
         self._max_connections = max_connections
         self._timeout_s = timeout_s
         self._log = log
@@ -79,12 +79,17 @@ class Server:
             self._maildir = undo.enter_context(_open_maildir(os.fsencode(maildir)))
             self._listener: socket.socket | None = None
             self.address: tuple[str, int] | None = None
-            if listen is not None:
+            self._where = ""
+            if isinstance(listen, bytes):
+                self._listener = undo.enter_context(open_unix_listener(listen))
+                self._where = f"unix:{printable(listen)}"
+            elif listen is not None:
                 self._listener = undo.enter_context(
                     open_listener(*listen, loopback_only=not policy.restricted)
                 )
                 host, port = self._listener.getsockname()[:2]
                 self.address = (host, port)
+                self._where = show_address(host, port)
             self._selector = undo.enter_context(selectors.PollSelector())
             self._wake_in, self._wake_out = map(undo.enter_context, socket.socketpair())
             for sock in (self._wake_in, self._wake_out):
@@ -114,8 +119,8 @@ class Server:
 
     def serve(self) -> None:
         """Serve whoever connects, until `stop`."""
-        if self.address is not None:
-            self._log(Importance.NOTICE, f"listening on {show_address(*self.address)}")
+        if self._where:
+            self._log(Importance.NOTICE, f"listening on {self._where}")
         while self._connections or not self._stopping:
             self._round()
 
@@ -196,7 +201,14 @@ class Server:
                     self._log(Importance.ERROR, f"cannot accept a connection: {error.strerror}")
                     self._accept_after_s = self._clock() + ACCEPT_PAUSE_S
                 return  # nobody there any more, or gone before we looked
-            self._welcome(SocketStream(sock), peer_name(address[0]))
+            peer = peer_name(address[0]) if address else "unix"
+            try:
+                stream = self._make_stream(sock)
+            except OSError as error:
+                sock.close()
+                self._log(Importance.DETAIL, f"{peer}: gone at once: {error.strerror}")
+                continue
+            self._welcome(stream, peer)
 
     def _welcome(self, stream: Stream, peer: str) -> Connection:
         session = Session(self._maildir, peer, self._policy, self._log)

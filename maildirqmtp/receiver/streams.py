@@ -1,4 +1,4 @@
-"""Where the receiver's clients come from: a listening socket, or stdin and stdout.
+"""What the receiver's clients are on: a socket, or stdin and stdout; TLS is in `tls`.
 
 A stream is two descriptors to wait for, and what can be done with them without
 waiting. Reading and writing raise `OSError` where the client is gone.
@@ -9,12 +9,8 @@ import select
 import socket
 from typing import Protocol
 
-from maildirqmtp.errors import ConfigError, LocalError
-
 #: Bytes of one read.
 READ_BYTES = 64 << 10
-#: Clients that the kernel keeps for us while we have as many as we want.
-BACKLOG = 128
 
 
 class Stream(Protocol):
@@ -22,6 +18,10 @@ class Stream(Protocol):
 
     read_fd: int
     write_fd: int
+    #: True until it is known who the client is; `read` sees to it.
+    handshaking: bool
+    #: True where `read` has to wait until something can be written.
+    read_wants_write: bool
 
     def read(self) -> bytes | None:
         """Return what is there, b"" at the end, None when there is nothing yet."""
@@ -38,6 +38,9 @@ class Stream(Protocol):
 
 class SocketStream:
     """A connected stream socket."""
+
+    handshaking = False
+    read_wants_write = False
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -82,6 +85,9 @@ class StdioStream:
     then.
     """
 
+    handshaking = False
+    read_wants_write = False
+
     def __init__(self, read_fd: int = 0, write_fd: int = 1) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
@@ -125,49 +131,3 @@ def stdio_peer() -> str:
 def peer_name(address: str) -> str:
     """Return an IP address as RFC 5321, 4.1.3 writes it: `[192.0.2.1]`, `[IPv6:::1]`."""
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-
-
-def show_address(host: str, port: int) -> str:
-    """Return host and port as the command line takes them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether only this machine can reach a numeric address: 127.0.0.0/8 and ::1."""
-    return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
-
-
-def open_listener(host: str, port: int, loopback_only: bool) -> socket.socket:
-    """Return a non-blocking socket that listens; port 0 lets the kernel choose one.
-
-    A name that has several addresses gets its first. Raises `ConfigError` for
-    an address beyond loopback with `loopback_only`, and `LocalError`.
-    """
-    where = show_address(host, port)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a host name"
-        raise LocalError(f"cannot listen on {where}: {reason}") from error
-    family, kind, protocol, _, address = found[0]
-    if loopback_only and not is_loopback(str(address[0])):
-        raise ConfigError(
-            f"to listen on {where}, which others can reach, name the domains to accept "
-            f"mail for with --domain"
-        )
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise LocalError(f"cannot listen on {where}: {_explain(error, port)}") from error
-    return listener
-
-
-def _explain(error: OSError, port: int) -> str:
-    if isinstance(error, PermissionError) and 0 < port < 1024:
-        return f"{error.strerror}; ports below 1024 are root's, use another with --listen"
-    return error.strerror or str(error)

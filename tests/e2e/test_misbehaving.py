@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.address import Address
 from maildirqmtp.engine import Engine
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.report import Report
@@ -148,7 +149,7 @@ def test_an_answer_before_anything_is_sent(tmp_path: Path, greeting: bytes) -> N
     made = stock(tmp_path / "m", *TEXTS)
     seen: list[Transport] = []
 
-    def connect_and_wait(server: Server, timeout_s: float) -> Transport:
+    def connect_and_wait(server: Address, timeout_s: float) -> Transport:
         transport = connect(server, timeout_s)
         assert select.select([transport.read_fd], [], [], 20)[0]
         seen.append(transport)
@@ -518,7 +519,8 @@ def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: 
     made = stock(tmp_path / "m", *TEXTS, BIG, BIG[:-1])
     over = threading.Event()
 
-    def connect_late(server: Server, timeout_s: float) -> Transport:
+    def connect_late(server: Address, timeout_s: float) -> Transport:
+        assert isinstance(server, Server)
         sock = socket.create_connection((server.host, server.port), timeout_s)
         return SocketTransport(sock, "server") if over.is_set() else LateReader(sock, "late", over)
 

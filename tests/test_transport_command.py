@@ -1,0 +1,290 @@
+"""A command as the way to the server: its pipes, its complaints, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from maildirqmtp.address import ExecServer
+from maildirqmtp.errors import ConnectError, TransportError
+from maildirqmtp.transport import Transport, command, connect
+from tests.helpers import DEADLINE_S, runs, wait_until
+
+Start = Callable[..., Transport]
+
+
+@pytest.fixture
+def log() -> list[str]:
+    """What the command has written on its standard error."""
+    return []
+
+
+@pytest.fixture
+def start(log: list[str]) -> Iterator[Start]:
+    """Starts commands that end with the test; no descriptor, thread or child stays behind."""
+    before = open_descriptors()
+    threads = threading.active_count()
+    with contextlib.ExitStack() as stack:
+
+        def start(*words: str) -> Transport:
+            transport = connect(ExecServer(words), DEADLINE_S, log=log.append)
+            stack.callback(transport.close)
+            return transport
+
+        yield start
+    assert open_descriptors() == before
+    assert threading.active_count() == threads
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def open_descriptors() -> set[str]:
+    """Return the numbers of our open descriptors, but for the one that looks."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+
+def python(code: str) -> tuple[str, ...]:
+    """Return a command that runs a piece of Python."""
+    return (sys.executable, "-c", code)
+
+
+def received(transport: Transport) -> bytes:
+    """Wait for what comes next."""
+    while (data := transport.receive(1 << 16)) is None:
+        assert select.select([transport.read_fd], [], [], DEADLINE_S)[0], "nothing came"
+    return data
+
+
+def everything(transport: Transport) -> bytes:
+    """Wait for all that comes until the end."""
+    return b"".join(iter(lambda: received(transport), b""))
+
+
+def test_bytes_go_both_ways(start: Start) -> None:
+    """By the command's input and output; and a word with a space is one word."""
+    transport = start("sh", "-c", "cat; echo 'the end'")
+    assert transport.name == """exec:sh -c 'cat; echo '"'"'the end'"'"''"""
+    assert not transport.can_send_file
+    assert transport.receive(100) is None
+    assert transport.send(b"hello") == 5
+    assert received(transport) == b"hello"
+
+
+def test_it_never_waits(start: Start) -> None:
+    """A command that does not read must not keep us from reading."""
+    transport = start("sleep", "1000")
+    while transport.send(bytes(65_536)):
+        pass
+    assert transport.receive(100) is None
+
+
+def test_an_end_in_peace_is_an_end(start: Start) -> None:
+    """As of any connection."""
+    transport = start("echo", "bye")
+    assert received(transport) == b"bye\n"
+    assert received(transport) == b""
+    transport.close()
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("exit 255", "sh exited with status 255"),
+        ("kill -9 $$", "sh was killed by signal 9"),
+        ("echo K; exit 1", "sh exited with status 1"),
+    ],
+)
+def test_how_it_ended_is_told(start: Start, script: str, says: str) -> None:
+    """`ssh exited with status 255` says what an empty answer does not."""
+    transport = start("sh", "-c", script)
+    with pytest.raises(TransportError) as raised:
+        everything(transport)
+    assert str(raised.value) == f"connection to {transport.name} ended: {says}"
+
+
+@pytest.mark.parametrize(("status", "never"), [(255, True), (127, True), (1, False), (111, False)])
+def test_ssh_s_own_trouble_is_no_connection_at_all(start: Start, status: int, never: bool) -> None:
+    """A message is not to blame for it, as it may be where the server has died of it."""
+    with pytest.raises(TransportError) as raised:
+        everything(start("sh", "-c", f"exit {status}"))
+    assert isinstance(raised.value, ConnectError) is never
+    with pytest.raises(TransportError) as raised:
+        everything(start("sh", "-c", f"echo; exit {status}"))
+    assert not isinstance(raised.value, ConnectError)
+
+
+def test_how_it_ended_is_told_while_sending(start: Start) -> None:
+    """Where we find out by the broken pipe."""
+    transport = start("sh", "-c", "exec <&-; exit 3")
+
+    def send_for_ever() -> None:
+        while True:
+            transport.send(b"x")
+
+    with pytest.raises(TransportError, match="ended: sh exited with status 3"):
+        send_for_ever()
+
+
+def test_a_closed_pipe_of_a_command_that_runs_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no exit status to wait for; that its input is closed is all there is to say."""
+    monkeypatch.setattr(command, "STATUS_S", 0.01)
+    monkeypatch.setattr(command, "GRACE_S", 0.01)
+    transport = start("sh", "-c", "exec <&-; echo closed; exec sleep 1000")
+    assert received(transport) == b"closed\n"
+    with pytest.raises(TransportError, match="broke while sending: Broken pipe"):
+        transport.send(b"x")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("/nonexistent/ssh", "cannot start ssh for exec:/nonexistent/ssh: No such file"),
+        ("/etc/passwd", "cannot start passwd for exec:/etc/passwd: Permission denied"),
+        ("no\x1bsuch", "cannot start no?such for exec:'no?such': No such file"),
+    ],
+)
+def test_a_command_that_cannot_be_started_is_unreachable(
+    start: Start, word: str, says: str
+) -> None:
+    """Nothing has been sent, and nothing was in doubt."""
+    with pytest.raises(ConnectError) as raised:
+        start(word)
+    assert says in str(raised.value)
+
+
+def test_what_it_complains_of_is_logged_line_by_line(start: Start, log: list[str]) -> None:
+    """With its name before it, and nothing that a terminal would obey."""
+    transport = start("sh", "-c", r"printf 'one\n\n  two\033[2J \r\nthree' >&2")
+    assert received(transport) == b""
+    transport.close()
+    assert log == ["sh: one", "sh: two?[2J", "sh: three"]
+
+
+def test_complaints_are_bounded(start: Start, log: list[str]) -> None:
+    """A command gone mad must fill neither our memory nor the log."""
+    code = (
+        "import sys; e = sys.stderr; e.write('x' * 10_000_000 + '\\n');"
+        f"e.write('y\\n' * ({command.MAX_LINES} * 3)); e.write('z' * 3_000_000)"
+    )
+    transport = start(*python(code))
+    assert received(transport) == b""
+    transport.close()
+    name = os.path.basename(sys.executable)
+    assert log[0].startswith(f"{name}: xxxx")
+    assert len(log[0]) <= command.LINE_BYTES + len(name) + 2
+    assert log[1:-1] == [f"{name}: y"] * (command.MAX_LINES - 1)
+    assert log[-1] == f"{name}: (it says more, which is not shown)"
+    assert len(log) == command.MAX_LINES + 1
+
+
+def test_a_complaint_without_end_takes_no_memory(start: Start) -> None:
+    """A command that prints a core dump, say."""
+    transport = start("sleep", "1000")
+    assert isinstance(transport, command.CommandTransport)
+    for _ in range(100):
+        transport._complaints._take(bytes(100_000))
+        assert len(transport._complaints._line) <= command.LINE_BYTES
+
+
+def test_complaints_do_not_stop_the_command(start: Start) -> None:
+    """One that waits for its standard error to be read would never answer."""
+    code = (
+        "import sys; sys.stderr.write('x\\n' * 200_000); sys.stderr.flush();"
+        "import os; os.write(1, b'answer'); sys.stdin.read()"
+    )
+    assert received(start(*python(code))) == b"answer"
+
+
+def test_by_default_complaints_go_to_our_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """`maildirqmtp: ssh: Connection refused` is what an administrator has to go by."""
+    transport = connect(ExecServer(("sh", "-c", "echo no route >&2")), DEADLINE_S)
+    assert received(transport) == b""
+    transport.close()
+    assert capfd.readouterr().err == "maildirqmtp: sh: no route\n"
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Disk full, or whoever read it is gone."""
+    full = open("/dev/full", "w")  # noqa: SIM115
+    for stream in (None, full):
+        monkeypatch.setattr(sys, "stderr", stream)
+        transport = connect(ExecServer(("sh", "-c", "echo no route >&2")), DEADLINE_S)
+        assert received(transport) == b""
+        transport.close()
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run every five minutes would leave one more hanging ssh behind each time."""
+    monkeypatch.setattr(command, "GRACE_S", 0.01)
+    monkeypatch.setattr(command, "TERM_S", 0.01)
+    transport = start(
+        "sh", "-c", "trap '' TERM; sleep 1000 & echo $$ $!; while :; do sleep 1000; done"
+    )
+    pids = [int(word) for word in received(transport).split()]
+    assert all(map(runs, pids))
+    transport.close()
+    wait_until(lambda: not any(map(runs, pids)), "the command's processes to end")
+
+
+def test_what_it_leaves_behind_is_ended(start: Start) -> None:
+    """Also where it exited itself, in peace."""
+    transport = start("sh", "-c", "sleep 1000 & echo $!")
+    pid = int(received(transport).split()[0])
+    transport.close()
+    wait_until(lambda: not runs(pid), "what the command left behind to end")
+
+
+def test_it_has_time_to_end(start: Start, log: list[str]) -> None:
+    """ssh has to say goodbye to the other side; killed at once it could not."""
+    transport = start("sh", "-c", "cat; echo done >&2")
+    transport.close()
+    assert log == ["sh: done"]
+
+
+def test_one_that_went_elsewhere_does_not_hold_us_up(start: Start, log: list[str]) -> None:
+    """The master process of ssh's ControlPersist keeps standard error open for hours."""
+    transport = start(
+        *python(
+            "import os, sys; os.fork() and sys.exit(0); os.setsid();"
+            "os.write(1, str(os.getpid()).encode()); os.close(1); os.close(0);"
+            "import time; time.sleep(1000)"
+        )
+    )
+    pid = int(received(transport))
+    try:
+        transport.close()
+        assert runs(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_our_interrupts_are_not_the_commands(start: Start) -> None:
+    """^C is for us: we finish what is in flight, over the connection that is still there."""
+    transport = start(*python("import os; print(os.getpgid(0), os.getpid())"))
+    group, pid = everything(transport).split()
+    assert group == pid
+
+
+def test_somebody_ignores_sigchld(start: Start) -> None:
+    """Then the kernel reaps, and there is no exit status; that must not be a traceback."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        transport = start("sh", "-c", "exit 3")
+        assert received(transport) == b""
+        transport.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
