@@ -132,7 +132,9 @@ def _split(value: bytes) -> tuple[bytes, ...]:
             f"its Envelope-to has a quoted address, which is not understood: "
             f"{printable(value[:200])}"
         )
-    parts = value.replace(b"\r", b" ").replace(b"\n", b" ").split(b",")
+    # Unfolded (RFC 5322, 2.2.3). A CR elsewhere stays, to be refused: a blank in its place, or
+    # nothing, would make it another address.
+    parts = value.replace(b"\r\n", b"").replace(b"\n", b"").split(b",")
     if len(parts) > MAX_RECIPIENTS:  # more than a sidecar could hold after a partial outcome
         raise EnvelopeError(f"its Envelope-to has more than {MAX_RECIPIENTS} addresses")
     return tuple(_bare(part) for part in (p.strip(b" \t") for p in parts) if part)

@@ -83,6 +83,13 @@ READ: list[tuple[str, bytes, bytes | None, tuple[bytes, ...], bytes]] = [
         (b"e@f", b"g@h", b"i@j"),
         b"Envelope-to: e@f,\r\n\tg@h,\r\n i@j\r\n" + BODY,
     ),
+    (
+        "Envelope-to folded twice within an address",
+        RP + b"Envelope-to: e@f\n more\r\n\tmore\n" + BODY,
+        b"a@b",
+        (b"e@f more\tmore",),
+        b"Envelope-to: e@f\n more\r\n\tmore\n" + BODY,
+    ),
     ("one space is taken off, no more", RP + b"Delivered-To:  c@d \n", b"a@b", (b" c@d ",), b""),
     (
         "empty places in Envelope-to",
@@ -214,6 +221,7 @@ HELD: list[tuple[str, bytes, str]] = [
     ("CR in sender", b"Return-Path: <a\rb>\n" + DT, "sender a?b has a CR in it"),
     ("CR in recipient", RP + b"Delivered-To: a\rb\n", "recipient a?b has a CR in it"),
     ("two CRs", RP + b"Delivered-To: a\r\r\n", "recipient a? has a CR in it"),
+    ("CR in Envelope-to", RP + b"Envelope-to: e,a\rb\n", "recipient a?b has a CR in it"),
     ("long sender", b"Return-Path: <%b>\n" % (b"s" * 1000) + DT, "sender of 1000 bytes"),
     ("long recipient", RP + b"Delivered-To: %b\n" % (b"r" * 1000), "recipient of 1000 bytes"),
     ("long, Exim", RP + b"Envelope-to: e,%b\n" % (b"r" * 1000), "recipient of 1000 bytes"),

@@ -117,6 +117,28 @@ def test_the_classic_form_bounces_by_sendmail(maildir: Path, sendmail: Sendmail)
     assert not (maildir / ".Failed").exists()
 
 
+def test_a_message_that_changed_in_flight_is_not_bounced(maildir: Path, sendmail: Sendmail) -> None:
+    """What the server refused is not what a bounce would quote; as it is now, it is sent anew."""
+    path = maildir / "new" / "1.m"
+    now = add_message(maildir, "1.m", b"another message\n", recipient=b"k@y")
+    add_message(maildir, "1.m", recipient=b"d@y")
+
+    def script(peer: Peer) -> None:
+        package = peer.read_package()
+        assert package is not None
+        if package.recipients == (b"d@y",):
+            path.write_bytes(now)
+        peer.respond(by_recipient(package, package.recipients[0]))
+
+    flags = ("--bounce", "--sendmail", sendmail.command)
+    with serving(script) as server:
+        assert run(*flags, maildir, server.address).returncode == 111
+        assert sendmail.sent == []
+        assert path.read_bytes() == now
+        assert run(*flags, maildir, server.address).returncode == 0
+    assert [package.recipients for package in server.packages] == [(b"d@y",), (b"k@y",)]
+
+
 def test_the_short_form_does_not_bounce(maildir: Path, sendmail: Sendmail) -> None:
     """On somebody's inbox, each failure would go to a stranger."""
     add_message(maildir, "1.m", recipient=b"d@y")

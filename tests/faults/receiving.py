@@ -88,6 +88,10 @@ class Receive:
         found, strange = self.stored()
         return (sorted(found), strange, sorted(self._acknowledged))
 
+    def left(self) -> list[str]:
+        """See `Stage`: the client knows what it had no K for, whatever the exit code."""
+        return []
+
     def recover(self) -> None:
         """See `Stage`: the client sends again what it had no K for."""
         run = self.faulty()

@@ -60,6 +60,9 @@ class Stage(Protocol):
     def state(self) -> object:
         """Return what can be compared with the same of another telling."""
 
+    def left(self) -> list[str]:
+        """Say what is left to be done or told of: what a run that ends with 0 must not leave."""
+
     def close(self) -> None:
         """Let go of everything."""
 
@@ -262,6 +265,11 @@ class Forward:
         bounced = places.bounced | set(self.ledger.bounced)
         accepted = {who for who, times in self.ledger.accepted.items() if times}
         return (accepted, places.owed, places.failed, bounced, places.kept, places.strange)
+
+    def left(self) -> list[str]:
+        """See `Stage`."""
+        places = self.places()
+        return [*self._not_final(), *map(str, places.owed | places.failed)]
 
     def _not_final(self) -> list[str]:
         """Say what is not as it has to be in the end."""
