@@ -61,7 +61,8 @@ class Link:
     def close(self) -> list[Delivery]:
         """Close the connection; return what is unfinished, as `Pipeline.close` does."""
         transport = self.pipeline.transport
+        watched = self._selector.get_map() or {}  # None: it has been closed before
         for fd in {transport.read_fd, transport.write_fd}:
-            if fd in self._selector.get_map():
+            if fd in watched:
                 self._selector.unregister(fd)
         return self.pipeline.close()
