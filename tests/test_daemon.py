@@ -95,6 +95,7 @@ class Nudge:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self._is_set = False
+        self._waits = 0
 
     def set(self) -> None:
         """See `threading.Event`."""
@@ -107,6 +108,8 @@ class Nudge:
     def wait(self, seconds: float) -> None:
         """See `threading.Event`."""
         assert seconds <= threading.TIMEOUT_MAX
+        self._waits += 1
+        assert self._waits < 1_000, "this goes round in circles"
         end = self._clock.now + seconds
         while not self._is_set and self._clock.now < end:
             # Until the next thing that a test has planned.
@@ -281,6 +284,15 @@ def test_it_is_watched_before_the_first_look(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(FakeWatch, "check", new_check)
     run.go(65)
     assert order == ["check", "scan"] * 3
+
+
+def test_after_each_connection_it_looks_around(run: Run) -> None:
+    """What came meanwhile, and nobody told of, goes with the next one."""
+    run.add(1)
+    run.at(5, lambda: run.add(2))
+    run.at(10, lambda: run.servers[-1].hang_up())
+    run.go(20)
+    assert run.got == [(0.0, b"r1@y"), (10.0, b"r2@y")]
 
 
 def test_an_idle_connection_is_closed(run: Run) -> None:
@@ -572,6 +584,17 @@ def test_try_all_looks_for_a_maildir_that_was_not_there(run: Run) -> None:
     run.at(20, daemon.stop)
     run.run()
     assert run.got == [(10.0, b"r1@y")]
+
+
+def test_try_all_does_not_make_it_busy(run: Run) -> None:
+    """One look for a maildir that is still not there; then it waits again."""
+    run.path.rename(run.path.with_name("away"))
+    daemon = run.make()
+    run.at(10, daemon.try_all)
+    run.at(80, daemon.stop)
+    run.run()
+    looks = [when for when, snapshot in run.published if snapshot.state == "no maildir"]
+    assert looks == [0.0, 10.0, 40.0, 70.0]
 
 
 def test_a_deferred_message_is_tried_on_its_schedule(run: Run) -> None:

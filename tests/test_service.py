@@ -373,6 +373,24 @@ def test_messages_that_cannot_be_removed_are_an_exit_code(run: Run, when: str) -
     assert run.stop() == 111
 
 
+def test_while_it_stops_nothing_begins_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads end at the same time, one of them of a bug: mail is not begun to be sent."""
+    reap = Service._reap
+
+    def both(self: Service) -> None:
+        runners = self._runners.values()
+        if any(runner.done for runner in runners):
+            wait_until(lambda: all(runner.done for runner in runners), "both ends")
+        reap(self)
+
+    monkeypatch.setattr(Service, "_reap", both)
+    run.start(config(route("a"), route("b")))
+    run.daemon("a").end()
+    run.daemon("b").end(ZeroDivisionError("a bug"))
+    assert run.ended() == 111
+    assert len(FakeDaemon.made) == 2
+
+
 @pytest.mark.parametrize("how", ["stuck", "crashed"])
 def test_what_a_thread_says_in_the_last_moment_counts(
     run: Run, monkeypatch: pytest.MonkeyPatch, how: str

@@ -269,16 +269,17 @@ BLOCKING = """
 import os
 import threading
 import maildirqmtp.engine as engine
+import maildirqmtp.intake as intake
 
 engine.SLACK_S = 0.3
-prepare = engine.prepare
+prepare = intake.prepare
 
 def blocking(*arguments):
     while os.path.exists(os.environ["BLOCK"]):
         threading.Event().wait(0.01)
     return prepare(*arguments)
 
-engine.prepare = blocking
+intake.prepare = blocking
 """
 
 
