@@ -11,6 +11,8 @@ import os
 import threading
 from contextlib import contextmanager
 
+from maildirqmtp.files import local_error
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +74,10 @@ class Locks:
             else:
                 maildir.lock()
                 # The lock is the open file's: with a descriptor of our own it outlives the route.
-                users, fd, claims = 0, os.dup(maildir.root.fd), Claims()
+                try:
+                    users, fd, claims = 0, os.dup(maildir.root.fd), Claims()
+                except OSError as error:
+                    raise local_error("lock", maildir.path, error) from error
             self._held[key] = (users + 1, fd, claims)
         try:
             yield claims

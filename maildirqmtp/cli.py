@@ -137,14 +137,16 @@ def _status(options: argparse.Namespace) -> int:
     from maildirqmtp.status import show
 
     if options.config is None:
-        waiting, as_json = [(os.fsencode(options.arguments[0]), b"")], options.json
+        from maildirqmtp.route import Route, Server
+
+        routes: tuple[Route, ...] = (Route(os.fsencode(options.arguments[0]), Server("nowhere")),)
+        as_json = options.json
     else:
         from maildirqmtp.config import read
 
         found = read(options.config, options)
-        waiting = [(route.maildir, route.prefix) for route in found.routes]
-        as_json = found.json
-    return show(waiting, as_json)
+        routes, as_json = found.routes, found.json
+    return show(routes, as_json)
 
 
 def _dry_run(chosen: Route, as_json: bool) -> int:

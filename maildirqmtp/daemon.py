@@ -200,16 +200,16 @@ class Daemon:
             if engine.trouble is not None:
                 self._mend(engine)
             elif self._clock() < self._try_again_at or not engine.intake.has_next():
-                self._proven()
+                self._proven(queue)
                 waits = self._clock() < self._try_again_at
                 until = self._try_again_at if waits else self._clock() + self.route.rescan_s
                 self._rest(engine, until)
             else:
-                self._proven()
+                self._proven(queue)
                 self._attempt(engine, queue)
 
-    def _proven(self) -> None:
-        if self._complaint:
+    def _proven(self, queue: WatchQueue) -> None:
+        if self._complaint and queue.trouble is None:
             self.report.note("the maildir is in order again")
             self._complaint = ""
 
@@ -225,7 +225,8 @@ class Daemon:
 
     def _attempt(self, engine: Engine, queue: WatchQueue) -> None:
         may_help = engine.attempt()
-        if engine.answered_s > self._answered_s:
+        # Not "later than": clocks are set back, and then the back-off would never end.
+        if engine.answered_s not in (0.0, self._answered_s):
             self._answered_s = engine.answered_s
             self._backoff.succeeded()
         engine.intake.put_back()
@@ -278,14 +279,20 @@ class Daemon:
         if queue is None or engine is None:
             return
         counters = self.report.counters
-        state = (engine.connected, len(queue), queue.size, counters.as_tuple())
-        if state == self._published:
+        if engine.trouble is not None:
+            state = "stuck"
+        elif engine.connected:
+            state = "connected"
+        else:
+            waits = self._clock() < self._try_again_at or (self._backoff.failures and len(queue))
+            state = "backing off" if waits else "idle"
+        news = (len(queue), queue.size, counters.as_tuple())
+        if news == self._published and state == self.snapshot.state:
             queue.tick_at = None
         elif self._clock() >= self._published_at + PUBLISH_S:
-            self._published = state
+            self._published = news
             queue.tick_at = None
-            waits = self._clock() < self._try_again_at
-            self._publish("connected" if engine.connected else "backing off" if waits else "idle")
+            self._publish(state)
         else:
             queue.tick_at = self._published_at + PUBLISH_S
 

@@ -5,17 +5,15 @@ there can link a file of somebody else's. And a file may still be open with its
 writer, who has begun it in new/ instead of tmp/.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
-from _thread import allocate_lock
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
 
 _PROBE = b".maildirqmtp-probe"
-# Routes of one process may share a maildir, and would remove each other's probe.
-_probing = allocate_lock()
 
 
 def lock(maildir_fd: int, path: bytes) -> None:
@@ -54,10 +52,14 @@ def lock_holder(maildir_fd: int) -> int | None:
 def prove_changeable(fd: int, path: bytes) -> None:
     """Make and remove a dot-file in a directory. Raises `LocalError` where that cannot be."""
     try:
-        with _probing:
-            probe = _free_probe(fd)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(probe, flags, 0o600, dir_fd=fd))
+        probe = _free_probe(fd)
+        # Another route, or another process's --sent, may do the same here at this moment.
+        try:
+            _make(fd, probe)
+        except FileExistsError:
+            probe = _other_probe()
+            _make(fd, probe)
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(probe, dir_fd=fd)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -68,6 +70,15 @@ def prove_changeable(fd: int, path: bytes) -> None:
             ) from error
 
 
+def _make(fd: int, name: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(name, flags, 0o600, dir_fd=fd))
+
+
+def _other_probe() -> bytes:
+    return _PROBE + os.urandom(8).hex().encode()
+
+
 def _free_probe(fd: int) -> bytes:
     try:
         os.unlink(_PROBE, dir_fd=fd)  # an earlier run may have died right here
@@ -75,7 +86,7 @@ def _free_probe(fd: int) -> bytes:
         pass
     except IsADirectoryError:
         # Somebody has planted it; a name that can be known could stop us for ever.
-        return _PROBE + os.urandom(8).hex().encode()
+        return _other_probe()
     return _PROBE
 
 

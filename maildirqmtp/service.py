@@ -78,6 +78,7 @@ class _Runner:
         self.daemon = daemon
         self.stopping = False
         self.done = False
+        self.reaped = False
         self.crash = ""
         self._wake = wake
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -146,6 +147,7 @@ class Service:
                     self._on_signal(self.signals.popleft())
                 self._reap()
                 self._tell()
+        self._reap()  # who ended after the last turn may be stuck, or have crashed
         for runner in self._runners.values():
             runner.daemon.report.summary()
         if self._stop_metrics is not None:
@@ -164,7 +166,12 @@ class Service:
 
     def _apply(self, config: Config) -> None:
         if config.metrics_listen != self._config.metrics_listen or self._stop_metrics is None:
-            self._serve_metrics(config)
+            try:
+                self._serve_metrics(config)
+            except ConfigError:
+                if config is not self._config:
+                    self._serve_metrics(self._config)
+                raise
         self._config = config
         self._wanted = {
             (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
@@ -221,8 +228,9 @@ class Service:
     def _reap(self) -> None:
         """Take leave of threads that have ended; a wanted route among them begins anew."""
         for key, runner in [*self._runners.items()]:
-            if not runner.done:
+            if not runner.done or runner.reaped:
                 continue
+            runner.reaped = True
             if runner.daemon.stuck or runner.crash:
                 self._code = 111
             if runner.crash:

@@ -21,16 +21,19 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, Side
 from maildirqmtp.files import local_error
 from maildirqmtp.filing import read_sidecar
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.route import Route, Server
+from maildirqmtp.route import Route
 from maildirqmtp.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from maildirqmtp.snapshot import Snapshot
 
 _VERSION = 1
+# The last second of the year 9999.
+_LAST_S = 253_402_300_799
 #: Bytes of a status file that are read.
 _MAX_BYTES = 16 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -83,12 +86,12 @@ def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
     return found if holder is not None and holder == found.get("pid") else None
 
 
-def show(maildirs: list[tuple[bytes, bytes]], as_json: bool) -> int:
-    """Print what waits in each maildir for its prefix; return 111 where anything does."""
+def show(routes: Iterable[Route], as_json: bool) -> int:
+    """Print what waits for each route; return 111 where anything does."""
     code = 0
-    for path, prefix in maildirs:
+    for route in routes:
         try:
-            found = _look(path, prefix)
+            found = _look(route)
         except LocalError as error:
             print(f"maildirqmtp: {error}", file=sys.stderr)
             code = 111
@@ -103,22 +106,21 @@ def show(maildirs: list[tuple[bytes, bytes]], as_json: bool) -> int:
     return code
 
 
-def _look(path: bytes, prefix: bytes) -> dict[str, Any]:
+def _look(route: Route) -> dict[str, Any]:
     """Return what waits in a maildir, and what its daemon says."""
-    route = Route(path, Server("nowhere"), prefix=prefix)
     now_s = time.time()
     waiting = []
-    with Maildir(path) as maildir:
-        daemon = read(maildir, prefix)
+    with Maildir(route.maildir) as maildir:
+        daemon = read(maildir, route.prefix)
         told = daemon.get("waiting") if daemon else None
-        for folder, name in maildir.scan():
+        for folder, name in maildir.scan(route.include_cur):
             about = _about(maildir, route, folder, name)
             if about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
                 waiting.append(_merged(about, known, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
-    shown = {"maildir": printable(path), "prefix": printable(prefix)}
+    shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
     return {**shown, "daemon": daemon, "waiting": waiting}
 
 
@@ -159,13 +161,16 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
 def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
+    # What a number of hundreds of digits, or NaN, would do to a table.
+    if not isinstance(next_s, (int, float)) or not 0 < next_s < _LAST_S:
+        next_s = None
     since = about.get("since")
     return {
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
         "tries": tries if isinstance(tries, int) else None,
         "reason": about["reason"] or (why if isinstance(why, str) else ""),
-        "next": next_s if isinstance(next_s, (int, float)) and next_s else None,
+        "next": next_s,
     }
 
 
@@ -177,7 +182,8 @@ def _print(found: dict[str, Any]) -> None:
         if daemon.get("state") == "backing off":
             who += f" ({daemon.get('excuse')})"
     prefix = f" {found['prefix']}" if found["prefix"] else ""
-    print(f"{found['maildir']}{prefix}: {len(waiting)} waiting; {printable(who.encode())}")
+    who = printable(who.encode("utf-8", "replace"))
+    print(f"{found['maildir']}{prefix}: {len(waiting)} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]

@@ -84,6 +84,7 @@ class Watch:
         """Stop watching."""
         observer, self._observer = self._observer, None
         if observer is not None:
+            _overheard.listeners.discard(self._look_again)
             _end(observer)
 
 
@@ -117,9 +118,8 @@ def _observe(directory: bytes, look_again: Callable[[], None]) -> BaseObserver:
             look_again()
 
     observer = _without_leavers() or Observer()
-    _overhear(look_again)
-    observer.start()
     try:
+        observer.start()
         observer.schedule(
             Handler(),
             os.fsdecode(directory),
@@ -133,6 +133,7 @@ def _observe(directory: bytes, look_again: Callable[[], None]) -> BaseObserver:
     except BaseException:
         _end(observer)
         raise
+    _overhear(look_again)
     return observer
 
 

@@ -156,6 +156,31 @@ def test_the_proof_leaves_nothing_behind(path: Path, maildir: Maildir) -> None:
     assert names(path / "new") == names(path / "cur") == []
 
 
+@pytest.mark.parametrize("call", ["unlink", "open"])
+def test_the_proof_of_two_at_once(
+    path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Two routes of one maildir begin together: neither may take the other's proof for a fault."""
+    other = path / "new" / ".maildirqmtp-probe"
+    real: Callable[..., object] = getattr(os, call)
+    calls: list[bytes] = []
+
+    def meanwhile(name: bytes, *arguments: object, **more: object) -> object:
+        calls.append(name)
+        try:
+            return real(name, *arguments, **more)
+        finally:
+            if len(calls) == 1 and call == "unlink":
+                other.touch()  # the other has made its own, after we looked
+            elif len(calls) == 1:
+                other.unlink()  # the other takes ours for one left behind
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, meanwhile)
+        maildir.prove_changeable()
+    assert names(path / "new") == ([other.name] if call == "unlink" else [])
+
+
 @pytest.mark.parametrize("folder", ["new", "cur"])
 @pytest.mark.parametrize("call", ["open", "unlink"])
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
