@@ -185,7 +185,8 @@ class _Run:
             self._wake()
 
         timer = loop.call_later(timeout_s, self._wake) if timeout_s is not None else None
-        loop.add_reader(transport.read_fd, is_ready, "to read")
+        if self._courier.wants_read:
+            loop.add_reader(transport.read_fd, is_ready, "to read")
         if self._courier.wants_write:
             loop.add_writer(transport.write_fd, is_ready, "to write")
         if self._coming is not None:

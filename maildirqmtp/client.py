@@ -264,7 +264,7 @@ class QMTPClient(BaseClient):
             if self._waiter is None or self._waiter.transport is not transport:
                 self._forget_waiter()
                 self._waiter = Waiter(transport)
-            ready = self._waiter.wait(courier.wants_write, timeout_s)
+            ready = self._waiter.wait(courier.wants_read, courier.wants_write, timeout_s)
         except OSError as error:
             courier.disconnect()
             courier.fail(TransportError(error.errno, f"cannot wait for {transport.name}: {error}"))

@@ -199,8 +199,13 @@ class Courier:
                 return Need.PACKAGE if self._more else Need.NOTHING
 
     @property
+    def wants_read(self) -> bool:
+        """True where `turn` is to be told when something has come."""
+        return self._pipeline is not None and self._pipeline.wants_read
+
+    @property
     def wants_write(self) -> bool:
-        """True where there is something to send."""
+        """True where `turn` is to be told when something can be sent."""
         return self._pipeline is not None and self._pipeline.wants_write
 
     def wait_s(self) -> float | None:
@@ -212,10 +217,7 @@ class Courier:
         """Read and write what can be, and look at the clock."""
         pipeline = self._pipeline
         if pipeline is not None:
-            if readable and not pipeline.ended:
-                pipeline.read()
-            if writable and not pipeline.ended:
-                pipeline.write()
+            pipeline.turn(readable, writable)
             pipeline.check_time()
             self._take_done(pipeline)
         self._look_at = self._clock() + LOOK_S

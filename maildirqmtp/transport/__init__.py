@@ -37,12 +37,21 @@ class Transport(Protocol):
     `read_fd` and `write_fd` are for the selector, and may be the same. Whoever
     has read until `receive` returned None, or what it returns while there is
     more, is told by the selector of what comes next.
+
+    TLS has messages of its own in both directions: `send_needs_read` is true
+    where `send` cannot go on before something has come, `receive_needs_write`
+    where `receive` cannot before something could be written. A selector that
+    is asked for the other way round would say at once, and for ever, that all
+    is ready. `close_waits` is true where `close` may take seconds.
     """
 
     name: str
     read_fd: int
     write_fd: int
     can_send_file: bool
+    send_needs_read: bool
+    receive_needs_write: bool
+    close_waits: bool
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send what fits without waiting; return the number of bytes, maybe 0.

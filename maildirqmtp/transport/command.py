@@ -46,6 +46,8 @@ _LAST_BYTES = 64 << 10
 class CommandTransport(DescriptorTransport):
     """A command that is running; `log` gets the lines of its standard error."""
 
+    close_waits = True
+
     def __init__(self, server: ExecServer, log: Callable[[str], None]) -> None:
         self._command = server.command
         try:

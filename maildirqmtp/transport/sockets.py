@@ -30,6 +30,9 @@ class SocketTransport:
     """A connected stream socket."""
 
     can_send_file = True
+    send_needs_read = False
+    receive_needs_write = False
+    close_waits = False
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         sock.setblocking(False)
