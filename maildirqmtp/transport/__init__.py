@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from maildirqmtp.address import ExecServer, Server, UnixServer
-from maildirqmtp.errors import ConfigError
+from maildirqmtp.address import ExecServer, Server, UnixServer, check_tls
 from maildirqmtp.transport.sockets import SocketTransport, connect_tcp, connect_unix
 
 TYPE_CHECKING = False
@@ -29,6 +28,9 @@ else:
     Protocol = object  # importing typing would be a good part of the start-up
 
 __all__ = ["SocketTransport", "Transport", "connect"]
+
+#: Seconds; sockets count milliseconds in 32 bits, and the kernel gives up long before.
+MAX_TIMEOUT_S = 86_400.0
 
 
 class Transport(Protocol):
@@ -109,12 +111,12 @@ def connect(
     `ConfigError` for `tls` with a server that would be talked to in plain. A
     `ConnectError` that a signal handler raises goes through: no other address.
     """
+    check_tls(server, tls)
+    timeout_s = min(timeout_s, MAX_TIMEOUT_S)
     if isinstance(server, Server) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 
         return connect_tls(server, timeout_s, tls)
-    if tls is not None:
-        raise ConfigError(f"TLS is asked for, but {server} has none: write qmtps://NAME")
     if isinstance(server, Server):
         return connect_tcp(server, timeout_s)
     if isinstance(server, UnixServer):
