@@ -8,6 +8,7 @@ import selectors
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -663,10 +664,10 @@ def test_a_connection_that_cannot_be_watched_is_closed_and_tried_again(
     refused = ["the first", "the second"]
 
     class Short(selectors.DefaultSelector):
-        def register(self, fd: int, events: int, data: object = None) -> selectors.SelectorKey:
+        def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
             if data is not None and refused:
                 raise OSError(errno.ENOMEM, f"no memory for {refused.pop(0)}")
-            return super().register(fd, events, data)
+            return super().register(fileobj, events, data)
 
     monkeypatch.setattr(selectors, "DefaultSelector", Short)
     route = Route(os.fsencode(run.path), Server("mail.example.org"))
@@ -691,12 +692,12 @@ def test_a_second_connection_that_cannot_be_watched_is_closed_too(
     watched = 0
 
     class Short(selectors.DefaultSelector):
-        def register(self, fd: int, events: int, data: object = None) -> selectors.SelectorKey:
+        def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
             nonlocal watched
             watched += data is not None
             if watched == 2:
                 raise OSError(errno.ENOMEM, "no memory")
-            return super().register(fd, events, data)
+            return super().register(fileobj, events, data)
 
     def connect(server: Address, timeout_s: float) -> FakeServer:
         run.servers.append(FakeServer(accept))
