@@ -8,6 +8,7 @@ receiver is `maildirqmtp.receiver.cli`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maildirqmtp import netstring
+    from maildirqmtp.address import Tls
     from maildirqmtp.async_client import AsyncQMTPClient
     from maildirqmtp.client import QMTPClient
     from maildirqmtp.errors import (
@@ -54,6 +55,7 @@ __all__ = [
     "SendResult",
     "SidecarError",
     "Status",
+    "Tls",
     "TransportError",
     "WriteTimeout",
     "__version__",
@@ -77,6 +79,10 @@ def __getattr__(name: str) -> object:
         from maildirqmtp import client
 
         module = client
+    elif name == "Tls":
+        from maildirqmtp import address
+
+        module = address
     elif name == "Package":
         from maildirqmtp import package
 

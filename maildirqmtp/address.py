@@ -3,15 +3,24 @@
 Values only, and their parsers; nothing is looked up, opened or run.
 """
 
+from __future__ import annotations
+
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.text import printable
 from maildirqmtp.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from maildirqmtp.package import SupportsPath
 
 #: TCP port of QMTP (qmtp.txt, section 1).
 QMTP_PORT = 209
 #: TCP port of QMTP over TLS, by s/qmail's convention.
 QMTPS_PORT = 6209
 
+_DIGEST_BYTES = 32
 _UNDERSTOOD = "NAME, NAME:PORT, [::1]:PORT, qmtp://NAME, qmtps://NAME, unix:PATH, exec:COMMAND or -"
 
 
@@ -95,26 +104,71 @@ Address = Server | UnixServer | ExecServer | UcspiServer
 class Tls(Value):
     """What is asked of a server's certificate, and what is shown of ours.
 
-    `ca`, `cert` and `key` are paths of PEM files; without `key`, it is in
-    `cert`. `pins` are SHA-256 digests of
-    public keys (RFC 7469, 2.4), of which the server must have one: in place of
-    a certificate authority, unless `ca` is given as well. Nothing given means
-    the certificate authorities of this system.
+        QMTPClient("qmtps://mail.example.org", tls=Tls(ca="/etc/ssl/our-ca.pem"))
+
+    `ca`, `cert` and `key` are paths of PEM files: who vouches for the server,
+    our certificate, and its key; without `key`, it is in `cert`. `pins` are
+    SHA-256 digests of public keys (RFC 7469, 2.4), of which the server must
+    have one: in place of a certificate authority, unless `ca` is given as well.
+    A pin is `"sha256:"` with hexadecimal or base64, or the 32 bytes. Nothing
+    given means the certificate authorities of this system.
+
+    The files are read with each connection; one that cannot be used is a
+    `ConnectError` then. Raises `ConfigError` for what makes no sense.
     """
 
     __slots__ = ("ca", "cert", "key", "pins")
 
     def __init__(
         self,
-        ca: str | bytes | None = None,
-        cert: str | bytes | None = None,
-        key: str | bytes | None = None,
-        pins: tuple[bytes, ...] = (),
+        ca: str | bytes | SupportsPath | None = None,
+        cert: str | bytes | SupportsPath | None = None,
+        key: str | bytes | SupportsPath | None = None,
+        pins: str | bytes | Iterable[str | bytes] = (),
     ) -> None:
-        self.ca = ca
-        self.cert = cert
-        self.key = key
-        self.pins = pins
+        self.ca = _file(ca)
+        self.cert = _file(cert)
+        self.key = _file(key)
+        if isinstance(pins, (str, bytes)):
+            pins = (pins,)
+        self.pins = tuple([_digest(pin) for pin in pins])
+        _check_files(self.ca, self.cert, self.key, "tls ")
+
+
+def _file(path: str | bytes | SupportsPath | None) -> str | bytes | None:
+    return path if path is None or isinstance(path, (str, bytes)) else path.__fspath__()
+
+
+def _digest(pin: str | bytes) -> bytes:
+    if isinstance(pin, str):
+        return parse_pin(pin, "tls pins")
+    if len(pin) != _DIGEST_BYTES:
+        raise ConfigError(f"tls pins: a digest of SHA-256 has 32 bytes, not {len(pin)}")
+    return bytes(pin)
+
+
+def _check_files(
+    ca: str | bytes | None, cert: str | bytes | None, key: str | bytes | None, prefix: str
+) -> None:
+    for name, path in (("ca", ca), ("cert", cert), ("key", key)):
+        # For OpenSSL an empty one would be none at all.
+        if path is not None and (not path or 0 in _as_bytes(path)):
+            raise ConfigError(f"{prefix}{name}: the path of a file is needed")
+    if key is not None and cert is None:
+        raise ConfigError(f"{prefix}key: its certificate is needed too, with {prefix}cert")
+
+
+def _as_bytes(path: str | bytes) -> bytes:
+    return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
+
+
+def check_tls(server: Address, tls: Tls | None) -> None:
+    """Raise `ConfigError` where there is a `tls` for a server that is talked to in plain.
+
+    Who says how to check a certificate expects it, and must not get that instead.
+    """
+    if tls is not None and not (isinstance(server, Server) and server.tls):
+        raise ConfigError(f"TLS options with the server {server}: write qmtps://NAME for TLS")
 
 
 def make_tls(
@@ -126,20 +180,14 @@ def make_tls(
 ) -> Tls | None:
     """Return what `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-pin` ask for; None for nothing.
 
-    Raises `ConfigError`, also where the server is not reached by TLS: who writes
-    them expects it, and must not get a plain connection instead.
+    Raises `ConfigError`, also where the server is not reached by TLS.
     """
-    paths = {"--tls-ca": ca, "--tls-cert": cert, "--tls-key": key}
-    if all(path is None for path in paths.values()) and not pins:
+    if ca is None and cert is None and key is None and not pins:
         return None
-    if not (isinstance(server, Server) and server.tls):
-        raise ConfigError(f"TLS options with the server {server}: write qmtps://NAME for TLS")
-    for flag, path in paths.items():
-        if path is not None and not path:  # for OpenSSL that would be none at all
-            raise ConfigError(f"{flag}: the path of a file is needed")
-    if key is not None and cert is None:
-        raise ConfigError("--tls-key: its certificate is needed too, with --tls-cert")
-    return Tls(ca, cert, key, pins)
+    _check_files(ca, cert, key, "--tls-")
+    made = Tls(ca, cert, key, pins)
+    check_tls(server, made)
+    return made
 
 
 def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
@@ -152,7 +200,7 @@ def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
             raw = bytes.fromhex(digest) if len(digest) == 64 else b64decode(digest, validate=True)
         except ValueError:
             raw = b""
-        if len(raw) == 32:
+        if len(raw) == _DIGEST_BYTES:
             return raw
     raise ConfigError(f"{where}: sha256: and the digest in hexadecimal or base64, not {text!r}")
 

@@ -1,6 +1,7 @@
 """`AsyncQMTPClient`: the client for asyncio, over the same courier."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Self
 
@@ -20,13 +21,15 @@ class AsyncQMTPClient(BaseClient):
 
     The constructor takes the same options and does not connect; `async with`
     does, unless `defer_connect`. Names are looked up and connections made in a
-    thread, everything else in the event loop's. Files are read without awaiting.
+    thread, with TLS and all; commands are ended in one. Everything else is done
+    in the event loop's, and files are read without awaiting.
 
     Several tasks may use it: they take turns, a whole `send_many` each. To keep
     the link full, use one `send_many`.
     """
 
     _turns: asyncio.Lock | None = None
+    _dialling: asyncio.Lock | None = None
     _owner: "asyncio.Task[object] | None" = None
     _run: "_Run | None" = None
 
@@ -45,17 +48,20 @@ class AsyncQMTPClient(BaseClient):
 
     async def connect(self) -> None:
         """See `QMTPClient.connect`."""
-        if not self._must_connect():
-            return
-        address = self._address
-        dialling = asyncio.get_running_loop().run_in_executor(None, self._dial)
-        try:
-            transport = await asyncio.shield(dialling)
-        except asyncio.CancelledError:
-            # The thread goes on; what it connects to must not stay open.
-            dialling.add_done_callback(_hang_up)
-            raise
-        self._use(transport, address)
+        if self._dialling is None:
+            self._dialling = asyncio.Lock()
+        async with self._dialling:
+            if not self._must_connect():
+                return
+            address = self._address
+            dialling = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
+            try:
+                transport = await asyncio.shield(dialling)
+            except asyncio.CancelledError:
+                # The thread goes on; what it connects to must not stay open.
+                dialling.add_done_callback(_hang_up)
+                raise
+            self._use(_Aside(transport) if transport.close_waits else transport, address)
 
     def disconnect(self) -> None:
         """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
@@ -185,7 +191,8 @@ class _Run:
             self._wake()
 
         timer = loop.call_later(timeout_s, self._wake) if timeout_s is not None else None
-        loop.add_reader(transport.read_fd, is_ready, "to read")
+        if self._courier.wants_read:
+            loop.add_reader(transport.read_fd, is_ready, "to read")
         if self._courier.wants_write:
             loop.add_writer(transport.write_fd, is_ready, "to write")
         if self._coming is not None:
@@ -214,10 +221,43 @@ class _Run:
             self._woken.set_result(None)
 
 
+class _Aside:
+    """A command, whose end is waited for in a thread."""
+
+    send_needs_read = False
+    receive_needs_write = False
+    close_waits = False
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._closed = False
+        self.name = transport.name
+        self.read_fd = transport.read_fd
+        self.write_fd = transport.write_fd
+        self.can_send_file = transport.can_send_file
+        self.send = transport.send
+        self.send_file = transport.send_file
+        self.receive = transport.receive
+
+    def close(self) -> None:
+        """See `Transport`; where no event loop runs, it is waited for here."""
+        if not self._closed:
+            self._closed = True
+            _close(self._transport)
+
+
+def _close(transport: Transport) -> None:
+    if transport.close_waits:
+        with contextlib.suppress(RuntimeError):  # no loop, or one that ends
+            asyncio.get_running_loop().run_in_executor(None, transport.close)
+            return
+    transport.close()
+
+
 async def _next(source: AsyncIterator[Package]) -> Package:
     return await anext(source)
 
 
 def _hang_up(dialling: "asyncio.Future[Transport]") -> None:
     if not dialling.cancelled() and dialling.exception() is None:
-        dialling.result().close()
+        _close(dialling.result())

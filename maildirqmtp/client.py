@@ -3,9 +3,12 @@
 `BaseClient` has what the clients have in common: the options and the courier.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+import logging
+from collections.abc import Generator, Iterable, Iterator
 from typing import Self
 
+from maildirqmtp.address import Address as ServerAddress
+from maildirqmtp.address import Tls, check_tls, parse_port, parse_server
 from maildirqmtp.courier import Courier, Need
 from maildirqmtp.errors import ConfigError, TransportError
 from maildirqmtp.package import Address, Encoding, Message, Package
@@ -14,17 +17,18 @@ from maildirqmtp.results import SendResult
 from maildirqmtp.route import (
     CONNECT_TIMEOUT_S,
     GRACE_S,
+    MAX_SECONDS,
     RESPONSE_TIMEOUT_S,
     SESSION_S,
     WINDOW_BYTES,
     WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
-    parse_port,
-    parse_server,
 )
 from maildirqmtp.transport import Transport, connect
 from maildirqmtp.waiting import Waiter
 from maildirqmtp.window import Window
+
+_log = logging.getLogger("maildirqmtp")
 
 
 class BaseClient:
@@ -41,23 +45,25 @@ class BaseClient:
         response_timeout: float = RESPONSE_TIMEOUT_S,
         grace_time: float = GRACE_S,
         session_limit: float = SESSION_S,
-        tls: object | None = None,
+        tls: Tls | None = None,
         window: int | tuple[int, int] = (WINDOW_MESSAGES, WINDOW_BYTES),
     ) -> None:
         times = (connect_timeout, write_timeout, response_timeout, grace_time, session_limit)
         if not all(seconds > 0 for seconds in times):
             raise ConfigError("a time-out or limit of a client is a number of seconds above 0")
+        if tls is not None and not isinstance(tls, Tls):
+            raise ConfigError("tls is a Tls, as in tls=Tls(ca=PATH), or None: qmtps:// is enough")
         messages, window_bytes = (window, WINDOW_BYTES) if isinstance(window, int) else window
         if messages < 1 or window_bytes < 1:
             raise ConfigError("a window is at least one message and one byte")
+        self._tls = tls
         self._server = server
         self._port = port
         self._address = self._parse(server, port)
         self._connected_to = self._address
         self._defer_connect = defer_connect
         self._connect_timeout_s = float(connect_timeout)
-        self._tls = tls
-        limits = Limits(write_timeout, response_timeout, grace_time, session_limit)
+        limits = Limits(*[min(seconds, MAX_SECONDS) for seconds in times[1:]])
         self._courier = Courier(Window(messages, window_bytes), limits)
         self._begin()
 
@@ -76,7 +82,7 @@ class BaseClient:
 
     @property
     def port(self) -> int | None:
-        """The port where `server` has none; None is 209. Set as `server` is."""
+        """The port where `server` has none; None is 209, or 6209 with TLS. Set as `server` is."""
         return self._port
 
     @port.setter
@@ -93,11 +99,10 @@ class BaseClient:
         """Close the connection; harmless without one. The next `send` makes a new one."""
         self._courier.disconnect()
 
-    @staticmethod
-    def _parse(server: str, port: int | None) -> object:
-        if port is None:
-            return parse_server(server)
-        return parse_server(server, parse_port(str(port)))
+    def _parse(self, server: str, port: int | None) -> ServerAddress:
+        address = parse_server(server, None if port is None else parse_port(str(port)))
+        check_tls(address, self._tls)
+        return address
 
     def _must_connect(self) -> bool:
         """Say whether `connect` has to do anything; closes what is of no use any more."""
@@ -106,13 +111,11 @@ class BaseClient:
         self._courier.disconnect()
         return True
 
-    def _dial(self) -> Transport:
+    def _dial(self, address: ServerAddress) -> Transport:
         """Connect, and wait for it. Raises `ConnectError`."""
-        connector: Callable[..., Transport] = connect
-        options = {} if self._tls is None else {"tls": self._tls}
-        return connector(self._address, self._connect_timeout_s, **options)
+        return connect(address, self._connect_timeout_s, self._tls, _log.warning)
 
-    def _use(self, transport: Transport, address: object) -> None:
+    def _use(self, transport: Transport, address: ServerAddress) -> None:
         if address != self._connected_to:
             self._courier.forget_manners()
             self._connected_to = address
@@ -126,7 +129,8 @@ class QMTPClient(BaseClient):
             result = client.send("me@example.org", ["you@example.net"], b"Subject: hi\\n\\nHi\\n")
 
     `server` is SERVER of the command line: `name`, `name:port`, `[::1]:port`,
-    `qmtp://name` and so on. It connects at once, unless `defer_connect`; and,
+    `qmtp://name`, `qmtps://name` (TLS), `unix:PATH`, `exec:COMMAND`, or `-` for
+    descriptors 6 and 7 of a UCSPI client. It connects at once, unless `defer_connect`; and,
     whenever there is no connection (any more), at the next `send`.
 
     Seconds: `connect_timeout` (60) for each address of the server;
@@ -140,11 +144,13 @@ class QMTPClient(BaseClient):
 
     `window` is the most packages in flight at once (4,096), or a pair of that
     and the most bytes (32 MiB); the last package begun may exceed the bytes.
-    `tls` is for `qmtps://` servers.
+    `tls` says how to know a `qmtps://` server, and is for those only; None: by
+    the certificate authorities of this system.
 
     Not for several threads at once, and for one `send` or `send_many` at a time.
     Every package and response is logged at DEBUG to the logger `maildirqmtp`;
-    texts of messages never.
+    texts of messages never. What a command writes on its standard error goes to
+    the same logger at WARNING.
 
     Raises `ConnectError` (from the constructor too), `ConfigError` for options
     that make no sense.
@@ -174,7 +180,7 @@ class QMTPClient(BaseClient):
         """
         if self._must_connect():
             address = self._address
-            self._use(self._dial(), address)
+            self._use(self._dial(address), address)
 
     def reconnect(self) -> None:
         """Close the connection, if any, and connect anew. Raises `ConnectError`."""
@@ -264,7 +270,7 @@ class QMTPClient(BaseClient):
             if self._waiter is None or self._waiter.transport is not transport:
                 self._forget_waiter()
                 self._waiter = Waiter(transport)
-            ready = self._waiter.wait(courier.wants_write, timeout_s)
+            ready = self._waiter.wait(courier.wants_read, courier.wants_write, timeout_s)
         except OSError as error:
             courier.disconnect()
             courier.fail(TransportError(error.errno, f"cannot wait for {transport.name}: {error}"))

@@ -36,6 +36,8 @@ _log = logging.getLogger("maildirqmtp")
 
 #: Seconds for which packages are taken without a look at the connection.
 LOOK_S = 0.02
+#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
+MAX_WAIT_S = 86_400.0
 
 
 class Need(Enum):
@@ -199,23 +201,25 @@ class Courier:
                 return Need.PACKAGE if self._more else Need.NOTHING
 
     @property
+    def wants_read(self) -> bool:
+        """True where `turn` is to be told when something has come."""
+        return self._pipeline is not None and self._pipeline.wants_read
+
+    @property
     def wants_write(self) -> bool:
-        """True where there is something to send."""
+        """True where `turn` is to be told when something can be sent."""
         return self._pipeline is not None and self._pipeline.wants_write
 
     def wait_s(self) -> float | None:
         """Return the seconds after which `turn` has something to do in any case."""
         deadline = self._pipeline.next_deadline() if self._pipeline is not None else None
-        return None if deadline is None else max(0.0, deadline - self._clock())
+        return None if deadline is None else min(max(0.0, deadline - self._clock()), MAX_WAIT_S)
 
     def turn(self, readable: bool, writable: bool) -> None:
         """Read and write what can be, and look at the clock."""
         pipeline = self._pipeline
         if pipeline is not None:
-            if readable and not pipeline.ended:
-                pipeline.read()
-            if writable and not pipeline.ended:
-                pipeline.write()
+            pipeline.turn(readable, writable)
             pipeline.check_time()
             self._take_done(pipeline)
         self._look_at = self._clock() + LOOK_S

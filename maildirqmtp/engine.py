@@ -16,11 +16,7 @@ from collections.abc import Callable, Sequence
 
 from maildirqmtp.aftermath import Aftermath
 from maildirqmtp.delivery import Delivery
-from maildirqmtp.errors import (
-    ConnectError,
-    LocalError,
-    TransportError,
-)
+from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.files import local_error
 from maildirqmtp.intake import Intake
 from maildirqmtp.link import Link
@@ -236,15 +232,20 @@ class Engine:
 
     def _open(self, transport: Transport, selector: selectors.BaseSelector) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
-        link = Link(
-            transport,
-            self._windows.pop(),
-            self._manners,
-            self._limits,
-            self._unchanged,
-            self._clock,
-            selector,
-        )
+        try:
+            link = Link(
+                transport,
+                self._windows[-1],
+                self._manners,
+                self._limits,
+                self._unchanged,
+                self._clock,
+                selector,
+            )
+        except OSError:
+            transport.close()
+            raise
+        self._windows.pop()
         self._links.append(link)
         self._report.connected(transport.name)
 

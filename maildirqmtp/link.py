@@ -6,6 +6,7 @@ from collections.abc import Callable
 from maildirqmtp.delivery import Delivery
 from maildirqmtp.pipeline import Limits, Manners, Pipeline
 from maildirqmtp.transport import Transport
+from maildirqmtp.waiting import Interest
 from maildirqmtp.window import Window
 
 
@@ -16,7 +17,7 @@ class Link:
     Raises `OSError` where the selector cannot watch it.
     """
 
-    __slots__ = ("_selector", "_writing", "idle_since", "pipeline", "window")
+    __slots__ = ("_interest", "idle_since", "pipeline", "window")
 
     def __init__(
         self,
@@ -31,38 +32,18 @@ class Link:
         self.window = window
         self.pipeline = Pipeline(transport, window, manners, limits, unchanged, clock)
         self.idle_since = clock()
-        self._selector = selector
-        self._writing = False
-        selector.register(transport.read_fd, selectors.EVENT_READ, self)
+        self._interest = Interest(selector, transport, self)
 
     def watch(self) -> None:
-        """Have the selector watch for room to write, where there is something to send."""
-        wanted = self.pipeline.wants_write
-        if wanted is self._writing:
-            return
-        self._writing = wanted
-        transport, selector = self.pipeline.transport, self._selector
-        if transport.read_fd == transport.write_fd:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
-            selector.modify(transport.read_fd, events, self)
-        elif wanted:
-            selector.register(transport.write_fd, selectors.EVENT_WRITE, self)
-        else:
-            selector.unregister(transport.write_fd)
+        """Have the selector tell of what the connection waits for."""
+        self._interest.want(self.pipeline.wants_read, self.pipeline.wants_write)
 
     def turn(self, events: int) -> None:
         """Read and write what the selector says can be."""
-        pipeline = self.pipeline
-        if events & selectors.EVENT_READ and not pipeline.ended:
-            pipeline.read()
-        if events & selectors.EVENT_WRITE and not pipeline.ended:
-            pipeline.write()
+        readable, writable = events & selectors.EVENT_READ, events & selectors.EVENT_WRITE
+        self.pipeline.turn(bool(readable), bool(writable))
 
     def close(self) -> list[Delivery]:
         """Close the connection; return what is unfinished, as `Pipeline.close` does."""
-        transport = self.pipeline.transport
-        watched = self._selector.get_map() or {}  # None: it has been closed before
-        for fd in {transport.read_fd, transport.write_fd}:
-            if fd in watched:
-                self._selector.unregister(fd)
+        self._interest.drop()
         return self.pipeline.close()

@@ -138,9 +138,16 @@ class Pipeline(Generic[TransferT]):
         return self._out.sent
 
     @property
+    def wants_read(self) -> bool:
+        """True where it is to be told when something has come."""
+        return not self.transport.receive_needs_write
+
+    @property
     def wants_write(self) -> bool:
-        """True where there is something to send."""
-        return self._out.waiting
+        """True where it is to be told when something can be sent."""
+        transport = self.transport
+        waits = self._out.waiting and not transport.send_needs_read
+        return waits or transport.receive_needs_write
 
     @property
     def draining(self) -> bool:
@@ -171,6 +178,14 @@ class Pipeline(Generic[TransferT]):
         elif self._in_flight and self._in_flight[0].end <= self._out.sent:
             deadlines.append(self._in_flight[0].since + self._limits.response_s)
         return min(deadlines, default=None)
+
+    def turn(self, readable: bool, writable: bool) -> None:
+        """Read and write what can be."""
+        readable = readable or (writable and self.transport.receive_needs_write)
+        if readable and not self.ended:
+            self.read()
+        if writable and not self.ended:
+            self.write()
 
     # What goes out
 

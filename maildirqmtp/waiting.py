@@ -1,5 +1,6 @@
-"""Waiting for one connection: until it can be read or written, or some time is over."""
+"""Waiting for a connection: until it can be read or written, or some time is over."""
 
+import contextlib
 import selectors
 
 from maildirqmtp.transport import Transport
@@ -7,23 +8,74 @@ from maildirqmtp.transport import Transport
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+class Interest:
+    """A connection in a selector, of one descriptor or two, with `data` for who selects.
+
+    Raises `OSError` where the selector cannot watch it.
+    """
+
+    __slots__ = ("_data", "_registered", "_selector", "_transport", "_wanted")
+
+    def __init__(
+        self, selector: selectors.BaseSelector, transport: Transport, data: object = None
+    ) -> None:
+        self._selector = selector
+        self._transport = transport
+        self._data = data
+        self._registered: dict[int, int] = {}
+        self._wanted = (False, False)
+        self.want(True, False)
+
+    def want(self, reading: bool, writing: bool) -> None:
+        """Have the selector tell when it can be read, and when it can be written."""
+        if (reading, writing) != self._wanted:
+            self._wanted = (reading, writing)
+            wanted: dict[int, int] = {}
+            if reading:
+                wanted[self._transport.read_fd] = _READ
+            if writing:
+                fd = self._transport.write_fd
+                wanted[fd] = wanted.get(fd, 0) | _WRITE
+            self._arrange(wanted)
+
+    def drop(self) -> None:
+        """Have the selector forget it, if it has not yet; the connection stays open."""
+        for fd in self._registered:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(fd)
+        self._registered.clear()
+
+    def _arrange(self, wanted: dict[int, int]) -> None:
+        registered, selector = self._registered, self._selector
+        for fd in registered.keys() - wanted.keys():
+            del registered[fd]
+            selector.unregister(fd)
+        for fd, events in wanted.items():
+            if fd not in registered:
+                selector.register(fd, events, self._data)
+            elif registered[fd] != events:
+                selector.modify(fd, events, self._data)
+            registered[fd] = events
+
+
 class Waiter:
-    """A selector with one connection in it, of one descriptor or two.
+    """A selector with one connection in it.
 
     Raises `OSError` where the system has none left.
     """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self._writing = False
         self._selector = selectors.DefaultSelector()
-        self._selector.register(transport.read_fd, _READ)
+        try:
+            self._interest = Interest(self._selector, transport)
+        except BaseException:
+            self._selector.close()
+            raise
 
-    def wait(self, writing: bool, timeout_s: float | None) -> tuple[bool, bool]:
-        """Wait, also until it can be written where `writing`; return (readable, writable)."""
-        if writing is not self._writing:
-            self._writing = writing
-            self._change(writing)
+    def wait(self, reading: bool, writing: bool, timeout_s: float | None) -> tuple[bool, bool]:
+        """Wait until it can be read or written, as wanted; return (readable, writable)."""
+        self._interest.want(reading, writing)
         events = 0
         for _, ready in self._selector.select(timeout_s):
             events |= ready
@@ -32,12 +84,3 @@ class Waiter:
     def close(self) -> None:
         """Let go of it; the connection stays open."""
         self._selector.close()
-
-    def _change(self, writing: bool) -> None:
-        read_fd, write_fd = self.transport.read_fd, self.transport.write_fd
-        if read_fd == write_fd:
-            self._selector.modify(read_fd, _READ | (_WRITE if writing else 0))
-        elif writing:
-            self._selector.register(write_fd, _WRITE)
-        else:
-            self._selector.unregister(write_fd)

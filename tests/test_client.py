@@ -28,6 +28,7 @@ from maildirqmtp import (
     QMTPClient,
     ResponseTimeout,
     SendResult,
+    Tls,
     TransportError,
     WriteTimeout,
 )
@@ -249,6 +250,10 @@ def test_options_that_make_no_sense_are_refused(make: Make) -> None:
         ("name", {"window": (5, 0)}),
         ("name", {"response_timeout": -1}),
         ("name", {"session_limit": 0}),
+        ("name", {"connect_timeout": float("nan")}),
+        ("qmtps://name", {"tls": True}),
+        ("name", {"tls": Tls()}),
+        ("exec:ssh mx", {"tls": Tls(ca="ca.pem")}),
     ]
     for server, options in wrong:
         with pytest.raises(ConfigError):
@@ -642,7 +647,7 @@ def test_a_way_of_two_descriptors(make: Make, monkeypatch: pytest.MonkeyPatch) -
     """A command's standard input and output are two, and so are a UCSPI client's."""
     made: list[FakeServer] = []
 
-    def connect(server: object, timeout_s: float) -> FakeServer:
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
         made.append(FakeServer(lambda me, package: me.respond(b"Kok"), two_fds=True))
         return made[-1]
 
@@ -653,18 +658,12 @@ def test_a_way_of_two_descriptors(make: Make, monkeypatch: pytest.MonkeyPatch) -
     assert [server.closed for server in made] == [True]
 
 
-def test_tls_options_go_to_the_transport(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And only where there are any."""
-    seen: list[object] = []
-
-    def connect(server: object, timeout_s: float, *more: object, **options: object) -> FakeServer:
-        seen.append((timeout_s, more, options))
-        return FakeServer(lambda me, package: me.respond(b"Kok"))
-
-    monkeypatch.setattr("maildirqmtp.client.connect", connect)
-    make("mail.example.org", tls="the options", connect_timeout=5)
-    make("mail.example.org")
-    assert seen == [(5.0, (), {"tls": "the options"}), (60.0, (), {})]
+def test_endless_times_are_times(make: Make) -> None:
+    """`math.inf` is how a program says that it does not care."""
+    times = ("connect_timeout", "write_timeout", "response_timeout", "session_limit", "grace_time")
+    with serving(answer_all()) as server:
+        client = make(server.address, **dict.fromkeys(times, float("inf")))
+        assert said(client.send_many(packages(3))) == [SEEN] * 3
 
 
 # Each of them alone
@@ -718,7 +717,7 @@ def test_a_connection_that_comes_after_a_cancellation_is_closed(
     go = threading.Event()
     made: list[FakeServer] = []
 
-    def connect(server: object, timeout_s: float) -> FakeServer:
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
         go.wait(30)
         made.append(FakeServer(lambda me, package: None))
         return made[-1]

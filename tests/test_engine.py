@@ -1,11 +1,14 @@
 """One route at work, with servers in memory and time that passes only when nothing happens."""
 
+import errno
 import io
 import json
 import os
+import selectors
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -651,6 +654,60 @@ def test_after_trouble_nothing_more_is_taken(run: Run, monkeypatch: pytest.Monke
     left = run.report.counters.left
     assert left == len(run.new) - 1 > 0
     assert run.code == 111
+
+
+def test_a_connection_that_cannot_be_watched_is_closed_and_tried_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has no memory for it now; that must not cost the route its connection for good."""
+    run.add(3)
+    refused = ["the first", "the second"]
+
+    class Short(selectors.DefaultSelector):
+        def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+            if data is not None and refused:
+                raise OSError(errno.ENOMEM, f"no memory for {refused.pop(0)}")
+            return super().register(fileobj, events, data)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Short)
+    route = Route(os.fsencode(run.path), Server("mail.example.org"))
+    with Maildir(os.fsencode(run.path)) as maildir:
+        engine = Engine(route, maildir, run.report, run.connect, run.clock, lambda: NOW)
+        for what in ("first", "second"):
+            engine.run_batch(maildir.scan())
+            said = f"cannot wait for mail.example.org:209: no memory for the {what}"
+            assert said in run.log.getvalue()
+            assert len(run.new) == 3
+        engine.run_batch(maildir.scan())
+        engine.close()
+    assert run.new == []
+    assert [server.closed for server in run.servers] == [True] * 3
+
+
+def test_a_second_connection_that_cannot_be_watched_is_closed_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else has it: it, and the command behind it, would stay for as long as we do."""
+    run.add(20)
+    watched = 0
+
+    class Short(selectors.DefaultSelector):
+        def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+            nonlocal watched
+            watched += data is not None
+            if watched == 2:
+                raise OSError(errno.ENOMEM, "no memory")
+            return super().register(fileobj, events, data)
+
+    def connect(server: Address, timeout_s: float) -> FakeServer:
+        run.servers.append(FakeServer(accept))
+        return run.servers[-1]
+
+    run.connect = connect  # type: ignore[method-assign]
+    monkeypatch.setattr(selectors, "DefaultSelector", Short)
+    run.go(connections=2)
+    assert len(run.servers) == 2
+    assert "cannot wait for mail.example.org:209: no memory" in run.log.getvalue()
 
 
 # Being stopped

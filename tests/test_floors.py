@@ -80,7 +80,7 @@ ONLY = {
 }
 
 #: What only programs use; the forwarder works without it.
-LIBRARY = {"content", "job", "courier", "waiting", "client", "async_client"}
+LIBRARY = {"content", "job", "courier", "client", "async_client"}
 
 #: Modules that must never know of these, beyond what their floor says.
 NEVER = {

@@ -85,6 +85,29 @@ def numbered(count: int) -> list[Delivery]:
     return [delivery(b"%d.a" % n, b"r%d@y" % n) for n in range(count)]
 
 
+# What TLS says by itself
+
+
+def test_a_send_that_waits_for_the_server_is_not_tried_again_and_again() -> None:
+    """A server that sends half a session ticket and no more would have us busy for ever."""
+    line = Line(FakeTransport(takes=[0]))
+    line.transport.send_needs_read = True
+    line.send(delivery())
+    assert (line.pipe.wants_read, line.pipe.wants_write) == (True, False)
+    line.transport.send_needs_read = False
+    assert (line.pipe.wants_read, line.pipe.wants_write) == (True, True)
+
+
+def test_a_read_that_waits_for_room_waits_for_that_alone() -> None:
+    """A server that asks for new keys and reads none of them is always ready to be read."""
+    line = Line(FakeTransport(b"3:Kok,"))
+    line.send(one := delivery())
+    line.transport.receive_needs_write = True
+    assert (line.pipe.wants_read, line.pipe.wants_write) == (False, True)
+    line.pipe.turn(readable=False, writable=True)
+    assert answers(one) == ["Kok"]
+
+
 # Responses and whom they are for
 
 

@@ -55,6 +55,7 @@ def test_the_command_line_does_not_load_the_library() -> None:
 def test_the_client_does_not_load_asyncio_or_tls() -> None:
     """Nor what only some messages need."""
     loaded = loaded_by("from maildirqmtp import QMTPClient, Package")
+    loaded |= loaded_by("from maildirqmtp import Tls; Tls(pins=bytes(32))")
     assert not loaded & {
         "asyncio",
         "ssl",

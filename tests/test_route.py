@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -266,6 +268,31 @@ def test_an_empty_path_is_no_file(flag: str) -> None:
     files = ["" if flag == name else "x.pem" for name in ("--tls-ca", "--tls-cert", "--tls-key")]
     with pytest.raises(ConfigError, match=f"^{flag}: the path of a file is needed"):
         make_tls(QMTPS, files[0], files[1], files[2])
+
+
+def test_tls_as_programs_write_it(tmp_path: Path) -> None:
+    """Paths of any kind, pins as they are written elsewhere; one pin is one."""
+    pin = f"sha256:{DIGEST.hex()}"
+    assert Tls(tmp_path, tmp_path, tmp_path) == Tls(*[str(tmp_path)] * 3)
+    assert Tls(pins=pin) == Tls(pins=[pin]) == Tls(pins=DIGEST) == Tls(pins=(DIGEST,))
+    assert Tls(pins=iter([DIGEST, bytes(32)])).pins == (DIGEST, bytes(32))
+
+
+WRONG_TLS: list[tuple[dict[str, Any], str]] = [
+    ({"ca": ""}, "tls ca: the path of a file is needed"),
+    ({"cert": b""}, "tls cert: the path of a file is needed"),
+    ({"ca": "a\0b"}, "tls ca: the path of a file is needed"),
+    ({"key": "k.pem"}, "tls key: its certificate is needed too, with tls cert"),
+    ({"pins": "sha256:abc"}, "tls pins: sha256: and the digest"),
+    ({"pins": [bytes(31)]}, "tls pins: a digest of SHA-256 has 32 bytes, not 31"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG_TLS)
+def test_tls_that_makes_no_sense_is_refused(options: dict[str, Any], says: str) -> None:
+    """Found where it is written: a pin that never fits, a file that is none for OpenSSL."""
+    with pytest.raises(ConfigError, match=f"^{says}"):
+        Tls(**options)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.address import UnixServer
+from maildirqmtp.address import Address, UnixServer
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
 from maildirqmtp.route import Server
 from maildirqmtp.transport import SocketTransport, connect, sockets
@@ -108,6 +108,28 @@ def test_connected_sockets_do_not_wait_for_acknowledgements() -> None:
         assert ours.can_send_file
         assert ours.read_fd == ours.write_fd
         ours.close()
+
+
+def test_a_time_out_of_a_month_is_one() -> None:
+    """The system's calls end at 24 days; `--connect-timeout 30d` is no traceback."""
+    with pytest.raises(ConnectError, match="refused"):
+        connect(Server("127.0.0.1", closed_port()), 30 * 86_400.0)
+    with pytest.raises(ConnectError, match="refused"):
+        connect(Server("127.0.0.1", closed_port()), float("inf"))
+
+
+@pytest.mark.parametrize("server", [Server("127.0.0.1"), UnixServer("/nonexistent")])
+def test_without_a_descriptor_nobody_is_reached(
+    server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon waits for better times; an error of another kind would end it."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(ConnectError, match=f"cannot connect to {server}: .*Too many open files"):
+        connect(server, 5)
 
 
 def test_a_refused_connection_says_who_and_why() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -191,6 +194,7 @@ def test_a_complaint_without_end_takes_no_memory(start: Start) -> None:
     """A command that prints a core dump, say."""
     transport = start("sleep", "1000")
     assert isinstance(transport, command.CommandTransport)
+    assert transport._complaints is not None
     for _ in range(100):
         transport._complaints._take(bytes(100_000))
         assert len(transport._complaints._line) <= command.LINE_BYTES
@@ -225,6 +229,60 @@ def test_a_log_that_cannot_be_written_stops_nothing(
         transport.close()
     with contextlib.suppress(OSError):
         full.close()
+
+
+@pytest.mark.parametrize("lacking", ["descriptors", "threads"])
+def test_a_command_that_nobody_can_listen_to_is_unreachable(
+    start: Start, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """A limit that is reached must not end the daemon, nor leave the command running."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def no_pipe() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    pids: list[int] = []
+    popen = subprocess.Popen
+
+    def noted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = popen(*words, **options)
+        pids.append(process.pid)
+        if lacking == "descriptors":
+            monkeypatch.setattr(os, "pipe", no_pipe)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    if lacking == "threads":
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(ConnectError, match="cannot start cat for exec:cat"):
+        start("cat")
+    assert not runs(pids[0])
+    monkeypatch.undo()
+
+
+def test_a_log_that_waits_does_not_keep_the_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler's lock may be held by whoever closes; that must not wait for itself."""
+    monkeypatch.setattr(command, "LOG_S", 0.01)
+    taken = threading.Event()
+    go_on = threading.Event()
+
+    def log(line: str) -> None:
+        taken.set()
+        go_on.wait(DEADLINE_S)
+
+    before = threading.active_count()
+    transport = connect(
+        ExecServer(("sh", "-c", "echo no route >&2; exec cat")), DEADLINE_S, log=log
+    )
+    taken.wait(DEADLINE_S)
+    transport.close()
+    assert threading.active_count() == before + 1
+    go_on.set()
+    wait_until(lambda: threading.active_count() == before, "the thread to end")
 
 
 def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

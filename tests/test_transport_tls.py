@@ -312,6 +312,61 @@ def narrow_pair(
         transport.close()
 
 
+def records(data: bytes) -> list[bytes]:
+    """Take TLS's records apart (RFC 8446, 5.1)."""
+    found = []
+    while data:
+        end = 5 + int.from_bytes(data[3:5], "big")
+        found.append(data[:end])
+        data = data[end:]
+    return found
+
+
+def test_a_server_that_keeps_half_a_message_of_its_own_back_is_waited_for(
+    authority: Authority, identity: Identity
+) -> None:
+    """To send again as soon as there is room, as it seems, would keep a processor busy."""
+    # It is in the ticket for a next session, which gets too large for one record by it.
+    client = authority.issue(*(f"{'x' * 50}{number}.example.org" for number in range(600)))
+    context = identity.context(client_ca=authority.file)
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(coming, going, server_side=True)
+        shaking_hands = True
+        while shaking_hands:
+            try:
+                tls.do_handshake()
+                shaking_hands = False
+            except ssl.SSLWantReadError:
+                peer.send(going.read())
+                coming.write(peer.socket.recv(1 << 16))
+        first, *rest = records(going.read())
+        peer.send(first)
+        go_on.wait(DEADLINE_S)
+        peer.send(b"".join(rest))
+        coming.write(peer.socket.recv(1 << 16))
+        tls.write(tls.read())
+        peer.send(going.read())
+
+    with connected(script, Tls(authority.file, client.cert, client.key)) as transport:
+        assert select.select([transport.read_fd], [], [], DEADLINE_S)[0]
+        assert transport.receive(1 << 16) is None
+        assert transport.send(b"hello") == 0
+        assert transport.send_needs_read
+        assert not select.select([transport.read_fd], [], [], 0)[0]
+        go_on.set()
+        sent = 0
+        while not sent:
+            assert select.select([transport.read_fd], [], [], DEADLINE_S)[0]
+            assert transport.receive(1 << 16) is None
+            assert not transport.send_needs_read
+            sent = transport.send(b"hello")
+        assert sent == 5
+        assert received(transport) == b"hello"
+
+
 def test_what_had_to_wait_goes_out_once_and_as_it_was(
     authority: Authority, identity: Identity
 ) -> None:
@@ -476,7 +531,7 @@ def test_being_told_to_stop_ends_the_handshake(monkeypatch: pytest.MonkeyPatch) 
 
 def test_tls_is_not_forgotten_where_the_server_has_none() -> None:
     """Who says how to check a certificate does not want a connection without one."""
-    with pytest.raises(ConfigError, match=r"TLS is asked for, but 127\.0\.0\.1:209 has none"):
+    with pytest.raises(ConfigError, match=r"with the server 127\.0\.0\.1:209: write qmtps"):
         connect(Server("127.0.0.1"), DEADLINE_S, Tls())
 
 

@@ -34,6 +34,7 @@ from maildirqmtp import (
     SendResult,
     SidecarError,
     Status,
+    Tls,
     TransportError,
     WriteTimeout,
     netstring,
@@ -76,6 +77,18 @@ def packages(file: IO[bytes]) -> Iterator[Package]:
     yield Package("", "a@example.net", [b"only", b"bytes"])
 
 
+def tls() -> Tls:
+    """Everything that can be said of TLS."""
+    Tls("ca.pem", b"cert.pem", Path("key.pem"), "sha256:00")
+    Tls(pins=bytes(32))
+    made = Tls(ca=Path("ca.pem"), cert="cert.pem", key="key.pem", pins=["sha256:00", bytes(32)])
+    assert_type(made.ca, str | bytes | None)
+    assert_type(made.cert, str | bytes | None)
+    assert_type(made.key, str | bytes | None)
+    assert_type(made.pins, tuple[bytes, ...])
+    return made
+
+
 def synchronous(file: IO[bytes]) -> None:
     """The client with all its options and methods."""
     client = QMTPClient(
@@ -90,6 +103,8 @@ def synchronous(file: IO[bytes]) -> None:
         tls=None,
         window=(4096, 32 << 20),
     )
+    QMTPClient("qmtps://mail.example.org", tls=tls())
+    AsyncQMTPClient("qmtps://mail.example.org", tls=tls())
     client.server = "other.example.org"
     client.port = None
     assert_type(QMTPClient("mail.example.org").server, str)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from maildirqmtp.address import ExecServer, Server, UnixServer
-from maildirqmtp.errors import ConfigError
+from maildirqmtp.address import ExecServer, Server, UnixServer, check_tls
 from maildirqmtp.transport.sockets import SocketTransport, connect_tcp, connect_unix
 
 TYPE_CHECKING = False
@@ -30,6 +29,9 @@ else:
 
 __all__ = ["SocketTransport", "Transport", "connect"]
 
+#: Seconds; sockets count milliseconds in 32 bits, and the kernel gives up long before.
+MAX_TIMEOUT_S = 86_400.0
+
 
 class Transport(Protocol):
     """What the pipeline needs of a connection.
@@ -37,12 +39,21 @@ class Transport(Protocol):
     `read_fd` and `write_fd` are for the selector, and may be the same. Whoever
     has read until `receive` returned None, or what it returns while there is
     more, is told by the selector of what comes next.
+
+    TLS has messages of its own in both directions: `send_needs_read` is true
+    where `send` cannot go on before something has come, `receive_needs_write`
+    where `receive` cannot before something could be written. A selector that
+    is asked for the other way round would say at once, and for ever, that all
+    is ready. `close_waits` is true where `close` may take seconds.
     """
 
     name: str
     read_fd: int
     write_fd: int
     can_send_file: bool
+    send_needs_read: bool
+    receive_needs_write: bool
+    close_waits: bool
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send what fits without waiting; return the number of bytes, maybe 0.
@@ -100,12 +111,12 @@ def connect(
     `ConfigError` for `tls` with a server that would be talked to in plain. A
     `ConnectError` that a signal handler raises goes through: no other address.
     """
+    check_tls(server, tls)
+    timeout_s = min(timeout_s, MAX_TIMEOUT_S)
     if isinstance(server, Server) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 
         return connect_tls(server, timeout_s, tls)
-    if tls is not None:
-        raise ConfigError(f"TLS is asked for, but {server} has none: write qmtps://NAME")
     if isinstance(server, Server):
         return connect_tcp(server, timeout_s)
     if isinstance(server, UnixServer):

@@ -22,6 +22,7 @@ from maildirqmtp.transport.descriptors import DescriptorTransport
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import IO
 
     from maildirqmtp.address import ExecServer
 
@@ -31,6 +32,8 @@ GRACE_S = 3.0
 TERM_S = 1.0
 #: Seconds from the end of its output to its exit status.
 STATUS_S = 1.0
+#: Seconds that the log gets to take what is left of its standard error.
+LOG_S = 1.0
 #: Bytes of a line of standard error that are shown.
 LINE_BYTES = 1_000
 #: Lines of standard error that are shown, for each connection.
@@ -45,6 +48,8 @@ _LAST_BYTES = 64 << 10
 
 class CommandTransport(DescriptorTransport):
     """A command that is running; `log` gets the lines of its standard error."""
+
+    close_waits = True
 
     def __init__(self, server: ExecServer, log: Callable[[str], None]) -> None:
         self._command = server.command
@@ -70,9 +75,17 @@ class CommandTransport(DescriptorTransport):
         assert stderr is not None
         self._pipes = (stdin, stdout)
         self._heard = False
-        self._complaints = _Complaints(stderr.fileno(), self._command, log)
-        self._stderr = stderr
+        self._complaints: _Complaints | None = None
         super().__init__(stdout.fileno(), stdin.fileno(), str(server))
+        try:
+            self._complaints = _Complaints(stderr, self._command, log)
+        except (OSError, RuntimeError) as error:  # no descriptor, no thread
+            stderr.close()
+            self.close()
+            why = getattr(error, "strerror", None) or str(error)
+            raise ConnectError(
+                getattr(error, "errno", None), f"cannot start {self._command} for {server}: {why}"
+            ) from error
 
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`. An exit status other than 0 is an error, not an end."""
@@ -99,8 +112,8 @@ class CommandTransport(DescriptorTransport):
             self._kill(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):  # not ours to kill: sudo, say
                 self._process.wait(TERM_S)
-            self._complaints.close()
-            self._stderr.close()
+            if self._complaints is not None:
+                self._complaints.close()
 
     def _kill(self, number: signal.Signals) -> None:
         with contextlib.suppress(OSError):
@@ -145,23 +158,37 @@ class CommandTransport(DescriptorTransport):
 class _Complaints:
     """Reads a command's standard error in a thread, and passes it on line by line."""
 
-    def __init__(self, fd: int, command: str, log: Callable[[str], None]) -> None:
-        self._fd = fd
+    def __init__(self, stderr: IO[bytes], command: str, log: Callable[[str], None]) -> None:
+        self._stderr = stderr
+        self._fd = stderr.fileno()
         self._command = command
         self._log = log
         self._line = b""
         self._lines = 0
         self._stop_read, self._stop_write = os.pipe()
+        # A daemon: one that waits for a log that nobody reads must not keep the process.
         self._thread = threading.Thread(target=self._run, name=f"stderr of {command}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            os.close(self._stop_write)
+            os.close(self._stop_read)
+            raise
 
     def close(self) -> None:
         """Pass on what is there, and end; what the command left running may still have it open."""
         os.close(self._stop_write)
-        self._thread.join()
-        os.close(self._stop_read)
+        # The log may be waiting for us, or for somebody who does not read it.
+        self._thread.join(LOG_S)
 
     def _run(self) -> None:
+        try:
+            self._listen()
+        finally:
+            os.close(self._stop_read)
+            self._stderr.close()
+
+    def _listen(self) -> None:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._stop_read, select.POLLIN)

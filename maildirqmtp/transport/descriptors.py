@@ -19,6 +19,10 @@ _taken = False
 class DescriptorTransport:
     """A connection on two descriptors, which it owns."""
 
+    send_needs_read = False
+    receive_needs_write = False
+    close_waits = False
+
     def __init__(self, read_fd: int, write_fd: int, name: str) -> None:
         self.name = name
         self.read_fd = read_fd

@@ -30,6 +30,9 @@ class SocketTransport:
     """A connected stream socket."""
 
     can_send_file = True
+    send_needs_read = False
+    receive_needs_write = False
+    close_waits = False
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         sock.setblocking(False)
@@ -141,7 +144,10 @@ def connect_unix(server: UnixServer, timeout_s: float) -> SocketTransport:
     """Connect to a Unix socket."""
     import struct
 
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectError(error.errno, f"cannot connect to {server}: {error.strerror}") from error
     try:
         # By the kernel: with a time-out of Python's it fails at once where others wait before us.
         whole, part = divmod(timeout_s, 1)

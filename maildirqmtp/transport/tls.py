@@ -55,7 +55,9 @@ class TlsTransport(SocketTransport):
                 record = self._blocked or bytes(view[sent : sent + RECORD_BYTES])
                 try:
                     sent += self._socket.send(record)
-                except _WOULD_WAIT:
+                except _WOULD_WAIT as error:
+                    # The first part of a message of TLS's own has come: a ticket, say.
+                    self.send_needs_read = isinstance(error, ssl.SSLWantReadError)
                     self._blocked = record
                     break
                 except OSError as error:
@@ -69,9 +71,12 @@ class TlsTransport(SocketTransport):
 
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`."""
+        self.send_needs_read = self.receive_needs_write = False
         try:
             data = self._socket.recv(max(max_bytes, RECORD_BYTES))
-        except _WOULD_WAIT:
+        except _WOULD_WAIT as error:
+            # Where the server has asked for new keys, and does not read what it gets.
+            self.receive_needs_write = isinstance(error, ssl.SSLWantWriteError)
             return None
         except OSError as error:
             raise self._broken("reading", error) from error
@@ -128,8 +133,8 @@ def _context(server: Server, tls: Tls) -> ssl.SSLContext:
         # Who has the pinned key is the server, whatever its certificate says.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # An end that the server did not announce may be somebody else's doing; and without
-    # renegotiation, sending never has to wait for something to come.
+    # An end that the server did not announce may be somebody else's doing; and who it is
+    # has been found out, and must not be another question later.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.options |= ssl.OP_NO_RENEGOTIATION
     if tls.cert is not None:
