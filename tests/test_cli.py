@@ -391,16 +391,16 @@ class Stayed:
     def __init__(self) -> None:
         self.config: Config | None = None
         self.reload: Callable[[], Config] | None = None
-        self.shown: tuple[list[tuple[bytes, bytes]], bool] | None = None
+        self.shown: tuple[tuple[Route, ...], bool] | None = None
 
     def run(self, config: Config, reload: Callable[[], Config] | None) -> int:
         """Stand in for the daemon."""
         self.config, self.reload = config, reload
         return 7
 
-    def show(self, maildirs: list[tuple[bytes, bytes]], as_json: bool) -> int:
+    def show(self, routes: tuple[Route, ...], as_json: bool) -> int:
         """Stand in for the status."""
-        self.shown = maildirs, as_json
+        self.shown = routes, as_json
         return 8
 
 
@@ -480,14 +480,17 @@ def test_check_config_is_utf8_in_any_locale(
 
 
 def test_status(stayed: Stayed, tmp_path: Path) -> None:
-    """Of one maildir, or of all in a file; each with its prefix."""
+    """Of one maildir, or of all in a file; each with its prefix and all its settings."""
     assert cli.main(["--status", "M"]) == 8
-    assert stayed.shown == ([(b"M", b"")], False)
+    alone: tuple[Route, ...] = (Route(b"M", Server("nowhere")),)
+    assert stayed.shown == (alone, False)
     file = tmp_path / "m.toml"
     routes = ['[[route]]\nmaildir = "A"\nserver = "h"\n', 'prefix = "p-"\n']
     file.write_text("".join(["json = true\n", *routes, routes[0].replace("A", "B")]))
     assert cli.main(["--status", "--config", str(file)]) == 8
-    assert stayed.shown == ([(b"A", b"p-"), (b"B", b"")], True)
+    first = Route(b"A", Server("h"), prefix=b"p-", bounce=True)
+    both: tuple[Route, ...] = (first, Route(b"B", Server("h")))
+    assert stayed.shown == (both, True)
 
 
 # --dry-run

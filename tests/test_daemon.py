@@ -334,7 +334,7 @@ def test_what_cannot_be_cleaned_is_said_and_stops_nothing(
     run.add(1)
     run.go(100)
     assert run.said("cannot clean up x") == 1
-    assert run.new == []
+    assert run.got == [(0.0, b"r1@y")]
 
 
 # The maildir goes, and comes back
@@ -822,6 +822,36 @@ def test_it_publishes_at_most_once_a_second_and_never_keeps_the_last_back(run: R
     assert 5 <= len(times) <= 9
     assert run.published[-2][1].counters["accepted"] == 100
     assert run.published[-2][0] <= 16.0
+
+
+def test_the_last_of_what_happens_is_published_though_nothing_follows(run: Run) -> None:
+    """`--status` right after a deferral shows it, not half a minute later."""
+    run.scripts = [defer]
+    run.at(10, lambda: run.come(1))
+    run.go(25)
+    (when, _) = next(p for p in run.published if p[1].counters["deferred"])
+    assert when <= 10.0 + PUBLISH_S
+
+
+def test_a_change_that_is_undone_does_not_make_it_busy(run: Run) -> None:
+    """What was to be published is as it was: there is nothing to wake up for."""
+
+    def leave() -> None:
+        (name,) = run.new
+        (run.path / "new" / name).unlink()
+
+    def hint() -> None:
+        run.watches[-1].hint()
+
+    run.at(10.0, lambda: run.come(1))
+    run.at(10.1, hint)  # published
+    run.at(10.2, leave)
+    for when in (10.3, 10.4, 10.5):  # two scans miss it; to be published, when it is time
+        run.at(when, hint)
+    run.at(10.6, lambda: run.come(2))
+    run.at(10.7, hint)  # as it was
+    run.go(500, prefix=b"none-")
+    assert len(run.published) < 10
 
 
 def test_while_nothing_happens_nothing_is_published(run: Run) -> None:

@@ -130,10 +130,14 @@ def test_without_a_route_there_is_still_a_text() -> None:
 def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """node_exporter finds the old or the new one, never half of it; and may read it."""
     path = tmp_path / "mail.prom"
-    metrics.write(os.fsencode(path), [snapshot()])
+    mask = os.umask(0o077)
+    try:
+        metrics.write(os.fsencode(path), [snapshot()])
+    finally:
+        os.umask(mask)
     first = path.read_text()
     assert first == rendered(snapshot())
-    assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044 & ~_umask()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     rename = os.rename
 
     def watched(source: bytes, target: bytes) -> None:
@@ -144,12 +148,6 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     metrics.write(os.fsencode(path), [snapshot(state="connected")])
     assert path.read_text() == rendered(snapshot(state="connected"))
     assert os.listdir(tmp_path) == ["mail.prom"]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def test_what_a_crash_left_behind_does_not_stop_it(tmp_path: Path) -> None:

@@ -449,8 +449,11 @@ def test_a_second_term_ends_at_once(run: Run) -> None:
     run.daemon("a").end()
 
 
-def test_who_is_only_connecting_is_not_waited_for(run: Run) -> None:
+def test_who_is_only_connecting_is_not_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is in flight, and connect(2) takes its minute."""
+    monkeypatch.setattr(service_module, "STOP_S", 10_000.0)
     run.start(config(route("a")))
     run.daemon("a").slow = run.daemon("a").connecting = True
     assert run.stop() == 0
@@ -480,6 +483,8 @@ def test_ready_when_every_route_works(run: Run) -> None:
     assert run.notifier.count("READY=1") == 0
     run.daemon("b").say("no maildir")
     wait_until(lambda: run.notifier.count("READY=1") == 1, "READY")
+    run.daemon("b").say("connected")
+    wait_until(lambda: any("connected" in said for said in run.notifier.said), "another turn")
     run.daemon("b").say("idle")
     assert run.stop() == 0
     assert run.notifier.count("READY=1") == 1
