@@ -226,6 +226,7 @@ class _Aside:
 
     send_needs_read = False
     receive_needs_write = False
+    piecemeal = False
     close_waits = False
 
     def __init__(self, transport: Transport) -> None:

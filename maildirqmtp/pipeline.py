@@ -38,6 +38,8 @@ from maildirqmtp.values import Value
 from maildirqmtp.window import Window
 
 _RECEIVE_BYTES = 256 << 10
+# Of responses under TLS, each in a record of its own.
+_RECORDS = 256
 
 
 class Manners:
@@ -250,7 +252,9 @@ class Pipeline(Generic[TransferT]):
 
     def read(self) -> None:
         """Take in what has come."""
-        self._receive()
+        for _ in range(_RECORDS if self.transport.piecemeal else 1):
+            if not self._receive() or self.ended:
+                break
 
     def _receive(self) -> bool:
         """Take in what has come; say whether there was anything."""

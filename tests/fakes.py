@@ -106,6 +106,7 @@ class FakeTransport:
         self.name = name
         self.can_send_file = can_send_file
         self.send_needs_read = self.receive_needs_write = self.close_waits = False
+        self.piecemeal = False
         self.read_fd = self.write_fd = -1
         self.incoming = deque(incoming)
         self.takes = deque(takes)

@@ -98,6 +98,15 @@ def test_a_send_that_waits_for_the_server_is_not_tried_again_and_again() -> None
     assert (line.pipe.wants_read, line.pipe.wants_write) == (True, True)
 
 
+def test_records_that_are_there_are_taken_in_together() -> None:
+    """A server that puts each answer in a record of its own costs no wake-up for each."""
+    line = Line(FakeTransport(*[b"3:Kok,"] * 5))
+    line.transport.piecemeal = True
+    line.send(*(sent := numbered(5)))
+    line.pipe.read()
+    assert [answers(one) for one in sent] == [["Kok"]] * 5
+
+
 def test_a_read_that_waits_for_room_waits_for_that_alone() -> None:
     """A server that asks for new keys and reads none of them is always ready to be read."""
     line = Line(FakeTransport(b"3:Kok,"))

@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import median
 from types import FrameType
 
-from bench_cases import CASES, Result, Setting, warm_up
+import bench_cases
+import bench_programs
+from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
     SkippedError,
@@ -24,12 +26,14 @@ from bench_harness import (
     memory_place,
 )
 
+CASES = bench_cases.CASES | bench_programs.CASES
+
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(
         prog="run",
-        description="Benchmarks of maildirqmtp's batch mode. Exit 0: all targets reached"
+        description="Benchmarks of maildirqmtp. Exit 0: all targets reached"
         " (with --quick: all ran), 1: not.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))

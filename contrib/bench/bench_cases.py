@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -29,7 +30,6 @@ from bench_harness import (
 from bench_maildir import Stock, empty_maildir, large_stock, stock
 
 ROUND_TRIP_S = 0.1
-CLIENT_ROUND_TRIP_S = 0.02
 TEMPORARY = 111
 WATCH_P99_MS = 20.0
 
@@ -146,9 +146,13 @@ def once(
     left: int = 0,
     sync: bool = False,
     whole_files: bool = False,
+    server_of: Callable[[], AbstractContextManager[Sink]] | None = None,
 ) -> Run:
-    """Send one maildir; check what the server got and what is left; remove the maildir."""
-    with sink(setting.tools.sink, answer) as server:
+    """Send one maildir; check what the server got and what is left; remove the maildir.
+
+    `server_of` starts another server than the sink.
+    """
+    with server_of() if server_of is not None else sink(setting.tools.sink, answer) as server:
         if sync:
             os.sync()
         run = send(setting, box, server.port)
@@ -320,51 +324,6 @@ def watch_sent(setting: Setting) -> Result:
     return watch(setting, "watch-sent", sent=True)
 
 
-def library(how: str, one_way_s: float | None = None) -> Send:
-    """A program that sends by the library; through the delay proxy, where there is a delay."""
-
-    def send(setting: Setting, box: Stock, port: int) -> Run:
-        argv = [sys.executable, str(HERE / "client_program.py"), how, str(box.path)]
-        if one_way_s is None:
-            return timed([*argv, str(port)], setting.env, setting.log)
-        with delay_proxy(port, one_way_s * 1000) as proxy_port:
-            return timed([*argv, str(proxy_port)], setting.env, setting.log)
-
-    return send
-
-
-def sent_by_library(setting: Setting, box: Stock, how: str, one_way_s: float | None = None) -> Run:
-    """Send a maildir's messages by the library, which removes none of them."""
-    send = library(how, one_way_s)
-    return once(setting, box, send, left=box.count, whole_files=True)
-
-
-def client(setting: Setting) -> Result:
-    """2,000 packages by send_many against one send after the other, both at 20 ms round trip."""
-    count, pairs = setting.size(2_000, 50), setting.size(3, 1)
-    place, one_way_s = setting.memory(), CLIENT_ROUND_TRIP_S / 2
-    a, b = in_turns(
-        pairs,
-        lambda: sent_by_library(setting, stock(place / "box", count), "many", one_way_s),
-        lambda: sent_by_library(setting, stock(place / "box", count), "one", one_way_s),
-    )
-    percent = ratio(walls(a), walls(b)) * 100
-    notes = ["of the time of one send after the other; whole processes, start-up included"]
-    return Result("client", "s", walls(a), walls(b), percent, " %", 1.0, notes=notes)
-
-
-def client_many(setting: Setting) -> Result:
-    """2,000 packages by send_many against the forwarder with the same messages, on tmpfs."""
-    count, pairs = setting.size(2_000, 500), setting.size(9, 1)
-    place = setting.memory()
-    a, b = in_turns(
-        pairs,
-        lambda: sent_by_library(setting, stock(place / "box", count), "many"),
-        lambda: once(setting, stock(place / "box", count), ours),
-    )
-    return Result("client-many", "s", walls(a), walls(b), ratio(walls(a), walls(b)), "x", 1.5)
-
-
 def warm_up(setting: Setting) -> None:
     """One run that is not measured, so that byte code is compiled and caches are filled."""
     if setting.tools.sink is not None:
@@ -381,6 +340,4 @@ CASES: dict[str, Callable[[Setting], Result]] = {
     "watch": watch_plain,
     "watch-sent": watch_sent,
     "startup": startup,
-    "client": client,
-    "client-many": client_many,
 }

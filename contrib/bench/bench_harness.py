@@ -111,16 +111,11 @@ def build(into: Path) -> Tools:
 
 
 class Sink:
-    """The benchmark server, running."""
+    """A benchmark server, running: it prints its port, and on SIGTERM what it counted."""
 
-    def __init__(self, program: Path | None, answer: str = "K") -> None:
-        if program is None:
-            raise SkippedError("no C compiler (cc or gcc), so no server to send to")
+    def __init__(self, argv: list[str]) -> None:
         self.process = subprocess.Popen(
-            [str(program), "-r", answer],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -136,7 +131,23 @@ class Sink:
 @contextmanager
 def sink(program: Path | None, answer: str = "K") -> Iterator[Sink]:
     """A sink that ends with the block, whatever happens."""
-    server = Sink(program, answer)
+    if program is None:
+        raise SkippedError("no C compiler (cc or gcc), so no server to send to")
+    with running([str(program), "-r", answer]) as server:
+        yield server
+
+
+@contextmanager
+def slow_server(answer_ms: float) -> Iterator[Sink]:
+    """A server that takes its time over each answer."""
+    with running([sys.executable, str(HERE / "slow_server.py"), str(answer_ms)]) as server:
+        yield server
+
+
+@contextmanager
+def running(argv: list[str]) -> Iterator[Sink]:
+    """A server that ends with the block, whatever happens."""
+    server = Sink(argv)
     try:
         yield server
     finally:

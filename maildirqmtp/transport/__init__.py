@@ -44,7 +44,8 @@ class Transport(Protocol):
     where `send` cannot go on before something has come, `receive_needs_write`
     where `receive` cannot before something could be written. A selector that
     is asked for the other way round would say at once, and for ever, that all
-    is ready. `close_waits` is true where `close` may take seconds.
+    is ready. `piecemeal` is true where `receive` returns less than there is.
+    `close_waits` is true where `close` may take seconds.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Transport(Protocol):
     can_send_file: bool
     send_needs_read: bool
     receive_needs_write: bool
+    piecemeal: bool
     close_waits: bool
 
     def send(self, data: bytes | bytearray | memoryview) -> int:

@@ -21,6 +21,7 @@ class DescriptorTransport:
 
     send_needs_read = False
     receive_needs_write = False
+    piecemeal = False
     close_waits = False
 
     def __init__(self, read_fd: int, write_fd: int, name: str) -> None:

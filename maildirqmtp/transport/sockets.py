@@ -32,6 +32,7 @@ class SocketTransport:
     can_send_file = True
     send_needs_read = False
     receive_needs_write = False
+    piecemeal = False
     close_waits = False
 
     def __init__(self, sock: socket.socket, name: str) -> None:

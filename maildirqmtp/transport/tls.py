@@ -34,6 +34,7 @@ class TlsTransport(SocketTransport):
     """A socket under TLS, after the handshake."""
 
     can_send_file = False
+    piecemeal = True
     _socket: ssl.SSLSocket
 
     def __init__(self, sock: ssl.SSLSocket, name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.protocol import package_head, package_tail
+from tests.certificates import Authority, over_tls
 from tests.helpers import Peer, serving
 
 #: Bytes of the large message; a file with a hole, which costs no disk.
@@ -18,9 +19,9 @@ PEAK = 60_000_000
 
 PROGRAM = """
 import sys
-from maildirqmtp import Package, QMTPClient
-path, server = sys.argv[1:]
-with QMTPClient(server) as client:
+from maildirqmtp import Package, QMTPClient, Tls
+path, server, ca = sys.argv[1:]
+with QMTPClient(server, tls=Tls(ca) if ca else None) as client:
     def packages():
         yield Package("s@x", "r@y", b"first")
         {packages}
@@ -38,12 +39,13 @@ def length(text: int) -> int:
     return len(package_head(text)) + text + len(package_tail(b"s@x", [b"r@y"]))
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize(
     ("packages", "lengths"),
     [(LARGE, [5, SIZE]), (MANY, [5] + [2_000] * 40_000)],
     ids=["one large file", "many small messages"],
 )
-def test_memory_is_bounded(tmp_path: Path, packages: str, lengths: list[int]) -> None:
+def test_memory_is_bounded(tmp_path: Path, packages: str, lengths: list[int], tls: bool) -> None:
     """A program that sends 150 MB must not become 150 MB larger, in one message or in many."""
     path = tmp_path / "message"
     with path.open("wb") as file:
@@ -62,10 +64,13 @@ def test_memory_is_bounded(tmp_path: Path, packages: str, lengths: list[int]) ->
                 left -= len(data)
             peer.respond(b"Kok")
 
-    with serving(script) as server:
+    authority = Authority(tmp_path)
+    secured = over_tls(authority.issue("127.0.0.1").context(), script) if tls else script
+    with serving(secured) as server:
         code = PROGRAM.format(packages=packages)
+        where = ("qmtps://" if tls else "") + server.address
         done = subprocess.run(
-            [sys.executable, "-c", code, str(path), server.address],
+            [sys.executable, "-c", code, str(path), where, authority.file if tls else ""],
             capture_output=True,
             text=True,
             check=False,

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from maildirqmtp.receiver.serving import Server
+from maildirqmtp.receiver.streams import SocketStream, Stream
+from maildirqmtp.receiver.tls import Gate
+from tests.certificates import Authority
 from tests.e2e import test_net_qmtp
+from tests.helpers import command
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 LIBRARY = README.partition("\n## The library\n")[2].partition("\n## ")[0]
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", LIBRARY, re.MULTILINE | re.DOTALL)
 
-#: What stands before an example: mail.example.org is our receiver.
+#: What stands before an example: mail.example.org is our receiver, and so is mx, by ssh.
 PROLOGUE = """
 import maildirqmtp.client
 from maildirqmtp.route import Server
 real = maildirqmtp.client.connect
-def connect(server, timeout_s, *more):
-    assert (server.host, server.port) == ("mail.example.org", 209)
-    return real(Server("127.0.0.1", {port}), timeout_s)
+def connect(server, *more):
+    if isinstance(server, Server):
+        assert server in (Server("mail.example.org"), Server("mail.example.org", 6209, tls=True))
+        server = Server("localhost", {tls_port} if server.tls else {port}, server.tls)
+    return real(server, *more)
 maildirqmtp.client.connect = connect
 """
 
+SSH = """#!/bin/sh
+test "$1" = mx || exit 255
+shift
+PATH={path}:$PATH exec sh -c "$*"
+"""
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
-    """Run our receiver."""
-    with Server(tmp_path / "Maildir", listen=("127.0.0.1", 0)) as server:
+
+@contextlib.contextmanager
+def served(
+    maildir: Path, welcome: Callable[[socket.socket], Stream] = SocketStream
+) -> Iterator[int]:
+    """Run our receiver on a port."""
+    with Server(maildir, listen=("127.0.0.1", 0), welcome=welcome) as server:
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:
@@ -44,12 +61,30 @@ def port(tmp_path: Path) -> Iterator[int]:
             thread.join()
 
 
+@pytest.fixture
+def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Run our receiver without TLS and with it."""
+    authority = Authority(tmp_path, "our-ca")
+    own = authority.issue("localhost")
+    with (
+        served(tmp_path / "Maildir") as port,
+        served(tmp_path / "Maildir", Gate(own.cert, own.key).welcome) as tls_port,
+    ):
+        yield port, tls_port
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_example(example: str, port: int, tmp_path: Path) -> None:
+def test_example(
+    example: str, ports: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An example that does not run is the first thing that a new user tries."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(SSH.format(path=Path(command("qmtpmaildir")[0]).parent))
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     (tmp_path / "report.txt").write_bytes(b"All is well.\n")
     (tmp_path / "letter.eml").write_bytes(b"Subject: x\r\n\r\nHi\r\n")
-    code = PROLOGUE.format(port=port) + example
+    code = PROLOGUE.format(port=ports[0], tls_port=ports[1]) + example
     done = subprocess.run(
         [sys.executable, "-bb", "-W", "error", "-c", code],
         cwd=tmp_path,
@@ -66,7 +101,7 @@ def test_example(example: str, port: int, tmp_path: Path) -> None:
 
 def test_there_are_examples() -> None:
     """Or the test above tests nothing."""
-    assert len(EXAMPLES) >= 7
+    assert len(EXAMPLES) >= 8
 
 
 def test_the_table_has_a_line_for_each_row_of_the_test() -> None:
