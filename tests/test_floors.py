@@ -39,7 +39,9 @@ EDGE = {
     "batch", "status", "metrics", "notify", "cli", "options", "enqueue", "demo",
     "receiver.cli",
     "serialmail.__init__", "serialmail.letter", "serialmail.line", "serialmail.ready",
-    "serialmail.conversation", "serialmail.serialqmtp",
+    "serialmail.conversation", "serialmail.serialqmtp", "serialmail.journal",
+    "serialmail.client", "serialmail.feeder",
+    "serialmail.rounds", "serialmail.maildirserial",
 }  # fmt: skip
 #: Rooms for the files, one on the other; a bounce may end in a maildir. And a door to the
 #: ways to the server, of which two stand on others.
