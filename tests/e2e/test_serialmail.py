@@ -6,6 +6,9 @@ What they write and how they end are interfaces of 1998, and asserted to the byt
 from __future__ import annotations
 
 import os
+import random
+import re
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from tests.helpers import (
     Package,
     Peer,
+    Script,
     add_message,
     answer_all,
     closed_port,
@@ -22,11 +26,13 @@ from tests.helpers import (
     have_mailfront,
     mailfront,
     make_maildir,
+    names,
     queuedir_messages,
     serving,
+    snapshot,
 )
 from tests.receiving import delivered, receiver
-from tests.serial import finish, serialqmtp, tcpclient, under_tcpclient
+from tests.serial import fatal, finish, info, maildirserial, serialqmtp, tcpclient, under_tcpclient
 
 pytestmark = under_tcpclient
 
@@ -89,7 +95,7 @@ def test_serialqmtp_without_a_connection(tmp_path: Path) -> None:
     assert done.stderr.startswith(b"serialqmtp: fatal: unable to write to network: no connection")
 
 
-def close_after(answers: int) -> object:
+def close_after(answers: int) -> Script:
     """A script that answers so many packages and closes."""
 
     def script(peer: Peer) -> None:
@@ -102,7 +108,7 @@ def close_after(answers: int) -> object:
 
 def test_serialqmtp_and_a_server_that_leaves(maildir: Path) -> None:
     """Once all is answered that is its right; before that it is not."""
-    with serving(close_after(1)) as server:  # type: ignore[arg-type]
+    with serving(close_after(1)) as server:
         done = serialqmtp(server.address, "p-", b"new/1\0", maildir)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"new/1\0Kok\n", b"")
         done = serialqmtp(server.address, "p-", b"new/1\0new/2\0", maildir)
@@ -215,3 +221,159 @@ def test_a_host_that_cannot_be_reached(maildir: Path) -> None:
     """tcpclient's own exit code; serialqmtp is not even started."""
     done = serialqmtp(f"127.0.0.1:{closed_port()}", "p-", b"new/1\0", maildir)
     assert (done.returncode, done.stdout) == (111, b"")
+
+
+# maildirserial
+
+
+def through(server: str, prefix: str) -> list[str]:
+    """serialqmtp under tcpclient, as the client of maildirserial."""
+    return [os.fsdecode(word) for word in tcpclient(server, *command("serialqmtp"), prefix)]
+
+
+SAYS = "127.0.0.1 said: "
+
+
+def test_both_of_them(maildir: Path) -> None:
+    """Success, deferral and failure, each with who said it; what is not ours is not touched."""
+    (maildir / "new" / "5").unlink()
+    with serving(answer_all(by_recipient)) as server:
+        assert maildirserial(maildir, "p-", *through(server.address, "p-")) == (
+            111,
+            info(
+                f"new/1 succeeded: {SAYS}ok",
+                f"new/2 failed temporarily: {SAYS}busy",
+                f"new/3 failed: {SAYS}no such user (#5.1.1)",
+            ),
+        )
+        assert server.connections == 1
+    assert names(maildir / "new") == ["2", "3", "4"]
+
+
+def test_the_classic_line(maildir: Path, tmp_path: Path) -> None:
+    """`maildirserial -b -t 1209600 DIR PREFIX tcpclient HOST 209 serialqmtp PREFIX`."""
+    (maildir / "new" / "5").unlink()
+    sendmail = tmp_path / "sendmail"
+    sendmail.write_text(f"#!/bin/sh\ncat > {tmp_path}/bounce.$5\n")
+    sendmail.chmod(0o755)
+    os.utime(maildir / "new" / "2", (1e9, 1e9))
+    options = ["-b", "-t", "1209600", f"--sendmail={sendmail}"]
+    with serving(answer_all(by_recipient)) as server:
+        code, said = maildirserial(*options, maildir, "p-", *through(server.address, "p-"))
+    assert code == 0
+    assert said.startswith(
+        info(f"new/1 succeeded: {SAYS}ok")
+        + f"maildirserial: info: new/2 bounced: {SAYS}busy (too old: "
+    )
+    assert said.endswith(info(f"new/3 bounced: {SAYS}no such user (#5.1.1)"))
+    assert names(maildir / "new") == ["4"]
+    assert b"no such user" in (tmp_path / "bounce.sender@example.org").read_bytes()
+
+
+def test_the_rest_goes_with_maildirqmtp(maildir: Path, tmp_path: Path) -> None:
+    """They are steps from one to the other: the same maildir, prefix and exit codes."""
+    (maildir / "new" / "5").unlink()
+    with serving(answer_all(by_recipient)) as server:
+        assert maildirserial(maildir, "p-", *through(server.address, "p-"))[0] == 111
+    with receiver(tmp_path / "there") as (_, address):
+        words = tcpclient(address, *command(), str(maildir), "p-", "-")
+        assert finish(words, b"", tmp_path).returncode == 0
+        code, said = maildirserial(maildir, "", *through(address, ""))
+    assert code == 0
+    assert re.fullmatch(info(f"new/4 succeeded: {SAYS}ok [0-9]+ qp [0-9.]+"), said)
+    assert names(maildir / "new") == []
+    assert delivered(tmp_path / "there") == [b"Subject: %d\n\n" % n for n in (2, 3, 4)]
+
+
+def test_a_server_that_leaves_after_each_answer(maildir: Path) -> None:
+    """Connection after connection, one message each, while there is progress."""
+    for number in range(1, 6):
+        add_message(maildir, f"{number}", recipient=b"p-k@y")
+    with serving(close_after(1)) as server:
+        code, said = maildirserial(maildir, "p-", *through(server.address, "p-"))
+        assert server.connections == 5
+    assert code == 0
+    lines = [line for line in said.splitlines(keepends=True) if "serialqmtp: " not in line]
+    assert "".join(lines) == info(*[f"new/{n} succeeded: {SAYS}ok" for n in range(1, 6)])
+    assert names(maildir / "new") == []
+
+
+def test_a_server_that_cannot_be_reached(maildir: Path) -> None:
+    """Three times, and nothing has happened to any message, however old it is."""
+    before = snapshot(maildir)
+    address = f"127.0.0.1:{closed_port()}"
+    code, said = maildirserial("-b", "-t", "0", maildir, "p-", *through(address, "p-"))
+    assert code == 111
+    assert said.count("tcpclient: ") == 3
+    assert said.endswith(fatal("making no progress, giving up"))
+    assert snapshot(maildir) == before
+
+
+def test_a_client_that_is_called_wrongly(maildir: Path) -> None:
+    """Its 100 is ours: to try again would not help."""
+    (maildir / "new" / "5").unlink()
+    with serving(answer_all()) as server:
+        words = tcpclient(server.address, *command("serialqmtp"))
+        assert maildirserial(maildir, "p-", *words) == (
+            100,
+            "serialqmtp: usage: serialqmtp prefix\n",
+        )
+
+
+def test_a_server_that_refuses_without_a_word(maildir: Path) -> None:
+    """It takes the package and closes: in doubt, three times, and still here."""
+    (maildir / "new" / "5").unlink()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+
+    with serving(script) as server:
+        code, said = maildirserial(maildir, "p-", *through(server.address, "p-"))
+    assert code == 111
+    assert said == "serialqmtp: fatal: network read error: end of file\n" * 3 + fatal(
+        "making no progress, giving up"
+    )
+    assert names(maildir / "new") == ["1", "2", "3", "4"]
+
+
+@pytest.mark.skipif(not have_mailfront(), reason="NOT TESTED: mailfront is not installed")
+def test_both_of_them_and_mailfront(tmp_path: Path) -> None:
+    """Three hundred messages to a server that is not ours."""
+    maildir = make_maildir(tmp_path / "here")
+    for number in range(300):
+        add_message(maildir, f"{number}", b"%d\n" % number, recipient=b"p-r@y")
+    with mailfront(tmp_path / "queue") as server:
+        code, said = maildirserial(maildir, "p-", *through(server, "p-"))
+    assert (code, said.count(f" succeeded: {SAYS}")) == (0, 300)
+    assert names(maildir / "new") == []
+    assert Counter(queuedir_messages(tmp_path / "queue")) == Counter(
+        (b"sender@example.org", (b"r@y",), b"%d\n" % number) for number in range(300)
+    )
+
+
+def test_kill_9_at_any_moment(tmp_path: Path) -> None:
+    """Each message has been taken, or is still here; in the end all have been taken."""
+    rng = random.Random(5)
+    maildir, there = make_maildir(tmp_path / "here"), tmp_path / "there"
+    texts = [b"Subject: %d\n\n" % number for number in range(400)]
+    for number, text in enumerate(texts):
+        add_message(maildir, f"{number}", text)
+    kills = 0
+    with receiver(there) as (_, server):
+        for _ in range(12):
+            words = [*command("maildirserial"), str(maildir), "", *through(server, "")]
+            with subprocess.Popen(words, stderr=subprocess.PIPE) as process:
+                assert process.stderr is not None
+                for _ in range(rng.randrange(40)):
+                    process.stderr.readline()
+                process.kill()
+                kills += process.wait() == -signal.SIGKILL
+                here = {(maildir / "new" / name).read_bytes() for name in names(maildir / "new")}
+                lines = b"Return-Path: <sender@example.org>\nDelivered-To: recipient@example.net\n"
+                taken = set(delivered(there))
+                assert all(text in taken or lines + text in here for text in texts)
+        assert kills >= 5
+        code, _ = maildirserial(maildir, "", *through(server, ""))
+    assert code == 0
+    assert names(maildir / "new") == []
+    assert set(delivered(there)) == set(texts)
