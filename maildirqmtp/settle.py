@@ -187,7 +187,7 @@ class Settler:
         for index, answer in enumerate(delivery.answers):
             if answer is not None and answer.status is ACCEPTED:
                 self._report.one_accepted(delivery, index, answer.text)
-            elif answer is not None and (text := self._failure(delivery, answer)) is not None:
+            elif answer is not None and (text := self.failure(delivery, answer)) is not None:
                 failures[index] = text
             else:
                 owed.append(index)
@@ -215,7 +215,7 @@ class Settler:
         self._remove(delivery)
         return None
 
-    def _failure(self, delivery: Delivery, answer: Response) -> str | None:
+    def failure(self, delivery: Delivery, answer: Response) -> str | None:
         """Say why a recipient is given up on; None where it is to be tried again."""
         if answer.status is FAILED:
             return str(answer)

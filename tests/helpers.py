@@ -103,7 +103,12 @@ def command(name: str = "maildirqmtp") -> list[str]:
     script = Path(sys.executable).with_name(name)
     if script.exists():
         return [str(script)]
-    module = {"maildirqmtp": "maildirqmtp", "qmtpmaildir": "maildirqmtp.receiver.cli"}[name]
+    module = {
+        "maildirqmtp": "maildirqmtp",
+        "qmtpmaildir": "maildirqmtp.receiver.cli",
+        "serialqmtp": "maildirqmtp.serialmail.serialqmtp",
+        "maildirserial": "maildirqmtp.serialmail.maildirserial",
+    }[name]
     return [sys.executable, "-m", module]
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
 PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "snapshot", "text", "values", "response", "results",
-    "transfer", "package", "address", "transport.spki",
+    "transfer", "package", "address", "transport.spki", "serialmail.wire",
 }  # fmt: skip
 OUTSIDE = {
     "transport.__init__", "transport.sockets", "transport.tls", "transport.descriptors",
@@ -38,6 +38,10 @@ EDGE = {
     "__init__", "__main__", "config", "configfile", "settings", "kinds", "mailkinds", "service",
     "batch", "status", "metrics", "notify", "cli", "options", "enqueue", "demo",
     "receiver.cli",
+    "serialmail.__init__", "serialmail.letter", "serialmail.line", "serialmail.ready",
+    "serialmail.conversation", "serialmail.serialqmtp", "serialmail.journal",
+    "serialmail.client", "serialmail.feeder",
+    "serialmail.rounds", "serialmail.maildirserial",
 }  # fmt: skip
 #: Rooms for the files, one on the other; a bounce may end in a maildir. And a door to the
 #: ways to the server, of which two stand on others.

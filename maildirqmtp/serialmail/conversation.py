@@ -1,0 +1,241 @@
+"""serialqmtp's work: names in, packages out, answers in, results out, all at the same time.
+
+One thread, one selector, four descriptors. Who gives us names may wait for a
+result before the next one, or may take no result before the last name is gone:
+so nothing here ever waits for only one of the four, and each stops being read
+where the next is not being taken.
+
+    names     read while the connection has room, and not too many results wait
+    packages  written while there are any
+    answers   read while not too many results wait
+    results   written while there are any, PIPE_BUF bytes at most: after the selector's
+              word, a pipe takes those without waiting, whatever its flags
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import selectors
+import sys
+
+from maildirqmtp.errors import EnvelopeError, ProtocolError, WriteTimeout
+from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.route import GRACE_S, SESSION_S, WINDOW_BYTES, WINDOW_MESSAGES, WRITE_TIMEOUT_S
+from maildirqmtp.serialmail.letter import Unreadable, open_letter, unchanged
+from maildirqmtp.serialmail.line import END_OF_FILE, NOT_WRITTEN, Line
+from maildirqmtp.serialmail.ready import Ready
+from maildirqmtp.serialmail.wire import NameReader, WireError, write_result
+from maildirqmtp.text import printable
+from maildirqmtp.window import Window
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.transport import Transport
+
+#: Seconds without a byte from the server while an answer is owed (serialmail, serialqmtp).
+READ_TIMEOUT_S = 3_600.0
+#: Bytes of results that wait to be taken, beyond which no answer is read.
+RESULTS_BYTES = 64 << 10
+_NAMES_BYTES = 64 << 10
+SESSION_OVER = f"{NOT_WRITTEN}: a session's {SESSION_S / 60:.0f} minutes are over"
+
+
+class Conversation:
+    """Sends the files whose names come on `names_fd`; see the module's head.
+
+    `said_by` is the server's address, for the results, or empty. `clock` is
+    monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        prefix: bytes,
+        said_by: bytes,
+        clock: Callable[[], float],
+        names_fd: int = 0,
+        results_fd: int = 1,
+    ) -> None:
+        self._line = Line(transport, clock)
+        self._prefix = prefix
+        self._said_by = said_by
+        self._clock = clock
+        self._names_fd = names_fd
+        self._results_fd = results_fd
+        # The response time-out is ours: for each read, not for each package.
+        limits = Limits(WRITE_TIMEOUT_S, float("inf"), GRACE_S, SESSION_S)
+        window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
+        self._pipeline = Pipeline(self._line, window, Manners(), limits, unchanged, clock)
+        self._ready = Ready(clock)
+        self._names = NameReader()
+        self._names_end = False
+        self._results = bytearray()
+        self._owing_since = clock()
+        self._fatal = ""
+
+    def run(self) -> str:
+        """Send until the names end, or until it cannot go on; return why, or empty.
+
+        All that was answered has its result then. Raises `OSError` where
+        results cannot be written.
+        """
+        with contextlib.closing(self._ready):
+            try:
+                while not self._turn():
+                    pass
+            finally:
+                for fd in (self._names_fd, self._line.read_fd, self._line.write_fd):
+                    self._ready.watch(fd, 0)
+                # A package that is not whole is thrown away by the server: never complete it.
+                unfinished = self._pipeline.close()
+            while self._results:
+                self._ready.watch(self._results_fd, selectors.EVENT_WRITE)
+                self._write_results(self._ready.wait(None))
+        return self._how_it_ended(unfinished) or self._fatal
+
+    def _turn(self) -> bool:
+        """Fill, wait, read and write; say whether it is over."""
+        pipeline = self._pipeline
+        self._fill()
+        if self._is_over():
+            return True
+        line, read, write = self._line, selectors.EVENT_READ, selectors.EVENT_WRITE
+        answers = len(self._results) < RESULTS_BYTES
+        if not answers:
+            line.heard_at = self._clock()  # it is not the server that keeps us waiting
+        wanted = {self._names_fd: 0, line.read_fd: 0, line.write_fd: 0, self._results_fd: 0}
+        wanted[self._names_fd] |= read if self._wants_names() else 0
+        wanted[line.read_fd] |= read if answers and not pipeline.ended else 0
+        wanted[line.write_fd] |= write if pipeline.wants_write and not pipeline.ended else 0
+        wanted[self._results_fd] |= write if self._results else 0
+        for fd, events in wanted.items():
+            self._ready.watch(fd, events)
+        ready = self._ready.wait(self._deadline())
+        if ready.get(line.read_fd, 0) & read:
+            pipeline.read()
+        if ready.get(line.write_fd, 0) & write and not pipeline.ended:
+            pipeline.write()
+        self._take_results()
+        self._write_results(ready)
+        if ready.get(self._names_fd, 0) & read:
+            self._read_names()
+        self._check_time()
+        return False
+
+    def _is_over(self) -> bool:
+        pipeline = self._pipeline
+        if pipeline.packages_in_flight:
+            return pipeline.ended
+        if self._fatal or pipeline.error is not None:
+            return True
+        return self._names_end
+
+    def _how_it_ended(self, unfinished: list[Delivery]) -> str:
+        error = self._pipeline.error
+        if isinstance(error, ProtocolError):
+            return "remote protocol violation"
+        if isinstance(error, WriteTimeout):
+            return NOT_WRITTEN
+        if any(letter.reason for letter in unfinished) and error is None:
+            return "unable to read file"
+        return self._line.failure if unfinished or error is not None else ""
+
+    # Time
+
+    def _deadline(self) -> float | None:
+        due = [self._pipeline.next_deadline(), self._read_deadline()]
+        return min([t for t in due if t is not None], default=None)
+
+    def _read_deadline(self) -> float | None:
+        if self._pipeline.ended or not self._pipeline.packages_in_flight:
+            return None
+        return max(self._line.heard_at, self._owing_since) + READ_TIMEOUT_S
+
+    def _check_time(self) -> None:
+        pipeline = self._pipeline
+        if not pipeline.ended:
+            pipeline.check_time()
+        deadline = self._read_deadline()
+        if deadline is not None and self._clock() >= deadline:
+            self._line.failure = f"network read error: {os.strerror(errno.ETIMEDOUT)}"
+            pipeline.give_up()
+
+    # Names
+
+    def _wants_names(self) -> bool:
+        if self._names_end or self._fatal or len(self._results) >= RESULTS_BYTES:
+            return False
+        return self._pipeline.has_room() or self._is_through
+
+    @property
+    def _is_through(self) -> bool:
+        """True where nothing is owed, and nothing more can be sent: is there anything more?"""
+        pipeline = self._pipeline
+        if pipeline.packages_in_flight or pipeline.error is not None:
+            return False
+        return pipeline.ended or pipeline.draining
+
+    def _read_names(self) -> None:
+        try:
+            data = os.read(self._names_fd, _NAMES_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._fatal = "unable to read input"
+            return
+        self._names_end = not data
+        self._names.feed(data)
+
+    def _fill(self) -> None:
+        """Put what there is room for."""
+        pipeline = self._pipeline
+        while not self._fatal and (pipeline.has_room() or self._is_through):
+            try:
+                name = self._names.next()
+                letter = None if name is None else open_letter(name, self._prefix)
+            except WireError:
+                self._fatal = "unable to open file"
+                return
+            except Unreadable as error:
+                self._fatal = str(error)
+                return
+            except EnvelopeError as error:
+                _warn(f"{printable(name or b'')}: not sent: {error}")
+                continue
+            if name is None:
+                return
+            if letter is None:
+                continue
+            if self._is_through:
+                letter.close()
+                self._fatal = END_OF_FILE if pipeline.ended else SESSION_OVER
+                return
+            if not pipeline.packages_in_flight:
+                self._owing_since = self._clock()
+            pipeline.put(letter)
+
+    # Results
+
+    def _take_results(self) -> None:
+        for letter in self._pipeline.take_done():
+            (answer,) = letter.answers
+            assert answer is not None
+            self._results += write_result(letter.message.name, answer, self._said_by)
+
+    def _write_results(self, ready: dict[int, int]) -> None:
+        """Write what the selector's word is good for. Raises `OSError`."""
+        if self._results and ready.get(self._results_fd, 0) & selectors.EVENT_WRITE:
+            with contextlib.suppress(BlockingIOError):
+                del self._results[: os.write(self._results_fd, self._results[: select.PIPE_BUF])]
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.write(f"serialqmtp: warning: {text}\n")

@@ -1,0 +1,130 @@
+"""One client at work: names to it, results from it, both as they come.
+
+A result counts only for a name that was given and has none yet. Whatever else
+comes, the client is not believed any more: it may be about to say of a message
+that was refused that it was taken.
+"""
+
+from __future__ import annotations
+
+import selectors
+
+from maildirqmtp.serialmail.client import Client
+from maildirqmtp.serialmail.journal import path_of
+from maildirqmtp.serialmail.wire import ResultReader, WireError
+from maildirqmtp.text import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.response import Response
+    from maildirqmtp.wake import Wake
+
+#: Names that a client has and gives no result for, beyond which it gets no more: what it has in
+#: hand is in our memory, too. A client that wants all names first gets the rest in another run.
+MAX_UNANSWERED = 20_000
+_NAMES_A_TURN = 64
+_MAX_WAIT_S = 86_400.0
+
+
+class Feeder:
+    """Feeds one client; `results` counts what it has said of messages.
+
+    `take` returns the next message, or None where there is no more for now;
+    `settle` is told of each result. `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        take: Callable[[], Delivery | None],
+        settle: Callable[[Delivery, Response], None],
+        wake: Wake,
+        clock: Callable[[], float],
+    ) -> None:
+        self.results = 0
+        self._client = client
+        self._take = take
+        self._settle = settle
+        self._wake = wake
+        self._clock = clock
+        self._reader = ResultReader()
+        self._next: Delivery | None = None
+        self._given: dict[bytes, Delivery] = {}
+        self._answered: set[bytes] = set()
+        self._exited = False
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wake.fd, selectors.EVENT_READ)
+        self._selector.register(client.names_fd, selectors.EVENT_WRITE)
+        self._selector.register(client.results_fd, selectors.EVENT_READ)
+        self._selector.register(client.exit_fd, selectors.EVENT_READ)
+
+    @property
+    def is_over(self) -> bool:
+        """True once the client has exited, and all that it wrote is settled."""
+        return self._exited and not self._client.gives_results
+
+    def turn(self, until: float | None) -> None:
+        """Give, wait (until this time of the clock at most), take. Raises `WireError`."""
+        self._give()
+        client, selector = self._client, self._selector
+        wait_s = None if until is None else min(max(0.0, until - self._clock()), _MAX_WAIT_S)
+        for key, _ in selector.select(wait_s):
+            if key.fd == self._wake.fd:
+                self._wake.clear()
+            elif key.fd == client.exit_fd:
+                self._exited = True
+                selector.unregister(client.exit_fd)
+            elif key.fd == client.results_fd:
+                self._read()
+
+    def stop_giving(self) -> None:
+        """Give no more names."""
+        if self._client.names_fd in self._selector.get_map():
+            self._selector.unregister(self._client.names_fd)
+        self._client.close_names()
+
+    def close(self) -> None:
+        """Let go of the client's descriptors, before they are closed."""
+        self._selector.close()
+
+    def _give(self) -> None:
+        """Give names while there is room, but not for so long that results pile up."""
+        for _ in range(_NAMES_A_TURN):
+            if not self._client.takes_names:
+                return
+            if self._next is None and len(self._given) < MAX_UNANSWERED:
+                self._next = self._take()
+            delivery = self._next
+            if delivery is None:
+                self.stop_giving()
+                return
+            name = path_of(delivery.message.folder, delivery.message.name)
+            if not self._client.give(name):
+                if not self._client.takes_names:
+                    self.stop_giving()
+                return
+            self._given[name] = delivery
+            self._next = None
+
+    def _read(self) -> None:
+        client = self._client
+        data = client.read()
+        if not client.gives_results:
+            self._selector.unregister(client.results_fd)
+            # Whatever it does from here on, nobody would hear of it.
+            self.stop_giving()
+        self._reader.feed(data)
+        while (result := self._reader.next()) is not None:
+            self._result(*result)
+
+    def _result(self, name: bytes, answer: Response) -> None:
+        delivery = self._given.pop(name, None)
+        if delivery is None:
+            what = "a second result for" if name in self._answered else "a result for a stranger,"
+            raise WireError(f"{what} {printable(name)}")
+        self._answered.add(name)
+        self.results += 1
+        self._settle(delivery, answer)

@@ -1,0 +1,135 @@
+"""The command line of `maildirserial`: a maildir to a client, message by message.
+
+    maildirserial -b -t 1209600 DIR PREFIX tcpclient HOST 209 serialqmtp PREFIX
+
+Exit codes are serialmail's: 0 nothing of ours is left, 111 something is, 100
+wrong usage, of this program or of the client.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import shlex
+import signal
+import sys
+import time
+
+from maildirqmtp.address import UcspiServer
+from maildirqmtp.cleaning import clean
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.maildir import Maildir
+from maildirqmtp.route import SENDMAIL, Route, parse_seconds
+from maildirqmtp.serialmail.journal import Journal
+from maildirqmtp.serialmail.rounds import EXIT_TEMPORARY, Rounds
+from maildirqmtp.text import printable
+from maildirqmtp.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+EXIT_USAGE = 100
+USAGE = "usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]"
+
+
+class Options(Value):
+    """What the command line says. `lifetime_s` is infinite where nothing ever gets too old."""
+
+    __slots__ = ("bounce", "client", "lifetime_s", "maildir", "prefix", "sendmail")
+
+    def __init__(
+        self,
+        maildir: bytes,
+        prefix: bytes,
+        client: tuple[bytes, ...],
+        bounce: bool = False,
+        lifetime_s: float = float("inf"),
+        sendmail: tuple[bytes, ...] = SENDMAIL,
+    ) -> None:
+        self.maildir = maildir
+        self.prefix = prefix
+        self.client = client
+        self.bounce = bounce
+        self.lifetime_s = lifetime_s
+        self.sendmail = sendmail
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Read the command line. Raises `ConfigError`."""
+    bounce, lifetime_s = False, float("inf")
+    sendmail: tuple[bytes, ...] = SENDMAIL
+    try:
+        # Options of the client are none of ours: this stops at the first word that is no option.
+        options, arguments = getopt.getopt(list(words), "bt:", ["sendmail="])
+        for option, value in options:
+            if option == "-b":
+                bounce = True
+            elif option == "-t":
+                lifetime_s = parse_seconds(value)
+            else:
+                sendmail = tuple(map(os.fsencode, shlex.split(value)))
+    except (getopt.GetoptError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    if len(arguments) < 3 or not sendmail:
+        raise ConfigError("too few arguments")
+    maildir, prefix, *client = map(os.fsencode, arguments)
+    return Options(maildir, prefix, tuple(client), bounce, lifetime_s, sendmail)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    if sys.stderr is None:  # closed by whoever started us
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    journal = Journal(sys.stderr)
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+    except ConfigError:
+        sys.stderr.write(f"maildirserial: {USAGE}\n")
+        return EXIT_USAGE
+    try:
+        os.chdir(options.maildir)
+    except OSError as error:
+        journal.fatal(f"unable to chdir to {printable(options.maildir)}: {error.strerror}")
+        return EXIT_TEMPORARY
+    try:
+        return _run(options, journal)
+    except (LocalError, OSError) as error:
+        journal.fatal(str(error))
+        return EXIT_TEMPORARY
+
+
+def _run(options: Options, journal: Journal) -> int:
+    # The directory that we are in and the client will be in, whatever becomes of its name.
+    with Maildir(os.getcwdb()) as maildir:
+        maildir.lock()
+        route = Route(
+            maildir.path,
+            UcspiServer(),
+            prefix=options.prefix,
+            include_cur=True,
+            bounce=options.bounce,
+            lifetime_s=options.lifetime_s,
+            sendmail=options.sendmail,
+        )
+        rounds = Rounds(route, maildir, options.client, journal, time.monotonic, time.time)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            rounds.stop()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        wake_fd = signal.set_wakeup_fd(rounds.wake.write_fd, warn_on_full_buffer=False)
+        try:
+            code = rounds.run()
+        finally:
+            signal.set_wakeup_fd(wake_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            rounds.close()
+        clean(maildir, time.time())
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""What serialmail's programs say to each other; bytes only.
+
+    a feeder to its client   name NUL, again and again
+    a client to its feeder   name NUL, one of K Z D, a text, LF, for each name
+
+A client (serialqmtp, serialsmtp) gives no result for a file that is none of its
+business. Source: the formats as serialmail 0.75 has them.
+"""
+
+from maildirqmtp.errors import QMTPError
+from maildirqmtp.response import Response, Status
+from maildirqmtp.text import printable
+
+#: Bytes of a file name that are taken; the kernel takes no longer path (PATH_MAX, with its NUL).
+MAX_NAME = 4_095
+#: Bytes of a result from the status byte on, as serialqmtp writes it.
+MAX_WRITTEN = 2_000
+#: Bytes of a result's text that are taken from a client; what protocol.MAX_RESPONSE is to servers.
+MAX_TEXT = 65_536
+#: Bytes of a result's text that are kept.
+MAX_KEPT = 2_000
+
+_NUL, _LF = 0, 10
+_STATUS_OF_BYTE = {ord(status.value): status for status in Status}
+_PLAIN = bytes(byte if 32 <= byte <= 126 else ord("?") for byte in range(256))
+
+
+class WireError(QMTPError):
+    """The other program does not speak this language."""
+
+
+def write_result(name: bytes, response: Response, said_by: bytes) -> bytes:
+    """Return the result for a name; `said_by` is the server's address, or empty."""
+    line = response.status.value.encode()
+    if said_by:
+        line += said_by + b" said: "
+    line += response.raw
+    return name + b"\0" + line[:MAX_WRITTEN].translate(_PLAIN) + b"\n"
+
+
+class NameReader:
+    """Turns bytes into names, each of which ended with a NUL.
+
+    `feed` bytes as they come, then call `next` until it returns None. Raises
+    `WireError` for a name that is longer than any path. What comes after the
+    last NUL is no name: it may be the beginning of another file's.
+    """
+
+    __slots__ = ("_buffer", "_start")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._start = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes in."""
+        del self._buffer[: self._start]
+        self._start = 0
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """Return the next name, or None. Raises `WireError`."""
+        end = self._buffer.find(_NUL, self._start, self._start + MAX_NAME + 1)
+        if end < 0:
+            if len(self._buffer) - self._start > MAX_NAME:
+                raise WireError(f"a name of more than {MAX_NAME} bytes")
+            return None
+        name = bytes(self._buffer[self._start : end])
+        self._start = end + 1
+        return name
+
+
+class ResultReader:
+    """Turns a client's bytes into results, each a name and a response.
+
+    As `NameReader`; a result that breaks off at the end is none. Raises
+    `WireError`: then nothing after it means anything.
+    """
+
+    __slots__ = ("_buffer", "_looked", "_start")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._start = 0
+        self._looked = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes in."""
+        del self._buffer[: self._start]
+        self._looked -= self._start
+        self._start = 0
+        self._buffer += data
+
+    def next(self) -> tuple[bytes, Response] | None:
+        """Return the next result, or None. Raises `WireError`."""
+        buffer, start = self._buffer, self._start
+        end_of_name = buffer.find(_NUL, start, start + MAX_NAME + 1)
+        if end_of_name < 0:
+            if len(buffer) - start > MAX_NAME:
+                raise self._garbage()
+            return None
+        first = end_of_name + 1
+        if len(buffer) == first:
+            return None
+        status = _STATUS_OF_BYTE.get(buffer[first])
+        if status is None:
+            raise self._garbage()
+        end = buffer.find(_LF, max(first + 1, self._looked))
+        if (len(buffer) if end < 0 else end) - first > MAX_TEXT:
+            raise WireError(f"a result of more than {MAX_TEXT} bytes")
+        if end < 0:
+            self._looked = len(buffer)
+            return None
+        self._start = self._looked = end + 1
+        text = bytes(buffer[first + 1 : min(end, first + 1 + MAX_KEPT)])
+        return bytes(buffer[start:end_of_name]), Response(status, text)
+
+    def _garbage(self) -> WireError:
+        shown = printable(bytes(self._buffer[self._start : self._start + 60]))
+        return WireError(f"no result: {shown!r}")
