@@ -27,6 +27,11 @@ class Line:
         self.read_fd = transport.read_fd
         self.write_fd = transport.write_fd
         self.can_send_file = transport.can_send_file
+        # The descriptors of a UCSPI client are in plain, and nothing of this changes.
+        self.send_needs_read = transport.send_needs_read
+        self.receive_needs_write = transport.receive_needs_write
+        self.piecemeal = transport.piecemeal
+        self.close_waits = transport.close_waits
         self.close = transport.close
         self.failure = ""
         self.heard_at = clock()
