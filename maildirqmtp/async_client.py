@@ -240,6 +240,10 @@ class _Aside:
         self.send_file = transport.send_file
         self.receive = transport.receive
 
+    def hang_up(self) -> None:
+        """See `Transport`."""
+        self._transport.hang_up()
+
     def close(self) -> None:
         """See `Transport`; where no event loop runs, it is waited for here."""
         if not self._closed:

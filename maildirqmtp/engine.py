@@ -274,11 +274,13 @@ class Engine:
         if self._may_take:
             self._fill(links)
         may_help = False
-        for link in [*links]:
-            if link.pipeline.ended or self._is_over(link):
-                may_help = self._end(link) or may_help
-            else:
-                link.watch()
+        over = [link for link in links if link.pipeline.ended or self._is_over(link)]
+        for link in over:
+            link.pipeline.transport.hang_up()  # commands are to exit at the same time
+        for link in over:
+            may_help = self._end(link) or may_help
+        for link in links:
+            link.watch()
         if not links:
             return may_help
         for key, events in self._wait(selector, links):

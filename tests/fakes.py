@@ -147,6 +147,9 @@ class FakeTransport:
         assert step is None or len(step) <= max_bytes
         return step
 
+    def hang_up(self) -> None:
+        """See `transport.Transport`."""
+
     def close(self) -> None:
         """See `transport.Transport`."""
         self.closed = True

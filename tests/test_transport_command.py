@@ -298,6 +298,38 @@ def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyP
     wait_until(lambda: not any(map(runs, pids)), "the command's processes to end")
 
 
+def test_several_have_their_time_to_end_at_the_same_time(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred that hang, closed one after the other, would stop a daemon for minutes."""
+    monkeypatch.setattr(command, "GRACE_S", 0.01)
+    transports = [start("sh", "-c", "sleep 1000; true") for _ in range(5)]
+    for transport in transports:
+        transport.hang_up()
+    monkeypatch.setattr(command, "GRACE_S", 1_000.0)  # for one that gets its time only now
+    for transport in transports:
+        transport.close()
+
+
+def test_an_exit_at_once_takes_them_along() -> None:
+    """As by a second TERM, or an error: nobody else would ever end an ssh that hangs."""
+    code = (
+        "from maildirqmtp.address import ExecServer; from maildirqmtp.transport import connect;"
+        "t = [connect(ExecServer(('sh', '-c', s + 'echo $$; sleep 1000; true')), 1)"
+        " for s in ('', 'trap true TERM;')];"
+        "import time; a = [b''] * 2\n"
+        "while not all(a):\n"
+        "    a = [x or u.receive(99) or b'' for x, u in zip(a, t)]; time.sleep(0.001)\n"
+        "print(*map(int, a))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    pids = list(map(int, done.stdout.split()))
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(runs, pids)), "the commands to end")
+
+
 def test_what_it_leaves_behind_is_ended(start: Start) -> None:
     """Also where it exited itself, in peace."""
     transport = start("sh", "-c", "sleep 1000 & echo $!")

@@ -83,6 +83,10 @@ class Transport(Protocol):
         """
         ...
 
+    def hang_up(self) -> None:
+        """Let the other side know that it will be closed; commands can exit meanwhile."""
+        ...
+
     def close(self) -> None:
         """Close the connection; harmless twice."""
         ...

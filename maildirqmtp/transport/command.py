@@ -7,6 +7,7 @@ command that has to wait for that to be read would never answer.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 GRACE_S = 3.0
 #: Seconds more after SIGTERM; then comes SIGKILL.
 TERM_S = 1.0
+#: Seconds that all commands have to exit after SIGTERM, where we exit without waiting for them.
+EXIT_S = 0.3
 #: Seconds from the end of its output to its exit status.
 STATUS_S = 1.0
 #: Seconds that the log gets to take what is left of its standard error.
@@ -44,6 +47,21 @@ MAX_LINES = 1_000
 NEVER_CONNECTED = (126, 127, 255)
 
 _LAST_BYTES = 64 << 10
+
+
+#: Commands that have not been ended yet.
+_running: set[CommandTransport] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what the process leaves behind, told to exit at once: ssh may hang for hours."""
+    for transport in [*_running]:
+        transport._kill(signal.SIGTERM)
+    deadline = time.monotonic() + EXIT_S
+    for transport in [*_running]:
+        transport._exited(deadline - time.monotonic())
+        transport._kill(signal.SIGKILL)
 
 
 class CommandTransport(DescriptorTransport):
@@ -74,8 +92,10 @@ class CommandTransport(DescriptorTransport):
         assert stdout is not None
         assert stderr is not None
         self._pipes = (stdin, stdout)
+        _running.add(self)
         self._heard = False
         self._complaints: _Complaints | None = None
+        self._exit_by: float | None = None
         super().__init__(stdout.fileno(), stdin.fileno(), str(server))
         try:
             self._complaints = _Complaints(stderr, self._command, log)
@@ -96,18 +116,31 @@ class CommandTransport(DescriptorTransport):
             raise ended
         return data
 
+    def hang_up(self) -> None:
+        """See `Transport`. Of several commands, none has to wait for the one before it."""
+        self._hung_up()
+
+    def _hung_up(self) -> float:
+        """Close its input and output, if that was not done yet; return the seconds it has left."""
+        now = time.monotonic()
+        if self._exit_by is None:
+            self._exit_by = now + GRACE_S
+            for pipe in self._pipes:
+                pipe.close()
+        return self._exit_by - now
+
     def close(self) -> None:
         """See `Transport`. Waits for the command's end, and sees to it."""
         if self._closed:
             return
+        left_s = self._hung_up()
         self._closed = True
-        for pipe in self._pipes:
-            pipe.close()
         try:
-            if not self._exited(GRACE_S):
+            if not self._exited(left_s):
                 self._kill(signal.SIGTERM)
                 self._exited(TERM_S)
         finally:
+            _running.discard(self)
             # Also what it has left behind; its number is nobody else's before it is reaped.
             self._kill(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):  # not ours to kill: sudo, say

@@ -61,6 +61,9 @@ class DescriptorTransport:
         except OSError as error:
             raise self._broken("reading", error) from error
 
+    def hang_up(self) -> None:
+        """See `Transport`. That is what closing tells, and at once."""
+
     def close(self) -> None:
         """See `Transport`."""
         if not self._closed:
