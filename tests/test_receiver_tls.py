@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
+import os
 import queue
 import re
 import select
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.protocol import ResponseReader, package_head, package_tail
@@ -232,6 +235,65 @@ def test_responses_are_not_lost_when_they_have_to_wait(
         sending.join(0.5)  # long before it is through, both sides are full
         assert responses(client, count) == "D" * count
         sending.join(DEADLINE_S)
+
+
+def record(secret: bytes, number: int, kind: int, text: bytes) -> bytes:
+    """Make a record of TLS_AES_256_GCM_SHA384 by hand (RFC 8446, 5.2, 5.3, 7.1 and 7.3)."""
+
+    def expand(label: bytes, length: int) -> bytes:
+        full = b"tls13 " + label
+        info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0\1"
+        return hmac.digest(secret, info, "sha384")[:length]
+
+    inner = text + bytes([kind])
+    head = b"\x17\3\3" + (len(inner) + 16).to_bytes(2, "big")
+    nonce = int.from_bytes(expand(b"iv", 12), "big") ^ number
+    return head + AESGCM(expand(b"key", 32)).encrypt(nonce.to_bytes(12, "big"), inner, head)
+
+
+def test_half_a_message_of_tls_s_own_ends_it(
+    start: Start, authority: Authority, log: Log, tmp_path: Path
+) -> None:
+    """Writing waits for the other half then, with room all the time: one client, one processor."""
+    server = start()
+    assert server._listener is not None
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    context = ssl.create_default_context(cafile=authority.file)
+    context.keylog_filename = str(tmp_path / "keys")
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    assert server.address is not None
+    plain.connect(server.address)
+    plain.settimeout(DEADLINE_S)
+    with context.wrap_socket(plain, server_hostname="localhost") as client:
+        assert client.cipher() == ("TLS_AES_256_GCM_SHA384", "TLSv1.3", 256)
+        keys = (tmp_path / "keys").read_text()
+        (line,) = re.findall("^CLIENT_TRAFFIC_SECRET_0 .*$", keys, re.MULTILINE)
+        secret = bytes.fromhex(line.split()[2])
+        with socket.socket(fileno=os.dup(client.fileno())) as raw:
+            # Responses that have to wait until we read, but not so many that it reads no more.
+            refused = package_head(0) + package_tail(b"a@b", (b"",))
+            for number in range(2):
+                raw.sendall(record(secret, number, 23, refused * 500))
+            raw.sendall(record(secret, 2, 22, b"\x18\0\0\1"))  # key_update, of one byte
+            wait_until(lambda: not unread(raw), "it to have read all that")
+        with contextlib.suppress(OSError):
+            while client.recv(65_536):
+                pass
+    log.wait_for("it keeps back half of a message of TLS's own")
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how many bytes the other side has not read, or not even received (proc(5))."""
+    ours, theirs = sock.getsockname()[1], sock.getpeername()[1]
+    waiting = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        ports = int(words[1].partition(":")[2], 16), int(words[2].partition(":")[2], 16)
+        queued = [int(part, 16) for part in words[4].split(":")]
+        waiting += queued[0] if ports == (ours, theirs) else 0
+        waiting += queued[1] if ports == (theirs, ours) else 0
+    return waiting
 
 
 def test_the_end_is_announced(start: Start, authority: Authority, log: Log) -> None:

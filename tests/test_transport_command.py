@@ -330,6 +330,19 @@ def test_an_exit_at_once_takes_them_along() -> None:
     wait_until(lambda: not any(map(runs, pids)), "the commands to end")
 
 
+def test_a_fork_of_ours_leaves_them_alone() -> None:
+    """What a program forks may exit as it likes; the connection is not its own."""
+    code = (
+        "import os, sys; from maildirqmtp.address import ExecServer\n"
+        "from maildirqmtp.transport import connect\n"
+        "t = connect(ExecServer(('cat',)), 1)\n"
+        "if not (pid := os.fork()): sys.exit(0)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "assert t._look() is None, t._look()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_what_it_leaves_behind_is_ended(start: Start) -> None:
     """Also where it exited itself, in peace."""
     transport = start("sh", "-c", "sleep 1000 & echo $!")

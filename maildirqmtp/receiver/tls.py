@@ -105,8 +105,13 @@ class TlsStream(SocketStream):
         """
         try:
             return self._socket.send(data[:_RECORD_BYTES])
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantWriteError:
             return 0
+        except ssl.SSLWantReadError as error:
+            # Nobody does that but to keep us busy: there is room to write all the time.
+            raise OSError(
+                errno.EPROTO, "TLS: it keeps back half of a message of TLS's own"
+            ) from error
         except ssl.SSLError as error:
             raise OSError(errno.EPROTO, _explain(error)) from error
 

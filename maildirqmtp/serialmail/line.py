@@ -32,6 +32,7 @@ class Line:
         self.receive_needs_write = transport.receive_needs_write
         self.piecemeal = transport.piecemeal
         self.close_waits = transport.close_waits
+        self.hang_up = transport.hang_up
         self.close = transport.close
         self.failure = ""
         self.heard_at = clock()

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
@@ -50,16 +51,18 @@ _LAST_BYTES = 64 << 10
 
 
 #: Commands that have not been ended yet.
-_running: set[CommandTransport] = set()
+_running: weakref.WeakSet[CommandTransport] = weakref.WeakSet()
 
 
 @atexit.register
 def _end_all() -> None:
     """End what the process leaves behind, told to exit at once: ssh may hang for hours."""
-    for transport in [*_running]:
+    # Not those of the process that has forked us.
+    left = [transport for transport in _running if transport.owner == os.getpid()]
+    for transport in left:
         transport._kill(signal.SIGTERM)
     deadline = time.monotonic() + EXIT_S
-    for transport in [*_running]:
+    for transport in left:
         transport._exited(deadline - time.monotonic())
         transport._kill(signal.SIGKILL)
 
@@ -92,6 +95,7 @@ class CommandTransport(DescriptorTransport):
         assert stdout is not None
         assert stderr is not None
         self._pipes = (stdin, stdout)
+        self.owner = os.getpid()
         _running.add(self)
         self._heard = False
         self._complaints: _Complaints | None = None
