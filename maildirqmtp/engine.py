@@ -28,7 +28,7 @@ from maildirqmtp.route import Address, Route
 from maildirqmtp.settle import Settler
 from maildirqmtp.transport import Transport, connect
 from maildirqmtp.wake import Wake
-from maildirqmtp.window import Window
+from maildirqmtp.window import shares
 
 #: Seconds that a run which is told to stop waits for what is in flight.
 STOP_S = 30.0
@@ -85,14 +85,7 @@ class Engine:
         self._settler = Settler(maildir, route, report, clock, wall_clock)
         queue = BatchQueue(deque()) if queue is None else queue
         self.intake = Intake(maildir, route, report, self._settler, queue)
-        # Together they are the route's window: that is what may be in doubt at most.
-        self._windows = [
-            Window(
-                max(1, route.window_messages // route.connections),
-                max(1, route.window_bytes // route.connections),
-            )
-            for _ in range(route.connections)
-        ]
+        self._windows = shares(route.window_messages, route.window_bytes, route.connections)
         self._links: list[Link] = []
         self._more_at = 0.0
         self._aftermath = Aftermath(self._settler, report)
@@ -194,10 +187,16 @@ class Engine:
         return may_help
 
     def rest(self, until: float) -> None:
-        """Without a connection, wait for something to do, or until this time of the clock."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.wake.fd, selectors.EVENT_READ)
-            self._wait(selector, (), until)
+        """Without a connection, wait for something to do, or until this time of the clock.
+
+        Raises `LocalError` where this machine has no descriptor left to wait with.
+        """
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.wake.fd, selectors.EVENT_READ)
+                self._wait(selector, (), until)
+        except OSError as error:
+            raise local_error("wait for mail in", self._maildir.path, error) from error
         self.intake.queue.tick()
         self._settler.tick()
 

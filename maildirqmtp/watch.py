@@ -50,6 +50,7 @@ class Watch:
         self._say = say
         self._observer: BaseObserver | None = None
         self._said = ""
+        self._hopeless = False
 
     @property
     def watching(self) -> bool:
@@ -60,7 +61,7 @@ class Watch:
         """Begin to watch, or see whether that still works, and mend it where it does not."""
         if self._observer is not None and not _is_alive(self._observer):
             self.close()
-        if self._observer is not None:
+        if self._observer is not None or self._hopeless:
             return
         kind = file_system(self._directory)
         if kind in _REMOTE or kind.startswith("fuse"):
@@ -70,6 +71,11 @@ class Watch:
             self._observer = _observe(self._directory, self._look_again)
         except OSError as error:
             self._cannot(_reason(error))
+            return
+        except RuntimeError as error:
+            # No thread is left; and each try would leave descriptors of watchdog's open.
+            self._hopeless = True
+            self._cannot(f"cannot be watched: {error}")
             return
         if self._said:
             self._say("watching for events again")

@@ -34,3 +34,14 @@ class Window:
             while self._answered >= self.size < self.maximum:
                 self._answered -= self.size
                 self.size = min(self.maximum, self.size * 2)
+
+
+def shares(messages: int, max_bytes: int, connections: int) -> list[Window]:
+    """Return a window for each connection; together they are what may be in doubt at most.
+
+    At least a message each: so it is more than `messages` where that is less than `connections`.
+    """
+    return [
+        Window(max(1, messages // connections), max(1, max_bytes // connections))
+        for _ in range(connections)
+    ]

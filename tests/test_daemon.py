@@ -918,3 +918,20 @@ def test_a_slow_connection_is_no_hanging(run: Run) -> None:
     daemon._connector = connect
     run.at(700, daemon.stop)
     run.run()
+
+
+def test_no_descriptor_is_left_to_wait_with(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs have them all for a while: that is said, and mail goes when they are done."""
+    real = selectors.DefaultSelector
+
+    def scarce() -> selectors.BaseSelector:
+        if 4 <= run.clock.now - 1_000.0 < 20:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real()
+
+    monkeypatch.setattr(selectors, "DefaultSelector", scarce)
+    run.at(5, lambda: run.come(1))
+    run.go(100)
+    assert run.new == []
+    assert run.said("Too many open files; trying again") == 1
+    assert run.said("in order again") == 1

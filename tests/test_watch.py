@@ -302,6 +302,26 @@ def test_no_instance_and_no_watch_left(
         assert len(watched.said) == 3, "trouble that comes again is said again"
 
 
+def test_no_thread_is_left(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on tasks is no reason to stop forwarding."""
+
+    tries = []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise RuntimeError("can't start new thread")
+
+    watched.watch.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_module, "_without_leavers", refuse)
+        for _ in range(4):
+            watched.watch.check()
+    assert not watched.watch.watching
+    assert len(watched.said) == 1
+    assert "can't start new thread" in watched.said[0]
+    assert len(tries) == 1, "each try leaves descriptors of watchdog's open"
+
+
 def mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None:
     """Have the kernel say this of the mounted file systems."""
     fake = tmp_path / "mountinfo"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maildirqmtp.window import Window
+from maildirqmtp.window import Window, shares
 
 
 def test_it_starts_wide_open() -> None:
@@ -92,3 +92,10 @@ def test_answers_while_wide_open_are_not_hoarded() -> None:
     window.shrink(64)
     window.answered(1)
     assert window.size == 8
+
+
+def test_connections_share_the_window() -> None:
+    """What may be in doubt does not grow with the number of connections."""
+    parts = shares(4_096, 32 << 20, 3)
+    assert [(w.size, w.max_bytes) for w in parts] == [(1_365, (32 << 20) // 3)] * 3
+    assert [(w.size, w.max_bytes) for w in shares(2, 1, 4)] == [(1, 1)] * 4
