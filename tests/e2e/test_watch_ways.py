@@ -16,7 +16,8 @@ from tests.e2e.daemons import deliver, watching
 from tests.helpers import Peer, command, make_maildir, names, runs, serving, wait_until
 from tests.receiving import delivered, receiver
 
-NEVER = ("--rescan", "1h")
+# Of use where other tests have taken all inotify instances of the machine.
+OFTEN = ("--rescan", "1")
 RECEIVER = shlex.join(command("qmtpmaildir"))
 
 
@@ -61,7 +62,7 @@ def test_it_connects_again_after_an_idle_end(
             _, address = stack.enter_context(receiver(there, *secured))
             server = f"qmtps://{address}"
             flags += ["--tls-ca", authority.file]
-        daemon = stack.enter_context(watching("--watch", "-v", maildir, server, *flags, *NEVER))
+        daemon = stack.enter_context(watching("--watch", "-v", maildir, server, *flags, *OFTEN))
         for number in range(4):
             deliver(maildir, f"{number}.x", b"%d\n" % number)
             empties(maildir)
@@ -93,7 +94,7 @@ def test_idle_ends_without_farewell_are_no_trouble(
         if peer.read_package() is not None:
             peer.respond(b"Kok")
 
-    flags = ["--tls-ca", authority.file, *NEVER]
+    flags = ["--tls-ca", authority.file, *OFTEN]
     with (
         serving(over_tls(identity.context(), one_each, farewell=False)) as server,
         watching("--watch", maildir, f"qmtps://{server.address}", *flags) as daemon,
@@ -121,7 +122,7 @@ def test_a_server_that_comes_back_with_another_certificate(
 
         over_tls(shown[0].context(), answer)(peer)
 
-    flags = ["--tls-ca", authority.file, "--lifetime", "0s", "--bounce", *NEVER]
+    flags = ["--tls-ca", authority.file, "--lifetime", "0s", "--bounce", *OFTEN]
     flags += ["--bounce-via", f"maildir:{tmp_path}/bounces"]
     with (
         serving(script) as server,
@@ -147,7 +148,7 @@ def test_a_command_that_dies_is_started_again(maildir: Path, tmp_path: Path) -> 
     there = shlex.quote(str(tmp_path / "there"))
     script = f"if test -e {broken}; then echo no route >&2; exit 255; fi; exec {RECEIVER} --stdio "
     with watching(
-        "--watch", maildir, f"exec:sh -c {shlex.quote(script + there)}", *NEVER
+        "--watch", maildir, f"exec:sh -c {shlex.quote(script + there)}", *OFTEN
     ) as daemon:
         deliver(maildir, "1.x")
         daemon.wait_for("sh: no route")
@@ -177,7 +178,7 @@ def silent() -> Iterator[tuple[str, threading.Event]]:
 def test_term_in_a_handshake_ends_it_at_once(maildir: Path, watch: bool) -> None:
     """Nothing is in flight before it is known who the server is."""
     deliver(maildir, "1.x")
-    mode = ["--watch", *NEVER] if watch else []
+    mode = ["--watch", *OFTEN] if watch else []
     with silent() as (server, came), watching(*mode, maildir, f"qmtps://{server}") as process:
         assert came.wait(30)  # our half of the handshake
         process.send(signal.SIGTERM)
@@ -190,7 +191,7 @@ def test_two_terms_leave_no_command_behind(maildir: Path, tmp_path: Path) -> Non
     """One that hangs has a message in flight, for which the first one waits."""
     deliver(maildir, "1.x")
     script = f"echo $$ > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; sleep 1000; true"
-    with watching("--watch", maildir, f"exec:sh -c {shlex.quote(script)}", *NEVER) as daemon:
+    with watching("--watch", maildir, f"exec:sh -c {shlex.quote(script)}", *OFTEN) as daemon:
         wait_until(lambda: (tmp_path / "pid").exists(), "the command to run")
         pid = int((tmp_path / "pid").read_text())
         daemon.send(signal.SIGTERM)
