@@ -50,8 +50,8 @@ def test_a_result(status: Status, text: bytes, said_by: bytes, line: bytes) -> N
 
 
 def chunks(data: bytes) -> list[list[bytes]]:
-    """The same bytes whole, and one by one."""
-    return [[data], [data[i : i + 1] for i in range(len(data))]]
+    """The same bytes whole, one by one, and line by line."""
+    return [[data], [data[i : i + 1] for i in range(len(data))], data.splitlines(keepends=True)]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +379,48 @@ def test_a_server_that_says_nothing_for_an_hour(work: Make, clock: FakeClock) ->
     began = clock()
     assert one.run(b"1") == "network read error: Connection timed out"
     assert clock() - began == READ_TIMEOUT_S
+
+
+def test_a_server_that_was_not_asked_for_long(work: Make, clock: FakeClock) -> None:
+    """The hour begins with the question: a feeder may think about the next name."""
+
+    def server(it: FakeServer, package: Package) -> None:
+        if len(it.received) == 1:
+            agree(it, package)
+        else:
+            clock.at(clock() + 3_500, lambda: agree(it, package))
+
+    def second() -> None:
+        os.write(one.names, b"2\0")
+        one.end_names()
+
+    one = work(server)
+    os.write(one.names, b"1\0")
+    clock.at(clock() + 2_900, second)
+    # Nothing is waited for meanwhile: the selector would never return.
+    clock.at(clock() + 1, lambda: None)
+    one.conversation._deadline = lambda: clock() + 10  # type: ignore[method-assign]
+    one._run()
+    assert one.why == ""
+    assert one.all_results() == b"1\0Kok 1\n2\0Kok 2\n"
+
+
+def test_results_that_are_not_taken_are_not_gathered(work: Make) -> None:
+    """Beyond what a pipe holds and a little more, answers stay with the server: memory is bounded.
+
+    Nor does writing them wait: everything else would, too.
+    """
+
+    def server(it: FakeServer, package: Package) -> None:
+        count = len(it.received)
+        if count % 10 == 1:  # the first at once, the others by tens
+            it.respond(*[b"K" + b"x" * 1_900] * min(10, count))
+
+    one = work(server)
+    with pytest.raises(AssertionError, match="round in circles"):
+        one.run(*[b"1"] * 4_001)
+    assert len(one.server.received) == 4_001
+    assert RESULTS_BYTES <= len(one.conversation._results) < RESULTS_BYTES + 20_000
 
 
 def test_a_server_that_takes_nothing(work: Make, clock: FakeClock) -> None:

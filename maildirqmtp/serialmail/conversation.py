@@ -106,7 +106,7 @@ class Conversation:
         if self._is_over():
             return True
         line, read, write = self._line, selectors.EVENT_READ, selectors.EVENT_WRITE
-        answers = len(self._results) < RESULTS_BYTES
+        answers = not self._backed_up
         if not answers:
             line.heard_at = self._clock()  # it is not the server that keeps us waiting
         wanted = {self._names_fd: 0, line.read_fd: 0, line.write_fd: 0, self._results_fd: 0}
@@ -153,7 +153,7 @@ class Conversation:
         return min([t for t in due if t is not None], default=None)
 
     def _read_deadline(self) -> float | None:
-        if self._pipeline.ended or not self._pipeline.packages_in_flight:
+        if self._pipeline.ended or not self._pipeline.packages_in_flight or self._backed_up:
             return None
         return max(self._line.heard_at, self._owing_since) + READ_TIMEOUT_S
 
@@ -169,7 +169,7 @@ class Conversation:
     # Names
 
     def _wants_names(self) -> bool:
-        if self._names_end or self._fatal or len(self._results) >= RESULTS_BYTES:
+        if self._names_end or self._fatal or self._backed_up:
             return False
         return self._pipeline.has_room() or self._is_through
 
@@ -221,6 +221,11 @@ class Conversation:
             pipeline.put(letter)
 
     # Results
+
+    @property
+    def _backed_up(self) -> bool:
+        """True while nobody takes results: then no answers are asked for, and no names."""
+        return len(self._results) >= RESULTS_BYTES
 
     def _take_results(self) -> None:
         for letter in self._pipeline.take_done():

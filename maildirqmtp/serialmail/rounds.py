@@ -126,7 +126,7 @@ class Rounds:
         waiting = [first]
 
         def take() -> Delivery | None:
-            if self._stop_at is not None or self._settler.trouble is not None:
+            if self._settler.trouble is not None:
                 return None
             return waiting.pop() if waiting else self._next()
 

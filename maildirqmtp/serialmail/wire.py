@@ -105,7 +105,7 @@ class ResultReader:
         status = _STATUS_OF_BYTE.get(buffer[first])
         if status is None:
             raise self._garbage()
-        end = buffer.find(_LF, max(first + 1, self._looked))
+        end = buffer.find(_LF, max(first, self._looked))
         if (len(buffer) if end < 0 else end) - first > MAX_TEXT:
             raise WireError(f"a result of more than {MAX_TEXT} bytes")
         if end < 0:
