@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import threading
+from _thread import allocate_lock  # all of threading would be a good part of a batch's start-up
 
 
 class Wake:
@@ -14,7 +14,7 @@ class Wake:
 
     def __init__(self) -> None:
         self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._is_set = False
         self._closed = False
 
