@@ -22,7 +22,7 @@ from maildirqmtp.files import local_error
 from maildirqmtp.filing import read_sidecar
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.route import Route
-from maildirqmtp.text import printable
+from maildirqmtp.text import LAST_S, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from maildirqmtp.snapshot import Snapshot
 
 _VERSION = 1
-# The last second of the year 9999.
-_LAST_S = 253_402_300_799
 #: Bytes of a status file that are read.
 _MAX_BYTES = 16 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -162,7 +160,7 @@ def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     # What a number of hundreds of digits, or NaN, would do to a table.
-    if not isinstance(next_s, (int, float)) or not 0 < next_s < _LAST_S:
+    if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
         next_s = None
     since = about.get("since")
     return {

@@ -14,8 +14,8 @@ def printable(raw: bytes) -> str:
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-# The last second of the year 9999.
-_LAST_S = 253_402_300_799
+#: The last second of the year 9999: of the epoch, beyond which there are no dates.
+LAST_S = 253_402_300_799
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -27,5 +27,5 @@ def rfc5322_date(seconds: float) -> str:
     """
     from datetime import UTC, datetime
 
-    t = datetime.fromtimestamp(min(max(seconds, 0), _LAST_S), UTC)
+    t = datetime.fromtimestamp(min(max(seconds, 0), LAST_S), UTC)
     return f"{_DAYS[t.weekday()]}, {t.day} {_MONTHS[t.month - 1]} {t.year} {t:%H:%M:%S} +0000"
