@@ -6,21 +6,13 @@ failed, 100 wrong usage.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
 import os
 import sys
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.options import (
-    EXIT_USAGE,
-    check_together,
-    envelope,
-    make_config,
-    make_parser,
-    make_route,
-)
+from maildirqmtp.options import check_together, envelope, make_config, make_route, parse
 from maildirqmtp.text import printable
 
 TYPE_CHECKING = False
@@ -28,19 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maildirqmtp.route import Route
+    from maildirqmtp.settings import Options
 
 EXIT_TEMPORARY = 111
+EXIT_USAGE = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _mend_output()
-    parser = make_parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    # By hand: argparse would not take what follows `--` as arguments among options.
-    end = words.index("--") if "--" in words else len(words)
-    options = parser.parse_intermixed_args(words[:end])
-    options.arguments += words[end + 1 :]
+    options = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         check_together(options)
         if options.demo:
@@ -59,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dry_run(chosen, options.json) if options.dry_run else _flush(chosen, options)
     except ConfigError as error:
         if options.config is None:
-            parser.error(str(error))
+            from maildirqmtp.parser import make_parser
+
+            make_parser().error(str(error))
         print(f"maildirqmtp: {error}", file=sys.stderr)
         return EXIT_USAGE
     except EnvelopeError as error:
@@ -99,7 +90,7 @@ def _flush_output() -> None:
         os.close(devnull)
 
 
-def _enqueue(options: argparse.Namespace) -> int:
+def _enqueue(options: Options) -> int:
     if options.arguments:
         raise ConfigError("--enqueue takes no SERVER; the message waits for the next run")
     from maildirqmtp.enqueue import enqueue
@@ -107,7 +98,7 @@ def _enqueue(options: argparse.Namespace) -> int:
     return enqueue(os.fsencode(options.enqueue), *envelope(options))
 
 
-def _stay(options: argparse.Namespace) -> int:
+def _stay(options: Options) -> int:
     """Watch one maildir, or the routes of a file; or show what the file comes to."""
     import signal
 
@@ -132,7 +123,7 @@ def _stay(options: argparse.Namespace) -> int:
     return run(chosen, None if options.config is None else reload)
 
 
-def _status(options: argparse.Namespace) -> int:
+def _status(options: Options) -> int:
     """Tell what waits in a maildir, or in those of a file."""
     from maildirqmtp.status import show
 
@@ -183,7 +174,7 @@ def _dry_run(chosen: Route, as_json: bool) -> int:
     return EXIT_TEMPORARY if held else 0
 
 
-def _flush(chosen: Route, options: argparse.Namespace) -> int:
+def _flush(chosen: Route, options: Options) -> int:
     # A message makes no reference cycles, but enough objects to set the collector off all the
     # time, at an eighth of the whole run's cost; a full window stays below this many.
     gc.set_threshold(100_000, 20, 50)

@@ -16,12 +16,12 @@ from maildirqmtp.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from typing import Any
 
     from maildirqmtp.configfile import ConfigFile, Key
     from maildirqmtp.kinds import Setting
     from maildirqmtp.route import Route
+    from maildirqmtp.settings import Options
 
 _DEFAULTS = (settings.SERVER, *settings.ROUTE)
 _ROUTE = (settings.MAILDIR, settings.PREFIX, *_DEFAULTS)
@@ -74,7 +74,7 @@ def make(routes: tuple[Route, ...], values: dict[str, Any], path: str | None = N
     )
 
 
-def read(path: str, flags: argparse.Namespace) -> Config:
+def read(path: str, flags: Options) -> Config:
     """Read a file; the flags that were given beat it.
 
     Raises `ConfigError`, which names the file and, where it can be said, line and key.

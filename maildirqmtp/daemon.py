@@ -19,10 +19,10 @@ from maildirqmtp.cleaning import clean
 from maildirqmtp.engine import SLACK_S, Engine
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.queues import WatchQueue
 from maildirqmtp.schedule import Backoff
 from maildirqmtp.snapshot import Snapshot, Waiter
 from maildirqmtp.watch import Watch
+from maildirqmtp.watch_queue import WatchQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -45,17 +45,17 @@ class Trace(Value):
         self.offset = offset
 
 
-_FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
-
-# The form that qmail's own delivery writes; everything else takes the long way round.
+# The form that qmail's own delivery writes, and below it nothing that begins as a line of the
+# block does. Everything else takes the long way round, whose patterns are compiled only then.
 _CLASSIC = re.compile(
     rb"Return-Path: <([^\n\r\0]{0,999})>\n"
     rb"Delivered-To: ([^\n\r\0\t <][^\n\r\0]{0,998})\n"
-    rb"(?!(?i:" + _FIELDS + rb")[ \t]*:|[ \t])"
+    rb"(?!(?i:ret|del|x-o|env)|[ \t])"
 )
-_FOLDED = re.compile(rb"[ \t][^\n]*(?:\n|\Z)")
 _REMOVED = (b"return-path", b"delivered-to")
-_LINE = re.compile(rb"(?i:(" + _FIELDS + rb"))[ \t]*:[ \t]?([^\n]*?)\r?(?:\n|\Z)")
+_FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
+_LINE = rb"(?i:(" + _FIELDS + rb"))[ \t]*:[ \t]?([^\n]*?)\r?(?:\n|\Z)"
+_FOLDED = rb"[ \t][^\n]*(?:\n|\Z)"
 
 
 def read_trace(top: bytes, complete: bool) -> Trace:
@@ -74,16 +74,17 @@ def read_trace(top: bytes, complete: bool) -> Trace:
 
 
 def _read_block(top: bytes, complete: bool) -> Trace:
+    line_at, folded_at = re.compile(_LINE).match, re.compile(_FOLDED).match
     first: dict[bytes, bytes] = {}
     kept: list[bytes] = []
     name = b""
     counts = False
     offset = 0
-    while match := _LINE.match(top, offset) or (_FOLDED.match(top, offset) if name else None):
+    while match := line_at(top, offset) or (folded_at(top, offset) if name else None):
         line = match[0]
         if len(line) > MAX_LINE or (match.end() == len(top) and not complete):
             raise EnvelopeError(f"a trace line on top of it is longer than {MAX_LINE} bytes")
-        if match.re is _LINE:
+        if match.lastindex:
             name = match[1].lower()
             counts = name not in first
             if counts:
@@ -150,8 +151,8 @@ def _check(sender: bytes | None, recipients: tuple[bytes, ...]) -> None:
         raise EnvelopeError("its recipient is empty")
 
 
-_MESSAGE_ID = re.compile(rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})")
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
+_HEADER_END = rb"\r?\n\r?\n"
 
 
 def message_id(top: bytes) -> bytes:
@@ -159,8 +160,8 @@ def message_id(top: bytes) -> bytes:
 
     For people who follow a message from log to log; nothing hangs on it.
     """
-    end = _HEADER_END.search(top)
-    found = _MESSAGE_ID.search(top, 0, end.start() if end else len(top))
+    end = re.search(_HEADER_END, top)
+    found = re.compile(_MESSAGE_ID).search(top, 0, end.start() if end else len(top))
     return found[1] if found else b""
 
 

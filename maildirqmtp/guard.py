@@ -5,7 +5,6 @@ there can link a file of somebody else's. And a file may still be open with its
 writer, who has begun it in new/ instead of tmp/.
 """
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -59,8 +58,7 @@ def prove_changeable(fd: int, path: bytes) -> None:
         except FileExistsError:
             probe = _other_probe()
             _make(fd, probe)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(probe, dir_fd=fd)
+        _unlink_if_there(fd, probe)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd)):
@@ -68,6 +66,13 @@ def prove_changeable(fd: int, path: bytes) -> None:
                 f"cannot change {printable(path)}: {error.strerror}; nothing was sent, because "
                 f"what was sent could not be removed"
             ) from error
+
+
+def _unlink_if_there(fd: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        return
 
 
 def _make(fd: int, name: bytes) -> None:
@@ -81,9 +86,7 @@ def _other_probe() -> bytes:
 
 def _free_probe(fd: int) -> bytes:
     try:
-        os.unlink(_PROBE, dir_fd=fd)  # an earlier run may have died right here
-    except FileNotFoundError:
-        pass
+        _unlink_if_there(fd, _PROBE)  # an earlier run may have died right here
     except IsADirectoryError:
         # Somebody has planted it; a name that can be known could stop us for ever.
         return _other_probe()

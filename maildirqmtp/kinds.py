@@ -50,15 +50,21 @@ class Setting:
 
     @property
     def dest(self) -> str:
-        """The name of the flag's value in argparse's namespace."""
+        """The name of the flag's value among the options."""
         return self.key.replace("-", "_")
+
+    def unsaid(self) -> Any:
+        """Return what the options have where the flag is not given."""
+        if self.repeated:
+            return []
+        return False if self.switch and not self.both_ways else None
 
     def parse(self, text: str, where: str) -> Any:
         """Read the flag's text."""
         return text
 
     def from_flag(self, value: Any) -> Any:
-        """Read what argparse found."""
+        """Read what the options have."""
         return self.parse(value, f"--{self.key}")
 
     def from_toml(self, value: object, where: str) -> Any:

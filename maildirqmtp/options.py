@@ -1,101 +1,70 @@
-"""The options of the command line: the parser, and what is made of what it found."""
+"""The options of the command line: what it says, and what is made of that."""
 
 from __future__ import annotations
 
-import argparse
 import os
 
-from maildirqmtp import __version__, settings
+from maildirqmtp import settings
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.settings import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any
 
     from maildirqmtp.config import Config
     from maildirqmtp.kinds import Setting
     from maildirqmtp.route import Route
 
-EXIT_USAGE = 100
-_SHORT = {"verbose": ("-v",), "quiet": ("-q",)}
 
-_DESCRIPTION = """\
-Forward the messages of a maildir to a mail server over QMTP, and exit; or stay,
-with --watch or --config. Each message is sent to the envelope that its
-Return-Path and Delivered-To lines (or its sidecar) say, and goes when the
-server has taken it. With PREFIX, only recipients that begin with it, and
-without it.
-"""
-_EPILOG = """\
-SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT]; qmtps://NAME[:PORT] for
-TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its standard input and output;
-or - for what tcpclient has on descriptors 6 and 7.
-TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
+def parse(words: list[str]) -> Options:
+    """Read a command line; exits where it is wrong, or asks for help."""
+    # By hand: argparse would not take what follows `--` as arguments among options.
+    end = words.index("--") if "--" in words else len(words)
+    options = plain(words[:end])
+    if options is None:
+        from maildirqmtp.parser import make_parser
 
-Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,
-server unreachable) or went to the failed maildir; 100 wrong usage.
-"""
+        options = make_parser().parse_intermixed_args(words[:end], Options())
+    options.arguments += words[end + 1 :]
+    return options
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help of a fixed width: asking the terminal for its own would import shutil at every start."""
+def plain(words: list[str]) -> Options | None:
+    """Read a plain command line as argparse would; None: argparse is to read it.
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=98)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit 100, as qmail's programs do for wrong usage; argparse would say 2."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="maildirqmtp",
-        usage="maildirqmtp [OPTION...] DIR [PREFIX] SERVER\n"
-        "       maildirqmtp [OPTION...] --watch DIR [PREFIX] SERVER\n"
-        "       maildirqmtp [OPTION...] --config FILE [--check-config]\n"
-        "       maildirqmtp --status DIR | --status --config FILE\n"
-        "       maildirqmtp --enqueue DIR --sender ADDRESS --recipient ADDRESS... < MESSAGE\n"
-        "       maildirqmtp --demo",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=_Formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("arguments", nargs="*", metavar="DIR [PREFIX] SERVER")
-    add = parser.add_argument
-    for setting in settings.ROUTE:
-        _add(parser, setting)
-    add("--dry-run", action="store_true", help="list what would be sent, and send nothing")
-    add("--watch", action="store_true", help="stay, and send each message as it arrives")
-    add("--config", metavar="FILE", help="stay, with the routes that the file says")
-    add("--check-config", action="store_true", help="show what the file comes to, and exit")
-    add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
-    for setting in settings.PROCESS:
-        _add(parser, setting)
-    add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
-    add("--demo", action="store_true", help="show a whole run on messages made up for it")
-    add("--version", action="version", version=f"maildirqmtp {__version__}")
-    return parser
+    Plain are arguments, flags in full, and values that do not begin with `-`.
+    To load argparse takes as long as all else that a run does which finds
+    its maildir empty.
+    """
+    flags: dict[str, Setting] = dict(settings.SHORT)
+    found: dict[str, Any] = {"arguments": []}
+    for setting in settings.FLAGS:
+        flags[f"--{setting.key}"] = setting
+        found[setting.dest] = setting.unsaid()
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-") or word == "-":
+            found["arguments"].append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        chosen = flags.get(flag)
+        if chosen is None or (chosen.switch and equals):
+            return None
+        if not chosen.switch and not equals:
+            value = next(left, "-")
+            if value.startswith("-"):
+                return None
+        if chosen.repeated:
+            found[chosen.dest].append(value)
+        else:
+            found[chosen.dest] = chosen.switch or value
+    options = Options()
+    vars(options).update(found)
+    return options
 
 
-def _add(parser: argparse.ArgumentParser, setting: Setting) -> None:
-    names = [*_SHORT.get(setting.key, ()), f"--{setting.key}"]
-    if setting.both_ways:
-        parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=setting.help)
-    elif setting.switch:
-        parser.add_argument(*names, action="store_true", help=setting.help)
-    elif setting.repeated:
-        parser.add_argument(
-            *names, metavar=setting.metavar, action="append", default=[], help=setting.help
-        )
-    else:
-        parser.add_argument(*names, metavar=setting.metavar, help=setting.help)
-
-
-def check_together(options: argparse.Namespace) -> None:
+def check_together(options: Options) -> None:
     """Refuse flags that mean nothing together, and say what to write. Raises `ConfigError`."""
     stays = {"watch": options.watch, "config": options.config is not None}
     stays |= {"status": options.status, "check-config": options.check_config}
@@ -124,7 +93,7 @@ def check_together(options: argparse.Namespace) -> None:
                 raise ConfigError(f"--{key} is for those who stay; write it with --watch")
 
 
-def make_route(options: argparse.Namespace) -> Route:
+def make_route(options: Options) -> Route:
     """Return the route that the options ask for. Raises `ConfigError`."""
     arguments: list[str] = options.arguments
     if not 2 <= len(arguments) <= 3:
@@ -137,14 +106,14 @@ def make_route(options: argparse.Namespace) -> Route:
     return chosen
 
 
-def make_config(options: argparse.Namespace) -> Config:
+def make_config(options: Options) -> Config:
     """Return the configuration of `--watch`: one route, and no file. Raises `ConfigError`."""
     from maildirqmtp.config import make
 
     return make((make_route(options),), settings.given(options, settings.PROCESS))
 
 
-def envelope(options: argparse.Namespace) -> tuple[bytes | None, tuple[bytes, ...]]:
+def envelope(options: Options) -> tuple[bytes | None, tuple[bytes, ...]]:
     """Return the sender and the recipients that the options name. Raises `ConfigError`."""
     found = settings.given(options, (settings.SENDER, settings.RECIPIENT))
     return found.get("sender"), found.get("recipient", ())

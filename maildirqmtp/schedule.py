@@ -3,8 +3,13 @@
 Pure. The clock and the randomness are arguments.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from math import sqrt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Seconds after a message's birth that its second try waits for, less its age: 20 squared.
 _FIRST_ROOT_S = 20.0

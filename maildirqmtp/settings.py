@@ -37,7 +37,6 @@ from maildirqmtp.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
     from typing import Any
 
 SENDER = Address("sender", "sender", "ADDRESS", "envelope sender, whatever the messages say")
@@ -124,20 +123,54 @@ MAILDIR = Path("maildir", "maildir", "DIR", "the maildir whose messages are forw
 PREFIX = Prefix("prefix", "prefix", "PREFIX", "only recipients that begin with it, without it")
 SERVER = Setting("server", "server", "SERVER", "where to")
 
+_VERBOSE = Switch("verbose", "verbose", "a line for each recipient")
+_QUIET = Switch("quiet", "quiet", "errors only")
+
 #: What the process has, whatever its routes.
 PROCESS: tuple[Setting, ...] = (
     Path("metrics-file", "metrics_file", "FILE", "write metrics there, for Prometheus' textfiles"),
     Loopback("metrics-listen", "metrics_listen", "HOST:PORT", "serve metrics there, on loopback"),
     Switch("json", "json", "write events to standard output, one object a line"),
-    Switch("verbose", "verbose", "a line for each recipient"),
-    Switch("quiet", "quiet", "errors only"),
+    _VERBOSE,
+    _QUIET,
 )
+
+#: What to do, where it is not one batch; not for a file.
+_INSTEAD: tuple[Setting, ...] = (
+    Switch("dry-run", "", "list what would be sent, and send nothing"),
+    Switch("watch", "", "stay, and send each message as it arrives"),
+    Setting("config", "", "FILE", "stay, with the routes that the file says"),
+    Switch("check-config", "", "show what the file comes to, and exit"),
+    Switch("status", "", "show what waits in DIR, or by the file, and why"),
+)
+_ALSO: tuple[Setting, ...] = (
+    Setting("enqueue", "", "DIR", "put the message on standard input into DIR, and exit"),
+    Switch("demo", "", "show a whole run on messages made up for it"),
+)
+
+#: All flags, in the order of the help; and those that have one letter, too.
+FLAGS: tuple[Setting, ...] = (*ROUTE, *_INSTEAD, *PROCESS, *_ALSO)
+SHORT = {"-v": _VERBOSE, "-q": _QUIET}
 
 #: Those that mean nothing to a run that ends.
 WATCHING = ("rescan", "idle-timeout", "metrics-file", "metrics-listen")
 
 
-def given(options: argparse.Namespace, table: tuple[Setting, ...]) -> dict[str, Any]:
+class Options:
+    """What a command line says: `arguments`, and each of `FLAGS` by its `dest`.
+
+    A flag that takes a value has a text, or None where it was not given; one
+    that may be given again a list; a switch true or false.
+    """
+
+    arguments: list[str]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def given(options: Options, table: tuple[Setting, ...]) -> dict[str, Any]:
     """Return the values of the flags that were given, by key. Raises `ConfigError`."""
     found: dict[str, Any] = {}
     for setting in table:

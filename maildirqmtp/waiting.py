@@ -1,6 +1,5 @@
 """Waiting for a connection: until it can be read or written, or some time is over."""
 
-import contextlib
 import selectors
 
 from maildirqmtp.transport import Transport
@@ -40,8 +39,9 @@ class Interest:
 
     def drop(self) -> None:
         """Have the selector forget it, if it has not yet; the connection stays open."""
+        still_there = self._selector.get_map() or {}
         for fd in self._registered:
-            with contextlib.suppress(KeyError):
+            if fd in still_there:
                 self._selector.unregister(fd)
         self._registered.clear()
 

@@ -1,6 +1,5 @@
 """Waking a thread that waits in a selector, from other threads and from signals."""
 
-import contextlib
 import os
 from _thread import allocate_lock  # all of threading would be a good part of a batch's start-up
 
@@ -28,13 +27,17 @@ class Wake:
         with self._lock:
             if not self._closed:
                 self._is_set = True
-                with contextlib.suppress(BlockingIOError):  # full, by signals: that wakes, too
+                try:
                     os.write(self.write_fd, b"\0")
+                except BlockingIOError:  # full, by signals: that wakes, too
+                    return
 
     def clear(self) -> None:
         """Take the wake-up in."""
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105 (contextlib, too, would be a part of the start-up)
             os.read(self.fd, 4096)
+        except BlockingIOError:
+            pass
         self._is_set = False
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from maildirqmtp.config import Config, effective
 from maildirqmtp.configfile import MAX_BYTES, ConfigFile
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.kinds import quoted
-from maildirqmtp.options import make_config, make_parser
+from maildirqmtp.options import make_config, parse
 from maildirqmtp.route import Route, Server, parse_server
 
 
@@ -27,7 +27,7 @@ def write(path: Path, text: str | bytes) -> str:
 
 def read(path: str, *flags: str) -> Config:
     """Read it, with these flags on the command line."""
-    return config.read(path, make_parser().parse_args(["--config", path, *flags]))
+    return config.read(path, parse(["--config", path, *flags]))
 
 
 @pytest.fixture
@@ -418,7 +418,7 @@ def test_the_command_line_alone() -> None:
     words = ["--watch", "M", "p-", "h", "--rescan=5", "-v", "--metrics-file", "m"]
     route = Route(b"M", Server("h"), prefix=b"p-", bounce=True, rescan_s=5)
     expected = Config((route,), metrics_file=b"m", verbosity=1)
-    assert make_config(make_parser().parse_args(words)) == expected
+    assert make_config(parse(words)) == expected
 
 
 def test_two_configurations_are_told_apart() -> None:

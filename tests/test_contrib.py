@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import config
-from maildirqmtp.options import make_parser
+from maildirqmtp.options import parse
 from tests.helpers import (
     add_message,
     answer_all,
@@ -590,7 +590,7 @@ def test_configurations_in_recipes_are_right(path: Path, tmp_path: Path) -> None
         assert tomllib.loads(block)
         file = tmp_path / "m.toml"
         file.write_text(block)
-        made = config.read(str(file), make_parser().parse_args(["--config", str(file)]))
+        made = config.read(str(file), parse(["--config", str(file)]))
         assert made.routes
 
 

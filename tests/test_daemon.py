@@ -21,10 +21,10 @@ from maildirqmtp.daemon import CLEAN_S, MOST_SHOWN, PUBLISH_S, Daemon
 from maildirqmtp.engine import SLACK_S, STOP_S, Engine
 from maildirqmtp.errors import ConnectError, LocalError
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.queues import WatchQueue
 from maildirqmtp.report import Report
 from maildirqmtp.route import Route, Server
 from maildirqmtp.snapshot import Snapshot
+from maildirqmtp.watch_queue import WatchQueue
 from tests.fakes import FakeClock, FakeServer, FileSystem, PatientSelector
 from tests.helpers import Package, add_message, make_maildir, names
 

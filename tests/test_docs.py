@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import config, settings
-from maildirqmtp.options import make_parser
+from maildirqmtp.options import parse
+from maildirqmtp.parser import make_parser
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_the_examples_are_right(tmp_path: Path) -> None:
     for block in [*blocks, example]:
         file = tmp_path / "m.toml"
         file.write_text(block)
-        made = config.read(str(file), make_parser().parse_args(["--config", str(file)]))
+        made = config.read(str(file), parse(["--config", str(file)]))
         assert len(made.routes) == 2
 
 

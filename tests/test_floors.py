@@ -24,8 +24,8 @@ OUTSIDE = {
     "wake",
 }  # fmt: skip
 COMPOSITION = {
-    "delivery", "outflow", "pipeline", "bouncing", "settle", "queues", "claims", "aftermath",
-    "link", "intake",
+    "delivery", "outflow", "pipeline", "bouncing", "settle", "queues", "watch_queue", "claims",
+    "aftermath", "link", "intake",
     "engine", "daemon", "report", "progress", "job", "courier", "waiting", "client", "async_client",
 }  # fmt: skip
 #: The other program. It shares the pure floor and the maildir with the forwarder, nothing else.
@@ -36,7 +36,8 @@ RECEIVER = {
 }  # fmt: skip
 EDGE = {
     "__init__", "__main__", "config", "configfile", "settings", "kinds", "mailkinds", "service",
-    "batch", "status", "metrics", "notify", "cli", "options", "enqueue", "demo",
+    "batch", "status", "metrics", "notify", "cli", "options", "parser", "enqueue",
+    "demo",
     "receiver.cli",
     "serialmail.__init__", "serialmail.letter", "serialmail.line", "serialmail.ready",
     "serialmail.conversation", "serialmail.serialqmtp", "serialmail.journal",

@@ -6,15 +6,19 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from maildirqmtp import settings
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.options import check_together, make_parser, make_route
+from maildirqmtp.options import check_together, make_route, parse, plain
+from maildirqmtp.parser import make_parser
 from maildirqmtp.route import MAX_BOUNCES, SENDMAIL, Route
 
 
 def route(*words: str) -> Route:
     """Make the route of a command line."""
-    return make_route(make_parser().parse_args(words))
+    return make_route(parse(list(words)))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_times_of_the_daemon() -> None:
 )
 def test_what_goes_together(line: str) -> None:
     """None of these is refused."""
-    check_together(make_parser().parse_args(line.split()))
+    check_together(parse(line.split()))
 
 
 @pytest.mark.parametrize(
@@ -152,5 +156,81 @@ def test_what_goes_together(line: str) -> None:
 def test_what_does_not(line: str, said: str) -> None:
     """With what to write instead; half of what was meant must not be done in silence."""
     with pytest.raises(ConfigError) as raised:
-        check_together(make_parser().parse_args(line.split()))
+        check_together(parse(line.split()))
     assert said in str(raised.value)
+
+
+# Read without argparse: the same, or not at all
+
+FLAGS = [*settings.SHORT, *(f"--{setting.key}" for setting in settings.FLAGS)]
+ODD = [
+    "",
+    "-",
+    "--",
+    "-x",
+    "-1",
+    "-vq",
+    "- x",
+    "--no-bounce",
+    "--bounc",
+    "--version",
+    "-h",
+    "=",
+    "a b",
+]
+VALUES = ["", "x", "a=b", "5", "~", "--cur", "é"]
+WORDS = st.one_of(
+    st.sampled_from(FLAGS),
+    st.sampled_from(VALUES),
+    st.builds("{}={}".format, st.sampled_from(FLAGS), st.sampled_from(VALUES)),
+    st.sampled_from(ODD),
+)
+
+
+def by_argparse(words: list[str]) -> dict[str, object] | None:
+    """What argparse makes of a command line; None where it refuses, or shows help."""
+    try:
+        return vars(make_parser().parse_intermixed_args(words, settings.Options()))
+    except SystemExit:
+        return None
+
+
+@given(words=st.lists(WORDS, max_size=6))
+@example(words=["--recipient=a", "M", "--recipient", "b", "-v", "h", "--window=5,1M", "--json"])
+@example(words=["--sender=", "M", "", "h", "--sender", "x"])
+@example(words=["--cur=1", "M", "h"])
+@example(words=["M", "h", "--port"])
+def test_a_plain_command_line_is_read_as_argparse_reads_it(words: list[str]) -> None:
+    """Two ways to read it that differ would be two programs."""
+    found = plain(words)
+    if found is not None:
+        assert vars(found) == by_argparse(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "M h",
+        "M pre- h",
+        "M -",
+        "-v -q M h",
+        "--window 5 --sent=S --cur M h --recipient a --recipient b",
+        *(f"--{s.key}" + ("" if s.switch else " x") for s in settings.FLAGS),
+    ],
+)
+def test_what_people_write_is_plain(line: str) -> None:
+    """Else argparse would be loaded for it, and an empty maildir take half as long again."""
+    assert plain(line.split()) is not None
+
+
+@pytest.mark.parametrize("word", ["--no-bounce", "-vq", "--version", "--help", "--cur=1", "-x"])
+def test_what_is_not_plain_is_argparses(word: str) -> None:
+    """It knows better how to say what is wrong."""
+    assert plain([word, "M", "h"]) is None
+    assert plain(["M", "h", "--port", word]) is None
+
+
+def test_what_follows_two_dashes_are_arguments() -> None:
+    """A maildir may be named -v."""
+    assert parse(["-q", "--", "-v", "--"]).arguments == ["-v", "--"]
+    assert parse(["--no-bounce", "M", "--", "-v"]).arguments == ["M", "-v"]

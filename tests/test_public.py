@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import maildirqmtp
+from tests.helpers import make_maildir
 
 HERE = Path(__file__).parent
 
@@ -46,10 +47,17 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_the_command_line_does_not_load_the_library() -> None:
     """Most runs of a cron job find an empty maildir, and should cost nothing."""
-    loaded = loaded_by("import maildirqmtp.cli, maildirqmtp.batch")
+    loaded = loaded_by("import maildirqmtp.cli, maildirqmtp.batch, maildirqmtp.engine")
     library = {"client", "async_client", "courier", "job", "content", "package", "results"}
     assert not loaded & {f"maildirqmtp.{name}" for name in library}
-    assert not loaded & {"asyncio", "logging", "typing"}
+    assert not loaded & {"asyncio", "contextlib", "heapq", "logging", "threading", "typing"}
+
+
+def test_a_plain_run_does_not_load_argparse(tmp_path: Path) -> None:
+    """It takes as long as all else that a run does which finds its maildir empty."""
+    box = make_maildir(tmp_path / "Maildir")
+    run = f"import maildirqmtp.cli; assert maildirqmtp.cli.main([{str(box)!r}, '-q', 'h']) == 0"
+    assert not loaded_by(run) & {"argparse", "gettext", "locale", "maildirqmtp.engine"}
 
 
 def test_the_client_does_not_load_asyncio_or_tls() -> None:

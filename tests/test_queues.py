@@ -22,7 +22,8 @@ from maildirqmtp.claims import Claims
 from maildirqmtp.errors import LocalError
 from maildirqmtp.files import Folder
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.queues import BatchQueue, WatchQueue
+from maildirqmtp.queues import BatchQueue
+from maildirqmtp.watch_queue import WatchQueue
 from tests.fakes import FakeClock
 from tests.helpers import make_maildir
 

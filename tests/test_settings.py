@@ -15,7 +15,8 @@ from maildirqmtp.address import Tls
 from maildirqmtp.config import Config
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.kinds import Setting, expanded, quoted, unexpanded
-from maildirqmtp.options import make_parser
+from maildirqmtp.options import parse
+from maildirqmtp.parser import make_parser
 from maildirqmtp.route import Route, Server
 
 ALL = {setting.key: setting for setting in (*settings.ROUTE, *settings.PROCESS)}
@@ -324,7 +325,6 @@ def test_tls_is_asked_for_of_a_server_that_has_it() -> None:
 
 def test_only_flags_that_were_given_count() -> None:
     """Else every default of a flag would beat the file."""
-    parse = make_parser().parse_args
     assert settings.given(parse([]), settings.ROUTE) == {}
     assert settings.given(parse([]), settings.PROCESS) == {}
     words = ["--cur", "--no-bounce", "--sender=", "--max-bounces=0", "--recipient=a@b"]

@@ -12,7 +12,6 @@ that are used are imported: a run over plain TCP loads neither ssl nor subproces
 
 from __future__ import annotations
 
-import contextlib
 import sys
 
 from maildirqmtp.address import ExecServer, Server, UnixServer, check_tls
@@ -95,10 +94,13 @@ class Transport(Protocol):
 def _to_stderr(line: str) -> None:
     """Write a line of a command to our log; in one piece, for it comes from a thread."""
     stream = sys.stderr
-    with contextlib.suppress(OSError, ValueError):
-        if stream is not None:
-            stream.write(f"maildirqmtp: {line}\n")
-            stream.flush()
+    if stream is None:
+        return
+    try:
+        stream.write(f"maildirqmtp: {line}\n")
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads it, or it is closed
+        return
 
 
 def connect(
