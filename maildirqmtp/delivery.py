@@ -48,7 +48,7 @@ class Delivery(Transfer):
         sidecar: Sidecar | None = None,
         others: tuple[bytes, ...] = (),
     ) -> None:
-        super().__init__(sender, recipients, len(kept) + message.size - offset)
+        Transfer.__init__(self, sender, recipients, len(kept) + message.size - offset)
         self.message = message
         self.kept = kept
         self.offset = offset
@@ -72,7 +72,8 @@ class Delivery(Transfer):
 
     def close(self) -> None:
         """See `Transfer`."""
-        self.message.close()
+        if self.message.fd >= 0:
+            self.message.close()
 
     @property
     def label(self) -> str:

@@ -377,12 +377,12 @@ class Engine:
         if not done:
             return
         for delivery in done:
-            name, mtime_s = delivery.message.name, delivery.message.mtime_s
+            name = delivery.message.name  # with --cur, settling may find it under another
             kept = self._settler.settle(delivery)
             if kept is None:
                 self.intake.queue.gone(name)
             else:
-                self.intake.queue.later(name, mtime_s, kept.reason, kept.soon)
+                self.intake.queue.later(name, delivery.message.mtime_s, kept.reason, kept.soon)
         self._take_queued()
         link.idle_since = self._clock()
         self.answered_s = self._wall_clock()

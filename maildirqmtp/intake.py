@@ -9,6 +9,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maildirqmtp.delivery import Delivery
+    from maildirqmtp.files import Folder
     from maildirqmtp.maildir import Maildir
     from maildirqmtp.queues import Queue
     from maildirqmtp.report import Report
@@ -34,8 +35,8 @@ class Intake:
 
     def look(self) -> Delivery | None:
         """Return the next message that is ours and can be sent; it stays the next one."""
-        if self.pending is None:
-            self.pending = self._next()
+        while self.pending is None and (candidate := self.queue.take()) is not None:
+            self.pending = self._open(*candidate)
         return self.pending
 
     def has_next(self) -> bool:
@@ -67,19 +68,17 @@ class Intake:
         """How many there are still to be sent now."""
         return len(self.queue) + (self.pending is not None)
 
-    def _next(self) -> Delivery | None:
-        while (candidate := self.queue.take()) is not None:
-            folder, name = candidate
-            try:
-                delivery = prepare(self._maildir, self._route, folder, name)
-            except (EnvelopeError, FileChangedError, LocalError) as error:
-                soon = isinstance(error, FileChangedError)
-                if self.queue.later(name, None, str(error), soon):
-                    self._report.held(name, str(error))
-                continue
-            if delivery is not None:
-                if self._report.detailed:
-                    delivery.message_id = envelope.message_id(delivery.message.data)
-                return delivery
+    def _open(self, folder: Folder, name: bytes) -> Delivery | None:
+        """Return a message that is ours and can be sent; None after telling the queue."""
+        try:
+            delivery = prepare(self._maildir, self._route, folder, name)
+        except (EnvelopeError, FileChangedError, LocalError) as error:
+            soon = isinstance(error, FileChangedError)
+            if self.queue.later(name, None, str(error), soon):
+                self._report.held(name, str(error))
+            return None
+        if delivery is None:
             self.queue.later(name, None, "")
-        return None
+        elif self._report.detailed:
+            delivery.message_id = envelope.message_id(delivery.message.data)
+        return delivery

@@ -85,9 +85,8 @@ class Outflow(Generic[TransferT]):
         """True while a large message is being sent piece by piece."""
         return self._stream is not None
 
-    @property
     def has_room(self) -> bool:
-        """True where `put` may be called."""
+        """Say whether `put` may be called."""
         return self._stream is None and len(self._gathered) < GATHER_BYTES
 
     def put(self, transfer: TransferT, head: bytes, tail: bytes) -> int:

@@ -162,7 +162,7 @@ class Pipeline(Generic[TransferT]):
             len(self._in_flight) < self._window.size
             and self._bytes_in_flight < self._window.max_bytes
             and self._fence is None
-            and self._out.has_room
+            and self._out.has_room()
             and not (self.ended or self._aborted or self._expired)
         )
 

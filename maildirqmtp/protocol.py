@@ -21,7 +21,7 @@ Source: qmtp.txt, sections 2 to 5.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import NetstringError, ProtocolError
@@ -73,9 +73,12 @@ def package_head(text_length: int, encoding: bytes = ENCODING_LF) -> bytes:
     return b"%d:%b" % (text_length + 1, encoding)
 
 
-def package_tail(sender: bytes, recipients: Iterable[bytes]) -> bytes:
+def package_tail(sender: bytes, recipients: Sequence[bytes]) -> bytes:
     """Return what stands after the text: a comma, the sender and the recipients."""
-    inner = b"".join([b"%d:%b," % (len(r), r) for r in recipients])
+    if len(recipients) == 1:  # nearly always
+        inner = b"%d:%b," % (len(recipients[0]), recipients[0])
+    else:
+        inner = b"".join([b"%d:%b," % (len(r), r) for r in recipients])
     return b",%d:%b,%d:%b," % (len(sender), sender, len(inner), inner)
 
 
@@ -92,12 +95,15 @@ class ResponseReader:
     right is no acceptance.
     """
 
-    __slots__ = ("_buffer", "_start", "broken")
+    __slots__ = ("_before", "_buffer", "_response", "_start", "broken")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._start = 0
         self.broken = False
+        # The bytes of the last usual response, and what they say: many servers say it each time.
+        self._before = b""
+        self._response: Response | None = None
 
     @property
     def pending(self) -> int:
@@ -114,14 +120,19 @@ class ResponseReader:
     def next(self) -> Response | None:
         """Return the next complete response, or None."""
         buffer = self._buffer
+        if self._response is not None and buffer.startswith(self._before, self._start):
+            self._start += len(self._before)
+            return self._response
         usual = _USUAL_RESPONSE.match(buffer, self._start)
         if usual is not None:
             first = usual.end() - 1
             end = first + int(usual[1])
             if end < len(buffer) and buffer[end] == netstring.COMMA:
+                self._before = bytes(buffer[self._start : end + 1])
                 self._start = end + 1
                 text = bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)])
-                return Response(_STATUS_OF_BYTE[buffer[first]], text)
+                self._response = Response(_STATUS_OF_BYTE[buffer[first]], text)
+                return self._response
         return self._next_unusual()
 
     def _next_unusual(self) -> Response | None:

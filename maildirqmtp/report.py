@@ -111,8 +111,7 @@ class Report:
         self._prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
         self._priorities = priorities
         self._log: TextIO | None = log
-        self._data = data
-        self._verbosity = verbosity
+        self.set_output(verbosity, data)
         self._progress = progress
         self._clock = clock
         self._began = clock()
@@ -123,11 +122,9 @@ class Report:
         """Have another verbosity, and JSON lines or not, from now on."""
         self._verbosity = verbosity
         self._data = data
-
-    @property
-    def detailed(self) -> bool:
-        """True where a message's Message-ID is shown."""
-        return self._attempts or self._data is not None
+        #: True where a message's Message-ID is shown.
+        self.detailed = self._attempts or data is not None
+        self._tells_all = self.detailed or verbosity > 0
 
     # One message
 
@@ -137,7 +134,7 @@ class Report:
         counters.accepted += len(delivery.recipients)
         counters.messages += 1
         counters.bytes += delivery.length
-        if self._verbosity > 0 or self.detailed:
+        if self._tells_all:
             for index, answer in enumerate(delivery.answers):
                 assert answer is not None
                 self._outcome("accepted", delivery, index, answer.text, INFO)

@@ -44,7 +44,7 @@ class Flow:
 def test_nothing_is_waiting_at_first() -> None:
     """Or the selector would spin on a writable socket."""
     flow = Flow()
-    assert (flow.out.waiting, flow.out.streaming, flow.out.has_room) == (False, False, True)
+    assert (flow.out.waiting, flow.out.streaming, flow.out.has_room()) == (False, False, True)
     flow.out.write()
     assert flow.transport.sends == 0
 
@@ -92,12 +92,12 @@ def test_there_is_room_until_enough_is_gathered() -> None:
     """Without an end the whole maildir would be read into memory before a slow link."""
     flow = Flow()
     count = 0
-    while flow.out.has_room:
+    while flow.out.has_room():
         flow.out.put(delivery(text=b"x" * 1000), b"", b"")
         count += 1
     assert count == -(-GATHER_BYTES // 1000)
     flow.out.write()
-    assert flow.out.has_room
+    assert flow.out.has_room()
 
 
 def test_progress_counts_from_when_a_byte_could_go() -> None:
@@ -136,7 +136,7 @@ def test_a_large_message_is_streamed_whole(tmp_path: Path, can_send_file: bool) 
     body = (tmp_path / "1.a").read_bytes()[10:]
     flow.out.put(delivery(text=b"small"), b"<", b">")
     length = flow.out.put(large, b"{", b"}")
-    assert (flow.out.streaming, flow.out.has_room, flow.out.waiting) == (True, False, True)
+    assert (flow.out.streaming, flow.out.has_room(), flow.out.waiting) == (True, False, True)
     for _ in range(50):
         flow.out.write()
     assert flow.sent == b"<small>{kept\n" + body + b"}"
@@ -247,7 +247,7 @@ def test_parts_are_streamed_in_order_and_the_tail_waits_for_the_last_look(
 
     def send_all() -> None:
         while out.waiting:
-            assert not (out.has_room and out.streaming)
+            assert not (out.has_room() and out.streaming)
             out.write()
 
     with path.open("rb") as file:

@@ -342,7 +342,7 @@ def test_packages_are_written_as_the_specification_says(
     """One byte off and the server hangs up, on every message after this one too."""
     head = protocol.package_head(len(text), encoding)
     assert head + text + protocol.package_tail(sender, recipients) == wire
-    assert head + text + protocol.package_tail(sender, iter(recipients)) == wire
+    assert head + text + protocol.package_tail(sender, tuple(recipients)) == wire
 
 
 def test_unix_files_are_the_default_encoding() -> None:
