@@ -258,3 +258,27 @@ def test_output_that_nobody_reads_stops_nothing(which: str) -> None:
         else:
             assert len(stream.getvalue().splitlines()) == 11
     assert report.counters.trouble == 1 + (2 if which == "both" else 1)
+
+
+def test_details_are_asked_for_where_they_are_shown() -> None:
+    """A daemon's lines and JSON have the Message-ID; who looks for it for nothing loses time."""
+    assert not Report(io.StringIO(), None, 1).detailed
+    assert Report(io.StringIO(), None, attempts=True).detailed
+    report = Report(io.StringIO(), io.StringIO())
+    assert report.detailed
+    report.set_output(1, None)
+    assert not report.detailed
+    report.set_output(0, io.StringIO())
+    assert report.detailed
+
+
+def test_more_is_told_after_a_change_of_output() -> None:
+    """HUP with another verbosity holds for the frequent case as well."""
+    told = Told(data=False)
+    answered = delivery()
+    answered.answers[0] = Response(Status.ACCEPTED, b"ok")
+    told.report.accepted(answered)
+    assert told.log.getvalue() == ""
+    told.report.set_output(1, None)
+    told.report.accepted(answered)
+    assert told.log.getvalue().endswith(": accepted: ok\n")

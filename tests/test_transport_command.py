@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import select
 import signal
@@ -220,9 +221,11 @@ def test_by_default_complaints_go_to_our_log(capfd: pytest.CaptureFixture[str]) 
 def test_a_log_that_cannot_be_written_stops_nothing(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Disk full, or whoever read it is gone."""
+    """Disk full, closed, or whoever read it is gone."""
     full = open("/dev/full", "w")  # noqa: SIM115
-    for stream in (None, full):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, full, closed):
         monkeypatch.setattr(sys, "stderr", stream)
         transport = connect(ExecServer(("sh", "-c", "echo no route >&2")), DEADLINE_S)
         assert received(transport) == b""
