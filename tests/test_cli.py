@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -558,3 +559,44 @@ def test_the_defaults_are_the_designs() -> None:
     assert (route.CONNECT_TIMEOUT_S, route.WRITE_TIMEOUT_S) == (60, 73)
     assert (route.RESPONSE_TIMEOUT_S, route.SESSION_S, route.GRACE_S) == (3600, 3000, 10)
     assert route.LIFETIME_S == 14 * 86_400
+
+
+# The whole program
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        (["Maildir", "h", "--json"], 0, '"event": "summary"', "0 accepted"),
+        (["Maildir", "h", "--dry-run"], 0, "", ""),
+        (["--status", "Maildir"], 0, "Maildir", ""),
+        (["missing", "h"], 111, "", "cannot open the maildir"),
+        (["Maildir"], 100, "", "usage: maildirqmtp"),
+        (["--version"], 0, maildirqmtp.__version__, ""),
+    ],
+)
+def test_all_of_it_comes_out_and_the_exit_code_too(
+    path: Path, words: list[str], code: int, out: str, err: str
+) -> None:
+    """It leaves without taking the interpreter to pieces; what was said must be out by then."""
+    done = subprocess.run(
+        [sys.executable, "-m", "maildirqmtp", *words],
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert out in done.stdout
+    assert err in done.stderr
+
+
+def test_who_waits_for_the_end_is_told_of_it(path: Path) -> None:
+    """With threads about, as under a profiler, the interpreter ends as ever."""
+    code = (
+        "import atexit, sys, threading; atexit.register(print, 'the end');"
+        f"sys.argv = ['maildirqmtp', '-q', {str(path)!r}, 'h'];"
+        "from maildirqmtp.__main__ import run; run()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "the end\n"
