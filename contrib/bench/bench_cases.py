@@ -108,6 +108,15 @@ def ours(setting: Setting, box: Stock, port: int) -> Run:
     return timed([*setting.forwarder, str(box.path), f"127.0.0.1:{port}"], setting.env, setting.log)
 
 
+def ours_sent(setting: Setting, box: Stock, port: int) -> Run:
+    """The forwarder, which must keep what it sent in another maildir."""
+    sent = empty_maildir(box.path / "sent")
+    argv = [*setting.forwarder, "--sent", str(sent), str(box.path), f"127.0.0.1:{port}"]
+    run = timed(argv, setting.env, setting.log)
+    Stock(sent, box.count, box.file_bytes, box.text_bytes).check(box.count)
+    return run
+
+
 def ours_deferred(setting: Setting, box: Stock, port: int) -> Run:
     """The forwarder, against a server that defers everything."""
     argv = [*setting.forwarder, str(box.path), f"127.0.0.1:{port}"]
@@ -120,11 +129,15 @@ def c_loop(setting: Setting, box: Stock, port: int) -> Run:
     return timed(argv, setting.env, setting.log)
 
 
-def sendfile_alone(setting: Setting, box: Stock, port: int) -> Run:
+def sendfile_alone(*flags: str) -> Send:
     """os.sendfile of the only file."""
-    (name,) = os.listdir(box.path / "new")
-    argv = [sys.executable, str(HERE / "sendfile_reference.py")]
-    return timed([*argv, str(box.path / "new" / name), str(port)], setting.env, setting.log)
+
+    def send(setting: Setting, box: Stock, port: int) -> Run:
+        (name,) = os.listdir(box.path / "new")
+        argv = [sys.executable, str(HERE / "sendfile_reference.py"), *flags]
+        return timed([*argv, str(box.path / "new" / name), str(port)], setting.env, setting.log)
+
+    return send
 
 
 def through_proxy(one_way_s: float) -> Send:
@@ -214,17 +227,27 @@ def small_disk(setting: Setting) -> Result:
 
 
 def large(setting: Setting) -> Result:
-    """One message of 190 MB against os.sendfile alone."""
+    """One message of 190 MB, removed, against os.sendfile and unlink alone."""
+    return whole_message(setting, "large", ours, sendfile_alone(), left=0)
+
+
+def large_sent(setting: Setting) -> Result:
+    """One message of 190 MB, kept in another maildir, against os.sendfile alone."""
+    return whole_message(setting, "large-sent", ours_sent, sendfile_alone("--keep"), left=1)
+
+
+def whole_message(setting: Setting, name: str, send: Send, alone: Send, *, left: int) -> Result:
+    """One message of 190 MB; `left` is how many files the reference leaves in new/."""
     # Many pairs, for to copy 190 MB takes by a third more or less from one time to the next.
     size, pairs = setting.size(190_000_000, 5_000_000), setting.size(31, 1)
-    place = setting.memory()
+    box = setting.memory() / "box"
     a, b = in_turns(
         pairs,
-        lambda: once(setting, large_stock(place / "box", size), ours),
-        lambda: once(setting, large_stock(place / "box", size), sendfile_alone, whole_files=True),
+        lambda: once(setting, large_stock(box, size), send),
+        lambda: once(setting, large_stock(box, size), alone, left=left, whole_files=True),
     )
     return Result(
-        "large",
+        name,
         "s",
         walls(a),
         walls(b),
@@ -335,6 +358,7 @@ CASES: dict[str, Callable[[Setting], Result]] = {
     "small-tmpfs": small_tmpfs,
     "small-disk": small_disk,
     "large": large,
+    "large-sent": large_sent,
     "latency": latency,
     "linear": linear,
     "deferred": deferred,

@@ -1,10 +1,11 @@
 """The least work by which Python can send one large file over QMTP.
 
-    sendfile_reference.py FILE PORT
+    sendfile_reference.py [--keep] FILE PORT
 
 connects, sends the file as one package with os.sendfile on a blocking socket, waits for one
 response and removes the file, as the C loop does with its small ones: to free 190 MB of page cache
-takes the kernel some 20 ms, whoever asks for it. Nothing is made durable.
+takes the kernel some 20 ms, whoever asks for it. With --keep the file stays where it is. Nothing is
+made durable.
 """
 
 import os
@@ -13,8 +14,8 @@ import sys
 
 
 def main() -> int:
-    """Send the file and remove it; 0 if it was accepted."""
-    name, port = sys.argv[1:]
+    """Send the file and remove it, unless it is to be kept; 0 if it was accepted."""
+    *keep, name, port = sys.argv[1:]
     with open(name, "rb") as file, socket.create_connection(("127.0.0.1", int(port))) as server:
         size = os.fstat(file.fileno()).st_size
         server.sendall(b"%d:\n" % (size + 1))
@@ -33,7 +34,8 @@ def main() -> int:
             response += data
     if response != b"3:Kok,":
         return 1
-    os.unlink(name)
+    if keep != ["--keep"]:
+        os.unlink(name)
     return 0
 
 
