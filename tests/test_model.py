@@ -605,7 +605,7 @@ def machine(examples: int, *, derandomize: bool) -> None:
 @pytest.mark.timeout(600)
 def test_no_history_loses_a_message() -> None:
     """Whatever order things happen in."""
-    machine(800, derandomize=True)
+    machine(400, derandomize=True)
 
 
 @pytest.mark.long

@@ -76,13 +76,13 @@ def test_it_connects_again_after_an_idle_end(
 
 def no_connection(pid: int) -> bool:
     """Say whether a process has no connected socket, and no child."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += (task / "children").read_text()
-    return not children.split() and not any(
-        link.startswith("socket:")
-        for link in (str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    )
+    process = Path(f"/proc/{pid}")
+    try:
+        children = "".join((task / "children").read_text() for task in (process / "task").iterdir())
+        links = [str(fd.readlink()) for fd in (process / "fd").iterdir()]
+    except FileNotFoundError:  # one of them was closed, or ended, while we looked
+        return False
+    return not children.split() and not any(link.startswith("socket:") for link in links)
 
 
 def test_idle_ends_without_farewell_are_no_trouble(

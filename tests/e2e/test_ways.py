@@ -189,7 +189,7 @@ USELESS = {
 def test_a_useless_command_loses_nothing(tmp_path: Path, what: str) -> None:
     """Nothing bounces, however old it is, and nothing is taken for accepted."""
     maildir = tmp_path / "here"
-    fill(maildir, 5)
+    fill(maildir, 3)
     before = snapshot(maildir)
     words, says = USELESS[what]
     limits = ["--response-timeout=0.3", "--write-timeout=0.3", "--lifetime=0"]
