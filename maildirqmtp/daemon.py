@@ -94,10 +94,10 @@ class Daemon:
 
     # From any thread
 
-    def stop(self) -> None:
-        """Take no more messages, finish what is in flight, return from `run`."""
+    def stop(self, at_once: bool = False) -> None:
+        """Take no more messages, finish what is in flight or give it up, return from `run`."""
         self._stopping.set()
-        self._poke(Engine.stop)
+        self._poke(lambda engine: engine.stop(at_once))
 
     def try_all(self) -> None:
         """Try everything now: what waits, the server, a maildir that is not there."""
@@ -306,7 +306,7 @@ class Daemon:
             state,
             self.report.counters,
             at_s=now_s,
-            answered_s=self._answered_s,
+            answered_s=(self._engine and self._engine.answered_s) or self._answered_s,
             messages=len(waiting),
             oldest_s=min((w.birth_s for w in waiting), default=0.0),
             connect_at_s=now_s + self._try_again_at - now if now < self._try_again_at else 0.0,

@@ -115,18 +115,23 @@ class Engine:
         """What keeps it from taking more messages from this maildir."""
         return self._settler.trouble
 
-    def stop(self) -> None:
-        """Take no more messages, finish what is in flight, return. From any thread."""
-        if self._stop_at is None:
+    def stop(self, at_once: bool = False) -> None:
+        """Take no more messages, finish what is in flight, return. From any thread.
+
+        `at_once`: what is in flight is given up, and reported as in doubt.
+        """
+        if at_once:
+            self._stop_at = self._clock()
+        elif self._stop_at is None:
             self._stop_at = self._clock() + STOP_S
 
     def interrupt(self) -> None:
-        """Stop; for a signal handler that runs in the engine's own thread.
+        """Stop, the second time at once; for a signal handler in the engine's own thread.
 
         While connecting, when nothing is in flight, it ends that at once by an
         exception from the handler.
         """
-        self.stop()
+        self.stop(at_once=self.stopping)
         if self.connecting:
             raise ConnectError("told to stop while connecting")
 

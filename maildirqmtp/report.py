@@ -237,8 +237,11 @@ class Report:
         if self._progress is not None:
             self._progress.update(done, total)
 
-    def summary(self) -> None:
-        """The run is over; one line says what it did."""
+    def summary(self, exit_code: int | None = None) -> None:
+        """The run is over; one line says what it did.
+
+        `exit_code` is that of the process, where it does not follow from the counters.
+        """
         if self._progress is not None:
             self._progress.close()
         c = self.counters
@@ -264,7 +267,7 @@ class Report:
             messages=c.messages,
             bytes=c.bytes,
             seconds=round(seconds, 3),
-            exit_code=c.exit_code,
+            exit_code=c.exit_code if exit_code is None else exit_code,
         )
 
     def _line(self, verbosity: int, text: str, level: int | None = None) -> None:

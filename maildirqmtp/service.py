@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Seconds that routes get to stop, beyond those for what is in flight.
 _STOP_SLACK_S = 5.0
+#: Seconds that they get once they are told to stop at once.
+_HURRY_S = 1.0
 #: Seconds after which the metrics are written again though nothing has changed: an old file
 #: is how one sees that a daemon is dead.
 METRICS_S = 60.0
@@ -95,10 +97,10 @@ class _Runner:
             self.done = True
             self._wake.set()
 
-    def stop(self) -> None:
-        if not self.stopping:
+    def stop(self, at_once: bool = False) -> None:
+        if at_once or not self.stopping:
             self.stopping = True
-            self.daemon.stop()
+            self.daemon.stop(at_once)
 
 
 class Service:
@@ -149,7 +151,7 @@ class Service:
                 self._tell()
         self._reap()  # who ended after the last turn may be stuck, or have crashed
         for runner in self._runners.values():
-            runner.daemon.report.summary()
+            runner.daemon.report.summary(self._code)
         if self._stop_metrics is not None:
             self._stop_metrics()
         self._notifier.close()
@@ -237,7 +239,7 @@ class Service:
                 runner.daemon.report.trouble(runner.crash)
                 self._stop()
             elif self._stop_by is None:
-                runner.daemon.report.summary()
+                runner.daemon.report.summary(self._code)
                 del self._runners[key]
         self._reconcile()
 
@@ -246,9 +248,8 @@ class Service:
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             if self._stop_by is not None:
-                self._stop_by = boot_clock()
                 self._code = 111
-            self._stop()
+            self._stop(at_once=self._stop_by is not None)
         elif number == signal.SIGHUP:
             self._read_again()
         elif number == signal.SIGALRM:
@@ -258,13 +259,16 @@ class Service:
             for runner in self._runners.values():
                 runner.daemon.report.note(runner.daemon.snapshot.line())
 
-    def _stop(self) -> None:
+    def _stop(self, at_once: bool = False) -> None:
         if self._stop_by is None:
             self._notifier.send("STOPPING=1")
             self._report.note("stopping; what is in flight is finished first")
             self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
+        elif at_once:
+            # Time to say what is in doubt; who is busy otherwise is not waited for.
+            self._stop_by = min(self._stop_by, boot_clock() + _HURRY_S)
         for runner in self._runners.values():
-            runner.stop()
+            runner.stop(at_once)
 
     def _read_again(self) -> None:
         if self._stop_by is not None:

@@ -611,6 +611,15 @@ def test_a_deferred_message_is_tried_on_its_schedule(run: Run) -> None:
     assert snapshot.answered_s == pytest.approx(NOW + 3_600.0)
 
 
+def test_the_last_answer_is_told_while_the_connection_is_still_there(run: Run) -> None:
+    """A busy daemon never lets go of it: who looks for silence would be alarmed for ever."""
+    run.add(1)
+    run.at(5, lambda: run.add(1))
+    run.go(40, idle_s=100.0)
+    told = [s.answered_s for _, s in run.published if s.state == "connected"]
+    assert told[-1] == pytest.approx(NOW + RESCAN_S)
+
+
 # Another route on the same maildir
 
 

@@ -749,6 +749,25 @@ def test_stop_ends_at_its_second(run: Run) -> None:
     assert "told to stop" in run.log.getvalue()
 
 
+def test_a_second_stop_gives_up_at_once(run: Run) -> None:
+    """Whoever presses ^C twice is not made to wait; and is told what is in doubt."""
+    run.add(1)
+
+    def stop() -> None:
+        run.engine.interrupt()
+        os.write(run.engine.wake.write_fd, b"\x02")
+
+    def silent(server: FakeServer, package: Package) -> None:
+        run.clock.at(run.clock() + 5, stop)
+        run.clock.at(run.clock() + 6, stop)
+
+    run.scripts = [silent]
+    run.go()
+    assert run.clock() == 1_000 + 6
+    assert run.report.counters.in_doubt == 1
+    assert len(run.new) == 1
+
+
 def test_stop_before_anything_sends_nothing(run: Run) -> None:
     """The signal came while the maildir was read."""
     run.add(2)

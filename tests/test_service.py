@@ -51,6 +51,8 @@ class FakeDaemon:
         self.alls = 0
         self.running = False
         self.slow = False
+        self.deaf = False
+        self.hurried = False
         self._on_publish = on_publish
         self._end = threading.Event()
         self._error: BaseException | None = None
@@ -64,10 +66,11 @@ class FakeDaemon:
         if self._error is not None:
             raise self._error
 
-    def stop(self) -> None:
+    def stop(self, at_once: bool = False) -> None:
         """See `daemon.Daemon`."""
         self.stops += 1
-        if not self.slow:
+        self.hurried = at_once
+        if not self.slow or (at_once and not self.deaf):
             self._end.set()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -436,14 +439,31 @@ def test_usr1_is_a_line_for_each_route(run: Run, capsys: pytest.CaptureFixture[s
     assert err.count("0 waiting; connected; 0 accepted") == 1
 
 
-def test_a_second_term_ends_at_once(run: Run) -> None:
-    """With 111, and without waiting for a server that does not answer."""
-    run.start(config(route("a")))
+def test_a_second_term_ends_at_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """With 111, without waiting for a server that does not answer; what is in doubt is told."""
+    run.start(config(route("a"), json=True))
     run.daemon("a").slow = True
     run.signal(signal.SIGTERM)
     wait_until(lambda: run.daemon("a").stops == 1, "the first")
     assert run.code is None
+    assert not run.daemon("a").hurried
     run.signal(signal.SIGINT)
+    assert run.ended() == 111
+    assert run.daemon("a").hurried
+    assert not run.daemon("a").running
+    assert '"exit_code": 111' in capsys.readouterr().out
+
+
+def test_a_second_term_does_not_wait_for_who_cannot_stop(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounce may be on its way to a mailer that hangs."""
+    monkeypatch.setattr(service_module, "_HURRY_S", 0.05)
+    run.start(config(route("a")))
+    run.daemon("a").slow = run.daemon("a").deaf = True
+    run.signal(signal.SIGTERM)
+    wait_until(lambda: run.daemon("a").stops == 1, "the first")
+    run.signal(signal.SIGTERM)
     assert run.ended() == 111
     assert run.daemon("a").running
     run.daemon("a").end()
