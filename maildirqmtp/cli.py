@@ -125,19 +125,15 @@ def _stay(options: Options) -> int:
 
 def _status(options: Options) -> int:
     """Tell what waits in a maildir, or in those of a file."""
-    from maildirqmtp.status import show
+    from maildirqmtp.status import show, show_maildir
 
     if options.config is None:
-        from maildirqmtp.route import Route, Server
+        path = os.fsencode(options.arguments[0])
+        return show_maildir(path, options.cur, options.json)
+    from maildirqmtp.config import read
 
-        routes: tuple[Route, ...] = (Route(os.fsencode(options.arguments[0]), Server("nowhere")),)
-        as_json = options.json
-    else:
-        from maildirqmtp.config import read
-
-        found = read(options.config, options)
-        routes, as_json = found.routes, found.json
-    return show(routes, as_json)
+    found = read(options.config, options)
+    return show(found.routes, found.json)
 
 
 def _dry_run(chosen: Route, as_json: bool) -> int:

@@ -21,7 +21,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, Side
 from maildirqmtp.files import local_error
 from maildirqmtp.filing import read_sidecar
 from maildirqmtp.maildir import Maildir
-from maildirqmtp.route import Route
+from maildirqmtp.route import Route, Server
 from maildirqmtp.text import LAST_S, printable
 
 TYPE_CHECKING = False
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from maildirqmtp.snapshot import Snapshot
 
 _VERSION = 1
+_NAME = ".maildirqmtp-status"
+#: Status files that are looked at; a maildir has few routes.
+_MAX_FILES = 1_000
 #: Bytes of a status file that are read.
 _MAX_BYTES = 16 << 20
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,7 +43,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _path(maildir: bytes, prefix: bytes) -> bytes:
     which = b"-" + prefix.hex()[:200].encode() if prefix else b""
-    return os.path.join(maildir, b".maildirqmtp-status%b.json" % which)
+    return os.path.join(maildir, b"%b%b.json" % (_NAME.encode(), which))
 
 
 def write(snapshot: Snapshot) -> None:
@@ -72,8 +75,12 @@ def _discard(path: bytes) -> None:
 
 def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
     """Return the status of the daemon that has the maildir now; None where there is none."""
+    return _read(maildir, _path(maildir.path, prefix))
+
+
+def _read(maildir: Maildir, path: bytes) -> dict[str, Any] | None:
     try:
-        fd = os.open(_path(maildir.path, prefix), _READ)
+        fd = os.open(path, _READ)
         with open(fd, "rb") as file:
             found = json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -82,6 +89,42 @@ def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
         return None
     holder = guard.lock_holder(maildir.root.fd)
     return found if holder is not None and holder == found.get("pid") else None
+
+
+def served(maildir: Maildir) -> list[bytes]:
+    """Return the prefixes of the routes of the daemon that has the maildir now, in order."""
+    prefixes = set()
+    names = [name for name in os.listdir(maildir.root.fd) if name.startswith(_NAME)]
+    for name in names[:_MAX_FILES]:
+        path = os.path.join(maildir.path, os.fsencode(name))
+        found = _read(maildir, path) or {}
+        prefix = found.get("prefix")
+        if not isinstance(prefix, str) or found.get("state") == "stopped":
+            continue
+        try:
+            encoded = prefix.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # nothing that we have written
+            continue
+        if _path(maildir.path, encoded) == path:
+            prefixes.add(encoded)
+    return sorted(prefixes)
+
+
+def show_maildir(path: bytes, include_cur: bool, as_json: bool) -> int:
+    """Print what waits in a maildir; return 111 where anything does.
+
+    For each route that a daemon has it with; where there is none, for all that is in it.
+    """
+    try:
+        with Maildir(path) as maildir:
+            prefixes = served(maildir)
+    except LocalError:
+        prefixes = []  # it is told when it is looked at
+    server = Server("nowhere")
+    return show(
+        [Route(path, server, prefix=p, include_cur=include_cur) for p in prefixes or [b""]],
+        as_json,
+    )
 
 
 def show(routes: Iterable[Route], as_json: bool) -> int:

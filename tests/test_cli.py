@@ -393,6 +393,7 @@ class Stayed:
         self.config: Config | None = None
         self.reload: Callable[[], Config] | None = None
         self.shown: tuple[tuple[Route, ...], bool] | None = None
+        self.shown_maildir: tuple[bytes, bool, bool] | None = None
 
     def run(self, config: Config, reload: Callable[[], Config] | None) -> int:
         """Stand in for the daemon."""
@@ -404,14 +405,20 @@ class Stayed:
         self.shown = routes, as_json
         return 8
 
+    def show_maildir(self, path: bytes, include_cur: bool, as_json: bool) -> int:
+        """See `status.show_maildir`."""
+        self.shown_maildir = path, include_cur, as_json
+        return 9
+
 
 @pytest.fixture
 def stayed(monkeypatch: pytest.MonkeyPatch) -> Stayed:
     """Nothing is watched; it is only noted what would have been."""
     made = Stayed()
-    for name, function in (("service", made.run), ("status", made.show)):
+    for name, functions in (("service", [made.run]), ("status", [made.show, made.show_maildir])):
         module = types.ModuleType(f"maildirqmtp.{name}")
-        setattr(module, function.__name__, function)
+        for function in functions:
+            setattr(module, function.__name__, function)
         monkeypatch.setitem(sys.modules, f"maildirqmtp.{name}", module)
     return made
 
@@ -482,9 +489,10 @@ def test_check_config_is_utf8_in_any_locale(
 
 def test_status(stayed: Stayed, tmp_path: Path) -> None:
     """Of one maildir, or of all in a file; each with its prefix and all its settings."""
-    assert cli.main(["--status", "M"]) == 8
-    alone: tuple[Route, ...] = (Route(b"M", Server("nowhere")),)
-    assert stayed.shown == (alone, False)
+    assert cli.main(["--status", "M"]) == 9
+    assert stayed.shown_maildir == (b"M", False, False)
+    assert cli.main(["--status", "M", "--cur", "--json"]) == 9
+    assert stayed.shown_maildir == (b"M", True, True)
     file = tmp_path / "m.toml"
     routes = ['[[route]]\nmaildir = "A"\nserver = "h"\n', 'prefix = "p-"\n']
     file.write_text("".join(["json = true\n", *routes, routes[0].replace("A", "B")]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,22 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp import filing
+from maildirqmtp.enqueue import Input
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.sidecar import Sidecar
 from tests.fakes import FileSystem
-from tests.helpers import answer_all, command, make_maildir, names, run, serving, sidecar, snapshot
+from tests.helpers import (
+    answer_all,
+    command,
+    make_maildir,
+    names,
+    run,
+    serving,
+    sidecar,
+    snapshot,
+    wait_until,
+)
 
 TEXT = b"Subject: hello\n\nbody\n"
 WHO = ("--sender", "s@x", "--recipient", "a@y", "--recipient", "b@y")
@@ -162,6 +174,59 @@ def test_what_is_taken_is_taken_though_its_name_cannot_be_told(path: Path, redir
     result = enqueue(path, redirect=redirect)
     assert result.returncode == 0
     assert len(names(path / "new")) == len(names(path / "envelope")) == 1
+
+
+# Told to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_told_to_stop_before_the_end_of_the_message_it_leaves_nothing(
+    path: Path, number: signal.Signals
+) -> None:
+    """Half a message would lie in tmp/ for 36 hours."""
+    argv = [*command(), "--enqueue", os.fspath(path), *WHO]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(TEXT)
+        process.stdin.flush()
+        wait_until(lambda: names(path / "tmp") != [], "the message being written")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 111
+    assert b"told to stop before the end of the message" in said
+    assert b"Traceback" not in said
+    assert snapshot(path) == {}
+
+
+def test_a_hangup_that_is_ignored_stays_so(path: Path) -> None:
+    """Under nohup(1) the rest is waited for."""
+    argv = ["nohup", *command(), "--enqueue", os.fspath(path), *WHO]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write(TEXT)
+        process.stdin.flush()
+        wait_until(lambda: names(path / "tmp") != [], "the message being written")
+        process.send_signal(signal.SIGHUP)
+        name, _ = process.communicate(b"the end\n", timeout=30)
+    assert process.returncode == 0
+    assert (path / "new" / name.decode().strip()).read_bytes() == TEXT + b"the end\n"
+
+
+def test_told_to_stop_while_it_writes_it_reads_no_more(tmp_path: Path) -> None:
+    """And what was read whole is taken."""
+    (tmp_path / "message").write_bytes(bytes(100_000))
+    for told_after, ends in ((1, True), (2, False)):
+        with (tmp_path / "message").open("rb") as file:
+            given = Input(file.fileno())
+            pieces = given.pieces()
+            taken = b"".join(next(pieces) for _ in range(told_after))
+            if not ends:
+                assert list(pieces) == []
+            given.stop(signal.SIGTERM, None)
+            if ends:
+                with pytest.raises(LocalError, match="told to stop"):
+                    next(pieces)
+            assert len(taken) == (65_536 if ends else 100_000)
 
 
 # In the safe order

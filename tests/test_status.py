@@ -241,6 +241,46 @@ def test_each_prefix_has_its_file(locked: Path, capsys: pytest.CaptureFixture[st
     assert len(list(locked.glob(".maildirqmtp-status*"))) == 3
 
 
+def shown(capsys: pytest.CaptureFixture[str], path: Path, code: int) -> list[tuple[str, str, int]]:
+    """Return prefix, state and number of messages of each route that `--status DIR` shows."""
+    assert status.show_maildir(os.fsencode(path), False, True) == code
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    states = [one["daemon"]["state"] if one["daemon"] else "none" for one in found]
+    return [(f["prefix"], s, len(f["waiting"])) for f, s in zip(found, states, strict=True)]
+
+
+def test_a_maildir_is_shown_as_its_daemon_has_it(
+    locked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks knows the maildir, not with which prefix serialmail's form was written."""
+    add_message(locked, "1.x", recipient=b"a-r@y")
+    assert shown(capsys, locked, 111) == [("", "none", 1)]
+    write(locked, "connected", b"a-")
+    assert shown(capsys, locked, 111) == [("a-", "connected", 1)]
+    write(locked, "idle", b"\xff/" * 300)
+    write(locked, "stopped", b"b-")
+    assert shown(capsys, locked, 111) == [("a-", "connected", 1), ("?/" * 300, "idle", 0)]
+    write(locked, "idle")
+    assert shown(capsys, locked, 111)[0] == ("", "idle", 1)
+
+
+@pytest.mark.parametrize("prefix", ["b-", 7, None, "\ud800"])
+def test_a_status_file_of_another_name_is_of_no_route(
+    locked: Path, capsys: pytest.CaptureFixture[str], prefix: object
+) -> None:
+    """Whatever it says, and whoever has copied it there."""
+    write(locked, "connected", b"a-")
+    (path,) = locked.glob(".maildirqmtp-status-*")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prefix": prefix}))
+    assert shown(capsys, locked, 0) == [("", "none", 0)]
+
+
+def test_a_maildir_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said once."""
+    assert status.show_maildir(os.fsencode(tmp_path / "none"), False, False) == 111
+    assert capsys.readouterr().err.count("No such file") == 1
+
+
 def test_the_file_is_for_its_owner_and_replaced_as_a_whole(
     locked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

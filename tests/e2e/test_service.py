@@ -217,6 +217,18 @@ def test_status_while_it_runs(maildir: Path) -> None:
         assert "no daemon" in run("--status", maildir).stdout
 
 
+def test_status_of_a_daemon_with_a_prefix(maildir: Path) -> None:
+    """In serialmail's form the maildir is known to everybody, the prefix to whom wrote the unit."""
+    with (
+        serving(answer_all(lambda package, recipient: b"Zmailbox full")) as server,
+        watching("--watch", maildir, "p-", server.address) as daemon,
+    ):
+        deliver(maildir, now_name(1), b"text\n", recipient=b"p-c@d")
+        daemon.wait_for("mailbox full")
+        shown = run("--status", maildir).stdout
+        assert f"{maildir} p-: 1 waiting; process {daemon.process.pid}, connected" in shown
+
+
 def test_status_of_a_configuration(tmp_path: Path) -> None:
     """All its routes, with what each of them takes from the file."""
     a, b = make_maildir(tmp_path / "a"), make_maildir(tmp_path / "b")
