@@ -1,6 +1,7 @@
 """A directory held open, a message that has been opened, and what a file is known by."""
 
 import os
+import stat
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
@@ -86,6 +87,20 @@ class Message:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def open_directory(name: bytes, parent_fd: int | None, nofollow: bool) -> int:
+    """Open a directory. Raises `OSError`, which tells where it is a link that is not followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if nofollow else 0)
+    try:
+        return os.open(name, flags, dir_fd=parent_fd)
+    except NotADirectoryError as error:
+        # To whoever lists it, a link to a directory looks like one.
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        if nofollow and stat.S_ISLNK(status.st_mode):
+            said = "it is a symbolic link, which is not followed"
+            raise NotADirectoryError(error.errno, said) from error
+        raise
 
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:

@@ -23,7 +23,14 @@ import time
 from itertools import count
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.files import Folder, Identity, Message, identity_of, local_error
+from maildirqmtp.files import (
+    Folder,
+    Identity,
+    Message,
+    identity_of,
+    local_error,
+    open_directory,
+)
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.text import printable
 
@@ -68,9 +75,8 @@ def create(path: bytes, nofollow: bool = False) -> None:
     `nofollow` refuses a path that ends in a link.
     """
     is_new = _make(path)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if nofollow else 0)
     try:
-        fd = os.open(path, flags)
+        fd = open_directory(path, None, nofollow)
     except OSError as error:
         raise local_error("open the directory", path, error) from error
     try:

@@ -21,7 +21,7 @@ from enum import Enum, auto
 
 from maildirqmtp import guard
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.files import Folder, Message, identity_of, local_error
+from maildirqmtp.files import Folder, Message, identity_of, local_error, open_directory
 from maildirqmtp.text import printable
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
@@ -31,7 +31,6 @@ TOP_BYTES = 64 << 10
 
 # O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DOT = ord(".")
 _SECONDS_DIGITS = 11
 # What open() says of things that are no message: links, sockets, devices without a driver.
@@ -89,9 +88,8 @@ class Maildir:
 
     def _enter(self, name: bytes, parent: Folder | None, nofollow: bool = False) -> Folder:
         path = name if parent is None else parent.join(name)
-        flags = _DIRECTORY | os.O_NOFOLLOW if nofollow else _DIRECTORY
         try:
-            fd = os.open(name, flags, dir_fd=None if parent is None else parent.fd)
+            fd = open_directory(name, None if parent is None else parent.fd, nofollow)
         except OSError as error:
             raise LocalError(
                 f"cannot open the maildir directory {printable(path)}: {error.strerror}"

@@ -171,7 +171,7 @@ def test_server_that_resets_each_connection(maildir: Path) -> None:
         ("cur", "", "No such file or directory; is it a maildir?"),
         ("tmp", "", "No such file or directory; is it a maildir?"),
         ("", "file", "Not a directory; check the path"),
-        ("new", "link", "Not a directory; is it a maildir?"),
+        ("new", "link", "it is a symbolic link, which is not followed; is it a maildir?"),
         ("envelope", "file", "Not a directory; is it a maildir?"),
     ],
 )
