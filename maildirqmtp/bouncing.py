@@ -11,6 +11,7 @@ import os
 
 from maildirqmtp import dsn, filing, mailer
 from maildirqmtp.errors import FileChangedError
+from maildirqmtp.text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,25 +41,28 @@ class Bouncer:
         self._since_s = wall_clock()
         self._mailer = _mailer(maildir, route)
 
-    def takes(self, delivery: Delivery) -> bool:
-        """Say whether a failure of this message becomes a bounce."""
-        if delivery.sender in dsn.NO_BOUNCE or not self._mailer.can_reach(delivery.sender):
-            return False
+    def refusal(self, delivery: Delivery) -> str:
+        """Say why a failure of this message does not become a bounce; empty where it does."""
+        sender = printable(delivery.sender)
+        if delivery.sender in dsn.NO_BOUNCE:
+            return f"it came from <{sender}>"
+        if not self._mailer.can_reach(delivery.sender):
+            return f"<{sender}> is no plain address"
         now_s = self._wall_clock()
         if not 0 <= now_s - self._since_s < HOUR_S:  # or the clock was set
             self._sent, self._since_s = 0, now_s
         if self._sent < self._route.max_bounces:
-            return True
+            return ""
         if self._sent == self._route.max_bounces:
             self._sent += 1
             self._report.note(
                 f"{self._route.max_bounces} bounces are enough for one run or hour "
                 f"(--max-bounces); the other failures go to the failed maildir"
             )
-        return False
+        return "there have been enough"
 
     def bounce(self, delivery: Delivery, failures: dict[int, str]) -> bytes | None:
-        """Tell the sender of these failures; only where `takes` says so.
+        """Tell the sender of these failures; only where `refusal` has nothing against it.
 
         Returns the name of the bounce where it is a message of our own maildir
         now. Raises `LocalError` where the bounce could not be handed on, and

@@ -69,6 +69,7 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._bouncer: Bouncer | None = None
+        self._no_bounces = ""
         self._queued: list[tuple[Folder, bytes]] = []
         self._targets: dict[bytes, Maildir] = {}
         self._removals = 0
@@ -194,14 +195,15 @@ class Settler:
                 reason = reason or (answer.text or "deferred" if answer else "not answered")
                 if answer is not None:
                     self._report.deferred(delivery, index, answer.text)
-        if failures and self._may_bounce(delivery):
+        refusal = self._refusal(delivery) if failures else ""
+        if failures and refusal == "":
             no_bounce_yet = self._bounce(delivery, failures)
             if no_bounce_yet:
                 reason = reason or failures[no_bounce_yet[0]][1:]
             owed = sorted([*owed, *no_bounce_yet])
         elif failures:
             try:
-                self._fail(delivery, failures)
+                self._fail(delivery, failures, f" (no bounce: {refusal})" if refusal else "")
             except LocalError:
                 # Those who have it must not get it again with every run that fails like this.
                 owed = sorted([*owed, *failures])
@@ -224,14 +226,15 @@ class Settler:
             return f"{answer} (too old: {age_s / 86_400:.1f} days)"
         return None
 
-    def _may_bounce(self, delivery: Delivery) -> bool:
+    def _refusal(self, delivery: Delivery) -> str | None:
+        """Say why no bounce is sent; empty where one is, None where none is wanted."""
         if not self._route.bounce:
-            return False
+            return None
         if self._bouncer is None:
             from maildirqmtp.bouncing import Bouncer
 
             self._bouncer = Bouncer(self._maildir, self._route, self._report, self._wall_clock)
-        return self._bouncer.takes(delivery)
+        return self._bouncer.refusal(delivery)
 
     def _bounce(self, delivery: Delivery, failures: dict[int, str]) -> list[int]:
         """Tell the sender; return the recipients that are still owed the message."""
@@ -239,9 +242,13 @@ class Settler:
         try:
             queued = self._bouncer.bounce(delivery, failures)
         except LocalError as error:
+            if str(error) != self._no_bounces:
+                self._no_bounces = str(error)
+                self._report.trouble(f"no bounce can be sent: {error}; it is tried again")
             for index, text in failures.items():
                 self._report.deferred(delivery, index, f"{text[1:]} (no bounce yet: {error})")
             return list(failures)
+        self._no_bounces = ""
         if queued is not None:
             self._queued.append((self._maildir.new, queued))
         for index, text in failures.items():
@@ -253,7 +260,7 @@ class Settler:
         queued, self._queued = self._queued, []
         return queued
 
-    def _fail(self, delivery: Delivery, failures: dict[int, str]) -> None:
+    def _fail(self, delivery: Delivery, failures: dict[int, str], remark: str) -> None:
         """Put the message into the failed maildir, for these recipients."""
         from maildirqmtp.sidecar import Failure, Sidecar
 
@@ -276,7 +283,7 @@ class Settler:
         filing.adopt(target, message, name)
         target.new.sync()
         for index, text in failures.items():
-            self._report.failed(delivery, index, text[1:], target.new.join(name))
+            self._report.failed(delivery, index, text[1:] + remark, target.new.join(name))
 
     def _write_owed(self, delivery: Delivery, owed: list[int]) -> None:
         """Write the sidecar that leaves out the recipients who are done."""

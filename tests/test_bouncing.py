@@ -206,6 +206,17 @@ def test_a_mailer_that_fails_keeps_the_message_for_the_failed_alone(case: Case) 
     assert names(case.path / "new") == []
 
 
+def test_a_mailer_that_fails_is_an_error_told_once(case: Case) -> None:
+    """Also with -q; and again when it has been well in between."""
+    case.report.set_output(-1, None)
+    said = []
+    for error in ("ill", "ill", "worse", "ill", None, "ill"):
+        case.mailer.error = LocalError(error) if error else None
+        case.settle(case.add("1.a"), "Dno")
+        said.append(case.log.getvalue().count("no bounce can be sent: "))
+    assert said == [1, 1, 2, 3, 3, 4]
+
+
 def test_a_mailer_that_fails_leaves_a_lone_message_as_it_is(case: Case) -> None:
     """No sidecar for nothing."""
     case.mailer.error = LocalError("ill")
@@ -273,6 +284,7 @@ def test_a_bounce_is_not_bounced(case: Case, sender: bytes) -> None:
     assert names(case.failed / "new") == ["1.a"]
     assert case.counts == (0, 0, 1, 0)
     assert case.report.counters.exit_code == 111
+    assert f"failed: no (no bounce: it came from <{sender.decode()}>) (moved" in case.log.getvalue()
 
 
 def test_a_sender_who_cannot_be_reached_is_not_bounced_to(case: Case) -> None:
@@ -280,6 +292,8 @@ def test_a_sender_who_cannot_be_reached_is_not_bounced_to(case: Case) -> None:
     case.mailer.reaches = False
     case.settle(case.add("1.a"), "Dno")
     assert names(case.failed / "new") == ["1.a"]
+    assert "failed: no (no bounce: <s@x> is no plain address) (moved" in case.log.getvalue()
+    assert sidecar(case.failed, "1.a")["failures"][0]["response"] == "Dno"
 
 
 def test_without_bounce_nobody_is_told(case: Case) -> None:
@@ -288,6 +302,7 @@ def test_without_bounce_nobody_is_told(case: Case) -> None:
     case.settle(case.add("1.a"), "Dno")
     assert case.mailer.sent == []
     assert names(case.failed / "new") == ["1.a"]
+    assert "failed: no (moved" in case.log.getvalue()
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
