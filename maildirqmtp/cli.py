@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # Nobody to tell that they stopped reading us; a full disk is another matter.
         if not isinstance(error, BrokenPipeError):
-            print(f"maildirqmtp: {error.strerror}", file=sys.stderr)
+            which = error.filename or "standard output"
+            print(f"maildirqmtp: {which}: {error.strerror}", file=sys.stderr)
         return EXIT_TEMPORARY
     except KeyboardInterrupt:
         return EXIT_TEMPORARY

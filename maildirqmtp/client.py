@@ -49,13 +49,19 @@ class BaseClient:
         window: int | tuple[int, int] = (WINDOW_MESSAGES, WINDOW_BYTES),
     ) -> None:
         times = (connect_timeout, write_timeout, response_timeout, grace_time, session_limit)
-        if not all(seconds > 0 for seconds in times):
+        if not all(isinstance(seconds, (int, float)) and seconds > 0 for seconds in times):
             raise ConfigError("a time-out or limit of a client is a number of seconds above 0")
         if tls is not None and not isinstance(tls, Tls):
             raise ConfigError("tls is a Tls, as in tls=Tls(ca=PATH), or None: qmtps:// is enough")
-        messages, window_bytes = (window, WINDOW_BYTES) if isinstance(window, int) else window
-        if messages < 1 or window_bytes < 1:
-            raise ConfigError("a window is at least one message and one byte")
+        pair = (window, WINDOW_BYTES) if isinstance(window, int) else window
+        if (
+            not isinstance(pair, tuple)
+            or [isinstance(n, int) and n > 0 for n in pair] != [True] * 2
+        ):
+            raise ConfigError(
+                "a window is a number of packages, or a pair of that and a number of bytes, "
+                "each at least 1"
+            )
         self._tls = tls
         self._server = server
         self._port = port
@@ -64,7 +70,7 @@ class BaseClient:
         self._defer_connect = defer_connect
         self._connect_timeout_s = float(connect_timeout)
         limits = Limits(*[min(seconds, MAX_SECONDS) for seconds in times[1:]])
-        self._courier = Courier(Window(messages, window_bytes), limits)
+        self._courier = Courier(Window(*pair), limits)
         self._begin()
 
     def _begin(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = (settings.SERVER, *settings.ROUTE)
 _ROUTE = (settings.MAILDIR, settings.PREFIX, *_DEFAULTS)
+_TABLES = {"at the top": settings.PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _ROUTE}
 
 
 class Config(Value):
@@ -130,6 +131,9 @@ def _values(
 def _unknown(key: str, where: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
+    for elsewhere, table in _TABLES.items():
+        if any(setting.key == key for setting in table):
+            return f"unknown key {key!r} {where}; it has its place {elsewhere}"
     near = get_close_matches(key, known, 1)
     return f"unknown key {key!r} {where}" + (f"; did you mean {near[0]}?" if near else "")
 

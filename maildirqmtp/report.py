@@ -276,16 +276,20 @@ class Report:
             priority = ""
             if self._priorities:
                 priority = f"<{level or (INFO if verbosity > 0 else WARNING)}>"
-            self._log = self._write(self._log, f"{priority}{self._prefix}{shown}")
+            if self._write(self._log, f"{priority}{self._prefix}{shown}") is not None:
+                self._log = None
 
     def _json(self, event: str, **fields: object) -> None:
         if self._data is not None:
             import json
 
-            self._data = self._write(self._data, json.dumps({"event": event, **fields}))
+            error = self._write(self._data, json.dumps({"event": event, **fields}))
+            if error is not None:
+                self._data = None
+                self._line(-1, f"cannot write to standard output: {error.strerror}", ERROR)
 
-    def _write(self, stream: TextIO | None, line: str) -> TextIO | None:
-        """Write a line; None where nobody can take one any more.
+    def _write(self, stream: TextIO | None, line: str) -> OSError | None:
+        """Write a line; return why that cannot be done, and then no more is to be written there.
 
         A log that fails must not stop what it tells of: a message that the
         server has taken is still to be removed. The exit code tells of it.
@@ -295,7 +299,7 @@ class Report:
                 # In one piece: several routes may share the stream.
                 stream.write(f"{line}\n")
                 stream.flush()
-            except OSError:
+            except OSError as error:
                 self.counters.trouble += 1
-                return None
-        return stream
+                return error
+        return None

@@ -281,7 +281,7 @@ def test_a_full_disk_under_the_output_is_told(flushed: Flushed, capsys: Out) -> 
     """As for `--dry-run > list`."""
     flushed.result = OSError(errno.ENOSPC, "No space left on device")
     assert cli.main(["M", "h"]) == 111
-    assert capsys.readouterr().err == "maildirqmtp: No space left on device\n"
+    assert capsys.readouterr().err == "maildirqmtp: standard output: No space left on device\n"
 
 
 def test_an_interrupt_is_111(monkeypatch: pytest.MonkeyPatch) -> None:

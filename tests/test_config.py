@@ -224,11 +224,17 @@ DATE = "rescan = 2026-01-31\n"
         ("route = []\n", "no route"),
         ("x = 1\n" + ROUTE, "line 1: unknown key 'x' at the top"),
         ("\n# x\n\n'js on' = 1\n" + ROUTE, "line 4: unknown key 'js on' at the top; did you"),
-        ("rescan = 5\n" + ROUTE, "line 1: unknown key 'rescan' at the top"),
+        ("rescan = 5\n" + ROUTE, "line 1: unknown key 'rescan' at the top; it has its place in [d"),
         ("[default]\n" + ROUTE, "line 1: unknown key 'default' at the top; did you mean defaults?"),
         ("[[routes]]\n" + ROUTE, "line 1: unknown key 'routes' at the top; did you mean route?"),
-        ("[defaults]\nmaildir = 'M'\n" + ROUTE, "line 2: unknown key 'maildir' in [defaults]"),
-        ("[defaults]\njson = true\n" + ROUTE, "line 2: unknown key 'json' in [defaults]"),
+        (
+            "[defaults]\nmaildir = 'M'\n" + ROUTE,
+            "line 2: unknown key 'maildir' in [defaults]; it has its place in [[route]]",
+        ),
+        (
+            "[defaults]\njson = true\n" + ROUTE,
+            "line 2: unknown key 'json' in [defaults]; it has its place at the top",
+        ),
         (ROUTE + "x.y = 1\n", "line 4: unknown key 'x' in [[route]]"),
         (
             ROUTE + ROUTE + "connect_timeout = 1\n",

@@ -455,7 +455,7 @@ def test_output_that_cannot_be_written_stops_no_mail(maildir: Path, where: str) 
 
 @pytest.mark.parametrize(
     ("where", "code", "said"),
-    [("full", 111, "maildirqmtp: No space left on device\n"), ("closed", 0, "")],
+    [("full", 111, "maildirqmtp: standard output: No space left on device\n"), ("closed", 0, "")],
 )
 def test_listing_that_cannot_be_written(
     maildir: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: int, said: str
