@@ -25,8 +25,9 @@ from enum import Enum, auto
 
 from maildirqmtp.errors import FileChangedError, QMTPError, TransportError
 from maildirqmtp.job import Job
+from maildirqmtp.manners import Manners
 from maildirqmtp.package import Package
-from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.pipeline import Limits, Pipeline
 from maildirqmtp.results import SendResult
 from maildirqmtp.text import printable
 from maildirqmtp.transport import Transport
@@ -98,6 +99,7 @@ class Courier:
     def connected(self, transport: Transport) -> None:
         """Use this connection."""
         _log.debug("%s: connected", transport.name)
+        self._manners = self._manners.heir()
         self._pipeline = Pipeline(
             transport, self._window, self._manners, self._limits, Job.unchanged, self._clock
         )

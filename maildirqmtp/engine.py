@@ -19,9 +19,9 @@ from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.files import local_error
 from maildirqmtp.intake import Intake
-from maildirqmtp.link import Link
+from maildirqmtp.link import Link, Links
 from maildirqmtp.maildir import Candidates, Maildir
-from maildirqmtp.pipeline import Limits, Manners
+from maildirqmtp.pipeline import Limits
 from maildirqmtp.queues import BatchQueue, Queue
 from maildirqmtp.report import Report
 from maildirqmtp.route import Address, Route
@@ -41,11 +41,6 @@ MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
 #: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
 MAX_WAIT_S = 86_400.0
-
-
-def _load(link: Link) -> tuple[bool, int]:
-    """Have those first that have room, and of them the one with the least under way."""
-    return not link.pipeline.has_room(), link.pipeline.packages_in_flight
 
 
 class Engine:
@@ -85,14 +80,14 @@ class Engine:
         self._settler = Settler(maildir, route, report, clock, wall_clock)
         queue = BatchQueue(deque()) if queue is None else queue
         self.intake = Intake(maildir, route, report, self._settler, queue)
-        self._windows = shares(route.window_messages, route.window_bytes, route.connections)
-        self._links: list[Link] = []
+        self._links = Links(
+            shares(route.window_messages, route.window_bytes, route.connections),
+            Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
+            self._unchanged,
+            clock,
+        )
         self._more_at = 0.0
         self._aftermath = Aftermath(self._settler, report)
-        self._manners = Manners()
-        self._limits = Limits(
-            route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
-        )
         self._begun: Link | None = None
         self._total = 0
         self._stop_at: float | None = None
@@ -170,22 +165,17 @@ class Engine:
         except TransportError as error:
             self.excuse = f"{error}; nothing has happened to the messages that are left"
             return False
-        if self.intake.queue.open:
-            # A daemon outlives the server's software: what was seen of it holds for a connection.
-            # That it answers once per package is kept: to find that out again costs duplicates.
-            once = self._manners.answers_each is False
-            self._manners = Manners(answers_each=False if once else None)
         may_help = False
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self.wake.fd, selectors.EVENT_READ)
                 self._open(transport, selector)
-                while self._links:
+                while self._links.open:
                     may_help = self._turn(selector) or may_help
         except OSError as error:
             # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
             transport.close()
-            for link in [*self._links]:
+            for link in [*self._links.open]:
                 self._end(link)
             self.excuse = f"cannot wait for {transport.name}: {error.strerror}"
             return False
@@ -220,7 +210,7 @@ class Engine:
 
     def _connect(self, timeout_s: float) -> Transport:
         # Interrupted, it must have nothing in flight.
-        self.connecting = not self._links
+        self.connecting = not self._links.open
         # Each of a name's addresses may take that long, and so may finding them.
         self.back_by = self._clock() + 10 * timeout_s + SLACK_S
         try:
@@ -236,26 +226,12 @@ class Engine:
 
     def _open(self, transport: Transport, selector: selectors.BaseSelector) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
-        try:
-            link = Link(
-                transport,
-                self._windows[-1],
-                self._manners,
-                self._limits,
-                self._unchanged,
-                self._clock,
-                selector,
-            )
-        except OSError:
-            transport.close()
-            raise
-        self._windows.pop()
-        self._links.append(link)
+        self._links.add(transport, selector)
         self._report.connected(transport.name)
 
     def _open_more(self, selector: selectors.BaseSelector) -> None:
         """Use as many connections as are allowed, while more mail waits than is under way."""
-        while self._windows and len(self.intake.queue) and self._clock() >= self._more_at:
+        while self._links.windows and len(self.intake.queue) and self._clock() >= self._more_at:
             try:
                 self._open(
                     self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)), selector
@@ -263,17 +239,17 @@ class Engine:
             except TransportError as error:
                 # What there is goes on; the server may not want more of us.
                 self._more_at = self._clock() + MORE_AGAIN_S
-                self._report.note(f"{error}; going on with {len(self._links)} connections")
+                self._report.note(f"{error}; going on with {len(self._links.open)} connections")
 
     @property
     def connected(self) -> bool:
         """True while there is a connection."""
-        return bool(self._links)
+        return bool(self._links.open)
 
     def _turn(self, selector: selectors.BaseSelector) -> bool:
         """Fill, wait, write and read, settle; say whether a connection that ended was of use."""
-        links = self._links
-        if self._windows and self._manners.answers_once and self._may_take:
+        links = self._links.open
+        if self._may_take and self._links.may_add():
             self._open_more(selector)
         if self._may_take:
             self._fill(links)
@@ -304,7 +280,10 @@ class Engine:
         link, intake = links[0], self.intake
         while True:
             if len(links) > 1:
-                link = min(links, key=_load)
+                chosen = self._links.for_next(intake.left)
+                if chosen is None:
+                    return
+                link = chosen
             if not link.pipeline.has_room():
                 return
             delivery = intake.look()
@@ -334,8 +313,7 @@ class Engine:
 
     def _end(self, link: Link) -> bool:
         """Close a connection, and clear up after it; say whether another may help."""
-        unfinished = link.close()
-        self._links.remove(link)
+        unfinished = self._links.end(link)
         self._settle(link)
         pending = self.intake.pending
         if pending is not None and pending.next and self._begun is link:
@@ -347,7 +325,6 @@ class Engine:
         self._aftermath.clear_up(link, unfinished, self.intake.queue)
         self._take_queued()
         self.excuse = self._aftermath.excuse(link, len(unfinished))
-        self._windows.append(link.window)
         if link.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
         return not self.excuse or not self._may_take

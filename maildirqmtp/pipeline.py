@@ -14,9 +14,9 @@ recipients in doubt are marked on them, the others were certainly not taken.
 
 Fences. Some servers answer once per package instead of once per recipient
 (mailfront does), and then every later response would be credited to the wrong
-message. So the first package of all goes alone, and so does any with several
-recipients until the server has been seen to answer for each of them. Where that
-breaks off in between, a refusal may have been for them all, and is forgotten.
+message. So the first package of a connection goes alone, and so does any with
+several recipients until the server has been seen to answer for each of them.
+Where that breaks off in between, a refusal may have been for them all, and is forgotten.
 """
 
 from collections import deque
@@ -30,6 +30,7 @@ from maildirqmtp.errors import (
     TransportError,
     WriteTimeout,
 )
+from maildirqmtp.manners import Manners
 from maildirqmtp.outflow import Outflow, TransferT
 from maildirqmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.transfer import Generic
@@ -40,20 +41,6 @@ from maildirqmtp.window import Window
 _RECEIVE_BYTES = 256 << 10
 # Of responses under TLS, each in a record of its own.
 _RECORDS = 256
-
-
-class Manners:
-    """What has been seen of this server; outlives the connection.
-
-    `answers_once`: the first package was answered exactly once. `answers_each`:
-    True, once per recipient; False, once per package; None, not known yet.
-    """
-
-    __slots__ = ("answers_each", "answers_once")
-
-    def __init__(self, answers_once: bool = False, answers_each: bool | None = None) -> None:
-        self.answers_once = answers_once
-        self.answers_each = answers_each
 
 
 class Limits(Value):
@@ -113,7 +100,7 @@ class Pipeline(Generic[TransferT]):
         self.answered = 0
         self.remark = ""
         self._window = window
-        self._manners = manners
+        self.manners = manners
         self._limits = limits
         self._clock = clock
         self._opened = self._now = clock()
@@ -197,7 +184,7 @@ class Pipeline(Generic[TransferT]):
         Returns True when it was the delivery's last one. There are several,
         one per recipient, for a server that answers once per package.
         """
-        first, recipients, manners = delivery.next, delivery.recipients, self._manners
+        first, recipients, manners = delivery.next, delivery.recipients, self.manners
         stop = total = len(recipients)
         needs_fence = not manners.answers_once
         if total > 1:
@@ -220,7 +207,7 @@ class Pipeline(Generic[TransferT]):
         return True
 
     def _needs_fence(self, delivery: TransferT) -> bool:
-        manners = self._manners
+        manners = self.manners
         if not manners.answers_once:
             return True
         return manners.answers_each is None and len(delivery.recipients) > 1
@@ -311,9 +298,9 @@ class Pipeline(Generic[TransferT]):
         if self._reader.pending:
             raise self._surplus()
         self._fence = self._fence_answered_at = None
-        self._manners.answers_once = True
-        if len(package.delivery.recipients) > 1 and self._manners.answers_each is None:
-            self._manners.answers_each = True
+        self.manners.answers_once = True
+        if len(package.delivery.recipients) > 1 and self.manners.answers_each is None:
+            self.manners.answers_each = True
 
     def _surplus(self) -> ProtocolError:
         return ProtocolError(f"{self.transport.name} sent a response nobody waits for")
@@ -395,4 +382,4 @@ class Pipeline(Generic[TransferT]):
                 delivery.answers[index] = None
                 delivery.unanswered += 1
                 delivery.doubtful += (index,)
-        self._manners.answers_each = False
+        self.manners.answers_each = False

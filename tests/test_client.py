@@ -500,6 +500,28 @@ def test_a_server_that_answers_once_per_package_is_found_out(make: Make, tmp_pat
         assert all(p.text == b"x" * 2_000_000 for p in server.packages[1:5])
 
 
+def test_another_connection_may_lead_to_another_server(make: Make) -> None:
+    """A name has several addresses: what the one does says nothing of how the next one answers."""
+
+    def two_kinds(peer: Peer) -> None:
+        if peer.server.connections > 1:
+            once_per_package(peer)
+        for _ in range(2):
+            package = peer.read_package()
+            if package is not None:
+                peer.respond(*[b"D" if r == b"d@y" else b"Kok" for r in package.recipients])
+
+    both = [Package("s@x", "a@y", b"one"), Package("s@x", ["a@y", "b@y"], b"two")]
+    then = [*both, Package("s@x", "d@y", b"refused"), Package("s@x", "c@y", b"last")]
+    with serving(two_kinds) as server:
+        client = make(server.address, grace_time=0.05, response_timeout=5)
+        assert all(result.accepted for result in client.send_many(both))
+        wait_until(lambda: not client.client._courier.is_alive(), "the server to hang up")
+        results = client.send_many(then)
+        said = [[r.response.status.value for r in result] for result in results]
+    assert said == [["K"], ["K", "K"], ["D"], ["K"]]
+
+
 def test_an_acceptance_for_all_is_kept_for_the_first(make: Make) -> None:
     """It is true for him either way; the others are asked for again, and may get it twice."""
     with serving(once_per_package) as server:

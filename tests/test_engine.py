@@ -498,6 +498,56 @@ def test_a_server_that_answers_once_is_found_out_and_gets_single_packages(run: R
     assert names(run.path / "envelope") == []
 
 
+def each_until(count: int) -> Script:
+    """Answer for each recipient, and hang up at the package of that number."""
+    seen: list[Package] = []
+
+    def script(server: FakeServer, package: Package) -> None:
+        seen.append(package)
+        if len(seen) == count:
+            server.hang_up()
+        elif len(seen) < count:
+            server.respond(*[b"Kok"] * len(package.recipients))
+
+    return script
+
+
+def test_another_connection_may_lead_to_another_server(run: Run) -> None:
+    """The first answers for each recipient, the next once per package: no answer is shifted."""
+    refused = (b"r5@y",)
+
+    def once_but(server: FakeServer, package: Package) -> None:
+        server.respond(b"Dno" if package.recipients == refused else b"Kok")
+
+    run.add(1)
+    run.add_shared("2.a", "a@y", "b@y")
+    run.add_shared("3.a", "c@y", "d@y")
+    run.add_shared("4.a", "e@y", "f@y")
+    run.add(4, first=5)
+    run.scripts = [each_until(3), once_but]
+    run.go(window_messages=8)
+    (failed,) = [event for event in run.events if event["event"] == "failed"]
+    assert failed["recipient"] == "r5@y"
+    accepted = {event["recipient"] for event in run.events if event["event"] == "accepted"}
+    assert accepted == {f"{who}@y" for who in ("r1", *"abcdef", "r6", "r7", "r8")}
+    assert run.new == []
+
+
+def test_what_was_found_out_of_one_server_is_kept_for_the_next(run: Run) -> None:
+    """That it answers once per package: to find it out again would cost duplicates each time."""
+    run.add_shared("1.a", "a@y", "b@y")
+    run.add_shared("2.a", "c@y", "d@y")
+
+    def one_more(server: FakeServer, package: Package) -> None:
+        server.respond(b"Kok")
+        server.hang_up()
+
+    run.scripts = [once, one_more, once]
+    run.go()
+    assert run.new == []
+    assert [len(who) for who in run.received] == [2, 1, 1, 1]
+
+
 def test_a_message_partly_put_starts_anew_from_the_disk(run: Run) -> None:
     """Its recipients who have it must not get it again over the next connection."""
     run.add_shared("1.a", "a@y", "b@y")

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "maildirqmtp"
 PURE = {
     "errors", "netstring", "protocol", "package_reader", "envelope", "sidecar", "route", "window",
     "dsn", "schedule", "snapshot", "text", "values", "response", "results",
-    "transfer", "package", "address", "transport.spki", "serialmail.wire",
+    "transfer", "package", "address", "manners", "transport.spki", "serialmail.wire",
 }  # fmt: skip
 OUTSIDE = {
     "transport.__init__", "transport.sockets", "transport.tls", "transport.descriptors",

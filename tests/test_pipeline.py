@@ -14,7 +14,8 @@ from maildirqmtp.errors import (
     TransportError,
     WriteTimeout,
 )
-from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.manners import Manners
+from maildirqmtp.pipeline import Limits, Pipeline
 from maildirqmtp.window import Window
 from tests.fakes import FakeClock, FakeTransport, broken, delivery, framed, large_delivery
 

@@ -22,7 +22,8 @@ import selectors
 import sys
 
 from maildirqmtp.errors import EnvelopeError, ProtocolError, WriteTimeout
-from maildirqmtp.pipeline import Limits, Manners, Pipeline
+from maildirqmtp.manners import Manners
+from maildirqmtp.pipeline import Limits, Pipeline
 from maildirqmtp.route import GRACE_S, SESSION_S, WINDOW_BYTES, WINDOW_MESSAGES, WRITE_TIMEOUT_S
 from maildirqmtp.serialmail.letter import Unreadable, open_letter, unchanged
 from maildirqmtp.serialmail.line import END_OF_FILE, NOT_WRITTEN, Line

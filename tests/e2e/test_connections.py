@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from pathlib import Path
 
@@ -99,6 +101,36 @@ def test_a_server_that_takes_no_second_connection(maildir: Path) -> None:
         assert len(server.packages) == 200
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("going on with 1 connection") == 1
+
+
+def test_a_name_that_stands_for_several_servers(tmp_path: Path) -> None:
+    """The others answer once per package: their refusals are of the messages they refused."""
+    maildir = make_maildir(tmp_path / "Maildir")
+    for number in range(40):
+        add_message(maildir, f"1.{number:02}", b"%02d\n" % number)
+        two = number % 3 == 0
+        who = [f"a{number}@y", f"b{number}@y"] if two else [f"{'d' * (number % 5 == 0)}x{number}@y"]
+        add_sidecar(maildir, f"1.{number:02}", "s@x", *who)
+    taken: set[bytes] = set()
+
+    def script(peer: Peer) -> None:
+        each = peer.server.connections == 1
+        while (package := peer.read_package()) is not None:
+            good = [recipient for recipient in package.recipients if recipient[:1] != b"d"]
+            taken.update(good)
+            answer = b"Kok" if good else b"Dno"
+            peer.respond(*[answer] * (len(package.recipients) if each else 1))
+
+    with serving(script) as server:
+        result = run("--json", "--connections", "3", maildir, server.address, timeout_s=110)
+        assert server.connections >= 3
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    accepted = {one["recipient"] for one in told if one["event"] == "accepted"}
+    assert accepted <= {os.fsdecode(recipient) for recipient in taken}
+    assert len(accepted) == 14 * 2 + 26 - 5
+    failed = {one["recipient"] for one in told if one["event"] == "failed"}
+    assert failed == {f"dx{number}@y" for number in (5, 10, 20, 25, 35)}
+    assert names(maildir / "new") == []
 
 
 @pytest.mark.parametrize("answers_each", [True, False])
