@@ -121,7 +121,7 @@ class Links:
         the answer to their first message, it leaves to each its share.
         """
         link = min(self.open, key=_load)
-        if link.answers_once and not all(other.answers_once for other in self.open):
+        if not all(other.answers_once for other in self.open):
             under_way = [other.pipeline.packages_in_flight for other in self.open]
             share = (waiting + sum(under_way)) // len(self.open) + 1
             if link.pipeline.packages_in_flight >= share:

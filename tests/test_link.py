@@ -1,0 +1,144 @@
+"""Several connections: which gets the next message, and what one tells of the others' server."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Iterator
+
+import pytest
+
+from maildirqmtp.link import Link, Links
+from maildirqmtp.manners import Manners
+from maildirqmtp.pipeline import Limits
+from maildirqmtp.window import Window
+from tests.fakes import FakeClock, FakeServer, delivery
+
+LIMITS = Limits(write_s=73, response_s=3600, grace_s=10, session_s=3000)
+
+
+class Fleet:
+    """Connections to servers that say nothing of their own accord."""
+
+    def __init__(self, count: int, selector: selectors.BaseSelector) -> None:
+        windows = [Window(8, 1 << 20) for _ in range(count)]
+        self.links = Links(windows, LIMITS, lambda one: True, FakeClock(1_000.0))
+        self.servers: list[FakeServer] = []
+        self._selector = selector
+
+    def add(self, *, proven: bool = True) -> Link:
+        """Open a connection; a proven one has had its first answer."""
+        server = FakeServer(lambda peer, package: None)
+        self.servers.append(server)
+        self.links.add(server, self._selector)
+        link = self.links.open[-1]
+        if proven:
+            self.put(link)
+            server.respond(b"Kok")
+            link.pipeline.read()
+        assert link.answers_once is proven
+        return link
+
+    def put(self, link: Link, count: int = 1) -> None:
+        """Put so many messages, and send them."""
+        for _ in range(count):
+            assert link.pipeline.put(delivery())
+        link.pipeline.write()
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    """Room for three connections, none of them open."""
+    with selectors.DefaultSelector() as selector:
+        made = Fleet(3, selector)
+        yield made
+        for link in [*made.links.open]:
+            made.links.end(link)
+
+
+def seen(fleet: Fleet) -> list[bool | None]:
+    """What is known of each connection."""
+    return [link.pipeline.manners.answers_each for link in fleet.links.open]
+
+
+def test_no_more_than_there_are_windows_and_none_before_the_first_answer(fleet: Fleet) -> None:
+    """A server that does not speak QMTP is not called several times."""
+    assert not fleet.links.may_add()
+    first = fleet.add(proven=False)
+    assert not fleet.links.may_add()
+    fleet.put(first)
+    fleet.servers[0].respond(b"Kok")
+    first.pipeline.read()
+    assert fleet.links.may_add()
+    fleet.add()
+    third = fleet.add()
+    assert not fleet.links.may_add()
+    fleet.links.end(third)
+    assert fleet.links.may_add()
+
+
+def test_the_next_goes_where_least_is_under_way(fleet: Fleet) -> None:
+    """And where there is room: a full window is nobody's choice."""
+    first, second = fleet.add(), fleet.add()
+    fleet.put(first, 2)
+    assert fleet.links.for_next(9) is second
+    fleet.put(second, 3)
+    assert fleet.links.for_next(9) is first
+    fleet.put(first, 6)
+    fleet.put(second, 4)
+    assert fleet.links.for_next(9) is second
+
+
+def test_who_waits_for_a_first_answer_is_left_a_share(fleet: Fleet) -> None:
+    """Else the one that has had its answer takes all, and the others were opened in vain."""
+    first = fleet.add()
+    others = [fleet.add(proven=False), fleet.add(proven=False)]
+    for other in others:
+        fleet.put(other)
+    # 2 under way and 4 that wait: at most 6 // 3 + 1 for each.
+    fleet.put(first, 2)
+    assert fleet.links.for_next(4) is first
+    fleet.put(first)
+    assert fleet.links.for_next(3) is None
+    assert fleet.links.for_next(7) is first
+    for server, other in zip(fleet.servers[1:], others, strict=True):
+        server.respond(b"Kok")
+        other.pipeline.read()
+    assert fleet.links.for_next(3) is others[0]
+
+
+def test_once_per_package_holds_for_all_who_do_not_know_better(fleet: Fleet) -> None:
+    """To find it out again costs duplicates; but each connection may lead to another server."""
+    fleet.add()
+    fleet.add()
+    first, second = fleet.links.open
+    second.pipeline.manners.answers_each = True
+    third = fleet.add()
+    third.pipeline.manners.answers_each = False
+    fleet.links.end(third)
+    assert seen(fleet) == [False, True]
+    fleet.links.end(first)
+    fleet.links.end(second)
+    fleet.add(proven=False)
+    assert seen(fleet) == [False]
+
+
+def test_once_per_recipient_holds_for_nobody_else(fleet: Fleet) -> None:
+    """A refusal would be credited to the wrong message."""
+    first = fleet.add()
+    first.pipeline.manners.answers_each = True
+    second = fleet.add(proven=False)
+    assert seen(fleet) == [True, None]
+    assert not second.answers_once
+    fleet.links.end(first)
+    fleet.links.end(second)
+    fleet.add(proven=False)
+    assert seen(fleet) == [None]
+
+
+def test_what_is_taken_for_granted() -> None:
+    """Only what costs nothing if it is wrong."""
+    for each in (True, None):
+        heir = Manners(True, each).heir()
+        assert (heir.answers_once, heir.answers_each) == (False, None)
+    heir = Manners(True, False).heir()
+    assert (heir.answers_once, heir.answers_each) == (False, False)
