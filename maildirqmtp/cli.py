@@ -18,6 +18,7 @@ from maildirqmtp.text import printable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from maildirqmtp.route import Route
     from maildirqmtp.settings import Options
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError("--demo takes no maildir and no server; it makes its own")
             from maildirqmtp.demo import run
 
-            return run()
+            code = run()
+            return code if _flush_output() else EXIT_TEMPORARY
         if options.enqueue is not None:
             return _enqueue(options)
         if options.status:
@@ -51,19 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             from maildirqmtp.parser import make_parser
 
             make_parser().error(str(error))
-        print(f"maildirqmtp: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_USAGE
     except EnvelopeError as error:
-        print(f"maildirqmtp: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_USAGE
     except LocalError as error:
-        print(f"maildirqmtp: {error}", file=sys.stderr)
+        _complain(str(error))
         return EXIT_TEMPORARY
     except OSError as error:
         # Nobody to tell that they stopped reading us; a full disk is another matter.
         if not isinstance(error, BrokenPipeError):
             which = error.filename or "standard output"
-            print(f"maildirqmtp: {which}: {error.strerror}", file=sys.stderr)
+            _complain(f"{which}: {error.strerror}")
         return EXIT_TEMPORARY
     except KeyboardInterrupt:
         return EXIT_TEMPORARY
@@ -81,14 +83,29 @@ def _mend_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _flush_output() -> None:
-    """Flush standard output; where nobody reads it any more, let the rest go quietly."""
+def _complain(text: str) -> None:
+    """Say it on standard error; where nobody can be told, the exit code tells that it was so."""
+    try:
+        print(f"maildirqmtp: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _flush_output() -> bool:
+    """Flush standard output; where it takes nothing any more, let the rest go, and return False."""
     try:
         sys.stdout.flush()
     except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+        _silence(sys.stdout)
+        return False
+    return True
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is left in a stream's buffer go where nothing is written, and no error is made."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def _enqueue(options: Options) -> int:
@@ -148,7 +165,7 @@ def _dry_run(chosen: Route, as_json: bool) -> int:
             try:
                 delivery = prepare(maildir, chosen, folder, name)
             except (EnvelopeError, FileChangedError, LocalError) as error:
-                print(f"maildirqmtp: {printable(name)}: held: {error}", file=sys.stderr)
+                _complain(f"{printable(name)}: held: {error}")
                 held += 1
                 continue
             if delivery is None:

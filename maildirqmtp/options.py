@@ -25,7 +25,11 @@ def parse(words: list[str]) -> Options:
     if options is None:
         from maildirqmtp.parser import make_parser
 
-        options = make_parser().parse_intermixed_args(words[:end], Options())
+        parser = make_parser()
+        for word in words[:end]:
+            if word.startswith("--") and word.endswith("=--"):
+                parser.error(f"{word}: -- ends the options, and is no value")
+        options = parser.parse_intermixed_args(words[:end], Options())
     options.arguments += words[end + 1 :]
     return options
 
@@ -50,6 +54,8 @@ def plain(words: list[str]) -> Options | None:
         flag, equals, value = word.partition("=")
         chosen = flags.get(flag)
         if chosen is None or (chosen.switch and equals):
+            return None
+        if value == "--":
             return None
         if not chosen.switch and not equals:
             value = next(left, "-")

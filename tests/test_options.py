@@ -234,3 +234,15 @@ def test_what_follows_two_dashes_are_arguments() -> None:
     """A maildir may be named -v."""
     assert parse(["-q", "--", "-v", "--"]).arguments == ["-v", "--"]
     assert parse(["--no-bounce", "M", "--", "-v"]).arguments == ["M", "-v"]
+
+
+@pytest.mark.parametrize("flag", ["sender", "recipient", "failed", "port"])
+@pytest.mark.parametrize("more", [[], ["--no-bounce"]])
+def test_two_dashes_are_no_value(
+    capsys: pytest.CaptureFixture[str], flag: str, more: list[str]
+) -> None:
+    """For argparse it was no value, or a list; the flag went unheeded, or ended in a traceback."""
+    with pytest.raises(SystemExit) as caught:
+        parse([f"--{flag}=--", *more, "M", "h"])
+    assert caught.value.code == 100
+    assert f"--{flag}=--: -- ends the options, and is no value" in capsys.readouterr().err

@@ -466,6 +466,39 @@ def test_listing_that_cannot_be_written(
     assert (result.returncode, result.stderr) == (code, said)
 
 
+@pytest.mark.parametrize("where", ["full", "closed"])
+def test_a_complaint_that_cannot_be_written_costs_no_listing(
+    maildir: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """What can be sent is listed all the same; the exit code says that it is not all."""
+    (maildir / "new" / "0.m").write_bytes(b"no envelope\n")
+    for unbuffered in (False, True):
+        if unbuffered:
+            monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+        else:
+            monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+        result = _with_output(where, "", "2>", "--dry-run", maildir, "host")
+        assert (result.returncode, len(result.stdout.splitlines())) == (111, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--dry-run", "/nonexistent", "host"], 111),
+        (["--config", "/nonexistent"], 100),
+        (["--enqueue", "/nonexistent", "--sender=a@b", "--recipient=c@d"], 111),
+    ],
+)
+def test_an_error_that_cannot_be_written_is_an_exit_code(arguments: list[str], code: int) -> None:
+    """One of ours, and not what Python makes of it."""
+    assert _with_output("full", "", "2>", *arguments).returncode == code
+
+
+def test_a_demo_that_nobody_could_see() -> None:
+    """Whoever tries it in a script is told that there was nothing to be read."""
+    assert _with_output("full", ">", "", "--demo").returncode == 111
+
+
 def _with_output(
     where: str, stdout: str, stderr: str, *arguments: str | Path
 ) -> subprocess.CompletedProcess[str]:
