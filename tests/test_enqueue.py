@@ -185,7 +185,12 @@ def test_told_to_stop_before_the_end_of_the_message_it_leaves_nothing(
 ) -> None:
     """Half a message would lie in tmp/ for 36 hours."""
     argv = [*command(), "--enqueue", os.fspath(path), *WHO]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # whoever started us ignores it
+    ) as process:
         assert process.stdin is not None
         process.stdin.write(TEXT)
         process.stdin.flush()

@@ -236,7 +236,11 @@ def test_a_bounce_that_nobody_takes(maildir: Path, tmp_path: Path) -> None:
     fill(maildir, b"d@y")
     code, said = maildirserial("-b", sendmail(tmp_path, "exit 75"), maildir, "p-", *BY_RECIPIENT)
     assert code == 111
-    assert said.startswith(info("new/1 failed temporarily: said new/1 (no bounce yet: ")[:-1])
+    warning, line = said.splitlines()
+    assert warning.startswith("maildirserial: warning: no bounce can be sent: ")
+    assert f"{line}\n".startswith(
+        info("new/1 failed temporarily: said new/1 (no bounce yet: ")[:-1]
+    )
     assert names(maildir / "new") == ["1"]
 
 
@@ -246,7 +250,10 @@ def test_a_bounce_is_not_bounced(maildir: Path, tmp_path: Path, sender: bytes) -
     fill(maildir, b"d@y", sender=sender)
     assert maildirserial("-b", sendmail(tmp_path), maildir, "p-", *BY_RECIPIENT) == (
         111,
-        info(f"new/1 failed: said new/1 (moved to {maildir}/.Failed/new/1)"),
+        info(
+            f"new/1 failed: said new/1 (no bounce: it came from <{sender.decode()}>) "
+            f"(moved to {maildir}/.Failed/new/1)"
+        ),
     )
     assert names(maildir / "new") == []
     assert not (tmp_path / "bounce").exists()
