@@ -6,6 +6,7 @@ failed, 100 wrong usage.
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -64,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # Nobody to tell that they stopped reading us; a full disk is another matter.
         if not isinstance(error, BrokenPipeError):
-            which = error.filename or "standard output"
-            _complain(f"{which}: {error.strerror}")
+            ours = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+            _complain(f"{'standard output: ' if ours else ''}{error.strerror}")
         return EXIT_TEMPORARY
     except KeyboardInterrupt:
         return EXIT_TEMPORARY

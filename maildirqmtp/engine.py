@@ -165,6 +165,8 @@ class Engine:
         except TransportError as error:
             self.excuse = f"{error}; nothing has happened to the messages that are left"
             return False
+        if self.intake.queue.open:
+            self._links.forget()  # a daemon outlives the server's software
         may_help = False
         try:
             with selectors.DefaultSelector() as selector:
@@ -280,10 +282,7 @@ class Engine:
         link, intake = links[0], self.intake
         while True:
             if len(links) > 1:
-                chosen = self._links.for_next(intake.left)
-                if chosen is None:
-                    return
-                link = chosen
+                link = self._links.for_next()
             if not link.pipeline.has_room():
                 return
             delivery = intake.look()

@@ -59,10 +59,8 @@ class Links:
     """All connections of an engine, `open`, and what they share.
 
     `windows` are those of connections that are not open, and the limit to their
-    number. What was seen of a server that answers once per package holds for
-    all, for to find it out again costs duplicates. That it answers for each
-    recipient must be seen on each: a name may stand for several servers, and
-    one whose answers are counted wrongly loses mail.
+    number. What one connection has shown of the server holds for the others as
+    `Manners.heir` says.
     """
 
     __slots__ = ("_clock", "_limits", "_manners", "_unchanged", "open", "windows")
@@ -80,6 +78,10 @@ class Links:
         self._limits = limits
         self._unchanged = unchanged
         self._clock = clock
+
+    def forget(self) -> None:
+        """Have the next message go alone, as the first: the server's software may be another."""
+        self._manners.answers_once = False
 
     def add(self, transport: Transport, selector: selectors.BaseSelector) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it; it is closed."""
@@ -104,7 +106,9 @@ class Links:
         unfinished = link.close()
         self.open.remove(link)
         self.windows.append(link.window)
-        if link.pipeline.manners.answers_each is False:
+        seen = link.pipeline.manners
+        self._manners.answers_once = self._manners.answers_once or seen.answers_once
+        if seen.answers_each is False:
             for manners in (self._manners, *[other.pipeline.manners for other in self.open]):
                 if manners.answers_each is None:
                     manners.answers_each = False
@@ -112,21 +116,15 @@ class Links:
 
     def may_add(self) -> bool:
         """Say whether one more may be opened: when the first message has shown that it works."""
-        return bool(self.windows) and any(link.answers_once for link in self.open)
+        if not self.windows:
+            return False
+        if not self._manners.answers_once:
+            self._manners.answers_once = any(link.answers_once for link in self.open)
+        return self._manners.answers_once
 
-    def for_next(self, waiting: int) -> Link | None:
-        """Return the one for the next of so many messages; None where that has to wait.
-
-        Of those with room, that with the least under way. While others wait for
-        the answer to their first message, it leaves to each its share.
-        """
-        link = min(self.open, key=_load)
-        if not all(other.answers_once for other in self.open):
-            under_way = [other.pipeline.packages_in_flight for other in self.open]
-            share = (waiting + sum(under_way)) // len(self.open) + 1
-            if link.pipeline.packages_in_flight >= share:
-                return None
-        return link
+    def for_next(self) -> Link:
+        """Return that for the next message: of those with room, the one with least in flight."""
+        return min(self.open, key=_load)
 
 
 def _load(link: Link) -> tuple[bool, int]:

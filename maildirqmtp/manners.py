@@ -15,8 +15,10 @@ class Manners:
         self.answers_each = answers_each
 
     def heir(self) -> "Manners":
-        """What is taken for granted on another connection: only what costs nothing if it is wrong.
+        """What is taken for granted on another connection.
 
-        A name may stand for several servers, and a server's software may be replaced.
+        Not that there is an answer for each recipient: a name may stand for several
+        servers, and one whose answers are counted wrongly loses mail. That there is only
+        one is kept: to find it out again costs duplicates.
         """
-        return Manners(answers_each=False if self.answers_each is False else None)
+        return Manners(self.answers_once, False if self.answers_each is False else None)

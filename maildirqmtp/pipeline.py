@@ -14,9 +14,10 @@ recipients in doubt are marked on them, the others were certainly not taken.
 
 Fences. Some servers answer once per package instead of once per recipient
 (mailfront does), and then every later response would be credited to the wrong
-message. So the first package of a connection goes alone, and so does any with
-several recipients until the server has been seen to answer for each of them.
-Where that breaks off in between, a refusal may have been for them all, and is forgotten.
+message. So the first package of all goes alone, and so does on each connection
+any with several recipients, until the server has been seen to answer for each
+of them there. Where that breaks off in between, a refusal may have been for
+them all, and is forgotten.
 """
 
 from collections import deque

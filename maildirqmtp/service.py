@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 #: Seconds that routes get to stop, beyond those for what is in flight.
 _STOP_SLACK_S = 5.0
-#: Seconds that they get once they are told to stop at once.
-_HURRY_S = 1.0
+#: Seconds that they get once they are told to stop at once: a command that does not exit by
+#: itself is ended in four, and then they say what is in doubt.
+_HURRY_S = 5.0
 #: Seconds after which the metrics are written again though nothing has changed: an old file
 #: is how one sees that a daemon is dead.
 METRICS_S = 60.0
@@ -265,7 +266,7 @@ class Service:
             self._report.note("stopping; what is in flight is finished first")
             self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
         elif at_once:
-            # Time to say what is in doubt; who is busy otherwise is not waited for.
+            # Who is busy otherwise, with a bounce say, is not waited for.
             self._stop_by = min(self._stop_by, boot_clock() + _HURRY_S)
         for runner in self._runners.values():
             runner.stop(at_once)

@@ -35,7 +35,7 @@ class Fleet:
             self.put(link)
             server.respond(b"Kok")
             link.pipeline.read()
-        assert link.answers_once is proven
+            assert link.answers_once
         return link
 
     def put(self, link: Link, count: int = 1) -> None:
@@ -80,30 +80,31 @@ def test_the_next_goes_where_least_is_under_way(fleet: Fleet) -> None:
     """And where there is room: a full window is nobody's choice."""
     first, second = fleet.add(), fleet.add()
     fleet.put(first, 2)
-    assert fleet.links.for_next(9) is second
+    assert fleet.links.for_next() is second
     fleet.put(second, 3)
-    assert fleet.links.for_next(9) is first
+    assert fleet.links.for_next() is first
     fleet.put(first, 6)
     fleet.put(second, 4)
-    assert fleet.links.for_next(9) is second
+    assert fleet.links.for_next() is second
 
 
-def test_who_waits_for_a_first_answer_is_left_a_share(fleet: Fleet) -> None:
-    """Else the one that has had its answer takes all, and the others were opened in vain."""
-    first = fleet.add()
-    others = [fleet.add(proven=False), fleet.add(proven=False)]
-    for other in others:
-        fleet.put(other)
-    # 2 under way and 4 that wait: at most 6 // 3 + 1 for each.
-    fleet.put(first, 2)
-    assert fleet.links.for_next(4) is first
-    fleet.put(first)
-    assert fleet.links.for_next(3) is None
-    assert fleet.links.for_next(7) is first
-    for server, other in zip(fleet.servers[1:], others, strict=True):
-        server.respond(b"Kok")
-        other.pipeline.read()
-    assert fleet.links.for_next(3) is others[0]
+def test_one_that_never_answers_does_not_keep_others_from_being_opened(fleet: Fleet) -> None:
+    """The first was closed, having been idle; mail that comes now must not wait for an hour."""
+    first, silent = fleet.add(), fleet.add(proven=False)
+    fleet.put(silent)
+    fleet.links.end(first)
+    assert fleet.links.may_add()
+
+
+def test_a_new_one_need_not_prove_again_that_there_is_one_answer(fleet: Fleet) -> None:
+    """Else all would wait for the first answer to come on each; until it is forgotten."""
+    fleet.links.end(fleet.add())
+    link = fleet.add(proven=False)
+    assert link.answers_once
+    fleet.put(link, 2)
+    fleet.links.end(link)
+    fleet.links.forget()
+    assert not fleet.add(proven=False).answers_once
 
 
 def test_once_per_package_holds_for_all_who_do_not_know_better(fleet: Fleet) -> None:
@@ -128,17 +129,15 @@ def test_once_per_recipient_holds_for_nobody_else(fleet: Fleet) -> None:
     first.pipeline.manners.answers_each = True
     second = fleet.add(proven=False)
     assert seen(fleet) == [True, None]
-    assert not second.answers_once
     fleet.links.end(first)
     fleet.links.end(second)
     fleet.add(proven=False)
     assert seen(fleet) == [None]
 
 
-def test_what_is_taken_for_granted() -> None:
-    """Only what costs nothing if it is wrong."""
-    for each in (True, None):
-        heir = Manners(True, each).heir()
-        assert (heir.answers_once, heir.answers_each) == (False, None)
-    heir = Manners(True, False).heir()
-    assert (heir.answers_once, heir.answers_each) == (False, False)
+@pytest.mark.parametrize("once", [True, False])
+def test_what_is_taken_for_granted(once: bool) -> None:
+    """Not what would lose mail if it is wrong."""
+    for each, inherited in ((True, None), (None, None), (False, False)):
+        heir = Manners(once, each).heir()
+        assert (heir.answers_once, heir.answers_each) == (once, inherited)
