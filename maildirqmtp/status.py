@@ -10,6 +10,7 @@ maildir's lock; what waits is read from the maildir itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -92,9 +93,12 @@ def _read(maildir: Maildir, path: bytes) -> dict[str, Any] | None:
 
 
 def served(maildir: Maildir) -> list[bytes]:
-    """Return the prefixes of the routes of the daemon that has the maildir now, in order."""
+    """Return the prefixes of the routes of the daemon that has the maildir now. `LocalError`."""
     prefixes = set()
-    names = [name for name in os.listdir(maildir.root.fd) if name.startswith(_NAME)]
+    try:
+        names = [name for name in os.listdir(maildir.root.fd) if name.startswith(_NAME)]
+    except OSError as error:
+        raise local_error("list", maildir.path, error) from error
     for name in names[:_MAX_FILES]:
         path = os.path.join(maildir.path, os.fsencode(name))
         found = _read(maildir, path) or {}
@@ -134,8 +138,10 @@ def show(routes: Iterable[Route], as_json: bool) -> int:
         try:
             found = _look(route)
         except LocalError as error:
-            print(f"maildirqmtp: {error}", file=sys.stderr)
             code = 111
+            # Where nobody can be told, the exit code says it; the others are shown all the same.
+            with contextlib.suppress(OSError):
+                print(f"maildirqmtp: {error}", file=sys.stderr, flush=True)
             continue
         if found["waiting"]:
             code = 111

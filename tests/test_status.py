@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,6 +276,20 @@ def test_a_status_file_of_another_name_is_of_no_route(
     (path,) = locked.glob(".maildirqmtp-status-*")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prefix": prefix}))
     assert shown(capsys, locked, 0) == [("", "none", 0)]
+
+
+def test_an_error_that_cannot_be_written_hides_no_other_maildir(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log on a full disk is when one looks."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert status.show([route(path / "none"), route(path)], False) == 111
+    assert capsys.readouterr().out == f"{path}: 0 waiting; no daemon\n"
 
 
 def test_a_maildir_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
