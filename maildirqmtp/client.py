@@ -54,10 +54,8 @@ class BaseClient:
         if tls is not None and not isinstance(tls, Tls):
             raise ConfigError("tls is a Tls, as in tls=Tls(ca=PATH), or None: qmtps:// is enough")
         pair = (window, WINDOW_BYTES) if isinstance(window, int) else window
-        if (
-            not isinstance(pair, tuple)
-            or [isinstance(n, int) and n > 0 for n in pair] != [True] * 2
-        ):
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        if not is_pair or not all(isinstance(n, int) and n > 0 for n in pair):
             raise ConfigError(
                 "a window is a number of packages, or a pair of that and a number of bytes, "
                 "each at least 1"

@@ -85,7 +85,7 @@ def read(path: str, flags: Options) -> Config:
     flagged = settings.given(flags, settings.ROUTE)
     process = settings.given(flags, settings.PROCESS)
     file = ConfigFile(path)
-    found = _values(file, (), settings.PROCESS, "at the top", {"defaults", "route"})
+    found = _values(file, (), "at the top", {"defaults", "route"})
     if found.get("verbose") and found.get("quiet"):
         raise file.wrong(("quiet",), "quiet: not together with verbose; write one of them")
     if "verbose" in process or "quiet" in process:
@@ -95,7 +95,7 @@ def read(path: str, flags: Options) -> Config:
     if "defaults" in file.tables:
         if not isinstance(file.tables["defaults"], dict):
             raise file.wrong(("defaults",), "defaults: a table is needed, written [defaults]")
-        defaults = _values(file, ("defaults",), _DEFAULTS, "in [defaults]")
+        defaults = _values(file, ("defaults",), "in [defaults]")
     tables = file.tables.get("route", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise file.wrong(("route",), "route: each route is a table, written [[route]]")
@@ -109,12 +109,11 @@ def read(path: str, flags: Options) -> Config:
 def _values(
     file: ConfigFile,
     place: Key,
-    known: tuple[Setting, ...],
     where: str,
     other: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> dict[str, Any]:
     """Return the values of a table by key, all of them known and of the right type."""
-    by_key = {setting.key: setting for setting in known}
+    by_key = {setting.key: setting for setting in _TABLES[where]}
     found: dict[str, Any] = {}
     for key, value in file.at(place).items():
         if key in other:
@@ -142,7 +141,7 @@ def _route(
     file: ConfigFile, number: int, defaults: dict[str, Any], flagged: dict[str, Any]
 ) -> Route:
     place: Key = ("route", number)
-    own = _values(file, place, _ROUTE, "in [[route]]")
+    own = _values(file, place, "in [[route]]")
     values = {"bounce": bool(own.get("prefix"))} | defaults | own | flagged
     for key in ("maildir", "server"):
         if key not in values:

@@ -23,14 +23,7 @@ import time
 from itertools import count
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.files import (
-    Folder,
-    Identity,
-    Message,
-    identity_of,
-    local_error,
-    open_directory,
-)
+from maildirqmtp.files import Folder, Identity, Message, identity_of, local_error, open_directory
 from maildirqmtp.maildir import Maildir
 from maildirqmtp.text import printable
 

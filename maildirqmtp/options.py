@@ -53,9 +53,7 @@ def plain(words: list[str]) -> Options | None:
             continue
         flag, equals, value = word.partition("=")
         chosen = flags.get(flag)
-        if chosen is None or (chosen.switch and equals):
-            return None
-        if value == "--":
+        if chosen is None or (chosen.switch and equals) or value == "--":
             return None
         if not chosen.switch and not equals:
             value = next(left, "-")

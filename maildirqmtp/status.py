@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from maildirqmtp.snapshot import Snapshot
 
 _VERSION = 1
-_NAME = ".maildirqmtp-status"
+_NAME = b".maildirqmtp-status"
 #: Status files that are looked at; a maildir has few routes.
 _MAX_FILES = 1_000
 #: Bytes of a status file that are read.
@@ -44,7 +44,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _path(maildir: bytes, prefix: bytes) -> bytes:
     which = b"-" + prefix.hex()[:200].encode() if prefix else b""
-    return os.path.join(maildir, b"%b%b.json" % (_NAME.encode(), which))
+    return os.path.join(maildir, b"%b%b.json" % (_NAME, which))
 
 
 def write(snapshot: Snapshot) -> None:
@@ -96,14 +96,14 @@ def served(maildir: Maildir) -> list[bytes]:
     """Return the prefixes of the routes of the daemon that has the maildir now. `LocalError`."""
     prefixes = set()
     try:
-        names = [name for name in os.listdir(maildir.root.fd) if name.startswith(_NAME)]
+        found = [os.fsencode(name) for name in os.listdir(maildir.root.fd)]
     except OSError as error:
         raise local_error("list", maildir.path, error) from error
-    for name in names[:_MAX_FILES]:
-        path = os.path.join(maildir.path, os.fsencode(name))
-        found = _read(maildir, path) or {}
-        prefix = found.get("prefix")
-        if not isinstance(prefix, str) or found.get("state") == "stopped":
+    for name in [name for name in found if name.startswith(_NAME)][:_MAX_FILES]:
+        path = os.path.join(maildir.path, name)
+        told = _read(maildir, path) or {}
+        prefix = told.get("prefix")
+        if not isinstance(prefix, str) or told.get("state") == "stopped":
             continue
         try:
             encoded = prefix.encode("utf-8", "surrogateescape")

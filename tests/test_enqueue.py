@@ -189,7 +189,7 @@ def test_told_to_stop_before_the_end_of_the_message_it_leaves_nothing(
         argv,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # whoever started us ignores it
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # who started us may ignore it
     ) as process:
         assert process.stdin is not None
         process.stdin.write(TEXT)
