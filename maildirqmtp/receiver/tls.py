@@ -15,7 +15,7 @@ from maildirqmtp.text import printable
 _RECORD_BYTES = 16 << 10
 
 
-class Gate:
+class TlsServer:
     """What a client meets: our certificate, and what we ask of its own.
 
     `cert`, `key` and `client_ca` are paths of PEM files; without a key, it is
@@ -45,7 +45,7 @@ class Gate:
         except OSError as error:
             _useless("certificate and key", " and ".join(filter(None, (cert, key))), error)
 
-    def welcome(self, sock: socket.socket) -> "TlsStream":
+    def wrap(self, sock: socket.socket) -> "TlsStream":
         """Return the stream of a client that has connected. Raises `OSError` where it is gone."""
         sock.setblocking(False)
         sock.getpeername()  # a socket that is not connected would be talked to in plain

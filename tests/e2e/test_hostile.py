@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import filing, guard
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.sidecar import Sidecar
+from maildirqmtp.mail.sidecar import Sidecar
+from maildirqmtp.maildir import safety, writing
+from maildirqmtp.maildir.maildir import Maildir
 from tests.helpers import (
     add_message,
     add_sidecar,
@@ -153,7 +153,9 @@ def test_a_user_may_send_what_he_can_read(maildir: Path) -> None:
         path.chmod(path.stat().st_mode | 0o070)
     for parent in list(maildir.parents)[:-2]:
         parent.chmod(0o755)
-    code = "from maildirqmtp.maildir import *; import sys\nm = Maildir(sys.argv[1].encode())\n"
+    code = (
+        "from maildirqmtp.maildir.maildir import *; import sys\nm = Maildir(sys.argv[1].encode())\n"
+    )
     code += "print(m.load(m.new, b'5.good').size)"
     become = ["setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups"]
     done = subprocess.run(
@@ -161,7 +163,7 @@ def test_a_user_may_send_what_he_can_read(maildir: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(guard.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(safety.__file__).parents[2])},
     )
     if "Permission denied" in done.stderr and "python" in done.stderr:
         pytest.skip("another user cannot run this interpreter: SKIPPED")
@@ -409,7 +411,7 @@ def test_planted_names_are_never_written_through(
     """Even who could guess the next name in tmp/ makes us stop, not write into his file."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious\n")
-    monkeypatch.setattr(filing, "unique_name", lambda: b"guessed")
+    monkeypatch.setattr(writing, "unique_name", lambda: b"guessed")
     with Maildir(bytes(maildir)) as opened:
         for plant_link in (True, False):
             path = maildir / "tmp" / "guessed"
@@ -418,13 +420,13 @@ def test_planted_names_are_never_written_through(
             else:
                 path.hardlink_to(victim)
             with pytest.raises(LocalError, match="File exists"):
-                filing.write_tmp(opened, [b"overwritten"])
+                writing.write_tmp(opened, [b"overwritten"])
             path.unlink()
             assert victim.read_bytes() == b"precious\n"
         # A sidecar is renamed into place: a link of its name is replaced, not followed.
         (maildir / "envelope").mkdir()
         (maildir / "envelope" / "5.good.json").symlink_to(victim)
-        filing.write_sidecar(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
+        writing.write_sidecar(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
     assert victim.read_bytes() == b"precious\n"
     assert sidecar(maildir, "5.good")["recipients"] == ["a@y"]
 
