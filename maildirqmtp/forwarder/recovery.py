@@ -66,8 +66,9 @@ class Recovery:
             if queued.unanswered < len(queued.recipients):
                 self._settler.settle(queued)
             if queued.reason:
-                self._report.held(message.name, queued.reason)
-                queue.later(message.name, message.mtime_s, queued.reason, soon=True)
+                reason = queued.reason
+                if queue.later(message.name, message.mtime_s, reason, at_next_scan=True):
+                    self._report.held(message.name, reason)
             elif self._is_culprit(connection, queued):
                 reason = f"{pipeline.transport.name} hung up twice on this message alone"
                 self._defer(queued, reason, queue)
