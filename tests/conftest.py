@@ -1,7 +1,12 @@
 """What pytest sets up for every test."""
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Debian's default PATH of a plain user lacks the folders of mailfront and mkfs.
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
