@@ -304,7 +304,7 @@ def test_a_command_that_does_not_end_does_not_hold_up_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has seconds to exit, in which nothing else would be done; it is ended all the same."""
-    monkeypatch.setattr(command_module, "GRACE_S", 1_000.0)
+    monkeypatch.setattr(command_module, "EXIT_GRACE_S", 1_000.0)
 
     async def main() -> None:
         client = AsyncQMTPClient("exec:sleep 1000")
