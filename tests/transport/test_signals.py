@@ -8,6 +8,14 @@ import pytest
 from maildirqmtp.transport.signals import signal_handlers
 
 
+def _fail_with_handlers(seen: list[int], wakeup_fd: int) -> None:
+    signals = (signal.SIGUSR1, signal.SIGTERM)
+    with signal_handlers(signals, lambda number, _: seen.append(number), wakeup_fd=wakeup_fd):
+        for number in signals:
+            signal.raise_signal(number)
+        raise RuntimeError
+
+
 def test_the_handlers_of_before_come_back() -> None:
     """Also where what ran has failed; a program that calls us keeps its own Ctrl-C."""
     seen: list[int] = []
@@ -16,15 +24,8 @@ def test_the_handlers_of_before_come_back() -> None:
     wakeup_before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup_before)
     try:
-        with (
-            pytest.raises(RuntimeError),
-            signal_handlers(
-                (signal.SIGUSR1, signal.SIGTERM), lambda n, _: seen.append(n), wakeup_fd=writer
-            ),
-        ):
-            signal.raise_signal(signal.SIGUSR1)
-            signal.raise_signal(signal.SIGTERM)
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            _fail_with_handlers(seen, writer)
         # The bytes that end the wait of a selector.
         assert os.read(reader, 9) == bytes([signal.SIGUSR1, signal.SIGTERM])
     finally:
