@@ -26,7 +26,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import FakeClock, FakeServer, FileSystem, PatientSelector
-from tests.helpers import Package, add_message, make_maildir, names
+from tests.helpers import Package, add_message, make_maildir, names, open_descriptors
 
 Script = Callable[[FakeServer, Package], None]
 NOW = 1_800_000_000.0
@@ -201,13 +201,13 @@ class Run:
 
     def run(self) -> None:
         """Run the daemon; nothing may be left open."""
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         try:
             self.worker.run()
         finally:
             assert all(server.closed for server in self.servers)
             assert all(watch.closed for watch in self.watches)
-            assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
+            assert open_descriptors() == before, "descriptors are left open"
             assert self.locks._held == {}
 
     def add(self, number: int, recipient: bytes | None = None) -> None:
@@ -473,6 +473,7 @@ def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
         queue.tick()
         forwarder.wake.set()
         forwarder.rest(clock() + 30 * 86_400.0)
+        assert not forwarder.wake._is_set, "it was not woken"
         forwarder.close()
 
 

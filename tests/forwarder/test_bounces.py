@@ -25,7 +25,7 @@ from maildirqmtp.maildir.maildir import WHOLE_MAX, Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock, FileSystem
-from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
+from tests.helpers import add_message, add_sidecar, make_maildir, names, open_descriptors, sidecar
 
 NOW = 1_800_000_000.0
 
@@ -375,13 +375,13 @@ def test_a_large_message_leaves_no_descriptor_open(case: Case) -> None:
     """A hundred bounces of large messages would use up what a process may open."""
     one = case.add("1.a", text=b"x" * (WHOLE_MAX + 1))
     one.message.close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     case.settle(one, "Dno")
     two = case.add("2.a", text=b"x" * (WHOLE_MAX + 1))
     two.message.close()
     (case.path / "new" / "2.a").write_bytes(b"y" * (WHOLE_MAX + 2))
     case.settle(two, "Dno")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_the_way_a_bounce_goes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import FakeClock, FakeServer, FileSystem, broken, framed, never_wait
-from tests.helpers import Package, add_message, make_maildir, names
+from tests.helpers import Package, add_message, make_maildir, names, open_descriptors
 
 Script = Callable[[FakeServer, Package], None]
 NOW = 1_800_000_000.0
@@ -87,7 +87,7 @@ class Run:
             TcpEndpoint("mail.example.org"),
             **(self.options | options),  # type: ignore[arg-type]
         )
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         with Maildir(os.fsencode(self.path)) as maildir:
             self.forwarder = Forwarder(
                 route, maildir, self.report, self.connect, self.clock, lambda: NOW
@@ -97,7 +97,7 @@ class Run:
             finally:
                 self.forwarder.close()
         assert all(server.closed for server in self.servers)
-        assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
+        assert open_descriptors() == before, "descriptors are left open"
 
     def add(self, count: int, first: int = 1) -> None:
         """Put messages N.a with a recipient rN@y each into new/."""
