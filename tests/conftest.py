@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,16 @@ from tests.certificates import Authority, Identity
 from tests.clients import KINDS, Make, making
 from tests.fakes import FakeClock
 from tests.helpers import make_maildir
+
+# Debian's default PATH of a plain user lacks the folders of mailfront and mkfs.
+os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse pytest-xdist's workers where comparing bytes with text is no error; see tests/run."""
+    if hasattr(config, "workerinput") and sys.flags.bytes_warning < 2:
+        raise pytest.UsageError("start workers as tests/run does, with python -bb")
+
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -312,10 +313,16 @@ def by_recipient(package: Package, recipient: bytes) -> bytes:
 
 
 def closed_port() -> int:
-    """Return a port of loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port of loopback on which nobody listens.
+
+    It is below those that Linux gives to whoever asks for any (32,768 and above), so that no test
+    that runs at the same time is given it.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 # mailfront, from Debian

@@ -98,9 +98,10 @@ def test_shellcheck(name: str) -> None:
     assert (CONTRIB / name).read_text().startswith("#!/bin/sh\n")
 
 
-def test_the_test_command_is_checked_too() -> None:
-    """It installs packages as root."""
-    call(tool("shellcheck"), Path(__file__).parent / "run")
+@pytest.mark.parametrize("name", ["run", "fresh/run"])
+def test_the_test_command_is_checked_too(name: str) -> None:
+    """It installs packages as root, and removes folders."""
+    call(tool("shellcheck"), Path(__file__).parent / name)
 
 
 # systemd

@@ -251,7 +251,7 @@ def test_messages_without_an_envelope_are_reported_once(maildir: Path) -> None:
         daemon.send(signal.SIGUSR1)
         daemon.wait_for("waiting")
         assert daemon.log.count("held") == 1
-        assert names(maildir / "new") == ["1.x", "2.x"]
+        wait_until(lambda: names(maildir / "new") == ["1.x", "2.x"], "the last removal")
         assert daemon.stop() == 0
 
 

@@ -447,8 +447,9 @@ def test_maildirs_that_cannot_be_used(path: Path, monkeypatch: pytest.MonkeyPatc
             raise PermissionError
         return real_open(name, flags, **options)
 
-    monkeypatch.setattr(os, "open", open_but_parents)
-    Server(path, listen=None).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_but_parents)
+        Server(path, listen=None).close()
 
 
 def test_show_address() -> None:
