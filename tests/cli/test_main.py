@@ -20,7 +20,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.helpers import add_message, make_maildir
+from tests.helpers import add_message
 
 Out = pytest.CaptureFixture[str]
 
@@ -46,12 +46,6 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> Flushed:
     made = Flushed()
     monkeypatch.setattr(batch, "flush", made)
     return made
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 def chosen(flushed: Flushed, *arguments: str) -> Route:

@@ -43,11 +43,10 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="NEEDS ROOT: SKIPPED")
 
 
 @pytest.fixture
-def maildir(tmp_path: Path) -> Path:
+def maildir(path: Path) -> Path:
     """A maildir with one good message in it."""
-    made = make_maildir(tmp_path / "Maildir")
-    add_message(made, "5.good", b"good\n")
-    return made
+    add_message(path, "5.good", b"good\n")
+    return path
 
 
 def forward(maildir: Path, *flags: str, code: int = 111) -> tuple[list[bytes], str]:
