@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import files, safety
+from maildirqmtp.maildir import files, safety, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.maildir.writing import read_sidecar
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -204,7 +203,7 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
     if not maildir.has_envelopes:
         return []
     try:
-        sidecar = read_sidecar(maildir, name)
+        sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):
         return []  # then the message is held, and that is shown
     failures = sidecar.failures if sidecar else ()
