@@ -34,7 +34,7 @@ from maildirqmtp.settings.types import (
     Time,
 )
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import make_tls, parse_endpoint
+from maildirqmtp.transport.endpoint import parse_endpoint
 
 if TYPE_CHECKING:
     from typing import Any
@@ -189,7 +189,12 @@ def make_route(maildir: bytes, prefix: bytes, server: str, values: dict[str, Any
             fields |= setting.fields(values[setting.key])
     where = parse_endpoint(server, values.get("port"))
     ca, cert, key = (values.get(f"tls-{part}") for part in ("ca", "cert", "key"))
-    tls = make_tls(where, ca, cert, key, values.get("tls-pin", ()))
+    pins = values.get("tls-pin", ())
+    tls = None
+    if pins or not ca is cert is key is None:
+        from maildirqmtp.transport.tls_options import make_tls  # a dataclass: not for each run
+
+        tls = make_tls(where, ca, cert, key, pins)
     return route.Route(maildir, where, prefix=prefix, tls=tls, **fields)
 
 
