@@ -42,7 +42,7 @@ def route(path: Path, **options: Any) -> Route:
 
 def write(path: Path, state: str = "idle", prefix: bytes = b"", **values: Any) -> None:
     """Write the status file of a daemon."""
-    status.write(Snapshot(route(path, prefix=prefix), state, Counters(), **values))
+    status.write(Snapshot(route(path, prefix=prefix), state, Counters().as_dict(), **values))
 
 
 def look(
