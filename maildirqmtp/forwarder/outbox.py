@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import prepare
-from maildirqmtp.mail import envelope
+from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queue import Queue
@@ -136,5 +136,5 @@ class Outbox:
             else:
                 self._queue.vanished(name)
         elif self._report.detailed:
-            queued.message_id = envelope.message_id(queued.message.data)
+            queued.message_id = header.message_id(queued.message.data)
         return queued
