@@ -1,16 +1,16 @@
 """maildirqmtp: send mail over QMTP, from a maildir or from a program.
 
-Importing the package is cheap and has no side effects: what is named here is
-loaded when it is first used. The command line is `maildirqmtp.cli`; the
-receiver is `maildirqmtp.receiver.cli`.
+Importing the package is cheap and has no side effects: each public name is
+loaded when it is first used. The programs' entry points are in `maildirqmtp.cli`.
 """
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from maildirqmtp import netstring
-    from maildirqmtp.address import Tls
-    from maildirqmtp.async_client import AsyncQMTPClient
-    from maildirqmtp.client import QMTPClient
+    from maildirqmtp.client.async_client import AsyncQMTPClient
+    from maildirqmtp.client.client import QMTPClient
+    from maildirqmtp.client.package import Package
     from maildirqmtp.errors import (
         ConfigError,
         ConnectError,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         TransportError,
         WriteTimeout,
     )
-    from maildirqmtp.package import Package
     from maildirqmtp.response import Response, Status
     from maildirqmtp.results import Outcome, SendResult
+    from maildirqmtp.transport.endpoint import Tls
 
 __version__ = "0.1.0"
 
@@ -62,44 +62,27 @@ __all__ = [
     "netstring",
 ]
 
+#: The module of each public name that is not an exception of `maildirqmtp.errors`.
+_HOMES = {
+    "AsyncQMTPClient": "maildirqmtp.client.async_client",
+    "Outcome": "maildirqmtp.results",
+    "Package": "maildirqmtp.client.package",
+    "QMTPClient": "maildirqmtp.client.client",
+    "Response": "maildirqmtp.response",
+    "SendResult": "maildirqmtp.results",
+    "Status": "maildirqmtp.response",
+    "Tls": "maildirqmtp.transport.endpoint",
+}
+
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     if name == "netstring":
-        import maildirqmtp.netstring
-
-        return maildirqmtp.netstring
-    module: object
-    if name == "AsyncQMTPClient":
-        from maildirqmtp import async_client
-
-        module = async_client
-    elif name == "QMTPClient":
-        from maildirqmtp import client
-
-        module = client
-    elif name == "Tls":
-        from maildirqmtp import address
-
-        module = address
-    elif name == "Package":
-        from maildirqmtp import package
-
-        module = package
-    elif name in ("Response", "Status"):
-        from maildirqmtp import response
-
-        module = response
-    elif name in ("Outcome", "SendResult"):
-        from maildirqmtp import results
-
-        module = results
-    else:
-        from maildirqmtp import errors
-
-        module = errors
-    value: object = getattr(module, name)
+        return import_module("maildirqmtp.netstring")
+    value: object = getattr(import_module(_HOMES.get(name, "maildirqmtp.errors")), name)
     globals()[name] = value
     return value
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -19,7 +19,7 @@ def run() -> NoReturn:
     """
     # To load makes objects by the thousand, and no garbage among them.
     gc.disable()
-    from maildirqmtp.cli import main
+    from maildirqmtp.cli.main import main
 
     gc.freeze()
     gc.enable()

@@ -5,8 +5,8 @@ means that there is no answer at all, or that this side cannot go on.
 """
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maildirqmtp.results import SendResult
 

@@ -11,9 +11,10 @@ can make us wait for, or set aside memory for, more than we agreed to.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from maildirqmtp.errors import NetstringError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.delivery import Delivery
 from maildirqmtp.errors import TransportError
-from maildirqmtp.files import Folder, Message, identity_of
-from maildirqmtp.maildir import TOP_BYTES
-from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.forwarder.queued_message import QueuedMessage
+from maildirqmtp.maildir.files import Folder, Message, identity_of
+from maildirqmtp.maildir.maildir import TOP_BYTES
+from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 from tests.helpers import Package
 
 
@@ -249,25 +249,25 @@ class FakeServer(FakeTransport):
 # Deliveries
 
 
-def delivery(
+def queued(
     name: bytes = b"1.a", *recipients: bytes, text: bytes = b"hello\n", sender: bytes = b"s@x"
-) -> Delivery:
+) -> QueuedMessage:
     """A small message in memory, on its way to some recipients."""
     folder = Folder(-1, b"/Maildir/new")
     message = Message(folder, name, (1, 2, len(text), 3), text, len(text))
-    return Delivery(message, sender, recipients or (b"r@y",), b"", 0)
+    return QueuedMessage(message, sender, recipients or (b"r@y",), b"", 0)
 
 
-def large_delivery(
+def large_queued(
     path: Path, *recipients: bytes, kept: bytes = b"", offset: int = 0, size: int = 2 << 20
-) -> Delivery:
+) -> QueuedMessage:
     """A message in a file, to be streamed; the file is made."""
     path.write_bytes(b"".join(b"%09d\n" % n for n in range(size // 10 + 1))[:size])
     fd = os.open(path, os.O_RDONLY)
     folder = Folder(-1, os.fsencode(path.parent))
     top = os.pread(fd, TOP_BYTES, 0)
     message = Message(folder, os.fsencode(path.name), identity_of(os.fstat(fd)), top, size, fd)
-    return Delivery(message, b"s@x", recipients or (b"r@y",), kept, offset)
+    return QueuedMessage(message, b"s@x", recipients or (b"r@y",), kept, offset)
 
 
 # Files

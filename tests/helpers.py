@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 
 #: Seconds after which a test gives up waiting for something that should happen at once.
 DEADLINE_S = 30.0
@@ -106,7 +106,7 @@ def command(name: str = "maildirqmtp") -> list[str]:
         return [str(script)]
     module = {
         "maildirqmtp": "maildirqmtp",
-        "qmtpmaildir": "maildirqmtp.receiver.cli",
+        "qmtpmaildir": "maildirqmtp.cli.qmtpmaildir",
         "serialqmtp": "maildirqmtp.serialmail.serialqmtp",
         "maildirserial": "maildirqmtp.serialmail.maildirserial",
     }[name]

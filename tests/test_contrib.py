@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import config
-from maildirqmtp.options import parse
+from maildirqmtp.settings import config
+from maildirqmtp.settings.command_line import parse
 from tests.helpers import (
     add_message,
     answer_all,
@@ -53,7 +53,7 @@ SCRIPTS = [
     "daemontools/maildirqmtp/log/run",
 ]
 
-HAVE_DAEMON = importlib.util.find_spec("maildirqmtp.service") is not None
+HAVE_DAEMON = importlib.util.find_spec("maildirqmtp.daemon.supervisor") is not None
 needs_daemon = pytest.mark.skipif(not HAVE_DAEMON, reason="NOT TESTED: there is no daemon yet")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: needs root")
 
@@ -568,7 +568,7 @@ def test_every_alert_is_tried_and_told() -> None:
 
 def test_the_node_exporter_may_read_the_metrics(tmp_path: Path) -> None:
     """It is another user, and the units have a umask that keeps others out of what we make."""
-    from maildirqmtp.metrics import write
+    from maildirqmtp.daemon.metrics import write
 
     assert directives(SYSTEMD / "maildirqmtp.service")["UMask"] == ["0077"]
     before = os.umask(0o077)

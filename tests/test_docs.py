@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import config, settings
-from maildirqmtp.options import parse
-from maildirqmtp.parser import make_parser
+from maildirqmtp.settings import config, table
+from maildirqmtp.settings.command_line import parse
+from maildirqmtp.settings.parser import make_parser
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
 ROOT = Path(__file__).parent.parent
@@ -27,9 +27,9 @@ FLAGS = sorted(
     for flag in action.option_strings
     if flag.startswith("--") and flag not in ("--help", "--version")
 )
-ROUTE_KEYS = [setting.key for setting in (settings.MAILDIR, settings.PREFIX, settings.SERVER)]
-ROUTE_KEYS += [setting.key for setting in settings.ROUTE]
-KEYS = ROUTE_KEYS + [setting.key for setting in settings.PROCESS]
+ROUTE_KEYS = [setting.key for setting in (table.MAILDIR, table.PREFIX, table.SERVER)]
+ROUTE_KEYS += [setting.key for setting in table.ROUTE]
+KEYS = ROUTE_KEYS + [setting.key for setting in table.PROCESS]
 
 
 def section(title: str) -> str:
@@ -125,7 +125,7 @@ def test_events_are_as_documented(tmp_path: Path) -> None:
 
 def test_metrics_are_as_documented() -> None:
     """And the alerts ask for none that does not exist."""
-    from maildirqmtp.metrics import collect
+    from maildirqmtp.daemon.metrics import collect
 
     names = {name for name, *_ in collect([])}
     table = rows(section("Metrics"))[2:]

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.address import Address
-from maildirqmtp.delivery import prepare
-from maildirqmtp.engine import Engine
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.forwarder import Forwarder
+from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.e2e.evil import responses_in
 from tests.fakes import FakeClock, FakeServer, broken, framed, never_wait
 from tests.helpers import Package, add_message, add_sidecar, make_maildir, names
@@ -103,7 +103,7 @@ def one_run(number: int, path: Path, clock: FakeClock) -> None:
     lines: list[tuple[list[Package], bytearray]] = []
     log = io.StringIO()
 
-    def connect(server: Address, timeout_s: float) -> FakeServer:
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
         assert len(lines) < 60, "it never stops"
         packages: list[Package] = []
         written = bytearray()
@@ -132,10 +132,10 @@ def one_run(number: int, path: Path, clock: FakeClock) -> None:
         takes = [chance.choice((0, 1, 9, 40, 10_000)) for _ in range(chance.randrange(9))]
         return FakeServer(serve, takes=takes)
 
-    route = Route(bytes(path), Server("mx"), window_messages=chance.choice((1, 2, 64)))
+    route = Route(bytes(path), TcpEndpoint("mx"), window_messages=chance.choice((1, 2, 64)))
     report = Report(log, io.StringIO(), 1, clock=clock)
     with Maildir(bytes(path)) as opened:
-        engine = Engine(route, opened, report, connect, clock, lambda: 0.0)
+        engine = Forwarder(route, opened, report, connect, clock, lambda: 0.0)
         try:
             engine.run_batch(opened.scan())
         finally:
@@ -227,7 +227,7 @@ def fuzz_envelopes(numbers: range, path: Path) -> None:
     """Prepare a message for each number."""
     make_maildir(path)
     reasons: set[str] = set()
-    routes = [Route(bytes(path), Server("mx"), prefix=prefix) for prefix in (b"", b"r")]
+    routes = [Route(bytes(path), TcpEndpoint("mx"), prefix=prefix) for prefix in (b"", b"r")]
     with Maildir(bytes(path)) as opened:
         for number in numbers:
             chance = random.Random(number)
@@ -277,7 +277,7 @@ def test_whatever_is_on_top_of_a_message_in_the_long_run(place: Path) -> None:
 def fuzz_sidecars(numbers: range, path: Path) -> None:
     """Prepare a message with a sidecar for each number."""
     make_maildir(path)
-    route = Route(bytes(path), Server("mx"))
+    route = Route(bytes(path), TcpEndpoint("mx"))
     add_message(path, "1.m", b"text\n", b"s@x", b"nobody@y")
     add_sidecar(path, "1.m", "s@x", "a@y")
     sidecar = path / "envelope" / "1.m.json"

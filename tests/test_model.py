@@ -45,14 +45,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from maildirqmtp import maildir as maildir_module
-from maildirqmtp.address import Address
-from maildirqmtp.cleaning import clean
-from maildirqmtp.delivery import Delivery
-from maildirqmtp.engine import Engine
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.forwarder import Forwarder
+from maildirqmtp.forwarder.queued_message import QueuedMessage
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import maildir as maildir_module
+from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import FakeClock, FakeServer, broken, never_wait
 from tests.helpers import Package, make_maildir, names
 
@@ -140,7 +140,7 @@ class Content:
 
 
 @dataclass
-class Manners:
+class Capabilities:
     """How the server behaves in a run: `kind` begins after `after` responses of a connection."""
 
     fates: str
@@ -157,34 +157,34 @@ class ModelReport(Report):
         super().__init__(io.StringIO(), io.StringIO(), 1, clock=model.clock)
         self._model = model
 
-    def accepted(self, delivery: Delivery) -> None:
+    def accepted(self, queued: QueuedMessage) -> None:
         """See `Report`."""
-        for index in range(len(delivery.recipients)):
-            self._model.claimed(delivery, index, "K")
-        super().accepted(delivery)
+        for index in range(len(queued.recipients)):
+            self._model.claimed(queued, index, "K")
+        super().accepted(queued)
 
-    def one_accepted(self, delivery: Delivery, index: int, text: str) -> None:
+    def one_accepted(self, queued: QueuedMessage, index: int, text: str) -> None:
         """See `Report`."""
-        self._model.claimed(delivery, index, "K")
-        super().one_accepted(delivery, index, text)
+        self._model.claimed(queued, index, "K")
+        super().one_accepted(queued, index, text)
 
-    def failed(self, delivery: Delivery, index: int, text: str, where: bytes) -> None:
+    def failed(self, queued: QueuedMessage, index: int, text: str, where: bytes) -> None:
         """See `Report`."""
-        self._model.claimed(delivery, index, "DZ")
-        super().failed(delivery, index, text, where)
+        self._model.claimed(queued, index, "DZ")
+        super().failed(queued, index, text, where)
 
-    def bounced(self, delivery: Delivery, index: int, text: str) -> None:
+    def bounced(self, queued: QueuedMessage, index: int, text: str) -> None:
         """See `Report`."""
-        self._model.claimed(delivery, index, "DZ")
-        super().bounced(delivery, index, text)
+        self._model.claimed(queued, index, "DZ")
+        super().bounced(queued, index, text)
 
-    def in_doubt(self, delivery: Delivery) -> None:
+    def in_doubt(self, queued: QueuedMessage) -> None:
         """See `Report`."""
-        content = self._model.last_sent.get(base_of(delivery.message.name))
-        for index in delivery.doubtful:
+        content = self._model.last_sent.get(base_of(queued.message.name))
+        for index in queued.doubtful:
             assert content is not None, "in doubt, and never sent"
-            content.may_come_again[PREFIX + delivery.recipients[index]] += 1
-        super().in_doubt(delivery)
+            content.may_come_again[PREFIX + queued.recipients[index]] += 1
+        super().in_doubt(queued)
 
 
 def base_of(name: bytes | str) -> str:
@@ -207,8 +207,8 @@ fillers = st.sampled_from([0, 0, 0, 500])
 messages = st.tuples(st.sampled_from(["top", "exim", "sidecar"]), several, fillers)
 picks = st.integers(0, 20)
 changes = st.sampled_from(["append", "replace", "delete", "move", "rename", "flag"])
-manners = st.builds(
-    Manners,
+capabilities = st.builds(
+    Capabilities,
     st.sampled_from(["K", "K", "D", "Z", "KD", "KZ", "ZDK", "DKKZ", "ZZD"]),
     st.sampled_from([False, False, True]),
     st.sampled_from(["well", "well", "well", "close", "reset", "rubbish", "silence", "poison"]),
@@ -238,7 +238,7 @@ class Model(RuleBasedStateMachine):
         self.connects = 0
         self.packages = 0
         self.amid: tuple[int, str, int] | None = None
-        self.manners = Manners("K", False, "well", 0, [])
+        self.capabilities = Capabilities("K", False, "well", 0, [])
 
     def teardown(self) -> None:
         """Remove everything."""
@@ -387,7 +387,7 @@ class Model(RuleBasedStateMachine):
 
     # The server
 
-    def connect(self, server: Address, timeout_s: float) -> FakeServer:
+    def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
         """Reach the server."""
         self.connects += 1
         assert self.connects < 300, "it never stops"
@@ -400,10 +400,13 @@ class Model(RuleBasedStateMachine):
             if over:
                 return
             number = mark_of(package.text)
-            poison = self.manners.kind == "poison" and number == self.manners.after
+            poison = self.capabilities.kind == "poison" and number == self.capabilities.after
             answers = [] if poison else self._answers(number, package)
             for answer, recipients in answers:
-                if self.manners.kind not in ("well", "poison") and said >= self.manners.after:
+                if (
+                    self.capabilities.kind not in ("well", "poison")
+                    and said >= self.capabilities.after
+                ):
                     break
                 said += 1
                 for recipient in recipients:
@@ -413,19 +416,19 @@ class Model(RuleBasedStateMachine):
                 if not poison:
                     return
             over = True
-            if self.manners.kind == "rubbish":
+            if self.capabilities.kind == "rubbish":
                 line.say(b"3:Xok,")
-            elif self.manners.kind == "reset":
+            elif self.capabilities.kind == "reset":
                 line.say(broken())
-            elif self.manners.kind != "silence":
+            elif self.capabilities.kind != "silence":
                 line.hang_up()
 
-        return FakeServer(serve, takes=self.manners.takes)
+        return FakeServer(serve, takes=self.capabilities.takes)
 
     def _answers(self, number: int, package: Package) -> list[tuple[str, tuple[bytes, ...]]]:
-        fates = self.manners.fates
+        fates = self.capabilities.fates
         each = [fates[(number + r[1]) % len(fates)] for r in package.recipients]
-        if self.manners.once:
+        if self.capabilities.once:
             worst = min(each)  # D before K before Z
             return [("D" if "D" in each else "Z" if "Z" in each else worst, package.recipients)]
         return [(fate, (r,)) for fate, r in zip(each, package.recipients, strict=True)]
@@ -457,34 +460,34 @@ class Model(RuleBasedStateMachine):
         if answer != "Z" or self.now - content.written_s >= LIFETIME_S:
             content.settled.add(full)
 
-    def claimed(self, delivery: Delivery, index: int, answers: str) -> None:
+    def claimed(self, queued: QueuedMessage, index: int, answers: str) -> None:
         """The forwarder reports an outcome."""
-        content = self.last_sent[base_of(delivery.message.name)]
-        answer = content.said.get(PREFIX + delivery.recipients[index])
+        content = self.last_sent[base_of(queued.message.name)]
+        answer = content.said.get(PREFIX + queued.recipients[index])
         assert answer is not None, f"miscredited: {answers} for {content}"
         assert answer in answers, f"miscredited: {answers} for {content}"
 
     # A run
 
     @precondition(lambda self: bool(self._files("new")))
-    @rule(how=manners)
-    def run(self, how: Manners) -> None:
+    @rule(how=capabilities)
+    def run(self, how: Capabilities) -> None:
         """A run."""
         self._run(how, None, "", None)
 
     @precondition(lambda self: bool(self._files("new")))
     @rule(
-        how=manners,
+        how=capabilities,
         crash=st.integers(1, 30),
         moment=st.sampled_from(["before", "after", "amid"]),
     )
-    def run_to_death(self, how: Manners, crash: int, moment: str) -> None:
+    def run_to_death(self, how: Capabilities, crash: int, moment: str) -> None:
         """A run that dies, if it comes so far."""
         self._run(how, crash, moment, None)
 
     @precondition(lambda self: bool(self._files("new")))
-    @rule(how=manners, amid=st.tuples(st.integers(1, 4), changes, picks))
-    def run_with_company(self, how: Manners, amid: tuple[int, str, int]) -> None:
+    @rule(how=capabilities, amid=st.tuples(st.integers(1, 4), changes, picks))
+    def run_with_company(self, how: Capabilities, amid: tuple[int, str, int]) -> None:
         """A run with somebody at the files in the middle of it."""
         self._run(how, None, "", amid)
 
@@ -492,15 +495,15 @@ class Model(RuleBasedStateMachine):
     @rule()
     def run_well(self) -> None:
         """A run against a server that takes everything: nothing of ours is left."""
-        self._run(Manners("K", False, "well", 0, []), None, "", None)
+        self._run(Capabilities("K", False, "well", 0, []), None, "", None)
         for path in self._files("new", *(("cur",) if self.options["include_cur"] else ())):
             listed = self._listed(path)
             assert not any(r.startswith(PREFIX) for r in listed), f"stuck: {path.name} {listed}"
 
     def _run(
-        self, how: Manners, crash: int | None, moment: str, amid: tuple[int, str, int] | None
+        self, how: Capabilities, crash: int | None, moment: str, amid: tuple[int, str, int] | None
     ) -> None:
-        self.manners, self.amid, self.packages, self.connects = how, amid, 0, 0
+        self.capabilities, self.amid, self.packages, self.connects = how, amid, 0, 0
         self.sent_now.clear()
         self.last_sent.clear()
         before = set(os.listdir("/proc/self/fd"))
@@ -518,11 +521,11 @@ class Model(RuleBasedStateMachine):
 
     def _flush(self) -> None:
         """Do what `batch.flush` does."""
-        route = Route(bytes(self.path), Server("mx"), prefix=PREFIX, **self.options)
+        route = Route(bytes(self.path), TcpEndpoint("mx"), prefix=PREFIX, **self.options)
         with Maildir(route.maildir) as opened:
             opened.lock()
             candidates = opened.scan(route.include_cur)
-            engine = Engine(
+            engine = Forwarder(
                 route, opened, ModelReport(self), self.connect, self.clock, lambda: self.now
             )
             engine.run_batch(candidates)

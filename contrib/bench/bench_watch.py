@@ -19,8 +19,8 @@ from bench_maildir import MESSAGE_BYTES, empty_maildir, text, trace_lines
 
 sys.path.insert(0, str(CHECKOUT))
 
-from maildirqmtp.package_reader import PackageEnd, PackageReader
-from maildirqmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.package_reader import PackageEnd, PackageReader
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 
 DEADLINE_S = 30.0
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from maildirqmtp.protocol import MAX_MESSAGE, Response, Status
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE, Response, Status
 
 #: Says why a recipient is refused; None for one that is welcome.
 Refuse = Callable[[bytes], Response | None]

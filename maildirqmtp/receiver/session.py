@@ -21,11 +21,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from maildirqmtp import filing, netstring
+from maildirqmtp import netstring
 from maildirqmtp.errors import LocalError, ProtocolError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
-from maildirqmtp.protocol import ENCODING_CRLF, MAX_MESSAGE, Response, Status, check_address
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.qmtp.protocol import ENCODING_CRLF, MAX_MESSAGE, Response, Status, check_address
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
 from maildirqmtp.receiver.spool import Spool
 from maildirqmtp.text import printable, rfc5322_date
@@ -207,8 +208,8 @@ class Session:
             return _Answer(self._sender, recipient, _TROUBLE)
         try:
             header = self._header(recipient)
-            name = filing.write_tmp(self._maildir, text.pieces(header))
-            filing.publish(self._maildir, name)
+            name = writing.write_tmp(self._maildir, text.pieces(header))
+            writing.publish(self._maildir, name)
         except LocalError as error:
             self._log(Importance.ERROR, f"{self.peer}: {error}")
             return _Answer(self._sender, recipient, _TROUBLE)

@@ -8,10 +8,10 @@ import errno
 import os
 from collections.abc import Iterator
 
-from maildirqmtp import filing
 from maildirqmtp.errors import LocalError
-from maildirqmtp.files import local_error
-from maildirqmtp.maildir import Maildir
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.maildir import Maildir
 
 #: Bytes of text that are kept in memory; a larger text goes to a file.
 MEMORY_MAX = 256 << 10
@@ -63,7 +63,7 @@ class Spool:
         name = b""
         try:
             if self._fd < 0:
-                name = filing.unique_name()
+                name = writing.unique_name()
                 self._fd = os.open(name, _CREATE, 0o600, dir_fd=self._maildir.tmp.fd)
                 os.unlink(name, dir_fd=self._maildir.tmp.fd)
                 _write_all(self._fd, self._memory)

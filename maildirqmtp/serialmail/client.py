@@ -13,16 +13,16 @@ import os
 import select
 import signal
 import subprocess
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Seconds that a client has to exit once its input and output are closed, before SIGTERM.
-GRACE_S = 3.0
+CLIENT_EXIT_S = 3.0
 #: Seconds more before SIGKILL.
 TERM_S = 1.0
 _READ_BYTES = 64 << 10
@@ -105,7 +105,7 @@ class Client:
         self._stdin.close()
         self._stdout.close()
         try:
-            if self._process.returncode is None and not self._exits(GRACE_S):
+            if self._process.returncode is None and not self._exits(CLIENT_EXIT_S):
                 self._kill(signal.SIGTERM)
                 self._exits(TERM_S)
         finally:

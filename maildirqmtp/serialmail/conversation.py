@@ -20,24 +20,31 @@ import os
 import select
 import selectors
 import sys
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, ProtocolError, WriteTimeout
-from maildirqmtp.manners import Manners
-from maildirqmtp.pipeline import Limits, Pipeline
-from maildirqmtp.route import GRACE_S, SESSION_S, WINDOW_BYTES, WINDOW_MESSAGES, WRITE_TIMEOUT_S
-from maildirqmtp.serialmail.letter import Unreadable, open_letter, unchanged
-from maildirqmtp.serialmail.line import END_OF_FILE, NOT_WRITTEN, Line
-from maildirqmtp.serialmail.ready import Ready
+from maildirqmtp.pipeline.capabilities import Capabilities
+from maildirqmtp.pipeline.limits import (
+    FENCE_GRACE_S,
+    SESSION_S,
+    WINDOW_BYTES,
+    WINDOW_MESSAGES,
+    WRITE_TIMEOUT_S,
+    Limits,
+)
+from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.window import Window
+from maildirqmtp.serialmail.open_file import UnreadableError, open_message, unchanged
+from maildirqmtp.serialmail.poller import DescriptorPoller
+from maildirqmtp.serialmail.recording import END_OF_FILE, NOT_WRITTEN, RecordingTransport
 from maildirqmtp.serialmail.wire import NameReader, WireError, write_result
 from maildirqmtp.text import printable
-from maildirqmtp.window import Window
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maildirqmtp.delivery import Delivery
-    from maildirqmtp.transport import Transport
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.transport.transport import Transport
 
 #: Seconds without a byte from the server while an answer is owed (serialmail, serialqmtp).
 READ_TIMEOUT_S = 3_600.0
@@ -63,17 +70,17 @@ class Conversation:
         names_fd: int = 0,
         results_fd: int = 1,
     ) -> None:
-        self._line = Line(transport, clock)
+        self._line = RecordingTransport(transport, clock)
         self._prefix = prefix
         self._said_by = said_by
         self._clock = clock
         self._names_fd = names_fd
         self._results_fd = results_fd
         # The response time-out is ours: for each read, not for each package.
-        limits = Limits(WRITE_TIMEOUT_S, float("inf"), GRACE_S, SESSION_S)
+        limits = Limits(WRITE_TIMEOUT_S, float("inf"), FENCE_GRACE_S, SESSION_S)
         window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
-        self._pipeline = Pipeline(self._line, window, Manners(), limits, unchanged, clock)
-        self._ready = Ready(clock)
+        self._pipeline = Pipeline(self._line, window, Capabilities(), limits, unchanged, clock)
+        self._ready = DescriptorPoller(clock)
         self._names = NameReader()
         self._names_end = False
         self._results = bytearray()
@@ -137,13 +144,13 @@ class Conversation:
             return True
         return self._names_end
 
-    def _how_it_ended(self, unfinished: list[Delivery]) -> str:
+    def _how_it_ended(self, unfinished: list[QueuedMessage]) -> str:
         error = self._pipeline.error
         if isinstance(error, ProtocolError):
             return "remote protocol violation"
         if isinstance(error, WriteTimeout):
             return NOT_WRITTEN
-        if any(letter.reason for letter in unfinished) and error is None:
+        if any(queued.reason for queued in unfinished) and error is None:
             return "unable to read file"
         return self._line.failure if unfinished or error is not None else ""
 
@@ -199,11 +206,11 @@ class Conversation:
         while not self._fatal and (pipeline.has_room() or self._is_through):
             try:
                 name = self._names.next()
-                letter = None if name is None else open_letter(name, self._prefix)
+                queued = None if name is None else open_message(name, self._prefix)
             except WireError:
                 self._fatal = "unable to open file"
                 return
-            except Unreadable as error:
+            except UnreadableError as error:
                 self._fatal = str(error)
                 return
             except EnvelopeError as error:
@@ -211,15 +218,15 @@ class Conversation:
                 continue
             if name is None:
                 return
-            if letter is None:
+            if queued is None:
                 continue
             if self._is_through:
-                letter.close()
+                queued.close()
                 self._fatal = END_OF_FILE if pipeline.ended else SESSION_OVER
                 return
             if not pipeline.packages_in_flight:
                 self._owing_since = self._clock()
-            pipeline.put(letter)
+            pipeline.put(queued)
 
     # Results
 
@@ -229,10 +236,10 @@ class Conversation:
         return len(self._results) >= RESULTS_BYTES
 
     def _take_results(self) -> None:
-        for letter in self._pipeline.take_done():
-            (answer,) = letter.answers
+        for queued in self._pipeline.take_done():
+            (answer,) = queued.answers
             assert answer is not None
-            self._results += write_result(letter.message.name, answer, self._said_by)
+            self._results += write_result(queued.message.name, answer, self._said_by)
 
     def _write_results(self, ready: dict[int, int]) -> None:
         """Write what the selector's word is good for. Raises `OSError`."""

@@ -8,19 +8,19 @@ that was refused that it was taken.
 from __future__ import annotations
 
 import selectors
+from typing import TYPE_CHECKING
 
 from maildirqmtp.serialmail.client import Client
-from maildirqmtp.serialmail.journal import path_of
+from maildirqmtp.serialmail.report import path_of
 from maildirqmtp.serialmail.wire import ResultReader, WireError
 from maildirqmtp.text import printable
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maildirqmtp.delivery import Delivery
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.response import Response
-    from maildirqmtp.wake import Wake
+    from maildirqmtp.transport.wakeup import Wakeup
 
 #: Names that a client has and gives no result for, beyond which it gets no more: what it has in
 #: hand is in our memory, too. A client that wants all names first gets the rest in another run.
@@ -39,9 +39,9 @@ class Feeder:
     def __init__(
         self,
         client: Client,
-        take: Callable[[], Delivery | None],
-        settle: Callable[[Delivery, Response], None],
-        wake: Wake,
+        take: Callable[[], QueuedMessage | None],
+        settle: Callable[[QueuedMessage, Response], None],
+        wake: Wakeup,
         clock: Callable[[], float],
     ) -> None:
         self.results = 0
@@ -51,8 +51,8 @@ class Feeder:
         self._wake = wake
         self._clock = clock
         self._reader = ResultReader()
-        self._next: Delivery | None = None
-        self._given: dict[bytes, Delivery] = {}
+        self._next: QueuedMessage | None = None
+        self._given: dict[bytes, QueuedMessage] = {}
         self._answered: set[bytes] = set()
         self._exited = False
         self._selector = selectors.DefaultSelector()

@@ -14,18 +14,19 @@ import shlex
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from maildirqmtp.address import UcspiServer
-from maildirqmtp.cleaning import clean
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.route import SENDMAIL, Route, parse_seconds
-from maildirqmtp.serialmail.journal import Journal
-from maildirqmtp.serialmail.rounds import EXIT_TEMPORARY, Rounds
+from maildirqmtp.forwarder.route import SENDMAIL, Route
+from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.serialmail.client_loop import EXIT_TEMPORARY, ClientLoop
+from maildirqmtp.serialmail.report import SerialmailReport
+from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.text import printable
+from maildirqmtp.transport.endpoint import UcspiEndpoint
 from maildirqmtp.values import Value
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
@@ -34,7 +35,7 @@ EXIT_USAGE = 100
 USAGE = "usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]"
 
 
-class Options(Value):
+class Arguments(Value):
     """What the command line says. `lifetime_s` is infinite where nothing ever gets too old."""
 
     __slots__ = ("bounce", "client", "lifetime_s", "maildir", "prefix", "sendmail")
@@ -56,7 +57,7 @@ class Options(Value):
         self.sendmail = sendmail
 
 
-def parse(words: Sequence[str]) -> Options:
+def parse(words: Sequence[str]) -> Arguments:
     """Read the command line. Raises `ConfigError`."""
     bounce, lifetime_s = False, float("inf")
     sendmail: tuple[bytes, ...] = SENDMAIL
@@ -75,14 +76,14 @@ def parse(words: Sequence[str]) -> Options:
     if len(arguments) < 3 or not sendmail:
         raise ConfigError("too few arguments")
     maildir, prefix, *client = map(os.fsencode, arguments)
-    return Options(maildir, prefix, tuple(client), bounce, lifetime_s, sendmail)
+    return Arguments(maildir, prefix, tuple(client), bounce, lifetime_s, sendmail)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     if sys.stderr is None:  # closed by whoever started us
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    journal = Journal(sys.stderr)
+    report = SerialmailReport(sys.stderr)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError:
@@ -91,29 +92,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         os.chdir(options.maildir)
     except OSError as error:
-        journal.fatal(f"unable to chdir to {printable(options.maildir)}: {error.strerror}")
+        report.fatal(f"unable to chdir to {printable(options.maildir)}: {error.strerror}")
         return EXIT_TEMPORARY
     try:
-        return _run(options, journal)
+        return _run(options, report)
     except (LocalError, OSError) as error:
-        journal.fatal(str(error))
+        report.fatal(str(error))
         return EXIT_TEMPORARY
 
 
-def _run(options: Options, journal: Journal) -> int:
+def _run(options: Arguments, report: SerialmailReport) -> int:
     # The directory that we are in and the client will be in, whatever becomes of its name.
     with Maildir(os.getcwdb()) as maildir:
         maildir.lock()
         route = Route(
             maildir.path,
-            UcspiServer(),
+            UcspiEndpoint(),
             prefix=options.prefix,
             include_cur=True,
             bounce=options.bounce,
             lifetime_s=options.lifetime_s,
             sendmail=options.sendmail,
         )
-        rounds = Rounds(route, maildir, options.client, journal, time.monotonic, time.time)
+        rounds = ClientLoop(route, maildir, options.client, report, time.monotonic, time.time)
 
         def stop(number: int, frame: FrameType | None) -> None:
             rounds.stop()

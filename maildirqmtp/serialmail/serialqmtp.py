@@ -12,13 +12,13 @@ import errno
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.serialmail.conversation import Conversation
-from maildirqmtp.serialmail.line import NOT_WRITTEN
+from maildirqmtp.serialmail.recording import NOT_WRITTEN
 from maildirqmtp.transport.descriptors import connect_ucspi
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

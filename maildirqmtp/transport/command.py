@@ -16,20 +16,20 @@ import subprocess
 import threading
 import time
 import weakref
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
 from maildirqmtp.transport.descriptors import DescriptorTransport
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-    from maildirqmtp.address import ExecServer
+    from maildirqmtp.transport.endpoint import CommandEndpoint
 
 #: Seconds that a command has to exit once its input and output are closed.
-GRACE_S = 3.0
+EXIT_GRACE_S = 3.0
 #: Seconds more after SIGTERM; then comes SIGKILL.
 TERM_S = 1.0
 #: Seconds that all commands have to exit after SIGTERM, where we exit without waiting for them.
@@ -72,7 +72,7 @@ class CommandTransport(DescriptorTransport):
 
     close_waits = True
 
-    def __init__(self, server: ExecServer, log: Callable[[str], None]) -> None:
+    def __init__(self, server: CommandEndpoint, log: Callable[[str], None]) -> None:
         self._command = server.command
         try:
             self._process = subprocess.Popen(
@@ -128,7 +128,7 @@ class CommandTransport(DescriptorTransport):
         """Close its input and output, if that was not done yet; return the seconds it has left."""
         now = time.monotonic()
         if self._exit_by is None:
-            self._exit_by = now + GRACE_S
+            self._exit_by = now + EXIT_GRACE_S
             for pipe in self._pipes:
                 pipe.close()
         return self._exit_by - now

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from maildirqmtp.address import Server, UnixServer
+    from maildirqmtp.transport.endpoint import TcpEndpoint, UnixEndpoint
 
     #: What getaddrinfo says of one address.
     Found = tuple[int, int, int, str, tuple[Any, ...]]
@@ -81,7 +81,7 @@ class SocketTransport:
         )
 
 
-def connect_tcp(server: Server, timeout_s: float, wrap: Wrap | None = None) -> SocketTransport:
+def connect_tcp(server: TcpEndpoint, timeout_s: float, wrap: Wrap | None = None) -> SocketTransport:
     """Connect to the first of the server's addresses that works, the last good one first.
 
     `wrap` may raise an `OSError` for an address that is no good after all.
@@ -110,7 +110,7 @@ def connect_tcp(server: Server, timeout_s: float, wrap: Wrap | None = None) -> S
     raise kind_of_error(last.errno if last else None, reason) from last
 
 
-def _find(server: Server) -> list[Found]:
+def _find(server: TcpEndpoint) -> list[Found]:
     """Look the server's addresses up, in the system's order; but first the one that worked."""
     # As bytes where that will do: for a str, Python loads its tables of Unicode host names.
     host = server.host.encode() if server.host.isascii() else server.host
@@ -127,7 +127,7 @@ def _find(server: Server) -> list[Found]:
     return sorted(found, key=lambda one: one[4] != worked)
 
 
-def _try(found: Found, server: Server, timeout_s: float, wrap: Wrap | None) -> SocketTransport:
+def _try(found: Found, server: TcpEndpoint, timeout_s: float, wrap: Wrap | None) -> SocketTransport:
     family, kind, protocol, _, address = found
     deadline = time.monotonic() + timeout_s
     sock = socket.socket(family, kind, protocol)
@@ -144,7 +144,7 @@ def _try(found: Found, server: Server, timeout_s: float, wrap: Wrap | None) -> S
         raise
 
 
-def connect_unix(server: UnixServer, timeout_s: float) -> SocketTransport:
+def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
     """Connect to a Unix socket."""
     import struct
 

@@ -11,18 +11,18 @@ import errno
 import os
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
-from maildirqmtp.address import Tls
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
+from maildirqmtp.transport.endpoint import Tls
 from maildirqmtp.transport.sockets import SocketTransport, connect_tcp
 from maildirqmtp.transport.spki import public_key_digest
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from maildirqmtp.address import Server
+    from maildirqmtp.transport.endpoint import TcpEndpoint
 
 #: The most text that a record holds (RFC 8446, 5.1).
 RECORD_BYTES = 16 << 10
@@ -99,7 +99,7 @@ class TlsTransport(SocketTransport):
         return (ConnectError if refused else TransportError)(errno.EPROTO, text)
 
 
-def connect_tls(server: Server, timeout_s: float, tls: Tls | None) -> SocketTransport:
+def connect_tls(server: TcpEndpoint, timeout_s: float, tls: Tls | None) -> SocketTransport:
     """Connect to the server and know it by what `tls` says; see `transport.connect`."""
     chosen = tls or Tls()
     name = _name(server)
@@ -112,7 +112,7 @@ def connect_tls(server: Server, timeout_s: float, tls: Tls | None) -> SocketTran
     return connect_tcp(server, timeout_s, wrap)
 
 
-def _name(server: Server) -> str:
+def _name(server: TcpEndpoint) -> str:
     """Return the server's host as it stands in certificates."""
     # Neither a zone (RFC 4007, 11) nor the root's dot does.
     name = server.host.partition("%")[0].removesuffix(".")
@@ -125,7 +125,7 @@ def _name(server: Server) -> str:
     raise ConnectError(errno.EINVAL, f"cannot connect to {server}: no name for TLS: {why}")
 
 
-def _context(server: Server, tls: Tls) -> ssl.SSLContext:
+def _context(server: TcpEndpoint, tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca)
     except OSError as error:
@@ -151,7 +151,9 @@ def _no_password() -> str:
     raise PermissionError(errno.EACCES, "the key is encrypted; decrypt it first")
 
 
-def _useless(server: Server, what: str, error: OSError, *paths: str | bytes | None) -> NoReturn:
+def _useless(
+    server: TcpEndpoint, what: str, error: OSError, *paths: str | bytes | None
+) -> NoReturn:
     shown = " and ".join(printable(os.fsencode(path)) for path in paths if path is not None)
     number = errno.EPROTO if isinstance(error, ssl.SSLError) else error.errno
     why = _explain(error)
@@ -177,7 +179,7 @@ def _handshake(
     except BaseException as error:
         if wrapped is not None:
             wrapped.close()
-        if isinstance(error, ssl.SSLEOFError):
+        if is_cut_off(error):
             hint = "it hung up during the TLS handshake; does it speak TLS on this port?"
             raise OSError(errno.EPROTO, hint) from error
         if isinstance(error, ssl.SSLError):
@@ -196,11 +198,21 @@ def _check_pins(wrapped: ssl.SSLSocket, pins: tuple[bytes, ...]) -> None:
         raise OSError(errno.EPROTO, f"its public key, sha256:{digest.hex()}, is not a pinned one")
 
 
+def is_cut_off(error: BaseException) -> bool:
+    """Return whether the other side closed without close_notify (RFC 8446, 6.1).
+
+    Python 3.11.2, which Debian 12 has, raises no SSLEOFError for it with OpenSSL 3.
+    """
+    if isinstance(error, ssl.SSLError) and error.reason == "UNEXPECTED_EOF_WHILE_READING":
+        return True
+    return isinstance(error, ssl.SSLEOFError)
+
+
 def _explain(error: OSError) -> str:
     """Say what was wrong, in words; OpenSSL has names and line numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if is_cut_off(error):
         return "it was cut off, without the end that TLS has (close_notify)"
     if isinstance(error, ssl.SSLError) and error.reason:
         hint = "; does it speak TLS on this port?" if error.reason in _PLAIN else ""

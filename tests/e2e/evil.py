@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maildirqmtp.batch import flush
-from maildirqmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
     Package,
     Peer,
@@ -60,7 +61,7 @@ def responses_in(written: bytes) -> Iterator[bytes]:
         start = end + 1
 
 
-class Line:
+class RecordingTransport:
     """The server's end of one connection, which keeps what was read and written."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -126,7 +127,7 @@ class Line:
             yield text, recipient, status
 
 
-Evil = Callable[[Line, int], None]
+Evil = Callable[[RecordingTransport, int], None]
 
 
 @dataclass
@@ -134,7 +135,7 @@ class EvilServer:
     """Runs a script on each connection, with its number, and keeps each line."""
 
     server: ScriptedServer
-    lines: list[Line]
+    lines: list[RecordingTransport]
 
     @property
     def address(self) -> str:
@@ -145,11 +146,11 @@ class EvilServer:
 @contextlib.contextmanager
 def evil_server(evil: Evil) -> Iterator[EvilServer]:
     """Run an evil server for the length of a with block."""
-    lines: list[Line] = []
+    lines: list[RecordingTransport] = []
     lock = threading.Lock()
 
     def script(peer: Peer) -> None:
-        line = Line(peer.socket)
+        line = RecordingTransport(peer.socket)
         with lock:
             number = len(lines)
             lines.append(line)
@@ -159,7 +160,7 @@ def evil_server(evil: Evil) -> Iterator[EvilServer]:
         yield EvilServer(server, lines)
 
 
-def honest(line: Line, number: int = 0) -> None:
+def honest(line: RecordingTransport, number: int = 0) -> None:
     """Answer K for each recipient, as the protocol says."""
     for package in line.packages_from():
         line.send(b"3:Kok," * len(package.recipients))
@@ -246,7 +247,7 @@ def run_command(made: Stock, server: EvilServer, *flags: str) -> Run:
 def run_engine(made: Stock, server: EvilServer, **limits: Any) -> Run:
     """Do what the command does, in this process: to try hundreds of cases."""
     limits = {"response_timeout_s": 20.0, "write_timeout_s": 20.0, "grace_s": 20.0, **limits}
-    route = Route(bytes(made.maildir), Server("127.0.0.1", server.server.port), **limits)
+    route = Route(bytes(made.maildir), TcpEndpoint("127.0.0.1", server.server.port), **limits)
     log, data = io.StringIO(), io.StringIO()
     code = flush(route, Report(log, data))
     return Run(code, [json.loads(s) for s in data.getvalue().splitlines()], log.getvalue())

@@ -1,4 +1,4 @@
-"""What senders hear of failures, with the installed command (DESIGN, sections 5 and 6)."""
+"""What senders hear of failures, with the installed command."""
 
 from __future__ import annotations
 

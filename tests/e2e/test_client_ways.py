@@ -309,7 +309,7 @@ def test_a_command_that_does_not_end_does_not_hold_up_the_event_loop(
     async def main() -> None:
         client = AsyncQMTPClient("exec:sleep 1000")
         await client.connect()
-        transport = client._courier.transport
+        transport = client._session.transport
         assert transport is not None
         process = transport._transport._process  # type: ignore[attr-defined]
         client.disconnect()
@@ -374,7 +374,7 @@ def test_under_a_ucspi_client(tmp_path: Path) -> None:
 def test_a_client_that_is_let_go_ends_its_command() -> None:
     """A program that forgets to disconnect must not collect commands."""
     client = QMTPClient("exec:cat")
-    transport = client._courier.transport
+    transport = client._session.transport
     assert transport is not None
     process = transport._process  # type: ignore[attr-defined]
     assert runs(process.pid)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.evil import Evil, Line, Run, evil_server, forward, judge, stock
+from tests.e2e.evil import Evil, RecordingTransport, Run, evil_server, forward, judge, stock
 from tests.helpers import command
 
 SOME = random.Random(7).randbytes(2 << 20)
@@ -27,13 +27,13 @@ LARGE = tuple(b"Subject: %d\n\n" % i + SOME[i:] for i in range(40))
 WIDE = ("--window", "100000,1G")
 
 
-def small_buffers(line: Line) -> None:
+def small_buffers(line: RecordingTransport) -> None:
     """Make the server's end hold little, so that a writer on either side soon blocks."""
     line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
     line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
 
 
-def writes_first(line: Line, number: int) -> None:
+def writes_first(line: RecordingTransport, number: int) -> None:
     """Write a long answer to each package, and read nothing before it is gone."""
     small_buffers(line)
     for package in line.packages_from(chunk=64 << 10):
@@ -42,7 +42,7 @@ def writes_first(line: Line, number: int) -> None:
         line.send(b"%d:K%b," % (length + 1, b"y" * length))
 
 
-def writes_by_the_byte(line: Line, number: int) -> None:
+def writes_by_the_byte(line: RecordingTransport, number: int) -> None:
     """Like qmail-qmtpd: collect answers while there is more to read, then write them all."""
     small_buffers(line)
     waiting = b""
@@ -57,7 +57,7 @@ def writes_by_the_byte(line: Line, number: int) -> None:
 def reads_first(count: int) -> Evil:
     """Make a server that answers the first package, then none before it has read them all."""
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             if package is line.packages[0]:
                 line.send(b"3:Kok,")

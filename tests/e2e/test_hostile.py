@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import maildirqmtp
-from maildirqmtp import filing
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.sidecar import Sidecar
+from maildirqmtp.mail.sidecar import Sidecar
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.maildir import Maildir
 from tests.helpers import (
     add_message,
     add_sidecar,
@@ -155,7 +155,9 @@ def test_a_user_may_send_what_he_can_read(maildir: Path, tmp_path: Path) -> None
         path.chmod(path.stat().st_mode | 0o070)
     for parent in list(maildir.parents)[:-2]:
         parent.chmod(0o755)
-    code = "from maildirqmtp.maildir import *; import sys\nm = Maildir(sys.argv[1].encode())\n"
+    code = (
+        "from maildirqmtp.maildir.maildir import *; import sys\nm = Maildir(sys.argv[1].encode())\n"
+    )
     code += "print(m.load(m.new, b'5.good').size)"
     # The other user may be unable to read the checkout and the virtual environment.
     shutil.copytree(Path(maildirqmtp.__file__).parent, tmp_path / "package" / "maildirqmtp")
@@ -416,7 +418,7 @@ def test_planted_names_are_never_written_through(
     """Even who could guess the next name in tmp/ makes us stop, not write into his file."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious\n")
-    monkeypatch.setattr(filing, "unique_name", lambda: b"guessed")
+    monkeypatch.setattr(writing, "unique_name", lambda: b"guessed")
     with Maildir(bytes(maildir)) as opened:
         for plant_link in (True, False):
             path = maildir / "tmp" / "guessed"
@@ -425,13 +427,13 @@ def test_planted_names_are_never_written_through(
             else:
                 path.hardlink_to(victim)
             with pytest.raises(LocalError, match="File exists"):
-                filing.write_tmp(opened, [b"overwritten"])
+                writing.write_tmp(opened, [b"overwritten"])
             path.unlink()
             assert victim.read_bytes() == b"precious\n"
         # A sidecar is renamed into place: a link of its name is replaced, not followed.
         (maildir / "envelope").mkdir()
         (maildir / "envelope" / "5.good.json").symlink_to(victim)
-        filing.write_sidecar(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
+        writing.write_sidecar(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
     assert victim.read_bytes() == b"precious\n"
     assert sidecar(maildir, "5.good")["recipients"] == ["a@y"]
 

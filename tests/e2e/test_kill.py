@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.evil import Line, Stock, evil_server, stock
+from tests.e2e.evil import RecordingTransport, Stock, evil_server, stock
 from tests.helpers import command, names, sidecar, wait_until
 
 Answer = Callable[[bytes, bytes, int], bytes]
@@ -54,7 +54,7 @@ class Killer:
     pid: int = 0
     finished: int = 0
 
-    def __call__(self, line: Line, number: int) -> None:
+    def __call__(self, line: RecordingTransport, number: int) -> None:
         """Answer in bursts of any size, as servers with a buffer do."""
         waiting: list[tuple[bytes, tuple[bytes, bytes]]] = []
         burst = self.rng.randrange(1, 80)
@@ -71,7 +71,9 @@ class Killer:
                 burst = self.rng.randrange(1, 80)
         self.finished += 1
 
-    def _send(self, line: Line, waiting: list[tuple[bytes, tuple[bytes, bytes]]]) -> None:
+    def _send(
+        self, line: RecordingTransport, waiting: list[tuple[bytes, tuple[bytes, bytes]]]
+    ) -> None:
         moment = self.rng.random() if self.pid and self.left <= 0 else 1.0
         if moment < 0.2:
             self._kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.certificates import Authority, over_tls
 from tests.helpers import Peer, serving
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.address import Address
-from maildirqmtp.engine import Engine
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
-from maildirqmtp.transport import SocketTransport, Transport, connect
+from maildirqmtp.forwarder.forwarder import Forwarder
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
+from maildirqmtp.transport.transport import SocketTransport, Transport, connect
 from tests.e2e.evil import (
     Evil,
-    Line,
+    RecordingTransport,
     evil_server,
     forward,
     honest,
@@ -36,7 +36,7 @@ from tests.e2e.evil import (
     stock,
 )
 
-Ending = Callable[[Line], None]
+Ending = Callable[[RecordingTransport], None]
 
 K = b"3:Kok,"
 BIG = b"Subject: streamed\n\n" + random.Random(1).randbytes(3 << 20)
@@ -92,7 +92,7 @@ LURE = K * 20
 def answer_with(rubbish: bytes, honest_first: int) -> Evil:
     """Make a server that answers rightly so many times, then with rubbish and lures."""
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, _ in enumerate(line.packages_from()):
             if count < honest_first:
                 line.send(K)
@@ -122,7 +122,7 @@ def test_rubbish_after_good_answers(tmp_path: Path, rubbish: bytes, good: int) -
     """A server that loses its mind half-way: what was accepted goes, the rest stays."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         (answer_with(rubbish, good) if number == 0 else answer_with(rubbish, 0))(line, number)
 
     forward(made, evil, in_process=True)
@@ -134,7 +134,7 @@ def test_rubbish_for_a_greeting(tmp_path: Path, rubbish: bytes) -> None:
     """An SMTP server speaks first; that must not be taken for an answer."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         line.send(rubbish + LURE)
         line.drain()
 
@@ -149,20 +149,20 @@ def test_an_answer_before_anything_is_sent(tmp_path: Path, greeting: bytes) -> N
     made = stock(tmp_path / "m", *TEXTS)
     seen: list[Transport] = []
 
-    def connect_and_wait(server: Address, timeout_s: float) -> Transport:
+    def connect_and_wait(server: Endpoint, timeout_s: float) -> Transport:
         transport = connect(server, timeout_s)
         assert select.select([transport.read_fd], [], [], 20)[0]
         seen.append(transport)
         return transport
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         line.send(greeting)
         line.half_close()
 
     report = Report(io.StringIO())
     with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
-        address = Server("127.0.0.1", server.server.port)
-        engine = Engine(Route(maildir.path, address), maildir, report, connect_and_wait)
+        address = TcpEndpoint("127.0.0.1", server.server.port)
+        engine = Forwarder(Route(maildir.path, address), maildir, report, connect_and_wait)
         engine.run_batch(maildir.scan())
         engine.close()
     assert seen
@@ -180,7 +180,7 @@ def test_an_answer_before_the_package_is_complete(
     made = stock(tmp_path / "m", *TEXTS[:before])
     made.add(b"x" * (24 << 20))
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         # Small buffers, so that most of the message is still with the client.
         line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 10)
         if number == 0 and before:
@@ -198,19 +198,19 @@ def test_an_answer_before_the_package_is_complete(
     assert not ran.in_doubt(), "it was never sent whole, so it cannot come twice"
 
 
-def both_at_once(line: Line, number: int) -> None:
+def both_at_once(line: RecordingTransport, number: int) -> None:
     """Answer each package twice, in one go."""
     for package in line.packages_from():
         line.send(b"%d:K%b," % (len(package.text) + 1, package.text) * 2)
 
 
-def one_late(line: Line, number: int) -> None:
+def one_late(line: RecordingTransport, number: int) -> None:
     """Answer the first package again, when the next has come."""
     for count, _ in enumerate(line.packages_from()):
         line.send(K if count != 1 else K + b"3:Dno,")
 
 
-def floods(line: Line, number: int) -> None:
+def floods(line: RecordingTransport, number: int) -> None:
     """Answer the first package a million times."""
     for _ in line.packages_from():
         line.send(K * 1_000_000)
@@ -235,7 +235,7 @@ def test_each_surplus_answer_ends_its_connection(tmp_path: Path, first: int) -> 
     """Who answers what nobody asked has lost count, and is not trusted with more mail."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, _ in enumerate(line.packages_from()):
             line.send(K if number == 0 and count < first else 2 * K)
 
@@ -251,7 +251,7 @@ def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path)
     """One that answers K twice, then D: the D's message would be deleted as accepted."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, package in enumerate(line.packages_from()):
             first = package.text == TEXTS[0] and count == 0
             line.send(2 * K if first else b"3:Dno,")
@@ -263,12 +263,14 @@ def test_surplus_answers_never_credit_a_message_that_was_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("good", [0, 1, 3])
 @pytest.mark.parametrize("half", [b"3", b"3:", b"3:K", b"3:Kok", b"3:Dno", b"65536:Zx"])
-@pytest.mark.parametrize("ending", [Line.drain, Line.half_close, Line.reset])
+@pytest.mark.parametrize(
+    "ending", [RecordingTransport.drain, RecordingTransport.half_close, RecordingTransport.reset]
+)
 def test_half_an_answer(tmp_path: Path, half: bytes, good: int, ending: Ending) -> None:
     """An answer whose last byte is missing is none, whichever way the connection ends."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, _ in enumerate(line.packages_from()):
             if number == 0 and count < good:
                 line.send(K)
@@ -276,11 +278,11 @@ def test_half_an_answer(tmp_path: Path, half: bytes, good: int, ending: Ending) 
                 line.send(half)
                 return ending(line)
 
-    limit = 0.3 if ending is Line.drain else 20.0
+    limit = 0.3 if ending is RecordingTransport.drain else 20.0
     forward(made, evil, in_process=True, response_timeout_s=limit)
     # A reset may take answers back that the client had not read yet.
     assert len(TEXTS) - good <= len(made.new) <= len(TEXTS)
-    if ending is not Line.reset:
+    if ending is not RecordingTransport.reset:
         assert len(made.new) == len(TEXTS) - good
 
 
@@ -288,7 +290,7 @@ def test_answers_one_byte_at_a_time(tmp_path: Path) -> None:
     """A slow line cuts answers anywhere."""
     made = stock(tmp_path / "m", *TEXTS, BIG)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in line.packages_from():
             for byte in b"12:Kaccepted it,":
@@ -298,12 +300,12 @@ def test_answers_one_byte_at_a_time(tmp_path: Path) -> None:
     assert ran.code == 0
 
 
-def never_answers(line: Line, number: int) -> None:
+def never_answers(line: RecordingTransport, number: int) -> None:
     """Read everything, say nothing."""
     line.drain()
 
 
-def never_reads(line: Line, number: int) -> None:
+def never_reads(line: RecordingTransport, number: int) -> None:
     """Keep the connection open, until the server closes it."""
     line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 10)
     poll = select.poll()
@@ -311,7 +313,7 @@ def never_reads(line: Line, number: int) -> None:
     poll.poll(20_000)
 
 
-def answers_one_then_nothing(line: Line, number: int) -> None:
+def answers_one_then_nothing(line: RecordingTransport, number: int) -> None:
     """Answer once for each run, then never again."""
     for count, _ in enumerate(line.packages_from()):
         if count == 0 and number == 0:
@@ -338,13 +340,15 @@ def test_silence_ends_with_the_time_out(tmp_path: Path, evil: Evil, large: bool)
     assert len(server.lines) <= 3
 
 
-@pytest.mark.parametrize("ending", [lambda line: None, Line.half_close, Line.reset])
+@pytest.mark.parametrize(
+    "ending", [lambda line: None, RecordingTransport.half_close, RecordingTransport.reset]
+)
 @pytest.mark.parametrize("after", [0, 1])
 def test_a_server_that_dies_again_and_again(tmp_path: Path, ending: Ending, after: int) -> None:
     """Cron's run must end, leave a dead server alone, and say what may come twice."""
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n%d\n" % (i, i) for i in range(200)))
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         if number < after:
             next(line.packages_from())
             line.send(K)
@@ -363,7 +367,7 @@ def test_what_may_come_twice_is_named(tmp_path: Path) -> None:
     """An administrator who is asked about a double must find it in the log."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, _ in enumerate(line.packages_from()):
             if count == 0 and number == 0:
                 line.send(K)
@@ -386,18 +390,18 @@ SESSION_BYTES = sum(
 )
 
 
-def hang_up(line: Line) -> None:
+def hang_up(line: RecordingTransport) -> None:
     """Close as a process that exits does."""
     line.socket.close()
 
 
-ENDINGS = (hang_up, Line.half_close, Line.reset)
+ENDINGS = (hang_up, RecordingTransport.half_close, RecordingTransport.reset)
 
 
 def cut_reading(limit: int, ending: Ending, always: bool) -> Evil:
     """Make a server that ends the first or every connection after so many bytes."""
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         if number and not always:
             return honest(line)
         taken = answered = 0
@@ -414,7 +418,7 @@ def cut_reading(limit: int, ending: Ending, always: bool) -> Evil:
 def cut_writing(limit: int, ending: Ending, always: bool, status: bytes) -> Evil:
     """Make a server that ends a connection after writing so many bytes of its answers."""
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         if number and not always:
             return honest(line)
         for package in line.packages_from():
@@ -477,7 +481,7 @@ def test_a_message_that_changes_while_it_is_answered(
     path = made.maildir / "new" / list(made.messages)[1]
     now = b"Return-Path: <s@x>\nDelivered-To: r@y\nSubject: another\n\n"
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             if package.text == text and change == "replaced":
                 (tmp_path / "other").write_bytes(now)
@@ -513,18 +517,18 @@ class LateReader(SocketTransport):
         return super().send_file(fd, offset, count)
 
 
-@pytest.mark.parametrize("ending", [hang_up, Line.reset])
+@pytest.mark.parametrize("ending", [hang_up, RecordingTransport.reset])
 def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: Ending) -> None:
     """Answers that lie in our own buffer when a send fails are answers; else they go twice."""
     made = stock(tmp_path / "m", *TEXTS, BIG, BIG[:-1])
     over = threading.Event()
 
-    def connect_late(server: Address, timeout_s: float) -> Transport:
-        assert isinstance(server, Server)
+    def connect_late(server: Endpoint, timeout_s: float) -> Transport:
+        assert isinstance(server, TcpEndpoint)
         sock = socket.create_connection((server.host, server.port), timeout_s)
         return SocketTransport(sock, "server") if over.is_set() else LateReader(sock, "late", over)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from():
             if len(line.packages) == 1 or number:
                 line.send(K)
@@ -537,8 +541,8 @@ def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: 
     data = io.StringIO()
     report = Report(io.StringIO(), data)
     with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
-        address = Server("127.0.0.1", server.server.port)
-        engine = Engine(Route(maildir.path, address), maildir, report, connect_late)
+        address = TcpEndpoint("127.0.0.1", server.server.port)
+        engine = Forwarder(Route(maildir.path, address), maildir, report, connect_late)
         engine.run_batch(maildir.scan())
         engine.close()
     assert not made.new
@@ -552,7 +556,7 @@ def test_short_refusals_of_sqmail(tmp_path: Path, refusal: bytes) -> None:
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(30)))
     refused = {b"Subject: %d\n\n" % i for i in (0, 7, 8, 29)}
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             line.send(refusal if package.text in refused else K)
 
@@ -567,7 +571,7 @@ def test_nothing_is_believed_after_a_short_refusal(tmp_path: Path, refusal: byte
     """Who cannot count its bytes may have lost count of its answers: later K's mean nothing."""
     made = stock(tmp_path / "m", *TEXTS)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for count, _ in enumerate(line.packages_from()):
             if count == 0 and number == 0:
                 line.send(K)
@@ -588,7 +592,7 @@ def test_texts_of_any_length(tmp_path: Path, status: bytes, length: int) -> None
     made = stock(tmp_path / "m", *TEXTS)
     answer = b"%d:%b%b," % (length, status, b"x" * (length - 1))
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from():
             line.send(answer)
 
@@ -607,7 +611,7 @@ def test_control_characters_in_texts(tmp_path: Path, status: bytes) -> None:
     made = stock(tmp_path / "m", *TEXTS)
     text = b"no\nmaildirqmtp: 9 accepted, 0 deferred\r\x1b[2J\x1b]0;x\x07\0\xff\xc2\x9b1m"
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from():
             line.send(b"%d:%b%b," % (len(text) + 1, status, text))
 
@@ -624,7 +628,7 @@ def test_a_server_that_defers_everything(tmp_path: Path, flags: tuple[str, ...])
     """Each message is tried once, stays, and costs one connection in all."""
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(300)), BIG)
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from():
             line.send(b"19:Zdisk full (#4.3.1),")
 
@@ -642,11 +646,11 @@ def test_a_server_that_hangs_up_after_each_message(
     """One message for each connection: slow, but all get through in one run."""
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(60)))
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from(chunk=64):
             line.send(K)
             break
-        if ending is Line.reset:
+        if ending is RecordingTransport.reset:
             # A reset takes back what the client has not read; it has when it sends the next.
             line.take()
         ending(line)
@@ -659,13 +663,13 @@ def test_a_server_that_hangs_up_after_each_message(
 @pytest.mark.parametrize(
     "place", [(0,), (1,), (57,), (199,), (30, 120), (30, 31), (0, 1, 2), (7, 8, 9, 10)]
 )
-@pytest.mark.parametrize("ending", [hang_up, Line.reset])
+@pytest.mark.parametrize("ending", [hang_up, RecordingTransport.reset])
 def test_poison_among_two_hundred(tmp_path: Path, place: tuple[int, ...], ending: Ending) -> None:
     """One message that kills the server must not keep the 199 others back."""
     made = stock(tmp_path / "m", *(b"Subject: %d\n\n" % i for i in range(200)))
     poison = {b"Subject: %d\n\n" % i for i in place}
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             if package.text in poison:
                 return ending(line)
@@ -686,7 +690,7 @@ def test_once_per_package_instead_of_once_per_recipient(tmp_path: Path) -> None:
         made.add(TEXTS[number], b"a@y", b"b@y", b"c@y")
     refused = made.messages[made.add(b"Subject: refused\n\n")][0]
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             line.send(b"3:Dno," if package.text == refused else K)
 
@@ -702,7 +706,7 @@ def test_more_answers_than_recipients_in_a_fenced_package(tmp_path: Path) -> Non
     made.add(TEXTS[1], b"a@y", b"b@y")
     made.add(TEXTS[2])
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         for package in line.packages_from():
             several = len(package.recipients) > 1
             line.send(K * 3 if several else b"3:Zno,")
@@ -717,7 +721,7 @@ def test_an_endless_answer_is_cut_off(tmp_path: Path) -> None:
     made = stock(tmp_path / "m", *TEXTS)
     stopped = threading.Event()
 
-    def evil(line: Line, number: int) -> None:
+    def evil(line: RecordingTransport, number: int) -> None:
         next(line.packages_from())
         try:
             while True:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.batch import flush
-from maildirqmtp.files import Message
-from maildirqmtp.maildir import Maildir, Removal
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.files import Message
+from maildirqmtp.maildir.maildir import Maildir, Removal
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
     Peer,
     Script,
@@ -84,7 +85,7 @@ def in_flight(change: Callable[[], None], answers: dict[bytes, bytes] | None = N
 
 def go(maildir: Path, server: ScriptedServer) -> int:
     """Run in this process, so that a test can stand between two of its steps."""
-    route = Route(bytes(maildir), Server("127.0.0.1", server.port))
+    route = Route(bytes(maildir), TcpEndpoint("127.0.0.1", server.port))
     return flush(route, Report(io.StringIO()))
 
 

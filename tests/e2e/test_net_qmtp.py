@@ -32,7 +32,7 @@ from maildirqmtp import (
     TransportError,
 )
 from maildirqmtp.receiver.policy import Policy
-from maildirqmtp.receiver.serving import Server
+from maildirqmtp.receiver.server import Server
 from tests.helpers import Peer, closed_port, have_mailfront, mailfront, serving
 
 ME, ANN, BOB = "me@example.org", "ann@example.net", "bob@example.net"

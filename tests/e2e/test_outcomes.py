@@ -1,4 +1,4 @@
-"""What the server says, and what becomes of the files (DESIGN, section 6).
+"""What the server says, and what becomes of the files.
 
 The server is scripted; the command is the installed one.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.helpers import (
     Package,
     Peer,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.receiver.serving import Server
+from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.streams import SocketStream, Stream
-from maildirqmtp.receiver.tls import Gate
+from maildirqmtp.receiver.tls import TlsServer
 from tests.certificates import Authority
 from tests.e2e import test_net_qmtp
 from tests.helpers import command
@@ -27,15 +27,15 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", LIBRARY, re.MULTILINE | re.DOTA
 
 #: What stands before an example: mail.example.org is our receiver, and so is mx, by ssh.
 PROLOGUE = """
-import maildirqmtp.client
-from maildirqmtp.route import Server
-real = maildirqmtp.client.connect
+import maildirqmtp.client.client
+from maildirqmtp.transport.endpoint import TcpEndpoint
+real = maildirqmtp.client.client.connect
 def connect(server, *more):
-    if isinstance(server, Server):
-        assert server in (Server("mail.example.org"), Server("mail.example.org", 6209, tls=True))
-        server = Server("localhost", {tls_port} if server.tls else {port}, server.tls)
+    if isinstance(server, TcpEndpoint):
+        assert server.host == "mail.example.org" and server.port == (6209 if server.tls else 209)
+        server = TcpEndpoint("localhost", {tls_port} if server.tls else {port}, server.tls)
     return real(server, *more)
-maildirqmtp.client.connect = connect
+maildirqmtp.client.client.connect = connect
 """
 
 SSH = """#!/bin/sh
@@ -46,11 +46,9 @@ PATH={path}:$PATH exec sh -c "$*"
 
 
 @contextlib.contextmanager
-def served(
-    maildir: Path, welcome: Callable[[socket.socket], Stream] = SocketStream
-) -> Iterator[int]:
+def served(maildir: Path, wrap: Callable[[socket.socket], Stream] = SocketStream) -> Iterator[int]:
     """Run our receiver on a port."""
-    with Server(maildir, listen=("127.0.0.1", 0), welcome=welcome) as server:
+    with Server(maildir, listen=("127.0.0.1", 0), wrap=wrap) as server:
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:
@@ -68,7 +66,7 @@ def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
     own = authority.issue("localhost")
     with (
         served(tmp_path / "Maildir") as port,
-        served(tmp_path / "Maildir", Gate(own.cert, own.key).welcome) as tls_port,
+        served(tmp_path / "Maildir", TlsServer(own.cert, own.key).wrap) as tls_port,
     ):
         yield port, tls_port
 

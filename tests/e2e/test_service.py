@@ -280,8 +280,8 @@ def test_metrics_by_file_and_over_http(maildir: Path, tmp_path: Path) -> None:
 BLOCKING = """
 import os
 import threading
-import maildirqmtp.engine as engine
-import maildirqmtp.intake as intake
+import maildirqmtp.forwarder.forwarder as engine
+import maildirqmtp.forwarder.outbox as intake
 
 engine.SLACK_S = 0.3
 prepare = intake.prepare

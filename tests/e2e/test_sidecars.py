@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.batch import flush
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
     Package,
     Peer,
@@ -139,7 +140,7 @@ def test_a_server_that_answers_once_per_package_shifts_no_answer(maildir: Path, 
     took: list[tuple[bytes, bytes]] = []
     with serving(lambda peer: once_per_package(peer, took)) as server:
         # A short grace, which the command line does not have, to wait less for what never comes.
-        route = Route(os.fsencode(maildir), Server("127.0.0.1", server.port), grace_s=0.2)
+        route = Route(os.fsencode(maildir), TcpEndpoint("127.0.0.1", server.port), grace_s=0.2)
         assert flush(route, Report(io.StringIO())) == 111
     check(maildir, mails, took)
 
@@ -321,9 +322,9 @@ def test_an_old_orphan_goes(maildir: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """What a writer that died left behind does not pile up for ever."""
     add_sidecar(maildir, "1.m", "s@x", "a@y")
     later = time.time() + 37 * 3_600
-    monkeypatch.setattr("maildirqmtp.batch.time.time", lambda: later)
+    monkeypatch.setattr("maildirqmtp.forwarder.batch.time.time", lambda: later)
     with serving(answer_all()) as server:
-        route = Route(os.fsencode(maildir), Server("127.0.0.1", server.port))
+        route = Route(os.fsencode(maildir), TcpEndpoint("127.0.0.1", server.port))
         assert flush(route, Report(io.StringIO())) == 0
     assert names(maildir / "envelope") == []
 

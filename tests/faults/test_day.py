@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp import daemon as daemon_module
-from maildirqmtp.claims import Locks
-from maildirqmtp.daemon import Daemon
+from maildirqmtp.daemon import worker as daemon_module
+from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.worker import Worker
 from maildirqmtp.errors import ConnectError
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeServer, broken
 from tests.helpers import Package, add_message, make_maildir, names
 
@@ -61,10 +62,10 @@ class Day:
         self.measures: list[tuple[int, int, int]] = []
         self.log = io.StringIO()
         report = Report(self.log, verbosity=-1, attempts=True, wall_clock=self.time)
-        self.daemon = Daemon(
-            Route(os.fsencode(self.path), Server("mail.example.org"), rescan_s=30.0),
+        self.daemon = Worker(
+            Route(os.fsencode(self.path), TcpEndpoint("mail.example.org"), rescan_s=30.0),
             report,
-            Locks(),
+            MaildirLocks(),
             lambda snapshot: None,
             connector=self.connect,
             clock=self.time,

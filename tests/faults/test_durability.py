@@ -14,17 +14,19 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp import filing, settle
-from maildirqmtp.batch import flush
-from maildirqmtp.delivery import prepare
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import Maildir
-from maildirqmtp.mailer import QueueMailer
-from maildirqmtp.protocol import Response, Status, package_head, package_tail
+from maildirqmtp.forwarder import settle
+from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.mailers import QueueMailer
+from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.mail.sidecar import Sidecar
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
-from maildirqmtp.sidecar import Sidecar
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
 from tests.faults.durability import Model, record
 from tests.faults.ledger import SENDER, Ledger, note_figures, serve
@@ -85,7 +87,9 @@ def forward(
     with serving(serve(ledger)) as server, monkeypatch.context() as patched:
         record(patched, model, check, cannot_link)
         for _ in range(runs):
-            route = Route(os.fsencode(ledger.maildir), Server("127.0.0.1", server.port), **policy)
+            route = Route(
+                os.fsencode(ledger.maildir), TcpEndpoint("127.0.0.1", server.port), **policy
+            )
             log = io.StringIO()
             flush(route, Report(log, io.StringIO()))
             assert "Traceback" not in log.getvalue()
@@ -164,7 +168,7 @@ def test_a_sidecar_in_a_directory_that_is_not_durable(
     model.forget("m", "envelope")
     record(monkeypatch, model, lambda: None)
     with Maildir(os.fsencode(ledger.maildir)) as maildir:
-        filing.write_sidecar(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
+        writing.write_sidecar(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
     assert "1.a.json" in model.least().get("m/envelope", {})
 
 
@@ -187,7 +191,7 @@ def test_enqueue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Maildir(os.fsencode(ledger.maildir)) as maildir:
         for number in (1, 2):
             content = Sidecar(SENDER, (b"k1@y", b"k2@y"))
-            filing.enqueue(maildir, content, [text[:30], text[30:]])
+            writing.enqueue(maildir, content, [text[:30], text[30:]])
             assert len(model.least()["m/new"]) == number, "it was taken, and is not durable"
     assert not wrong, wrong
 
@@ -216,7 +220,7 @@ def test_enqueue_that_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         monkeypatch.setattr(os, "fsync", fsync)
         with pytest.raises(LocalError):
-            filing.enqueue(maildir, Sidecar(SENDER, (b"k1@y",)), [b"hi\n"])
+            writing.enqueue(maildir, Sidecar(SENDER, (b"k1@y",)), [b"hi\n"])
         assert not os.listdir(maildir.new.fd)
     assert not alone
 
@@ -238,7 +242,7 @@ def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A K makes the receiver responsible: when it leaves, the message is on disk."""
     path = tmp_path / "m"
-    filing.create(os.fsencode(path))
+    writing.create(os.fsencode(path))
     model = Model(tmp_path)
     torn: dict[str, None] = {}
 
@@ -269,7 +273,7 @@ def test_a_new_maildir_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Mail in a directory whose own name a power cut takes is lost."""
     model = Model(tmp_path)
     record(monkeypatch, model, lambda: None)
-    filing.create(os.fsencode(tmp_path / "m"))
+    writing.create(os.fsencode(tmp_path / "m"))
     assert {"m", "m/new", "m/tmp", "m/cur"} <= model.least().keys()
 
 
@@ -282,16 +286,16 @@ def test_removals_are_durable_a_second_later(
     model = Model(tmp_path)
     record(monkeypatch, model, lambda: None)
     clock = FakeClock()
-    route = Route(os.fsencode(ledger.maildir), Server("127.0.0.1", 1))
+    route = Route(os.fsencode(ledger.maildir), TcpEndpoint("127.0.0.1", 1))
     with Maildir(os.fsencode(ledger.maildir)) as maildir:
         candidates = maildir.scan()
         report = Report(io.StringIO(), io.StringIO())
         settler = settle.Settler(maildir, route, report, clock, clock)
 
-        delivery = prepare(maildir, route, *candidates[0])
-        assert delivery is not None
-        delivery.answers = [Response(Status.ACCEPTED, b"ok")]
-        settler.settle(delivery)
+        queued = prepare(maildir, route, *candidates[0])
+        assert queued is not None
+        queued.answers = [Response(Status.ACCEPTED, b"ok")]
+        settler.settle(queued)
         assert name in model.least()["m/new"]
         clock.advance(settle.SYNC_S)
         settler.tick()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.faults.disk import Disk, NoDisk
 from tests.faults.ledger import SENDER, Ledger, note_figures, serve, view
 from tests.helpers import DEADLINE_S, command, make_maildir, serving

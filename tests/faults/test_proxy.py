@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.batch import flush
-from maildirqmtp.report import Report
-from maildirqmtp.route import Route, Server
+from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.faults.disk import in_memory
 from tests.faults.ledger import Ledger, Who, note_figures, serve, view
 from tests.faults.proxy import Proxy, proxied
@@ -32,7 +33,7 @@ def forward(ledger: Ledger, port: int) -> Counter[Who]:
     log, data = io.StringIO(), io.StringIO()
     route = Route(
         os.fsencode(ledger.maildir),
-        Server("127.0.0.1", port),
+        TcpEndpoint("127.0.0.1", port),
         connect_timeout_s=20.0,
         write_timeout_s=20.0,
         response_timeout_s=20.0,

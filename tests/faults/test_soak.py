@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.package_reader import MessageData, PackageEnd, PackageReader
+from maildirqmtp.qmtp.package_reader import MessageData, PackageEnd, PackageReader
 from tests.faults.disk import in_memory
 from tests.faults.ledger import note_figures
 from tests.helpers import DEADLINE_S, command, make_maildir

@@ -1,0 +1,253 @@
+"""The command line of the receiver: `qmtpmaildir [options] DIR`.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
+done; 111 trouble with this machine or, with --stdio, a session that ended with
+something lost; 100 wrong usage.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from maildirqmtp import __version__
+from maildirqmtp.errors import ConfigError, QMTPError
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE
+from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
+from maildirqmtp.receiver.server import MAX_CONNECTIONS, TIMEOUT_S, Server
+from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream, stdio_peer
+from maildirqmtp.settings.units import parse_bytes, parse_seconds
+from maildirqmtp.text import printable
+from maildirqmtp.transport.endpoint import parse_tcp
+
+EXIT_OK = 0
+EXIT_USAGE = 100
+EXIT_TROUBLE = 111
+
+#: Where to listen unless told otherwise.
+DEFAULT_LISTEN = "127.0.0.1:209"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the receiver; return the exit code."""
+    log = stderr_log(Importance.NOTICE)
+    try:
+        options = _parser().parse_args(argv)
+        return _run(options)
+    except ConfigError as error:
+        log(Importance.ERROR, str(error))
+        return EXIT_USAGE
+    except QMTPError as error:
+        log(Importance.ERROR, str(error))
+        return EXIT_TROUBLE
+    except KeyboardInterrupt:
+        return EXIT_OK  # before the handlers were in place; nothing had begun
+
+
+def _run(options: argparse.Namespace) -> int:
+    policy = _policy(options)
+    timeout_s = parse_seconds(options.timeout, "--timeout")
+    if timeout_s <= 0:
+        raise ConfigError(f"--timeout: more than nothing, not {options.timeout!r}")
+    if options.stdio and options.listen is not None:
+        raise ConfigError("--stdio and --listen: one or the other")
+    if options.stdio:
+        _require_stdio()
+    listen = DEFAULT_LISTEN if options.listen is None else options.listen
+    wrap = _tls_server(options)
+    server = Server(
+        options.dir,
+        listen=None if options.stdio else parse_listen(listen),
+        policy=policy,
+        wrap=wrap,
+        max_connections=_count(options.max_connections, "--max-connections"),
+        timeout_s=timeout_s,
+        log=stderr_log(_importance(options)),
+    )
+    with server, _signals_stop(server):
+        if options.stdio:
+            clean = server.serve_stream(StdioStream(), stdio_peer())
+            return EXIT_OK if clean else EXIT_TROUBLE
+        server.serve()
+    return EXIT_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="qmtpmaildir",
+        description="Receive mail over QMTP into a maildir.",
+        epilog="Exit codes: 0 stopped or client done, 111 trouble, 100 wrong usage.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("dir", metavar="DIR", help="the maildir; made if it is missing")
+    add(
+        "--listen",
+        metavar="HOST:PORT",
+        help=f"where to listen (default {DEFAULT_LISTEN}); or unix:PATH, for its owner only",
+    )
+    add(
+        "--stdio",
+        action="store_true",
+        help="serve one client on standard input and output, as under ssh, tcpserver or inetd",
+    )
+    add(
+        "--domain",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="take recipients of this domain only; may be repeated; "
+        "required to listen beyond loopback",
+    )
+    add(
+        "--max-size",
+        metavar="SIZE",
+        default=str(MAX_MESSAGE),
+        help="refuse larger messages, as in 64k 32M 1G (default %(default)s bytes)",
+    )
+    add(
+        "--max-connections",
+        metavar="N",
+        default=str(MAX_CONNECTIONS),
+        help="clients at once; others wait (default %(default)s)",
+    )
+    add(
+        "--timeout",
+        metavar="TIME",
+        default=f"{TIMEOUT_S:.0f}",
+        help="drop a client idle for so long, as in 90s 5m (default %(default)s seconds)",
+    )
+    add("--tls-cert", metavar="FILE", help="speak TLS only, with this certificate (PEM)")
+    add("--tls-key", metavar="FILE", help="its key, where it is not in the same file")
+    add(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="let in only who has a certificate of this authority (PEM)",
+    )
+    add(
+        "--tls-client-name",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="of these only who has this name in it, as subjectAltName or common name; "
+        "may be repeated",
+    )
+    add("-v", "--verbose", action="store_true", help="log accepted messages too")
+    add("-q", "--quiet", action="store_true", help="log nothing but errors")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream]:
+    """Return what makes a stream of a client's socket: in plain, or by TLS."""
+    if options.tls_cert is None:
+        for flag in ("tls_key", "tls_client_ca", "tls_client_name"):
+            if getattr(options, flag):
+                raise ConfigError(f"--{flag.replace('_', '-')}: for TLS, --tls-cert is needed")
+        return SocketStream
+    if options.stdio or (options.listen or "").startswith("unix:"):
+        raise ConfigError("--tls-cert: TLS is for TCP; with --stdio, let sslserver or ssh do it")
+    if options.tls_client_name and options.tls_client_ca is None:
+        raise ConfigError("--tls-client-name: nobody vouches for names without --tls-client-ca")
+    from maildirqmtp.receiver.tls import TlsServer
+
+    return TlsServer(
+        options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_client_name
+    ).wrap
+
+
+def parse_listen(text: str) -> tuple[str, int] | bytes:
+    """Read HOST:PORT, HOST, [::1]:PORT or unix:PATH; port 0 lets the kernel choose. `ConfigError`.
+
+    A path is returned as bytes.
+    """
+    if text.startswith("unix:"):
+        path = os.fsencode(text.removeprefix("unix:"))
+        if not path or b"\0" in path or path.endswith(b"/"):
+            raise ConfigError(f"--listen {text!r}: a path is needed, as in unix:/run/qmtp.sock")
+        return path
+    rest = text.removesuffix(":0")
+    any_port = rest != text and (rest.endswith("]") or ":" not in rest)
+    try:
+        server = parse_tcp(rest if any_port else text)
+    except ConfigError:
+        raise ConfigError(
+            f"--listen {text!r}: write HOST:PORT, as in 127.0.0.1:209 or [::1]:209, or unix:PATH"
+        ) from None
+    return server.host, 0 if any_port else server.port
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    max_size = parse_bytes(options.max_size, "--max-size")
+    if max_size < 1:
+        raise ConfigError(f"--max-size: at least one byte, not {options.max_size!r}")
+    domains = [os.fsencode(name) for name in options.domain]
+    for domain in domains:
+        if not domain or any(c in b"@ \t\r\n\0" for c in domain):
+            raise ConfigError(f"--domain: a name as example.org, not {printable(domain)!r}")
+    if domains:
+        return Policy(max_size=max_size, refuse=only_domains(domains))
+    return Policy(max_size=max_size, refuse=DEFAULT_POLICY.refuse)
+
+
+def _count(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) > 0):
+        raise ConfigError(f"{where}: a number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _importance(options: argparse.Namespace) -> Importance:
+    if options.quiet:
+        return Importance.ERROR
+    return Importance.DETAIL if options.verbose else Importance.NOTICE
+
+
+def _require_stdio() -> None:
+    """Refuse to run with stdin or stdout closed: another file would get the descriptor."""
+    for fd, name in ((0, "input"), (1, "output")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise ConfigError(f"--stdio: standard {name} is closed") from None
+
+
+def stderr_log(limit: Importance) -> Log:
+    """Return a log that writes lines up to `limit` on standard error."""
+
+    def log(importance: Importance, text: str) -> None:
+        if importance <= limit and sys.stderr is not None:
+            # Mail goes on where nobody can read the log: disk full, reader gone.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"qmtpmaildir: {text}", file=sys.stderr, flush=True)
+
+    return log
+
+
+@contextlib.contextmanager
+def _signals_stop(server: Server) -> Iterator[None]:
+    """Make SIGTERM and SIGINT stop the server, for as long as this lasts."""
+    before = {
+        number: signal.signal(number, lambda *_: server.stop())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    # The handler alone could run just before the selector waits, and not wake it.
+    fd = signal.set_wakeup_fd(server.wakeup_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""`AsyncQMTPClient`: the client for asyncio, over the same courier."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Self
+
+from maildirqmtp.client.client import BaseClient
+from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
+from maildirqmtp.client.session import NextStep
+from maildirqmtp.errors import TransportError
+from maildirqmtp.results import SendResult
+from maildirqmtp.transport.transport import Transport
+
+
+class AsyncQMTPClient(BaseClient):
+    """A connection to a QMTP server, for asyncio; everything else is as in `QMTPClient`.
+
+        async with AsyncQMTPClient("mail.example.org") as client:
+            result = await client.send("me@example.org", ["you@example.net"], b"...")
+
+    The constructor takes the same options and does not connect; `async with`
+    does, unless `defer_connect`. Names are looked up and connections made in a
+    thread, with TLS and all; commands are ended in one. Everything else is done
+    in the event loop's, and files are read without awaiting.
+
+    Several tasks may use it: they take turns, a whole `send_many` each. To keep
+    the link full, use one `send_many`.
+    """
+
+    _turns: asyncio.Lock | None = None
+    _dialling: asyncio.Lock | None = None
+    _owner: "asyncio.Task[object] | None" = None
+    _run: "_Run | None" = None
+
+    async def __aenter__(self) -> Self:
+        if not self._defer_connect:
+            await self.connect()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.disconnect()
+
+    def __del__(self) -> None:
+        # A constructor that raised has left no courier.
+        if hasattr(self, "_session"):
+            self.disconnect()
+
+    async def connect(self) -> None:
+        """See `QMTPClient.connect`."""
+        if self._dialling is None:
+            self._dialling = asyncio.Lock()
+        async with self._dialling:
+            if not self._must_connect():
+                return
+            address = self._address
+            dialling = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
+            try:
+                transport = await asyncio.shield(dialling)
+            except asyncio.CancelledError:
+                # The thread goes on; what it connects to must not stay open.
+                dialling.add_done_callback(_hang_up)
+                raise
+            self._use(_Aside(transport) if transport.close_waits else transport, address)
+
+    def disconnect(self) -> None:
+        """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
+        if self._run is not None:
+            self._run.stop_waiting()
+        super().disconnect()
+
+    async def reconnect(self) -> None:
+        """See `QMTPClient.reconnect`."""
+        self.disconnect()
+        await self.connect()
+
+    async def send(
+        self,
+        sender: MailAddress,
+        recipients: MailAddress | Iterable[MailAddress],
+        message: Message,
+        *,
+        encoding: Encoding = "unix",
+    ) -> SendResult:
+        """See `QMTPClient.send`. Cancelled, it closes the connection."""
+        package = Package(sender, recipients, message, encoding=encoding)
+        (result,) = [result async for result in self.send_many((package,))]
+        return result
+
+    async def send_many(
+        self, packages: Iterable[Package] | AsyncIterable[Package]
+    ) -> AsyncGenerator[SendResult, None]:
+        """See `QMTPClient.send_many`; but while an async iterable is waited for, the rest goes on.
+
+        Leaving the loop early: close it with `contextlib.aclosing`, as always
+        with asynchronous generators.
+        """
+        if self._turns is None:
+            self._turns = asyncio.Lock()
+        if self._owner is asyncio.current_task():
+            raise RuntimeError("this task is in a send_many of this client already")
+        async with self._turns:
+            run = self._run = _Run(self, packages)
+            self._owner = asyncio.current_task()
+            self._session.begin()
+            try:
+                while (need := self._session.need()) is not NextStep.NOTHING:
+                    if need is NextStep.RESULT:
+                        yield self._session.result()
+                    else:
+                        await run.satisfy(need)
+                if self._session.error is not None:
+                    raise self._session.error
+            finally:
+                self._owner = self._run = None
+                run.end()
+                self._session.end()
+
+
+class _Run:
+    """One `send_many`: where its packages come from, and how it waits."""
+
+    def __init__(
+        self, client: AsyncQMTPClient, packages: Iterable[Package] | AsyncIterable[Package]
+    ) -> None:
+        self._client = client
+        self._session = client._session
+        self._source: Iterator[Package] | None = None
+        self._async_source: AsyncIterator[Package] | None = None
+        self._coming: asyncio.Future[Package] | None = None
+        self._woken: asyncio.Future[None] | None = None
+        self._waiting_for: Transport | None = None
+        if isinstance(packages, AsyncIterable):
+            self._async_source = aiter(packages)
+        else:
+            self._source = iter(packages)
+
+    async def satisfy(self, need: NextStep) -> None:
+        """Do what the courier needs; results excepted."""
+        if need is NextStep.PACKAGE:
+            await self._take()
+        elif need is NextStep.CONNECTION:
+            try:
+                await self._client.connect()
+            except TransportError as error:
+                self._session.fail(error)
+        else:
+            await self._turn(self._session.wait_s() if need is NextStep.WAIT else 0.0)
+
+    def end(self) -> None:
+        """Ask for no more packages."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    async def _take(self) -> None:
+        if self._async_source is not None and self._coming is None:
+            self._coming = asyncio.ensure_future(_next(self._async_source))
+            # Often it is at hand, and that is cheaper than waiting for it and the connection.
+            await asyncio.sleep(0)
+        coming = self._coming
+        if coming is not None and not coming.done():
+            if self._session.in_flight:
+                await self._turn(self._session.wait_s())
+            else:
+                await asyncio.wait((coming,))
+            if not coming.done():
+                return
+        self._coming = None
+        try:
+            self._session.take(coming.result() if coming is not None else self._next())
+        except (StopIteration, StopAsyncIteration):
+            self._session.no_more()
+        except Exception as error:
+            self._session.stop(error)
+
+    def _next(self) -> Package:
+        assert self._source is not None
+        return next(self._source)
+
+    async def _turn(self, timeout_s: float | None) -> None:
+        """Wait for the connection, the next package or the time, and let the courier work."""
+        transport = self._session.transport
+        assert transport is not None
+        loop = asyncio.get_running_loop()
+        self._woken = loop.create_future()
+        self._waiting_for = transport
+        ready: set[str] = set()
+
+        def is_ready(what: str) -> None:
+            ready.add(what)
+            self._wake()
+
+        timer = loop.call_later(timeout_s, self._wake) if timeout_s is not None else None
+        if self._session.wants_read:
+            loop.add_reader(transport.read_fd, is_ready, "to read")
+        if self._session.wants_write:
+            loop.add_writer(transport.write_fd, is_ready, "to write")
+        if self._coming is not None:
+            self._coming.add_done_callback(self._wake)
+        try:
+            await self._woken
+        finally:
+            self.stop_waiting()
+            if timer is not None:
+                timer.cancel()
+            if self._coming is not None:
+                self._coming.remove_done_callback(self._wake)
+        self._session.turn("to read" in ready, "to write" in ready)
+
+    def stop_waiting(self) -> None:
+        """Wait for the connection no more: it may be closed after this."""
+        transport, self._waiting_for = self._waiting_for, None
+        if transport is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(transport.read_fd)
+            loop.remove_writer(transport.write_fd)
+            self._wake()
+
+    def _wake(self, _: object = None) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+
+class _Aside:
+    """A command, whose end is waited for in a thread."""
+
+    send_needs_read = False
+    receive_needs_write = False
+    piecemeal = False
+    close_waits = False
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._closed = False
+        self.name = transport.name
+        self.read_fd = transport.read_fd
+        self.write_fd = transport.write_fd
+        self.can_send_file = transport.can_send_file
+        self.send = transport.send
+        self.send_file = transport.send_file
+        self.receive = transport.receive
+
+    def hang_up(self) -> None:
+        """See `Transport`."""
+        self._transport.hang_up()
+
+    def close(self) -> None:
+        """See `Transport`; where no event loop runs, it is waited for here."""
+        if not self._closed:
+            self._closed = True
+            _close(self._transport)
+
+
+def _close(transport: Transport) -> None:
+    if transport.close_waits:
+        with contextlib.suppress(RuntimeError):  # no loop, or one that ends
+            asyncio.get_running_loop().run_in_executor(None, transport.close)
+            return
+    transport.close()
+
+
+async def _next(source: AsyncIterator[Package]) -> Package:
+    return await anext(source)
+
+
+def _hang_up(dialling: "asyncio.Future[Transport]") -> None:
+    if not dialling.cancelled() and dialling.exception() is None:
+        _close(dialling.result())

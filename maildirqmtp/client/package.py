@@ -1,0 +1,92 @@
+"""A package as a program writes it down: sender, recipients, message."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+from maildirqmtp.errors import PackageError
+from maildirqmtp.qmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_RECIPIENTS, check_address
+from maildirqmtp.results import as_bytes
+from maildirqmtp.values import Value
+
+
+class SupportsPath(Protocol):
+    """What `os.PathLike` is."""
+
+    def __fspath__(self) -> str | bytes:
+        """Return the path."""
+        ...
+
+
+class SupportsRead(Protocol):
+    """A binary file object, as far as it is needed."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes, and b"" at the end."""
+        ...
+
+
+#: An envelope address; str goes out as UTF-8.
+MailAddress: TypeAlias = str | bytes
+#: A part of a message: the bytes themselves, the path of a file, or an open one.
+Part: TypeAlias = bytes | bytearray | memoryview | str | SupportsPath | SupportsRead
+#: A message: one part, or several that follow each other.
+Message: TypeAlias = Part | Sequence[Part]
+#: How the message's lines end: LF, or CR LF.
+Encoding: TypeAlias = Literal["unix", "dos"]
+
+_FIRST_BYTE = {"unix": ENCODING_LF, "dos": ENCODING_CRLF}
+
+
+class Package(Value):
+    """One message and whom it is from and to.
+
+    `sender` is the envelope sender; `""` is the null sender, and quite valid.
+    `recipients` is one address or several, at most 10,000; they are answered
+    one by one, in this order, also where one stands twice. An address is str
+    (sent as UTF-8) or bytes, at most 999 bytes, without NUL, LF and CR.
+
+    `message` is bytes, the path of a file (str or `os.PathLike`), a binary file
+    object (sent from where it stands to its end), or a sequence of such parts;
+    b"" is valid. Nothing in it is looked at or changed, so that it is up to
+    the caller to make it a message (RFC 5322). `encoding` says how its lines
+    end: "unix" for LF, "dos" for CR LF (qmtp.txt, section 4); it changes
+    nothing in the message either.
+
+    Files are opened when the package is sent, and closed by then; a file
+    object stays open. Afterwards `sender` and `recipients` are bytes.
+
+    Raises `PackageError`, a `ValueError`, for what no server takes.
+    """
+
+    __slots__ = ("encoding", "message", "recipients", "sender")
+
+    def __init__(
+        self,
+        sender: MailAddress,
+        recipients: MailAddress | Iterable[MailAddress],
+        message: Message,
+        *,
+        encoding: Encoding = "unix",
+    ) -> None:
+        if isinstance(recipients, (str, bytes)):
+            recipients = (recipients,)
+        self.sender = as_bytes(sender)
+        self.recipients = tuple([as_bytes(recipient) for recipient in recipients])
+        self.message = message
+        self.encoding = encoding
+        wrong = check_address(self.sender, "sender")
+        for recipient in self.recipients:
+            wrong = wrong or check_address(recipient, "recipient")
+        if wrong:
+            raise PackageError(wrong)
+        if not self.recipients:
+            raise PackageError("a package without recipients; servers do not answer it")
+        if len(self.recipients) > MAX_RECIPIENTS:
+            raise PackageError(f"{len(self.recipients)} recipients; at most {MAX_RECIPIENTS}")
+        if encoding not in _FIRST_BYTE:
+            raise PackageError(f"encoding {encoding!r} is neither 'unix' nor 'dos'")
+
+    @property
+    def first_byte(self) -> bytes:
+        """What the encoding is in the package."""
+        return _FIRST_BYTE[self.encoding]

@@ -1,0 +1,302 @@
+"""What both clients do between one wait and the next. It never waits itself.
+
+A client asks the courier what it needs, does that, and asks again:
+
+    | need       | the client                                    | and tells by                  |
+    | ---------- | --------------------------------------------- | ----------------------------- |
+    | PACKAGE    | takes the next package from the program       | `take`, `no_more` or `stop`   |
+    | CONNECTION | connects                                      | `connected` or `fail`         |
+    | WAIT       | waits for the connection, at most `wait_s()`  | `turn`                        |
+    | LOOK       | looks whether it is ready, without waiting    | `turn`                        |
+    | RESULT     | hands the program `result()`                  |                               |
+    | NOTHING    | ends the run, raising `error` where there is  | `end`                         |
+
+Every package that was taken has one result, and they come in order. When the
+connection breaks, what was not answered is deferred; nothing is sent again
+without the program's asking, except by the fence of `pipeline`: to those who
+have no answer from a server that answers once per package.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+
+from maildirqmtp.client.package import Package
+from maildirqmtp.client.request import SendRequest
+from maildirqmtp.errors import FileChangedError, QMTPError, TransportError
+from maildirqmtp.pipeline.capabilities import Capabilities
+from maildirqmtp.pipeline.limits import Limits
+from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.window import Window
+from maildirqmtp.results import SendResult
+from maildirqmtp.text import printable
+from maildirqmtp.transport.transport import Transport
+
+_log = logging.getLogger("maildirqmtp")
+
+#: Seconds for which packages are taken without a look at the connection.
+LOOK_S = 0.02
+#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
+MAX_WAIT_S = 86_400.0
+
+
+class NextStep(Enum):
+    """What the courier cannot go on without."""
+
+    PACKAGE = auto()
+    CONNECTION = auto()
+    WAIT = auto()
+    LOOK = auto()
+    RESULT = auto()
+    NOTHING = auto()
+
+
+class ClientSession:
+    """Carries packages to one server, over one connection after the other.
+
+    A run is from `begin` to `end`; the connection outlives it. `window` is how
+    much may be in flight, `clock` monotonic seconds. `error` is what the run
+    ended with, an exception for the program.
+    """
+
+    def __init__(
+        self, window: Window, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.error: Exception | None = None
+        self._window = window
+        self._limits = limits
+        self._clock = clock
+        self._capabilities = Capabilities()
+        self._pipeline: Pipeline[SendRequest] | None = None
+        self._running = False
+        self._more = False
+        self._unproven = False
+        self._look_at = 0.0
+        # All that were taken and not handed back; and those of them that were not put yet.
+        self._requests: deque[SendRequest] = deque()
+        self._unsent: deque[SendRequest] = deque()
+
+    # The connection
+
+    @property
+    def transport(self) -> Transport | None:
+        """The connection there is."""
+        return self._pipeline.transport if self._pipeline else None
+
+    @property
+    def in_flight(self) -> int:
+        """Packages that are put and not answered."""
+        return self._pipeline.packages_in_flight if self._pipeline is not None else 0
+
+    def is_alive(self) -> bool:
+        """Say whether there is a connection, as far as can be known without sending."""
+        pipeline = self._pipeline
+        if pipeline is not None and not pipeline.packages_in_flight:
+            self._look(pipeline)
+        return self._pipeline is not None
+
+    def connected(self, transport: Transport) -> None:
+        """Use this connection."""
+        _log.debug("%s: connected", transport.name)
+        self._capabilities = self._capabilities.for_next_connection()
+        self._pipeline = Pipeline(
+            transport,
+            self._window,
+            self._capabilities,
+            self._limits,
+            SendRequest.unchanged,
+            self._clock,
+        )
+        self._unproven = self._running
+
+    def disconnect(self) -> None:
+        """Close the connection; what is unanswered on it is deferred."""
+        if self._pipeline is not None:
+            if self._pipeline.packages_in_flight:
+                self._pipeline.give_up()
+            self._leave()
+
+    def forget_capabilities(self) -> None:
+        """Take nothing for granted: it is another server."""
+        self._capabilities = Capabilities()
+
+    # A run
+
+    def begin(self) -> None:
+        """Begin a run. Raises `RuntimeError` where one is under way."""
+        if self._running:
+            raise RuntimeError(
+                "this client is sending already: finish that, or use another client for this"
+            )
+        self._running = self._more = True
+        self.error = None
+
+    def end(self) -> None:
+        """End the run, at whatever point; with packages in flight, so does the connection."""
+        if self._pipeline is not None and self._pipeline.packages_in_flight:
+            self._pipeline.close()
+            self._pipeline = None
+        for request in self._requests:
+            request.give_up("the program stopped")
+        self._requests.clear()
+        self._unsent.clear()
+        self._running = False
+
+    def take(self, package: Package) -> None:
+        """Take the next package. Raises what opening its files does; see `content`."""
+        request = SendRequest(package)
+        self._requests.append(request)
+        self._unsent.append(request)
+
+    def no_more(self) -> None:
+        """Take no more packages in this run."""
+        self._more = False
+
+    def stop(self, error: Exception) -> None:
+        """End with the program's own error, after the results of what was taken before."""
+        self._more = False
+        self.error = error
+
+    def fail(self, error: QMTPError) -> None:
+        """Defer all that is not answered, and end with this error."""
+        _log.debug("%s", error)
+        left = [request for request in self._requests if not request.done]
+        for request in left:
+            request.give_up(str(error))
+        if left:
+            error.result = left[0].result()
+        elif isinstance(self.error, QMTPError):
+            error.result = self.error.result
+        self._unsent.clear()
+        self._more = False
+        if self.error is not None:
+            error.__context__ = self.error
+        self.error = error
+
+    def need(self) -> NextStep:
+        """Do all that can be done now; return what is needed to go on."""
+        while True:
+            pipeline = self._pipeline
+            if pipeline is not None and pipeline.ended:
+                self._leave()
+            elif self._requests and self._requests[0].done:
+                return NextStep.RESULT
+            elif pipeline is None:
+                if self._unsent:
+                    return NextStep.CONNECTION
+                return NextStep.PACKAGE if self._more else NextStep.NOTHING
+            elif pipeline.packages_in_flight:
+                if not pipeline.has_room():
+                    return NextStep.WAIT
+                if not self._unsent and not self._more:
+                    return NextStep.WAIT
+                if self._clock() >= self._look_at:
+                    return NextStep.LOOK
+                if not self._unsent:
+                    return NextStep.PACKAGE
+                if not pipeline.can_take(self._unsent[0]):
+                    return NextStep.WAIT
+                self._put(pipeline)
+            elif self._unsent:
+                # It may have been idle for long: the server may have gone, or the hour be over.
+                if self._look(pipeline):
+                    self._put(pipeline)
+                    # Nothing to gather it with is at hand, or the fence is up: let it go.
+                    self._look_at = self._clock()
+            else:
+                return NextStep.PACKAGE if self._more else NextStep.NOTHING
+
+    @property
+    def wants_read(self) -> bool:
+        """True where `turn` is to be told when something has come."""
+        return self._pipeline is not None and self._pipeline.wants_read
+
+    @property
+    def wants_write(self) -> bool:
+        """True where `turn` is to be told when something can be sent."""
+        return self._pipeline is not None and self._pipeline.wants_write
+
+    def wait_s(self) -> float | None:
+        """Return the seconds after which `turn` has something to do in any case."""
+        deadline = self._pipeline.next_deadline() if self._pipeline is not None else None
+        return None if deadline is None else min(max(0.0, deadline - self._clock()), MAX_WAIT_S)
+
+    def turn(self, readable: bool, writable: bool) -> None:
+        """Read and write what can be, and look at the clock."""
+        pipeline = self._pipeline
+        if pipeline is not None:
+            pipeline.turn(readable, writable)
+            pipeline.check_time()
+            self._take_done(pipeline)
+        self._look_at = self._clock() + LOOK_S
+
+    def result(self) -> SendResult:
+        """Return the next result; only when that is the need."""
+        return self._requests.popleft().result()
+
+    # Inside
+
+    def _put(self, pipeline: Pipeline[SendRequest]) -> None:
+        request = self._unsent[0]
+        request.keeps = self._capabilities.answers_each is None and len(request.recipients) > 1
+        if _log.isEnabledFor(logging.DEBUG) and not request.next:
+            to = ", ".join(printable(recipient) for recipient in request.recipients)
+            _log.debug(
+                "%s: package from <%s> to %s, %d bytes of text",
+                pipeline.transport.name,
+                printable(request.sender),
+                to,
+                request.length,
+            )
+        self._unproven = False
+        if pipeline.put(request):
+            self._unsent.popleft()
+
+    def _look(self, pipeline: Pipeline[SendRequest]) -> bool:
+        """Say whether a connection with nothing in flight is still of use; leave it if not."""
+        pipeline.read()
+        pipeline.check_time()
+        if pipeline.ended or (pipeline.draining and not self._unproven):
+            self._leave()
+            return False
+        return True
+
+    def _take_done(self, pipeline: Pipeline[SendRequest]) -> None:
+        for request in pipeline.take_done():
+            if _log.isEnabledFor(logging.DEBUG):
+                for outcome in request.result():
+                    to = printable(outcome.address)
+                    _log.debug("%s: response for %s: %s", self._name, to, outcome.response)
+
+    def _leave(self) -> None:
+        """Close the connection, and see what becomes of what was on it."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        unfinished = pipeline.close()
+        self._take_done(pipeline)
+        self._pipeline = None
+        error = pipeline.error
+        _log.debug("%s: closed%s", pipeline.transport.name, f": {error}" if error else "")
+        if pipeline.remark:
+            _log.debug("%s", pipeline.remark)
+        if unfinished:
+            if error is not None:
+                self._window.shrink(len(unfinished))
+                self.fail(error)
+            elif unfinished[-1].reason:
+                self.fail(FileChangedError(unfinished[-1].reason))
+            else:
+                for request in reversed(unfinished):
+                    request.start_over()
+                    self._unsent.appendleft(request)
+        elif self._unproven:
+            # Connecting to it again, and again, would not make it take anything.
+            name = pipeline.transport.name
+            self.fail(error or TransportError(f"{name} closed the connection at once"))
+        self._unproven = False
+
+    @property
+    def _name(self) -> str:
+        return self._pipeline.transport.name if self._pipeline is not None else "the server"

@@ -1,0 +1,142 @@
+"""Metrics for Prometheus: as a textfile, and with the extra `metrics` over HTTP."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import ConfigError
+from maildirqmtp.maildir.files import local_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from maildirqmtp.daemon.snapshot import Snapshot
+
+    #: Name, help, type, and the value of each route.
+    Metric = tuple[str, str, str, list[tuple[dict[str, str], float]]]
+
+_COUNTERS = (
+    ("accepted", "Recipients that the server has accepted."),
+    ("deferred", "Attempts that the server, or a failing bounce, has deferred."),
+    ("failed", "Recipients given up on, whose message is in the failed maildir."),
+    ("bounced", "Recipients given up on, of which the sender was told."),
+    ("in_doubt", "Recipients who may get a message twice."),
+    ("bytes", "Bytes of messages that the server has accepted."),
+)
+_GAUGES: tuple[tuple[str, str, Callable[[Snapshot], float]], ...] = (
+    ("queue_messages", "Messages that wait.", lambda s: s.messages),
+    (
+        "queue_oldest_timestamp_seconds",
+        "When the oldest message that waits came; 0 where none waits.",
+        lambda s: s.oldest_s,
+    ),
+    (
+        "queue_oldest_age_seconds",
+        "Age of the oldest message that waits, when this was written.",
+        lambda s: max(0.0, s.at_s - s.oldest_s) if s.messages else 0.0,
+    ),
+    ("connected", "1 while there is a connection.", lambda s: s.state == "connected"),
+    (
+        "stuck",
+        "1 while messages the server has taken cannot be removed, or the maildir is gone.",
+        lambda s: s.state in ("stuck", "no maildir"),
+    ),
+    (
+        "last_success_timestamp_seconds",
+        "When the server last answered; 0 for not yet.",
+        lambda s: s.answered_s,
+    ),
+)
+
+
+def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
+    """Return the metrics of these routes."""
+    routes = [(_labels(snapshot), snapshot) for snapshot in snapshots]
+    found: list[Metric] = [
+        (
+            f"maildirqmtp_{name}_total",
+            about,
+            "counter",
+            [(labels, float(s.counters[name])) for labels, s in routes],
+        )
+        for name, about in _COUNTERS
+    ]
+    found += [
+        (f"maildirqmtp_{name}", about, "gauge", [(labels, float(get(s))) for labels, s in routes])
+        for name, about, get in _GAUGES
+    ]
+    return found
+
+
+def _labels(snapshot: Snapshot) -> dict[str, str]:
+    route = snapshot.route
+    return {
+        "maildir": route.maildir.decode("utf-8", "replace"),
+        "prefix": route.prefix.decode("utf-8", "replace"),
+        "server": str(route.server),
+    }
+
+
+def render(metrics: Iterable[Metric]) -> str:
+    """Return metrics in Prometheus' text format (version 0.0.4)."""
+    lines = []
+    for name, about, kind, values in metrics:
+        lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
+        for labels, value in values:
+            shown = ",".join(f'{key}="{_escape(text)}"' for key, text in labels.items())
+            lines.append(f"{name}{{{shown}}} {value!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
+    """Write the textfile, so that whoever reads it finds the old or the new. `LocalError`."""
+    temporary = b"%b.%d.tmp" % (path, os.getpid())
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
+            # Read by another user, node_exporter's; the umask of our units says otherwise.
+            os.fchmod(file.fileno(), 0o644)
+            file.write(render(collect(snapshots)))
+        os.rename(temporary, path)
+    except OSError as error:
+        raise local_error("write the metrics to", path, error) from error
+
+
+def serve(
+    listen: tuple[str, int], snapshots: Callable[[], Iterable[Snapshot]]
+) -> Callable[[], None]:
+    """Serve the metrics over HTTP, in threads; return what stops that. Raises `ConfigError`."""
+    try:
+        from prometheus_client import CollectorRegistry, Metric, start_http_server
+    except ImportError:
+        raise ConfigError(
+            "--metrics-listen needs the extra `metrics`: pip install 'maildirqmtp[metrics]'"
+        ) from None
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            for name, about, kind, values in collect(snapshots()):
+                metric = Metric(name.removesuffix("_total"), about, kind)
+                for labels, value in values:
+                    metric.add_sample(name, labels, value)
+                yield metric
+
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    host, port = listen
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(f"--metrics-listen: {host}:{port}: {error.strerror}") from None
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

@@ -1,0 +1,338 @@
+"""The daemon's process: its routes in threads, its signals, and what it tells of itself.
+
+    TERM, INT   finish what is in flight (30 s at most), settle, exit; twice: at once
+    ALRM        try everything now
+    HUP         read the configuration again
+    USR1        a line of status for each route
+
+What is wanted is a table of routes; `_reconcile` makes what runs agree with it,
+at the start and after each HUP: it stops what is not wanted as it is, and starts
+what does not run, once its predecessor on the same maildir has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING
+
+from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.daemon.worker import Worker, boot_clock
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.forwarder.forwarder import STOP_S
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.text import printable
+from maildirqmtp.transport.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from maildirqmtp.daemon.snapshot import Snapshot
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.settings.config import Config
+
+#: Seconds that routes get to stop, beyond those for what is in flight.
+_STOP_SLACK_S = 5.0
+#: Seconds that they get once they are told to stop at once: a command that does not exit by
+#: itself is ended in four, and then they say what is in doubt.
+_HURRY_S = 5.0
+#: Seconds after which the metrics are written again though nothing has changed: an old file
+#: is how one sees that a daemon is dead.
+METRICS_S = 60.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
+#: A route's maildir, as a real path, and its prefix: no two routes share both.
+RouteKey = tuple[bytes, bytes]
+
+
+def run(config: Config, reload: Callable[[], Config] | None) -> int:
+    """Forward until told to stop; return the exit code.
+
+    `reload` reads the configuration again, and may raise `ConfigError`; None
+    where there is no file.
+    """
+    wake = Wakeup()
+    service = Supervisor(config, reload, Notifier(os.environ), wake)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        service.signals.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    wake_fd = signal.set_wakeup_fd(wake.write_fd, warn_on_full_buffer=False)
+    try:
+        return service.run()
+    finally:
+        signal.set_wakeup_fd(wake_fd)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        wake.close()
+
+
+class _Runner:
+    """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
+
+    def __init__(self, worker: Worker, wake: Wakeup) -> None:
+        self.worker = worker
+        self.stopping = False
+        self.done = False
+        self.reaped = False
+        self.crash = ""
+        self._wake = wake
+        self.thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            self.worker.run()
+        except LocalError as error:
+            self.crash = str(error)
+        except BaseException:
+            # A bug. The others are stopped, and whoever started us may start us again.
+            self.crash = traceback.format_exc()
+        finally:
+            self.done = True
+            self._wake.set()
+
+    def stop(self, at_once: bool = False) -> None:
+        if at_once or not self.stopping:
+            self.stopping = True
+            self.worker.stop(at_once)
+
+
+class Supervisor:
+    """See the module's head. `signals` are those that came and were not acted on yet."""
+
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config] | None,
+        notifier: Notifier,
+        wake: Wakeup,
+    ) -> None:
+        self.signals: deque[int] = deque()
+        self._config = config
+        self._reload = reload
+        self._notifier = notifier
+        self._wake = wake
+        self._locks = MaildirLocks()
+        self._wanted: dict[RouteKey, Route] = {}
+        self._runners: dict[RouteKey, _Runner] = {}
+        self._report = self._new_report("")
+        self._code = 0
+        self._stop_by: float | None = None
+        self._told = ""
+        self._tell_at = 0.0
+        self._ready_due = True
+        self._metrics_failed = ""
+        self._stop_metrics: Callable[[], None] | None = None
+        self._unwritable: set[bytes] = set()
+
+    def run(self) -> int:
+        """Run until told to stop, or until a route cannot go on; return the exit code."""
+        self._apply(self._config)
+        interval_s = self._notifier.watchdog_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake.fd, selectors.EVENT_READ)
+            while not self._is_over():
+                waits = [] if interval_s is None else [interval_s / 2]
+                if self._config.metrics_file is not None:
+                    waits.append(max(0.0, self._tell_at - boot_clock()))
+                if self._stop_by is not None:
+                    waits.append(max(0.0, self._stop_by - boot_clock()))
+                selector.select(min(waits, default=None))
+                self._wake.clear()
+                while self.signals:
+                    self._on_signal(self.signals.popleft())
+                self._reap()
+                self._tell()
+        self._reap()  # who ended after the last turn may be stuck, or have crashed
+        for runner in self._runners.values():
+            runner.worker.report.summary(self._code)
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+        self._notifier.close()
+        return self._code
+
+    def _is_over(self) -> bool:
+        if self._stop_by is None:
+            return False
+        # A thread that is connecting has nothing in flight, and cannot be interrupted.
+        busy = [r for r in self._runners.values() if not r.done and not r.worker.connecting]
+        return not busy or boot_clock() >= self._stop_by
+
+    # What is wanted, and what runs
+
+    def _apply(self, config: Config) -> None:
+        if config.metrics_listen != self._config.metrics_listen or self._stop_metrics is None:
+            try:
+                self._serve_metrics(config)
+            except ConfigError:
+                if config is not self._config:
+                    self._serve_metrics(self._config)
+                raise
+        self._config = config
+        self._wanted = {
+            (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
+        }
+        for runner in [*self._runners.values()]:
+            runner.worker.report.set_output(config.verbosity, sys.stdout if config.json else None)
+        self._report.set_output(config.verbosity, sys.stdout if config.json else None)
+        self._reconcile()
+
+    def _serve_metrics(self, config: Config) -> None:
+        if self._stop_metrics is not None:
+            self._stop_metrics()
+            self._stop_metrics = None
+        if config.metrics_listen is not None:
+            from maildirqmtp.daemon.metrics import serve
+
+            self._stop_metrics = serve(config.metrics_listen, self._snapshots)
+
+    def _reconcile(self) -> None:
+        for key, runner in self._runners.items():
+            if self._wanted.get(key) != runner.worker.route:
+                runner.stop()
+        for key, route in self._wanted.items():
+            if key not in self._runners and self._stop_by is None:
+                self._start(key, route)
+
+    def _start(self, key: RouteKey, route: Route) -> None:
+        worker = Worker(
+            route,
+            self._new_report(self._name(route)),
+            self._locks,
+            self._published,
+            patient=self._config.path is not None,
+        )
+        runner = self._runners[key] = _Runner(worker, self._wake)
+        runner.thread.start()
+
+    def _name(self, route: Route) -> str:
+        if len(self._config.routes) == 1:
+            return ""
+        prefix = f" {printable(route.prefix)}" if route.prefix else ""
+        return f"{printable(route.maildir)}{prefix}"
+
+    def _new_report(self, name: str) -> Report:
+        return Report(
+            sys.stderr,
+            sys.stdout if self._config.json else None,
+            self._config.verbosity,
+            attempts=True,
+            name=name,
+            priorities=to_journal(os.environ, 2),
+        )
+
+    def _reap(self) -> None:
+        """Take leave of threads that have ended; a wanted route among them begins anew."""
+        for key, runner in [*self._runners.items()]:
+            if not runner.done or runner.reaped:
+                continue
+            runner.reaped = True
+            if runner.worker.stuck or runner.crash:
+                self._code = 111
+            if runner.crash:
+                runner.worker.report.trouble(runner.crash)
+                self._stop()
+            elif self._stop_by is None:
+                runner.worker.report.summary(self._code)
+                del self._runners[key]
+        self._reconcile()
+
+    # Signals
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            if self._stop_by is not None:
+                self._code = 111
+            self._stop(at_once=self._stop_by is not None)
+        elif number == signal.SIGHUP:
+            self._read_again()
+        elif number == signal.SIGALRM:
+            for runner in self._runners.values():
+                runner.worker.try_all()
+        else:
+            for runner in self._runners.values():
+                runner.worker.report.note(runner.worker.snapshot.line())
+
+    def _stop(self, at_once: bool = False) -> None:
+        if self._stop_by is None:
+            self._notifier.send("STOPPING=1")
+            self._report.note("stopping; what is in flight is finished first")
+            self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
+        elif at_once:
+            # Who is busy otherwise, with a bounce say, is not waited for.
+            self._stop_by = min(self._stop_by, boot_clock() + _HURRY_S)
+        for runner in self._runners.values():
+            runner.stop(at_once)
+
+    def _read_again(self) -> None:
+        if self._stop_by is not None:
+            return
+        if self._reload is None:
+            self._report.note("there is no configuration file to read again; looking around")
+            for runner in self._runners.values():
+                runner.worker.try_all()
+            return
+        self._notifier.reloading()
+        self._ready_due = True
+        try:
+            self._apply(self._reload())
+        except ConfigError as error:
+            self._report.trouble(f"{error}; going on as before")
+        else:
+            self._report.note("the configuration has been read again")
+
+    # What it tells of itself
+
+    def _snapshots(self) -> list[Snapshot]:
+        return [runner.worker.snapshot for runner in [*self._runners.values()]]
+
+    def _published(self, snapshot: Snapshot) -> None:
+        """Write a route's status file, in the route's thread, and wake the main one."""
+        from maildirqmtp.daemon.status import write
+
+        try:
+            write(snapshot)
+        except LocalError as error:
+            if snapshot.route.maildir not in self._unwritable:
+                self._unwritable.add(snapshot.route.maildir)
+                self._report.note(str(error))
+        self._wake.set()
+
+    def _tell(self) -> None:
+        snapshots = self._snapshots()
+        if self._notifier.watchdog_s is not None and self._turns():
+            self._notifier.send("WATCHDOG=1")
+        settled = all(
+            runner.worker.snapshot.state != "starting" and not runner.stopping
+            for runner in self._runners.values()
+        )
+        if self._ready_due and settled and self._stop_by is None:
+            self._ready_due = False
+            self._notifier.send("READY=1")
+        status = " | ".join(snapshot.line() for snapshot in snapshots)
+        now = boot_clock()
+        if status == self._told and now < self._tell_at:
+            return
+        self._told, self._tell_at = status, now + METRICS_S
+        self._notifier.send(f"STATUS={status}")
+        if self._config.metrics_file is not None:
+            from maildirqmtp.daemon.metrics import write
+
+            try:
+                write(self._config.metrics_file, snapshots)
+                self._metrics_failed = ""
+            except LocalError as error:
+                if str(error) != self._metrics_failed:
+                    self._metrics_failed = str(error)
+                    self._report.trouble(str(error))
+
+    def _turns(self) -> bool:
+        now = boot_clock()
+        return all(r.done or now <= r.worker.watchdog_deadline for r in self._runners.values())

@@ -1,0 +1,114 @@
+"""Whether a failure becomes a bounce, and sending it.
+
+Never for the null sender, `#@[]` or a sender that the mailer could not reach, and
+not more than `--max-bounces` in a run, or in an hour of one: what is not bounced
+goes to the failed maildir, where nothing is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import FileChangedError
+from maildirqmtp.forwarder import mailers
+from maildirqmtp.mail import dsn
+from maildirqmtp.maildir import writing
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.maildir.maildir import Maildir
+
+
+#: Seconds after which bounces are counted anew.
+HOUR_S = 3_600.0
+
+
+class Bouncer:
+    """Bounces the failures of one route. `wall_clock` is seconds of the epoch."""
+
+    def __init__(
+        self, maildir: Maildir, route: Route, report: Report, wall_clock: Callable[[], float]
+    ) -> None:
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._wall_clock = wall_clock
+        self._sent = 0
+        self._since_s = wall_clock()
+        self._mailer = _mailer(maildir, route)
+
+    def refusal(self, queued: QueuedMessage) -> str:
+        """Say why a failure of this message does not become a bounce; empty where it does."""
+        sender = printable(queued.sender)
+        if queued.sender in dsn.NO_BOUNCE:
+            return f"it came from <{sender}>"
+        if not self._mailer.can_reach(queued.sender):
+            return f"<{sender}> is no plain address"
+        now_s = self._wall_clock()
+        if not 0 <= now_s - self._since_s < HOUR_S:  # or the clock was set
+            self._sent, self._since_s = 0, now_s
+        if self._sent < self._route.max_bounces:
+            return ""
+        if self._sent == self._route.max_bounces:
+            self._sent += 1
+            self._report.note(
+                f"{self._route.max_bounces} bounces are enough for one run or hour "
+                f"(--max-bounces); the other failures go to the failed maildir"
+            )
+        return "there have been enough"
+
+    def bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> bytes | None:
+        """Tell the sender of these failures; only where `refusal` has nothing against it.
+
+        Returns the name of the bounce where it is a message of our own maildir
+        now. Raises `LocalError` where the bounce could not be handed on, and
+        `FileChangedError` where the file is no longer the one that was sent.
+        """
+        message = queued.message
+        recipients = tuple(queued.recipients[index] for index in failures)
+        identifier = dsn.identify(message.name, message.identity[3], recipients)
+        original, complete = self._original(queued)
+        bounce = dsn.Bounce(
+            sender=queued.sender,
+            failed=tuple(
+                dsn.Failed(queued.recipients[index], text) for index, text in failures.items()
+            ),
+            original=original,
+            complete=complete,
+            identifier=identifier,
+            host=writing.host_name(),
+            server=self._route.server.host,
+            arrived_s=message.mtime_s,
+            now_s=self._wall_clock(),
+        )
+        name = self._mailer.send(dsn.build(bounce), queued.sender, identifier)
+        self._sent += 1
+        return name
+
+    def _original(self, queued: QueuedMessage) -> tuple[bytes, bool]:
+        """Return the text as it was sent, or its beginning, and whether it is all of it."""
+        message = queued.message
+        again = self._maildir.load(message.folder, message.name)
+        if again is None or again.identity != message.identity:
+            if again is not None:
+                again.close()
+            raise FileChangedError("it changed while it was being sent")
+        again.close()
+        original = queued.kept + again.data[queued.offset :]
+        limit = dsn.QUOTE_BYTES + 1
+        return original[:limit], len(original) == queued.length
+
+
+def _mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
+    how, _, path = route.bounce_via.partition(":")
+    if how == "server":
+        return mailers.QueueMailer(maildir, route.prefix)
+    if how == "maildir":
+        return mailers.MaildirMailer(os.fsencode(path))
+    return mailers.SendmailMailer(route.sendmail)

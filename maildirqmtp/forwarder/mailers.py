@@ -1,0 +1,173 @@
+"""Handing a bounce on: to sendmail, into a maildir, or back into the queue for the server.
+
+Each way either has the bounce for good when `send` returns, or raises
+`LocalError`; then the failed message is kept, and the bounce is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import check_address
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds a sendmail command may take.
+SENDMAIL_TIMEOUT_S = 300.0
+#: Seconds for which a command that took too long is not run again: the mail has to go on.
+SENDMAIL_REST_S = 3_600.0
+#: Bytes of its complaint that are shown.
+_COMPLAINT_BYTES = 300
+# sendmail takes its argument for a list of addresses, and of other things: a sender that is not
+# clearly one address would send the bounce wherever its author liked.
+_ONE_ADDRESS = re.compile(
+    rb"""[^|/\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*(\[[0-9A-Za-z.:]+\])?"""
+)
+
+
+class Mailer(Protocol):
+    """A way for bounces to go."""
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """Say whether bounces to this address can go this way at all."""
+        ...
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """Hand on a bounce for `recipient`, from the null sender. Raises `LocalError`.
+
+        Returns its name where it is a message of the forwarded maildir now.
+        """
+        ...
+
+
+class SendmailMailer:
+    """Runs `COMMAND -i -f '' -- RECIPIENT` with the bounce on standard input.
+
+    `timeout_s` seconds at most; a command that took longer is not run again for
+    an hour of `clock`, monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        command: tuple[bytes, ...],
+        timeout_s: float = SENDMAIL_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._command = command
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._rests_until: float | None = None
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `Mailer`."""
+        return _ONE_ADDRESS.fullmatch(recipient) is not None
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `Mailer`."""
+        name = printable(self._command[0])
+        if self._rests_until is not None and self._clock() < self._rests_until:
+            raise LocalError(f"{name} took more than {self._timeout_s:g} s before")
+        self._rests_until = None
+        code, complaint = self._run(bounce, recipient)
+        if code is None:
+            self._rests_until = self._clock() + SENDMAIL_REST_S
+            raise LocalError(f"{name} took more than {self._timeout_s:g} s")
+        if code != 0:
+            said = printable(complaint.replace(b"\n", b" ")).strip()
+            raise LocalError(f"{name} did not take a bounce: exit {code} {said}".rstrip())
+        return None
+
+    def _run(self, bounce: bytes, recipient: bytes) -> tuple[int | None, bytes]:
+        """Return the exit code, None where it took too long, and the beginning of its complaint."""
+        import subprocess
+        import tempfile
+
+        try:
+            # Files, not pipes: what it may have left running would hold a pipe open for ever.
+            with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as complaint:
+                text.write(bounce)
+                text.seek(0)
+                process = subprocess.Popen(
+                    [*self._command, b"-i", b"-f", b"", b"--", recipient],
+                    stdin=text,
+                    stdout=subprocess.DEVNULL,
+                    stderr=complaint,
+                    start_new_session=True,
+                )
+                try:
+                    code: int | None = process.wait(self._timeout_s)
+                except subprocess.TimeoutExpired:
+                    code = None
+                finally:
+                    if process.returncode is None:
+                        _kill(process.pid)
+                        process.wait()
+                return code, os.pread(complaint.fileno(), _COMPLAINT_BYTES, 0)
+        except OSError as error:
+            raise local_error("run, to send a bounce,", self._command[0], error) from error
+
+
+class MaildirMailer:
+    """Delivers bounces into a maildir, with Return-Path and Delivered-To on top."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `Mailer`."""
+        return True
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `Mailer`. The same bounce again replaces the first."""
+        writing.create(self._path)
+        top = b"Return-Path: <>\nDelivered-To: %b\n" % recipient
+        with Maildir(self._path) as maildir:
+            writing.deliver_as(maildir, _name(identifier), [top, bounce])
+        return None
+
+
+class QueueMailer:
+    """Puts bounces into the maildir that is being forwarded: the server gets them."""
+
+    def __init__(self, maildir: Maildir, prefix: bytes) -> None:
+        self._maildir = maildir
+        self._prefix = prefix
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `Mailer`."""
+        return check_address(self._prefix + recipient, "recipient") is None
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `Mailer`. With a sidecar, so that nothing in the bounce counts as its envelope.
+
+        One that is there already, from before a crash, stays: it may be on its way.
+        """
+        from maildirqmtp.mail.sidecar import Sidecar
+
+        name = _name(identifier)
+        if self._maildir.new.has(name):
+            self._maildir.new.sync()
+            return None
+        writing.write_sidecar(self._maildir, name, Sidecar(b"", (self._prefix + recipient,)))
+        writing.deliver_as(self._maildir, name, [bounce])
+        return name
+
+
+def _kill(process_group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process_group, signal.SIGKILL)
+
+
+def _name(identifier: str) -> bytes:
+    return f"bounce.{identifier}".encode()

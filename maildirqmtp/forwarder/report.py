@@ -1,0 +1,305 @@
+"""What happens, told: log lines, JSON lines, counters, a progress bar.
+
+Everything comes here as a call; nothing goes back. Lines for people go to
+standard error, data (`--json`) to standard output. Whatever comes from a
+server, a message or a file name is made printable first.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from maildirqmtp.text import printable
+
+# Not from typing: importing that would be a good part of the start-up.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, TextIO
+
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+
+    class Progress(Protocol):
+        """What shows a run's progress; see `progress`."""
+
+        def update(self, done: int, total: int) -> None:
+            """Show that `done` of `total` messages are through."""
+
+        def close(self) -> None:
+            """Leave the terminal as it was."""
+
+
+#: Priorities, as syslog(3) numbers them.
+ERROR, WARNING, INFO = 3, 4, 6
+
+
+class Counters:
+    """What a run did. Outcomes count recipients, `held` and `messages` count messages.
+
+    `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
+    who may get a message twice; `trouble` counts what went wrong on this machine
+    or on the way to the server; `left` are messages that were not tried.
+    """
+
+    __slots__ = (
+        "accepted",
+        "bounced",
+        "bytes",
+        "deferred",
+        "failed",
+        "held",
+        "in_doubt",
+        "left",
+        "messages",
+        "trouble",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.deferred = 0
+        self.failed = 0
+        self.bounced = 0
+        self.held = 0
+        self.in_doubt = 0
+        self.messages = 0
+        self.bytes = 0
+        self.trouble = 0
+        self.left = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all of them by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def as_tuple(self) -> tuple[int, ...]:
+        """Return all of them, to be compared."""
+        return tuple([getattr(self, name) for name in self.__slots__])
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing of ours is left, else 111."""
+        return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
+
+
+class Report:
+    """Counts, and writes lines.
+
+    `verbosity` -1 is errors only, 0 a line for each message that is not
+    accepted and a summary, 1 a line for each recipient. `data` gets JSON lines
+    when it is not None. `clock` is monotonic seconds, `wall_clock` seconds of
+    the epoch.
+
+    For a daemon: `attempts`, a line for each attempt, with all that is known;
+    `name`, which of its routes; `priorities`, lines begin as sd-daemon(3) says.
+    """
+
+    def __init__(
+        self,
+        log: TextIO,
+        data: TextIO | None = None,
+        verbosity: int = 0,
+        progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        attempts: bool = False,
+        name: str = "",
+        priorities: bool = False,
+    ) -> None:
+        self.counters = Counters()
+        self._wall_clock = wall_clock
+        self._attempts = attempts
+        self._prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
+        self._priorities = priorities
+        self._log: TextIO | None = log
+        self.set_output(verbosity, data)
+        self._progress = progress
+        self._clock = clock
+        self._began = clock()
+        self._done = 0
+        self._total = 0
+
+    def set_output(self, verbosity: int, data: TextIO | None) -> None:
+        """Have another verbosity, and JSON lines or not, from now on."""
+        self._verbosity = verbosity
+        self._data = data
+        #: True where a message's Message-ID is shown.
+        self.detailed = self._attempts or data is not None
+        self._tells_all = self.detailed or verbosity > 0
+
+    # One message
+
+    def accepted(self, queued: QueuedMessage) -> None:
+        """Every recipient of a message was accepted: the frequent case."""
+        counters = self.counters
+        counters.accepted += len(queued.recipients)
+        counters.messages += 1
+        counters.bytes += queued.length
+        if self._tells_all:
+            for index, answer in enumerate(queued.answers):
+                assert answer is not None
+                self._outcome("accepted", queued, index, answer.text, INFO)
+
+    def one_accepted(self, queued: QueuedMessage, index: int, text: str) -> None:
+        """A recipient was accepted of a message that is not through yet."""
+        self.counters.accepted += 1
+        self._outcome("accepted", queued, index, text, INFO)
+
+    def deferred(self, queued: QueuedMessage, index: int, text: str) -> None:
+        """A recipient will be tried again."""
+        self.counters.deferred += 1
+        self._outcome("deferred", queued, index, text)
+
+    def failed(self, queued: QueuedMessage, index: int, text: str, where: bytes) -> None:
+        """A recipient will not be tried again; the message is at the path `where`."""
+        self.counters.failed += 1
+        self._outcome("failed", queued, index, text, where=where)
+
+    def bounced(self, queued: QueuedMessage, index: int, text: str) -> None:
+        """A recipient will not be tried again; the sender has been told."""
+        self.counters.bounced += 1
+        self._outcome("bounced", queued, index, text)
+
+    def in_doubt(self, queued: QueuedMessage) -> None:
+        """The connection went before the server answered for a package it had whole."""
+        self.counters.in_doubt += len(queued.doubtful)
+        for index in queued.doubtful:
+            text = "not answered; it may have been taken, and will then come twice"
+            self._outcome("in-doubt", queued, index, text)
+
+    def held(self, name: bytes, reason: str) -> None:
+        """A message cannot be sent as it is; it stays where it is."""
+        self.counters.held += 1
+        self._line(0, f"{printable(name)}: held: {reason}")
+        self._json("held", message=printable(name), reason=reason)
+
+    def _outcome(
+        self,
+        event: str,
+        queued: QueuedMessage,
+        index: int,
+        text: str,
+        level: int = WARNING,
+        *,
+        where: bytes | None = None,
+    ) -> None:
+        verbosity = 1 if level == INFO and not self._attempts else 0
+        if self._data is None and verbosity > self._verbosity:
+            return
+        name = printable(queued.message.name)
+        recipient = printable(queued.recipients[index])
+        moved = f" (moved to {printable(where)})" if where is not None else ""
+        sender, message_id = printable(queued.sender), printable(queued.message_id)
+        delay_s = max(0.0, self._wall_clock() - queued.message.mtime_s) if self.detailed else 0.0
+        details = ""
+        if self._attempts:
+            details = f" (from <{sender}>, {message_id or 'no Message-ID'}, {queued.length} bytes"
+            details += f", delay {delay_s:.2f} s)"
+        self._line(verbosity, f"{name}: {recipient}: {event}: {text}{moved}{details}", level)
+        more = {} if where is None else {"moved_to": printable(where)}
+        self._json(
+            event,
+            message=name,
+            message_id=message_id,
+            sender=sender,
+            recipient=recipient,
+            bytes=queued.length,
+            delay_s=round(delay_s, 3),
+            text=text,
+            **more,
+        )
+
+    # The run
+
+    def connected(self, server: str) -> None:
+        """A connection is open."""
+        self._line(1, f"connected to {server}")
+        self._json("connected", server=server)
+
+    def closed(self, server: str, reason: str, idle: bool = False) -> None:
+        """A connection ended that should not have; `idle`, with nothing under way, it may."""
+        self._line(1 if idle else 0, f"{server}: {reason}")
+        self._json("closed", server=server, reason=reason)
+
+    def trouble(self, what: str, left: int = 0) -> None:
+        """The run cannot go on as it should; `left` messages are left because of it."""
+        self.counters.trouble += 1
+        self.counters.left += left
+        self._line(-1, what, ERROR)
+        self._json("trouble", reason=what, left=left)
+
+    def note(self, what: str) -> None:
+        """Something an administrator wants to know, and that changes nothing."""
+        self._line(0, what, INFO)
+        self._json("note", text=what)
+
+    def progress(self, done: int, total: int) -> None:
+        """`done` of `total` messages have been dealt with."""
+        if self._progress is not None:
+            self._progress.update(done, total)
+
+    def summary(self, exit_code: int | None = None) -> None:
+        """The run is over; one line says what it did.
+
+        `exit_code` is that of the process, where it does not follow from the counters.
+        """
+        if self._progress is not None:
+            self._progress.close()
+        c = self.counters
+        seconds = self._clock() - self._began
+        bounced = f"{c.bounced} bounced, " if c.bounced else ""
+        left = f", {c.left} left" if c.left else ""
+        self._line(
+            0,
+            f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
+            f"{c.held} held, "
+            f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
+            INFO,
+        )
+        self._json(
+            "summary",
+            accepted=c.accepted,
+            deferred=c.deferred,
+            failed=c.failed,
+            bounced=c.bounced,
+            held=c.held,
+            in_doubt=c.in_doubt,
+            left=c.left,
+            messages=c.messages,
+            bytes=c.bytes,
+            seconds=round(seconds, 3),
+            exit_code=c.exit_code if exit_code is None else exit_code,
+        )
+
+    def _line(self, verbosity: int, text: str, level: int | None = None) -> None:
+        if verbosity <= self._verbosity:
+            shown = printable(text.encode("utf-8", "replace"))
+            priority = ""
+            if self._priorities:
+                priority = f"<{level or (INFO if verbosity > 0 else WARNING)}>"
+            if self._write(self._log, f"{priority}{self._prefix}{shown}") is not None:
+                self._log = None
+
+    def _json(self, event: str, **fields: object) -> None:
+        if self._data is not None:
+            import json
+
+            error = self._write(self._data, json.dumps({"event": event, **fields}))
+            if error is not None:
+                self._data = None
+                self._line(-1, f"cannot write to standard output: {error.strerror}", ERROR)
+
+    def _write(self, stream: TextIO | None, line: str) -> OSError | None:
+        """Write a line; return why that cannot be done, and then no more is to be written there.
+
+        A log that fails must not stop what it tells of: a message that the
+        server has taken is still to be removed. The exit code tells of it.
+        """
+        if stream is not None:
+            try:
+                # In one piece: several routes may share the stream.
+                stream.write(f"{line}\n")
+                stream.flush()
+            except OSError as error:
+                self.counters.trouble += 1
+                return error
+        return None

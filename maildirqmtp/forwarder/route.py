@@ -1,0 +1,67 @@
+"""A route: a maildir, a prefix, a server, and the policy between them.
+
+Values only; `maildirqmtp.settings` makes them from flags and configuration files.
+"""
+
+from typing import NamedTuple
+
+from maildirqmtp.pipeline.limits import (
+    CONNECT_TIMEOUT_S,
+    FENCE_GRACE_S,
+    RESPONSE_TIMEOUT_S,
+    SESSION_S,
+    WINDOW_BYTES,
+    WINDOW_MESSAGES,
+    WRITE_TIMEOUT_S,
+)
+from maildirqmtp.transport.endpoint import Endpoint, Tls
+
+#: Seconds after which a deferral counts as a failure: 14 days.
+LIFETIME_S = 14 * 86_400.0
+#: Seconds after which a watched maildir is looked at, whatever the kernel tells of it.
+RESCAN_S = 30.0
+#: Seconds after which a connection with nothing to do is closed.
+IDLE_S = 60.0
+#: Connections at the same time, for servers whose answers take long.
+CONNECTIONS = 1
+#: Bounces in one run.
+MAX_BOUNCES = 100
+#: The command that takes bounces, and its first arguments.
+SENDMAIL = (b"/usr/sbin/sendmail",)
+
+
+class Route(NamedTuple):
+    """What to forward, where to, and how.
+
+    `sender` and `recipients` replace what the messages' own lines say, where
+    they are given. `failed` None means `.Failed` inside the maildir; `sent`
+    None means that accepted messages are removed. `bounce_via` is `sendmail`
+    (then `sendmail` is the command and its first arguments), `server`, or
+    `maildir:` and a path. `tls` None is TLS by this system's certificate
+    authorities, where the server has it.
+    """
+
+    maildir: bytes
+    server: Endpoint
+    prefix: bytes = b""
+    sender: bytes | None = None
+    recipients: tuple[bytes, ...] = ()
+    include_cur: bool = False
+    sent: bytes | None = None
+    failed: bytes | None = None
+    bounce: bool = False
+    bounce_via: str = "sendmail"
+    sendmail: tuple[bytes, ...] = SENDMAIL
+    max_bounces: int = MAX_BOUNCES
+    lifetime_s: float = LIFETIME_S
+    window_messages: int = WINDOW_MESSAGES
+    window_bytes: int = WINDOW_BYTES
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    write_timeout_s: float = WRITE_TIMEOUT_S
+    response_timeout_s: float = RESPONSE_TIMEOUT_S
+    grace_s: float = FENCE_GRACE_S
+    session_s: float = SESSION_S
+    rescan_s: float = RESCAN_S
+    idle_s: float = IDLE_S
+    connections: int = CONNECTIONS
+    tls: Tls | None = None

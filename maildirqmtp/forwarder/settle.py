@@ -1,0 +1,352 @@
+"""Carrying outcomes out on the files, in the order that a crash cannot hurt.
+
+    | all accepted     | [link into sent/] unlink | fsync new/, one per batch | unlink sidecar |
+    | some deferred    | new sidecar, durable, without those that are done                     |
+    | some failed      | their sidecar in the failed maildir, durable | message linked there,  |
+    |                  | fsync | then as if these recipients were done                         |
+
+The sidecar goes last: the other way round, a power cut would leave a message
+whose header lines would be trusted instead of its sidecar.
+"""
+
+from __future__ import annotations
+
+from time import gmtime, strftime
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.queued_message import QueuedMessage
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Folder, Message
+from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
+from maildirqmtp.qmtp.protocol import ACCEPTED, FAILED, Response
+from maildirqmtp.text import printable
+from maildirqmtp.values import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.forwarder.bounces import Bouncer
+
+
+class Kept(Value):
+    """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
+
+    __slots__ = ("reason", "soon")
+
+    def __init__(self, reason: str, soon: bool = False) -> None:
+        self.reason = reason
+        self.soon = soon
+
+
+#: Removals after which the directory is made durable, and seconds.
+SYNC_REMOVALS = 1_000
+SYNC_S = 1.0
+
+
+class Settler:
+    """Settles the deliveries of one route. Errors on the files end in `trouble`.
+
+    After `trouble` no message may be taken from this maildir any more: what is
+    accepted could not be removed, and would be sent again. `wall_clock` is
+    seconds of the epoch, `clock` monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.trouble: LocalError | None = None
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._bouncer: Bouncer | None = None
+        self._no_bounces = ""
+        self._bounces: list[tuple[Folder, bytes]] = []
+        self._targets: dict[bytes, Maildir] = {}
+        self._removals = 0
+        self._removed_at = 0.0
+        self._unsynced: dict[int, Folder] = {}
+        self._sidecars: list[bytes] = []
+        self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
+
+    def prove_sent(self) -> None:
+        """Prove that accepted messages can be kept, where they are to be. Raises `LocalError`.
+
+        Before any is sent: what the server has and we cannot move would be sent by each run.
+        """
+        if self._route.sent is not None:
+            self._target(self._route.sent).prove_changeable()
+
+    def settle(self, queued: QueuedMessage) -> Kept | None:
+        """Carry out what is known of a delivery; what is not answered stays owed.
+
+        Returns None where the message is gone.
+        """
+        kept: Kept | None = None
+        try:
+            for answer in queued.answers:
+                if answer is None or answer.status is not ACCEPTED:
+                    kept = self._settle_mixed(queued)
+                    break
+            else:
+                if queued.others:
+                    kept = self._settle_mixed(queued)
+                else:
+                    self._report.accepted(queued)
+                    self._remove(queued, self._route.sent)
+        except FileChangedError as error:
+            reason = f"{error}; kept, to be sent as it is now"
+            self._report.held(queued.message.name, reason)
+            kept = Kept(reason, soon=True)
+        except LocalError as error:
+            self._stop_taking(error)
+            kept = Kept(str(error))
+        if self._removals >= SYNC_REMOVALS:
+            self._sync()
+        return kept
+
+    def _stop_taking(self, error: LocalError) -> None:
+        if self.trouble is None:
+            self._report.trouble(f"{error}; nothing more is taken from this maildir")
+        self.trouble = error
+
+    # Done with
+
+    def _remove(self, queued: QueuedMessage, keep_in: bytes | None = None) -> None:
+        """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
+        message = queued.message
+        try:
+            if keep_in is not None:
+                self._catch_up(message)
+                target = self._target(keep_in)
+                writing.adopt(target, message, writing.free_name(target, message))
+                # Before the folder it leaves, so that it is synced first.
+                self._unsynced = {target.new.fd: target.new, **self._unsynced}
+            removal = self._maildir.remove(message)
+            if removal is GONE and self._catch_up(message):
+                removal = self._maildir.remove(message)
+        except LocalError:
+            self._stuck.append((queued, keep_in))
+            raise
+        if removal is CHANGED:
+            raise FileChangedError("it changed while it was being sent")
+        if not self._removals:
+            self._removed_at = self._clock()
+        self._removals += 1
+        self._unsynced[message.folder.fd] = message.folder
+        # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
+        if queued.sidecar is not None and removal is DONE:
+            self._sidecars.append(message.name)
+
+    def _catch_up(self, message: Message) -> bool:
+        """With --cur, follow a message that a mail reader has moved while it was in flight."""
+        return (
+            self._route.include_cur
+            and not self._maildir.is_same(message)
+            and self._maildir.follow(message)
+        )
+
+    def tick(self) -> None:
+        """Make removals durable that are a second old."""
+        if self._removals and self._clock() - self._removed_at >= SYNC_S:
+            self._sync()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The clock's time at which `tick` will have something to do."""
+        return self._removed_at + SYNC_S if self._removals else None
+
+    def _sync(self) -> None:
+        """Make the removals durable, then remove the sidecars of this batch."""
+        folders, self._unsynced = self._unsynced, {}
+        names, self._sidecars = self._sidecars, []
+        self._removals = 0
+        try:
+            for folder in folders.values():
+                folder.sync()
+            for name in names:
+                writing.remove_sidecar(self._maildir, name)
+        except LocalError as error:
+            self._stop_taking(error)
+
+    # Everything else
+
+    def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
+        self._catch_up(queued.message)
+        reason = ""
+        failures: dict[int, str] = {}
+        owed: list[int] = []
+        for index, answer in enumerate(queued.answers):
+            if answer is not None and answer.status is ACCEPTED:
+                self._report.one_accepted(queued, index, answer.text)
+            elif answer is not None and (text := self.failure(queued, answer)) is not None:
+                failures[index] = text
+            else:
+                owed.append(index)
+                reason = reason or (answer.text or "deferred" if answer else "not answered")
+                if answer is not None:
+                    self._report.deferred(queued, index, answer.text)
+        refusal = self._refusal(queued) if failures else ""
+        if failures and refusal == "":
+            no_bounce_yet = self._bounce(queued, failures)
+            if no_bounce_yet:
+                reason = reason or failures[no_bounce_yet[0]][1:]
+            owed = sorted([*owed, *no_bounce_yet])
+        elif failures:
+            try:
+                self._fail(queued, failures, f" (no bounce: {refusal})" if refusal else "")
+            except LocalError:
+                # Those who have it must not get it again with every run that fails like this.
+                owed = sorted([*owed, *failures])
+                if len(owed) < len(queued.recipients):
+                    self._write_owed(queued, owed)
+                raise
+        if owed or queued.others:
+            if len(owed) < len(queued.recipients):
+                self._write_owed(queued, owed)
+            return Kept(reason)
+        self._remove(queued)
+        return None
+
+    def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
+        """Say why a recipient is given up on; None where it is to be tried again."""
+        if answer.status is FAILED:
+            return str(answer)
+        age_s = self._wall_clock() - queued.message.mtime_s
+        if age_s >= self._route.lifetime_s:
+            return f"{answer} (too old: {age_s / 86_400:.1f} days)"
+        return None
+
+    def _refusal(self, queued: QueuedMessage) -> str | None:
+        """Say why no bounce is sent; empty where one is, None where none is wanted."""
+        if not self._route.bounce:
+            return None
+        if self._bouncer is None:
+            from maildirqmtp.forwarder.bounces import Bouncer
+
+            self._bouncer = Bouncer(self._maildir, self._route, self._report, self._wall_clock)
+        return self._bouncer.refusal(queued)
+
+    def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:
+        """Tell the sender; return the recipients that are still owed the message."""
+        assert self._bouncer is not None
+        try:
+            bounce = self._bouncer.bounce(queued, failures)
+        except LocalError as error:
+            if str(error) != self._no_bounces:
+                self._no_bounces = str(error)
+                self._report.trouble(f"no bounce can be sent: {error}; it is tried again")
+            for index, text in failures.items():
+                self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
+            return list(failures)
+        self._no_bounces = ""
+        if bounce is not None:
+            self._bounces.append((self._maildir.new, bounce))
+        for index, text in failures.items():
+            self._report.bounced(queued, index, text[1:])
+        return []
+
+    def take_bounces(self) -> list[tuple[Folder, bytes]]:
+        """Return the messages that settling has put into the maildir since the last call."""
+        bounces, self._bounces = self._bounces, []
+        return bounces
+
+    def _fail(self, queued: QueuedMessage, failures: dict[int, str], remark: str) -> None:
+        """Put the message into the failed maildir, for these recipients."""
+        from maildirqmtp.mail.sidecar import Failure, Sidecar
+
+        message = queued.message
+        target = self._target(self._failed_path)
+        name = writing.free_name(target, message)
+        try:
+            before = writing.read_sidecar(target, name)
+        except SidecarError:
+            before = None  # nobody can use it; ours takes its place
+        at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
+        originals = {self._original(queued, i): text for i, text in failures.items()}
+        content = Sidecar(
+            queued.sender,
+            tuple(dict.fromkeys((*(before.recipients if before else ()), *originals))),
+            (before.failures if before else ())
+            + tuple(Failure(r, text, at) for r, text in originals.items()),
+        )
+        writing.write_sidecar(target, name, content)
+        writing.adopt(target, message, name)
+        target.new.sync()
+        for index, text in failures.items():
+            self._report.failed(queued, index, text[1:] + remark, target.new.join(name))
+
+    def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
+        """Write the sidecar that leaves out the recipients who are done."""
+        from maildirqmtp.mail.sidecar import Sidecar
+
+        if not self._maildir.is_same(queued.message):
+            # The sidecar would be that of a message nobody has sent.
+            raise FileChangedError("it changed while it was being sent")
+        recipients = tuple(self._original(queued, i) for i in owed) + queued.others
+        failures = queued.sidecar.failures if queued.sidecar else ()
+        content = Sidecar(queued.sender, recipients, failures)
+        writing.write_sidecar(self._maildir, queued.message.name, content)
+
+    def _original(self, queued: QueuedMessage, index: int) -> bytes:
+        return self._route.prefix + queued.recipients[index]
+
+    @property
+    def _failed_path(self) -> bytes:
+        return self._route.failed or self._maildir.root.join(b".Failed")
+
+    def _target(self, path: bytes) -> Maildir:
+        """Return the maildir that takes messages from here; it is made where there is none."""
+        target = self._targets.get(path)
+        if target is None:
+            # A link that we were not told of may have been put there by somebody else.
+            nofollow = path not in (self._route.failed, self._route.sent)
+            writing.create(path, nofollow)
+            target = self._targets[path] = Maildir(path, nofollow)
+        return target
+
+    # The end
+
+    def mend(self) -> bool:
+        """After `trouble`, try again to remove what is stuck; say whether all is well now."""
+        before = self.trouble
+        still_stuck = self._remove_stuck()
+        self._sync()
+        if self.trouble is before:
+            self.trouble = still_stuck[0][1] if still_stuck else None
+        return self.trouble is None
+
+    def _remove_stuck(self) -> list[tuple[QueuedMessage, LocalError]]:
+        """Try again to remove what the server has taken; return what still cannot be."""
+        stuck, self._stuck = self._stuck, []
+        failed: list[tuple[QueuedMessage, LocalError]] = []
+        for queued, keep_in in stuck:
+            try:
+                self._remove(queued, keep_in)
+            except FileChangedError as error:
+                self._report.held(queued.message.name, str(error))
+            except LocalError as error:
+                failed.append((queued, error))
+        return failed
+
+    def finish(self) -> None:
+        """Make everything durable; try once more to remove what could not be removed."""
+        for queued, error in self._remove_stuck():
+            name = printable(queued.message.name)
+            self._report.trouble(
+                f"the server has taken {name}, but {error}; remove it by hand, or it will be "
+                f"sent again"
+            )
+        self._sync()
+        for target in self._targets.values():
+            target.close()
+        self._targets.clear()

@@ -1,0 +1,77 @@
+"""Removing what crashes left behind in a maildir, long after anybody can need it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from maildirqmtp.maildir.files import Folder, local_error
+from maildirqmtp.maildir.maildir import Maildir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds after which an untouched file in tmp/ (maildir(5)) or an orphaned sidecar goes: 36 hours.
+MAX_AGE_S = 36 * 3_600
+
+
+def clean(maildir: Maildir, now_s: float) -> int:
+    """Remove rubbish from tmp/ and envelope/; say how many files. Raises `LocalError`.
+
+    `now_s` is seconds of the epoch.
+    """
+    removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
+    envelopes = maildir.envelopes
+    if envelopes is not None:
+        removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
+    return removed
+
+
+def _touched(status: os.stat_result) -> float:
+    return max(status.st_atime, status.st_mtime)
+
+
+def _placed(status: os.stat_result) -> float:
+    """When a sidecar was last touched, or moved: one put back is old, its message about to come."""
+    return max(_touched(status), status.st_ctime)
+
+
+def _orphans(maildir: Maildir, envelopes: Folder) -> set[bytes]:
+    """Return the sidecars whose message is neither in new/ nor in cur/.
+
+    A sidecar may be there before its message, and after it for the time of one
+    fsync; that is what the age is for.
+    """
+    orphans = {name for name in _names(envelopes) if name.endswith(b".json")}
+    # new/ again after cur/: a message that moves between them must be seen in one of the two.
+    for folder in (maildir.new, maildir.cur, maildir.new):
+        orphans.difference_update(name.partition(b":")[0] + b".json" for name in _names(folder))
+    return orphans
+
+
+def _names(folder: Folder) -> set[bytes]:
+    try:
+        return {os.fsencode(name) for name in os.listdir(folder.fd)}
+    except OSError as error:
+        raise local_error("list", folder.path, error) from error
+
+
+def _remove_untouched(
+    folder: Folder,
+    names: set[bytes],
+    now_s: float,
+    last_s: Callable[[os.stat_result], float],
+) -> int:
+    removed = 0
+    for name in names:
+        try:
+            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode) and now_s - last_s(status) > MAX_AGE_S:
+                os.unlink(name, dir_fd=folder.fd)
+                removed += 1
+        except FileNotFoundError:
+            continue  # somebody else is cleaning too
+        except OSError as error:
+            raise local_error("clean up", folder.join(name), error) from error
+    return removed

@@ -1,0 +1,332 @@
+"""A maildir: lock, scan, read and remove, without ever trusting a name.
+
+maildir(5), and what this package adds:
+
+    new/  cur/  tmp/     as ever; dot-files are nobody's message
+    envelope/NAME.json   the sidecar of the message NAME, where there is one
+
+Everything goes through descriptors of the directories, so that a directory that
+is renamed or replaced while we work cannot lead us elsewhere. A message is what
+opens as a regular file without following a link. It is known by its identity
+(device, inode, size, modification time), and only the file of that identity is
+ever removed or moved. Putting files in is the business of `filing`.
+"""
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
+
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import safety
+from maildirqmtp.maildir.files import Folder, Message, identity_of, local_error, open_directory
+from maildirqmtp.text import printable
+
+#: Bytes up to which a message is read whole; larger ones are streamed.
+WHOLE_MAX = 1 << 20
+#: Bytes that are read of a larger one, for its envelope.
+TOP_BYTES = 64 << 10
+
+# O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_DOT = ord(".")
+_SECONDS_DIGITS = 11
+# What open() says of things that are no message: links, sockets, devices without a driver.
+_NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
+
+
+class Removal(Enum):
+    """What became of a message that was to go."""
+
+    DONE = auto()
+    GONE = auto()
+    CHANGED = auto()
+
+
+# Looking a member up in its enumeration takes four times as long, for each message.
+DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
+
+
+#: What a scan found: directory and name, oldest first.
+Candidates = deque[tuple[Folder, bytes]]
+
+
+def _being_written(folder: Folder, name: bytes) -> FileChangedError:
+    return FileChangedError(
+        f"{printable(folder.join(name))} is being written to; messages are to be written in tmp/ "
+        f"and then renamed"
+    )
+
+
+class Maildir:
+    """A maildir that is open. A context manager; leaving it lets go of the lock.
+
+    Raises `LocalError` where it cannot be opened: it does not exist, is no
+    maildir, or may not be read. `nofollow` refuses a path that ends in a link.
+    """
+
+    def __init__(self, path: bytes, nofollow: bool = False) -> None:
+        self.path = path
+        self._open: list[Folder] = []
+        self._envelope: Folder | None = None
+        self._envelope_durable = False
+        self._in_cur: dict[bytes, bytes] = {}
+        try:
+            self.root = self._enter(path, None, nofollow)
+            self.new = self._enter(b"new", self.root, nofollow=True)
+            self.cur = self._enter(b"cur", self.root, nofollow=True)
+            self.tmp = self._enter(b"tmp", self.root, nofollow=True)
+            self._owners = safety.trusted_owners(self.root.fd)
+        except LocalError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise local_error("look at", path, error) from error
+
+    def _enter(self, name: bytes, parent: Folder | None, nofollow: bool = False) -> Folder:
+        path = name if parent is None else parent.join(name)
+        try:
+            fd = open_directory(name, None if parent is None else parent.fd, nofollow)
+        except OSError as error:
+            raise LocalError(
+                f"cannot open the maildir directory {printable(path)}: {error.strerror}"
+                + ("; is it a maildir?" if parent else "; check the path")
+            ) from error
+        folder = Folder(fd, path)
+        self._open.append(folder)
+        return folder
+
+    def __enter__(self) -> "Maildir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every directory."""
+        while self._open:
+            os.close(self._open.pop().fd)
+
+    @property
+    def has_envelopes(self) -> bool:
+        """True where the last `scan` found a directory of sidecars.
+
+        Enough for the messages of that scan: a writer puts the sidecar in
+        place before the message.
+        """
+        return self._envelope is not None
+
+    @property
+    def envelopes(self) -> Folder | None:
+        """The directory of the sidecars, where the last `scan` or a writer found one."""
+        return self._envelope
+
+    def envelope(self) -> Folder:
+        """Return the directory of the sidecars; it is made where there is none.
+
+        Raises `LocalError`.
+        """
+        if self._envelope is None:
+            try:
+                os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
+            except FileExistsError:
+                pass  # made before; what it is, opening it will tell
+            except OSError as error:
+                raise local_error("make", self.root.join(b"envelope"), error) from error
+            self._envelope = self._enter(b"envelope", self.root, nofollow=True)
+        return self._envelope
+
+    def durable_envelope(self) -> Folder:
+        """Return the directory of the sidecars, its own name durable. Raises `LocalError`.
+
+        Also where it was there before: a run may have been killed right after making it.
+        """
+        folder = self.envelope()
+        if not self._envelope_durable:
+            self.root.sync()
+            self._envelope_durable = True
+        return folder
+
+    def _find_envelopes(self) -> None:
+        if self._envelope is None and self.root.has(b"envelope"):
+            self._envelope = self._enter(b"envelope", self.root, nofollow=True)
+
+    def lock(self) -> None:
+        """Keep other forwarders away until this object is closed.
+
+        Raises `LocalError`, which names the process that holds the lock.
+        """
+        try:
+            safety.lock(self.root.fd, self.path)
+        except OSError as error:
+            raise local_error("lock", self.path, error) from error
+
+    def prove_changeable(self, include_cur: bool = False) -> None:
+        """Prove that messages can be removed, before any is sent. Raises `LocalError`.
+
+        Makes and removes a dot-file in new/. On a full disk, where nothing can
+        be made but everything can be removed, the permissions have to do.
+        """
+        for folder in self._folders(include_cur):
+            safety.prove_changeable(folder.fd, folder.path)
+
+    def is_current(self) -> bool:
+        """Say whether the path still leads to the directories that are open.
+
+        Not so where one was renamed, removed and made again, mounted over or
+        unmounted: then this object sees only what nobody else does.
+        """
+        try:
+            here = os.stat(self.path)
+            if not os.path.samestat(here, os.fstat(self.root.fd)):
+                return False
+            return all(
+                os.path.samestat(
+                    os.stat(name, dir_fd=self.root.fd, follow_symlinks=False), os.fstat(folder.fd)
+                )
+                for name, folder in ((b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp))
+            )
+        except OSError:
+            return False  # what is wrong, opening it again will tell
+
+    def scan(
+        self,
+        include_cur: bool = False,
+        choose: Callable[[Iterator[bytes]], Iterable[bytes]] | None = None,
+    ) -> Candidates:
+        """Return what may be messages, oldest first. Raises `LocalError`.
+
+        Oldest by the seconds that begin the name (maildir(5)), else by the
+        modification time; only names without seconds cost a stat. `choose` is
+        given the names of each directory, and returns those that are wanted.
+        """
+        entries: list[tuple[int, bytes, int]] = []
+        folders = self._folders(include_cur)
+        for number, folder in enumerate(folders):
+            names: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            if choose is not None:
+                names = choose(iter(names))
+            for name in names:
+                if name[0] != _DOT:
+                    seconds = name.partition(b".")[0]
+                    if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
+                        entries.append((self._mtime(folder, name), name, number))
+                    else:
+                        entries.append((int(seconds), name, number))
+        self._find_envelopes()
+        entries.sort()
+        return deque([(folders[number], name) for _, name, number in entries])
+
+    def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
+        return (self.new, self.cur) if include_cur else (self.new,)
+
+    @staticmethod
+    def _names(folder: Folder) -> list[str]:
+        try:
+            return os.listdir(folder.fd)
+        except OSError as error:
+            raise local_error("list", folder.path, error) from error
+
+    @staticmethod
+    def _mtime(folder: Folder, name: bytes) -> int:
+        try:
+            return int(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_mtime)
+        except OSError:
+            return 0  # gone or unreadable: opening it will tell
+
+    def load(self, folder: Folder, name: bytes) -> Message | None:
+        """Open a message; None for what is none: gone, a link, FIFO, device, directory.
+
+        Up to 1 MiB the file is read whole. Raises `LocalError` for a file that
+        cannot be read, and `FileChangedError` for one that somebody is writing.
+        """
+        try:
+            fd = os.open(name, _READ, dir_fd=folder.fd)
+        except OSError as error:
+            if error.errno in _NO_MESSAGE or self._is_no_file(folder, name):
+                return None
+            raise local_error("open", folder.join(name), error) from error
+        keep = False
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if self._owners is not None and status.st_uid not in self._owners:
+                raise LocalError(
+                    f"{printable(folder.join(name))} belongs to user {status.st_uid}, who is not "
+                    f"the maildir's owner, and may only have been linked here; chown it, or run "
+                    f"this as the maildir's owner"
+                )
+            # Never renamed since it was written to: maybe by somebody who is not done yet.
+            if status.st_ctime_ns == status.st_mtime_ns and safety.has_writer(fd):
+                raise _being_written(folder, name)
+            size = status.st_size
+            if size > WHOLE_MAX:
+                top = os.read(fd, TOP_BYTES)
+                keep = True
+                return Message(folder, name, identity_of(status), top, size, fd)
+            data = os.read(fd, size + 1)
+            while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+                data += more
+            if len(data) != size:
+                raise _being_written(folder, name)
+            return Message(folder, name, identity_of(status), data, size)
+        except OSError as error:
+            raise local_error("read", folder.join(name), error) from error
+        finally:
+            if not keep:
+                os.close(fd)
+
+    @staticmethod
+    def _is_no_file(folder: Folder, name: bytes) -> bool:
+        try:
+            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return not stat.S_ISREG(status.st_mode)
+
+    def is_same(self, message: Message) -> bool:
+        """Say whether the name is still the file that was opened. Raises `LocalError`."""
+        try:
+            status = os.stat(message.name, dir_fd=message.folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise local_error("look at", message.folder.join(message.name), error) from error
+        return identity_of(status) == message.identity
+
+    def remove(self, message: Message) -> Removal:
+        """Remove the message, if its name is still that file. Raises `LocalError`.
+
+        Not durable until `new` (or `cur`) is synced.
+        """
+        name, fd = message.name, message.folder.fd
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if identity_of(status) != message.identity:
+                return CHANGED
+            os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            return GONE
+        except OSError as error:
+            raise local_error("remove", message.folder.join(name), error) from error
+        return DONE
+
+    def follow(self, message: Message) -> bool:
+        """Find a message in cur/ that a mail reader has moved there, or given other flags.
+
+        The message then has that name; whether the file is still the same is for
+        `is_same` and `remove` to say. Raises `LocalError`.
+        """
+        base = message.name.partition(b":")[0]
+        for _ in range(2):
+            name = self._in_cur.get(base)
+            if name is not None and self.cur.has(name):
+                message.folder, message.name = self.cur, name
+                return True
+            names = map(os.fsencode, self._names(self.cur))
+            self._in_cur = {name.partition(b":")[0]: name for name in names}
+        return False

@@ -1,0 +1,345 @@
+"""Putting files into a maildir so that a crash at any point loses nothing.
+
+The orders, each step durable before the next where it says so:
+
+    deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
+    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/
+    deliver_as the same with rename instead of link, fsync new/
+    adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
+               link new/X | unlink tmp/X | fsync new/
+    sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
+
+A link, never a rename, gives a message its name: a rename would replace somebody's.
+Only `deliver_as` means to: what it replaces is its own work, from before a crash.
+After any crash there is at most rubbish in tmp/, which `cleaning` takes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.maildir.files import (
+    Folder,
+    Identity,
+    Message,
+    identity_of,
+    local_error,
+    open_directory,
+)
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from maildirqmtp.mail.sidecar import Sidecar
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_COPY_BYTES = 1 << 20
+# Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
+_NAME_BYTES = 240
+# What link() says where a copy will do: another file system, none that links, not our file.
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_sequence = count(1)
+
+# `sidecar` (and json) is imported by the functions that need it: most maildirs have none.
+
+
+def unique_name() -> bytes:
+    """Return a name nobody else uses: seconds, microseconds, process, count, host (maildir(5))."""
+    now_ns = time.time_ns()
+    host = host_name().replace("/", "\\057").replace(":", "\\072")
+    return os.fsencode(
+        f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}P{os.getpid()}Q{next(_sequence)}.{host}"
+    )
+
+
+def host_name() -> str:
+    """Return this machine's name, as it calls itself."""
+    return socket.gethostname()
+
+
+def create(path: bytes, nofollow: bool = False) -> None:
+    """Make a maildir where there is none, for the owner only. Raises `LocalError`.
+
+    Durable from its own name on, also where an earlier run died in between: a
+    message on disk is of no use in a directory whose name a power cut takes.
+    `nofollow` refuses a path that ends in a link.
+    """
+    is_new = _make(path)
+    try:
+        fd = open_directory(path, None, nofollow)
+    except OSError as error:
+        raise local_error("open the directory", path, error) from error
+    try:
+        for part in (b"tmp", b"new", b"cur"):
+            _make(part, Folder(fd, path))
+        Folder(fd, path).sync()
+    finally:
+        os.close(fd)
+    parent = os.path.dirname(os.path.abspath(path))
+    if is_new or os.access(parent, os.R_OK):
+        _sync_directory(parent)
+
+
+def _make(directory: bytes, parent: Folder | None = None) -> bool:
+    try:
+        os.mkdir(directory, 0o700, dir_fd=None if parent is None else parent.fd)
+    except FileExistsError:
+        return False  # what it is, opening it will tell
+    except OSError as error:
+        path = directory if parent is None else parent.join(directory)
+        raise local_error("make the directory", path, error) from error
+    return True
+
+
+def _sync_directory(path: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise local_error("make durable", path, error) from error
+
+
+def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
+    """Write a file in tmp/ and make it durable; return its name. Raises `LocalError`.
+
+    What could not be written whole is removed again.
+    """
+    name = unique_name()
+    fd = -1
+    try:
+        fd = os.open(name, _CREATE, 0o600, dir_fd=maildir.tmp.fd)
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    except BaseException as error:
+        if fd >= 0:
+            maildir.tmp.discard(name)
+        if isinstance(error, OSError):
+            raise local_error("write", maildir.tmp.join(name), error) from error
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return name
+
+
+def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
+    """Give a file of tmp/ its place in new/, under the same name. Raises `LocalError`.
+
+    Durable once `maildir.new` is synced.
+    """
+    try:
+        _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
+    except OSError as error:
+        maildir.tmp.discard(tmp_name)
+        raise local_error("deliver", maildir.new.join(tmp_name), error) from error
+    maildir.tmp.discard(tmp_name)
+    return tmp_name
+
+
+def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
+    """Put a file of a name of its own into new/, durable when this returns.
+
+    A file of that name is replaced: it is the same, made before a crash.
+    Raises `LocalError`.
+    """
+    tmp_name = write_tmp(maildir, pieces)
+    try:
+        os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=maildir.new.fd)
+    except OSError as error:
+        maildir.tmp.discard(tmp_name)
+        raise local_error("deliver", maildir.new.join(name), error) from error
+    maildir.new.sync()
+
+
+def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
+    """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
+
+    Durable when this returns; before that, no forwarder sees any of it. What
+    could not be made durable is taken back.
+    """
+    name = write_tmp(maildir, pieces)
+    try:
+        write_sidecar(maildir, name, content)
+        publish(maildir, name)
+        maildir.new.sync()
+    except BaseException:
+        _take_back(maildir, name)
+        raise
+    return name
+
+
+def _take_back(maildir: Maildir, name: bytes) -> None:
+    """Remove what `enqueue` has made: in this order, for no message may lose its sidecar."""
+    try:
+        maildir.new.discard(name)
+        maildir.new.sync()
+        remove_sidecar(maildir, name)
+        maildir.tmp.discard(name)
+    except LocalError:
+        return  # the first error is the one to tell
+
+
+def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
+    """Return the sidecar of a message, or None where there is none.
+
+    Raises `SidecarError` for one that exists and cannot be used, whatever the
+    reason: then the message is held.
+    """
+    from maildirqmtp.mail import sidecar
+
+    folder = maildir.envelope()
+    try:
+        fd = os.open(sidecar.file_name(message_name), _READ, dir_fd=folder.fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None  # nobody can have made a file of that name
+        raise SidecarError(f"its sidecar cannot be opened: {error.strerror}") from error
+    try:
+        return sidecar.decode(os.read(fd, sidecar.MAX_BYTES + 1))
+    except OSError as error:
+        raise SidecarError(f"its sidecar cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
+    """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
+    from maildirqmtp.mail import sidecar
+
+    folder = maildir.durable_envelope()
+    tmp_name = write_tmp(maildir, [sidecar.encode(content)])
+    name = sidecar.file_name(message_name)
+    try:
+        os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=folder.fd)
+    except OSError as error:
+        maildir.tmp.discard(tmp_name)
+        raise local_error("put in place", folder.join(name), error) from error
+    folder.sync()
+
+
+def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
+    """Remove a message's sidecar, if there is one. Raises `LocalError`."""
+    from maildirqmtp.mail import sidecar
+
+    maildir.envelope().discard(sidecar.file_name(message_name))
+
+
+def free_name(target: Maildir, message: Message) -> bytes:
+    """Return the name under which `target` can take the message: its own, or one like it.
+
+    Its own as well where `target` has this very message already: a crash came
+    between taking it and removing it here, and this is the second go.
+    """
+    # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
+    base = message.name.partition(b":")[0][:_NAME_BYTES] or b"nameless"
+    for number in count():
+        name = base if number == 0 else b"%b.%d" % (base, number)
+        occupant = _occupant(target, name)
+        if occupant is None or _is_copy(occupant, message):
+            return name
+    raise AssertionError("count() does not end")
+
+
+def _occupant(target: Maildir, name: bytes) -> Identity | None:
+    try:
+        return identity_of(os.stat(name, dir_fd=target.new.fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise local_error("look at", target.new.join(name), error) from error
+
+
+def _is_copy(identity: Identity, message: Message) -> bool:
+    """Say whether this is the message: by size and time, for a copy has its own inode."""
+    return identity[2:] == message.identity[2:]
+
+
+def adopt(target: Maildir, message: Message, name: bytes) -> None:
+    """Put the message's file into `target`'s new/ as `name` too, by link or copy.
+
+    A copy has the same times and is durable before it gets its name; the entry
+    itself is durable once `target.new` is synced. Raises `FileChangedError`
+    where the message's name is no longer the file it was, and `LocalError`.
+    """
+    tmp_name = _stage(target, message)
+    try:
+        _link(target.tmp, tmp_name, target.new, name)
+    except FileExistsError as error:
+        occupant = _occupant(target, name)
+        if occupant is None or not _is_copy(occupant, message):
+            raise local_error("move to", target.new.join(name), error) from error
+    except OSError as error:
+        raise local_error("move to", target.new.join(name), error) from error
+    finally:
+        target.tmp.discard(tmp_name)
+
+
+def _stage(target: Maildir, message: Message) -> bytes:
+    """Give the message's file a second name in `target`'s tmp/; return the name."""
+    name = unique_name()
+    try:
+        _link(message.folder, message.name, target.tmp, name)
+    except FileNotFoundError:
+        raise _changed(message) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise local_error("link", target.tmp.join(name), error) from error
+        return _copy(target, message)
+    # The name was linked, not the file we sent: only now it cannot be replaced any more.
+    try:
+        status = os.stat(name, dir_fd=target.tmp.fd, follow_symlinks=False)
+    except OSError as error:
+        raise local_error("look at", target.tmp.join(name), error) from error
+    if identity_of(status) != message.identity:
+        target.tmp.discard(name)
+        raise _changed(message)
+    return name
+
+
+def _link(source: Folder, source_name: bytes, target: Folder, name: bytes) -> None:
+    os.link(source_name, name, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+
+
+def _changed(message: Message) -> FileChangedError:
+    return FileChangedError(
+        f"{printable(message.folder.join(message.name))} changed while it was being sent"
+    )
+
+
+def _copy(target: Maildir, message: Message) -> bytes:
+    path = message.folder.join(message.name)
+    try:
+        source = os.open(message.name, _READ, dir_fd=message.folder.fd)
+    except FileNotFoundError:
+        raise _changed(message) from None
+    except OSError as error:
+        raise local_error("open", path, error) from error
+    try:
+        if identity_of(os.fstat(source)) != message.identity:
+            raise _changed(message)
+        name = write_tmp(target, iter(lambda: os.read(source, _COPY_BYTES), b""))
+        mtime_ns = message.identity[3]
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=target.tmp.fd, follow_symlinks=False)
+    except OSError as error:
+        raise local_error("copy", path, error) from error
+    finally:
+        os.close(source)
+    return name

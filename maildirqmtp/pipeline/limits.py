@@ -1,0 +1,29 @@
+"""How much a connection may have in flight, and how long it waits: the defaults."""
+
+from typing import NamedTuple
+
+#: Seconds: what the kernel and Python can wait for, and more than anybody means.
+MAX_SECONDS = 100 * 365 * 86_400.0
+#: Messages in flight at once.
+WINDOW_MESSAGES = 4_096
+#: Bytes in flight at once.
+WINDOW_BYTES = 32 << 20
+#: Seconds for each address of the server.
+CONNECT_TIMEOUT_S = 60.0
+#: Seconds without a byte taken by the server.
+WRITE_TIMEOUT_S = 73.0
+#: Seconds from a package's last byte to its last response.
+RESPONSE_TIMEOUT_S = 3_600.0
+#: Seconds after which a connection takes no new package; the protocol's hour less ten minutes.
+SESSION_S = 3_000.0
+#: Seconds for the other responses of a package after its first, from a server not yet known.
+FENCE_GRACE_S = 10.0
+
+
+class Limits(NamedTuple):
+    """Seconds that a connection waits for this and that."""
+
+    write_s: float = WRITE_TIMEOUT_S
+    response_s: float = RESPONSE_TIMEOUT_S
+    grace_s: float = FENCE_GRACE_S
+    session_s: float = SESSION_S

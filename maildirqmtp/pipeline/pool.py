@@ -1,0 +1,138 @@
+"""The connections to one server: for each its pipeline, its window, and its registration."""
+
+import selectors
+from collections.abc import Callable
+from typing import Any, Generic
+
+from maildirqmtp.pipeline.capabilities import Capabilities
+from maildirqmtp.pipeline.limits import Limits
+from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.send_buffer import MessageT
+from maildirqmtp.pipeline.window import Window
+from maildirqmtp.transport.readiness import SelectorRegistration
+from maildirqmtp.transport.transport import Transport
+
+
+class Connection(Generic[MessageT]):
+    """A connection in use, in a selector.
+
+    `idle_since` is the clock's time since which it may have had nothing to do.
+    Raises `OSError` where the selector cannot watch it.
+    """
+
+    __slots__ = ("_interest", "idle_since", "pipeline", "window")
+
+    def __init__(
+        self,
+        transport: Transport,
+        window: Window,
+        capabilities: Capabilities,
+        limits: Limits,
+        unchanged: Callable[[MessageT], bool],
+        clock: Callable[[], float],
+        selector: selectors.BaseSelector,
+    ) -> None:
+        self.window = window
+        self.pipeline = Pipeline(transport, window, capabilities, limits, unchanged, clock)
+        self.idle_since = clock()
+        self._interest = SelectorRegistration(selector, transport, self)
+
+    @property
+    def answers_once(self) -> bool:
+        """True once a first package was answered as it should be."""
+        return self.pipeline.capabilities.answers_once
+
+    def watch(self) -> None:
+        """Have the selector tell of what the connection waits for."""
+        self._interest.want(self.pipeline.wants_read, self.pipeline.wants_write)
+
+    def turn(self, events: int) -> None:
+        """Read and write what the selector says can be."""
+        readable, writable = events & selectors.EVENT_READ, events & selectors.EVENT_WRITE
+        self.pipeline.turn(bool(readable), bool(writable))
+
+    def close(self) -> list[MessageT]:
+        """Close the connection; return what is unfinished, as `Pipeline.close` does."""
+        self._interest.drop()
+        return self.pipeline.close()
+
+
+class ConnectionPool(Generic[MessageT]):
+    """All connections to one server, `open`, and what they share.
+
+    `windows` are those of connections that are not open, and the limit to their
+    number. What one connection has shown of the server holds for the others as
+    `Capabilities.for_next_connection` says.
+    """
+
+    __slots__ = ("_capabilities", "_clock", "_limits", "_unchanged", "open", "windows")
+
+    def __init__(
+        self,
+        windows: list[Window],
+        limits: Limits,
+        unchanged: Callable[[MessageT], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.open: list[Connection[MessageT]] = []
+        self.windows = windows
+        self._capabilities = Capabilities()
+        self._limits = limits
+        self._unchanged = unchanged
+        self._clock = clock
+
+    def forget(self) -> None:
+        """Have the next message go alone, as the first: the server's software may be another."""
+        self._capabilities.answers_once = False
+
+    def add(self, transport: Transport, selector: selectors.BaseSelector) -> None:
+        """Use a connection. Raises `OSError` where the selector cannot watch it; it is closed."""
+        try:
+            connection = Connection(
+                transport,
+                self.windows[-1],
+                self._capabilities.for_next_connection(),
+                self._limits,
+                self._unchanged,
+                self._clock,
+                selector,
+            )
+        except OSError:
+            transport.close()
+            raise
+        self.windows.pop()
+        self.open.append(connection)
+
+    def end(self, connection: Connection[MessageT]) -> list[MessageT]:
+        """Close a connection; return what is unfinished. Its window can be used again."""
+        unfinished = connection.close()
+        self.open.remove(connection)
+        self.windows.append(connection.window)
+        seen = connection.pipeline.capabilities
+        self._capabilities.answers_once = self._capabilities.answers_once or seen.answers_once
+        if seen.answers_each is False:
+            for capabilities in (
+                self._capabilities,
+                *[other.pipeline.capabilities for other in self.open],
+            ):
+                if capabilities.answers_each is None:
+                    capabilities.answers_each = False
+        return unfinished
+
+    def may_add(self) -> bool:
+        """Say whether one more may be opened: when the first message has shown that it works."""
+        if not self.windows:
+            return False
+        if not self._capabilities.answers_once:
+            self._capabilities.answers_once = any(
+                connection.answers_once for connection in self.open
+            )
+        return self._capabilities.answers_once
+
+    def for_next(self) -> Connection[MessageT]:
+        """Return that for the next message: of those with room, the one with least in flight."""
+        return min(self.open, key=_load)
+
+
+def _load(connection: Connection[Any]) -> tuple[bool, int]:
+    return not connection.pipeline.has_room(), connection.pipeline.packages_in_flight

@@ -1,0 +1,190 @@
+"""What goes out on a connection: bytes gathered in memory, and parts of files.
+
+Small packages are gathered so that they share segments. A large message is
+read from its file as it goes, and its last byte waits for a last look at the
+file: until that byte is out, closing the connection takes the package back
+(qmtp.txt, section 2).
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
+from maildirqmtp.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from maildirqmtp.pipeline.outgoing import Piece
+
+#: What is sent: the forwarder's queued messages, or the library's requests.
+MessageT = TypeVar("MessageT", bound=OutgoingMessage)
+
+#: Bytes that are gathered before they are sent.
+GATHER_BYTES = 256 << 10
+
+
+class _Stream(Generic[MessageT]):
+    """The rest of a large message, and what follows it."""
+
+    __slots__ = ("pieces", "tail", "transfer")
+
+    def __init__(self, transfer: MessageT, pieces: "Iterable[Piece]", tail: bytes) -> None:
+        self.transfer = transfer
+        self.pieces = deque(pieces)
+        self.tail = tail
+
+
+class SendBuffer(Generic[MessageT]):
+    """The sending half of a connection. Never waits, never reads from the server.
+
+    `sent` and `queued` count the bytes of the stream that are out, and that
+    were put. `progress_at` is the clock's time when a byte last went out, or
+    could first have gone. `unchanged` takes the last look, and may raise `LocalError`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_gathered",
+        "_stream",
+        "_transport",
+        "_unchanged",
+        "progress_at",
+        "queued",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        unchanged: Callable[[MessageT], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self.sent = 0
+        self.queued = 0
+        self.progress_at = clock()
+        self._transport = transport
+        self._unchanged = unchanged
+        self._clock = clock
+        self._gathered = bytearray()
+        self._stream: _Stream[MessageT] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """True where something is to be sent."""
+        return bool(self._gathered) or self._stream is not None
+
+    @property
+    def streaming(self) -> bool:
+        """True while a large message is being sent piece by piece."""
+        return self._stream is not None
+
+    def has_room(self) -> bool:
+        """Say whether `put` may be called."""
+        return self._stream is None and len(self._gathered) < GATHER_BYTES
+
+    def put(self, transfer: MessageT, head: bytes, tail: bytes) -> int:
+        """Take a package: `head`, the transfer's text, `tail`; return its length in bytes."""
+        gathered = self._gathered
+        if not gathered:
+            self.progress_at = self._clock()
+        gathered += head
+        length = len(head) + transfer.length + len(tail)
+        pieces = transfer.append_to(gathered)
+        if pieces:
+            self._stream = _Stream(transfer, pieces, tail)
+        else:
+            gathered += tail
+        self.queued += length
+        return length
+
+    def write(self) -> None:
+        """Send what fits.
+
+        Raises `TransportError`; and `FileChangedError` where a message can no
+        longer be sent whole: then nothing more goes out on this connection.
+        """
+        if self._gathered:
+            self._send_gathered()
+        while self._stream is not None and not self._gathered and self._go_on(self._stream):
+            self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        sent = self._transport.send(self._gathered)
+        if sent:
+            del self._gathered[:sent]
+            self._progress(sent)
+
+    def _progress(self, sent: int) -> None:
+        self.sent += sent
+        self.progress_at = self._clock()
+
+    def _go_on(self, stream: _Stream[MessageT]) -> bool:
+        """Send of the first piece all but a rest, and gather that; False where it would wait.
+
+        With the rest of the last piece goes the tail, after a last look.
+        """
+        piece = stream.pieces[0]
+        if isinstance(piece, FilePiece):
+            if not self._send_file(stream, piece):
+                return False
+            rest: bytes | memoryview = self._read(stream, piece, 1)
+            if not rest:
+                raise self._changed(stream)
+        elif len(piece) > GATHER_BYTES:
+            self._gathered += piece[:GATHER_BYTES]
+            stream.pieces[0] = piece[GATHER_BYTES:]
+            return True
+        else:
+            rest = piece
+        stream.pieces.popleft()
+        if not stream.pieces:
+            self._look(stream)
+            self._stream = None
+        self._gathered += rest
+        if self._stream is None:
+            self._gathered += stream.tail
+        return True
+
+    def _send_file(self, stream: _Stream[MessageT], piece: FilePiece) -> bool:
+        """Send all but the last byte; False where it would wait."""
+        while piece.left > 1:
+            sent = self._send_part(stream, piece, piece.left - 1)
+            if sent is None:
+                return False
+            if not sent:
+                raise self._changed(stream)
+            piece.offset += sent
+            piece.left -= sent
+            self._progress(sent)
+        return True
+
+    def _look(self, stream: _Stream[MessageT]) -> None:
+        try:
+            same = self._unchanged(stream.transfer)
+        except LocalError as error:
+            # A name that cannot be looked at is not known to be the same.
+            raise self._changed(stream, f"is not sent: {error}") from error
+        if not same:
+            raise self._changed(stream)
+
+    def _send_part(self, stream: _Stream[MessageT], piece: FilePiece, count: int) -> int | None:
+        """Send from the file; None where it would wait, 0 where the file ends too early."""
+        if self._transport.can_send_file:
+            return self._transport.send_file(piece.fd, piece.offset, count)
+        part = self._read(stream, piece, min(count, GATHER_BYTES))
+        return (self._transport.send(part) or None) if part else 0
+
+    def _read(self, stream: _Stream[MessageT], piece: FilePiece, count: int) -> bytes:
+        try:
+            return os.pread(piece.fd, count, piece.offset)
+        except OSError as error:
+            # This message's trouble: as an OSError it would end the whole run.
+            raise self._changed(stream, f"cannot be read: {error.strerror}") from error
+
+    def _changed(
+        self, stream: _Stream[MessageT], what: str = "changed while it was being sent"
+    ) -> FileChangedError:
+        self._stream = None
+        return FileChangedError(f"{stream.transfer.label} {what}")

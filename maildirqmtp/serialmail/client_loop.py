@@ -1,0 +1,222 @@
+"""maildirserial's work: client after client, until no message is left to be given.
+
+    a message is given     once the maildir is locked, and proved to be changeable
+    its file is removed    once a client has said K of it, and it is still the same file
+    it is not given again  in this run, once a client has said anything of it
+    a round                all that is left, to one client
+    the end                nothing left to be given; or three clients without a result
+
+A kill at any moment loses no result but those that we have not read: their
+messages are still there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.mail import envelope
+from maildirqmtp.qmtp.protocol import ACCEPTED
+from maildirqmtp.serialmail.client import Client
+from maildirqmtp.serialmail.feeder import Feeder
+from maildirqmtp.serialmail.report import SerialmailReport, path_of
+from maildirqmtp.serialmail.wire import WireError
+from maildirqmtp.transport.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.maildir.files import Folder, Identity
+    from maildirqmtp.maildir.maildir import Candidates, Maildir
+    from maildirqmtp.response import Response
+
+#: Clients in a row without a result, after which there is no progress (serialmail, maildirserial).
+MAX_WITHOUT_PROGRESS = 3
+#: Seconds that a client gets for what it has in hand, once we are told to stop.
+STOP_S = 30.0
+#: Exit code of a client that was called wrongly; it becomes ours.
+CLIENT_USAGE = 100
+EXIT_TEMPORARY = 111
+
+
+class ClientLoop:
+    """Gives the messages of a maildir, which is open and locked, to clients.
+
+    `route.bounce` says whether senders are told of failures; where they are
+    not, a message that has failed stays. `clock` is monotonic seconds,
+    `wall_clock` seconds of the epoch.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        maildir: Maildir,
+        words: Sequence[bytes],
+        report: SerialmailReport,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.wake = Wakeup()
+        self._route = route
+        self._maildir = maildir
+        self._words = words
+        self._report = report
+        self._clock = clock
+        self._settler = Settler(maildir, route, report, clock, wall_clock)
+        self._candidates: Candidates = deque()
+        #: Names and files that are not given (again) in this run.
+        self._seen: set[bytes] = set()
+        self._kept: set[Identity] = set()
+        self._proven = False
+        self._stop_at: float | None = None
+
+    def close(self) -> None:
+        """Close its own descriptors."""
+        self.wake.close()
+
+    def stop(self) -> None:
+        """Give no more names, wait for the client, return. For a signal handler."""
+        if self._stop_at is None:
+            self._stop_at = self._clock() + STOP_S
+
+    def run(self) -> int:
+        """Go on until the end; return the exit code. Raises `LocalError`."""
+        try:
+            code = self._run()
+        finally:
+            self._settler.finish()
+        return code or self._report.counters.exit_code
+
+    def _run(self) -> int:
+        barren = 0
+        while self._stop_at is None and self._settler.trouble is None:
+            self._candidates = self._maildir.scan(include_cur=True)
+            first = self._next()
+            if first is None:
+                return 0
+            if not self._proven:
+                self._maildir.prove_changeable(include_cur=True)
+                self._proven = True
+            code, results = self._feed(first)
+            if self._stop_at is not None:
+                break
+            if code is None or code < 0:
+                if code is not None:
+                    self._report.fatal("client crashed")
+                return EXIT_TEMPORARY
+            if code == CLIENT_USAGE:
+                return code
+            barren = 0 if results else barren + 1
+            if barren == MAX_WITHOUT_PROGRESS:
+                self._report.fatal("making no progress, giving up")
+                return EXIT_TEMPORARY
+        if self._stop_at is not None:
+            self._report.fatal("told to stop")
+        return EXIT_TEMPORARY
+
+    # One client
+
+    def _feed(self, first: QueuedMessage) -> tuple[int | None, int]:
+        """Run a client; return its exit code, None where it had to be ended, and its results."""
+        waiting = [first]
+
+        def take() -> QueuedMessage | None:
+            if self._settler.trouble is not None:
+                return None
+            return waiting.pop() if waiting else self._next()
+
+        client = Client(self._words)
+        feeder = Feeder(client, take, self._settle, self.wake, self._clock)
+        try:
+            while not feeder.is_over:
+                if self._stop_at is not None:
+                    feeder.stop_giving()
+                    if self._clock() >= self._stop_at:
+                        return None, feeder.results
+                due = [t for t in (self._settler.next_deadline, self._stop_at) if t is not None]
+                feeder.turn(min(due, default=None))
+                self._settler.tick()
+            return client.reap(), feeder.results
+        except WireError as error:
+            self._report.fatal(f"client wrote {error}")
+            return None, feeder.results
+        finally:
+            feeder.close()
+            client.dismiss()
+
+    def _settle(self, queued: QueuedMessage, answer: Response) -> None:
+        """Carry out what a client says of a message."""
+        queued.answers[0] = answer
+        queued.unanswered = 0
+        if answer.status is not ACCEPTED and not self._route.bounce:
+            self._keep(queued)
+            failure = self._settler.failure(queued, answer)
+            if failure is None:
+                self._report.deferred(queued, 0, answer.text)
+            else:
+                self._report.refused(queued, failure[1:])
+            return
+        kept = self._settler.settle(queued)
+        if kept is not None:
+            self._keep(queued)
+            trouble = self._settler.trouble
+            if trouble is not None and answer.status is ACCEPTED and not kept.soon:
+                self._report.twice(queued, trouble)
+
+    def _keep(self, queued: QueuedMessage) -> None:
+        """It stays, and has had its turn; also where a mail reader moves it."""
+        message = queued.message
+        self._kept.add(message.identity)
+        self._seen.add(path_of(message.folder, message.name))
+
+    # Messages
+
+    def _next(self) -> QueuedMessage | None:
+        """Return the next message that a client may have."""
+        while self._candidates:
+            folder, name = self._candidates.popleft()
+            path = path_of(folder, name)
+            if path not in self._seen:
+                queued = self._prepare(folder, name)
+                if queued is not None and queued.message.identity not in self._kept:
+                    return queued
+                self._seen.add(path)
+        return None
+
+    def _prepare(self, folder: Folder, name: bytes) -> QueuedMessage | None:
+        try:
+            queued = prepare(self._maildir, self._route, folder, name)
+            if queued is None:
+                return None
+            try:
+                _check(queued)
+            finally:
+                # The client opens it by itself; we only need to know which file it was.
+                queued.close()
+                queued.release()
+        except (EnvelopeError, FileChangedError, LocalError) as error:
+            self._report.held(path_of(folder, name), str(error))
+            return None
+        return queued
+
+
+def _check(queued: QueuedMessage) -> None:
+    """Raise `EnvelopeError` unless a client will find the envelope that we have found.
+
+    It knows of no sidecar, and has one result for a message.
+    """
+    count = len(queued.recipients) + len(queued.others)
+    if count > 1:
+        raise EnvelopeError(f"it has {count} recipients, and a client has one result for it")
+    sidecar = queued.sidecar
+    if sidecar is None:
+        return
+    message = queued.message
+    trace = envelope.read_trace(message.data, message.fd < 0)
+    if (trace.sender, trace.recipients) != (sidecar.sender, sidecar.recipients):
+        raise EnvelopeError("its sidecar is not what its lines say, and a client reads only those")

@@ -1,0 +1,104 @@
+"""A configuration file: its text, its tables, and the line that each key is on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import ConfigError
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Keys and, in arrays, indices, from the outermost table inwards.
+KeyPath = tuple[str | int, ...]
+
+#: Some thousand routes.
+MAX_BYTES = 1 << 20
+
+
+class ConfigFile:
+    """A TOML file, read and parsed.
+
+    Raises `ConfigError` where it cannot be read, is no UTF-8 or no TOML.
+    """
+
+    def __init__(self, path: str) -> None:
+        import tomllib
+
+        self.name = printable(os.fsencode(path))
+        try:
+            with open(path, "rb") as file:
+                raw = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.name}: {error.strerror}") from None
+        except ValueError as error:  # a NUL in the path
+            raise ConfigError(f"cannot read {self.name}: {error}") from None
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"{self.name}: larger than {MAX_BYTES} bytes; is it the right file?")
+        try:
+            # As tomllib does it, before it counts lines.
+            self.text = raw.decode().replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            raise ConfigError(
+                f"{self.name}, line {line}: not UTF-8, which TOML has to be"
+            ) from None
+        try:
+            self.tables: dict[str, Any] = tomllib.loads(self.text)
+        except RecursionError:
+            raise ConfigError(f"{self.name}: nested too deeply") from None
+        except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
+            raise ConfigError(f"{self.name}: {error}") from None
+
+    def at(self, place: KeyPath) -> dict[str, Any]:
+        """Return the table at a place where there is one."""
+        found: Any = self.tables
+        for part in place:
+            found = found[part]
+        assert isinstance(found, dict)
+        return found
+
+    def wrong(self, key: KeyPath, message: str) -> ConfigError:
+        """Return the error that names file and line."""
+        return ConfigError(f"{self.name}, line {self.line(key)}: {message}")
+
+    def line(self, key: KeyPath) -> int:
+        """Return the line, from 1, on which the statement begins that brings in a key.
+
+        tomllib does not say. But a statement that is cut off at the end of a
+        line is an error, and a file that is cut off between two statements is
+        not: so the line is the one after the longest such part without the key.
+        """
+        lines = self.text.split("\n")
+        without, with_it = 0, len(lines)
+        while without + 1 < with_it:
+            middle = (without + with_it) // 2
+            for count in (*range(middle, without, -1), *range(middle + 1, with_it)):
+                found = self._has(key, "\n".join(lines[:count]))
+                if found is not None:
+                    break
+            else:
+                break
+            if found:
+                with_it = count
+            else:
+                without = count
+        return without + 1
+
+    @staticmethod
+    def _has(key: KeyPath, text: str) -> bool | None:
+        """Say whether a part of the file has a key; None where it ends amid a statement."""
+        import tomllib
+
+        try:
+            found: Any = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            return None
+        try:
+            for part in key:
+                found = found[part]
+        except (KeyError, IndexError):
+            return False
+        return True

@@ -1,0 +1,37 @@
+"""Times and sizes as people write them: `90s 5m 2h 14d 1w`, `64k 32M 1G`."""
+
+from maildirqmtp.errors import ConfigError
+from maildirqmtp.pipeline.limits import MAX_SECONDS, WINDOW_BYTES
+
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_seconds(text: str, where: str = "time") -> float:
+    """Read a time: seconds, or with a unit as in `90s 5m 2h 14d 1w`. Raises `ConfigError`."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    if not (number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12):
+        raise ConfigError(f"{where}: a time is a number with s, m, h, d or w, not {text!r}")
+    seconds = float(number) * _SECONDS[unit]
+    if seconds > MAX_SECONDS:
+        raise ConfigError(f"{where}: {text!r} is more than 100 years")
+    return seconds
+
+
+def parse_bytes(text: str, where: str = "size") -> int:
+    """Read a size: bytes, or with a unit as in `64k 32M 1G` (powers of 1,024). `ConfigError`."""
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _BYTES else (text, "")
+    if not (number.isascii() and number.isdigit() and len(number) <= 15):
+        raise ConfigError(f"{where}: a size is a number of bytes or with k, M or G, not {text!r}")
+    return int(number) * _BYTES.get(unit, 1)
+
+
+def parse_window(text: str, where: str = "window") -> tuple[int, int]:
+    """Read a window: `MESSAGES` or `MESSAGES,SIZE`. Raises `ConfigError`."""
+    count, comma, size = text.partition(",")
+    if not (count.isascii() and count.isdigit() and len(count) <= 9 and int(count) > 0):
+        raise ConfigError(f"{where}: MESSAGES or MESSAGES,SIZE as in 4096,32M, not {text!r}")
+    window_bytes = parse_bytes(size, where) if comma else WINDOW_BYTES
+    if window_bytes < 1:
+        raise ConfigError(f"{where}: at least one byte, not {text!r}")
+    return int(count), window_bytes

@@ -1,0 +1,104 @@
+"""`maildirqmtp --enqueue`: put a message into a maildir, with its envelope beside it.
+
+What a writer has to do, in this order: write the message in tmp/, fsync; write
+the sidecar in tmp/, fsync, rename it into envelope/, fsync that directory;
+rename (or link) the message into new/, fsync that directory. Then, and only
+then, say that it is taken.
+
+SIGTERM, SIGINT and SIGHUP end the waiting for more of the message, and nothing
+of it is left. Once all of it is there they change nothing: it is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
+from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE, MAX_RECIPIENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_PIECE_BYTES = 1 << 16
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) -> int:
+    """Take a message from standard input; return the exit code.
+
+    Prints its name. Raises `ConfigError`, `EnvelopeError` for a message or an
+    envelope that is too large, and `LocalError`; then nothing has been taken.
+    """
+    if sender is None or not recipients:
+        raise ConfigError("--enqueue needs --sender and at least one --recipient")
+    content = Sidecar(sender, recipients)
+    if len(recipients) > MAX_RECIPIENTS or len(encode(content)) > MAX_BYTES:
+        raise EnvelopeError(
+            f"{len(recipients)} recipients are too many; at most {MAX_RECIPIENTS}, "
+            f"and {MAX_BYTES} bytes with all that belongs to them, are taken at once"
+        )
+    if sys.stdin is None:
+        # The next file that is opened would be taken for it.
+        raise LocalError("standard input is closed; the message is read from there")
+    given = Input(sys.stdin.fileno())
+    # Who ignores one of them, as nohup(1) does, goes on doing so.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, given.stop) for number in heeded}
+    try:
+        with Maildir(path) as maildir:
+            name = writing.enqueue(maildir, content, given.pieces())
+        # From here on it is taken: a failure would have it enqueued twice.
+        with contextlib.suppress(OSError):
+            print(os.fsdecode(name), flush=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+class Input:
+    """A message that is read from a descriptor; a signal ends the waiting for it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._reading = False
+        self._stopped = False
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """End the waiting for more of it, with an exception where it is waited for now."""
+        self._stopped = True
+        if self._reading:
+            raise self._told_to_stop()
+
+    def _told_to_stop(self) -> LocalError:
+        return LocalError("told to stop before the end of the message; nothing of it is taken")
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield all of it. Raises `EnvelopeError` where it is too large, and `LocalError`."""
+        size = 0
+        while piece := self._read():
+            size += len(piece)
+            if size > MAX_MESSAGE:
+                raise EnvelopeError(
+                    f"the message is larger than {MAX_MESSAGE} bytes; nothing is taken"
+                )
+            yield piece
+
+    def _read(self) -> bytes:
+        try:
+            self._reading = True
+            if self._stopped:
+                raise self._told_to_stop()
+            return os.read(self._fd, _PIECE_BYTES)
+        except OSError as error:
+            raise LocalError(f"cannot read standard input: {error.strerror}") from error
+        finally:
+            self._reading = False

@@ -1,0 +1,48 @@
+"""Waking a thread that waits in a selector, from other threads and from signals."""
+
+import os
+from _thread import allocate_lock  # all of threading would be a good part of a batch's start-up
+
+
+class Wakeup:
+    """A pipe to oneself. Raises `OSError` where there is none to be had.
+
+    What the sleeper is to find must be in place before `set`; he looks for it
+    after `clear`.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lock = allocate_lock()
+        self._is_set = False
+        self._closed = False
+
+    def set(self) -> None:
+        """Wake whoever waits for `fd`. Harmless when closed: the number may be another's by then.
+
+        Thousands of calls cost one byte.
+        """
+        if self._is_set:
+            return
+        with self._lock:
+            if not self._closed:
+                self._is_set = True
+                try:
+                    os.write(self.write_fd, b"\0")
+                except BlockingIOError:  # full, by signals: that wakes, too
+                    return
+
+    def clear(self) -> None:
+        """Take the wake-up in."""
+        try:  # noqa: SIM105 (contextlib, too, would be a part of the start-up)
+            os.read(self.fd, 4096)
+        except BlockingIOError:
+            pass
+        self._is_set = False
+
+    def close(self) -> None:
+        """Close both ends."""
+        with self._lock:
+            self._closed = True
+            os.close(self.fd)
+            os.close(self.write_fd)

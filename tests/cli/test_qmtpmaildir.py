@@ -1,0 +1,317 @@
+"""The receiver's command line: what an administrator types, and what comes of it."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp import __version__
+from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
+from maildirqmtp.cli.qmtpmaildir import main, parse_listen, stderr_log
+from maildirqmtp.errors import ConfigError
+from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.streams import StdioStream
+
+PATIENCE_S = 30.0
+COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.cli.qmtpmaildir"]
+PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
+OUTSIDE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.net",))
+
+
+def stdio(arguments: list[str], data: bytes) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [*COMMAND, "--stdio", *arguments],
+        input=data,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str, int]]]:
+    """A receiver in a process of its own, and where it listens."""
+    with subprocess.Popen(
+        [*COMMAND, "--listen", "127.0.0.1:0", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        try:
+            match = re.fullmatch(
+                r"qmtpmaildir: listening on (127\.0\.0\.1):(\d+)\n", process.stderr.readline()
+            )
+            assert match is not None
+            yield process, (match[1], int(match[2]))
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: DIR"),
+        (["--no-such-option", "DIR"], "--no-such-option"),
+        (["--dom", "x", "DIR"], "--dom"),
+        (["DIR", "another"], "another"),
+        (["--listen", "0.0.0.0:0", "DIR"], "--domain"),
+        (["--listen", "[::]:0", "DIR"], "--domain"),
+        (["--listen", "127.0.0.1:65536", "DIR"], "127.0.0.1:65536"),
+        (["--listen", "127.0.0.1:x", "DIR"], "HOST:PORT"),
+        (["--listen", ":209", "DIR"], "HOST:PORT"),
+        (["--listen", "", "DIR"], "HOST:PORT"),
+        (["--listen", "unix:", "DIR"], "a path is needed"),
+        (["--listen", "unix:/tmp/", "DIR"], "a path is needed"),
+        (["--tls-key", "k.pem", "DIR"], "--tls-key: for TLS, --tls-cert is needed"),
+        (["--tls-client-ca", "c.pem", "DIR"], "--tls-client-ca: for TLS, --tls-cert is needed"),
+        (["--tls-client-name", "n", "DIR"], "--tls-client-name: for TLS, --tls-cert is needed"),
+        (["--tls-cert", "c.pem", "--tls-client-name", "n", "DIR"], "without --tls-client-ca"),
+        (["--tls-cert", "c.pem", "--stdio", "DIR"], "TLS is for TCP"),
+        (["--tls-cert", "c.pem", "--listen", "unix:/x", "DIR"], "TLS is for TCP"),
+        (["--stdio", "--listen", "127.0.0.1:0", "DIR"], "--stdio and --listen"),
+        (["--domain", "", "DIR"], "--domain"),
+        (["--domain", "a@b", "DIR"], "'a@b'"),
+        (["--domain", "a\x1bb c", "DIR"], "'a?b c'"),
+        (["--max-size", "0", "DIR"], "--max-size"),
+        (["--max-size", "much", "DIR"], "--max-size"),
+        (["--max-connections", "0", "DIR"], "--max-connections"),
+        (["--max-connections", "many", "DIR"], "--max-connections"),
+        (["--timeout", "0", "DIR"], "--timeout"),
+        (["--timeout", "soon", "DIR"], "--timeout"),
+    ],
+)
+def test_wrong_usage_is_100(
+    arguments: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And it says what is wrong, on stderr, in one line."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 100
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("qmtpmaildir: ")
+    assert complaint in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, text in (("--version", f"qmtpmaildir {__version__}\n"), ("--help", "--max-size")):
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:209", ("127.0.0.1", 209)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost", ("localhost", 209)),
+        ("[::1]:0", ("::1", 0)),
+        ("[::1]:10209", ("::1", 10_209)),
+        ("[::1]", ("::1", 209)),
+        ("::1", ("::1", 209)),
+        ("fe80::1:0", ("fe80::1:0", 209)),
+    ],
+)
+def test_where_to_listen(text: str, address: tuple[str, int]) -> None:
+    assert parse_listen(text) == address
+
+
+def test_listening_on_a_unix_socket() -> None:
+    """A path is bytes, whatever they are."""
+    assert parse_listen("unix:/run/q.sock") == b"/run/q.sock"
+    assert parse_listen("unix:\udcff") == b"\xff"
+
+
+def test_listen_without_a_host() -> None:
+    with pytest.raises(ConfigError, match=r"--listen ':0'.*HOST:PORT"):
+        parse_listen(":0")
+
+
+def test_trouble_is_111(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A port in use, a file in the maildir's place: a line each, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--listen", f"127.0.0.1:{port}", str(tmp_path / "Maildir")]) == 111
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["--listen", "127.0.0.1:0", str(tmp_path / "file")]) == 111
+    assert "file: Not a directory" in capsys.readouterr().err
+
+
+def test_interrupted_before_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qmtpmaildir, "Server", interrupt)
+    assert main([str(tmp_path)]) == 0
+
+
+def test_stdio(tmp_path: Path) -> None:
+    """What `exec:ssh mx qmtpmaildir --stdio Maildir` runs; stdout has responses only."""
+    done = stdio(
+        ["-v", "--domain", "Example.org", str(tmp_path / "M")], PACKAGE + OUTSIDE + PACKAGE
+    )
+    assert re.fullmatch(rb"\d+:Kok [^,]*,\d+:D553 [^,]*,\d+:Kok [^,]*,", done.stdout)
+    assert done.returncode == 0
+    assert done.stderr.count(b"accepted") == 2
+    assert done.stderr.count(b"refused") == 1
+    assert len(list((tmp_path / "M" / "new").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "accepted", "refused"), [("-v", True, True), ("", False, True), ("-q", False, False)]
+)
+def test_how_much_is_logged(tmp_path: Path, option: str, accepted: bool, refused: bool) -> None:
+    options = ["--domain", "example.org", *filter(None, [option])]
+    done = stdio([*options, str(tmp_path / "M")], PACKAGE + OUTSIDE)
+    assert (b"accepted" in done.stderr) is accepted
+    assert (b"refused" in done.stderr) is refused
+
+
+@pytest.mark.parametrize("data", [b"EHLO\r\n", PACKAGE[:-1], PACKAGE + b"1"])
+def test_stdio_session_that_ends_badly(tmp_path: Path, data: bytes) -> None:
+    done = stdio([str(tmp_path / "M")], data)
+    assert done.returncode == 111
+    assert done.stderr.count(b"\n") == 1
+    assert done.stdout.count(b"K") == data.count(PACKAGE)
+
+
+def test_stdio_from_a_file_to_a_file(tmp_path: Path) -> None:
+    """A session kept in a file can be played back."""
+    (tmp_path / "in").write_bytes(PACKAGE)
+    with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
+        code = subprocess.call(
+            [*COMMAND, "--stdio", str(tmp_path / "M")],
+            stdin=stdin,
+            stdout=stdout,
+            timeout=PATIENCE_S,
+        )
+    assert code == 0
+    assert b":Kok " in (tmp_path / "out").read_bytes()
+
+
+@pytest.mark.parametrize(("redirection", "name"), [("<&-", "input"), (">&-", "output")])
+def test_stdio_that_is_closed(tmp_path: Path, redirection: str, name: str) -> None:
+    """Else the maildir's own descriptor would be taken for the client."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "--stdio", str(tmp_path / "M")],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 100
+    assert f"standard {name} is closed".encode() in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_mail_goes_on_without_a_log(tmp_path: Path, redirection: str) -> None:
+    """A full disk under the log must not stop the mail."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "--stdio", "-v", str(tmp_path)],
+        input=PACKAGE,
+        stdout=subprocess.PIPE,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert b":Kok " in done.stdout
+    # Python's own flush at exit may still complain with its 120; the mail is in all the same.
+    assert done.returncode in (0, 120)
+
+
+def test_no_stderr_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    stderr_log(Importance.DETAIL)(Importance.ERROR, "nobody hears")
+
+
+def test_sigterm(tmp_path: Path) -> None:
+    """What systemd sends: what was complete is answered, and the exit code is 0."""
+    with server(str(tmp_path / "M")) as (process, address):
+        with socket.create_connection(address, PATIENCE_S) as client:
+            client.sendall(PACKAGE + PACKAGE[:9])
+            answer = client.recv(1_000)
+            process.send_signal(signal.SIGTERM)
+            while data := client.recv(1_000):
+                answer += data
+        assert process.wait(PATIENCE_S) == 0
+        assert answer.count(b"K") == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == "qmtpmaildir: stopping\n"
+    assert len(list((tmp_path / "M" / "new").iterdir())) == 1
+    assert list((tmp_path / "M" / "tmp").iterdir()) == []
+
+
+def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
+    """Nothing is left for anybody to clean up, or to take for mail."""
+    with (
+        server(str(tmp_path / "M")) as (process, address),
+        socket.create_connection(address, PATIENCE_S) as client,
+    ):
+        client.sendall(PACKAGE + package_head(2_000_000) + b"x" * 1_000_000)
+        assert client.recv(3) != b""
+        process.kill()
+        process.wait(PATIENCE_S)
+    assert len(list((tmp_path / "M" / "new").iterdir())) == 1
+    assert list((tmp_path / "M" / "tmp").iterdir()) == []
+
+
+def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control-C is a clean stop as well, and the caller's own handlers come back."""
+    before = signal.getsignal(signal.SIGINT)
+    listening = threading.Event()
+
+    class Stderr:
+        def write(self, text: str) -> int:
+            if "listening on" in text:
+                listening.set()
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+    def interrupt() -> None:
+        listening.wait(PATIENCE_S)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with contextlib.redirect_stderr(Stderr()):
+        assert main(["--listen", "127.0.0.1:0", str(tmp_path / "M")]) == 0
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_stdio_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = StdioStream(ours.fileno(), ours.fileno())
+        monkeypatch.setattr(qmtpmaildir, "StdioStream", lambda: stream)
+        theirs.sendall(PACKAGE + b"x")
+        theirs.shutdown(socket.SHUT_WR)
+        assert main(["--stdio", "-q", "--domain", "example.org", str(tmp_path / "M")]) == 111
+        assert b"Kok" in theirs.recv(1_000)
+
+
+def test_closed_stdin_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        if fd == 1:
+            raise OSError
+        return real(fd)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert main(["--stdio", str(tmp_path / "M")]) == 100

@@ -1,0 +1,787 @@
+"""The two clients: what a program is told of its mail, and that it never hangs.
+
+Each test runs with `QMTPClient`, with `AsyncQMTPClient`, and with the latter
+taking its packages from an asynchronous iterable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maildirqmtp import (
+    AsyncQMTPClient,
+    ConfigError,
+    ConnectError,
+    FileChangedError,
+    Package,
+    PackageError,
+    ProtocolError,
+    QMTPClient,
+    ResponseTimeout,
+    SendResult,
+    Tls,
+    TransportError,
+    WriteTimeout,
+)
+from maildirqmtp.client.session import ClientSession
+from tests.clients import KINDS, SEEN, Make, making, packages, said
+from tests.fakes import FakeServer
+from tests.helpers import Package as Taken
+from tests.helpers import Peer, answer_all, closed_port, serving, wait_until
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Make clients that are closed in the end."""
+    with making(request.param) as create:
+        yield create
+
+
+def greets(peer: Peer) -> None:
+    """Speak first, as an SMTP server does."""
+    peer.send(b"220 mail ESMTP\r\n")
+    never_answers(peer)
+
+
+def never_answers(peer: Peer) -> None:
+    """Read all there is."""
+    while peer.read_package() is not None:
+        pass
+
+
+def wait_for(event: threading.Event) -> None:
+    """Do nothing until then."""
+    event.wait(30)
+
+
+def by_letter(package: Taken, recipient: bytes) -> bytes:
+    """Answer as the recipient's first letter says: k, z or d."""
+    return recipient[:1].upper() + b" for " + recipient
+
+
+# One message
+
+
+def test_each_recipient_has_his_answer(make: Make) -> None:
+    """Shifted by one, a refused message counts as accepted."""
+    with serving(answer_all(by_letter)) as server:
+        client = make(server.address)
+        result = client.send("s@x", ["d@y", "k@y", "z@y", "k@y"], b"hello")
+    assert [str(r.response) for r in result] == [
+        "D for d@y",
+        "K for k@y",
+        "Z for z@y",
+        "K for k@y",
+    ]
+    assert all(r.answered and not r.in_doubt for r in result)
+    (taken,) = server.packages
+    assert (taken.text, taken.encoding, taken.sender) == (b"hello", b"\n", b"s@x")
+    assert taken.recipients == (b"d@y", b"k@y", b"z@y", b"k@y")
+
+
+def test_messages_of_every_kind_and_size_arrive(make: Make, tmp_path: Path) -> None:
+    """Gathered, streamed from memory, streamed from a file, of several parts."""
+    path = tmp_path / "large"
+    large = bytes(range(256)) * 12_000
+    path.write_bytes(large)
+    messages: list[tuple[Any, bytes]] = [
+        (b"", b""),
+        (b"small", b"small"),
+        (large, large),
+        (path, large),
+        ([b"head", path, b"tail"], b"head" + large + b"tail"),
+        ([large, large], large + large),
+    ]
+    with serving(answer_all()) as server:
+        client = make(server.address)
+        sent = [Package("s@x", "r@y", m, encoding="dos") for m, _ in messages]
+        assert said(client.send_many(sent)) == [SEEN] * len(messages)
+    assert [p.text for p in server.packages] == [text for _, text in messages]
+    assert {p.encoding for p in server.packages} == {b"\r"}
+
+
+def test_a_wrong_argument_is_said_before_anything_is_sent(make: Make, tmp_path: Path) -> None:
+    """And the connection stays good for the next message."""
+    with serving(answer_all()) as server:
+        client = make(server.address)
+        with pytest.raises(PackageError):
+            client.send("s@x", [], b"")
+        with pytest.raises(FileNotFoundError):
+            client.send("s@x", "r@y", tmp_path / "missing")
+        assert client.client.connected
+        assert said([client.send("s@x", "r@y", b"")]) == [SEEN]
+    assert server.connections == 1
+
+
+# Connections
+
+
+def test_options_that_make_no_sense_are_refused(make: Make) -> None:
+    """At the line that has them, not with the first message."""
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("", {}),
+        ("a b", {}),
+        ("name", {"port": 0}),
+        ("name", {"window": 0}),
+        ("name", {"window": (5, 0)}),
+        ("name", {"window": "5,1k"}),
+        ("name", {"window": (5, "1k")}),
+        ("name", {"window": (5,)}),
+        ("name", {"connect_timeout": "10s"}),
+        ("name", {"response_timeout": -1}),
+        ("name", {"session_limit": 0}),
+        ("name", {"connect_timeout": float("nan")}),
+        ("qmtps://name", {"tls": True}),
+        ("name", {"tls": Tls()}),
+        ("exec:ssh mx", {"tls": Tls(ca="ca.pem")}),
+    ]
+    for server, options in wrong:
+        with pytest.raises(ConfigError):
+            make(server, defer_connect=True, **options)
+
+
+def test_an_unreachable_server_defers_everything_and_says_why(make: Make) -> None:
+    """Nothing was sent, so nothing is in doubt."""
+    client = make("127.0.0.1", port=closed_port(), defer_connect=True)
+    with pytest.raises(ConnectError) as caught:
+        client.send("s@x", ["a@y", "b@y"], b"")
+    result = caught.value.result
+    assert result is not None
+    assert [r.recipient for r in result.deferred] == ["a@y", "b@y"]
+    assert not result.in_doubt
+    assert result[0].response.text.startswith("not sent: cannot connect to 127.0.0.1")
+    with pytest.raises(ConnectError):
+        client.connect()
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_replaced(make: Make) -> None:
+    """Idle servers hang up; a program that sends once an hour must not hear of it."""
+
+    def one_each(peer: Peer) -> None:
+        if peer.read_package() is not None:
+            peer.respond(b"Kok")
+
+    with serving(one_each) as server:
+        client = make(server.address)
+        for _ in range(3):
+            assert said([client.send("s@x", "r@y", b"")]) == [SEEN]
+            wait_until(lambda: not client.client.connected, "the end of the connection")
+    assert server.connections == 3
+
+
+def test_a_server_that_closes_at_once_is_given_up(make: Make) -> None:
+    """Connecting again and again would keep the program busy for ever."""
+    with serving(lambda peer: None) as server:
+        client = make(server.address, defer_connect=True)
+        with pytest.raises(TransportError) as caught:
+            client.send("s@x", "r@y", b"")
+        assert caught.value.result is not None
+        assert server.connections <= 2
+
+
+def test_another_kind_of_server_is_a_protocol_error(make: Make) -> None:
+    """Port 25 in place of 209 is a mistake to be told of."""
+    with serving(greets) as s:
+        client = make(s.address, defer_connect=True)
+        with pytest.raises((ProtocolError, TransportError)):
+            client.send("s@x", "r@y", b"")
+        assert not client.client.connected
+
+
+def test_server_and_port_count_from_the_next_connect_on(make: Make) -> None:
+    """And not in the middle of what is being sent."""
+    with serving(answer_all()) as first, serving(answer_all()) as second:
+        client = make(first.address)
+        client.client.server = "127.0.0.1"
+        client.client.port = second.port
+        client.send("s@x", "r@y", b"one")
+        client.connect()
+        client.send("s@x", "r@y", b"two")
+        with pytest.raises(ConfigError):
+            client.client.port = 70_000
+        with pytest.raises(ConfigError):
+            client.client.server = ""
+        assert (client.client.server, client.client.port) == ("127.0.0.1", second.port)
+    assert [p.text for p in first.packages] == [b"one"]
+    assert [p.text for p in second.packages] == [b"two"]
+
+
+def test_connecting_twice_is_one_connection(make: Make) -> None:
+    """And disconnecting twice is harmless."""
+    with serving(answer_all()) as server:
+        client = make(server.address)
+        client.connect()
+        client.send("s@x", "r@y", b"")
+        assert server.connections == 1
+        client.client.disconnect()
+        client.client.disconnect()
+        assert not client.client.connected
+        client.connect()
+        client.send("s@x", "r@y", b"")
+        assert server.connections == 2
+
+
+def test_a_session_is_replaced_between_packages(make: Make) -> None:
+    """After an hour the server would hang up on what is in flight (qmtp.txt, section 2)."""
+    with serving(answer_all()) as server:
+        client = make(server.address, session_limit=1e-6)
+        assert said(client.send_many(packages(4))) == [SEEN] * 4
+    assert server.connections >= 4
+    assert len(server.packages) == 4
+
+
+# Many messages
+
+
+def test_results_come_in_order_and_belong_to_their_packages(make: Make) -> None:
+    """Whatever the server says to whom."""
+    sent = [Package("s@x", f"{'kzd'[n % 3]}{n}@y", b"x" * n) for n in range(500)]
+    with serving(answer_all(by_letter)) as server:
+        results = make(server.address).send_many(sent)
+    assert [r[0].recipient for r in results] == [f"{'kzd'[n % 3]}{n}@y" for n in range(500)]
+    assert said(results) == [f"{'KZD'[n % 3]} for {'kzd'[n % 3]}{n}@y" for n in range(500)]
+    assert [p.text for p in server.packages] == [b"x" * n for n in range(500)]
+
+
+def test_many_are_under_way_before_the_first_is_answered(make: Make) -> None:
+    """One after the other, each would cost a round trip."""
+
+    def patient(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        for _ in range(999):
+            assert peer.read_package() is not None
+        peer.respond(*[b"Kok"] * 999)
+
+    with serving(patient) as server:
+        assert said(make(server.address).send_many(packages(1000))) == [SEEN] * 1000
+    assert server.connections == 1
+
+
+def test_a_server_that_wants_to_be_read_first_is_read(make: Make) -> None:
+    """Both sides writing and nobody reading is the deadlock of qmtp.txt, section 2."""
+    long = b"K" + b"x" * 60_000
+    with serving(answer_all(lambda package, recipient: long)) as server:
+        results = make(server.address).send_many(packages(300, size=60_000))
+    assert all(result.accepted for result in results)
+    assert len(server.packages) == 300
+
+
+def test_packages_are_taken_only_as_there_is_room(make: Make) -> None:
+    """The iterable may be a database with a million of them."""
+    taken = 0
+
+    def counted() -> Iterator[Package]:
+        nonlocal taken
+        for package in packages(10_000):
+            taken += 1
+            yield package
+
+    with serving(answer_all()) as server:
+        client = make(server.address, window=16)
+        assert len(client.send_many(counted(), stop_after=3)) == 3
+    assert taken <= 3 + 16 + 1
+
+
+def test_the_bytes_in_flight_are_bounded(make: Make) -> None:
+    """One more than the window at most."""
+    taken = 0
+    most = 0
+
+    def counted() -> Iterator[Package]:
+        nonlocal taken
+        for package in packages(40, size=50_000):
+            taken += 1
+            yield package
+
+    def script(peer: Peer) -> None:
+        nonlocal most
+        answered = 0
+        while peer.read_package() is not None:
+            most = max(most, taken - answered)
+            answered += 1
+            peer.respond(b"Kok")
+
+    with serving(script) as server:
+        assert len(make(server.address, window=(1000, 200_000)).send_many(counted())) == 40
+    assert most <= 8
+
+
+def test_an_iterable_that_raises_ends_it_after_what_it_gave(make: Make) -> None:
+    """What was sent is told of; the connection is not lost for it."""
+
+    def broken() -> Iterator[Package]:
+        yield from packages(5)
+        raise LookupError("no such row")
+
+    with serving(answer_all()) as server:
+        client = make(server.address)
+        with pytest.raises(LookupError, match="no such row") as caught:
+            client.send_many(broken())
+        assert said(caught.value.results) == [SEEN] * 5  # type: ignore[attr-defined]
+        assert said([client.send("s@x", "r@y", b"")]) == [SEEN]
+    assert server.connections == 1
+
+
+def test_no_packages_are_no_results(make: Make) -> None:
+    """And no connection."""
+    client = make("127.0.0.1", port=closed_port(), defer_connect=True)
+    assert client.send_many([]) == []
+
+
+def test_leaving_the_loop_early_leaves_a_client_that_works(make: Make) -> None:
+    """What was in flight is not mixed up with what comes next."""
+    with serving(answer_all(by_letter)) as server:
+        client = make(server.address)
+        sent = [Package("s@x", f"z{n}@y", b"x") for n in range(200)]
+        assert len(client.send_many(sent, stop_after=2)) == 2
+        assert said([client.send("s@x", "k@y", b"")]) == ["K for k@y"]
+
+
+# Trouble
+
+
+def test_a_close_in_the_middle_defers_the_rest_and_says_who_is_in_doubt(make: Make) -> None:
+    """Any response not received is a temporary failure (qmtp.txt, section 2)."""
+
+    def script(peer: Peer) -> None:
+        for number in range(10):
+            peer.read_package()
+            if number < 4:
+                peer.respond(b"Kok")
+
+    with serving(script) as server:
+        client = make(server.address)
+        with pytest.raises(TransportError) as caught:
+            client.send_many(packages(10))
+    results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+    assert len(results) == 10
+    assert said(results[:4]) == [SEEN] * 4
+    for result in results[4:]:
+        assert len(result.deferred) == len(result.in_doubt) == 1
+        assert not result[0].answered
+        assert result[0].response.text.startswith("no answer, may have been taken: ")
+    assert caught.value.result == results[4]
+    assert not client.client.connected
+
+
+def test_after_a_break_less_is_in_flight(make: Make) -> None:
+    """So that a server that breaks off again leaves less in doubt."""
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        for _ in range(64):
+            peer.read_package()
+
+    with serving(script) as server:
+        client = make(server.address, window=64)
+        with pytest.raises(TransportError) as caught:
+            client.send_many(packages(100))
+        assert client.client._session._window.size == 8
+    results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+    assert len(results) == 65
+
+
+def test_a_violation_ends_it(make: Make) -> None:
+    """After nonsense no later answer can be trusted."""
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        peer.read_package()
+        peer.respond(b"Xwhat")
+        peer.read_package()
+
+    with serving(script) as server:
+        client = make(server.address, window=1)
+        with pytest.raises(ProtocolError, match="none of K, Z and D") as caught:
+            client.send_many(packages(5))
+    results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+    assert said(results[:1]) == [SEEN]
+    assert len(results) == 2
+
+
+def test_a_server_that_is_silent_is_a_timeout(make: Make) -> None:
+    """A program must not wait for an answer for ever."""
+    with serving(never_answers) as server:
+        client = make(server.address, response_timeout=0.05)
+        with pytest.raises(ResponseTimeout) as caught:
+            client.send("s@x", "r@y", b"")
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.result is not None
+    assert len(caught.value.result.in_doubt) == 1
+
+
+def test_a_server_that_takes_nothing_is_a_timeout(make: Make) -> None:
+    """What it did not get whole is not in doubt."""
+    done = threading.Event()
+    with serving(lambda peer: wait_for(done)) as server:
+        client = make(server.address, write_timeout=0.05)
+        with pytest.raises(WriteTimeout) as caught:
+            client.send("s@x", "r@y", b"x" * 50_000_000)
+        done.set()
+    assert caught.value.result is not None
+    assert not caught.value.result.in_doubt
+    assert caught.value.result.deferred
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_never_sent_whole(
+    make: Make, tmp_path: Path
+) -> None:
+    """Half a message with a full stop at its end is worse than none."""
+    path = tmp_path / "message"
+    path.write_bytes(b"x" * 3_000_000)
+
+    class Shrinks:
+        def read(self, size: int) -> bytes:
+            os.truncate(path, 2_900_000)
+            return b""
+
+    with serving(answer_all()) as server:
+        client = make(server.address)
+        sent = [*packages(3), Package("s@x", "r@y", [path, Shrinks()]), *packages(3)]
+        with pytest.raises(FileChangedError, match="changed while it was being sent") as caught:
+            client.send_many(sent)
+        results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+        assert said(results[:3]) == [SEEN] * 3
+        assert caught.value.result == results[3]
+        assert not results[3].in_doubt
+        assert said([client.send("s@x", "r@y", b"again")]) == [SEEN]
+    assert [p.text[:5] for p in server.packages] == [b"0 xxx", b"1 xxx", b"2 xxx", b"again"]
+
+
+# Servers that answer once per package
+
+
+def once_per_package(peer: Peer) -> None:
+    """As mailfront does."""
+    while (package := peer.read_package()) is not None:
+        peer.respond(b"D" if b"d@y" in package.recipients else b"Kok")
+
+
+def test_a_server_that_answers_once_per_package_is_found_out(make: Make, tmp_path: Path) -> None:
+    """Else its single answer shifts all that follow; still one result for each package."""
+    path = tmp_path / "message"
+    path.write_bytes(b"x" * 2_000_000)
+    sent = [
+        Package("s@x", "a@y", b"one"),
+        Package("s@x", ["a@y", "d@y", "b@y"], path),
+        Package("s@x", ["d@y", "a@y"], b"three"),
+        Package("s@x", "b@y", b"four"),
+    ]
+    with serving(once_per_package) as server:
+        client = make(server.address, grace_time=0.05)
+        results = client.send_many(sent)
+        assert [[r.recipient for r in result] for result in results] == [
+            ["a@y"],
+            ["a@y", "d@y", "b@y"],
+            ["d@y", "a@y"],
+            ["b@y"],
+        ]
+        assert [[r.response.status.value for r in result] for result in results] == [
+            ["K"],
+            ["K", "D", "K"],
+            ["D", "K"],
+            ["K"],
+        ]
+        assert [r.recipient for r in results[1].in_doubt] == ["a@y", "d@y", "b@y"]
+        assert not results[2].in_doubt
+        assert server.connections == 2
+        assert [len(p.recipients) for p in server.packages] == [1, 3, 1, 1, 1, 1, 1, 1]
+        assert all(p.text == b"x" * 2_000_000 for p in server.packages[1:5])
+
+
+def test_another_connection_may_lead_to_another_server(make: Make) -> None:
+    """A name has several addresses: what the one does says nothing of how the next one answers."""
+
+    def two_kinds(peer: Peer) -> None:
+        if peer.server.connections > 1:
+            once_per_package(peer)
+        for _ in range(2):
+            package = peer.read_package()
+            if package is not None:
+                peer.respond(*[b"D" if r == b"d@y" else b"Kok" for r in package.recipients])
+
+    both = [Package("s@x", "a@y", b"one"), Package("s@x", ["a@y", "b@y"], b"two")]
+    then = [*both, Package("s@x", "d@y", b"refused"), Package("s@x", "c@y", b"last")]
+    with serving(two_kinds) as server:
+        client = make(server.address, grace_time=0.05, response_timeout=5)
+        assert all(result.accepted for result in client.send_many(both))
+        wait_until(lambda: not client.client._session.is_alive(), "the server to hang up")
+        results = client.send_many(then)
+        said = [[r.response.status.value for r in result] for result in results]
+    assert said == [["K"], ["K", "K"], ["D"], ["K"]]
+
+
+def test_an_acceptance_for_all_is_kept_for_the_first(make: Make) -> None:
+    """It is true for him either way; the others are asked for again, and may get it twice."""
+    with serving(once_per_package) as server:
+        client = make(server.address, grace_time=0.05)
+        result = client.send("s@x", ["a@y", "b@y"], b"one")
+    assert [r.response.status.value for r in result] == ["K", "K"]
+    assert [r.recipient for r in result.in_doubt] == ["b@y"]
+    assert [p.recipients for p in server.packages] == [(b"a@y", b"b@y"), (b"b@y",)]
+
+
+def test_what_was_learnt_is_forgotten_with_another_server(make: Make) -> None:
+    """One recipient per package costs a round trip's worth of bytes each."""
+    with serving(once_per_package) as first, serving(answer_all()) as second:
+        client = make(first.address, grace_time=0.05)
+        client.send("s@x", ["a@y", "b@y"], b"one")
+        client.client.server = second.address
+        client.connect()
+        client.send("s@x", ["a@y", "b@y"], b"one")
+    assert [p.recipients for p in second.packages] == [(b"a@y", b"b@y")]
+
+
+def test_a_package_that_has_to_go_alone_waits_its_turn(make: Make) -> None:
+    """Until the server has shown how it answers, nothing may be mixed with its answers."""
+    sent = [*packages(20), Package("s@x", ["d@y", "k@y", "z@y"], b"x"), *packages(20)]
+    with serving(answer_all(lambda p, r: by_letter(p, r) if r[:1] != b"r" else b"Kok")) as server:
+        results = make(server.address).send_many(sent)
+    assert [r.response.status.value for r in results[20]] == ["D", "K", "Z"]
+    assert len(results) == 41
+    assert server.connections == 1
+
+
+def test_a_way_of_two_descriptors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's standard input and output are two, and so are a UCSPI client's."""
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
+        made.append(FakeServer(lambda me, package: me.respond(b"Kok"), two_fds=True))
+        return made[-1]
+
+    monkeypatch.setattr("maildirqmtp.client.client.connect", connect)
+    client = make("mail.example.org")
+    assert said(client.send_many(packages(50))) == [SEEN] * 50
+    client.client.disconnect()
+    assert [server.closed for server in made] == [True]
+
+
+def test_endless_times_are_times(make: Make) -> None:
+    """`math.inf` is how a program says that it does not care."""
+    times = ("connect_timeout", "write_timeout", "response_timeout", "session_limit", "grace_time")
+    with serving(answer_all()) as server:
+        client = make(server.address, **dict.fromkeys(times, float("inf")))
+        assert said(client.send_many(packages(3))) == [SEEN] * 3
+
+
+# Each of them alone
+
+
+def test_a_system_without_descriptors_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error of our own, with a result, and without a hang."""
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with serving(never_answers) as server, QMTPClient(server.address) as client:
+        monkeypatch.setattr("selectors.DefaultSelector", none_left)
+        with pytest.raises(TransportError, match="Too many open files") as caught:
+            client.send("s@x", "r@y", b"")
+        assert not client.connected
+    assert caught.value.result is not None
+    assert caught.value.result.deferred
+    assert not caught.value.result.in_doubt
+
+
+def test_disconnecting_from_another_task_ends_a_send() -> None:
+    """Or it would wait for a connection that is closed, for an hour."""
+    has_it = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        has_it.set()
+        peer.read_package()
+
+    async def main(server: str) -> None:
+        async with AsyncQMTPClient(server) as client:
+            sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+            await asyncio.to_thread(has_it.wait, 30)
+            client.disconnect()
+            with pytest.raises(TransportError, match="told to stop") as caught:
+                await sending
+            assert caught.value.result is not None
+            assert caught.value.result.in_doubt
+            await client.reconnect()
+            assert client.connected
+
+    with serving(script) as server:
+        asyncio.run(asyncio.wait_for(main(server.address), 30))
+
+
+def test_a_connection_that_comes_after_a_cancellation_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that makes it cannot be stopped."""
+    go = threading.Event()
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
+        go.wait(30)
+        made.append(FakeServer(lambda me, package: None))
+        return made[-1]
+
+    async def main() -> None:
+        client = AsyncQMTPClient("mail.example.org")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await client.connect()
+        assert not client.connected
+        go.set()
+        while not (made and made[0].closed):
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr("maildirqmtp.client.client.connect", connect)
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_sending_inside_of_send_many_is_refused_and_harms_nothing() -> None:
+    """The answers of one would be taken for the other's."""
+    with serving(answer_all()) as server, QMTPClient(server.address) as client:
+        results = []
+        for result in client.send_many(packages(5)):
+            with pytest.raises(RuntimeError, match="sending already"):
+                client.send("s@x", "r@y", b"")
+            results.append(result)
+        assert said(results) == [SEEN] * 5
+        client.send("s@x", "r@y", b"")
+    assert len(server.packages) == 6
+
+
+def test_a_client_that_is_disconnected_in_the_middle_says_so() -> None:
+    """And whoever is in doubt is told of."""
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        peer.read_package()
+        peer.read_package()
+        peer.respond(b"Kok")
+        peer.read_package()
+
+    with serving(script) as server, QMTPClient(server.address) as client:
+        stream = client.send_many(packages(3))
+        assert said([next(stream), next(stream)]) == [SEEN] * 2
+        client.disconnect()
+        assert len(next(stream).in_doubt) == 1
+        with pytest.raises(TransportError, match="told to stop"):
+            next(stream)
+
+
+def test_tasks_take_turns() -> None:
+    """Two tasks on one connection must not read each other's answers."""
+
+    async def main(server: str) -> list[SendResult]:
+        async with AsyncQMTPClient(server) as client:
+            return await asyncio.gather(*[client.send("s@x", f"k{n}@y", b"x") for n in range(20)])
+
+    with serving(answer_all(by_letter)) as server:
+        results = asyncio.run(main(server.address))
+    assert said(results) == [f"K for k{n}@y" for n in range(20)]
+    assert server.connections == 1
+
+
+def test_a_task_that_sends_inside_of_its_send_many_is_told() -> None:
+    """It would wait for itself."""
+
+    async def main(server: str) -> None:
+        async with AsyncQMTPClient(server) as client:
+            async for _ in client.send_many(packages(2)):
+                with pytest.raises(RuntimeError, match="already"):
+                    await client.send("s@x", "r@y", b"")
+
+    with serving(answer_all()) as server:
+        asyncio.run(main(server.address))
+
+
+def test_answers_are_taken_in_while_an_async_iterable_is_waited_for() -> None:
+    """A queue that is empty for an hour must not hold back the results of what went before."""
+
+    async def main(server: str) -> list[str]:
+        queue: asyncio.Queue[Package | None] = asyncio.Queue()
+        heard: list[str] = []
+
+        async def source() -> AsyncIterator[Package]:
+            while (package := await queue.get()) is not None:
+                yield package
+
+        todo = list(packages(5))
+        async with AsyncQMTPClient(server) as client:
+            queue.put_nowait(todo.pop())
+            async for result in client.send_many(source()):
+                heard += said([result])
+                # Only now, when the last one's result is here, is there a next one.
+                queue.put_nowait(todo.pop() if todo else None)
+        return heard
+
+    with serving(answer_all()) as server:
+        assert asyncio.run(asyncio.wait_for(main(server.address), 30)) == [SEEN] * 5
+
+
+def test_a_cancelled_send_leaves_a_client_that_works() -> None:
+    """`asyncio.timeout` around a send is how programs limit it."""
+    hold = threading.Event()
+
+    def script(peer: Peer) -> None:
+        package = peer.read_package()
+        if package is not None and package.text == b"first":
+            hold.wait(30)
+        elif package is not None:
+            peer.respond(b"Kok")
+
+    async def main(server: str) -> SendResult:
+        async with AsyncQMTPClient(server) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await client.send("s@x", "r@y", b"first")
+            assert not client.connected
+            return await client.send("s@x", "r@y", b"second")
+
+    with serving(script) as server:
+        try:
+            assert said([asyncio.run(main(server.address))]) == [SEEN]
+        finally:
+            hold.set()
+
+
+def test_a_slow_iterable_is_no_timeout_of_the_servers() -> None:
+    """The clock ran while the program itself was busy."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    clock = Clock()
+    answered = 0
+
+    def script(peer: Peer) -> None:
+        nonlocal answered
+        while peer.read_package() is not None:
+            peer.respond(b"Kok")
+            answered += 1
+
+    def slow() -> Iterator[Package]:
+        for number, package in enumerate(packages(4), start=1):
+            yield package
+            wait_until(lambda number=number: answered == number, "its answer")  # type: ignore[misc]
+            clock.now += 100_000.0
+
+    with serving(script) as server:
+        client = QMTPClient(server.address, defer_connect=True)
+        old = client._session
+        client._session = ClientSession(old._window, old._limits, clock)
+        assert said(client.send_many(slow())) == [SEEN] * 4
+        client.disconnect()

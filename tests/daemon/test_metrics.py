@@ -1,0 +1,227 @@
+"""What Prometheus reads: the same numbers by file and over HTTP, whatever names routes have."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maildirqmtp.daemon import metrics
+from maildirqmtp.daemon.snapshot import Snapshot
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.forwarder.report import Counters
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.transport.endpoint import TcpEndpoint
+
+SERVER = TcpEndpoint("mail.example.org")
+
+
+def snapshot(maildir: bytes = b"/M", prefix: bytes = b"", **values: object) -> Snapshot:
+    """Return a snapshot of a route."""
+    counters = Counters()
+    counters.accepted, counters.bytes, counters.in_doubt = 3, 4_000, 1
+    state = str(values.pop("state", "idle"))
+    route = Route(maildir, SERVER, prefix=prefix)
+    return Snapshot(route, state, counters, **values)  # type: ignore[arg-type]
+
+
+def values(text: str) -> dict[str, float]:
+    """Read text of one route, as Prometheus does: name and value."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def rendered(*snapshots: Snapshot) -> str:
+    """Return the text of these routes."""
+    return metrics.render(metrics.collect(snapshots))
+
+
+def test_what_is_told_of_a_route() -> None:
+    """An alert rule hangs on each of these names."""
+    text = rendered(snapshot(state="connected", messages=2, oldest_s=100.0, at_s=160.0))
+    assert values(text) == {
+        "maildirqmtp_accepted_total": 3.0,
+        "maildirqmtp_deferred_total": 0.0,
+        "maildirqmtp_failed_total": 0.0,
+        "maildirqmtp_bounced_total": 0.0,
+        "maildirqmtp_in_doubt_total": 1.0,
+        "maildirqmtp_bytes_total": 4000.0,
+        "maildirqmtp_queue_messages": 2.0,
+        "maildirqmtp_queue_oldest_timestamp_seconds": 100.0,
+        "maildirqmtp_queue_oldest_age_seconds": 60.0,
+        "maildirqmtp_connected": 1.0,
+        "maildirqmtp_stuck": 0.0,
+        "maildirqmtp_last_success_timestamp_seconds": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "connected", "stuck"),
+    [
+        ("idle", 0, 0),
+        ("connected", 1, 0),
+        ("backing off", 0, 0),
+        ("stuck", 0, 1),
+        ("no maildir", 0, 1),
+    ],
+)
+def test_states(state: str, connected: int, stuck: int) -> None:
+    """A daemon that needs help is told from one whose server is down."""
+    found = values(rendered(snapshot(state=state)))
+    assert found["maildirqmtp_connected"] == connected
+    assert found["maildirqmtp_stuck"] == stuck
+
+
+def test_the_age_of_nothing_is_nothing() -> None:
+    """Not that of 1970, which sets off the alarm; nor a negative one."""
+    age = "maildirqmtp_queue_oldest_age_seconds"
+    assert values(rendered(snapshot(at_s=1e9)))[age] == 0.0
+    assert values(rendered(snapshot(at_s=5.0, messages=1, oldest_s=9.0)))[age] == 0.0
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_any_name_is_escaped(maildir: bytes, prefix: bytes) -> None:
+    """One directory with a quote, and Prometheus throws the whole file away."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = rendered(snapshot(b"/" + maildir, prefix))
+    for family in text_string_to_metric_families(text):
+        assert family.type in ("counter", "gauge")
+        assert family.documentation
+        (sample,) = family.samples
+        assert sample.labels == {
+            "maildir": (b"/" + maildir).decode("utf-8", "replace"),
+            "prefix": prefix.decode("utf-8", "replace"),
+            "server": "mail.example.org:209",
+        }
+
+
+def test_each_name_stands_once_however_many_routes() -> None:
+    """The format's rule: a second TYPE line for a name makes the text invalid."""
+    text = rendered(snapshot(b"/a"), snapshot(b"/b", b'quote"backslash\\newline\n'))
+    assert text.count("# TYPE maildirqmtp_accepted_total counter\n") == 1
+    assert (
+        'maildirqmtp_accepted_total{maildir="/b",prefix="quote\\"backslash\\\\newline\\n",'
+        'server="mail.example.org:209"} 3.0\n' in text
+    )
+    assert text.endswith("\n")
+
+
+def test_without_a_route_there_is_still_a_text() -> None:
+    """All routes may be stopping."""
+    assert values(rendered()) == {}
+
+
+# The textfile
+
+
+def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """node_exporter finds the old or the new one, never half of it; and may read it."""
+    path = tmp_path / "mail.prom"
+    mask = os.umask(0o077)
+    try:
+        metrics.write(os.fsencode(path), [snapshot()])
+    finally:
+        os.umask(mask)
+    first = path.read_text()
+    assert first == rendered(snapshot())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    rename = os.rename
+
+    def watched(source: bytes, target: bytes) -> None:
+        assert path.read_text() == first
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    metrics.write(os.fsencode(path), [snapshot(state="connected")])
+    assert path.read_text() == rendered(snapshot(state="connected"))
+    assert os.listdir(tmp_path) == ["mail.prom"]
+
+
+def test_what_a_crash_left_behind_does_not_stop_it(tmp_path: Path) -> None:
+    """The next process may have the same number."""
+    path = os.fsencode(tmp_path / "mail.prom")
+    (tmp_path / f"mail.prom.{os.getpid()}.tmp").write_text("x" * 100_000)
+    metrics.write(path, [snapshot()])
+    assert Path(os.fsdecode(path)).read_text() == rendered(snapshot())
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    """Whoever can write there must not have us write elsewhere."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "mail.prom"
+    path.symlink_to(victim)
+    (tmp_path / f"mail.prom.{os.getpid()}.tmp").symlink_to(victim)
+    with pytest.raises(LocalError, match="write the metrics to"):
+        metrics.write(os.fsencode(path), [snapshot()])
+    (tmp_path / f"mail.prom.{os.getpid()}.tmp").unlink()
+    metrics.write(os.fsencode(path), [snapshot()])
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+
+
+def test_where_it_cannot_be_written_that_is_said(tmp_path: Path) -> None:
+    """With the path, and why."""
+    path = os.fsencode(tmp_path / "none" / "mail.prom")
+    with pytest.raises(LocalError, match=r"none/mail\.prom: No such file"):
+        metrics.write(path, [snapshot()])
+
+
+# Over HTTP
+
+
+def free_port() -> int:
+    """Return a port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def fetch(port: int) -> str:
+    """Fetch the metrics, as Prometheus does."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def test_over_http_it_is_the_same() -> None:
+    """As it is at that moment; when it is stopped, the port is free again."""
+    port, shown = free_port(), [snapshot(b'/q"', state="stuck", messages=7)]
+    stop = metrics.serve(("127.0.0.1", port), lambda: shown)
+    try:
+        assert values(fetch(port)) == values(rendered(*shown))
+        shown[0] = snapshot(b'/q"', messages=8)
+        assert values(fetch(port))["maildirqmtp_queue_messages"] == 8.0
+    finally:
+        stop()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_a_port_that_is_taken_is_a_wrong_configuration() -> None:
+    """Exit code 100, and which one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}"):
+            metrics.serve(("127.0.0.1", port), list)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a traceback."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ConfigError, match=r"pip install 'maildirqmtp\[metrics\]'"):
+        metrics.serve(("127.0.0.1", 1), list)

@@ -1,0 +1,390 @@
+"""Events of a directory, with the real watchdog: hints that come, and what is done without."""
+
+import ctypes
+import errno
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maildirqmtp.daemon import watcher as watch_module
+from maildirqmtp.daemon.watcher import Watch, file_system
+from tests.helpers import wait_until
+
+IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
+IN_DELETE_SELF = 0x400
+READS = 0x1 | 0x8 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_WRITE, IN_CLOSE_NOWRITE, IN_OPEN
+
+
+class Watched:
+    """A directory, a watch on it, how often that said "look again", and what it had to say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        self.hints = 0
+        self.said: list[str] = []
+        self.watch = Watch(os.fsencode(path), self.hint, self.said.append)
+
+    def hint(self) -> None:
+        """Count."""
+        self.hints += 1
+
+    def hinted_by(self, action: Callable[[], object]) -> None:
+        """Wait for a hint that an action makes."""
+        before = self.hints
+        action()
+        wait_until(lambda: self.hints > before, "a hint")
+
+    @property
+    def observer(self) -> Any:
+        """watchdog's."""
+        return self.watch._observer
+
+    @property
+    def mask(self) -> int:
+        """What the kernel is asked for."""
+        (emitter,) = self.observer.emitters
+        return int(emitter.get_event_mask_from_filter())
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """A directory that is watched; no thread and no descriptor may be left of it."""
+    threads = set(threading.enumerate())
+    descriptors = len(os.listdir("/proc/self/fd"))
+    made = Watched(tmp_path / "new")
+    made.watch.check()
+    assert made.watch.watching
+    yield made
+    made.watch.close()
+    assert not made.watch.watching
+    assert set(threading.enumerate()) <= threads, "a thread of watchdog's is left"
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert made.hint not in watch_module._overheard.listeners
+
+
+# What is a hint, and what is none
+
+
+def test_a_file_that_is_moved_in_is_a_hint(watched: Watched, tmp_path: Path) -> None:
+    """As delivery agents do: from tmp/, by rename."""
+    (tmp_path / "1.x").write_bytes(b"")
+    watched.hinted_by(lambda: (tmp_path / "1.x").rename(watched.path / "1.x"))
+
+
+def test_a_file_that_is_linked_in_is_a_hint(watched: Watched, tmp_path: Path) -> None:
+    """As qmail-local does."""
+    (tmp_path / "1.x").write_bytes(b"")
+    watched.hinted_by(lambda: (watched.path / "1.x").hardlink_to(tmp_path / "1.x"))
+
+
+def test_a_file_that_is_made_there_is_a_hint(watched: Watched) -> None:
+    """As those do who know no tmp/."""
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+
+
+def test_the_kernel_is_asked_for_what_appears_and_nothing_else(watched: Watched) -> None:
+    """Our own reads and removals would wake us, and a move-out holds back all that follows."""
+    assert watched.mask == IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF
+    assert not watched.mask & (IN_MOVED_FROM | IN_DELETE | READS)
+    (emitter,) = watched.observer.emitters
+    info = next(
+        line
+        for fd in os.listdir("/proc/self/fdinfo")
+        for line in _lines(f"/proc/self/fdinfo/{fd}")
+        if line.startswith("inotify wd:")
+    )
+    asked = int(info.split("mask:")[1].split()[0], 16)
+    assert asked & 0xFFF == watched.mask, "the kernel was asked for something else"
+    assert not emitter.watch.is_recursive
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []  # the descriptor of the listing itself
+
+
+def test_what_leaves_is_no_hint(watched: Watched, tmp_path: Path) -> None:
+    """Each message that we remove, or move to --sent, would make a scan of the whole directory."""
+    for number in range(20):
+        (watched.path / f"{number}").write_bytes(b"")
+    wait_until(lambda: watched.hints == 20, "the hints of what came")
+    for number in range(10):
+        (watched.path / f"{number}").unlink()
+        (watched.path / f"{number + 10}").rename(tmp_path / f"{number}")
+    (watched.path / "0").write_bytes(b"x")
+    # In order: when this one's is there, those of the ones that left would be, too.
+    wait_until(lambda: watched.hints >= 21, "the hint of what came last")
+    assert watched.hints == 21
+
+
+def test_reading_and_writing_are_no_hints(watched: Watched) -> None:
+    """We read each message: that must not wake us."""
+    (watched.path / "1.x").write_bytes(b"text")
+    wait_until(lambda: watched.hints == 1, "the hint")
+    (watched.path / "1.x").read_bytes()
+    (watched.path / "1.x").chmod(0o600)
+    watched.hinted_by(lambda: (watched.path / "2.x").write_bytes(b""))
+    assert watched.hints == 2
+
+
+def test_directories_within_it_are_none_of_its_business(watched: Watched) -> None:
+    """A million files in a directory below new/ cost nothing."""
+    (watched.path / "below").mkdir()
+    (watched.path / "below" / "1.x").write_bytes(b"")
+    watched.hinted_by(lambda: (watched.path / "2.x").write_bytes(b""))
+    assert watched.hints == 1
+
+
+# What breaks
+
+
+def test_a_directory_that_is_removed_and_made_again(watched: Watched) -> None:
+    """Its end is a hint; and whoever then looks has events again."""
+    old = watched.observer
+    watched.hinted_by(watched.path.rmdir)
+    watched.path.mkdir()
+    wait_until(lambda: not watch_module._is_alive(old), "the end of the emitter")
+    watched.watch.check()
+    assert watched.observer is not old
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.said == []
+
+
+def test_a_directory_that_is_gone_is_said_and_waited_for(watched: Watched) -> None:
+    """Once; and that it works again."""
+    old = watched.observer
+    watched.path.rmdir()
+    wait_until(lambda: not watch_module._is_alive(old), "the end of the emitter")
+    for _ in range(3):
+        watched.watch.check()
+        assert not watched.watch.watching
+    watched.path.mkdir()
+    watched.watch.check()
+    assert len(watched.said) == 2
+    assert "cannot be watched: No such file or directory" in watched.said[0]
+    assert watched.said[1] == "watching for events again"
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+
+
+def test_while_it_works_checking_changes_nothing(watched: Watched) -> None:
+    """Each rescan checks: events that come meanwhile must not be lost by a new beginning."""
+    old = watched.observer
+    for _ in range(3):
+        watched.watch.check()
+    assert watched.observer is old
+    assert watched.said == []
+
+
+@pytest.mark.parametrize("part", ["emitter", "reader", "dispatcher"])
+def test_a_thread_of_watchdogs_that_has_ended_is_noticed(watched: Watched, part: str) -> None:
+    """The others say that all is well, and nothing comes any more: deaf for ever."""
+    old = watched.observer
+    threads = {"reader": old._inotify_fd, "dispatcher": old, "emitter": next(iter(old.emitters))}
+    thread = threads[part]
+    if part == "dispatcher":  # it alone: told to stop, it would take the others along
+        old._stopped_event.set()
+        old.event_queue.put(old.stop_event)
+    else:
+        thread.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    watched.watch.check()
+    assert watched.observer is not old
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+
+
+def test_an_observer_that_watches_nothing_is_noticed(watched: Watched) -> None:
+    """Whatever took its emitter away."""
+    old = watched.observer
+    old.unschedule_all()
+    watched.watch.check()
+    assert watched.observer is not old
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+
+
+def test_an_overflow_of_the_kernels_queue_is_a_hint(watched: Watched) -> None:
+    """Events were lost; watchdog only writes that to its log."""
+    reader = watched.observer._inotify_fd
+    from watchdog.observers.inotify_c import InotifyEvent, Mask, WatchDescriptor
+
+    watched.hinted_by(
+        lambda: reader.handle_event(InotifyEvent(WatchDescriptor(-1), Mask(0x4000), 0, b""))
+    )
+
+
+def test_watchdogs_log_is_no_hint_to_those_who_have_closed(watched: Watched) -> None:
+    """A daemon that opened its maildir a thousand times would keep all of that in memory."""
+    assert watched.hint in watch_module._overheard.listeners
+    watched.watch.close()
+    logging.getLogger("watchdog").warning("queue overflow")
+    assert watched.hints == 0
+    assert watched.hint not in watch_module._overheard.listeners
+
+
+def test_watchdogs_warnings_are_not_shown(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line about inotify among those about mail helps nobody."""
+    shown = io.StringIO()
+    root = logging.StreamHandler(shown)
+    monkeypatch.setattr(logging, "lastResort", root)
+    logging.getLogger().addHandler(root)
+    try:
+        logging.getLogger("watchdog.observers").warning("queue overflow")
+    finally:
+        logging.getLogger().removeHandler(root)
+    assert watched.hints == 1
+    assert shown.getvalue() == ""
+
+
+def test_what_closes_it_in_the_midst_of_events(tmp_path: Path) -> None:
+    """TERM under load: no thread is left, and none shows a traceback."""
+    threads = set(threading.enumerate())
+    for number in range(5):
+        watched = Watched(tmp_path / f"new{number}")
+        watched.watch.check()
+        for name in range(200):
+            (watched.path / f"{name}").write_bytes(b"")
+        watched.watch.close()
+        assert set(threading.enumerate()) <= threads, "a thread of watchdog's is left"
+        watched.watch.close()
+
+
+# What cannot be had
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(errno.EMFILE, "max_user_instances"), (errno.ENOSPC, "max_user_watches")],
+)
+def test_no_instance_and_no_watch_left(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    """Other programs have them: said once, with what to change; and again when it works."""
+    from watchdog.observers import inotify_c
+
+    watched.watch.close()
+    threads = set(threading.enumerate())
+    function = "inotify_init" if number == errno.EMFILE else "inotify_add_watch"
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_c, function, refuse)
+        for _ in range(5):
+            watched.watch.check()
+            assert not watched.watch.watching
+        assert len(watched.said) == 1
+        assert hint in watched.said[0]
+        assert "looking from time to time" in watched.said[0]
+        wait_until(lambda: set(threading.enumerate()) <= threads, "the end of watchdog's threads")
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert watched.hint not in watch_module._overheard.listeners
+    watched.watch.check()
+    assert watched.said[1:] == ["watching for events again"]
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_c, function, refuse)
+        watched.watch.close()
+        watched.watch.check()
+        assert len(watched.said) == 3, "trouble that comes again is said again"
+
+
+def test_no_thread_is_left(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on tasks is no reason to stop forwarding."""
+
+    tries = []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise RuntimeError("can't start new thread")
+
+    watched.watch.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_module, "_without_leavers", refuse)
+        for _ in range(4):
+            watched.watch.check()
+    assert not watched.watch.watching
+    assert len(watched.said) == 1
+    assert "can't start new thread" in watched.said[0]
+    assert len(tries) == 1, "each try leaves descriptors of watchdog's open"
+
+
+def mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None:
+    """Have the kernel say this of the mounted file systems."""
+    fake = tmp_path / "mountinfo"
+    fake.write_text("".join(f"{line}\n" for line in lines))
+
+    def fake_open(path: Any, *arguments: Any, **more: Any) -> Any:
+        assert path == "/proc/self/mountinfo"
+        return open(fake, *arguments, **more)
+
+    monkeypatch.setattr(watch_module, "open", fake_open, raising=False)
+
+
+def mount(path: Path, kind: str) -> str:
+    """Return the line of a mount (proc(5))."""
+    device = os.stat(path).st_dev
+    where = f"{os.major(device)}:{os.minor(device)}"
+    return f"36 35 {where} / /mnt rw,noatime master:1 - {kind} server:/export rw"
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse", "fuse.sshfs", "9p"])
+def test_on_remote_file_systems_it_does_not_even_try(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """inotify says nothing of what other machines do: rescans, and that is said once."""
+    watched = Watched(tmp_path / "new")
+    mountinfo(monkeypatch, tmp_path, "1 0 0:1 / / rw - proc proc rw", mount(watched.path, kind))
+    for _ in range(3):
+        watched.watch.check()
+    assert not watched.watch.watching
+    assert len(watched.said) == 1
+    assert f"is on {kind}," in watched.said[0]
+    watched.watch.close()
+
+
+@pytest.mark.parametrize("lines", [[], ["36 35 999:999 / / rw - nfs a rw"]])
+def test_a_file_system_nobody_knows_is_watched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: list[str]
+) -> None:
+    """btrfs and containers have devices that the kernel's table does not."""
+    mountinfo(monkeypatch, tmp_path, *lines)
+    assert file_system(os.fsencode(tmp_path)) == ""
+
+
+def test_the_file_system_of_what_is_not_there() -> None:
+    """Whoever scans it will say so."""
+    assert file_system(b"/no/such/directory") == ""
+
+
+def test_a_local_file_system_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Optional fields or none: the type stands after the dash."""
+    mountinfo(monkeypatch, tmp_path, mount(tmp_path, "ext4").replace(" master:1", ""))
+    assert file_system(os.fsencode(tmp_path)) == "ext4"
+
+
+def test_a_name_that_is_no_utf8_is_watched(tmp_path: Path) -> None:
+    """Paths are bytes."""
+    directory = os.fsencode(tmp_path) + b"/\xff\xfe"
+    os.mkdir(directory)
+    hints: list[int] = []
+    watch = Watch(directory, lambda: hints.append(1), print)
+    watch.check()
+    try:
+        with open(directory + b"/\xe9", "wb"):
+            wait_until(lambda: bool(hints), "a hint")
+    finally:
+        watch.close()

@@ -1,0 +1,948 @@
+"""One route in watch mode, in time that passes only when nothing happens."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import selectors
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.daemon import worker as daemon_module
+from maildirqmtp.daemon.queue import WatchQueue
+from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.snapshot import Snapshot
+from maildirqmtp.daemon.worker import CLEAN_S, MOST_SHOWN, PUBLISH_S, Worker
+from maildirqmtp.errors import ConnectError, LocalError
+from maildirqmtp.forwarder.forwarder import SLACK_S, STOP_S, Forwarder
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
+from tests.fakes import FakeClock, FakeServer, FileSystem, PatientSelector
+from tests.helpers import Package, add_message, make_maildir, names
+
+Script = Callable[[FakeServer, Package], None]
+NOW = 1_800_000_000.0
+RESCAN_S = 30.0
+REFUSED = ConnectError(errno.ECONNREFUSED, "cannot connect to mail.example.org:209: refused")
+
+
+def accept(server: FakeServer, package: Package) -> None:
+    """Answer K for each recipient."""
+    server.respond(*[b"Kok"] * len(package.recipients))
+
+
+def defer(server: FakeServer, package: Package) -> None:
+    """Answer Z for each recipient."""
+    server.respond(*[b"Zlater"] * len(package.recipients))
+
+
+class Clock(FakeClock):
+    """A clock that asks, each time it has gone on, whether all is still well."""
+
+    check: Callable[[], None] = staticmethod(lambda: None)
+
+    def advance(self, seconds: float) -> None:
+        """See `FakeClock`."""
+        super().advance(seconds)
+        self.check()
+
+
+def wait_in(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+    """Wait in the clock's time, as long as was asked for unless somebody wakes the sleeper."""
+
+    class Selector(PatientSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            assert timeout is not None, "this would wait for ever"
+            end = self.clock.now + timeout
+            while True:
+                ready = super().select(max(0.0, end - self.clock.now))
+                if ready or self.clock.now >= end - 1e-6:
+                    return ready
+
+    Selector.clock = clock
+    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+
+
+class FakeWatch:
+    """A watch that never hears anything but what a test says."""
+
+    def __init__(self, directory: bytes, hint: Callable[[], None], say: object) -> None:
+        self.directory, self.hint = directory, hint
+        self.checks = 0
+        self.closed = False
+
+    def check(self) -> None:
+        """See `watch.Watch`."""
+        assert not self.closed
+        self.checks += 1
+
+    def close(self) -> None:
+        """See `watch.Watch`."""
+        self.closed = True
+
+
+class Nudge:
+    """An event that is waited for in the clock's time."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self._is_set = False
+        self._waits = 0
+
+    def set(self) -> None:
+        """See `threading.Event`."""
+        self._is_set = True
+
+    def clear(self) -> None:
+        """See `threading.Event`."""
+        self._is_set = False
+
+    def wait(self, seconds: float) -> None:
+        """See `threading.Event`."""
+        assert seconds <= threading.TIMEOUT_MAX
+        self._waits += 1
+        assert self._waits < 1_000, "this goes round in circles"
+        end = self._clock.now + seconds
+        while not self._is_set and self._clock.now < end:
+            # Until the next thing that a test has planned.
+            planned = [when for when, _ in self._clock._planned if when <= end]
+            self._clock.advance(min(planned, default=end) - self._clock.now)
+
+
+class Run:
+    """A daemon, its maildir, its servers in turn, and what it published."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.path = make_maildir(path)
+        self.clock = Clock()
+        self.wall_s = NOW - self.clock.now
+        self.scripts: list[Script | Exception] = [accept]
+        self.servers: list[FakeServer] = []
+        self.connects: list[float] = []
+        self.got: list[tuple[float, bytes]] = []
+        self.log = io.StringIO()
+        self.report = Report(self.log, None, 0, None, self.clock, wall_clock=self.wall)
+        self.locks = MaildirLocks()
+        self.watches: list[FakeWatch] = []
+        self.published: list[tuple[float, Snapshot]] = []
+        wait_in(monkeypatch, self.clock)
+        monkeypatch.setattr(daemon_module, "Watch", self._watch)
+        self.worker: Worker
+
+    def wall(self) -> float:
+        """Return seconds of the epoch."""
+        return self.wall_s + self.clock.now
+
+    def _watch(self, directory: bytes, hint: Callable[[], None], say: object) -> FakeWatch:
+        self.watches.append(FakeWatch(directory, hint, say))
+        return self.watches[-1]
+
+    def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
+        """Reach the next server."""
+        self.connects.append(self.clock.now - 1_000.0)
+        assert len(self.connects) < 200, "it never stops"
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        if isinstance(script, Exception):
+            raise script
+
+        def on_package(server: FakeServer, package: Package) -> None:
+            self.got.append((self.clock.now - 1_000.0, package.recipients[0]))
+            script(server, package)
+
+        made = FakeServer(on_package)
+        self.servers.append(made)
+        return made
+
+    def make(self, *, patient: bool = True, **options: object) -> Worker:
+        """Make the daemon."""
+        route = Route(
+            os.fsencode(self.path),
+            TcpEndpoint("mail.example.org"),
+            **({"rescan_s": RESCAN_S} | options),  # type: ignore[arg-type]
+        )
+        worker = self.worker = Worker(
+            route,
+            self.report,
+            self.locks,
+            lambda snapshot: self.published.append((self.clock.now - 1_000.0, snapshot)),
+            patient=patient,
+            connector=self.connect,
+            clock=self.clock,
+            wall_clock=self.wall,
+            random=lambda: 0.0,
+        )
+        worker._nudge = Nudge(self.clock)  # type: ignore[assignment]
+
+        def check() -> None:
+            assert self.clock.now <= worker.watchdog_deadline, (
+                "a supervisor would think that it hangs"
+            )
+
+        self.clock.check = check
+        return worker
+
+    def at(self, seconds: float, action: Callable[[], object]) -> None:
+        """Plan something for so many seconds after the start."""
+        self.clock.at(1_000.0 + seconds, lambda: (action(), None)[1])
+
+    def go(self, until: float, *, patient: bool = True, **options: object) -> None:
+        """Run the daemon, and stop it after so many seconds."""
+        worker = self.make(patient=patient, **options)
+        self.at(until, worker.stop)
+        self.run()
+
+    def run(self) -> None:
+        """Run the daemon; nothing may be left open."""
+        before = len(os.listdir("/proc/self/fd"))
+        try:
+            self.worker.run()
+        finally:
+            assert all(server.closed for server in self.servers)
+            assert all(watch.closed for watch in self.watches)
+            assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
+            assert self.locks._held == {}
+
+    def add(self, number: int, recipient: bytes | None = None) -> None:
+        """Put a message N.a with the recipient rN@y into new/, as old as the clock says."""
+        name = f"{int(self.wall())}.{number}"
+        add_message(self.path, name, b"text\n", b"s@x", recipient or b"r%d@y" % number)
+        os.utime(self.path / "new" / name, (self.wall(), self.wall()))
+
+    def come(self, number: int) -> None:
+        """The same, and an event tells of it."""
+        self.add(number)
+        self.watches[-1].hint()
+
+    @property
+    def lines(self) -> list[str]:
+        """What was logged."""
+        return [line.removeprefix("maildirqmtp: ") for line in self.log.getvalue().splitlines()]
+
+    def said(self, text: str) -> int:
+        """How many lines have this text."""
+        return sum(text in line for line in self.lines)
+
+    @property
+    def states(self) -> list[str]:
+        """The states that were published, each once in a row."""
+        states = [snapshot.state for _, snapshot in self.published]
+        return [s for number, s in enumerate(states) if not number or states[number - 1] != s]
+
+    @property
+    def new(self) -> list[str]:
+        """What is left."""
+        return names(self.path / "new")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """An empty maildir and a server that accepts."""
+    return Run(monkeypatch, tmp_path / "Maildir")
+
+
+# Mail comes
+
+
+def test_what_an_event_tells_of_goes_at_once(run: Run) -> None:
+    """Not with the next rescan."""
+    for number in (5, 6, 40):
+        run.at(number, lambda number=number: run.come(number))  # type: ignore[misc]
+    run.go(50)
+    assert run.got == [(5.0, b"r5@y"), (6.0, b"r6@y"), (40.0, b"r40@y")]
+    assert run.connects == [5.0]
+    assert run.new == []
+
+
+def test_without_any_event_all_goes_with_the_rescan(run: Run) -> None:
+    """Events are hints, the scan is the truth."""
+    run.at(5, lambda: run.add(1))
+    run.at(45, lambda: run.add(2))
+    run.go(100)
+    assert run.got == [(30.0, b"r1@y"), (60.0, b"r2@y")]
+
+
+def test_it_is_watched_before_the_first_look(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes between the two would wait for a rescan."""
+    order: list[str] = []
+    scan, check = Maildir.scan, FakeWatch.check
+
+    def new_scan(self: Maildir, *arguments: object) -> object:
+        order.append("scan")
+        return scan(self, *arguments)  # type: ignore[arg-type]
+
+    def new_check(self: FakeWatch) -> None:
+        order.append("check")
+        check(self)
+
+    monkeypatch.setattr(Maildir, "scan", new_scan)
+    monkeypatch.setattr(FakeWatch, "check", new_check)
+    run.go(65)
+    assert order == ["check", "scan"] * 3
+
+
+def test_after_each_connection_it_looks_around(run: Run) -> None:
+    """What came meanwhile, and nobody told of, goes with the next one."""
+    run.add(1)
+    run.at(5, lambda: run.add(2))
+    run.at(10, lambda: run.servers[-1].hang_up())
+    run.go(20)
+    assert run.got == [(0.0, b"r1@y"), (10.0, b"r2@y")]
+
+
+def test_an_idle_connection_is_closed(run: Run) -> None:
+    """After its time, and opened again on demand."""
+    run.at(5, lambda: run.come(1))
+    run.at(14, lambda: run.come(2))
+    run.at(30, lambda: run.come(3))
+    run.go(50, idle_s=10.0)
+    assert run.connects == [5.0, 30.0]
+    assert run.states == ["idle", "connected", "idle", "connected", "idle", "stopped"]
+
+
+def test_what_crashes_left_behind_is_cleaned_from_time_to_time(run: Run) -> None:
+    """A year of half-written files fills a disk."""
+    old = run.path / "tmp" / "1.old"
+
+    def leave() -> None:
+        old.write_bytes(b"")
+        os.utime(old, (1.0, 1.0))
+
+    leave()
+    run.at(1, leave)
+    run.at(CLEAN_S - 60, lambda: seen.append(old.exists()))
+    run.at(CLEAN_S + 60, lambda: seen.append(old.exists()))
+    seen: list[bool] = []
+    run.go(CLEAN_S + 100)
+    assert seen == [True, False]
+
+
+def test_what_cannot_be_cleaned_is_said_and_stops_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mail goes on."""
+
+    def fail(*_: object) -> int:
+        raise LocalError("cannot clean up x")
+
+    monkeypatch.setattr(daemon_module, "clean", fail)
+    run.add(1)
+    run.go(100)
+    assert run.said("cannot clean up x") == 1
+    assert run.got == [(0.0, b"r1@y")]
+
+
+# The maildir goes, and comes back
+
+
+def test_a_maildir_that_goes_and_comes_back(run: Run) -> None:
+    """A disk that is unmounted: said once, waited for, and then as if nothing had been."""
+    away = run.path.with_name("away")
+    run.at(1, lambda: run.come(1))
+    run.at(100, lambda: run.path.rename(away))
+    run.at(400, lambda: away.rename(run.path))
+    run.at(405, lambda: run.add(2))
+    run.go(600)
+    assert [recipient for _, recipient in run.got] == [b"r1@y", b"r2@y"]
+    assert run.said("opening it anew") == 1
+    assert run.said("cannot open the maildir directory") == 1
+    assert run.said("trying again every 30 s") == 1
+    assert run.said("in order again") == 1
+    assert len(run.watches) == 2
+
+
+def test_a_maildir_that_is_back_is_no_trouble_any_more(run: Run) -> None:
+    """An alert that goes on after the cause has gone is one that nobody looks at the next time."""
+    away = run.path.with_name("away")
+    run.at(100, lambda: run.path.rename(away))
+    run.at(400, lambda: away.rename(run.path))
+    run.go(600)
+    assert run.states == ["idle", "no maildir", "idle", "stopped"]
+
+
+@pytest.mark.parametrize("part", ["new", "cur", "tmp"])
+def test_a_directory_that_is_replaced_is_opened_anew(run: Run, part: str) -> None:
+    """The old one says for ever that nothing comes."""
+
+    def replace() -> None:
+        (run.path / part).rename(run.path / f"old-{part}")
+        (run.path / part).mkdir()
+        run.add(1)
+
+    run.at(5, replace)
+    run.go(100)
+    assert run.got == [(30.0, b"r1@y")]
+    assert len(run.watches) == 2
+    assert run.watches[0].closed
+    assert run.said("opening it anew") == 1
+
+
+def test_the_whole_maildir_replaced(run: Run) -> None:
+    """The lock is then on the new one."""
+
+    def replace() -> None:
+        run.path.rename(run.path.with_name("old"))
+        make_maildir(run.path)
+        run.add(1)
+
+    run.at(5, replace)
+    run.at(50, lambda: held.append([ino for _, ino in run.locks._held]))
+    held: list[list[int]] = []
+    run.go(100)
+    assert held == [[run.path.stat().st_ino]]
+    assert [recipient for _, recipient in run.got] == [b"r1@y"]
+
+
+def test_a_maildir_that_is_not_there_at_the_start(run: Run) -> None:
+    """On the command line it is a typing error; of a configuration's, others still go."""
+    run.path.rename(run.path.with_name("away"))
+    run.make(patient=False)
+    with pytest.raises(LocalError, match="check the path"):
+        run.run()
+    run.at(100, lambda: make_maildir(run.path))
+    run.at(101, lambda: run.add(1))
+    run.go(200, patient=True)
+    assert [recipient for _, recipient in run.got] == [b"r1@y"]
+    assert run.said("cannot open the maildir directory") == 1
+
+
+def test_one_that_was_there_is_waited_for(run: Run) -> None:
+    """Also on the command line: a daemon does not die of a disk that is unmounted."""
+    away = run.path.with_name("away")
+    run.at(10, lambda: run.path.rename(away))
+    run.go(200, patient=False)
+    assert run.states[-2:] == ["no maildir", "stopped"]
+
+
+def test_one_that_another_process_has(run: Run) -> None:
+    """Until that ends; it is said who it is."""
+    other = Maildir(os.fsencode(run.path))
+    other.lock()
+    run.add(1)
+    run.at(70, other.close)
+    worker = run.make()
+    run.at(200, worker.stop)
+    worker.run()
+    assert run.said("is locked by process") == 1
+    assert run.got == [(90.0, b"r1@y")]
+
+
+def test_a_maildir_that_cannot_be_listed_is_said_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with each rescan, and not that all is well in between."""
+    scan = Maildir.scan
+
+    def failing(self: Maildir, *arguments: object) -> object:
+        if 20 <= run.clock.now - 1_000.0 < 500:
+            raise LocalError("cannot list new/: Too many open files")
+        return scan(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Maildir, "scan", failing)
+    run.at(50, lambda: run.add(1))
+    run.go(700)
+    assert run.said("cannot list new/") == 1
+    assert run.said("in order again") == 1
+    assert len(run.got) == 1
+
+
+def test_a_rescan_of_a_month_is_no_more_than_can_be_waited(run: Run) -> None:
+    """epoll and threading refuse it with an OverflowError: the daemon would die."""
+    run.path.rename(run.path.with_name("away"))
+    run.at(100, lambda: make_maildir(run.path))
+    run.go(40 * 86_400.0, rescan_s=30 * 86_400.0)
+    assert run.states == ["no maildir", "idle", "stopped"]
+
+
+def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
+    """24 days are the most; `--rescan 30d` is more."""
+    path = os.fsencode(make_maildir(tmp_path / "Maildir"))
+    route = Route(path, TcpEndpoint("mail.example.org"))
+    clock = FakeClock()
+    with Maildir(path) as maildir:
+        queue = WatchQueue(maildir, False, 60 * 86_400.0, clock, clock)
+        report = Report(io.StringIO())
+        forwarder = Forwarder(route, maildir, report, clock=clock, wall_clock=clock, queue=queue)
+        queue.tick()
+        forwarder.wake.set()
+        forwarder.rest(clock() + 30 * 86_400.0)
+        forwarder.close()
+
+
+# The server
+
+
+def test_backoff_doubles_and_begins_anew_after_an_answer(run: Run) -> None:
+    """One line for each step; a server that is back counts as new."""
+    run.scripts = [*[REFUSED] * 4, accept]
+    run.add(1)
+
+    def down() -> None:
+        run.servers[-1].hang_up()
+        run.scripts = [REFUSED, accept]
+
+    run.at(50, down)
+    run.at(51, lambda: run.come(2))
+    run.go(100)
+    assert run.connects == [0.0, 1.0, 3.0, 7.0, 15.0, 51.0, 52.0]
+    tries = [line for line in run.lines if "next try in" in line]
+    assert [line.split("next try in ")[1] for line in tries] == [
+        "1.0 s",
+        "2.0 s",
+        "4.0 s",
+        "8.0 s",
+        "1.0 s",
+    ]
+    assert all("refused" in line and "1 waiting" in line for line in tries)
+    assert run.new == []
+
+
+def test_backoff_begins_anew_though_the_clock_was_set_back(run: Run) -> None:
+    """A laptop's clock was years ahead: that must not make it call every five minutes for years."""
+    run.add(1)
+
+    def down() -> None:
+        run.wall_s -= 1e8
+        run.scripts = [*[REFUSED] * 3, accept]
+        run.servers[-1].hang_up()
+
+    run.at(10, down)
+    run.at(11, lambda: run.come(2))
+    again: list[float] = []
+
+    def down_again() -> None:
+        again.append(len(run.connects))
+        run.scripts = [REFUSED, accept]
+        run.servers[-1].hang_up()
+
+    run.at(30, down_again)
+    run.at(31, lambda: run.come(3))
+    run.go(60)
+    assert run.connects == [0.0, 11.0, 12.0, 14.0, 18.0, 31.0, 32.0]
+
+
+def test_while_it_backs_off_new_mail_waits(run: Run) -> None:
+    """An event is no reason to call a server that is down again and again."""
+    run.scripts = [REFUSED]
+    run.add(1)
+    for number in range(50):
+        run.at(8 + number / 10, lambda number=number: run.come(number + 2))  # type: ignore[misc]
+    run.go(14)
+    assert run.connects == [0.0, 1.0, 3.0, 7.0]
+    assert run.states == ["idle", "backing off", "stopped"]
+    (_, last) = [p for p in run.published if p[1].state == "backing off"][-1]
+    assert last.messages == 51
+    assert "refused" in last.stop_reason
+    assert last.connect_at_s == pytest.approx(NOW + 15.0)
+    assert last.line().startswith("51 waiting; backing off; cannot connect")
+
+
+def test_try_all_means_now(run: Run) -> None:
+    """An ifup hook says that the link is there: what waits, and who waits, is tried."""
+    run.scripts = [*[REFUSED] * 8, defer, accept]
+    run.add(1)
+    worker = run.make()
+    run.at(128, worker.try_all)
+    run.at(130, worker.try_all)
+    run.at(133, lambda: run.servers[-1].hang_up())
+    run.at(140, worker.try_all)
+    run.at(150, worker.stop)
+    run.run()
+    assert run.connects[:8] == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0]
+    assert run.connects[8:] == [128.0, 140.0]
+    assert [when for when, _ in run.got] == [128.0, 130.0, 140.0]
+    assert run.new == []
+
+
+def test_try_all_resets_the_backoff(run: Run) -> None:
+    """If the link was not there after all, the next tries come soon again."""
+    run.scripts = [REFUSED]
+    run.add(1)
+    worker = run.make()
+    run.at(20, worker.try_all)
+    run.at(28, worker.stop)
+    run.run()
+    assert run.connects == [0.0, 1.0, 3.0, 7.0, 15.0, 20.0, 21.0, 23.0, 27.0]
+
+
+def test_try_all_looks_for_a_maildir_that_was_not_there(run: Run) -> None:
+    """A disk was mounted, and its mount hook says so."""
+    run.path.rename(run.path.with_name("away"))
+
+    def mount() -> None:
+        run.path.with_name("away").rename(run.path)
+        run.add(1)
+        worker.try_all()
+
+    worker = run.make()
+    run.at(10, mount)
+    run.at(20, worker.stop)
+    run.run()
+    assert run.got == [(10.0, b"r1@y")]
+
+
+def test_try_all_does_not_make_it_busy(run: Run) -> None:
+    """One look for a maildir that is still not there; then it waits again."""
+    run.path.rename(run.path.with_name("away"))
+    worker = run.make()
+    run.at(10, worker.try_all)
+    run.at(80, worker.stop)
+    run.run()
+    looks = [when for when, snapshot in run.published if snapshot.state == "no maildir"]
+    assert looks == [0.0, 10.0, 40.0, 70.0]
+
+
+def test_a_deferred_message_is_tried_on_its_schedule(run: Run) -> None:
+    """At birth + 400, 1,600, 3,600 s."""
+    run.scripts = [defer]
+    run.add(1)
+    run.go(4_000, idle_s=10.0)
+    assert [round(when, 3) for when, _ in run.got] == [0.0, 400.0, 1600.0, 3600.0]
+    (_, snapshot) = run.published[-1]
+    (waiter,) = snapshot.waiters
+    assert (waiter.tries, waiter.reason) == (4, "later")
+    assert waiter.next_s == pytest.approx(NOW + 6_400.0)
+    assert snapshot.oldest_s == NOW
+    assert snapshot.answered_s == pytest.approx(NOW + 3_600.0)
+
+
+def test_the_last_answer_is_told_while_the_connection_is_still_there(run: Run) -> None:
+    """A busy daemon never lets go of it: who looks for silence would be alarmed for ever."""
+    run.add(1)
+    run.at(5, lambda: run.add(1))
+    run.go(40, idle_s=100.0)
+    told = [s.answered_s for _, s in run.published if s.state == "connected"]
+    assert told[-1] == pytest.approx(NOW + RESCAN_S)
+
+
+# Another route on the same maildir
+
+
+def test_a_message_that_another_route_has_is_sent_when_that_lets_go_of_it(run: Run) -> None:
+    """At once: nobody tells us of it but that route, whose own sleep is as long as ours."""
+    run.add(1)
+    (name,) = run.new
+    other = Maildir(os.fsencode(run.path))
+    holding = run.locks.hold(other)
+    reservations = holding.__enter__()
+
+    class Other:
+        def look_again(self) -> None:
+            raise AssertionError("it was not refused")
+
+    assert reservations.take(os.fsencode(name), Other())
+
+    def end() -> None:
+        worker.stop()
+        holding.__exit__(None, None, None)
+        other.close()
+
+    worker = run.make()
+    run.at(7, lambda: reservations.release(os.fsencode(name)))
+    run.at(20, end)
+    worker.run()
+    assert run.got == [(7.0, b"r1@y")]
+
+
+def test_what_is_done_with_is_let_go_of(run: Run) -> None:
+    """Accepted, deferred, held, not ours, or cut off: the other route can have it."""
+    run.scripts = [lambda server, package: server.hang_up(), defer, accept]
+    run.add(1, b"p-1@y")
+    run.add(2, b"q-2@y")
+    add_message(run.path, "1.held", b"\n", None, None)
+    free: list[bool] = []
+
+    class Other:
+        def look_again(self) -> None:
+            raise AssertionError("it was not refused")
+
+    def look() -> None:
+        ((_, _, reservations),) = run.locks._held.values()
+        free.extend(reservations.take(os.fsencode(name), Other()) for name in run.new)
+
+    run.at(100, look)
+    run.go(110, prefix=b"p-", idle_s=1.0)
+    assert free == [True, True, True]
+
+
+# Stopping
+
+
+def test_told_to_stop_before_it_began(run: Run) -> None:
+    """TERM right after the start."""
+    run.add(1)
+    run.make().stop()
+    run.run()
+    assert (run.got, run.states) == ([], ["stopped"])
+
+
+def test_told_to_stop_between_the_maildir_and_the_engine(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was no engine to tell yet; without another look it would go on for ever."""
+    hold = MaildirLocks.hold
+
+    def stopping(self: MaildirLocks, maildir: Maildir) -> object:
+        run.worker._stopping.set()
+        return hold(self, maildir)
+
+    monkeypatch.setattr(MaildirLocks, "hold", stopping)
+    run.add(1)
+    run.make()
+    run.run()
+    assert run.got == []
+
+
+def test_told_to_stop_while_the_maildir_is_not_there(run: Run) -> None:
+    """At once, not after the rescan."""
+    run.path.rename(run.path.with_name("away"))
+    run.go(40)
+    assert run.clock.now == 1_040.0
+    assert run.states == ["no maildir", "stopped"]
+
+
+@pytest.mark.parametrize("scripts", [[accept], [REFUSED]], ids=["connected", "backing off"])
+def test_told_to_stop_while_nothing_is_in_flight(run: Run, scripts: list[Script]) -> None:
+    """At once."""
+    run.scripts = list(scripts)
+    run.add(1)
+    run.go(12.5)
+    assert run.clock.now == 1_012.5
+    assert run.states[-1] == "stopped"
+
+
+def test_told_to_stop_while_it_connects(run: Run) -> None:
+    """What is reached then is not used."""
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        seen.append(run.worker.connecting)
+        run.worker.stop()
+        return run.connect(server, timeout_s)
+
+    seen: list[bool] = []
+    run.add(1)
+    worker = run.make()
+    worker._connector = connect
+    run.run()
+    assert seen == [True]
+    assert not worker.connecting
+    assert (run.got, len(run.new)) == ([], 1)
+
+
+def test_told_to_stop_with_a_message_in_flight(run: Run) -> None:
+    """Its answer is waited for and carried out; nothing more is taken."""
+
+    def late(server: FakeServer, package: Package) -> None:
+        run.clock.at(1_020.0, lambda: server.respond(b"Kok"))
+
+    run.scripts = [late]
+    run.add(1)
+    run.at(10, lambda: run.come(2))
+    run.go(10, window_messages=1)
+    assert run.clock.now == 1_020.0
+    assert len(run.got) == 1
+    assert len(run.new) == 1
+
+
+def test_a_server_that_never_answers_delays_the_end_by_half_a_minute(run: Run) -> None:
+    """And the message is still there."""
+    run.scripts = [lambda server, package: None]
+    run.add(1)
+    run.go(10)
+    assert run.clock.now == 1_010.0 + STOP_S
+    assert len(run.new) == 1
+    assert run.report.counters.in_doubt == 1
+
+
+# What cannot be removed
+
+
+def test_stuck_and_mended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has it and it cannot be removed: never sent again, nothing more is taken."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    run.at(5, lambda: run.come(2))
+    run.at(100, files.heal)
+    run.go(200)
+    assert [recipient for _, recipient in run.got] == [b"r1@y", b"r2@y"]
+    assert run.got[1][0] == 125.0
+    assert run.new == []
+    assert run.said("going on") == 1
+    assert run.states == ["idle", "stuck", "connected", "idle", "stopped"]
+    assert not run.worker.stuck
+
+
+def test_mended_without_more_mail_is_no_trouble_any_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric, and the exit code, are of what is the case now."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    run.at(100, files.heal)
+    run.go(125)
+    assert run.states == ["idle", "stuck", "idle", "stopped"]
+
+
+@pytest.mark.parametrize("when", [1.5, 20.0, 35.0, 95.0])
+def test_stopped_while_stuck_says_so_to_the_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, when: float
+) -> None:
+    """Exit code 0 would tell an administrator that nothing will be sent again."""
+    FileSystem(monkeypatch, run.path).always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    run.go(when)
+    assert run.worker.stuck
+    assert run.states == ["idle", "stuck"]
+    assert run.said("remove it by hand") == 1
+    assert len(run.got) == 1
+
+
+def test_a_maildir_that_cannot_be_changed_is_said_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent that could not be removed; when it can be, all goes."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/.maildirqmtp-probe", errno.EROFS)
+    run.add(1)
+    run.at(300, files.heal)
+    run.go(400)
+    assert run.said("cannot change") == 1
+    assert run.said("in order again") == 1
+    assert [when for when, _ in run.got] == [300.0]
+
+
+# What it tells of itself
+
+
+def test_it_publishes_at_most_once_a_second_and_never_keeps_the_last_back(run: Run) -> None:
+    """A status file is written for a thousand messages once, and then says what is the case."""
+    for number in range(100):
+        run.at(10 + number / 20, lambda number=number: run.come(number))  # type: ignore[misc]
+    run.go(40)
+    times = [when for when, _ in run.published][:-1]
+    assert all(b - a >= PUBLISH_S for a, b in pairwise(times))
+    assert 5 <= len(times) <= 9
+    assert run.published[-2][1].counters["accepted"] == 100
+    assert run.published[-2][0] <= 16.0
+
+
+def test_the_last_of_what_happens_is_published_though_nothing_follows(run: Run) -> None:
+    """`--status` right after a deferral shows it, not half a minute later."""
+    run.scripts = [defer]
+    run.at(10, lambda: run.come(1))
+    run.go(25)
+    (when, _) = next(p for p in run.published if p[1].counters["deferred"])
+    assert when <= 10.0 + PUBLISH_S
+
+
+def test_a_change_that_is_undone_does_not_make_it_busy(run: Run) -> None:
+    """What was to be published is as it was: there is nothing to wake up for."""
+
+    def leave() -> None:
+        (name,) = run.new
+        (run.path / "new" / name).unlink()
+
+    def hint() -> None:
+        run.watches[-1].hint()
+
+    run.at(10.0, lambda: run.come(1))
+    run.at(10.1, hint)  # published
+    run.at(10.2, leave)
+    for when in (10.3, 10.4, 10.5):  # two scans miss it; to be published, when it is time
+        run.at(when, hint)
+    run.at(10.6, lambda: run.come(2))
+    run.at(10.7, hint)  # as it was
+    run.go(500, prefix=b"none-")
+    assert len(run.published) < 10
+
+
+def test_while_nothing_happens_nothing_is_published(run: Run) -> None:
+    """A laptop's disk may sleep."""
+    run.go(10_000)
+    assert run.states == ["idle", "stopped"]
+    assert len(run.published) == 2
+
+
+def test_of_very_many_messages_some_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count is of all; the status file stays small."""
+    monkeypatch.setattr(daemon_module, "MOST_SHOWN", 3)
+    assert MOST_SHOWN > 3
+    run.scripts = [REFUSED]
+    for number in range(5):
+        run.add(number)
+    run.go(2)
+    (_, snapshot) = run.published[-1]
+    assert (snapshot.messages, len(snapshot.waiters)) == (5, 3)
+    json.dumps(snapshot.as_dict())
+
+
+def test_a_held_message_is_told_with_its_reason(run: Run) -> None:
+    """And once: not by each look."""
+    add_message(run.path, "1.held", b"\n", None, None)
+    worker = run.make()
+    run.at(500, worker.try_all)
+    run.at(600, worker.stop)
+    run.run()
+    assert run.said("held") == 1
+    (waiter,) = run.published[-1][1].waiters
+    assert waiter.tries == 2 + 1 * (waiter.tries > 2)
+    assert "no envelope" in waiter.reason
+
+
+def test_a_supervisor_sees_that_it_hangs(run: Run) -> None:
+    """Time passes in a turn, and nothing comes back: `watchdog_deadline` is in the past."""
+
+    def hang(server: FakeServer, package: Package) -> None:
+        if package.recipients == (b"r2@y",):
+            run.clock.check = lambda: None
+            run.clock.now += RESCAN_S + 2 * SLACK_S
+            seen.append(run.worker.watchdog_deadline < run.clock.now)
+        server.respond(b"Kok")
+
+    seen: list[bool] = []
+    run.scripts = [hang]
+    run.add(1)
+    run.at(10, lambda: run.come(2))
+    run.go(200)
+    assert seen == [True]
+
+
+def test_a_slow_connection_is_no_hanging(run: Run) -> None:
+    """Ten addresses that do not answer take their time each."""
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        run.clock.now += 9 * timeout_s
+        assert run.clock.now <= run.worker.watchdog_deadline
+        raise REFUSED
+
+    run.add(1)
+    worker = run.make()
+    worker._connector = connect
+    run.at(700, worker.stop)
+    run.run()
+
+
+def test_no_descriptor_is_left_to_wait_with(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs have them all for a while: that is said, and mail goes when they are done."""
+    real = selectors.DefaultSelector
+
+    def scarce() -> selectors.BaseSelector:
+        if 4 <= run.clock.now - 1_000.0 < 20:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real()
+
+    monkeypatch.setattr(selectors, "DefaultSelector", scarce)
+    run.at(5, lambda: run.come(1))
+    run.go(100)
+    assert run.new == []
+    assert run.said("Too many open files; trying again") == 1
+    assert run.said("in order again") == 1

@@ -1,0 +1,238 @@
+"""From a name to a delivery: the wrong envelope sends somebody's mail to somebody else."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder import queued_message
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.fakes import queued
+from tests.helpers import add_message, make_maildir
+
+SERVER = TcpEndpoint("mail.example.org")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty maildir."""
+    return make_maildir(tmp_path / "Maildir")
+
+
+def opened(
+    path: Path,
+    name: bytes = b"1.a",
+    *,
+    prefix: bytes = b"",
+    sender: bytes | None = None,
+    recipients: tuple[bytes, ...] = (),
+) -> QueuedMessage | None:
+    """Prepare a message of new/ by a route with these options."""
+    route = Route(os.fsencode(path), SERVER, prefix=prefix, sender=sender, recipients=recipients)
+    with Maildir(os.fsencode(path)) as maildir:
+        maildir.scan()
+        found = prepare(maildir, route, maildir.new, name)
+        if found is not None:
+            found.message.close()
+        return found
+
+
+def add_sidecar(path: Path, name: str = "1.a", *recipients: str, sender: str = "side@car") -> None:
+    """Put a sidecar beside a message."""
+    (path / "envelope").mkdir(exist_ok=True)
+    content = {"version": 1, "sender": sender, "recipients": recipients}
+    (path / "envelope" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_the_trace_lines_say_who(path: Path) -> None:
+    """And are left out of what is sent."""
+    add_message(path, "1.a", b"Subject: x\n\nhi\n", b"s@x", b"r@y")
+    found = opened(path)
+    assert found is not None
+    assert (found.sender, found.recipients, found.kept) == (b"s@x", (b"r@y",), b"")
+    assert found.message.data[found.offset :] == b"Subject: x\n\nhi\n"
+    assert found.length == 15
+    assert (found.answers, found.unanswered, found.owed()) == ([None], 1, [0])
+
+
+def test_kept_lines_count_in_the_length(path: Path) -> None:
+    """A length one off breaks the connection."""
+    add_message(path, "1.a", b"X-Original-To: z\nSubject: x\n\nhi\n", b"s@x", b"r@y")
+    found = opened(path)
+    assert found is not None
+    assert (
+        found.kept + found.message.data[found.offset :] == b"X-Original-To: z\nSubject: x\n\nhi\n"
+    )
+    assert found.length == 32
+
+
+def test_who_is_still_owed() -> None:
+    """Those without any answer, whatever the others were told."""
+
+    one = queued(b"1.a", b"a@y", b"b@y", b"c@y")
+    one.answers[1] = Response(Status.DEFERRED, b"later")
+    assert one.owed() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipient", "missing"),
+    [(None, b"r@y", "Return-Path"), (b"s@x", None, "Delivered-To"), (None, None, "Return-Path")],
+)
+def test_without_an_envelope_it_is_held(
+    path: Path, sender: bytes | None, recipient: bytes | None, missing: str
+) -> None:
+    """Never guessed from From: and To:."""
+    add_message(path, "1.a", b"From: a@b\nTo: c@d\n\n", sender, recipient)
+    with pytest.raises(EnvelopeError, match=f"no {missing} line"):
+        opened(path)
+
+
+def test_the_null_sender_is_a_sender(path: Path) -> None:
+    """A bounce that is held is a bounce lost."""
+    add_message(path, "1.a", b"x\n", b"", b"r@y")
+    found = opened(path)
+    assert found is not None
+    assert found.sender == b""
+
+
+def test_options_replace_what_the_lines_say(path: Path) -> None:
+    """Each on its own, and both."""
+    add_message(path, "1.a", b"x\n", b"s@x", b"r@y")
+    results = [
+        opened(path, sender=b"o@x"),
+        opened(path, recipients=(b"a@y", b"b@y")),
+        opened(path, sender=b"", recipients=(b"a@y",)),
+    ]
+    assert [(d.sender, d.recipients) for d in results if d] == [
+        (b"o@x", (b"r@y",)),
+        (b"s@x", (b"a@y", b"b@y")),
+        (b"", (b"a@y",)),
+    ]
+    assert all(d is not None and d.length == 2 for d in results)
+
+
+def test_options_make_up_for_lines_that_are_missing_or_bad(path: Path) -> None:
+    """A message from anywhere can be sent by them; it goes as it is."""
+    text = b"Return-Path: nonsense\nhello\n"
+    add_message(path, "1.a", text, None, None)
+    with pytest.raises(EnvelopeError):
+        opened(path)
+    with pytest.raises(EnvelopeError):
+        opened(path, sender=b"o@x")
+    with pytest.raises(EnvelopeError):
+        opened(path, recipients=(b"a@y",))
+    found = opened(path, sender=b"o@x", recipients=(b"a@y",))
+    assert found is not None
+    assert (found.offset, found.length) == (0, len(text))
+
+
+def test_a_sidecar_beats_everything(path: Path) -> None:
+    """Its recipients are those still owed; the lines name some who have it already."""
+    add_message(path, "1.a", b"x\n", b"s@x", b"r@y")
+    add_sidecar(path, "1.a", "a@y", "b@y")
+    found = opened(path, sender=b"o@x", recipients=(b"c@y",))
+    assert found is not None
+    assert (found.sender, found.recipients, found.length) == (b"side@car", (b"a@y", b"b@y"), 2)
+    assert found.sidecar is not None
+
+
+def test_with_a_sidecar_bad_lines_are_text(path: Path) -> None:
+    """They are not needed, so they hold nothing up."""
+    add_message(path, "1.a", b"Return-Path: nonsense\nx\n", None, None)
+    add_sidecar(path, "1.a", "a@y")
+    found = opened(path)
+    assert found is not None
+    assert (found.offset, found.recipients) == (0, (b"a@y",))
+
+
+def test_a_sidecar_that_owes_nobody_holds_the_message(path: Path) -> None:
+    """Its lines must not be taken instead: all of them have it."""
+    add_message(path, "1.a")
+    add_sidecar(path, "1.a")
+    with pytest.raises(EnvelopeError, match="no recipient"):
+        opened(path)
+
+
+def test_a_sidecar_that_cannot_be_used_holds_the_message(path: Path) -> None:
+    """Falling back to the lines would send to those who are done."""
+    add_message(path, "1.a")
+    (path / "envelope").mkdir()
+    (path / "envelope" / "1.a.json").write_text("{")
+    with pytest.raises(SidecarError):
+        opened(path)
+
+
+def test_only_recipients_with_the_prefix_are_ours(path: Path) -> None:
+    """serialmail's rule: the others belong to another run."""
+    add_message(path, "1.a", b"x\n", b"s@x", b"alias-ppp-r@y")
+    add_message(path, "2.a", b"x\n", b"s@x", b"r@y")
+    add_message(path, "3.a", b"x\n", b"s@x", b"Alias-ppp-r@y")
+    found = opened(path, prefix=b"alias-ppp-")
+    assert found is not None
+    assert found.recipients == (b"r@y",)
+    assert opened(path, b"2.a", prefix=b"alias-ppp-") is None
+    assert opened(path, b"3.a", prefix=b"alias-ppp-") is None
+
+
+def test_a_sidecar_may_have_recipients_of_several_routes(path: Path) -> None:
+    """Each takes its own."""
+    add_message(path, "1.a")
+    add_sidecar(path, "1.a", "p-a@y", "q-b@y", "p-c@y")
+    found = opened(path, prefix=b"p-")
+    assert found is not None
+    assert found.recipients == (b"a@y", b"c@y")
+
+
+def test_what_is_no_message_is_passed_over(path: Path) -> None:
+    """A directory or link in new/ stops nothing."""
+    (path / "new" / "1.a").mkdir()
+    (path / "new" / "2.a").symlink_to("/etc/passwd")
+    assert opened(path, b"1.a") is None
+    assert opened(path, b"2.a") is None
+    assert opened(path, b"gone") is None
+
+
+def test_more_than_servers_take_is_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """qmail-qmtpd exits at such lengths, again and again, and nothing else gets through."""
+    monkeypatch.setattr(queued_message, "MAX_MESSAGE", 100)
+    add_message(path, "1.a", b"x" * 100)
+    add_message(path, "2.a", b"x" * 101)
+    assert opened(path, b"1.a") is not None
+    with pytest.raises(EnvelopeError, match="101 bytes"):
+        opened(path, b"2.a")
+
+
+@pytest.mark.parametrize("kind", ["ours", "not ours", "held"])
+def test_descriptors_are_closed_but_for_what_is_sent(path: Path, kind: str) -> None:
+    """A thousand large messages that are not ours would use up all descriptors."""
+    recipient = {"ours": b"p-r@y", "not ours": b"r@y", "held": None}[kind]
+    add_message(path, "1.a", b"x" * (1 << 20), b"s@x", recipient)
+    before = len(os.listdir("/proc/self/fd"))
+    if kind == "held":
+        with pytest.raises(EnvelopeError):
+            opened(path, prefix=b"p-")
+    else:
+        assert (opened(path, prefix=b"p-") is not None) is (kind == "ours")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_errors_of_the_file_come_through(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine holds the message for either and goes on."""
+    add_message(path, "1.a")
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda fd, n: real(fd, n) + b"more")
+    with pytest.raises(FileChangedError):
+        opened(path)
+
+    def fails(fd: int, count: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", fails)
+    with pytest.raises(LocalError, match="Input/output error"):
+        opened(path)

@@ -1,0 +1,767 @@
+"""Settling: after a crash at any point every recipient has it, is owed it, or is listed as failed.
+
+The order of the calls is what holds that promise, so the tests look at it.
+"""
+
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S, Settler
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.fakes import FakeClock, FileSystem
+from tests.helpers import add_message, make_maildir, names, snapshot
+
+DAY_S = 86_400.0
+NOW = 1_800_000_000.0
+
+
+class Case:
+    """A maildir with a settler, and the calls that it makes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        self.root = root
+        self.path = make_maildir(root / "M")
+        self.log = io.StringIO()
+        self.clock = FakeClock()
+        self.now = NOW
+        self.maildir = Maildir(os.fsencode(self.path))
+        self._monkeypatch = monkeypatch
+        self.open()
+
+    def open(
+        self,
+        *,
+        prefix: bytes = b"",
+        sent: str | None = None,
+        failed: str | None = None,
+        lifetime_s: float = 14 * DAY_S,
+    ) -> None:
+        """Make a settler for a route with these options."""
+        self.route = Route(
+            os.fsencode(self.path),
+            TcpEndpoint("mail.example.org"),
+            prefix=prefix,
+            sent=None if sent is None else os.fsencode(self.root / sent),
+            failed=None if failed is None else os.fsencode(self.root / failed),
+            lifetime_s=lifetime_s,
+        )
+        self.report = Report(self.log, verbosity=1, clock=self.clock)
+        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
+
+    def watch(self) -> FileSystem:
+        """Write down every call from here on."""
+        return FileSystem(self._monkeypatch, self.root)
+
+    def add(self, name: str, *recipients: str, age_s: float = 60.0) -> QueuedMessage:
+        """Put a message into new/, with a sidecar where it has not just one recipient."""
+        add_message(self.path, name)
+        os.utime(self.path / "new" / name, (NOW - age_s, NOW - age_s))
+        if recipients:
+            self.add_sidecar(self.path, name, recipients)
+        return self.load(name)
+
+    def add_sidecar(
+        self, path: Path, name: str, recipients: tuple[str, ...], **more: object
+    ) -> None:
+        """Put a sidecar into a maildir."""
+        (path / "envelope").mkdir(exist_ok=True)
+        content = {"version": 1, "sender": "s@x", "recipients": recipients} | more
+        (path / "envelope" / f"{name}.json").write_text(json.dumps(content))
+
+    def load(self, name: str) -> QueuedMessage:
+        """Open a message of new/."""
+        self.maildir.scan()
+        found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
+        assert found is not None
+        return found
+
+    def settle(self, one: QueuedMessage, *answers: str | None) -> None:
+        """Answer a delivery and settle it."""
+        for index, answer in enumerate(answers):
+            if answer is not None:
+                one.answers[index] = Response(Status(answer[0]), os.fsencode(answer[1:]))
+                one.unanswered -= 1
+        self.settler.settle(one)
+
+    def sidecar(self, path: Path | None = None, name: str = "1.a") -> dict[str, object]:
+        """Read a sidecar."""
+        file = (path or self.path) / "envelope" / f"{name}.json"
+        content: dict[str, object] = json.loads(file.read_text())
+        return content
+
+    @property
+    def failed(self) -> Path:
+        """The default failed maildir."""
+        return self.path / ".Failed"
+
+    @property
+    def new(self) -> list[str]:
+        """What is in new/."""
+        return names(self.path / "new")
+
+    @property
+    def lines(self) -> str:
+        """The log."""
+        return self.log.getvalue()
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Accepted, deferred, failed, held, trouble."""
+        c = self.report.counters
+        return c.accepted, c.deferred, c.failed, c.held, c.trouble
+
+
+@pytest.fixture
+def case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Case]:
+    """An empty maildir with a settler."""
+    made = Case(monkeypatch, tmp_path)
+    yield made
+    made.maildir.close()
+
+
+# All accepted
+
+
+def test_accepted_is_removed_and_synced_a_second_later(case: Case) -> None:
+    """One fsync for each message would make it as slow as the disk."""
+    one, two = case.add("1.a"), case.add("2.a")
+    assert case.settler.next_deadline is None
+    system = case.watch()
+    case.settle(one, "Kok")
+    start = case.clock()
+    case.clock.advance(SYNC_S / 2)
+    case.settle(two, "Kok")
+    assert case.settler.next_deadline == start + SYNC_S
+    case.settler.tick()
+    assert system.calls == ["unlink M/new/1.a", "unlink M/new/2.a"]
+    case.clock.advance(SYNC_S / 2)
+    case.settler.tick()
+    case.settler.tick()
+    assert system.calls == ["unlink M/new/1.a", "unlink M/new/2.a", "fsync M/new"]
+    assert case.settler.next_deadline is None
+    case.settler.finish()
+    assert case.counts == (2, 0, 0, 0, 0)
+
+
+def test_a_thousand_removals_are_synced_at_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most so many come back after a power cut."""
+    messages = [case.add(f"{n}.a") for n in range(SYNC_REMOVALS + 1)]
+    system = case.watch()
+    for one in messages:
+        case.settle(one, "Kok")
+    assert system.calls[SYNC_REMOVALS] == "fsync M/new"
+    assert system.of("fsync") == ["fsync M/new"]
+    case.settler.finish()
+    assert system.of("fsync") == ["fsync M/new"] * 2
+
+
+def test_sidecars_go_after_the_removal_is_durable(case: Case) -> None:
+    """The other way round, a power cut leaves a message whose lines would be trusted."""
+    one, two, three = case.add("1.a", "a@y", "b@y"), case.add("2.a"), case.add("3.a", "c@y")
+    system = case.watch()
+    case.settle(one, "Kok", "Kok")
+    case.settle(two, "Kok")
+    case.settle(three, "Kok")
+    case.settler.finish()
+    assert system.calls == [
+        "unlink M/new/1.a",
+        "unlink M/new/2.a",
+        "unlink M/new/3.a",
+        "fsync M/new",
+        "unlink M/envelope/1.a.json",
+        "unlink M/envelope/3.a.json",
+    ]
+    assert names(case.path / "envelope") == []
+
+
+def test_with_cur_each_directory_is_synced(case: Case) -> None:
+    """The removal of a message in cur/ is not made durable by new/."""
+    add_message(case.path, "1.a:2,S", folder="cur")
+    one = prepare(case.maildir, case.route, case.maildir.cur, b"1.a:2,S")
+    assert one is not None
+    two = case.add("2.a")
+    system = case.watch()
+    case.settle(one, "Kok")
+    case.settle(two, "Kok")
+    case.settler.finish()
+    assert sorted(system.of("fsync")) == ["fsync M/cur", "fsync M/new"]
+
+
+def test_a_message_that_somebody_removed_is_done(case: Case) -> None:
+    """A mail reader was faster; where it may be now, its sidecar must go on being believed."""
+    one = case.add("1.a", "a@y")
+    (case.path / "new" / "1.a").unlink()
+    case.settle(one, "Kok")
+    case.settler.finish()
+    assert case.counts == (1, 0, 0, 0, 0)
+    assert names(case.path / "envelope") == ["1.a.json"]
+
+
+def test_a_message_that_changed_is_kept(case: Case) -> None:
+    """What the name is now, nobody has sent."""
+    one, two = case.add("1.a", "a@y"), case.add("2.a")
+    with (case.path / "new" / "1.a").open("ab") as file:
+        file.write(b"more")
+    case.settle(one, "Kok")
+    case.settle(two, "Kok")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["a@y"]
+    assert case.settler.trouble is None
+    assert "1.a: held: it changed while it was being sent; kept, to be sent as it is" in case.lines
+
+
+# --sent
+
+
+def test_sent_takes_the_message_before_it_goes(case: Case) -> None:
+    """By link and unlink, and the archive is durable before the removal is."""
+    case.open(sent="Sent")
+    one, two = case.add("1.a", "a@y"), case.add("2.a")
+    case.settler.prove_sent()
+    system = case.watch()
+    case.settle(one, "Kok")
+    case.settle(two, "Kok")
+    case.settler.finish()
+    moved = [
+        [
+            f"link M/new/{n} -> Sent/tmp/*",
+            f"link Sent/tmp/* -> Sent/new/{n}",
+            "unlink Sent/tmp/*",
+            f"unlink M/new/{n}",
+        ]
+        for n in ("1.a", "2.a")
+    ]
+    assert system.calls == [
+        *moved[0],
+        *moved[1],
+        "fsync Sent/new",
+        "fsync M/new",
+        "unlink M/envelope/1.a.json",
+    ]
+    assert case.new == []
+    assert names(case.root / "Sent" / "new") == ["1.a", "2.a"]
+
+
+def test_the_archive_is_synced_first_whatever_came_before(case: Case) -> None:
+    """A message in neither place after a power cut is an archive with a hole."""
+    case.open(sent="Sent")
+    one, two = case.add("1.a"), case.add("2.a")
+    case.settler.prove_sent()
+    case.settle(one, "Dno")
+    system = case.watch()
+    case.settle(two, "Kok")
+    case.settler.finish()
+    assert system.of("fsync") == ["fsync Sent/new", "fsync M/new"]
+
+
+def test_sent_is_proved_before_anything_is_sent(case: Case) -> None:
+    """Else every run sends all of it again."""
+    (case.root / "file").write_bytes(b"")
+    case.open(sent="file/Sent")
+    with pytest.raises(LocalError, match="file/Sent"):
+        case.settler.prove_sent()
+    case.open()
+    case.settler.prove_sent()
+
+
+def test_sent_that_fails_keeps_the_message(case: Case) -> None:
+    """And takes it at the end, when there is room again."""
+    case.open(sent="Sent")
+    one = case.add("1.a", "a@y")
+    system = case.watch()
+    system.fail("link Sent/tmp/*", errno.ENOSPC)
+    case.settle(one, "Kok")
+    assert case.settler.trouble is not None
+    assert case.new == ["1.a"]
+    case.settler.finish()
+    assert case.new == []
+    assert names(case.root / "Sent" / "new") == ["1.a"]
+    assert names(case.path / "envelope") == []
+    assert case.report.counters.exit_code == 111
+
+
+def test_sent_of_a_message_that_changed_keeps_it(case: Case) -> None:
+    """Neither archived as sent nor removed."""
+    case.open(sent="Sent")
+    one = case.add("1.a")
+    with (case.path / "new" / "1.a").open("ab") as file:
+        file.write(b"more")
+    case.settle(one, "Kok")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert names(case.root / "Sent" / "new") == []
+    assert case.counts[3] == 1
+
+
+# Some deferred
+
+
+def test_deferred_changes_nothing(case: Case) -> None:
+    """Not even the inode: backup and mail reader see the same maildir."""
+    one, two = case.add("1.a"), case.add("2.a", "a@y", "b@y")
+    before = snapshot(case.path)
+    system = case.watch()
+    case.settle(one, "Zlater")
+    case.settle(two, "Zlater", "Zlater")
+    case.settler.finish()
+    assert system.calls == []
+    assert snapshot(case.path) == before
+    assert case.counts == (0, 3, 0, 0, 0)
+    assert "1.a: recipient@example.net: deferred: later" in case.lines
+
+
+def test_those_who_are_done_leave_the_sidecar(case: Case) -> None:
+    """Or they would get it again with every try for the others."""
+    one = case.add("1.a", "a@y", "b@y", "c@y")
+    system = case.watch()
+    case.settle(one, "Kok", "Zlater", None)
+    case.settler.finish()
+    assert system.calls == [
+        "fsync M",
+        "fsync M/tmp/*",
+        "rename M/tmp/* -> M/envelope/1.a.json",
+        "fsync M/envelope",
+    ]
+    assert case.sidecar() == {"version": 1, "sender": "s@x", "recipients": ["b@y", "c@y"]}
+    assert case.new == ["1.a"]
+    assert case.counts == (1, 1, 0, 0, 0)
+    assert case.load("1.a").recipients == (b"b@y", b"c@y")
+
+
+def test_a_message_without_a_sidecar_gets_one(case: Case) -> None:
+    """Its lines go on naming everybody."""
+    add_message(case.path, "1.a", b"x\n")
+    os.utime(case.path / "new" / "1.a", (NOW, NOW))
+    case.route = case.route._replace(recipients=(b"a@y", b"b@y"))
+    one = case.load("1.a")
+    system = case.watch()
+    case.settle(one, "Zlater", "Kok")
+    assert system.of("mkdir") == ["mkdir M/envelope"]
+    assert case.sidecar() == {
+        "version": 1,
+        "sender": "sender@example.org",
+        "recipients": ["a@y"],
+    }
+
+
+def test_failures_that_a_sidecar_knows_stay_in_it(case: Case) -> None:
+    """Somebody put them there to be seen."""
+    failures = [{"recipient": "z@y", "response": "Dno", "at": "2026-01-31T12:00:00Z"}]
+    add_message(case.path, "1.a")
+    case.add_sidecar(case.path, "1.a", ("a@y", "b@y"), failures=failures)
+    one = case.load("1.a")
+    case.settle(one, "Kok", "Zlater")
+    assert case.sidecar()["failures"] == failures
+
+
+def test_recipients_of_other_routes_stay(case: Case) -> None:
+    """A message for two branches goes when both have it."""
+    case.open(prefix=b"p-")
+    one = case.add("1.a", "p-a@y", "q-b@y", "p-c@y")
+    case.settle(one, "Kok", "Zlater")
+    assert case.sidecar()["recipients"] == ["p-c@y", "q-b@y"]
+    again = case.load("1.a")
+    assert again.recipients == (b"c@y",)
+    system = case.watch()
+    case.settle(again, "Kok")
+    case.settler.finish()
+    assert case.sidecar()["recipients"] == ["q-b@y"]
+    assert case.new == ["1.a"]
+    assert not [c for c in system.calls if "M/new" in c]
+
+
+def test_all_accepted_with_others_left_is_no_removal(case: Case) -> None:
+    """The other route's recipients have not even been tried."""
+    case.open(prefix=b"p-")
+    one = case.add("1.a", "p-a@y", "q-b@y")
+    case.settle(one, "Kok")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["q-b@y"]
+    assert case.counts[0] == 1
+
+
+def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None:
+    """On a full disk each message would be sent again to those who have it."""
+    one = case.add("1.a", "a@y", "b@y")
+    before = snapshot(case.path)
+    system = case.watch()
+    system.fail("fsync M/tmp", errno.ENOSPC)
+    case.settle(one, "Kok", "Zlater")
+    assert case.settler.trouble is not None
+    assert "No space left on device; nothing more is taken from this maildir" in case.lines
+    case.settler.finish()
+    assert snapshot(case.path) == before
+    assert case.report.counters.exit_code == 111
+
+
+def test_a_partly_accepted_message_that_changed_gets_no_sidecar(case: Case) -> None:
+    """It would send the new message to the old one's recipients."""
+    one = case.add("1.a", "a@y", "b@y")
+    (case.path / "new" / "1.a").unlink()
+    add_message(case.path, "1.a", b"quite another\n")
+    case.settle(one, "Kok", "Zlater")
+    assert case.sidecar()["recipients"] == ["a@y", "b@y"]
+    assert "held" in case.lines
+    assert case.settler.trouble is None
+
+
+# Failed
+
+
+def test_failed_goes_to_the_failed_maildir_in_the_safe_order(case: Case) -> None:
+    """Its sidecar, the message, the directory; only then the name in new/, last the old sidecar."""
+    one = case.add("1.a", "a@y")
+    system = case.watch()
+    case.settle(one, "Dno such user")
+    case.settler.finish()
+    begins = system.calls.index("fsync M/.Failed/tmp/*")
+    assert set(system.calls[:begins]) == {
+        "mkdir M/.Failed",
+        "mkdir M/.Failed/tmp",
+        "mkdir M/.Failed/new",
+        "mkdir M/.Failed/cur",
+        "mkdir M/.Failed/envelope",
+        "fsync M/.Failed",
+        "fsync M",
+    }
+    assert system.calls[begins - 1] == "fsync M/.Failed"
+    assert system.calls[begins:] == [
+        "fsync M/.Failed/tmp/*",
+        "rename M/.Failed/tmp/* -> M/.Failed/envelope/1.a.json",
+        "fsync M/.Failed/envelope",
+        "link M/new/1.a -> M/.Failed/tmp/*",
+        "link M/.Failed/tmp/* -> M/.Failed/new/1.a",
+        "unlink M/.Failed/tmp/*",
+        "fsync M/.Failed/new",
+        "unlink M/new/1.a",
+        "fsync M/new",
+        "unlink M/envelope/1.a.json",
+    ]
+    assert case.sidecar(case.failed) == {
+        "version": 1,
+        "sender": "s@x",
+        "recipients": ["a@y"],
+        "failures": [
+            {"recipient": "a@y", "response": "Dno such user", "at": "2027-01-15T08:00:00Z"}
+        ],
+    }
+    assert case.new == []
+    assert case.counts == (0, 0, 1, 0, 0)
+    assert f"failed: no such user (moved to {case.failed}/new/1.a)" in case.lines
+
+
+def test_failed_may_be_elsewhere(case: Case) -> None:
+    """--failed."""
+    case.open(failed="Elsewhere", prefix=b"p-")
+    one = case.add("1.a", "p-a@y")
+    case.settle(one, "Dno")
+    case.settler.finish()
+    assert names(case.root / "Elsewhere" / "new") == ["1.a"]
+    assert case.sidecar(case.root / "Elsewhere")["recipients"] == ["p-a@y"]
+    assert ".Failed" not in names(case.path)
+
+
+def test_a_failed_message_put_back_goes_to_those_it_still_lists(case: Case) -> None:
+    """With the prefix, so that the same route takes it."""
+    case.open(prefix=b"p-")
+    one = case.add("1.a", "p-a@y", "p-b@y")
+    case.settle(one, "Kok", "Dno")
+    case.settler.finish()
+    (case.failed / "new" / "1.a").rename(case.path / "new" / "1.a")
+    (case.failed / "envelope" / "1.a.json").rename(case.path / "envelope" / "1.a.json")
+    assert case.load("1.a").recipients == (b"b@y",)
+
+
+def test_accepted_and_failed_is_done(case: Case) -> None:
+    """Nobody is owed it; it is in the failed maildir for one."""
+    one = case.add("1.a", "a@y", "b@y")
+    case.settle(one, "Kok", "Dno")
+    case.settler.finish()
+    assert case.new == []
+    assert names(case.path / "envelope") == []
+    assert case.sidecar(case.failed)["recipients"] == ["b@y"]
+    assert case.counts == (1, 0, 1, 0, 0)
+
+
+def test_failed_and_deferred_leaves_the_deferred_owed(case: Case) -> None:
+    """The failed maildir is durable before the recipient leaves the sidecar."""
+    one = case.add("1.a", "a@y", "b@y", "c@y")
+    system = case.watch()
+    case.settle(one, "Dno", "Zlater", "Kok")
+    case.settler.finish()
+    assert case.sidecar()["recipients"] == ["b@y"]
+    assert case.sidecar(case.failed)["recipients"] == ["a@y"]
+    assert case.new == names(case.failed / "new") == ["1.a"]
+    calls = system.calls
+    assert calls.index("fsync M/.Failed/new") < calls.index("rename M/tmp/* -> M/envelope/1.a.json")
+
+
+def test_later_failures_join_the_earlier(case: Case) -> None:
+    """The one who failed yesterday stays listed beside today's."""
+    one = case.add("1.a", "a@y", "b@y")
+    case.settle(one, "Dno", "Zlater")
+    case.settle(case.load("1.a"), "Dgone")
+    case.settler.finish()
+    content = case.sidecar(case.failed)
+    assert content["recipients"] == ["a@y", "b@y"]
+    failures = content["failures"]
+    assert isinstance(failures, list)
+    assert [f["response"] for f in failures] == ["Dno", "Dgone"]
+    assert names(case.failed / "new") == ["1.a"]
+    assert case.new == []
+
+
+def test_an_earlier_sidecar_that_cannot_be_used_is_replaced(case: Case) -> None:
+    """It could only hold the message for ever."""
+    one = case.add("1.a")
+    make_maildir(case.failed)
+    (case.failed / "envelope").mkdir()
+    (case.failed / "envelope" / "1.a.json").write_text("{")
+    case.settle(one, "Dno")
+    case.settler.finish()
+    assert case.sidecar(case.failed)["recipients"] == ["recipient@example.net"]
+    assert case.new == []
+
+
+def test_a_strangers_message_of_that_name_is_left_alone(case: Case) -> None:
+    """Two maildirs may fail into one."""
+    make_maildir(case.failed)
+    (case.failed / "new" / "1.a").write_bytes(b"a stranger's")
+    case.settle(case.add("1.a"), "Dno")
+    case.settler.finish()
+    assert names(case.failed / "new") == ["1.a", "1.a.1"]
+    assert (case.failed / "new" / "1.a").read_bytes() == b"a stranger's"
+    assert names(case.failed / "envelope") == ["1.a.1.json"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "mkdir M/.Failed",
+        "fsync M/.Failed/tmp",
+        "rename M/.Failed",
+        "fsync M/.Failed/envelope",
+        "link M/new",
+        "link M/.Failed",
+        "fsync M/.Failed/new",
+    ],
+)
+def test_a_failed_message_is_not_removed_unless_it_is_safe(case: Case, call: str) -> None:
+    """Whatever goes wrong on the way, it is still in new/ with its sidecar."""
+    one = case.add("1.a", "a@y")
+    before = snapshot(case.path / "envelope")
+    system = case.watch()
+    system.always_fail(call, errno.EIO)
+    case.settle(one, "Dno")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert snapshot(case.path / "envelope") == before
+    assert case.settler.trouble is not None
+    assert case.counts == (0, 0, 0, 0, 1)
+    assert case.report.counters.exit_code == 111
+
+
+def test_where_the_failed_maildir_cannot_take_it_those_who_have_it_are_done(case: Case) -> None:
+    """Else every run sends it again to all of them, because of one who failed."""
+    one = case.add("1.a", "a@y", "b@y", "c@y")
+    system = case.watch()
+    system.always_fail("link M/new", errno.ENOSPC)
+    case.settle(one, "Dno", "Kok", "Zlater")
+    case.settler.finish()
+    assert case.sidecar()["recipients"] == ["a@y", "c@y"]
+    assert case.new == ["1.a"]
+    assert case.settler.trouble is not None
+
+
+def test_where_nobody_has_it_the_sidecar_stays_as_it_was(case: Case) -> None:
+    """A full disk needs no more writing."""
+    one = case.add("1.a", "a@y", "b@y")
+    before = snapshot(case.path / "envelope")
+    system = case.watch()
+    system.always_fail("link M/new", errno.ENOSPC)
+    case.settle(one, "Dno", "Zlater")
+    assert snapshot(case.path / "envelope") == before
+
+
+def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
+    """There is nothing to move; the others go on."""
+    one = case.add("1.a")
+    (case.path / "new" / "1.a").unlink()
+    case.settle(one, "Dno")
+    case.settler.finish()
+    assert case.settler.trouble is None
+    assert case.counts == (0, 0, 0, 1, 0)
+
+
+# Too old
+
+
+def test_a_deferral_after_the_lifetime_is_a_failure(case: Case) -> None:
+    """A message must not wait for ever; to the second."""
+    young = case.add("1.a", age_s=14 * DAY_S - 1)
+    old = case.add("2.a", age_s=14 * DAY_S)
+    case.settle(young, "Zlater")
+    case.settle(old, "Zlater")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    failures = case.sidecar(case.failed, "2.a")["failures"]
+    assert isinstance(failures, list)
+    assert failures[0]["response"] == "Zlater (too old: 14.0 days)"
+    assert case.counts == (0, 1, 1, 0, 0)
+
+
+def test_what_was_not_answered_is_never_too_old(case: Case) -> None:
+    """A server that cannot be reached for a month must not fail anything."""
+    one = case.add("1.a", "a@y", "b@y", age_s=99 * DAY_S)
+    case.settle(one, "Kok", None)
+    case.settler.finish()
+    assert case.sidecar()["recipients"] == ["b@y"]
+    assert ".Failed" not in names(case.path)
+
+
+# Removals that fail
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_removal_that_fails_stops_the_taking(case: Case, number: int) -> None:
+    """What is accepted and cannot be removed is sent again by every run: say so, loudly."""
+    one, two = case.add("1.a", "a@y"), case.add("2.a")
+    system = case.watch()
+    system.always_fail("unlink M/new", number)
+    case.settle(one, "Kok")
+    assert case.settler.trouble is not None
+    assert case.lines.count("nothing more is taken") == 1
+    case.settle(two, "Kok")
+    assert case.lines.count("nothing more is taken") == 1
+    case.settler.finish()
+    assert case.new == ["1.a", "2.a"]
+    assert names(case.path / "envelope") == ["1.a.json"]
+    for name in ("1.a", "2.a"):
+        assert f"the server has taken {name}, but cannot remove" in case.lines
+    assert os.strerror(number) in case.lines
+    assert case.report.counters.exit_code == 111
+
+
+def test_a_removal_is_tried_again_at_the_end(case: Case) -> None:
+    """Somebody may have remounted the disk; then nothing is sent twice."""
+    one = case.add("1.a", "a@y")
+    system = case.watch()
+    system.fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Kok")
+    assert case.new == ["1.a"]
+    case.settler.finish()
+    assert case.new == []
+    assert system.calls[-3:] == ["unlink M/new/1.a", "fsync M/new", "unlink M/envelope/1.a.json"]
+    assert case.settler.trouble is not None
+    assert case.report.counters.exit_code == 111
+
+
+def test_a_stuck_message_that_changed_meanwhile_is_kept(case: Case) -> None:
+    """It is another message now."""
+    one = case.add("1.a")
+    case.watch().fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Kok")
+    (case.path / "new" / "1.a").write_bytes(b"another")
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.counts[3] == 1
+
+
+def test_a_failed_message_that_stays_in_new_is_tried_again_at_the_end(case: Case) -> None:
+    """It is in the failed maildir already, and not twice."""
+    one = case.add("1.a", "a@y")
+    case.watch().fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Dno")
+    assert case.new == names(case.failed / "new") == ["1.a"]
+    case.settler.finish()
+    assert case.new == []
+    assert names(case.failed / "new") == ["1.a"]
+
+
+def test_a_directory_that_does_not_sync_keeps_the_sidecars(case: Case) -> None:
+    """The message may come back after a power cut, and needs its sidecar then."""
+    one, two = case.add("1.a", "a@y"), case.add("2.a", "b@y")
+    system = case.watch()
+    system.fail("fsync M/new", errno.EIO)
+    case.settle(one, "Kok")
+    case.clock.advance(SYNC_S)
+    case.settler.tick()
+    assert case.settler.trouble is not None
+    assert names(case.path / "envelope") == ["1.a.json", "2.a.json"]
+    case.settle(two, "Kok")
+    case.settler.finish()
+    assert names(case.path / "envelope") == ["1.a.json"]
+
+
+def test_a_sidecar_that_cannot_be_removed_is_told(case: Case) -> None:
+    """Left behind it could meet another message of that name."""
+    one = case.add("1.a", "a@y")
+    case.watch().fail("unlink M/envelope", errno.EACCES)
+    case.settle(one, "Kok")
+    case.settler.finish()
+    assert case.settler.trouble is not None
+    assert "cannot remove" in case.lines
+
+
+# Whatever fails
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("call", ["unlink", "fsync", "link", "rename", "mkdir"])
+@pytest.mark.parametrize("answers", ["D", "Z", "KZ", "DZ", "KD", "KDZ", "K-", "D-", "KK"])
+@pytest.mark.parametrize("sent", [None, "Sent"])
+def test_no_error_loses_anybody(
+    case: Case, call: str, number: int, answers: str, sent: str | None
+) -> None:
+    """Every recipient accepted it, or is owed it on disk, or is listed in the failed maildir.
+
+    The first such call fails, then the second, until there is none any more.
+    """
+    recipients = [f"r{n}@y" for n in range(len(answers))]
+    system = case.watch()
+    for nth in range(1, 30):
+        name = f"{nth}.a"
+        case.open(sent=sent)
+        one = case.add(name, *recipients)
+        text = (case.path / "new" / name).read_bytes()
+        system.fail_nth(call, nth, number)
+        case.settle(one, *(None if a == "-" else f"{a}text" for a in answers))
+        case.settler.finish()
+        check_nobody_is_lost(case, name, recipients, answers, text)
+        if not system.heal():
+            return
+    raise AssertionError(f"so many {call}?")
+
+
+def check_nobody_is_lost(
+    case: Case, name: str, recipients: list[str], answers: str, text: bytes
+) -> None:
+    """Look at what is on disk for each recipient."""
+    found = []
+    for maildir in (case.path, case.failed):
+        listed: object = []
+        if (maildir / "new" / name).exists():
+            assert (maildir / "new" / name).read_bytes() == text
+            listed = case.sidecar(maildir, name)["recipients"]
+        assert isinstance(listed, list)
+        found.append(listed)
+    owed, failed = found
+    for recipient, answer in zip(recipients, answers, strict=True):
+        assert answer not in "Z-" or recipient in owed
+        assert answer != "D" or recipient in owed or recipient in failed

@@ -1,0 +1,516 @@
+"""The envelope from the lines on top: guess wrong, and mail goes to the wrong people."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from maildirqmtp.errors import EnvelopeError, Fault
+from maildirqmtp.mail.envelope import (
+    _CLASSIC,
+    MAX_BLOCK,
+    MAX_LINE,
+    Trace,
+    _read_block,
+    ours,
+    read_trace,
+)
+
+CHECKED = settings(deadline=None)
+
+BODY = b"Received: by here\nFrom: f@g\nTo: h@i\n\nhi\n"
+RP = b"Return-Path: <a@b>\n"
+DT = b"Delivered-To: c@d\n"
+XO = b"X-Original-To: alias@d\n"
+ET = b"Envelope-to: e@f\n"
+DD = b"Delivery-date: Sat, 31 Jan 2026 12:00:00 +0000\n"
+
+# A file -> sender, recipients, and what is sent.
+READ: list[tuple[str, bytes, bytes | None, tuple[bytes, ...], bytes]] = [
+    ("qmail", RP + DT + BODY, b"a@b", (b"c@d",), BODY),
+    ("other order", DT + RP + BODY, b"a@b", (b"c@d",), BODY),
+    ("letter case", RP.lower() + DT.upper() + BODY, b"a@b", (b"C@D",), BODY),
+    ("odd case", b"rETURN-pATH: <a@b>\nDELIVERED-to: c@d\n" + BODY, b"a@b", (b"c@d",), BODY),
+    ("null sender", b"Return-Path: <>\n" + DT + BODY, b"", (b"c@d",), BODY),
+    ("Postfix", RP + XO + DT + BODY, b"a@b", (b"c@d",), XO + BODY),
+    ("Postfix, X-Original-To first", XO + DT + RP + BODY, b"a@b", (b"c@d",), XO + BODY),
+    ("Postfix, last", RP + DT + XO + BODY, b"a@b", (b"c@d",), XO + BODY),
+    ("Exim", RP + ET + DD + BODY, b"a@b", (b"e@f",), ET + DD + BODY),
+    ("Exim after Delivered-To", RP + ET + DD + DT + BODY, b"a@b", (b"c@d",), ET + DD + BODY),
+    ("Envelope-to before Delivered-To", ET + DT + RP + BODY, b"a@b", (b"c@d",), ET + BODY),
+    ("after classic, Envelope-to", RP + DT + ET + BODY, b"a@b", (b"c@d",), ET + BODY),
+    (
+        "first Delivered-To",
+        RP + DT + b"Delivered-To: inner@d\n" + BODY,
+        b"a@b",
+        (b"c@d",),
+        BODY,
+    ),
+    ("first Return-Path", RP + DT + b"return-path: <x@y>\n" + BODY, b"a@b", (b"c@d",), BODY),
+    (
+        "first Envelope-to",
+        RP + ET + b"Envelope-to: x@y\n" + BODY,
+        b"a@b",
+        (b"e@f",),
+        ET + b"Envelope-to: x@y\n" + BODY,
+    ),
+    (
+        "a second Envelope-to, folded",
+        RP + ET + b"Envelope-to: x@y,\n\tz@y\n" + BODY,
+        b"a@b",
+        (b"e@f",),
+        ET + b"Envelope-to: x@y,\n\tz@y\n" + BODY,
+    ),
+    (
+        "several in Envelope-to",
+        RP + b"Envelope-to: e@f, <g@h>,i@j\n" + BODY,
+        b"a@b",
+        (b"e@f", b"g@h", b"i@j"),
+        b"Envelope-to: e@f, <g@h>,i@j\n" + BODY,
+    ),
+    (
+        "folded Envelope-to",
+        RP + b"Envelope-to: e@f,\r\n\tg@h,\n i@j\n" + DD + BODY,
+        b"a@b",
+        (b"e@f", b"g@h", b"i@j"),
+        b"Envelope-to: e@f,\r\n\tg@h,\n i@j\n" + DD + BODY,
+    ),
+    (
+        "folded Envelope-to, CRLF",
+        RP + b"Envelope-to: e@f,\r\n\tg@h,\r\n i@j\r\n" + BODY,
+        b"a@b",
+        (b"e@f", b"g@h", b"i@j"),
+        b"Envelope-to: e@f,\r\n\tg@h,\r\n i@j\r\n" + BODY,
+    ),
+    (
+        "Envelope-to folded twice within an address",
+        RP + b"Envelope-to: e@f\n more\r\n\tmore\n" + BODY,
+        b"a@b",
+        (b"e@f more\tmore",),
+        b"Envelope-to: e@f\n more\r\n\tmore\n" + BODY,
+    ),
+    ("one space is taken off, no more", RP + b"Delivered-To:  c@d \n", b"a@b", (b" c@d ",), b""),
+    (
+        "empty places in Envelope-to",
+        RP + b"Envelope-to: , e@f,,\t\n" + BODY,
+        b"a@b",
+        (b"e@f",),
+        b"Envelope-to: , e@f,,\t\n" + BODY,
+    ),
+    (
+        "nobody in Envelope-to",
+        RP + b"Envelope-to: \n" + BODY,
+        b"a@b",
+        (),
+        b"Envelope-to: \n" + BODY,
+    ),
+    (
+        "folded lines of the others",
+        XO + b"\tmore\n" + DD + b" more\n more\n" + RP + DT + BODY,
+        b"a@b",
+        (b"c@d",),
+        XO + b"\tmore\n" + DD + b" more\n more\n" + BODY,
+    ),
+    ("CRLF", b"Return-Path: <a@b>\r\nDelivered-To: c@d\r\n" + BODY, b"a@b", (b"c@d",), BODY),
+    (
+        "CRLF, kept as it is",
+        b"Return-Path: <a@b>\r\nX-Original-To: x\r\nDelivered-To: c@d\r\n\r\nhi\r\n",
+        b"a@b",
+        (b"c@d",),
+        b"X-Original-To: x\r\n\r\nhi\r\n",
+    ),
+    ("no space after the colon", b"Return-Path:<a@b>\nDelivered-To:c@d\n", b"a@b", (b"c@d",), b""),
+    ("tabs", b"Return-Path:\t<a@b>\t\nDelivered-To:\tc@d\n", b"a@b", (b"c@d",), b""),
+    (
+        "space before the colon",
+        b"Return-Path : <a@b>\nDelivered-To\t: c@d\n",
+        b"a@b",
+        (b"c@d",),
+        b"",
+    ),
+    ("more spaces", b"Return-Path:   <a@b>  \nDelivered-To:  <c@d>  \n", b"a@b", (b"c@d",), b""),
+    ("brackets (Dovecot)", RP + b"Delivered-To: <c@d>\n" + BODY, b"a@b", (b"c@d",), BODY),
+    ("half a bracket", RP + b"Delivered-To: c@d>\n" + BODY, b"a@b", (b"c@d>",), BODY),
+    ("the other half", RP + b"Delivered-To: <c@d\n" + BODY, b"a@b", (b"<c@d",), BODY),
+    ("spaces within", b"Return-Path: <a b@c>\nDelivered-To: c d@e\n", b"a b@c", (b"c d@e",), b""),
+    ("brackets within", b"Return-Path: <a>b>\nDelivered-To: c<d>\n", b"a>b", (b"c<d>",), b""),
+    ("8-bit", b"Return-Path: <\xe9>\nDelivered-To: \xff\n\n", b"\xe9", (b"\xff",), b"\n"),
+    (
+        "prefix as qmail writes it",
+        RP + b"Delivered-To: alias-ppp-c@d\n",
+        b"a@b",
+        (b"alias-ppp-c@d",),
+        b"",
+    ),
+    ("body at once", RP + DT + b"\nhi\n", b"a@b", (b"c@d",), b"\nhi\n"),
+    ("nothing else", RP + DT, b"a@b", (b"c@d",), b""),
+    ("no newline at the end", RP + DT[:-1], b"a@b", (b"c@d",), b""),
+    ("CR at the end", RP + DT[:-1] + b"\r", b"a@b", (b"c@d",), b""),
+    ("no block", BODY, None, (), BODY),
+    ("empty file", b"", None, (), b""),
+    ("mbox line first", b"From a@b\n" + RP + DT + BODY, None, (), b"From a@b\n" + RP + DT + BODY),
+    ("blank line first", b"\n" + RP + DT, None, (), b"\n" + RP + DT),
+    ("folded from nowhere", b" " + RP + DT, None, (), b" " + RP + DT),
+    ("longer name", b"Return-Path-X: <a>\n" + DT, None, (), b"Return-Path-X: <a>\n" + DT),
+    ("no colon", b"Return-Path <a>\n" + DT, None, (), b"Return-Path <a>\n" + DT),
+    ("only Return-Path", RP + BODY, b"a@b", (), BODY),
+    ("only Delivered-To", DT + BODY, None, (b"c@d",), BODY),
+    ("only Envelope-to", ET + BODY, None, (b"e@f",), ET + BODY),
+    ("only X-Original-To", XO + BODY, None, (), XO + BODY),
+    (
+        "below another line",
+        RP + b"Received: x\n" + DT + BODY,
+        b"a@b",
+        (),
+        b"Received: x\n" + DT + BODY,
+    ),
+    (
+        "folded Received below",
+        RP + DT + b"Received: x\n\ty\nDelivered-To: z\n\n",
+        b"a@b",
+        (b"c@d",),
+        b"Received: x\n\ty\nDelivered-To: z\n\n",
+    ),
+    ("not in the body", BODY + RP + DT, None, (), BODY + RP + DT),
+    (
+        "999 bytes, classic",
+        b"Return-Path: <%b>\nDelivered-To: %b\n" % (b"s" * 999, b"r" * 999),
+        b"s" * 999,
+        (b"r" * 999,),
+        b"",
+    ),
+    (
+        "999 bytes, long way",
+        b"delivered-to: %b\nreturn-path: <%b>\n" % (b"r" * 999, b"s" * 999),
+        b"s" * 999,
+        (b"r" * 999,),
+        b"",
+    ),
+    (
+        "999 bytes, Exim",
+        b"Envelope-to: %b\n" % (b"r" * 999),
+        None,
+        (b"r" * 999,),
+        b"Envelope-to: %b\n" % (b"r" * 999),
+    ),
+]
+
+# A file whose message is held -> what the reason says.
+HELD: list[tuple[str, bytes, str]] = [
+    ("no brackets", b"Return-Path: a@b\n" + DT, "not of the form <address>: a@b"),
+    ("one bracket", b"Return-Path: <\n" + DT, "not of the form"),
+    ("opened only", b"Return-Path: <a@b\n" + DT, "not of the form"),
+    ("closed only", b"Return-Path: a@b>\n" + DT, "not of the form"),
+    ("comment", b"Return-Path: <a@b> (x)\n" + DT, "not of the form"),
+    ("empty Return-Path", b"Return-Path: \n" + DT, "not of the form"),
+    ("escape sequence", b"Return-Path: \x1b[2J\n" + DT, "not of the form <address>: ?[2J"),
+    ("folded Return-Path", b"Return-Path:\n <a@b>\n" + DT, "folded"),
+    ("folded Delivered-To", RP + b"Delivered-To: c@d\n\tmore\n" + BODY, "folded"),
+    ("classic, then folded", RP + DT + b" more\n\n", "folded"),
+    ("second one folded", RP + DT + DT + b" more\n\n", "folded"),
+    ("empty Delivered-To", RP + b"Delivered-To:\n" + BODY, "recipient is empty"),
+    ("empty brackets", RP + b"Delivered-To: <>\n" + BODY, "recipient is empty"),
+    ("empty in Envelope-to", RP + b"Envelope-to: e@f, <>\n" + BODY, "recipient is empty"),
+    ("quotes in Envelope-to", RP + b'Envelope-to: "a, b"@c\n' + BODY, "quoted address"),
+    ("escape in a quote", RP + b'Envelope-to: "\x1b"@c\n' + BODY, 'not understood: "?"@c'),
+    ("too many", RP + b"Envelope-to: a" + b",\n a" * 10_000 + b"\n\n", "more than 10000"),
+    ("NUL in sender", b"Return-Path: <a\0b>\n" + DT, "sender a?b has a NUL in it"),
+    ("NUL in recipient", RP + b"Delivered-To: a\0b\n", "recipient a?b has a NUL in it"),
+    ("NUL in Envelope-to", RP + b"Envelope-to: e,a\0b\n", "recipient a?b has a NUL in it"),
+    ("CR in sender", b"Return-Path: <a\rb>\n" + DT, "sender a?b has a CR in it"),
+    ("CR in recipient", RP + b"Delivered-To: a\rb\n", "recipient a?b has a CR in it"),
+    ("two CRs", RP + b"Delivered-To: a\r\r\n", "recipient a? has a CR in it"),
+    ("CR in Envelope-to", RP + b"Envelope-to: e,a\rb\n", "recipient a?b has a CR in it"),
+    ("long sender", b"Return-Path: <%b>\n" % (b"s" * 1000) + DT, "sender of 1000 bytes"),
+    ("long recipient", RP + b"Delivered-To: %b\n" % (b"r" * 1000), "recipient of 1000 bytes"),
+    ("long, Exim", RP + b"Envelope-to: e,%b\n" % (b"r" * 1000), "recipient of 1000 bytes"),
+]  # fmt: skip
+
+
+def sent(top: bytes, trace: Trace) -> bytes:
+    """What goes to the server."""
+    return trace.kept + top[trace.offset :]
+
+
+@pytest.mark.parametrize(
+    ("top", "sender", "recipients", "message"),
+    [row[1:] for row in READ],
+    ids=[row[0] for row in READ],
+)
+def test_the_lines_that_delivery_agents_write(
+    top: bytes, sender: bytes | None, recipients: tuple[bytes, ...], message: bytes
+) -> None:
+    """Each of these is somebody's mail server; the message must go where it was to go."""
+    trace = read_trace(top, complete=True)
+    assert trace.sender == sender
+    assert trace.recipients == recipients
+    assert sent(top, trace) == message
+    # The beginning of a large file says the same.
+    long = top + b"Subject: x\n" if top.endswith(b"\n") else top + b"\nSubject: x\n"
+    cut = read_trace(long, complete=False)
+    assert (cut.sender, cut.recipients) == (sender, recipients)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(("top", "says"), [row[1:] for row in HELD], ids=[row[0] for row in HELD])
+def test_what_is_not_clear_is_held_with_its_reason(top: bytes, says: str, complete: bool) -> None:
+    """Guessing would send it to somebody else; the reason tells what to mend."""
+    with pytest.raises(EnvelopeError) as raised:
+        read_trace(top if complete else top + b"Subject: x\n", complete)
+    assert says in str(raised.value)
+    assert str(raised.value).isprintable()
+    assert raised.value.fault is Fault.MESSAGE
+    assert raised.value.permanent
+
+
+def test_a_reason_does_not_repeat_a_long_line() -> None:
+    """Eight kilobytes of one log line hide the others."""
+    for top in (b"Return-Path: %b\n" % (b"x" * 8_000), b'Envelope-to: "%b\n' % (b"x" * 8_000)):
+        with pytest.raises(EnvelopeError) as raised:
+            read_trace(top, complete=True)
+        assert 200 < len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("line", [b"X-Original-To: ", b"x-original-to: a\n "])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_a_trace_line_has_8_kib_at_most(line: bytes, end: bytes) -> None:
+    """The limit counts the line's end, and each line of a folded field."""
+    first = line.rfind(b"\n") + 1
+    fits = line + b"x" * (MAX_LINE - len(line[first:]) - len(end)) + end
+    assert len(fits) - first == MAX_LINE
+    trace = read_trace(fits, complete=True)
+    assert trace.kept == fits
+    with pytest.raises(EnvelopeError, match="longer than 8192 bytes"):
+        read_trace(line + b"x" + fits[len(line) :], complete=True)
+
+
+def test_the_block_has_64_kib_at_most() -> None:
+    """Else a message made of such lines only would be read whole, whatever its size."""
+    lines = DD * (MAX_BLOCK // len(DD))
+    fits = b"X-Original-To:" + b"x" * (MAX_BLOCK - len(lines) - 15) + b"\n" + lines
+    assert len(fits) == MAX_BLOCK
+    assert read_trace(fits + BODY, complete=True).kept == fits
+    with pytest.raises(EnvelopeError, match="more than 65536 bytes"):
+        read_trace(b"X-Original-To:x" + fits[14:] + BODY, complete=True)
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        b"",
+        b"Return-Pa",
+        RP[:-1],
+        RP,
+        RP + DT[:-1],
+        RP + DT,
+        RP + DT + b"Delivered",
+        RP + DT + b"Subject",
+        RP + DT + b" ",
+        XO + RP + DT + b"return-path",
+        XO + b" folded",
+    ],
+)
+def test_a_block_that_the_cut_may_have_gone_through_is_held(top: bytes) -> None:
+    """Of a large file only the top is read; half a trace line must not be sent as text."""
+    with pytest.raises(EnvelopeError, match=r"longer than|do not end within"):
+        read_trace(top, complete=False)
+
+
+def test_a_cut_far_below_the_block_is_no_trouble() -> None:
+    """A large message whose first line of text never ends is still a message."""
+    long_line = b"x" * MAX_LINE
+    assert read_trace(long_line, complete=False) == Trace(None, (), b"", 0)
+    assert read_trace(RP + DT + long_line, complete=False).recipients == (b"c@d",)
+    assert read_trace(XO + RP + DT + long_line, complete=False).recipients == (b"c@d",)
+    for block in (RP + DT, XO + RP + DT):
+        with pytest.raises(EnvelopeError):
+            read_trace(block + long_line[1:], complete=False)
+        read_trace(block + long_line[2:] + b"\n", complete=False)
+
+
+# Blocks made line by line, so that what is to be removed is known.
+ADDRESS = st.binary(max_size=30).map(lambda a: re.sub(rb"[\0\r\n \t<>]", b"", a))
+EOL = st.sampled_from([b"\n", b"\r\n"])
+
+
+@st.composite
+def name_of(draw: st.DrawFn, name: bytes) -> bytes:
+    """A field name in any letter case, with its colon."""
+    ups = draw(st.lists(st.booleans(), min_size=len(name), max_size=len(name)))
+    cased = b"".join(
+        name[i : i + 1].upper() if up else name[i : i + 1].lower() for i, up in enumerate(ups)
+    )
+    return cased + draw(st.sampled_from([b":", b": ", b" :\t"]))
+
+
+@st.composite
+def trace_line(draw: st.DrawFn) -> tuple[bytes, bytes | None, bytes | None]:
+    """A line of the block, with the sender or the recipient that it names."""
+    kind = draw(st.sampled_from(["return-path", "delivered-to", "x-original-to", "delivery-date"]))
+    head = draw(name_of(kind.encode()))
+    eol = draw(EOL)
+    if kind == "return-path":
+        sender = draw(ADDRESS)
+        return head + b"<" + sender + b">" + eol, sender, None
+    if kind == "delivered-to":
+        recipient = b"r" + draw(ADDRESS)
+        form = draw(st.sampled_from([b"%b", b"<%b>"]))
+        return head + form % recipient + eol, None, recipient
+    folds = draw(st.lists(st.sampled_from([b" more\n", b"\tmore\r\n", b" \n"]), max_size=2))
+    return head + draw(ADDRESS) + eol + b"".join(folds), None, None
+
+
+@CHECKED
+@given(
+    st.lists(trace_line(), max_size=7),
+    st.sampled_from([b"", b"\n", b"\r\n", b"Received: x\n", b"From a\n", b"To:\n x\n"]),
+    st.binary(max_size=40),
+)
+def test_only_return_path_and_delivered_to_are_removed(
+    lines: list[tuple[bytes, bytes | None, bytes | None]], first: bytes, rest: bytes
+) -> None:
+    """Everything else is sent byte for byte, or signatures break; the first of each counts."""
+    after = first + rest if first else b""
+    top = b"".join(line for line, _, _ in lines) + after
+    trace = read_trace(top, complete=True)
+    assert trace.sender == next((s for _, s, _ in lines if s is not None), None)
+    assert trace.recipients == tuple([r for _, _, r in lines if r is not None][:1])
+    kept = b"".join(line for line, s, r in lines if s is None and r is None)
+    assert sent(top, trace) == kept + after
+
+
+# Pieces that make hard cases when they are run together.
+PIECES = [
+    RP, DT, XO, ET, DD, b"Return-Path:", b"return-path: <>", b"Delivered-To: ", b"Delivered-To",
+    b"Envelope-to:", b"<", b">", b"a@b", b",", b"\n", b"\r", b"\r\n", b" ", b"\t", b"\0", b":",
+    b'"', b"x", b"Received: y\n", b"\n\n", b"\xff", b"Return-Path: <", b"s" * 998, b"r" * 999,
+]  # fmt: skip
+PUZZLE = st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join) | st.binary(max_size=60)
+
+
+def outcome(top: bytes, complete: bool) -> Trace | str:
+    """What becomes of it; anything but a trace or an `EnvelopeError` fails the test."""
+    try:
+        return read_trace(top, complete)
+    except EnvelopeError as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=500)
+@given(PUZZLE)
+def test_no_file_raises_anything_but_an_envelope_error(top: bytes) -> None:
+    """One strange file must not stop the others; and nothing is removed but the two lines."""
+    trace = outcome(top, complete=True)
+    if isinstance(trace, str):
+        assert trace.isprintable()
+    else:
+        block = re.findall(rb"[^\n]*\n|[^\n]+\Z", top[: trace.offset])
+        gone = re.compile(rb"(?i:return-path|delivered-to)[ \t]*:")
+        assert trace.kept == b"".join(line for line in block if not gone.match(line))
+        assert b"" not in trace.recipients
+        assert all(
+            len(a) <= 999 and not re.search(rb"[\0\r\n]", a)
+            for a in (trace.sender or b"", *trace.recipients)
+        )
+
+
+CLASSIC = st.tuples(
+    st.just(b"Return-Path: <"),
+    st.binary(max_size=20) | st.sampled_from([b"s" * 999, b">", b"<a>", b"a> "]),
+    st.just(b">\nDelivered-To: "),
+    st.binary(max_size=20) | st.sampled_from([b"r" * 999, b"a>", b"a ", b"a<b>"]),
+    st.just(b"\n"),
+    PUZZLE,
+).map(b"".join)
+
+
+@settings(deadline=None, max_examples=500)
+@given(CLASSIC | PUZZLE, st.booleans())
+@example(RP + DT, False)
+@example(RP + DT + b"Delivered-", False)
+@example(RP + DT + b"delivery-DATE \t:", True)
+@example(RP + DT + b"x" * MAX_LINE, False)
+def test_the_fast_path_says_what_the_long_way_says(top: bytes, complete: bool) -> None:
+    """Mail must not go elsewhere because its lines look like those of qmail."""
+    if _CLASSIC.match(top):
+        try:
+            expected: Trace | str = _read_block(top, complete)
+        except EnvelopeError as error:
+            expected = str(error)
+        assert outcome(top, complete) == expected
+
+
+def test_the_fast_path_is_taken() -> None:
+    """Else the property above would hold of nothing."""
+    assert _CLASSIC.match(RP + DT + BODY)
+    assert _CLASSIC.match(b"Return-Path: <>\n" + DT + b"\nhi\n")
+
+
+@settings(deadline=None, max_examples=500)
+@given(PUZZLE, st.integers(0, 3000))
+def test_the_top_of_a_file_says_what_the_whole_says_or_nothing(top: bytes, length: int) -> None:
+    """A message of 2 MiB must go where the same message of 2 KiB goes."""
+    cut = outcome(top[:length], complete=False)
+    if isinstance(cut, Trace):
+        assert cut == outcome(top, complete=True)
+
+
+MIB = 1 << 20
+LARGE = [
+    b"Return-Path: <" + b"a" * MIB,
+    b"Return-Path: <" + b">" * MIB + b"\n",
+    b"Return-Path: <" + b"a" * 999 + b"\nReturn-Path: <" * (MIB // 15),
+    b"Return-Path" + b" " * MIB,
+    b"Return-Path" + b" \t" * (MIB // 2) + b":",
+    b"Return-Path: <a>\nDelivered-To: b\nReturn-Path" + b" " * MIB,
+    RP + DT + b"X-Original-To: a\n" + b" \n" * (MIB // 2),
+    b"Envelope-to: " + b"\n " * (MIB // 2),
+    b"Envelope-to: " + b"," * MIB,
+    b"Envelope-to: a" + b",\n a" * (MIB // 4),
+    b"X-Original-To: " + b"\r" * MIB + b"\n",
+    b"X-Original-To: " + b"\r" * 8_000 + b"\n" + (b" " + b"\r" * 8_000 + b"\n") * 130,
+    b"X-Original-To:\n" * (MIB // 15),
+    b"Delivered-To: x\n" * (MIB // 16),
+    b"Delivered-To: " + b" " * MIB + b"\n",
+    b"\n" * MIB,
+    b"\0" * MIB,
+    b" " * MIB,
+    b"a" * MIB,
+]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("top", LARGE, ids=[ascii(top[:30]) for top in LARGE])
+def test_a_mebibyte_made_to_be_hard_is_got_over_with(top: bytes, complete: bool) -> None:
+    """Quadratic time on one message would stop all that come after it."""
+    outcome(top, complete)
+
+
+# recipients, prefix -> those that are ours
+OURS = [
+    ((b"c@d",), b"", (b"c@d",)),
+    ((), b"", ()),
+    ((), b"x-", ()),
+    ((b"alias-ppp-c@d",), b"alias-ppp-", (b"c@d",)),
+    ((b"Alias-ppp-c@d",), b"alias-ppp-", ()),
+    ((b"alias-pp",), b"alias-ppp-", ()),
+    ((b"x-alias-ppp-c@d",), b"alias-ppp-", ()),
+    ((b"x-a", b"y-b", b"x-c", b"x-a"), b"x-", (b"a", b"c", b"a")),
+    ((b"x-x-a",), b"x-", (b"x-a",)),
+    ((b"\xffa",), b"\xff", (b"a",)),
+]
+
+
+@pytest.mark.parametrize(("recipients", "prefix", "expected"), OURS)
+def test_only_recipients_with_the_prefix_are_ours(
+    recipients: tuple[bytes, ...], prefix: bytes, expected: tuple[bytes, ...]
+) -> None:
+    """serialmail: the prefix goes, once; somebody else's mail in the maildir stays."""
+    assert ours(recipients, prefix) == expected
+
+
+def test_a_recipient_that_is_nothing_but_the_prefix_is_held() -> None:
+    """Nothing is left to send it to; silently ignored, it would never be noticed."""
+    with pytest.raises(EnvelopeError, match="nothing but the prefix alias-ppp-"):
+        ours((b"alias-ppp-c@d", b"alias-ppp-"), b"alias-ppp-")

@@ -1,0 +1,479 @@
+"""The receiver's session: packages in, files in new/ and responses out."""
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.mail.envelope import read_trace
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Folder
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import (
+    ENCODING_CRLF,
+    ENCODING_LF,
+    MAX_RECIPIENTS,
+    ResponseReader,
+    package_head,
+    package_tail,
+)
+from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
+from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
+from maildirqmtp.text import rfc5322_date
+
+NOW_S = 1_795_398_047.5
+TEXT = b"Subject: x\n\nhi\n"
+
+
+def package(
+    text: bytes = TEXT,
+    sender: bytes = b"a@b",
+    recipients: tuple[bytes, ...] = (b"c@d.e",),
+    encoding: bytes = ENCODING_LF,
+) -> bytes:
+    return package_head(len(text), encoding) + text + package_tail(sender, recipients)
+
+
+def answers(output: bytes) -> list[str]:
+    reader = ResponseReader()
+    reader.feed(output)
+    found = []
+    while (response := reader.next()) is not None:
+        found.append(str(response))
+    assert reader.pending == 0
+    return found
+
+
+def letters(output: bytes) -> str:
+    return "".join(answer[0] for answer in answers(output))
+
+
+def stored(maildir: Maildir) -> list[bytes]:
+    """What is in new/, in the order of delivery; tmp/ has to be empty."""
+    assert os.listdir(maildir.tmp.fd) == []
+    new = Path(os.fsdecode(maildir.new.path))
+    return [path.read_bytes() for path in sorted(new.iterdir(), key=_order)]
+
+
+def _order(path: Path) -> int:
+    return int(path.name.partition("Q")[2].partition(".")[0])
+
+
+def texts(maildir: Maildir) -> list[bytes]:
+    """The messages in new/ without the three lines on top."""
+    return [data.split(b"\n", 3)[3] for data in stored(maildir)]
+
+
+@pytest.fixture
+def maildir(tmp_path: Path) -> Iterator[Maildir]:
+    path = os.fsencode(tmp_path / "Maildir")
+    writing.create(path)
+    with Maildir(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def session(maildir: Maildir) -> Session:
+    return Session(maildir, "[192.0.2.1]", now=lambda: NOW_S)
+
+
+def test_a_copy_begins_with_its_envelope(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without these lines nobody, our own forwarder included, knows whom it was for."""
+    monkeypatch.setattr("socket.gethostname", lambda: "mx.example.org")
+    session = Session(maildir, "[192.0.2.1]", now=lambda: NOW_S)
+    output = session.receive(package())
+    assert stored(maildir) == [
+        b"Return-Path: <a@b>\n"
+        b"Delivered-To: c@d.e\n"
+        b"Received: from [192.0.2.1] by mx.example.org with QMTP; "
+        b"Mon, 23 Nov 2026 01:40:47 +0000\n"
+        b"Subject: x\n\nhi\n"
+    ]
+    (answer,) = answers(output)
+    assert answer.startswith(f"Kok 1795398047 qp {os.getpid()}.")
+
+
+@pytest.mark.parametrize("now_s", [0.0, 951_782_400.0, NOW_S, 4_102_444_799.0])
+def test_dates_are_what_mail_programs_read(now_s: float) -> None:
+    assert parsedate_to_datetime(rfc5322_date(now_s)).timestamp() == int(now_s)
+
+
+@pytest.mark.parametrize(
+    ("sender", "recipient"),
+    [
+        (b"", b"c@d.e"),
+        (b"#@[]", b"alias-c@d.e"),
+        (b"a>b@c", b"\xc3\xa4\xff@d.e"),
+        (b"a@b", b"x" * 999),
+        (b"s" * 999, b"c"),
+    ],
+)
+def test_the_forwarder_understands_what_was_stored(
+    maildir: Maildir, session: Session, sender: bytes, recipient: bytes
+) -> None:
+    """Mail received here and forwarded from here keeps its envelope, byte for byte."""
+    assert letters(session.receive(package(b"Return-Path: <no>\n", sender, (recipient,)))) == "K"
+    trace = read_trace(stored(maildir)[0], True)
+    assert (trace.sender, trace.recipients) == (sender, (recipient,))
+
+
+def test_several_packages_in_one_write(maildir: Maildir, session: Session) -> None:
+    """Pipelining clients send hundreds of packages at once; each has its response, in order."""
+    data = b"".join(package(b"%d\n" % n, recipients=(b"", b"c@d")[n % 2 :]) for n in range(1, 5))
+    assert letters(session.receive(data)) == "KDKKDK"
+    assert texts(maildir) == [b"1\n", b"2\n", b"3\n", b"4\n"]
+    assert session.between_packages
+    assert not session.ended
+
+
+def test_one_byte_at_a_time(maildir: Maildir, session: Session) -> None:
+    """The network may cut anywhere; no response may come before the last byte."""
+    data = package(b"1\n") + package(b"2\n\r\r\nx\r", encoding=ENCODING_CRLF)
+    output = [session.receive(data[at : at + 1]) for at in range(len(data))]
+    assert [at for at, got in enumerate(output) if got] == [len(package(b"1\n")) - 1, len(data) - 1]
+    assert texts(maildir) == [b"1\n", b"2\n\r\nx\r"]
+
+
+def test_no_recipients_no_response(maildir: Maildir, session: Session) -> None:
+    """As qmail-qmtpd does: a response for nobody would be taken for the next recipient's."""
+    assert session.receive(package(recipients=())) == b""
+    assert letters(session.receive(package())) == "K"
+    assert len(stored(maildir)) == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"EHLO example.org\r\n",
+        b":",
+        b"0:,",
+        b"01:\n,",
+        b"200000002:",
+        b"2:xy,",
+        b"2:\nx;",
+        b"2:\nx,x",
+        b"2:\nx,70000:",
+        b"2:\nx,1:ab",
+        b"2:\nx,1:a,1048577:",
+        b"2:\nx,1:a,3:1:b;,",
+        b"2:\nx,1:a,2:1:,",
+        b"2:\nx,1:a,4:1:b,x",
+        b"2:\nx,1:a,5:01:b,,",
+    ],
+)
+def test_violation(maildir: Maildir, session: Session, garbage: bytes) -> None:
+    """Earlier packages keep their responses; nothing after the violation is believed."""
+    output = session.receive(package() + garbage + package())
+    assert letters(output) == "K"
+    assert session.ended
+    assert session.violation
+    assert session.receive(package()) == b""
+    session.wind_down()
+    assert not session.busy
+    assert len(stored(maildir)) == 1
+
+
+def test_more_recipients_than_bounded_memory_allows(maildir: Maildir, session: Session) -> None:
+    assert session.receive(package(recipients=(b"x",) * (MAX_RECIPIENTS + 1))) == b""
+    assert session.violation is not None
+    assert str(MAX_RECIPIENTS) in session.violation
+    assert stored(maildir) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"", b""),
+        (b"a\r\nb\r\n", b"a\nb\n"),
+        (b"a\rb\r\r\n\nc\r", b"a\rb\r\n\nc\r"),
+        (b"\r\n" * 3, b"\n" * 3),
+        (b"\r", b"\r"),
+    ],
+)
+def test_crlf_becomes_lf_on_storing(
+    maildir: Maildir, session: Session, sent: bytes, kept: bytes
+) -> None:
+    """A maildir's files have LF; a CR that ends no line is the sender's own."""
+    assert letters(session.receive(package(sent, encoding=ENCODING_CRLF))) == "K"
+    assert texts(maildir) == [kept]
+
+
+def test_lf_encoding_is_stored_as_it_is(maildir: Maildir, session: Session) -> None:
+    text = b"a\r\nb\0\xff\r"
+    assert letters(session.receive(package(text))) == "K"
+    assert texts(maildir) == [text]
+
+
+# No st.binary: hypothesis would compare its choices with the others' ints, an error with -bb.
+@given(pieces=st.lists(st.sampled_from([b"", b"x", b"\r", b"\n", b"\r\n", b"a\r", b"\nb\r\r"])))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_crlf_wherever_the_network_cuts(maildir: Maildir, pieces: list[bytes]) -> None:
+    """A CR LF that falls between two reads is one line end, not a CR and a line end."""
+    spool = Spool(maildir, crlf=True)
+    for piece in pieces:
+        spool.append(piece)
+    spool.finish()
+    assert b"".join(spool.pieces(b"")) == b"".join(pieces).replace(b"\r\n", b"\n")
+
+
+def test_a_large_message_to_two(maildir: Maildir, session: Session) -> None:
+    """3 MB pass through a file that nobody sees, and each recipient gets all of it."""
+    text = bytes(range(256)) * 12_000
+    data = package(text, recipients=(b"c@d", b"e@f"))
+    output = b""
+    for at in range(0, len(data), 65_536):
+        output += session.receive(data[at : at + 65_536])
+        assert os.listdir(maildir.tmp.fd) == []
+    assert letters(output) == "KK"
+    assert texts(maildir) == [text, text]
+
+
+@pytest.mark.parametrize("size", [MEMORY_MAX, MEMORY_MAX + 1])
+def test_at_the_edge_of_memory(maildir: Maildir, session: Session, size: int) -> None:
+    assert letters(session.receive(package(b"x" * size))) == "K"
+    assert texts(maildir) == [b"x" * size]
+
+
+def test_three_recipients_one_outside_the_domain(maildir: Maildir) -> None:
+    """An open relay to a maildir is still an open relay; but the others get their mail."""
+    session = Session(maildir, "p", Policy(refuse=only_domains([b"Example.ORG", b"d.e"])))
+    output = session.receive(package(recipients=(b"a@example.org", b"b@example.net", b"c@D.E")))
+    assert letters(output) == "KDK"
+    assert "(#5.7.1)" in answers(output)[1]
+    assert [data.split(b"\n")[1] for data in stored(maildir)] == [
+        b"Delivered-To: a@example.org",
+        b"Delivered-To: c@D.E",
+    ]
+
+
+def test_no_restriction(maildir: Maildir, session: Session) -> None:
+    """On loopback without --domain, as a test or a tunnel's end wants it."""
+    assert letters(session.receive(package(recipients=(b"x", b"a@b")))) == "KK"
+    assert not Policy().restricted
+    assert Policy(refuse=only_domains([])).restricted
+
+
+@pytest.mark.parametrize(
+    "recipient", [b"example.org", b"x", b"x@", b"x@sub.example.org", b"x@example.org@other"]
+)
+def test_what_is_outside_a_domain(maildir: Maildir, recipient: bytes) -> None:
+    session = Session(maildir, "p", Policy(refuse=only_domains([b"example.org"])))
+    assert letters(session.receive(package(recipients=(recipient,)))) == "D"
+
+
+def test_max_size(maildir: Maildir) -> None:
+    """Too large is refused for everyone, for good, and the connection lives on."""
+    session = Session(maildir, "p", Policy(max_size=10))
+    output = session.receive(package(b"x" * 11, recipients=(b"c@d", b"", b"e@f")))
+    assert letters(output) == "DDD"
+    assert all("(#5.3.4)" in answer for answer in answers(output))
+    assert letters(session.receive(package(b"x" * 10))) == "K"
+    assert texts(maildir) == [b"x" * 10]
+
+
+def test_max_size_above_the_protocols_usual_limit(maildir: Maildir) -> None:
+    """Asking for more than 200 MB gives more than 200 MB."""
+    session = Session(maildir, "p", Policy(max_size=300_000_000))
+    assert session.receive(b"300000001:\n") == b""
+    assert not session.ended
+    assert session.receive(b"x") == b""
+    session.close()
+
+
+def test_bad_sender_is_refused_for_all(maildir: Maildir, session: Session) -> None:
+    """It could inject header lines into the file, or go unsent ever after."""
+    for sender in (b"a\nX: y", b"a\rb", b"a\0b", b"a" * 1_000):
+        output = session.receive(package(sender=sender, recipients=(b"c@d", b"e@f")))
+        assert letters(output) == "DD"
+        assert "sender" in answers(output)[0]
+    assert stored(maildir) == []
+
+
+def test_bad_recipients_are_refused_alone(maildir: Maildir, session: Session) -> None:
+    bad = (b"", b"a\nX: y", b"a\rb", b"a\0b", b"a" * 1_000)
+    output = session.receive(package(recipients=(*bad, b"c@d")))
+    assert letters(output) == "DDDDDK"
+    assert all("(#5.1.3)" in answer for answer in answers(output)[:5])
+    assert len(stored(maildir)) == 1
+
+
+def fail_with(code: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("function", ["link", "fsync", "write", "open"])
+def test_local_trouble_is_temporary(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """Disk full: the client keeps the mail, nothing half-written stays, and we live on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, fail_with(errno.ENOSPC))
+        output = session.receive(package(recipients=(b"c@d", b"e@f", b"")))
+    assert letters(output) == "ZZD"
+    assert "(#4.3.0)" in answers(output)[0]
+    assert stored(maildir) == []
+    assert letters(session.receive(package())) == "K"
+
+
+def test_file_size_limit_amid_a_large_message(maildir: Maildir) -> None:
+    """The spool file cannot grow: the rest is read and thrown away, then Z; no lost step."""
+    log: list[str] = []
+    session = Session(maildir, "p", log=lambda _, text: log.append(text))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY_MAX + 100_000, hard))
+    try:
+        data = package(b"x" * 1_000_000, recipients=(b"c@d", b"", b"e@f"))
+        output = b"".join(session.receive(data[at : at + 65_536]) for at in range(0, 10**6, 65_536))
+        output += session.receive(data[len(range(0, 10**6, 65_536)) * 65_536 :] + package())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert letters(output) == "ZDZK"
+    assert texts(maildir) == [TEXT]
+    assert sum("cannot write" in line for line in log) == 1
+
+
+def test_spool_that_cannot_be_read_back(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short copy must never be acknowledged."""
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    assert letters(session.receive(package(b"x" * (MEMORY_MAX + 1)))) == "Z"
+    assert stored(maildir) == []
+
+
+def test_one_directory_sync_before_any_k(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K before the directory is durable is a message lost at the next power cut."""
+    seen: list[tuple[int, bytes]] = []
+
+    def sync(folder: Folder) -> None:
+        assert folder is maildir.new
+        seen.append((len(stored(maildir)), session.take_output()))
+
+    monkeypatch.setattr(Folder, "sync", sync)
+    assert letters(session.receive(package() * 3)) == "KKK"
+    assert seen == [(3, b"")]
+    session.receive(package(recipients=(b"",)))
+    assert len(seen) == 1
+
+
+def test_directory_sync_that_fails(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No K of that batch gets out; the copies go, since the client will send them again."""
+
+    def sync(folder: Folder) -> None:
+        raise LocalError("cannot make durable")
+
+    log: list[tuple[Importance, str]] = []
+    session = Session(maildir, "p", log=lambda *line: log.append(line))
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "sync", sync)
+        output = session.receive(package() + package(recipients=(b"", b"c@d")))
+    assert letters(output) == "ZDZ"
+    assert stored(maildir) == []
+    assert [text for importance, text in log if importance is Importance.ERROR] == [
+        "p: cannot make durable; 2 copies withdrawn"
+    ]
+
+
+def test_copies_that_cannot_be_withdrawn(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They will be there twice, which is better than an answer that never comes."""
+
+    def fail(*_: object) -> None:
+        raise LocalError("read-only all of a sudden")
+
+    log: list[str] = []
+    session = Session(maildir, "p", log=lambda _, text: log.append(text))
+    publish = writing.publish
+
+    def publish_and_break(target: Maildir, name: bytes) -> bytes:
+        published = publish(target, name)
+        monkeypatch.setattr(Folder, "discard", fail)
+        return published
+
+    monkeypatch.setattr(Folder, "sync", fail)
+    monkeypatch.setattr(writing, "publish", publish_and_break)
+    assert letters(session.receive(package())) == "Z"
+    assert log[1] == "p: read-only all of a sudden"
+    assert texts(maildir) == [TEXT]
+
+
+def test_a_batch_is_bounded(maildir: Maildir, session: Session) -> None:
+    """One client with 10,000 recipients must not hold up the others for minutes."""
+    session.feed(package(b"x", recipients=(b"",) * (BATCH_RECIPIENTS + 1)))
+    session.work()
+    assert letters(session.take_output()) == "D" * BATCH_RECIPIENTS
+    assert session.busy
+    assert not session.between_packages
+    session.work()
+    assert letters(session.take_output()) == "D"
+    assert not session.busy
+    assert session.between_packages
+
+
+def test_a_batch_is_bounded_in_bytes(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
+    session.feed(package(recipients=(b"c@d", b"e@f")))
+    session.work()
+    assert letters(session.take_output()) == "K"
+    assert letters(session.receive(b"")) == "K"
+
+
+@pytest.mark.parametrize("size", [100, MEMORY_MAX * 2])
+def test_client_that_vanishes_amid_a_package(maildir: Maildir, session: Session, size: int) -> None:
+    """It will send the whole package again; what came of it is thrown away."""
+    assert letters(session.receive(package() + package(b"x" * size)[:-1])) == "K"
+    assert not session.between_packages
+    session.close()
+    session.close()
+    assert texts(maildir) == [TEXT]
+
+
+def test_wind_down_between_packages(maildir: Maildir, session: Session) -> None:
+    session.wind_down()
+    assert session.receive(b"") == b""
+    assert session.ended
+
+
+def test_wind_down_amid_a_package(maildir: Maildir, session: Session) -> None:
+    """After the protocol's hour the package at hand is finished, and nothing else begun."""
+    data = package(b"1\n", recipients=(b"c@d", b"e@f"))
+    assert session.receive(data[:8]) == b""
+    session.wind_down()
+    assert session.receive(b"") == b""
+    assert not session.ended
+    assert letters(session.receive(data[8:] + package(b"2\n"))) == "KK"
+    assert session.ended
+    assert texts(maildir) == [b"1\n", b"1\n"]
+    assert session.violation is None
+
+
+def test_nothing_from_a_client_can_command_a_terminal(maildir: Maildir) -> None:
+    """A log that is read on a terminal must not be able to reprogram it, or to lie."""
+    log: list[tuple[Importance, str]] = []
+    session = Session(maildir, "p", log=lambda *line: log.append(line))
+    session.receive(package(sender=b"\x1b[2J", recipients=(b"a\nb", b"x" * 900, b"\xe2\x80\xaec")))
+    session.receive(b"\x1b[2J")
+    assert all(text.isprintable() for _, text in log)
+    assert [importance for importance, _ in log] == [
+        Importance.NOTICE,
+        Importance.DETAIL,
+        Importance.DETAIL,
+    ]
+    assert "<?[2J> to <a?b>: refused: 553 recipient a?b has a LF in it" in log[0][1]
+    assert len(log[1][1]) < 400
+    assert session.violation is not None
+    assert session.violation.isprintable()

@@ -1,0 +1,306 @@
+"""`--enqueue`: taken means on disk with its envelope; not taken means that nothing is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.mail.sidecar import Sidecar
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.submission.enqueue import Input
+from tests.fakes import FileSystem
+from tests.helpers import (
+    answer_all,
+    command,
+    make_maildir,
+    names,
+    run,
+    serving,
+    sidecar,
+    snapshot,
+    wait_until,
+)
+
+TEXT = b"Subject: hello\n\nbody\n"
+WHO = ("--sender", "s@x", "--recipient", "a@y", "--recipient", "b@y")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty maildir."""
+    return make_maildir(tmp_path / "M")
+
+
+def enqueue(
+    path: Path | str,
+    *arguments: str,
+    text: bytes = TEXT,
+    limit: Callable[[], None] | None = None,
+    redirect: str = "",
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `maildirqmtp --enqueue`, with redirections by the shell."""
+    shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
+    result = subprocess.run(
+        [*shell, *command(), "--enqueue", os.fspath(path), *(arguments or WHO)],
+        input=text,
+        capture_output=True,
+        timeout=90,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert b"Traceback" not in result.stderr, result.stderr
+    return result
+
+
+def test_what_was_enqueued_is_forwarded_to_whom_was_said(path: Path) -> None:
+    """The whole life of a message that a program hands over, with several recipients."""
+    result = enqueue(path)
+    assert (result.returncode, result.stderr) == (0, b"")
+    name = result.stdout.decode().rstrip("\n")
+    assert names(path / "new") == [name]
+    assert (path / "new" / name).read_bytes() == TEXT
+    assert (path / "new" / name).stat().st_mode & 0o777 == 0o600
+    assert sidecar(path, name) == {"version": 1, "sender": "s@x", "recipients": ["a@y", "b@y"]}
+    with serving(answer_all()) as server:
+        assert run(path, server.address).returncode == 0
+    (package,) = server.packages
+    assert (package.sender, package.recipients, package.text) == (b"s@x", (b"a@y", b"b@y"), TEXT)
+    assert snapshot(path) == {}
+
+
+@pytest.mark.parametrize("text", [b"", b"\0\r\n\xff" * 100_000, b"no newline"])
+def test_any_text_is_taken_as_it_is(path: Path, text: bytes) -> None:
+    """From the null sender, too."""
+    result = enqueue(path, "--sender", "", "--recipient", "a@y", text=text)
+    assert result.returncode == 0
+    (file,) = (path / "new").iterdir()
+    assert file.read_bytes() == text
+    assert sidecar(path, file.name)["sender"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--sender", "s@x"), "needs --sender and at least one --recipient"),
+        (("--recipient", "a@y"), "needs --sender and at least one --recipient"),
+        ((*WHO, "mail.example.org"), "takes no SERVER"),
+        (("--sender", "s@x", "--recipient", ""), "must not be empty"),
+        (("--sender", "s\n@x", "--recipient", "a@y"), "has a LF in it"),
+        (("--sender", "s@x", "--recipient", "a" * 1_000), "1000 bytes"),
+        (
+            ("--sender", "s@x", *(f"--recipient={n}@y" for n in range(10_001))),
+            "10001 recipients are too many",
+        ),
+        (
+            ("--sender", "s@x", *(f"--recipient={n:0990}@y" for n in range(1_100))),
+            "1100 recipients are too many",
+        ),
+    ],
+)
+def test_what_could_never_be_sent_is_refused(
+    path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """Exit 100, before anything is read; held for ever, it would be found out too late."""
+    result = enqueue(path, *arguments)
+    assert result.returncode == 100
+    assert said in result.stderr.decode()
+    assert snapshot(path) == {}
+
+
+def test_a_missing_maildir_is_told(tmp_path: Path) -> None:
+    """Not made: it would be a place where nobody looks."""
+    result = enqueue(tmp_path / "nowhere")
+    assert result.returncode == 111
+    assert b"cannot open the maildir directory" in result.stderr
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(path: Path) -> None:
+    """The caller is told to try again; half a message must never be sent."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    result = enqueue(path, text=b"x" * 200_000, limit=limit)
+    assert result.returncode == 111
+    assert b"File too large" in result.stderr
+    assert result.stdout == b""
+    assert snapshot(path) == {}
+
+
+def test_more_than_servers_take_is_refused(path: Path) -> None:
+    """Above 200,000,000 bytes it would be held for ever."""
+    shell = f'truncate -s 200000001 "{path}/../large"; exec "$@" < "{path}/../large"'
+    result = subprocess.run(
+        ["sh", "-c", shell, "sh", *command(), "--enqueue", path, *WHO],
+        capture_output=True,
+        timeout=90,
+        check=False,
+    )
+    assert result.returncode == 100
+    assert b"larger than 200000000 bytes; nothing is taken" in result.stderr
+    assert snapshot(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("redirect", "said"),
+    [
+        ("<&-", b"standard input is closed"),
+        ("<&- >&-", b"standard input is closed"),
+        ("<&- 2>&-", b""),
+        ("0> /dev/null", b"cannot read standard input: Bad file descriptor"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_told(path: Path, redirect: str, said: bytes) -> None:
+    """Some other file of ours must not be taken for it, nor nothing for an empty message."""
+    result = enqueue(path, redirect=redirect)
+    assert result.returncode == 111
+    assert said in result.stderr
+    assert snapshot(path) == {}
+
+
+@pytest.mark.parametrize("redirect", [">&-", "> /dev/full"])
+def test_what_is_taken_is_taken_though_its_name_cannot_be_told(path: Path, redirect: str) -> None:
+    """A failure would have the caller enqueue it a second time."""
+    result = enqueue(path, redirect=redirect)
+    assert result.returncode == 0
+    assert len(names(path / "new")) == len(names(path / "envelope")) == 1
+
+
+# Told to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_told_to_stop_before_the_end_of_the_message_it_leaves_nothing(
+    path: Path, number: signal.Signals
+) -> None:
+    """Half a message would lie in tmp/ for 36 hours."""
+    argv = [*command(), "--enqueue", os.fspath(path), *WHO]
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # who started us may ignore it
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(TEXT)
+        process.stdin.flush()
+        wait_until(lambda: names(path / "tmp") != [], "the message being written")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 111
+    assert b"told to stop before the end of the message" in said
+    assert b"Traceback" not in said
+    assert snapshot(path) == {}
+
+
+def test_a_hangup_that_is_ignored_stays_so(path: Path) -> None:
+    """Under nohup(1) the rest is waited for."""
+    argv = ["nohup", *command(), "--enqueue", os.fspath(path), *WHO]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write(TEXT)
+        process.stdin.flush()
+        wait_until(lambda: names(path / "tmp") != [], "the message being written")
+        process.send_signal(signal.SIGHUP)
+        name, _ = process.communicate(b"the end\n", timeout=30)
+    assert process.returncode == 0
+    assert (path / "new" / name.decode().strip()).read_bytes() == TEXT + b"the end\n"
+
+
+def test_told_to_stop_while_it_writes_it_reads_no_more(tmp_path: Path) -> None:
+    """And what was read whole is taken."""
+    (tmp_path / "message").write_bytes(bytes(100_000))
+    for told_after, ends in ((1, True), (2, False)):
+        with (tmp_path / "message").open("rb") as file:
+            given = Input(file.fileno())
+            pieces = given.pieces()
+            taken = b"".join(next(pieces) for _ in range(told_after))
+            if not ends:
+                assert list(pieces) == []
+            given.stop(signal.SIGTERM, None)
+            if ends:
+                with pytest.raises(LocalError, match="told to stop"):
+                    next(pieces)
+            assert len(taken) == (65_536 if ends else 100_000)
+
+
+# In the safe order
+
+
+@pytest.fixture
+def maildir(path: Path) -> Iterator[Maildir]:
+    """The maildir, open."""
+    with Maildir(os.fsencode(path)) as opened:
+        opened.durable_envelope()
+        yield opened
+
+
+def test_the_sidecar_is_durable_before_the_message_is_seen(
+    maildir: Maildir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut in between must not leave a message that goes by its headers."""
+    calls = FileSystem(monkeypatch, tmp_path)
+    name = writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT]).decode()
+    assert calls.calls == [
+        "fsync M/tmp/*",
+        "fsync M/tmp/*",
+        f"rename M/tmp/* -> M/envelope/{name}.json",
+        "fsync M/envelope",
+        f"link M/tmp/* -> M/new/{name}",
+        "unlink M/tmp/*",
+        "fsync M/new",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize(
+    ("call", "nth"),
+    [
+        ("fsync M/tmp", 1),
+        ("fsync M/tmp", 2),
+        ("rename", 1),
+        ("fsync M/envelope", 1),
+        ("link", 1),
+        ("unlink M/tmp", 1),
+        ("fsync M/new", 1),
+    ],
+)
+def test_what_fails_is_taken_back(
+    maildir: Maildir,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    nth: int,
+    number: int,
+) -> None:
+    """The caller tries again; left there, it would be sent twice, or by its headers."""
+    calls = FileSystem(monkeypatch, tmp_path)
+    calls.fail_nth(call, nth, number)
+    with pytest.raises(LocalError):
+        writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
+    assert calls.heal()
+    assert snapshot(path) == {}
+
+
+def test_a_message_that_cannot_be_taken_back_keeps_its_sidecar(
+    maildir: Maildir, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better sent twice than to whom its headers say."""
+    calls = FileSystem(monkeypatch, tmp_path)
+    calls.fail("fsync M/new", errno.EIO)
+    calls.always_fail("unlink M/new", errno.EROFS)
+    with pytest.raises(LocalError, match="Input/output error"):
+        writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
+    (name,) = names(path / "new")
+    assert names(path / "envelope") == [f"{name}.json"]
