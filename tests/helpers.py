@@ -148,6 +148,11 @@ def start(*arguments: str | bytes | Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def open_descriptors() -> set[str]:
+    """Return the numbers of the descriptors that this process has open."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
 def runs(pid: int) -> bool:
     """Say whether there is such a process, and it is not only waited for."""
     try:
@@ -296,6 +301,15 @@ def answer_all(
             peer.respond(*(answer(package, recipient) for recipient in package.recipients))
 
     return script
+
+
+#: What `by_recipient` answers, by the first letter of the recipient.
+SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
+
+
+def by_recipient(package: Package, recipient: bytes) -> bytes:
+    """Answer as the recipient's first letter asks for; accept bounces (from the null sender)."""
+    return SAID[recipient[:1]] if package.sender else SAID[b"k"]
 
 
 def closed_port() -> int:

@@ -39,12 +39,6 @@ from tests.helpers import (
 NEVER = ("--rescan", "1h")
 
 
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
-
-
 def subjects(server: ScriptedServer) -> list[bytes]:
     """Return the first lines of what a server got."""
     return [package.text.split(b"\n", 1)[0] for package in server.packages]
