@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import prepare
-from maildirqmtp.mail import envelope
+from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queue import Queue
@@ -81,5 +81,5 @@ class Outbox:
         if queued is None:
             self.queue.later(name, None, "")
         elif self._report.detailed:
-            queued.message_id = envelope.message_id(queued.message.data)
+            queued.message_id = header.message_id(queued.message.data)
         return queued

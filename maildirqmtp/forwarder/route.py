@@ -3,7 +3,10 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.pipeline.limits import (
     CONNECT_TIMEOUT_S,
@@ -14,7 +17,10 @@ from maildirqmtp.pipeline.limits import (
     WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
 )
-from maildirqmtp.transport.endpoint import Endpoint, Tls
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
@@ -30,15 +36,29 @@ MAX_BOUNCES = 100
 SENDMAIL = (b"/usr/sbin/sendmail",)
 
 
+class BounceMethod(Enum):
+    """Where a DSN goes: to a command, through the route's own server, or into a maildir."""
+
+    SENDMAIL = "sendmail"
+    SERVER = "server"
+    MAILDIR = "maildir"
+
+
+class BounceVia(NamedTuple):
+    """Where a DSN goes; `maildir` is set with `BounceMethod.MAILDIR` only."""
+
+    method: BounceMethod = BounceMethod.SENDMAIL
+    maildir: bytes | None = None
+
+
 class Route(NamedTuple):
     """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
-    None means that accepted messages are removed. `bounce_via` is `sendmail`
-    (then `sendmail` is the command and its first arguments), `server`, or
-    `maildir:` and a path. `tls` None is TLS by this system's certificate
-    authorities, where the server has it.
+    None means that accepted messages are removed. `sendmail` is the command that
+    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    certificate authorities, where the server has it.
     """
 
     maildir: bytes
@@ -50,7 +70,7 @@ class Route(NamedTuple):
     sent: bytes | None = None
     failed: bytes | None = None
     bounce: bool = False
-    bounce_via: str = "sendmail"
+    bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S

@@ -18,7 +18,7 @@ from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail import dsn
 from maildirqmtp.maildir.maildir import WHOLE_MAX, Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -351,9 +351,9 @@ def test_the_way_a_bounce_goes(tmp_path: Path) -> None:
             return bounces._mailer(maildir, route)
 
         assert isinstance(way(), SendmailMailer)
-        assert isinstance(way(bounce_via="server"), QueueMailer)
+        assert isinstance(way(bounce_via=BounceVia(BounceMethod.SERVER)), QueueMailer)
         target = os.path.join(os.fsencode(tmp_path), b"B\xe4:x")
-        made = way(bounce_via="maildir:" + os.fsdecode(target))
+        made = way(bounce_via=BounceVia(BounceMethod.MAILDIR, target))
         assert isinstance(made, MaildirMailer)
         made.send(b"text", b"a@x", "id")
         assert os.listdir(os.path.join(target, b"new")) == [b"bounce.id"]
@@ -367,7 +367,9 @@ def test_a_bouncer_says_where_its_bounce_is(
     add_message(path, "1.a", sender=b"s@x")
     with Maildir(os.fsencode(path)) as maildir:
         maildir.scan()
-        route = Route(os.fsencode(path), TcpEndpoint("x"), bounce_via="server")
+        route = Route(
+            os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
+        )
         one = prepare(maildir, route, maildir.new, b"1.a")
         assert one is not None
         report = Report(io.StringIO(), clock=FakeClock())
