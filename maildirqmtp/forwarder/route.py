@@ -38,7 +38,8 @@ class Route(NamedTuple):
     None means that accepted messages are removed. `bounce_via` is `sendmail`
     (then `sendmail` is the command and its first arguments), `server`, or
     `maildir:` and a path. `tls` None is TLS by this system's certificate
-    authorities, where the server has it.
+    authorities, where the server has it. `one_recipient`: the server answers once
+    per package, so that each recipient gets a package of its own from the start.
     """
 
     maildir: bytes
@@ -64,4 +65,5 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    one_recipient: bool = False
     tls: Tls | None = None
