@@ -18,7 +18,7 @@ from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
 from maildirqmtp.cli.qmtpmaildir import main, parse_listen, stderr_log
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
-from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.streams import StdioStream
 
 PATIENCE_S = 30.0
@@ -234,7 +234,7 @@ def test_mail_goes_on_without_a_log(tmp_path: Path, redirection: str) -> None:
 
 def test_no_stderr_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    stderr_log(Importance.DETAIL)(Importance.ERROR, "nobody hears")
+    stderr_log(Severity.INFO)(Severity.ERROR, "nobody hears")
 
 
 def test_sigterm(tmp_path: Path) -> None:
