@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -145,6 +146,11 @@ def start(*arguments: str | bytes | Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+def open_descriptors() -> set[str]:
+    """Return the numbers of the descriptors that this process has open."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 def runs(pid: int) -> bool:
@@ -297,11 +303,26 @@ def answer_all(
     return script
 
 
+#: What `by_recipient` answers, by the first letter of the recipient.
+SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
+
+
+def by_recipient(package: Package, recipient: bytes) -> bytes:
+    """Answer as the recipient's first letter asks for; accept bounces (from the null sender)."""
+    return SAID[recipient[:1]] if package.sender else SAID[b"k"]
+
+
 def closed_port() -> int:
-    """Return a port of loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port of loopback on which nobody listens.
+
+    It is below those that Linux gives to whoever asks for any (32,768 and above), so that no test
+    that runs at the same time is given it.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 # mailfront, from Debian

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.text import printable
 
 # Not from typing: importing that would be a good part of the start-up.
@@ -77,7 +78,8 @@ class Counters:
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
-        return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
+        left = self.deferred or self.failed or self.held or self.trouble or self.left
+        return EXIT_TEMPORARY if left else EXIT_OK
 
 
 class Report:

@@ -3,6 +3,7 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
+from enum import Enum
 from typing import NamedTuple
 
 from maildirqmtp.pipeline.limits import (
@@ -30,15 +31,29 @@ MAX_BOUNCES = 100
 SENDMAIL = (b"/usr/sbin/sendmail",)
 
 
+class BounceMethod(Enum):
+    """Where a DSN goes: to a command, through the route's own server, or into a maildir."""
+
+    SENDMAIL = "sendmail"
+    SERVER = "server"
+    MAILDIR = "maildir"
+
+
+class BounceVia(NamedTuple):
+    """Where a DSN goes; `maildir` is set with `BounceMethod.MAILDIR` only."""
+
+    method: BounceMethod = BounceMethod.SENDMAIL
+    maildir: bytes | None = None
+
+
 class Route(NamedTuple):
     """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
-    None means that accepted messages are removed. `bounce_via` is `sendmail`
-    (then `sendmail` is the command and its first arguments), `server`, or
-    `maildir:` and a path. `tls` None is TLS by this system's certificate
-    authorities, where the server has it.
+    None means that accepted messages are removed. `sendmail` is the command that
+    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    certificate authorities, where the server has it.
     """
 
     maildir: bytes
@@ -50,7 +65,7 @@ class Route(NamedTuple):
     sent: bytes | None = None
     failed: bytes | None = None
     bounce: bool = False
-    bounce_via: str = "sendmail"
+    bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S

@@ -22,15 +22,9 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import safety
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.helpers import add_message, add_sidecar, make_maildir
+from tests.helpers import add_message, add_sidecar
 
 SERVER = TcpEndpoint("mail.example.org")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ import pytest
 
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.helpers import (
-    Package,
     Peer,
     Script,
     add_message,
     add_sidecar,
     answer_all,
+    by_recipient,
     make_maildir,
     names,
     run,
@@ -30,20 +30,6 @@ from tests.helpers import (
     sidecar,
     snapshot,
 )
-
-#: What the servers of these tests answer to a recipient whose local part is this.
-SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user"}
-
-
-def by_recipient(package: Package, recipient: bytes) -> bytes:
-    """Answer as the recipient's local part asks for."""
-    return SAID[recipient.partition(b"@")[0]]
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "maildir")
 
 
 def random_text(size: int) -> bytes:
@@ -269,10 +255,10 @@ def test_failed_messages_move_with_the_reason(
         "version": 1,
         "sender": "s@x",
         "recipients": ["d@y"],
-        "failures": [{"recipient": "d@y", "response": "Dno such user"}],
+        "failures": [{"recipient": "d@y", "response": "Dno such user (#5.1.1)"}],
     }
     line, summary = log(result.stderr)
-    assert line == f"1.m: d@y: failed: no such user (moved to {failed}/new/1.m)"
+    assert line == f"1.m: d@y: failed: no such user (#5.1.1) (moved to {failed}/new/1.m)"
     assert summary.startswith("0 accepted, 0 deferred, 1 failed, 0 held, 0 in doubt, ")
     assert (failed.stat().st_mode & 0o777) == 0o700, "rejected mail is nobody else's business"
 
@@ -504,7 +490,7 @@ def test_how_much_is_said(maildir: Path, flags: tuple[str, ...], shown: list[str
         "connected": f"connected to {server.address}",
         "accepted": "1.m: k@y: accepted: ok",
         "deferred": "2.m: z@y: deferred: busy",
-        "failed": f"3.m: d@y: failed: no such user (moved to {maildir}/.Failed/new/3.m)",
+        "failed": f"3.m: d@y: failed: no such user (#5.1.1) (moved to {maildir}/.Failed/new/3.m)",
         "held": "4.m: held: no envelope: no Return-Path line on top of it",
         "summary": "1 accepted, 1 deferred, 1 failed, 1 held, 0 in doubt, 5 bytes, ",
     }
@@ -533,7 +519,7 @@ def test_json_tells_scripts_everything(maildir: Path, flags: tuple[str, ...]) ->
         "failed": {
             "message": "3.m",
             "recipient": "d@y",
-            "text": "no such user",
+            "text": "no such user (#5.1.1)",
             "moved_to": f"{maildir}/.Failed/new/3.m",
             **common,
         },

@@ -349,11 +349,3 @@ def test_packages_are_written_as_the_specification_says(
 def test_unix_files_are_the_default_encoding() -> None:
     """mailfront refuses the other one."""
     assert protocol.package_head(0) == b"1:\n"
-
-
-def test_the_limits_are_those_of_real_servers() -> None:
-    """qmail-qmtpd 1.03: 1,000 bytes of an address, lengths of about 200,000,000."""
-    assert protocol.MAX_ADDRESS == 999
-    assert protocol.MAX_MESSAGE == 200_000_000
-    assert protocol.MAX_RESPONSE == 65_536
-    assert protocol.MAX_RESPONSE_KEPT == 2_000

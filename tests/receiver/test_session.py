@@ -75,14 +75,6 @@ def texts(maildir: Maildir) -> list[bytes]:
 
 
 @pytest.fixture
-def maildir(tmp_path: Path) -> Iterator[Maildir]:
-    path = os.fsencode(tmp_path / "Maildir")
-    writing.create(path)
-    with Maildir(path) as opened:
-        yield opened
-
-
-@pytest.fixture
 def storage(maildir: Maildir) -> Iterator[Storage]:
     with contextlib.closing(Storage(maildir.path)) as opened:
         yield opened

@@ -25,24 +25,6 @@ from tests.certificates import Authority, Identity, over_tls, reads_all
 from tests.helpers import DEADLINE_S, Peer, Script, serving, wait_until
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom the client trusts."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom nobody trusts."""
-    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
-
-
-@pytest.fixture(scope="module")
-def identity(authority: Authority) -> Identity:
-    """A good certificate for this machine."""
-    return authority.issue("localhost", "127.0.0.1")
-
-
 def received(transport: Transport) -> bytes:
     """Wait for what comes next."""
     while (data := transport.receive(1 << 16)) is None:
@@ -264,6 +246,7 @@ def test_we_say_farewell(authority: Authority, identity: Identity) -> None:
         transport.close()
         transport.close()
         wait_until(lambda: b"".join(taken) == b"all of it", "the server to have read it")
+        assert transport._socket.fileno() == -1, "it is not closed"  # type: ignore[attr-defined]
 
 
 def send_for_ever(transport: Transport) -> None:
