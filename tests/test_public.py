@@ -66,7 +66,6 @@ def test_the_client_does_not_load_asyncio_or_tls() -> None:
         "ssl",
         "tempfile",
         "email",
-        "dataclasses",
         "maildirqmtp.maildir.maildir",
     }
 

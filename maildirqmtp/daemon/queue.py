@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,8 +56,8 @@ class QueueEntry:
 
 
 def _base(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves or flags it."""
-    return name.partition(b":")[0]
+    """Return what a message keeps when a mail reader moves, flags or numbers it."""
+    return names.without_uid(name)
 
 
 class WatchQueue:

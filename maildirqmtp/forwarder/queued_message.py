@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.mail import envelope
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import names, sidecars
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
@@ -103,7 +103,7 @@ def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> Queu
 
 
 def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | None:
-    sidecar = writing.read_sidecar(maildir, message.name) if maildir.has_envelopes else None
+    sidecar = sidecars.read(maildir, message.name) if maildir.has_envelopes else None
     given = sidecar is not None or (route.sender is not None and bool(route.recipients))
     try:
         trace = envelope.read_trace(message.data, message.fd < 0)
@@ -128,7 +128,7 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
         return None
     others: tuple[bytes, ...] = ()
     if len(everyone) > 1:
-        if len(message.name.partition(b":")[0]) > _NAME_BYTES:
+        if len(names.unique(message.name)) > _NAME_BYTES:
             raise EnvelopeError(
                 f"its name is too long to have a sidecar, which its {len(everyone)} recipients may "
                 f"need; rename it"

@@ -3,8 +3,10 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
+from __future__ import annotations
+
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.pipeline.limits import (
     CONNECT_TIMEOUT_S,
@@ -15,7 +17,10 @@ from maildirqmtp.pipeline.limits import (
     WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
 )
-from maildirqmtp.transport.endpoint import Endpoint, Tls
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0

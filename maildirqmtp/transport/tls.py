@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import Tls
 from maildirqmtp.transport.sockets import SocketTransport, connect_tcp
 from maildirqmtp.transport.spki import public_key_digest
+from maildirqmtp.transport.tls_options import Tls
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -44,7 +44,7 @@ class FakeWorker:
         self.route = route
         self.report = report
         self.patient = patient
-        self.snapshot = Snapshot(route, "starting", report.counters)
+        self.snapshot = Snapshot(route, "starting", report.counters.as_dict())
         self.watchdog_deadline = boot_clock() + 3_600.0
         self.connecting = False
         self.stuck = False
@@ -85,7 +85,7 @@ class FakeWorker:
 
     def say(self, state: str) -> None:
         """Publish a snapshot."""
-        self.snapshot = Snapshot(self.route, state, self.report.counters)
+        self.snapshot = Snapshot(self.route, state, self.report.counters.as_dict())
         self._on_publish(self.snapshot)
 
 

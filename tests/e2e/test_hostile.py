@@ -18,7 +18,7 @@ import pytest
 import maildirqmtp
 from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import Sidecar
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from tests.helpers import (
     add_message,
@@ -432,7 +432,7 @@ def test_planted_names_are_never_written_through(
         # A sidecar is renamed into place: a link of its name is replaced, not followed.
         (maildir / "envelope").mkdir()
         (maildir / "envelope" / "5.good.json").symlink_to(victim)
-        writing.write_sidecar(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
+        sidecars.write(opened, b"5.good", Sidecar(b"s@x", (b"a@y",)))
     assert victim.read_bytes() == b"precious\n"
     assert sidecar(maildir, "5.good")["recipients"] == ["a@y"]
 

@@ -12,7 +12,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder import mailers
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
 from maildirqmtp.mail.sidecar import Sidecar
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FakeClock, FileSystem
 from tests.helpers import make_maildir, names, wait_until
@@ -207,7 +207,7 @@ def test_the_queue_gets_the_bounce_with_a_sidecar(maildir: Maildir, tmp_path: Pa
     evil = b"Return-Path: <victim@x>\nDelivered-To: pre-victim@y\n\n"
     assert QueueMailer(maildir, b"pre-").send(evil, b"a@x", "id") == b"bounce.id"
     assert (tmp_path / "Maildir" / "new" / "bounce.id").read_bytes() == evil
-    assert writing.read_sidecar(maildir, b"bounce.id") == Sidecar(b"", (b"pre-a@x",))
+    assert sidecars.read(maildir, b"bounce.id") == Sidecar(b"", (b"pre-a@x",))
 
 
 def test_in_the_queue_the_sidecar_comes_first(

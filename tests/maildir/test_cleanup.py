@@ -42,7 +42,7 @@ def test_an_orphan_goes_after_36_hours(
     assert names(path / "envelope") == left
 
 
-@pytest.mark.parametrize("name", ["1.a", "1.a:2,S"])
+@pytest.mark.parametrize("name", ["1.a", "1.a:2,S", "1.a,U=7", "1.a,S=1,W=2,U=7:2,S"])
 @pytest.mark.parametrize("folder", ["new", "cur"])
 def test_a_sidecar_with_its_message_stays(
     path: Path, maildir: Maildir, folder: str, name: str

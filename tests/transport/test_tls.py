@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConfigError, ConnectError, ConnectTimeout, TransportError
-from maildirqmtp.transport.endpoint import TcpEndpoint, Tls, parse_pin
+from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin
 from maildirqmtp.transport.tls import RECORD_BYTES, TlsTransport
+from maildirqmtp.transport.tls_options import Tls
 from maildirqmtp.transport.transport import Transport, connect
 from tests.certificates import Authority, Identity, over_tls, reads_all
 from tests.helpers import DEADLINE_S, Peer, Script, serving, wait_until
