@@ -24,6 +24,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
+from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
@@ -48,10 +49,9 @@ MAX_WAIT_S = 86_400.0
 class Forwarder:
     """Forwards one maildir to one server; the maildir is open and locked.
 
-    `capabilities` is what earlier runs have shown of the server, where that is known.
     `queue` None is for `run_batch`. With one that stays open (watch mode) a
     connection is kept for `route.idle_s` while there is nothing to send. `wake`
-    interrupts any wait; None makes one of the forwarder's own. `connector`, `clock`
+    interrupts any wait, `state` is the maildir's; None makes one of its own. `connector`, `clock`
     (seconds that only go on) and `wall_clock` (seconds of the epoch) are for tests.
     Raises `LocalError` where this machine has no descriptor for it.
 
@@ -72,7 +72,7 @@ class Forwarder:
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
         wake: Wakeup | None = None,
-        capabilities: Capabilities | None = None,
+        state: State | None = None,
     ) -> None:
         self.stop_reason = ""
         self.may_help = False
@@ -84,11 +84,10 @@ class Forwarder:
         self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
-        self._settler = Settler(maildir, route, report, clock, wall_clock)
+        self._state = State(maildir.root, clock, wall_clock) if state is None else state
+        self._settler = Settler(maildir, route, report, clock, wall_clock, self._state)
         #: What is known of the server.
-        self.capabilities = capabilities or Capabilities()
-        if route.one_recipient:
-            self.capabilities.one_recipient = True
+        self.capabilities = Capabilities(one_recipient=route.one_recipient)
         self.queue = BatchQueue(self._scan, clock) if queue is None else queue
         self._recovery = Recovery(self._settler, report, route.server)
         self.outbox = Outbox(
