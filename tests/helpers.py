@@ -161,6 +161,31 @@ def runs(pid: int) -> bool:
         return False
 
 
+def json_events(stdout: str) -> list[dict[str, Any]]:
+    """Read what --json writes: nothing but objects, one a line, each with its event."""
+    found = [json.loads(line) for line in stdout.splitlines()]
+    assert all(isinstance(event, dict) and isinstance(event["event"], str) for event in found)
+    return found
+
+
+def log_lines(stderr: str) -> list[str]:
+    """Return the lines on standard error, each of which says who speaks; without that."""
+    lines = stderr.splitlines()
+    assert all(line.startswith("maildirqmtp: ") for line in lines), stderr
+    return [line.removeprefix("maildirqmtp: ") for line in lines]
+
+
+def random_text(size: int) -> bytes:
+    """Make bytes that do not begin with a space: that would be a folded trace line."""
+    return b"\n" + os.urandom(size - 1)
+
+
+def make_older(path: Path, seconds: float) -> None:
+    """Make a file look older."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
 # Servers
 
 

@@ -25,6 +25,7 @@ from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
+from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
@@ -85,16 +86,21 @@ class Forwarder:
         self._wall_clock = wall_clock
         self._state = State(maildir.root, clock, wall_clock) if state is None else state
         self._settler = Settler(maildir, route, report, clock, wall_clock, self._state)
+        #: What is known of the server.
+        self.capabilities = Capabilities(one_recipient=route.one_recipient)
         self.queue = BatchQueue(self._scan, clock) if queue is None else queue
-        self.outbox = Outbox(maildir, route, report, self._settler, self.queue)
+        self._recovery = Recovery(self._settler, report, route.server)
+        self.outbox = Outbox(
+            maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
+        )
         self._pool = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
             self._unchanged,
             clock,
+            self.capabilities,
         )
         self._more_at = 0.0
-        self._recovery = Recovery(self._settler, report)
         self._total = 0
         self._stop_at: float | None = None
         self.connecting = False
@@ -336,9 +342,8 @@ class Forwarder:
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
             unfinished.append(half_put)
-        self._recovery.clear_up(connection, unfinished, self.queue)
+        self.stop_reason = self._recovery.clear_up(connection, unfinished, self.queue)
         self._take_bounces()
-        self.stop_reason = self._recovery.stop_reason(connection, len(unfinished))
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
         self.may_help = self.may_help or not self.stop_reason or not self._may_take
@@ -375,6 +380,7 @@ class Forwarder:
         for queued in done:
             name = queued.message.name  # with --cur, settling may find it under another
             kept = self._settler.settle(queued)
+            self._recovery.answered(name)
             if kept is not None:
                 self.queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
             elif self.queue.gone(name):

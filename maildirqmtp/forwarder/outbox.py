@@ -15,6 +15,8 @@ from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """Takes messages from the queue, and puts them into the connections of a pool."""
+    """Takes messages from the queue, and puts them into the connections of a pool.
+
+    `is_suspect` says which messages have to go alone, because a connection ended on them.
+    """
 
     __slots__ = (
         "_half_put_on",
+        "_is_suspect",
         "_maildir",
         "_next",
         "_proven",
@@ -40,9 +46,16 @@ class Outbox:
     )
 
     def __init__(
-        self, maildir: Maildir, route: Route, report: Report, settler: Settler, queue: Queue
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        settler: Settler,
+        queue: Queue,
+        is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
     ) -> None:
         self._queue = queue
+        self._is_suspect = is_suspect
         self._next: QueuedMessage | None = None
         self._half_put_on: Connection[QueuedMessage] | None = None
         self._maildir = maildir
@@ -85,6 +98,7 @@ class Outbox:
             queued = self.next()
             if queued is None:
                 return
+            queued.alone = self._is_suspect(queued)
             if self._half_put_on is not None:
                 connection = self._half_put_on
                 if not connection.pipeline.has_room():

@@ -58,7 +58,8 @@ class Route(NamedTuple):
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
     None means that accepted messages are removed. `sendmail` is the command that
     takes DSNs, and its first arguments. `tls` None is TLS by this system's
-    certificate authorities, where the server has it.
+    certificate authorities, where the server has it. `one_recipient`: the server
+    answers once per package, so that each recipient gets a package of its own.
     """
 
     maildir: bytes
@@ -84,4 +85,5 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    one_recipient: bool = False
     tls: Tls | None = None

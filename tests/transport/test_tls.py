@@ -19,7 +19,7 @@ import pytest
 
 from maildirqmtp.errors import ConfigError, ConnectError, ConnectTimeout, TransportError
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin
-from maildirqmtp.transport.tls import RECORD_BYTES, TlsTransport
+from maildirqmtp.transport.tls import RECORD_BYTES, TlsTransport, is_cut_off
 from maildirqmtp.transport.tls_options import Tls
 from maildirqmtp.transport.transport import Transport, connect
 from tests.certificates import Authority, Identity, over_tls, reads_all
@@ -236,6 +236,20 @@ def test_an_end_that_nobody_announced_is_an_error(authority: Authority, identity
         assert received(transport) == b"last words"
         with pytest.raises(TransportError, match=r"broke while reading: it was cut off, without"):
             received(transport)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(ssl.SSLEOFError, None), (ssl.SSLError, "UNEXPECTED_EOF_WHILE_READING")],
+)
+def test_every_python_says_that_it_was_cut_off(kind: type[ssl.SSLError], reason: str) -> None:
+    """With Debian 12's, the log would say that TLS is broken, and not that the wire was cut."""
+    error = kind(1, "no text that a version could not change")
+    error.reason = reason
+    assert is_cut_off(error)
+    error = ssl.SSLError(1, "")
+    error.reason = "WRONG_VERSION_NUMBER"
+    assert not is_cut_off(error)
 
 
 def test_we_say_farewell(authority: Authority, identity: Identity) -> None:
