@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 
 class Kept(NamedTuple):
-    """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
+    """A message is still there, to be sent again, and why.
+
+    `at_next_scan`: it is not what it was, and is sent as it is now when a scan finds it.
+    """
 
     reason: str
-    soon: bool = False
+    at_next_scan: bool = False
 
 
 #: Removals after which the directory is made durable, and seconds.
@@ -45,7 +48,7 @@ SYNC_S = 1.0
 class Settler:
     """Settles the deliveries of one route. Errors on the files end in `trouble`.
 
-    After `trouble` no message may be taken from this maildir any more: what is
+    After a `local_error` no message may be taken from this maildir any more: what is
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds.
     """
@@ -58,7 +61,7 @@ class Settler:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.trouble: LocalError | None = None
+        self.local_error: LocalError | None = None
         self._maildir = maildir
         self._route = route
         self._report = report
@@ -83,7 +86,7 @@ class Settler:
             self._target(self._route.sent).prove_changeable()
 
     def settle(self, queued: QueuedMessage) -> Kept | None:
-        """Carry out what is known of a delivery; what is not answered stays owed.
+        """Carry out what is known of a message; what is not answered stays owed.
 
         Returns None where the message is gone.
         """
@@ -102,18 +105,19 @@ class Settler:
         except FileChangedError as error:
             reason = f"{error}; kept, to be sent as it is now"
             self._report.held(queued.message.name, reason)
-            kept = Kept(reason, soon=True)
+            kept = Kept(reason, at_next_scan=True)
         except LocalError as error:
-            self._stop_taking(error)
+            self.stop_taking(error)
             kept = Kept(str(error))
         if self._removals >= SYNC_REMOVALS:
             self._sync()
         return kept
 
-    def _stop_taking(self, error: LocalError) -> None:
-        if self.trouble is None:
-            self._report.trouble(f"{error}; nothing more is taken from this maildir")
-        self.trouble = error
+    def stop_taking(self, error: LocalError) -> None:
+        """Let no more messages be taken from the maildir, because of this."""
+        if self.local_error is None:
+            self._report.problem(f"{error}; nothing more is taken from this maildir")
+        self.local_error = error
 
     # Done with
 
@@ -170,7 +174,7 @@ class Settler:
             for name in names:
                 sidecars.remove(self._maildir, name)
         except LocalError as error:
-            self._stop_taking(error)
+            self.stop_taking(error)
 
     # Everything else
 
@@ -238,7 +242,7 @@ class Settler:
         except LocalError as error:
             if str(error) != self._no_bounces:
                 self._no_bounces = str(error)
-                self._report.trouble(f"no bounce can be sent: {error}; it is tried again")
+                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
             for index, text in failures.items():
                 self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
             return list(failures)
@@ -311,13 +315,13 @@ class Settler:
     # The end
 
     def mend(self) -> bool:
-        """After `trouble`, try again to remove what is stuck; say whether all is well now."""
-        before = self.trouble
+        """After a `local_error`, try again to remove what is stuck; say whether all is well now."""
+        before = self.local_error
         still_stuck = self._remove_stuck()
         self._sync()
-        if self.trouble is before:
-            self.trouble = still_stuck[0][1] if still_stuck else None
-        return self.trouble is None
+        if self.local_error is before:
+            self.local_error = still_stuck[0][1] if still_stuck else None
+        return self.local_error is None
 
     def _remove_stuck(self) -> list[tuple[QueuedMessage, LocalError]]:
         """Try again to remove what the server has taken; return what still cannot be."""
@@ -336,7 +340,7 @@ class Settler:
         """Make everything durable; try once more to remove what could not be removed."""
         for queued, error in self._remove_stuck():
             name = printable(queued.message.name)
-            self._report.trouble(
+            self._report.problem(
                 f"the server has taken {name}, but {error}; remove it by hand, or it will be "
                 f"sent again"
             )

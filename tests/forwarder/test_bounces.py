@@ -155,7 +155,7 @@ def test_a_mailer_that_fails_keeps_the_message_for_the_failed_alone(case: Case) 
     assert sidecar(case.path, "1.a")["recipients"] == ["z@y", "d@y"]
     assert case.counts == (1, 2, 0, 0)
     assert case.report.counters.exit_code == 111
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     told = "1.a: d@y: deferred: no such user (no bounce yet: sendmail is ill)\n"
     assert told in case.log.getvalue()
     # The run goes on, and the mailer gets well.

@@ -68,7 +68,7 @@ class Case(SettlerCase):
     def counts(self) -> tuple[int, int, int, int, int]:
         """Accepted, deferred, failed, held, trouble."""
         c = self.report.counters
-        return c.accepted, c.deferred, c.failed, c.held, c.trouble
+        return c.accepted, c.deferred, c.failed, c.held, c.problems
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_message_that_changed_is_kept(case: Case) -> None:
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.sidecar()["recipients"] == ["a@y"]
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert "1.a: held: it changed while it was being sent; kept, to be sent as it is" in case.lines
 
 
@@ -234,7 +234,7 @@ def test_sent_that_fails_keeps_the_message(case: Case) -> None:
     system = case.watch()
     system.fail("link Sent/tmp/*", errno.ENOSPC)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.new == ["1.a"]
     case.settler.finish()
     assert case.new == []
@@ -351,7 +351,7 @@ def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None
     system = case.watch()
     system.fail("fsync M/tmp", errno.ENOSPC)
     case.settle(one, "Kok", "Zlater")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "No space left on device; nothing more is taken from this maildir" in case.lines
     case.settler.finish()
     assert snapshot(case.path) == before
@@ -366,7 +366,7 @@ def test_a_partly_accepted_message_that_changed_gets_no_sidecar(case: Case) -> N
     case.settle(one, "Kok", "Zlater")
     assert case.sidecar()["recipients"] == ["a@y", "b@y"]
     assert "held" in case.lines
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
 
 
 # Failed
@@ -520,7 +520,7 @@ def test_a_failed_message_is_not_removed_unless_it_is_safe(case: Case, call: str
     case.settler.finish()
     assert case.new == ["1.a"]
     assert snapshot(case.path / "envelope") == before
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.counts == (0, 0, 0, 0, 1)
     assert case.report.counters.exit_code == 111
 
@@ -534,7 +534,7 @@ def test_where_the_failed_maildir_cannot_take_it_those_who_have_it_are_done(case
     case.settler.finish()
     assert case.sidecar()["recipients"] == ["a@y", "c@y"]
     assert case.new == ["1.a"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
 
 
 def test_where_nobody_has_it_the_sidecar_stays_as_it_was(case: Case) -> None:
@@ -553,7 +553,7 @@ def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
     (case.path / "new" / "1.a").unlink()
     case.settle(one, "Dno")
     case.settler.finish()
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert case.counts == (0, 0, 0, 1, 0)
 
 
@@ -593,7 +593,7 @@ def test_a_removal_that_fails_stops_the_taking(case: Case, number: int) -> None:
     system = case.watch()
     system.always_fail("unlink M/new", number)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.lines.count("nothing more is taken") == 1
     case.settle(two, "Kok")
     assert case.lines.count("nothing more is taken") == 1
@@ -616,7 +616,7 @@ def test_a_removal_is_tried_again_at_the_end(case: Case) -> None:
     case.settler.finish()
     assert case.new == []
     assert system.calls[-3:] == ["unlink M/new/1.a", "fsync M/new", "unlink M/envelope/1.a.json"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.report.counters.exit_code == 111
 
 
@@ -650,7 +650,7 @@ def test_a_directory_that_does_not_sync_keeps_the_sidecars(case: Case) -> None:
     case.settle(one, "Kok")
     case.clock.advance(SYNC_S)
     case.settler.tick()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert names(case.path / "envelope") == ["1.a.json", "2.a.json"]
     case.settle(two, "Kok")
     case.settler.finish()
@@ -663,7 +663,7 @@ def test_a_sidecar_that_cannot_be_removed_is_told(case: Case) -> None:
     case.watch().fail("unlink M/envelope", errno.EACCES)
     case.settle(one, "Kok")
     case.settler.finish()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "cannot remove" in case.lines
 
 
