@@ -11,7 +11,7 @@ the connection                               another
 answered something, or was ended by us       may help: that is progress
 turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
-ended with a message that is set aside       may help, but not for the third time in a row
+ended with a message that is set aside       may help, but not for the tenth time in a row
 ended otherwise without an answer            may help, but not for the third time in a row
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 #: Connections in a row without progress, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
 #: Messages set aside in a row without an answer in between, after which it is, too.
-MAX_SET_ASIDE = 3
+MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
 _MAX_SUSPECTS = 1_000
 
