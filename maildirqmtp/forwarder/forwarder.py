@@ -48,7 +48,6 @@ MAX_WAIT_S = 86_400.0
 class Forwarder:
     """Forwards one maildir to one server; the maildir is open and locked.
 
-    `capabilities` is what earlier runs have shown of the server, where that is known.
     `queue` None is for `run_batch`. With one that stays open (watch mode) a
     connection is kept for `route.idle_s` while there is nothing to send. `wake`
     interrupts any wait; None makes one of the forwarder's own. `connector`, `clock`
@@ -72,7 +71,6 @@ class Forwarder:
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
         wake: Wakeup | None = None,
-        capabilities: Capabilities | None = None,
     ) -> None:
         self.stop_reason = ""
         self.may_help = False
@@ -86,9 +84,7 @@ class Forwarder:
         self._wall_clock = wall_clock
         self._settler = Settler(maildir, route, report, clock, wall_clock)
         #: What is known of the server.
-        self.capabilities = capabilities or Capabilities()
-        if route.one_recipient:
-            self.capabilities.one_recipient = True
+        self.capabilities = Capabilities(one_recipient=route.one_recipient)
         self.queue = BatchQueue(self._scan, clock) if queue is None else queue
         self._recovery = Recovery(self._settler, report, route.server)
         self.outbox = Outbox(
