@@ -52,7 +52,7 @@ class Queue(Protocol):
         ...
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Put these, which were not tried to the end, behind all others."""
+        """Put these, which were not tried to the end, behind all others, present and to come."""
         ...
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
@@ -60,7 +60,7 @@ class Queue(Protocol):
         ...
 
     def rotate(self) -> None:
-        """Put the last before the first."""
+        """Put the last before the first, but for those that are postponed."""
         ...
 
     def gone(self, name: bytes) -> bool:
@@ -101,6 +101,7 @@ class BatchQueue:
 
     def __init__(self, scan: Scan, clock: Callable[[], float] = time.monotonic) -> None:
         self._candidates: Candidates = deque()
+        self._last: Candidates = deque()
         self._scan = scan
         self._clock = clock
         self._rescan_until = clock() + RESCAN_FOR_S
@@ -109,11 +110,12 @@ class BatchQueue:
         self._vanished: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._candidates)
+        return len(self._candidates) + len(self._last)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
-        return self._candidates.popleft() if self._candidates else None
+        candidates = self._candidates or self._last
+        return candidates.popleft() if candidates else None
 
     @property
     def may_rescan(self) -> bool:
@@ -139,7 +141,7 @@ class BatchQueue:
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
-        self._candidates.extend(candidates)
+        self._last.extend(candidates)
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
