@@ -877,6 +877,8 @@ def test_all_outcomes_in_one_run(run: Run) -> None:
         server.respond(answers[int(package.recipients[0][1:-2])])
 
     os.utime(run.path / "new" / "6.a", (1, 1))
+    first = {"version": 1, "first_deferred": {"6.a": NOW - 86_400.0}}
+    (run.path / ".maildirqmtp-state.json").write_text(json.dumps(first))
     for name in ("2.a", "3.a"):
         os.utime(run.path / "new" / name, (NOW, NOW))
     run.scripts = [script]
