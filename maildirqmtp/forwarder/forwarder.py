@@ -27,8 +27,9 @@ from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
 #: Seconds that a run which is told to stop waits for what is in flight.
