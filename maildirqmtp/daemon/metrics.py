@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import ConfigError
-from maildirqmtp.maildir.files import local_error
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.maildir.files import Folder, local_error, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     #: Name, help, type, and the value of each route.
     Metric = tuple[str, str, str, list[tuple[dict[str, str], float]]]
+
+#: Seconds for which the text made for one client is given to the others as well.
+FRESH_S = 1.0
 
 _COUNTERS = (
     ("accepted", "Recipients that the server has accepted."),
@@ -94,29 +98,42 @@ def _escape(text: str) -> str:
 
 
 def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
-    """Write the textfile, so that whoever reads it finds the old or the new. `LocalError`."""
-    temporary = b"%b.%d.tmp" % (path, os.getpid())
+    """Write the textfile; readers find the old or the new one. Raises `LocalError`.
+
+    Others may read it, as node_exporter has to, whatever the umask.
+    """
+    directory, name = os.path.split(path)
+    data = render(collect(snapshots)).encode()
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
-            # Read by another user, node_exporter's; the umask of our units says otherwise.
-            os.fchmod(file.fileno(), 0o644)
-            file.write(render(collect(snapshots)))
-        os.rename(temporary, path)
+        # O_PATH: files can be made where the directory may not be listed.
+        fd = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise local_error("write the metrics to", path, error) from error
+        raise local_error("write", path, error) from error
+    try:
+        replace(Folder(fd, directory), name, data, mode=0o644, durable=False)
+    finally:
+        os.close(fd)
 
 
 def serve(
-    listen: tuple[str, int], snapshots: Callable[[], Iterable[Snapshot]]
+    listen: tuple[str, int],
+    snapshots: Callable[[], Iterable[Snapshot]],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[], None]:
-    """Serve the metrics over HTTP, in threads; return what stops that. Raises `ConfigError`."""
+    """Serve the metrics over HTTP at `/metrics`, in a thread; return what stops that.
+
+    They are made once in `FRESH_S` at most, however many clients ask. `clock`
+    is monotonic seconds. Raises `ConfigError` where the extra is missing, or
+    the address cannot be used.
+    """
     try:
-        from prometheus_client import CollectorRegistry, Metric, start_http_server
+        from prometheus_client import CollectorRegistry, Metric
+        from prometheus_client.exposition import choose_encoder
     except ImportError:
         raise ConfigError(
             "--metrics-listen needs the extra `metrics`: pip install 'maildirqmtp[metrics]'"
         ) from None
+    from maildirqmtp.daemon.http_server import NOT_FOUND, HttpServer, Reply, Request
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
@@ -128,15 +145,21 @@ def serve(
 
     registry = CollectorRegistry()
     registry.register(Collector())
-    host, port = listen
+    last: tuple[float, Reply] | None = None
+
+    def reply(request: Request) -> Reply:
+        nonlocal last
+        if request.path not in ("/", "/metrics"):
+            return NOT_FOUND
+        now_s = clock()
+        if last is None or now_s - last[0] >= FRESH_S:
+            encode, content_type = choose_encoder(request.fields.get("accept", ""))
+            last = now_s, Reply(encode(registry), content_type)
+        return last[1]
+
     try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"--metrics-listen: {host}:{port}: {error.strerror}") from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
+        server = HttpServer(listen, reply)
+        server.start()
+    except LocalError as error:
+        raise ConfigError(f"--metrics-listen: {error}") from None
+    return server.stop

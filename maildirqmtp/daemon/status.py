@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import safety
+from maildirqmtp.maildir import files, safety, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.maildir.writing import read_sidecar
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -39,58 +40,65 @@ _NAME = b".maildirqmtp-status"
 _MAX_FILES = 1_000
 #: Bytes of a status file that are read.
 _MAX_BYTES = 16 << 20
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: How deep the values of a status file are shown; its own are three deep, in one more.
+_MAX_DEPTH = 6
 
 
-def _path(maildir: bytes, prefix: bytes) -> bytes:
+def _name(prefix: bytes) -> bytes:
     which = b"-" + prefix.hex()[:200].encode() if prefix else b""
-    return os.path.join(maildir, b"%b%b.json" % (_NAME, which))
+    return b"%b%b.json" % (_NAME, which)
 
 
 def write(snapshot: Snapshot) -> None:
-    """Write a route's status file; whoever reads it finds the old or the new. `LocalError`."""
+    """Write a route's status file; readers find the old or the new one. Raises `LocalError`."""
     route = snapshot.route
-    path = _path(route.maildir, route.prefix)
-    temporary = b"%b.%d" % (path, os.getpid())
     content = {
         "version": _VERSION,
         "pid": os.getpid(),
         "maildir": os.fsdecode(route.maildir),
         **snapshot.as_dict(),
     }
-    try:
-        _discard(temporary)
-        with open(os.open(temporary, _CREATE, 0o600), "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=True)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise local_error("write the status file", path, error) from error
-
-
-def _discard(path: bytes) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
+    with Maildir(route.maildir) as maildir:
+        name = _name(route.prefix)
+        data = json.dumps(content, ensure_ascii=True).encode()
+        files.replace(maildir.root, name, data, tmp=maildir.tmp, durable=False)
 
 
 def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
     """Return the status of the daemon that has the maildir now; None where there is none."""
-    return _read(maildir, _path(maildir.path, prefix))
+    return _read(maildir, _name(prefix))
 
 
-def _read(maildir: Maildir, path: bytes) -> dict[str, Any] | None:
+def _read(maildir: Maildir, name: bytes) -> dict[str, Any] | None:
     try:
-        fd = os.open(path, _READ)
-        with open(fd, "rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
+        found = json.loads(files.load(maildir.root, name, _MAX_BYTES), parse_constant=_not_a_number)
     except (OSError, ValueError, RecursionError):
         return None  # no daemon, or none of ours: what waits can be told without it
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
     holder = safety.lock_holder(maildir.root.fd)
     return found if holder is not None and holder == found.get("pid") else None
+
+
+def _not_a_number(constant: str) -> None:
+    """Read NaN and Infinity, which are not JSON (RFC 8259, 6), as null."""
+
+
+def _safe(value: Any, depth: int = 0) -> Any:
+    """Return a value from a file, safe for the terminals of those who print it, and JSON.
+
+    A status file may have been forged by the maildir's owner, and root looks at it.
+    """
+    if isinstance(value, str):
+        return printable(value.encode("utf-8", "replace"))
+    if isinstance(value, float) and not math.isfinite(value):  # as 1e999 is read
+        return None
+    if depth < _MAX_DEPTH:
+        if isinstance(value, dict):
+            return {_safe(key): _safe(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [_safe(item, depth + 1) for item in value]
+    return None if isinstance(value, (dict, list)) else value
 
 
 def served(maildir: Maildir) -> list[bytes]:
@@ -101,8 +109,7 @@ def served(maildir: Maildir) -> list[bytes]:
     except OSError as error:
         raise local_error("list", maildir.path, error) from error
     for name in [name for name in found if name.startswith(_NAME)][:_MAX_FILES]:
-        path = os.path.join(maildir.path, name)
-        told = _read(maildir, path) or {}
+        told = _read(maildir, name) or {}
         prefix = told.get("prefix")
         if not isinstance(prefix, str) or told.get("state") == "stopped":
             continue
@@ -110,7 +117,7 @@ def served(maildir: Maildir) -> list[bytes]:
             encoded = prefix.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:  # nothing that we have written
             continue
-        if _path(maildir.path, encoded) == path:
+        if _name(encoded) == name:
             prefixes.add(encoded)
     return sorted(prefixes)
 
@@ -134,20 +141,20 @@ def show_maildir(path: bytes, include_cur: bool, as_json: bool) -> int:
 
 def show(routes: Iterable[Route], as_json: bool) -> int:
     """Print what waits for each route; return 111 where anything does."""
-    code = 0
+    code = EXIT_OK
     for route in routes:
         try:
             found = _look(route)
         except LocalError as error:
-            code = 111
+            code = EXIT_TEMPORARY
             # Where nobody can be told, the exit code says it; the others are shown all the same.
             with contextlib.suppress(OSError):
                 print(f"maildirqmtp: {error}", file=sys.stderr, flush=True)
             continue
         if found["waiting"]:
-            code = 111
+            code = EXIT_TEMPORARY
         if as_json:
-            print(json.dumps({"event": "status", **found}))
+            print(json.dumps({"event": "status", **_safe(found)}, allow_nan=False))
         else:
             _print(found)
     sys.stdout.flush()
@@ -197,7 +204,7 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
     if not maildir.has_envelopes:
         return []
     try:
-        sidecar = read_sidecar(maildir, name)
+        sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):
         return []  # then the message is held, and that is shown
     failures = sidecar.failures if sidecar else ()

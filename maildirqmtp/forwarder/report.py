@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.text import printable
 
 # Not from typing: importing that would be a good part of the start-up.
@@ -37,7 +38,7 @@ class Counters:
     """What a run did. Outcomes count recipients, `held` and `messages` count messages.
 
     `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
-    who may get a message twice; `trouble` counts what went wrong on this machine
+    who may get a message twice; `problems` counts what went wrong on this machine
     or on the way to the server; `left` are messages that were not tried.
     """
 
@@ -51,7 +52,7 @@ class Counters:
         "in_doubt",
         "left",
         "messages",
-        "trouble",
+        "problems",
     )
 
     def __init__(self) -> None:
@@ -63,12 +64,15 @@ class Counters:
         self.in_doubt = 0
         self.messages = 0
         self.bytes = 0
-        self.trouble = 0
+        self.problems = 0
         self.left = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Return all of them by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return all of them by the names that the status file has."""
+        return {
+            "trouble" if name == "problems" else name: getattr(self, name)
+            for name in self.__slots__
+        }
 
     def as_tuple(self) -> tuple[int, ...]:
         """Return all of them, to be compared."""
@@ -77,7 +81,8 @@ class Counters:
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
-        return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
+        left = self.deferred or self.failed or self.held or self.problems or self.left
+        return EXIT_TEMPORARY if left else EXIT_OK
 
 
 class Report:
@@ -159,18 +164,26 @@ class Report:
         self.counters.bounced += 1
         self._outcome("bounced", queued, index, text)
 
-    def in_doubt(self, queued: QueuedMessage) -> None:
-        """The connection went before the server answered for a package it had whole."""
+    def in_doubt(self, queued: QueuedMessage, silent: bool = False) -> None:
+        """The connection went before the server answered for a package it had whole.
+
+        `silent`: the server has never said anything, so that a line for each
+        recipient would only hide what is wrong; they are counted.
+        """
         self.counters.in_doubt += len(queued.doubtful)
         for index in queued.doubtful:
             text = "not answered; it may have been taken, and will then come twice"
-            self._outcome("in-doubt", queued, index, text)
+            self._outcome("in-doubt", queued, index, text, quiet=silent)
 
     def held(self, name: bytes, reason: str) -> None:
         """A message cannot be sent as it is; it stays where it is."""
         self.counters.held += 1
         self._line(0, f"{printable(name)}: held: {reason}")
         self._json("held", message=printable(name), reason=reason)
+
+    def no_longer_held(self) -> None:
+        """A message that was held in this run is done."""
+        self.counters.held -= 1
 
     def _outcome(
         self,
@@ -181,8 +194,9 @@ class Report:
         level: int = WARNING,
         *,
         where: bytes | None = None,
+        quiet: bool = False,
     ) -> None:
-        verbosity = 1 if level == INFO and not self._attempts else 0
+        verbosity = 1 if quiet or (level == INFO and not self._attempts) else 0
         if self._data is None and verbosity > self._verbosity:
             return
         name = printable(queued.message.name)
@@ -220,9 +234,9 @@ class Report:
         self._line(1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
-    def trouble(self, what: str, left: int = 0) -> None:
+    def problem(self, what: str, left: int = 0) -> None:
         """The run cannot go on as it should; `left` messages are left because of it."""
-        self.counters.trouble += 1
+        self.counters.problems += 1
         self.counters.left += left
         self._line(-1, what, ERROR)
         self._json("trouble", reason=what, left=left)
@@ -300,6 +314,6 @@ class Report:
                 stream.write(f"{line}\n")
                 stream.flush()
             except OSError as error:
-                self.counters.trouble += 1
+                self.counters.problems += 1
                 return error
         return None

@@ -66,13 +66,14 @@ class Bounce:
     now_s: float
 
 
-def identify(message_name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
-    """Return the identifier of a failure: the same message and recipients, the same name.
+def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
+    """Return the identifier of a failure: always the same for the same message and recipients.
 
-    So that a bounce that is made again after a crash replaces the first, where
-    the mailer allows that, and is recognised as a duplicate elsewhere.
+    `name` is the message's, without what mail readers add. A bounce that is
+    made again after a crash replaces the first, where the mailer allows that,
+    and is recognised as a duplicate elsewhere.
     """
-    digest = hashlib.sha256(b"%b\0%d" % (message_name.partition(b":")[0], arrived_ns))
+    digest = hashlib.sha256(b"%b\0%d" % (name, arrived_ns))
     for recipient in sorted(recipients):
         digest.update(b"\0" + recipient)
     return digest.hexdigest()[:32]

@@ -146,20 +146,6 @@ def _check(sender: bytes | None, recipients: tuple[bytes, ...]) -> None:
         raise EnvelopeError("its recipient is empty")
 
 
-_MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
-_HEADER_END = rb"\r?\n\r?\n"
-
-
-def message_id(top: bytes) -> bytes:
-    """Return the Message-ID in a message's header (RFC 5322, 3.6.4), empty where there is none.
-
-    For people who follow a message from log to log; nothing hangs on it.
-    """
-    end = re.search(_HEADER_END, top)
-    found = re.compile(_MESSAGE_ID).search(top, 0, end.start() if end else len(top))
-    return found[1] if found else b""
-
-
 def ours(recipients: tuple[bytes, ...], prefix: bytes) -> tuple[bytes, ...]:
     """Return the recipients that begin with `prefix`, without it; maybe none.
 

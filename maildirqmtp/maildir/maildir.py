@@ -20,8 +20,15 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import safety
-from maildirqmtp.maildir.files import Folder, Message, identity_of, local_error, open_directory
+from maildirqmtp.maildir import names, safety
+from maildirqmtp.maildir.files import (
+    READ,
+    Folder,
+    Message,
+    identity_of,
+    local_error,
+    open_directory,
+)
 from maildirqmtp.text import printable
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
@@ -29,8 +36,8 @@ WHOLE_MAX = 1 << 20
 #: Bytes that are read of a larger one, for its envelope.
 TOP_BYTES = 64 << 10
 
-# O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# What mbsync keeps in a maildir whose messages it numbers in their names.
+_MBSYNC_STATE = b".uidvalidity"
 _DOT = ord(".")
 _SECONDS_DIGITS = 11
 # What open() says of things that are no message: links, sockets, devices without a driver.
@@ -72,7 +79,7 @@ class Maildir:
         self._open: list[Folder] = []
         self._envelope: Folder | None = None
         self._envelope_durable = False
-        self._in_cur: dict[bytes, bytes] = {}
+        self._renamed: dict[Folder, dict[bytes, bytes]] = {}
         try:
             self.root = self._enter(path, None, nofollow)
             self.new = self._enter(b"new", self.root, nofollow=True)
@@ -164,6 +171,13 @@ class Maildir:
         except OSError as error:
             raise local_error("lock", self.path, error) from error
 
+    def unlock(self) -> None:
+        """Let other forwarders at the maildir. Raises `LocalError`."""
+        try:
+            safety.unlock(self.root.fd)
+        except OSError as error:
+            raise local_error("unlock", self.path, error) from error
+
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
 
@@ -206,10 +220,10 @@ class Maildir:
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            names: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            found: Iterable[bytes] = map(os.fsencode, self._names(folder))
             if choose is not None:
-                names = choose(iter(names))
-            for name in names:
+                found = choose(iter(found))
+            for name in found:
                 if name[0] != _DOT:
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
@@ -244,7 +258,7 @@ class Maildir:
         cannot be read, and `FileChangedError` for one that somebody is writing.
         """
         try:
-            fd = os.open(name, _READ, dir_fd=folder.fd)
+            fd = os.open(name, READ, dir_fd=folder.fd)
         except OSError as error:
             if error.errno in _NO_MESSAGE or self._is_no_file(folder, name):
                 return None
@@ -315,18 +329,24 @@ class Maildir:
             raise local_error("remove", message.folder.join(name), error) from error
         return DONE
 
-    def follow(self, message: Message) -> bool:
-        """Find a message in cur/ that a mail reader has moved there, or given other flags.
+    def follow(self, message: Message, include_cur: bool) -> bool:
+        """Find a message that a mail reader has moved to cur/, flagged, or numbered (mbsync).
 
         The message then has that name; whether the file is still the same is for
-        `is_same` and `remove` to say. Raises `LocalError`.
+        `is_same` and `remove` to say. In new/ only mbsync renames messages, where
+        it keeps its numbers in names; elsewhere new/ is not listed for each message
+        that somebody has removed. Raises `LocalError`.
         """
-        base = message.name.partition(b":")[0]
-        for _ in range(2):
-            name = self._in_cur.get(base)
-            if name is not None and self.cur.has(name):
-                message.folder, message.name = self.cur, name
-                return True
-            names = map(os.fsencode, self._names(self.cur))
-            self._in_cur = {name.partition(b":")[0]: name for name in names}
+        base = names.without_uid(message.name)
+        folders = [self.cur] if include_cur else []
+        if self.root.has(_MBSYNC_STATE):
+            folders.insert(0, self.new)
+        for folder in folders:
+            for _ in range(2):
+                name = self._renamed.get(folder, {}).get(base)
+                if name is not None and folder.has(name):
+                    message.folder, message.name = folder, name
+                    return True
+                listed = map(os.fsencode, self._names(folder))
+                self._renamed[folder] = {names.without_uid(name): name for name in listed}
         return False

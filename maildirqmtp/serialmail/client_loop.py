@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.mail import envelope
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 MAX_WITHOUT_PROGRESS = 3
 #: Seconds that a client gets for what it has in hand, once we are told to stop.
 STOP_S = 30.0
-#: Exit code of a client that was called wrongly; it becomes ours.
-CLIENT_USAGE = 100
-EXIT_TEMPORARY = 111
 
 
 class ClientLoop:
@@ -94,11 +92,11 @@ class ClientLoop:
 
     def _run(self) -> int:
         barren = 0
-        while self._stop_at is None and self._settler.trouble is None:
+        while self._stop_at is None and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
-                return 0
+                return EXIT_OK
             if not self._proven:
                 self._maildir.prove_changeable(include_cur=True)
                 self._proven = True
@@ -109,7 +107,7 @@ class ClientLoop:
                 if code is not None:
                     self._report.fatal("client crashed")
                 return EXIT_TEMPORARY
-            if code == CLIENT_USAGE:
+            if code == EXIT_USAGE:  # the client was called wrongly
                 return code
             barren = 0 if results else barren + 1
             if barren == MAX_WITHOUT_PROGRESS:
@@ -126,7 +124,7 @@ class ClientLoop:
         waiting = [first]
 
         def take() -> QueuedMessage | None:
-            if self._settler.trouble is not None:
+            if self._settler.local_error is not None:
                 return None
             return waiting.pop() if waiting else self._next()
 
@@ -164,8 +162,8 @@ class ClientLoop:
         kept = self._settler.settle(queued)
         if kept is not None:
             self._keep(queued)
-            trouble = self._settler.trouble
-            if trouble is not None and answer.status is ACCEPTED and not kept.soon:
+            trouble = self._settler.local_error
+            if trouble is not None and answer.status is ACCEPTED and not kept.at_next_scan:
                 self._report.twice(queued, trouble)
 
     def _keep(self, queued: QueuedMessage) -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint, UnixEndpoint, check_tls
+from maildirqmtp.transport.readiness import MAX_WAIT_S
 from maildirqmtp.transport.sockets import connect_tcp, connect_unix
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from maildirqmtp.transport.endpoint import Endpoint
     from maildirqmtp.transport.tls_options import Tls
     from maildirqmtp.transport.transport import Transport
-
-#: Seconds; sockets count milliseconds in 32 bits, and the kernel gives up long before.
-MAX_TIMEOUT_S = 86_400.0
 
 
 def _to_stderr(line: str) -> None:
@@ -52,7 +50,7 @@ def connect(
     `ConnectError` that a signal handler raises goes through: no other address.
     """
     check_tls(server, tls)
-    timeout_s = min(timeout_s, MAX_TIMEOUT_S)
+    timeout_s = min(timeout_s, MAX_WAIT_S)
     if isinstance(server, TcpEndpoint) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 

@@ -132,7 +132,7 @@ class TlsSocket:
             server_side=host is None,
             server_hostname=host,
             do_handshake_on_connect=False,
-            suppress_ragged_eofs=host is None,
+            suppress_ragged_eofs=False,
         )
         self._blocked = b""
 
@@ -154,9 +154,10 @@ class TlsSocket:
         except ssl.SSLWantWriteError:
             self.read_needs_write = True
             return False
-        except ssl.SSLEOFError as error:
-            raise TlsError(f"it closed the connection during the TLS handshake{_HINT}") from error
         except ssl.SSLError as error:
+            if is_cut_off(error):
+                text = f"it closed the connection during the TLS handshake{_HINT}"
+                raise TlsError(text) from error
             raise _tls_error(error) from error
         return True
 
@@ -176,6 +177,8 @@ class TlsSocket:
             self.read_needs_write = True
             return None
         except ssl.SSLError as error:
+            if self._socket.server_side and is_cut_off(error):
+                return b""
             raise _tls_error(error) from error
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -225,6 +228,16 @@ class TlsSocket:
         self._socket.close()
 
 
+def is_cut_off(error: BaseException) -> bool:
+    """Return whether the other side closed without close_notify (RFC 8446, 6.1).
+
+    Python 3.11.2, which Debian 12 has, raises no SSLEOFError for it with OpenSSL 3.
+    """
+    if isinstance(error, ssl.SSLError) and error.reason == "UNEXPECTED_EOF_WHILE_READING":
+        return True
+    return isinstance(error, ssl.SSLEOFError)
+
+
 def _tls_error(error: ssl.SSLError) -> TlsError:
     return TlsError(_explain(error), is_alert="ALERT" in (error.reason or ""))
 
@@ -233,7 +246,7 @@ def _explain(error: OSError) -> str:
     """Say what was wrong, in words; OpenSSL has names and line numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if is_cut_off(error):
         return "it was cut off, without the end that TLS has (close_notify)"
     if isinstance(error, ssl.SSLError) and error.reason:
         hint = _HINT if error.reason in _NOT_TLS else ""

@@ -7,7 +7,9 @@ import os
 import socket
 import stat
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.fakes import FakeClock
 
 SERVER = TcpEndpoint("mail.example.org")
 
@@ -141,9 +144,9 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     rename = os.rename
 
-    def watched(source: bytes, target: bytes) -> None:
+    def watched(source: bytes, target: bytes, **folders: int) -> None:
         assert path.read_text() == first
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", watched)
     metrics.write(os.fsencode(path), [snapshot(state="connected")])
@@ -151,27 +154,50 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.listdir(tmp_path) == ["mail.prom"]
 
 
-def test_what_a_crash_left_behind_does_not_stop_it(tmp_path: Path) -> None:
-    """The next process may have the same number."""
-    path = os.fsencode(tmp_path / "mail.prom")
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").write_text("x" * 100_000)
-    metrics.write(path, [snapshot()])
-    assert Path(os.fsdecode(path)).read_text() == rendered(snapshot())
+def plant_fifo(path: Path, victim: Path) -> None:
+    """Plant what a writer waits for until somebody reads."""
+    os.mkfifo(path)
 
 
-def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "plant",
+    [
+        plant_fifo,
+        lambda path, victim: path.hardlink_to(victim),
+        lambda path, victim: path.symlink_to(victim),
+        lambda path, victim: path.mkdir(),
+        lambda path, victim: path.write_text("from a crash"),
+    ],
+    ids=["fifo", "hard link", "link", "directory", "file"],
+)
+def test_what_is_planted_under_a_name_we_may_use_does_no_harm(
+    tmp_path: Path, plant: Callable[[Path, Path], object]
+) -> None:
+    """A FIFO kept a daemon from ending; by a hard link it truncated somebody's file."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "mail.prom"
+    for name in (f"mail.prom.{os.getpid()}.tmp", f"mail.prom.{os.getpid()}", "mail.prom.tmp"):
+        plant(tmp_path / name, victim)
+    metrics.write(os.fsencode(path), [snapshot()])
+    assert path.read_text() == rendered(snapshot())
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("as_link", [True, False])
+def test_a_link_in_its_place_is_replaced_not_written_through(tmp_path: Path, as_link: bool) -> None:
     """Whoever can write there must not have us write elsewhere."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = tmp_path / "mail.prom"
-    path.symlink_to(victim)
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").symlink_to(victim)
-    with pytest.raises(LocalError, match="write the metrics to"):
-        metrics.write(os.fsencode(path), [snapshot()])
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").unlink()
+    if as_link:
+        path.symlink_to(victim)
+    else:
+        path.hardlink_to(victim)
     metrics.write(os.fsencode(path), [snapshot()])
     assert victim.read_text() == "precious"
     assert not path.is_symlink()
+    assert path.read_text() == rendered(snapshot())
 
 
 def test_where_it_cannot_be_written_that_is_said(tmp_path: Path) -> None:
@@ -198,18 +224,55 @@ def fetch(port: int) -> str:
         return text
 
 
-def test_over_http_it_is_the_same() -> None:
+def test_over_http_it_is_the_same(clock: FakeClock) -> None:
     """As it is at that moment; when it is stopped, the port is free again."""
     port, shown = free_port(), [snapshot(b'/q"', state="stuck", messages=7)]
-    stop = metrics.serve(("127.0.0.1", port), lambda: shown)
+    stop = metrics.serve(("127.0.0.1", port), lambda: shown, clock)
     try:
         assert values(fetch(port)) == values(rendered(*shown))
         shown[0] = snapshot(b'/q"', messages=8)
+        clock.advance(1.0)
         assert values(fetch(port))["maildirqmtp_queue_messages"] == 8.0
     finally:
         stop()
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
+    """With a thousand routes each costs a tenth of a second of the processor."""
+    asked: list[float] = []
+
+    def snapshots() -> list[Snapshot]:
+        asked.append(clock())
+        return [snapshot()]
+
+    port = free_port()
+    stop = metrics.serve(("127.0.0.1", port), snapshots, clock)
+    try:
+        assert len({fetch(port) for _ in range(20)}) == 1
+        assert len(asked) == 1
+        clock.advance(1.0)
+        fetch(port)
+        assert len(asked) == 2
+    finally:
+        stop()
+
+
+def test_openmetrics_where_prometheus_prefers_it() -> None:
+    """As the client library of Prometheus serves it; anything else is not found."""
+    port = free_port()
+    stop = metrics.serve(("127.0.0.1", port), lambda: [snapshot()])
+    try:
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        url = f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/", headers=accept)) as response:
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert response.read().endswith(b"# EOF\n")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/favicon.ico")
+    finally:
+        stop()
 
 
 def test_a_port_that_is_taken_is_a_wrong_configuration() -> None:

@@ -22,15 +22,9 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import safety
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.helpers import add_message, add_sidecar, make_maildir
+from tests.helpers import add_message, add_sidecar
 
 SERVER = TcpEndpoint("mail.example.org")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 @pytest.fixture
@@ -308,9 +302,9 @@ def test_the_file_is_for_its_owner_and_replaced_as_a_whole(
     assert the_file(locked).stat().st_mode & 0o777 == 0o600
     rename = os.rename
 
-    def watched(source: bytes, target: bytes) -> None:
+    def watched(source: bytes, target: bytes, **folders: int) -> None:
         assert json.loads(the_file(locked).read_text())["state"] == "idle"
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", watched)
     write(locked, "connected")
@@ -323,7 +317,6 @@ def test_it_is_never_written_through_a_link(locked: Path, tmp_path: Path) -> Non
     victim = tmp_path / "victim"
     victim.write_text("precious")
     the_file(locked).symlink_to(victim)
-    (locked / f".maildirqmtp-status.json.{os.getpid()}").symlink_to(victim)
     write(locked)
     assert victim.read_text() == "precious"
     assert not the_file(locked).is_symlink()
@@ -331,8 +324,8 @@ def test_it_is_never_written_through_a_link(locked: Path, tmp_path: Path) -> Non
 
 def test_what_cannot_be_written_is_said(path: Path) -> None:
     """With the path."""
-    (path / f".maildirqmtp-status.json.{os.getpid()}").mkdir()
-    with pytest.raises(LocalError, match=r"write the status file .*status\.json: "):
+    the_file(path).mkdir()
+    with pytest.raises(LocalError, match=r"cannot write .*status\.json: "):
         write(path)
 
 
@@ -447,3 +440,34 @@ def test_text_of_the_daemon_cannot_write_to_the_terminal(
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "[2J" in shown
+
+
+@pytest.mark.parametrize("key", ["state", "server", "excuse", "counters", "other"])
+@pytest.mark.parametrize(
+    "lie",
+    ["\x1b[2J\u202e", ["\x1b[2J"], {"\x1b[2J": {"\u202e": "\x1b"}}, float("nan"), float("-inf")],
+    ids=ascii,
+)
+def test_json_of_a_forged_file_is_json_and_safe_to_print(
+    locked: Path, capsys: pytest.CaptureFixture[str], key: str, lie: object
+) -> None:
+    """Root pipes it through `jq -r`, to a terminal; and a reader that is strict refuses NaN."""
+    add_message(locked, "1.a")
+    waiting = {"1.a": {"tries": 1, "reason": lie, "next": lie}}
+    plant(locked, **({"waiting": waiting, key: lie}))
+    assert status.show([route(locked)], True) == 111
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["daemon"]["pid"] == os.getpid()
+    shown = json.dumps(found, ensure_ascii=False)
+    assert "\\u001b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_json_of_a_number_too_large_for_a_float_is_json(
+    locked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python reads 1e999 as infinity, and would write that as no JSON."""
+    plant(locked, at=0)
+    forged = the_file(locked).read_text().replace('"at": 0', '"at": 1e999')
+    the_file(locked).write_text(forged)
+    assert look(capsys, locked, 0)["daemon"]["at"] is None

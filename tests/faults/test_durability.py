@@ -6,6 +6,7 @@ long as another one follows. Here nothing is forgiven; see `durability`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -20,12 +21,13 @@ from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.mailers import QueueMailer
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
 from tests.faults.durability import Model, record
@@ -120,7 +122,7 @@ def test_mixed_answers_with_bounces_in_a_maildir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bounce is on disk before anything says that the recipient is done with."""
-    where = f"maildir:{tmp_path / 'bounces'}"
+    where = BounceVia(BounceMethod.MAILDIR, os.fsencode(tmp_path / "bounces"))
     forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via=where, max_bounces=4)
 
 
@@ -128,7 +130,7 @@ def test_mixed_answers_with_bounces_by_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bounce in the queue is durable, and its sidecar before it."""
-    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via="server")
+    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via=BounceVia(BounceMethod.SERVER))
 
 
 @pytest.mark.parametrize("cannot_link", [False, True], ids=["link", "copy"])
@@ -168,7 +170,7 @@ def test_a_sidecar_in_a_directory_that_is_not_durable(
     model.forget("m", "envelope")
     record(monkeypatch, model, lambda: None)
     with Maildir(os.fsencode(ledger.maildir)) as maildir:
-        writing.write_sidecar(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
+        sidecars.write(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
     assert "1.a.json" in model.least().get("m/envelope", {})
 
 
@@ -241,8 +243,7 @@ def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A K makes the receiver responsible: when it leaves, the message is on disk."""
-    path = tmp_path / "m"
-    writing.create(os.fsencode(path))
+    storage = Storage(os.fsencode(tmp_path / "m"))
     model = Model(tmp_path)
     torn: dict[str, None] = {}
 
@@ -252,8 +253,8 @@ def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     record(monkeypatch, model, check)
     taken = 0
-    with Maildir(os.fsencode(path)) as maildir:
-        session = Session(maildir, "test")
+    with contextlib.closing(storage):
+        session = Session(storage, "test")
         for length in (3, 500, 300_000):
             recipients = (b"a@example.org", b"b@example.org")
             text = b"x" * length

@@ -4,7 +4,6 @@ The order of the calls is what holds that promise, so the tests look at it.
 """
 
 import errno
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -13,64 +12,40 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
-from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S, Settler
-from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.qmtp.protocol import Response, Status
-from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.fakes import FakeClock, FileSystem
-from tests.helpers import add_message, make_maildir, names, snapshot
+from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S
+from tests.fakes import FileSystem
+from tests.forwarder.doubles import NOW, SettlerCase
+from tests.helpers import add_message, make_maildir, names, sidecar, snapshot
 
 DAY_S = 86_400.0
-NOW = 1_800_000_000.0
 
 
-class Case:
+class Case(SettlerCase):
     """A maildir with a settler, and the calls that it makes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-        self.root = root
-        self.path = make_maildir(root / "M")
-        self.log = io.StringIO()
-        self.clock = FakeClock()
-        self.now = NOW
-        self.maildir = Maildir(os.fsencode(self.path))
+        super().__init__(root)
         self._monkeypatch = monkeypatch
         self.open()
 
     def open(
         self,
         *,
-        prefix: bytes = b"",
         sent: str | None = None,
         failed: str | None = None,
-        lifetime_s: float = 14 * DAY_S,
+        **options: object,
     ) -> None:
         """Make a settler for a route with these options."""
-        self.route = Route(
-            os.fsencode(self.path),
-            TcpEndpoint("mail.example.org"),
-            prefix=prefix,
+        self.make(
             sent=None if sent is None else os.fsencode(self.root / sent),
             failed=None if failed is None else os.fsencode(self.root / failed),
-            lifetime_s=lifetime_s,
+            **options,
         )
-        self.report = Report(self.log, verbosity=1, clock=self.clock)
-        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
 
     def watch(self) -> FileSystem:
         """Write down every call from here on."""
         return FileSystem(self._monkeypatch, self.root)
-
-    def add(self, name: str, *recipients: str, age_s: float = 60.0) -> QueuedMessage:
-        """Put a message into new/, with a sidecar where it has not just one recipient."""
-        add_message(self.path, name)
-        os.utime(self.path / "new" / name, (NOW - age_s, NOW - age_s))
-        if recipients:
-            self.add_sidecar(self.path, name, recipients)
-        return self.load(name)
 
     def add_sidecar(
         self, path: Path, name: str, recipients: tuple[str, ...], **more: object
@@ -80,36 +55,9 @@ class Case:
         content = {"version": 1, "sender": "s@x", "recipients": recipients} | more
         (path / "envelope" / f"{name}.json").write_text(json.dumps(content))
 
-    def load(self, name: str) -> QueuedMessage:
-        """Open a message of new/."""
-        self.maildir.scan()
-        found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
-        return found
-
-    def settle(self, one: QueuedMessage, *answers: str | None) -> None:
-        """Answer a delivery and settle it."""
-        for index, answer in enumerate(answers):
-            if answer is not None:
-                one.answers[index] = Response(Status(answer[0]), os.fsencode(answer[1:]))
-                one.unanswered -= 1
-        self.settler.settle(one)
-
     def sidecar(self, path: Path | None = None, name: str = "1.a") -> dict[str, object]:
         """Read a sidecar."""
-        file = (path or self.path) / "envelope" / f"{name}.json"
-        content: dict[str, object] = json.loads(file.read_text())
-        return content
-
-    @property
-    def failed(self) -> Path:
-        """The default failed maildir."""
-        return self.path / ".Failed"
-
-    @property
-    def new(self) -> list[str]:
-        """What is in new/."""
-        return names(self.path / "new")
+        return sidecar(path or self.path, name)
 
     @property
     def lines(self) -> str:
@@ -120,7 +68,7 @@ class Case:
     def counts(self) -> tuple[int, int, int, int, int]:
         """Accepted, deferred, failed, held, trouble."""
         c = self.report.counters
-        return c.accepted, c.deferred, c.failed, c.held, c.trouble
+        return c.accepted, c.deferred, c.failed, c.held, c.problems
 
 
 @pytest.fixture
@@ -221,7 +169,7 @@ def test_a_message_that_changed_is_kept(case: Case) -> None:
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.sidecar()["recipients"] == ["a@y"]
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert "1.a: held: it changed while it was being sent; kept, to be sent as it is" in case.lines
 
 
@@ -286,7 +234,7 @@ def test_sent_that_fails_keeps_the_message(case: Case) -> None:
     system = case.watch()
     system.fail("link Sent/tmp/*", errno.ENOSPC)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.new == ["1.a"]
     case.settler.finish()
     assert case.new == []
@@ -403,7 +351,7 @@ def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None
     system = case.watch()
     system.fail("fsync M/tmp", errno.ENOSPC)
     case.settle(one, "Kok", "Zlater")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "No space left on device; nothing more is taken from this maildir" in case.lines
     case.settler.finish()
     assert snapshot(case.path) == before
@@ -418,7 +366,7 @@ def test_a_partly_accepted_message_that_changed_gets_no_sidecar(case: Case) -> N
     case.settle(one, "Kok", "Zlater")
     assert case.sidecar()["recipients"] == ["a@y", "b@y"]
     assert "held" in case.lines
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
 
 
 # Failed
@@ -572,7 +520,7 @@ def test_a_failed_message_is_not_removed_unless_it_is_safe(case: Case, call: str
     case.settler.finish()
     assert case.new == ["1.a"]
     assert snapshot(case.path / "envelope") == before
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.counts == (0, 0, 0, 0, 1)
     assert case.report.counters.exit_code == 111
 
@@ -586,7 +534,7 @@ def test_where_the_failed_maildir_cannot_take_it_those_who_have_it_are_done(case
     case.settler.finish()
     assert case.sidecar()["recipients"] == ["a@y", "c@y"]
     assert case.new == ["1.a"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
 
 
 def test_where_nobody_has_it_the_sidecar_stays_as_it_was(case: Case) -> None:
@@ -605,8 +553,64 @@ def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
     (case.path / "new" / "1.a").unlink()
     case.settle(one, "Dno")
     case.settler.finish()
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert case.counts == (0, 0, 0, 1, 0)
+
+
+# A sidecar that is replaced meanwhile
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "KZ", "KD", "DD", "ZZ"])
+@pytest.mark.parametrize("sent", [None, "Sent"])
+def test_a_sidecar_that_is_replaced_in_flight_is_neither_overwritten_nor_removed(
+    case: Case, answers: str, sent: str | None
+) -> None:
+    """Its writer owes somebody the message: unread, that recipient would be lost."""
+    case.open(sent=sent)
+    one = case.add("1.a", *[f"r{n}@y" for n in range(len(answers))])
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, *answers)
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["late@y"]
+    again = case.load("1.a")
+    assert again.recipients == (b"late@y",)
+    case.settle(again, "Kok")
+    case.settler.finish()
+    assert case.new == names(case.path / "envelope") == []
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "KZ"])
+def test_a_sidecar_that_appears_in_flight_counts(case: Case, answers: str) -> None:
+    """The message had none when it was opened, and its header's recipients have it now."""
+    add_message(case.path, "1.a")
+    (case.path / "envelope").mkdir()
+    case.open(recipients=tuple(b"r%d@y" % n for n in range(len(answers))))
+    one = case.load("1.a")
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, *answers)
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["late@y"]
+
+
+def test_a_sidecar_of_the_next_message_of_that_name_stays(case: Case) -> None:
+    """Put there within the second before the old one was to go: its message is about to come."""
+    one = case.add("1.a", "a@y")
+    case.settle(one, "Kok")
+    case.add_sidecar(case.path, "1.a", ("next@y",))
+    case.settler.finish()
+    assert case.new == []
+    assert case.sidecar()["recipients"] == ["next@y"]
+
+
+def test_failures_are_told_also_where_the_sidecar_was_replaced(case: Case) -> None:
+    """The new one may not name who has failed: nobody else would ever hear of it."""
+    one = case.add("1.a", "a@y", "b@y")
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, "Kok", "Dno")
+    assert case.sidecar(case.failed, "1.a")["recipients"] == ["b@y"]
+    assert case.sidecar()["recipients"] == ["late@y"]
 
 
 # Too old
@@ -614,16 +618,78 @@ def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
 
 def test_a_deferral_after_the_lifetime_is_a_failure(case: Case) -> None:
     """A message must not wait for ever; to the second."""
-    young = case.add("1.a", age_s=14 * DAY_S - 1)
-    old = case.add("2.a", age_s=14 * DAY_S)
-    case.settle(young, "Zlater")
-    case.settle(old, "Zlater")
+    for name, age_s in (("1.a", 14 * DAY_S - 1), ("2.a", 14 * DAY_S)):
+        case.settle(case.add(name, age_s=age_s - DAY_S), "Zlater")
+    case.settler.finish()
+    case.now += DAY_S
+    case.open()
+    for name in ("1.a", "2.a"):
+        case.settle(case.load(name), "Zlater")
     case.settler.finish()
     assert case.new == ["1.a"]
     failures = case.sidecar(case.failed, "2.a")["failures"]
     assert isinstance(failures, list)
     assert failures[0]["response"] == "Zlater (too old: 14.0 days)"
     assert case.counts == (0, 1, 1, 0, 0)
+
+
+def test_who_was_offline_for_weeks_loses_nothing_to_the_first_greylisting(case: Case) -> None:
+    """A day of trying comes first, over as many runs as there are."""
+    case.add("1.a", age_s=30 * DAY_S)
+    for hours in (0, 6, 12, 23.9):
+        case.now = NOW + hours * 3_600.0
+        case.open()
+        case.settle(case.load("1.a"), "Zgreylisted")
+        case.settler.finish()
+        assert case.new == ["1.a"], hours
+    case.now = NOW + DAY_S
+    case.open()
+    case.settle(case.load("1.a"), "Zgreylisted")
+    assert case.new == []
+    assert names(case.failed / "new") == ["1.a"]
+
+
+def test_failures_that_a_sidecar_lists_are_no_first_deferral(case: Case) -> None:
+    """A message that was moved back from the failed maildir is tried for a day again."""
+    case.add("1.a", age_s=30 * DAY_S)
+    failure = {"recipient": "a@y", "response": "Zno", "at": "2026-01-01T00:00:00Z"}
+    case.add_sidecar(case.path, "1.a", ("a@y",), failures=[failure])
+    case.settle(case.load("1.a"), "Zgreylisted")
+    assert case.new == ["1.a"]
+
+
+def test_a_message_that_was_accepted_or_failed_is_forgotten(case: Case) -> None:
+    """Another one of that name, moved back from the failed maildir, has its own day."""
+    for answer in ("Kok", "Dno"):
+        case.settle(case.add("1.a", age_s=30 * DAY_S), "Zlater")
+        case.settle(case.load("1.a"), answer)
+        case.settler.finish()
+        state = json.loads((case.path / ".maildirqmtp-state.json").read_text())
+        assert state["first_deferred"] == {}, answer
+
+
+def test_a_daemon_that_has_tried_all_the_time_gives_up_at_the_lifetime(case: Case) -> None:
+    """Not a day later: the message has had its day before."""
+    case.add("1.a", age_s=12 * DAY_S)
+    for days in (0.0, 0.5, 0.99, 1.5, 1.99):
+        case.now = NOW + days * DAY_S
+        case.settle(case.load("1.a"), "Zlater")
+        assert case.new == ["1.a"], days
+    case.now = NOW + 2.1 * DAY_S
+    case.settle(case.load("1.a"), "Zlater")
+    assert case.new == []
+
+
+def test_a_broken_state_file_is_noted_and_stops_nothing(case: Case) -> None:
+    """What it has lost is a day."""
+    (case.path / ".maildirqmtp-state.json").write_text("{")
+    one = case.add("1.a", age_s=30 * DAY_S)
+    case.settle(one, "Zlater")
+    case.settler.tick()
+    case.settler.finish()
+    assert case.lines.count("beginning it anew") == 1
+    assert case.new == ["1.a"]
+    assert case.counts == (0, 1, 0, 0, 0)
 
 
 def test_what_was_not_answered_is_never_too_old(case: Case) -> None:
@@ -645,7 +711,7 @@ def test_a_removal_that_fails_stops_the_taking(case: Case, number: int) -> None:
     system = case.watch()
     system.always_fail("unlink M/new", number)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.lines.count("nothing more is taken") == 1
     case.settle(two, "Kok")
     assert case.lines.count("nothing more is taken") == 1
@@ -668,7 +734,7 @@ def test_a_removal_is_tried_again_at_the_end(case: Case) -> None:
     case.settler.finish()
     assert case.new == []
     assert system.calls[-3:] == ["unlink M/new/1.a", "fsync M/new", "unlink M/envelope/1.a.json"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.report.counters.exit_code == 111
 
 
@@ -702,7 +768,7 @@ def test_a_directory_that_does_not_sync_keeps_the_sidecars(case: Case) -> None:
     case.settle(one, "Kok")
     case.clock.advance(SYNC_S)
     case.settler.tick()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert names(case.path / "envelope") == ["1.a.json", "2.a.json"]
     case.settle(two, "Kok")
     case.settler.finish()
@@ -715,7 +781,7 @@ def test_a_sidecar_that_cannot_be_removed_is_told(case: Case) -> None:
     case.watch().fail("unlink M/envelope", errno.EACCES)
     case.settle(one, "Kok")
     case.settler.finish()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "cannot remove" in case.lines
 
 

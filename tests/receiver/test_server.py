@@ -3,8 +3,8 @@
 import contextlib
 import errno
 import os
-import queue
-import re
+import select
+import selectors
 import socket
 import struct
 import threading
@@ -17,15 +17,15 @@ import pytest
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import server
-from maildirqmtp.receiver.connection import SESSION_S, STOP_S, Connection
+from maildirqmtp.receiver.connection import IDLE_S, SESSION_S, STOP_S, Connection
 from maildirqmtp.receiver.listener import is_loopback, open_listener, show_address
-from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.streams import SocketStream, StdioStream, peer_name, stdio_peer
+from maildirqmtp.receiver.streams import SocketStream, StdioStream, client_of, peer_name, stdio_peer
+from tests.helpers import DEADLINE_S, names, wait_until
+from tests.receiver.doubles import Clock, Log, serving_thread
 
-#: Seconds after which something that should have happened is a failed test.
-PATIENCE_S = 30.0
 REFUSED = Policy(refuse=only_domains([b"example.org"]))
 
 
@@ -33,45 +33,12 @@ def package(text: bytes = b"hi\n", recipients: tuple[bytes, ...] = (b"c@example.
     return package_head(len(text)) + text + package_tail(b"a@b", recipients)
 
 
-class Log:
-    """Takes the server's log lines, and lets a test wait for one."""
-
-    def __init__(self) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
-
-    def __call__(self, importance: Importance, text: str) -> None:
-        self.lines.put(text)
-
-    def wait_for(self, pattern: str) -> str:
-        while not re.search(pattern, line := self.lines.get(timeout=PATIENCE_S)):
-            pass
-        return line
-
-    def has(self, pattern: str) -> bool:
-        """Say whether such a line has come since one was last looked for."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                if re.search(pattern, self.lines.get_nowait()):
-                    return True
-        return False
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Client:
     """A client on a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(PATIENCE_S)
+        self.sock.settimeout(DEADLINE_S)
         self.sent = 0
         self._reader = ResponseReader()
 
@@ -102,9 +69,10 @@ class Client:
         return self._reader.pending == 0 and self.sock.recv(1) == b""
 
 
-def connect(server: Server) -> Client:
-    assert server.address is not None
-    return Client(socket.create_connection(server.address, PATIENCE_S))
+def connect(server: Server | tuple[str, int]) -> Client:
+    address = server.address if isinstance(server, Server) else server
+    assert address is not None
+    return Client(socket.create_connection(address, DEADLINE_S))
 
 
 def connect_narrowly(server: Server) -> Client:
@@ -124,29 +92,6 @@ def fill(client: Client, data: bytes) -> None:
     with contextlib.suppress(TimeoutError):
         while True:
             client.sent += client.sock.send(data[client.sent % len(data) :])
-
-
-@contextlib.contextmanager
-def serving_thread(server: Server) -> Iterator[None]:
-    """Run the server in a thread, as --demo does; it has to end when told to."""
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -272,7 +217,7 @@ def test_client_that_never_reads(start: Callable[..., Server], clock: Clock, log
     server = start(clock=clock, policy=REFUSED, timeout_s=100.0)
     data = package(b"", recipients=(b"x",) * 5_000)
     with connect_narrowly(server) as silent, connect(server) as other:
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while not log.has("took no response for 100 s"):
             assert time.monotonic() < deadline_s
             fill(silent, data)
@@ -329,30 +274,280 @@ def test_more_clients_than_places(start: Callable[..., Server]) -> None:
         second.sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             second.responses(1)
-        second.sock.settimeout(PATIENCE_S)
+        second.sock.settimeout(DEADLINE_S)
     with second:
         assert second.responses(1) == "K"
+
+
+def failing_accept(
+    monkeypatch: pytest.MonkeyPatch, errors: Iterator[BaseException | None]
+) -> list[float]:
+    """Let accept(2) fail with these; return the list of the calls that failed."""
+    accept = socket.socket.accept
+    calls: list[float] = []
+
+    def fail_first(listener: socket.socket) -> tuple[socket.socket, object]:
+        error = next(errors, None)
+        if error is None:
+            return accept(listener)
+        calls.append(time.monotonic())
+        raise error
+
+    monkeypatch.setattr(socket.socket, "accept", fail_first)
+    return calls
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def test_no_descriptors_left(
     start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """The server says so and tries again, instead of dying or burning the processor."""
-    accept = socket.socket.accept
-    failures = [errno.EMFILE, errno.ECONNABORTED]
-
-    def fail_first(listener: socket.socket) -> tuple[socket.socket, object]:
-        if failures:
-            code = failures.pop(0)
-            raise OSError(code, os.strerror(code))
-        return accept(listener)
-
-    monkeypatch.setattr(socket.socket, "accept", fail_first)
+    failing_accept(monkeypatch, map(os_error, [errno.EMFILE, errno.ECONNABORTED]))
     monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.01)
     with connect(start()) as client:
         client.send(package())
         assert client.responses(1) == "K"
     log.wait_for("cannot accept a connection: Too many open files")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EPERM, errno.EINVAL, None])
+def test_an_error_that_lasts_does_not_spin(
+    start: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+    log: Log,
+    number: int | None,
+) -> None:
+    """200,000 lines of log in 3 seconds, and a processor, were the price of a full table."""
+    broken = False
+    error = MemoryError() if number is None else os_error(number)
+    calls = failing_accept(monkeypatch, iter(lambda: error if broken else None, 0))
+    with connect(start(clock=clock)) as client:
+        client.send(package())
+        assert client.responses(1) == "K"
+        broken = True
+        with connect(server_of(client)) as waiting:
+            log.wait_for("cannot accept a connection: ")
+            for _ in range(50):  # rounds of the loop; the clock stands still
+                client.send(package())
+                assert client.responses(1) == "K"
+            assert len(calls) == 1
+            clock.now_s += server.ACCEPT_PAUSE_S
+            client.send(package())
+            assert client.responses(1) == "K"
+            wait_until(lambda: len(calls) == 2, "another try")
+            broken = False
+            clock.now_s += server.ACCEPT_PAUSE_S
+            client.send(package() + package())
+            assert client.responses(2) == "KK"
+            waiting.send(package())
+            assert waiting.responses(1) == "K"
+    assert not log.has("cannot accept"), "at most one line a minute"
+
+
+def test_clients_that_are_gone_at_once_do_not_spin(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, clock: Clock, log: Log
+) -> None:
+    """One of them is no reason to pause; the same error again and again is."""
+    broken = False
+    error = os_error(errno.ECONNABORTED)
+    calls = failing_accept(monkeypatch, iter(lambda: error if broken else None, 0))
+    with connect(start(clock=clock)) as client:
+        client.send(package())
+        assert client.responses(1) == "K"
+        broken = True
+        with connect(server_of(client)):
+            log.wait_for("cannot accept a connection: Software caused connection abort")
+            client.send(package())
+            assert client.responses(1) == "K"
+        assert len(calls) == 20
+
+
+# More clients than places
+
+
+def server_of(client: Client) -> tuple[str, int]:
+    """Return the address that a client is connected to."""
+    host, port = client.sock.getpeername()
+    return host, port
+
+
+def connect_from(source: str, server: Server) -> Client:
+    """Connect from another address of loopback: another client."""
+    assert server.address is not None
+    return Client(socket.create_connection(server.address, DEADLINE_S, (source, 0)))
+
+
+def test_one_client_cannot_have_all_places(start: Callable[..., Server], log: Log) -> None:
+    """40 connections of one machine shut everybody out for 20 minutes."""
+    server = start(max_connections=4)
+    with contextlib.ExitStack() as stack:
+        greedy = [stack.enter_context(connect(server)) for _ in range(2)]
+        for client in greedy:
+            client.send(package() + package()[:5])
+            assert client.responses(1) == "K"
+        for _ in range(10):
+            with connect(server) as refused:
+                assert refused.at_end()
+        other = stack.enter_context(connect_from("127.0.0.2", server))
+        other.send(package())
+        assert other.responses(1) == "K"
+        for client in greedy:
+            client.send(package()[5:])
+            assert client.responses(1) == "K"
+    log.wait_for(r"\[127.0.0.1\]: 2 connections already, and no more for one client")
+    assert not log.has("connections already"), "at most one line a minute"
+
+
+def test_an_idle_connection_makes_way_for_the_same_client(
+    start: Callable[..., Server], clock: Clock
+) -> None:
+    """A client that has forgotten its connections can still send mail."""
+    server = start(max_connections=4, clock=clock)
+    with connect(server) as old, connect(server) as busy:
+        for client in (old, busy):
+            client.send(package())
+            assert client.responses(1) == "K"
+        busy.send(package()[:5])
+        clock.now_s += IDLE_S
+        with connect(server) as new:
+            new.send(package())
+            assert new.responses(1) == "K"
+        assert old.at_end()
+        busy.send(package()[5:])
+        assert busy.responses(1) == "K"
+
+
+def test_idle_ones_go_first_when_others_wait(
+    start: Callable[..., Server], clock: Clock, log: Log
+) -> None:
+    """The one that is idle for longest; those at work stay."""
+    server = start(max_connections=3, clock=clock)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect_from(f"127.0.0.{n}", server)) for n in range(1, 4)]
+        for client in clients:
+            client.send(package())
+            assert client.responses(1) == "K"
+            clock.now_s += 1.0
+        busy, longest, idle = clients
+        busy.send(package()[:5])
+        clock.now_s += IDLE_S
+        with connect_from("127.0.0.9", server) as new:
+            new.send(package())
+            assert new.responses(1) == "K"
+        assert longest.at_end()
+        log.wait_for(r"\[127.0.0.2\]: idle, while others wait; closing")
+        busy.send(package()[5:])
+        idle.send(package())
+        assert busy.responses(1) + idle.responses(1) == "KK"
+
+
+def test_a_full_server_waits_without_spinning(start: Callable[..., Server], clock: Clock) -> None:
+    """Where nobody may be sent away, the one that waits costs nothing."""
+    server = start(max_connections=1, clock=clock)
+    rounds: list[int] = []
+    real = server._select
+    server._select = lambda: rounds.append(1) or real()  # type: ignore[func-returns-value,method-assign]
+    with connect(server) as client:
+        client.send(package()[:5])
+        with connect_from("127.0.0.2", server) as waiting:
+            wait_until(lambda: server._others_wait, "the server to know of it")
+            before = len(rounds)
+            client.send(package()[5:])
+            assert client.responses(1) == "K"
+            assert len(rounds) - before < 10
+            client.sock.close()
+            waiting.send(package())
+            assert waiting.responses(1) == "K"
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%lo", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_what_counts_as_one_client(address: str, client: str) -> None:
+    """Whoever has one address of a /64 has 2^64 of them."""
+    assert client_of(address) == client
+
+
+# Trouble of this machine
+
+
+def test_no_memory_for_a_client_ends_that_client(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """Not the process, and with it everybody's mail."""
+    server = start()
+    feed = Session.feed
+
+    def greedy(session: Session, data: bytes) -> None:
+        if data.endswith(b"greedy"):
+            raise MemoryError
+        feed(session, data)
+
+    monkeypatch.setattr(Session, "feed", greedy)
+    with connect(server) as one, connect(server) as other:
+        one.send(b"greedy")
+        assert one.at_end()
+        log.wait_for(r"\[127.0.0.1\]: out of memory; closing")
+        other.send(package())
+        assert other.responses(1) == "K"
+
+
+@pytest.mark.parametrize("what", ["work", "__init__"])
+def test_no_memory_for_a_session(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Nor at any other point; a copy that is half written goes."""
+    server = start()
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, what, fail)
+        with connect(server) as one:
+            one.send(package())
+            with contextlib.suppress(ConnectionResetError):
+                assert one.sock.recv(1) == b""
+    with connect(server) as other:
+        other.send(package())
+        assert other.responses(1) == "K"
+
+
+@pytest.mark.parametrize("error", [os_error(errno.ENOMEM), MemoryError()])
+def test_no_memory_to_wait_for_clients(
+    path: Path, monkeypatch: pytest.MonkeyPatch, log: Log, error: Exception
+) -> None:
+    """poll(2) may say so; the next time it may work again."""
+    real = selectors.PollSelector.select
+    failures = [error] * 3
+
+    def fail_first(selector: selectors.PollSelector, timeout: float | None = None) -> object:
+        if failures:
+            raise failures.pop()
+        return real(selector, timeout)
+
+    monkeypatch.setattr(selectors.PollSelector, "select", fail_first)
+    monkeypatch.setattr(server, "SELECT_PAUSE_S", 0.01)
+    with contextlib.ExitStack() as stack:
+        serving = stack.enter_context(Server(path, listen=("127.0.0.1", 0), log=log))
+        stack.enter_context(serving_thread(serving))
+        client = stack.enter_context(connect(serving))
+        client.send(package())
+        assert client.responses(1) == "K"
+    log.wait_for("cannot wait for clients: ")
+    assert not log.has("cannot wait"), "at most one line a minute"
 
 
 def test_stop_answers_what_is_complete(path: Path, log: Log) -> None:
@@ -383,7 +578,7 @@ def test_stop_with_a_client_that_never_reads(path: Path, clock: Clock, log: Log)
     with server, connect_narrowly(server) as silent, serving_thread(server):
         fill(silent, package(b"", recipients=(b"x",) * 5_000))
         server.stop()
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while not log.has("did not take its responses"):
             assert time.monotonic() < deadline_s
             clock.now_s += STOP_S
@@ -403,7 +598,7 @@ def test_stop_with_stdio(path: Path, log: Log) -> None:
         server.stop()
         assert client.at_end()
         client.sock.close()
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
     assert outcome == [True]
 
 
@@ -411,7 +606,9 @@ def test_serving_without_an_address(path: Path) -> None:
     """A stop that comes first is not forgotten."""
     with Server(path, listen=None) as server:
         server.stop()
+        assert server.address is None
         server.serve()
+    assert names(path / "new") == []
 
 
 def test_close_with_a_client_there(path: Path, log: Log) -> None:
@@ -498,13 +695,14 @@ def test_maildirs_that_cannot_be_used(path: Path, monkeypatch: pytest.MonkeyPatc
             Server(path)
     real_open = os.open
 
-    def open_but_parents(name: bytes, flags: int, **options: int) -> int:
+    def open_but_parents(name: bytes, flags: int, *mode: int, **options: int) -> int:
         if name == b"..":
             raise PermissionError
-        return real_open(name, flags, **options)
+        return real_open(name, flags, *mode, **options)
 
-    monkeypatch.setattr(os, "open", open_but_parents)
-    Server(path, listen=None).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_but_parents)
+        Server(path, listen=None).close()
 
 
 def test_show_address() -> None:
@@ -527,7 +725,7 @@ def test_stdio_on_a_socket(path: Path, log: Log) -> None:
         assert client.responses(1) == "K"
         assert client.at_end()
         client.sock.close()
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
         assert outcome == [False]
 
 
@@ -551,9 +749,25 @@ def test_stdio_on_pipes(path: Path) -> None:
             reader.feed(os.read(client_in, 65_536))
             while reader.next() is not None:
                 count += 1
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
         assert outcome == [True]
         assert not stream.half_close()
+
+
+def test_stdio_never_writes_more_than_a_pipe_takes(path: Path) -> None:
+    """Behind a pipe that others share, and that blocks, nothing else would go on."""
+    read_fd, write_fd = os.pipe()
+    stream = StdioStream(0, write_fd)
+    written: list[int] = []
+    thread = threading.Thread(target=lambda: written.append(stream.write(b"x" * 1_000_000)))
+    thread.start()
+    thread.join(5.0)
+    hung = thread.is_alive()
+    os.close(read_fd)
+    thread.join(DEADLINE_S)
+    os.close(write_fd)
+    assert not hung
+    assert written == [select.PIPE_BUF]
 
 
 @pytest.mark.parametrize(
@@ -626,7 +840,7 @@ class Broken:
 
 def broken_connection(path: Path, log: Log, clock: Clock, error: OSError | None) -> Connection:
     with Server(path, listen=None) as server:
-        session = Session(server._maildir, "p", log=log)
+        session = Session(server._storage, "p", log=log)
     connection = Connection(Broken(error), session, 100.0, clock, log)
     connection.handle(1)
     connection.turn()
@@ -649,7 +863,7 @@ def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:
     """After everything was said a reset is no news."""
     one, other = socket.socketpair()
     with Server(path, listen=None) as server, one, other:
-        session = Session(server._maildir, "p", log=log)
+        session = Session(server._storage, "p", log=log)
         stream = SocketStream(one)
         connection = Connection(stream, session, 100.0, clock, log)
         connection.stop()
