@@ -196,7 +196,7 @@ class Worker:
                 return  # told so before there was a forwarder to tell
 
             # Watched before the first scan: what comes in between is found by the one or the other.
-            watch = Watch(maildir.new.path, queue.look_again, self.report.note)
+            watch = Watch(maildir.new.path, queue.hint, self.report.note)
             stack.callback(watch.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
@@ -218,6 +218,7 @@ class Worker:
             queue.try_all()
         if queue.scan_due():
             self._scan(maildir, watch, queue)
+        queue.take_hints()
         if queue.local_error is not None:
             self._complain(str(queue.local_error))
 

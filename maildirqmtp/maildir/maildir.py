@@ -157,7 +157,11 @@ class Maildir:
             self._envelope_durable = True
         return folder
 
-    def _find_envelopes(self) -> None:
+    def find_envelopes(self) -> None:
+        """Look for a directory of sidecars, for messages that no `scan` has found.
+
+        Raises `LocalError`.
+        """
         if self._envelope is None and self.root.has(b"envelope"):
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
 
@@ -230,7 +234,7 @@ class Maildir:
                         entries.append((self._mtime(folder, name), name, number))
                     else:
                         entries.append((int(seconds), name, number))
-        self._find_envelopes()
+        self.find_envelopes()
         entries.sort()
         return deque([(folders[number], name) for _, name, number in entries])
 

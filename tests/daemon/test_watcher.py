@@ -28,12 +28,14 @@ class Watched:
         self.path = path
         path.mkdir()
         self.hints = 0
+        self.named: list[bytes | None] = []
         self.said: list[str] = []
         self.watch = Watch(os.fsencode(path), self.hint, self.said.append)
 
-    def hint(self) -> None:
+    def hint(self, name: bytes | None) -> None:
         """Count."""
         self.hints += 1
+        self.named.append(name)
 
     def hinted_by(self, action: Callable[[], object]) -> None:
         """Wait for a hint that an action makes."""
@@ -389,7 +391,7 @@ def test_a_name_that_is_no_utf8_is_watched(tmp_path: Path) -> None:
     directory = os.fsencode(tmp_path) + b"/\xff\xfe"
     os.mkdir(directory)
     hints: list[int] = []
-    watch = Watch(directory, lambda: hints.append(1), print)
+    watch = Watch(directory, lambda name: hints.append(1), print)
     watch.check()
     try:
         with open(directory + b"/\xe9", "wb"):
