@@ -117,7 +117,7 @@ class Supervisor:
         self._reload = reload
         self._notifier = notifier
         self._wake = wake
-        self._locks = MaildirLocks()
+        self._locks = MaildirLocks(boot_clock)
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")

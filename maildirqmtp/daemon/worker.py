@@ -167,7 +167,7 @@ class Worker:
         route = self.route
         with ExitStack() as stack:
             maildir = stack.enter_context(Maildir(route.maildir))
-            reservations = stack.enter_context(self._locks.hold(maildir))
+            shared = stack.enter_context(self._locks.hold(maildir))
             try:
                 wake = Wakeup()
             except OSError as error:
@@ -179,7 +179,7 @@ class Worker:
                 route.rescan_s,
                 self._clock,
                 self._wall_clock,
-                reservations,
+                shared.reservations,
                 wake,
             )
             forwarder = Forwarder(
@@ -191,6 +191,7 @@ class Worker:
                 self._wall_clock,
                 queue,
                 wake,
+                shared.state,
             )
             stack.callback(forwarder.close)
             self._forwarder = forwarder

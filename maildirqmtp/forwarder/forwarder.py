@@ -24,6 +24,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
+from maildirqmtp.maildir.state import ONE_RECIPIENT, State
 from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
@@ -50,7 +51,7 @@ class Forwarder:
 
     `queue` None is for `run_batch`. With one that stays open (watch mode) a
     connection is kept for `route.idle_s` while there is nothing to send. `wake`
-    interrupts any wait; None makes one of the forwarder's own. `connector`, `clock`
+    interrupts any wait, `state` is the maildir's; None makes one of its own. `connector`, `clock`
     (seconds that only go on) and `wall_clock` (seconds of the epoch) are for tests.
     Raises `LocalError` where this machine has no descriptor for it.
 
@@ -71,6 +72,7 @@ class Forwarder:
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
         wake: Wakeup | None = None,
+        state: State | None = None,
     ) -> None:
         self.stop_reason = ""
         self.may_help = False
@@ -82,11 +84,12 @@ class Forwarder:
         self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
-        self._settler = Settler(maildir, route, report, clock, wall_clock)
-        #: What is known of the server.
-        self.capabilities = Capabilities(one_recipient=route.one_recipient)
+        self._state = State(maildir.root, clock, wall_clock) if state is None else state
+        known = route.one_recipient or self._state.has_shown(str(route.server), ONE_RECIPIENT)
+        self._capabilities = Capabilities(one_recipient=known)
+        self._settler = Settler(maildir, route, report, clock, wall_clock, self._state)
         self.queue = BatchQueue(self._scan, clock) if queue is None else queue
-        self._recovery = Recovery(self._settler, report, route.server)
+        self._recovery = Recovery(self._settler, report, route.server, self._state)
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
         )
@@ -95,7 +98,7 @@ class Forwarder:
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
             self._unchanged,
             clock,
-            self.capabilities,
+            self._capabilities,
         )
         self._more_at = 0.0
         self._total = 0

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.forwarder.bounces import Bouncer
+    from maildirqmtp.maildir.files import Identity
+    from maildirqmtp.maildir.state import State
 
 
 class Kept(NamedTuple):
@@ -40,6 +42,9 @@ class Kept(NamedTuple):
     at_next_scan: bool = False
 
 
+#: Seconds for which a message is tried again after its first deferral, however old it is: who
+#: was offline for weeks must not lose all to one greylisting. A shorter lifetime counts here, too.
+FIRST_DEFERRED_S = 86_400.0
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000
 SYNC_S = 1.0
@@ -60,6 +65,7 @@ class Settler:
         report: Report,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        state: State | None = None,
     ) -> None:
         self.local_error: LocalError | None = None
         self._maildir = maildir
@@ -67,6 +73,7 @@ class Settler:
         self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
+        self._state = state
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
@@ -74,7 +81,7 @@ class Settler:
         self._removals = 0
         self._removed_at = 0.0
         self._unsynced: dict[int, Folder] = {}
-        self._sidecars: list[bytes] = []
+        self._sidecars: list[tuple[bytes, Identity | None]] = []
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
 
     def prove_sent(self) -> None:
@@ -125,6 +132,8 @@ class Settler:
         """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
+            if self._maildir.has_envelopes:
+                self._check_sidecar(queued)
             if keep_in is not None:
                 self._catch_up(message)
                 target = self._target(keep_in)
@@ -145,7 +154,17 @@ class Settler:
         self._unsynced[message.folder.fd] = message.folder
         # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
         if queued.sidecar is not None and removal is DONE:
-            self._sidecars.append(message.name)
+            self._sidecars.append((message.name, queued.sidecar_identity))
+        if self._state is not None:
+            self._state.forget(message.name)
+
+    def _check_sidecar(self, queued: QueuedMessage) -> None:
+        """Raise `FileChangedError` where the sidecar is another than when the message was opened.
+
+        What that one says is still owed. Raises `LocalError`, too.
+        """
+        if sidecars.identity(self._maildir, queued.message.name) != queued.sidecar_identity:
+            raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _catch_up(self, message: Message) -> bool:
         """Follow a message that a mail reader has renamed while it was in flight."""
@@ -154,25 +173,37 @@ class Settler:
         )
 
     def tick(self) -> None:
-        """Make removals durable that are a second old."""
+        """Make removals durable that are a second old; write the state file, if that is due."""
         if self._removals and self._clock() - self._removed_at >= SYNC_S:
             self._sync()
+        if self._state is not None:
+            self._state.save_if_due()
+            self._note_fault(self._state)
+
+    def _note_fault(self, state: State) -> None:
+        fault = state.take_fault()
+        if fault is not None:
+            self._report.note(fault)
 
     @property
     def next_deadline(self) -> float | None:
         """The clock's time at which `tick` will have something to do."""
-        return self._removed_at + SYNC_S if self._removals else None
+        if self._removals:
+            return self._removed_at + SYNC_S
+        return None if self._state is None else self._state.next_deadline
 
     def _sync(self) -> None:
         """Make the removals durable, then remove the sidecars of this batch."""
         folders, self._unsynced = self._unsynced, {}
-        names, self._sidecars = self._sidecars, []
+        done, self._sidecars = self._sidecars, []
         self._removals = 0
         try:
             for folder in folders.values():
                 folder.sync()
-            for name in names:
-                sidecars.remove(self._maildir, name)
+            for name, identity in done:
+                # Another one is that of another message, which is about to come.
+                if sidecars.identity(self._maildir, name) == identity:
+                    sidecars.remove(self._maildir, name)
         except LocalError as error:
             self.stop_taking(error)
 
@@ -219,8 +250,16 @@ class Settler:
         """Say why a recipient is given up on; None where it is to be tried again."""
         if answer.status is FAILED:
             return str(answer)
-        age_s = self._wall_clock() - queued.message.mtime_s
-        if age_s >= self._route.lifetime_s:
+        now_s = self._wall_clock()
+        age_s = now_s - queued.message.mtime_s
+        lifetime_s = self._route.lifetime_s
+        if self._state is not None:
+            grace_s = min(FIRST_DEFERRED_S, lifetime_s)
+            if age_s < lifetime_s - 2 * grace_s:
+                return None  # so that one tried all the time has had its day by then
+            if now_s - self._state.first_deferral(queued.message.name) < grace_s:
+                return None
+        if age_s >= lifetime_s:
             return f"{answer} (too old: {age_s / 86_400:.1f} days)"
         return None
 
@@ -290,6 +329,7 @@ class Settler:
         if not self._maildir.is_same(queued.message):
             # The sidecar would be that of a message nobody has sent.
             raise FileChangedError("it changed while it was being sent")
+        self._check_sidecar(queued)
         recipients = tuple(self._original(queued, i) for i in owed) + queued.others
         failures = queued.sidecar.failures if queued.sidecar else ()
         content = Sidecar(queued.sender, recipients, failures)
@@ -348,3 +388,6 @@ class Settler:
         for target in self._targets.values():
             target.close()
         self._targets.clear()
+        if self._state is not None:
+            self._state.save()
+            self._note_fault(self._state)

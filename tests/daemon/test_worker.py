@@ -630,7 +630,7 @@ def test_a_message_that_another_route_has_is_sent_when_that_lets_go_of_it(run: R
     (name,) = run.new
     other = Maildir(os.fsencode(run.path))
     holding = run.locks.hold(other)
-    reservations = holding.__enter__()
+    reservations = holding.__enter__().reservations
 
     class Other:
         def look_again(self) -> None:
@@ -663,8 +663,8 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, _, reservations),) = run.locks._held.values()
-        free.extend(reservations.take(os.fsencode(name), Other()) for name in run.new)
+        ((_, shared),) = run.locks._held.values()
+        free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)
     run.go(110, prefix=b"p-", idle_s=1.0)
