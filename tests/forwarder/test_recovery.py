@@ -17,6 +17,7 @@ from maildirqmtp.forwarder import recovery
 from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, Recovery
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
+from maildirqmtp.maildir.state import State
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
 from tests.forwarder.test_forwarder import NOW, Run
@@ -147,9 +148,10 @@ def test_poison_that_is_all_there_is_left_is_named(run: Run) -> None:
     assert run.code == 111
 
 
-def make_recovery(run: Run, server: Endpoint | None = None) -> Recovery:
+def make_recovery(run: Run) -> Recovery:
     """A recovery by itself, for what needs no connection."""
-    return Recovery(Settler.__new__(Settler), run.report, server or TcpEndpoint("mail.example.org"))
+    server, known = TcpEndpoint("mail.example.org"), State.__new__(State)
+    return Recovery(Settler.__new__(Settler), run.report, server, known)
 
 
 def test_suspicion_is_dropped_with_the_answer(run: Run) -> None:
