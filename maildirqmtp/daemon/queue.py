@@ -205,9 +205,10 @@ class WatchQueue:
         if birth_s is not None:
             waiting.birth_s = birth_s
         reason = reason[:_REASON_MAX]
-        is_news = reason != waiting.reason
+        is_ours = bool(reason)
+        is_news = reason != waiting.reason or is_ours != waiting.ours
         waiting.reason = reason
-        waiting.ours = bool(reason)
+        waiting.ours = is_ours
         waiting.tries += 1
         now, now_s = self._clock(), self._wall_clock()
         wait_s = self._rescan_s if soon else retry_at(waiting.birth_s, now_s) - now_s

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import safety
 from maildirqmtp.maildir.files import local_error
@@ -178,7 +178,7 @@ def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str
     about: dict[str, Any] = {"message": printable(name), "recipients": [], "reason": ""}
     try:
         queued = prepare(maildir, route, folder, name)
-        if queued is None:
+        if isinstance(queued, PassedOver):
             return None
         message = queued.message
         message.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.mail import envelope
 
 if TYPE_CHECKING:
@@ -78,8 +78,11 @@ class Outbox:
             if self.queue.later(name, None, str(error), soon):
                 self._report.held(name, str(error))
             return None
-        if queued is None:
-            self.queue.later(name, None, "")
-        elif self._report.detailed:
+        if isinstance(queued, PassedOver):
+            is_news = self.queue.later(name, None, "")
+            if is_news and queued is PassedOver.FOR_OTHERS:
+                self._report.for_others()
+            return None
+        if self._report.detailed:
             queued.message_id = envelope.message_id(queued.message.data)
         return queued

@@ -1,4 +1,4 @@
-"""A delivery: one message, whom it goes to, and what was answered.
+"""A queued message: one of the maildir, its recipients, and what was answered.
 
 `prepare` is the first half of the way that all data goes: from a name in the
 maildir to a message with its envelope.
@@ -6,6 +6,7 @@ maildir to a message with its envelope.
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError
@@ -83,26 +84,37 @@ class QueuedMessage(OutgoingMessage):
         return printable(self.message.folder.join(self.message.name))
 
 
-def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> QueuedMessage | None:
-    """Open a message and find its envelope; None where it is none, or not ours.
+class PassedOver(Enum):
+    """Why a file of the maildir is not sent, without being held."""
+
+    #: It is gone, or a link, a directory, ...
+    NO_MESSAGE = auto()
+    #: None of its recipients begins with the route's prefix.
+    FOR_OTHERS = auto()
+
+
+def prepare(
+    maildir: Maildir, route: Route, folder: Folder, name: bytes
+) -> QueuedMessage | PassedOver:
+    """Open a message and find its envelope.
 
     Raises `EnvelopeError`, `LocalError` or `FileChangedError` where the message
     has to be held: then nothing of it may be sent.
     """
     message = maildir.load(folder, name)
     if message is None:
-        return None
+        return PassedOver.NO_MESSAGE
     taken = False
     try:
         queued = _addressed(maildir, route, message)
-        taken = queued is not None
+        taken = isinstance(queued, QueuedMessage)
         return queued
     finally:
         if not taken:
             message.close()
 
 
-def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | None:
+def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | PassedOver:
     sidecar = writing.read_sidecar(maildir, message.name) if maildir.has_envelopes else None
     given = sidecar is not None or (route.sender is not None and bool(route.recipients))
     try:
@@ -125,7 +137,7 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
         raise EnvelopeError(f"no envelope: no {missing} line on top of it")
     recipients = envelope.ours(everyone, route.prefix)
     if not recipients:
-        return None
+        return PassedOver.FOR_OTHERS
     others: tuple[bytes, ...] = ()
     if len(everyone) > 1:
         if len(message.name.partition(b":")[0]) > _NAME_BYTES:

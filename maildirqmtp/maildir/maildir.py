@@ -53,6 +53,12 @@ DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
 Candidates = deque[tuple[Folder, bytes]]
 
 
+def is_trash_or_draft(name: bytes) -> bool:
+    """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
+    flags = name.rpartition(b":2,")[2] if b":2," in name else b""
+    return b"T" in flags or b"D" in flags
+
+
 def _being_written(folder: Folder, name: bytes) -> FileChangedError:
     return FileChangedError(
         f"{printable(folder.join(name))} is being written to; messages are to be written in tmp/ "
@@ -201,7 +207,8 @@ class Maildir:
 
         Oldest by the seconds that begin the name (maildir(5)), else by the
         modification time; only names without seconds cost a stat. `choose` is
-        given the names of each directory, and returns those that are wanted.
+        given the names of each directory, and returns those that are wanted. What
+        is flagged as trashed or as a draft in cur/ is nobody's to send.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
@@ -210,7 +217,7 @@ class Maildir:
             if choose is not None:
                 names = choose(iter(names))
             for name in names:
-                if name[0] != _DOT:
+                if name[0] != _DOT and not (folder is self.cur and is_trash_or_draft(name)):
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
                         entries.append((self._mtime(folder, name), name, number))

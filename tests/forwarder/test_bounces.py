@@ -80,7 +80,7 @@ class Case:
         """Open a message of new/."""
         self.maildir.scan()
         found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
+        assert isinstance(found, QueuedMessage)
         return found
 
     def add(
@@ -414,7 +414,7 @@ def test_a_bouncer_says_where_its_bounce_is(
             os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
         )
         one = prepare(maildir, route, maildir.new, b"1.a")
-        assert one is not None
+        assert isinstance(one, QueuedMessage)
         report = Report(io.StringIO(), clock=FakeClock())
         bouncer = Bouncer(maildir, route, report, lambda: NOW)
         calls = FileSystem(monkeypatch, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder import queued_message
-from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, QueuedMessage, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
@@ -38,8 +38,9 @@ def opened(
     with Maildir(os.fsencode(path)) as maildir:
         maildir.scan()
         found = prepare(maildir, route, maildir.new, name)
-        if found is not None:
-            found.message.close()
+        if isinstance(found, PassedOver):
+            return None
+        found.message.close()
         return found
 
 

@@ -84,7 +84,7 @@ class Case:
         """Open a message of new/."""
         self.maildir.scan()
         found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
+        assert isinstance(found, QueuedMessage)
         return found
 
     def settle(self, one: QueuedMessage, *answers: str | None) -> None:
@@ -192,7 +192,7 @@ def test_with_cur_each_directory_is_synced(case: Case) -> None:
     """The removal of a message in cur/ is not made durable by new/."""
     add_message(case.path, "1.a:2,S", folder="cur")
     one = prepare(case.maildir, case.route, case.maildir.cur, b"1.a:2,S")
-    assert one is not None
+    assert isinstance(one, QueuedMessage)
     two = case.add("2.a")
     system = case.watch()
     case.settle(one, "Kok")
