@@ -178,7 +178,7 @@ class ModelReport(Report):
         self._model.claimed(queued, index, "DZ")
         super().bounced(queued, index, text)
 
-    def in_doubt(self, queued: QueuedMessage) -> None:
+    def in_doubt(self, queued: QueuedMessage, silent: bool = False) -> None:
         """See `Report`."""
         content = self._model.last_sent.get(base_of(queued.message.name))
         for index in queued.doubtful:

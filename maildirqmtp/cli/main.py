@@ -158,11 +158,11 @@ def _stay(line: CommandLine) -> int:
 
 def _status(line: CommandLine) -> int:
     """Tell what waits in a maildir, or in those of a file."""
-    from maildirqmtp.daemon.status import show, show_maildir
+    from maildirqmtp.cli.status import show, show_maildir
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, bool(line.include_cur), bool(line.json))
+        return show_maildir(path, line.include_cur, bool(line.json))
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)

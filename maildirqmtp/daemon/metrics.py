@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.files import Folder, local_error, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -94,17 +94,21 @@ def _escape(text: str) -> str:
 
 
 def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
-    """Write the textfile, so that whoever reads it finds the old or the new. `LocalError`."""
-    temporary = b"%b.%d.tmp" % (path, os.getpid())
+    """Write the textfile; readers find the old or the new one. Raises `LocalError`.
+
+    Others may read it, as node_exporter has to, whatever the umask.
+    """
+    directory, name = os.path.split(path)
+    data = render(collect(snapshots)).encode()
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o644), "w", encoding="utf-8") as file:
-            # Read by another user, node_exporter's; the umask of our units says otherwise.
-            os.fchmod(file.fileno(), 0o644)
-            file.write(render(collect(snapshots)))
-        os.rename(temporary, path)
+        # O_PATH: files can be made where the directory may not be listed.
+        fd = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise local_error("write the metrics to", path, error) from error
+        raise local_error("write", path, error) from error
+    try:
+        replace(Folder(fd, directory), name, data, mode=0o644, durable=False)
+    finally:
+        os.close(fd)
 
 
 def serve(

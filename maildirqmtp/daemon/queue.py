@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,8 +56,8 @@ class QueueEntry:
 
 
 def _base(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves or flags it."""
-    return name.partition(b":")[0]
+    """Return what a message keeps when a mail reader moves, flags or numbers it."""
+    return names.without_uid(name)
 
 
 class WatchQueue:
@@ -165,11 +166,20 @@ class WatchQueue:
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `queues.Queue`."""
         for folder, name in reversed(candidates):
-            key = _base(name)
-            waiting = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
-            waiting.folder, waiting.name = folder, name
-            self._forget(key)
-            self._fresh.appendleft(key)
+            self._fresh.appendleft(self._return(folder, name))
+
+    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+        """See `queues.Queue`."""
+        for folder, name in candidates:
+            self._fresh.append(self._return(folder, name))
+
+    def _return(self, folder: Folder, name: bytes) -> bytes:
+        """Let go of a message that was out; return its key."""
+        key = _base(name)
+        waiting = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
+        waiting.folder, waiting.name = folder, name
+        self._forget(key)
+        return key
 
     def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `queues.Queue`."""

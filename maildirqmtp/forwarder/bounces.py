@@ -13,6 +13,7 @@ from maildirqmtp.errors import FileChangedError
 from maildirqmtp.forwarder import mailers
 from maildirqmtp.forwarder.route import BounceMethod
 from maildirqmtp.mail import dsn
+from maildirqmtp.maildir import names
 from maildirqmtp.text import printable
 from maildirqmtp.transport.host_name import full_host_name
 
@@ -72,7 +73,7 @@ class Bouncer:
         """
         message = queued.message
         recipients = tuple(queued.recipients[index] for index in failures)
-        identifier = dsn.identify(message.name, message.identity[3], recipients)
+        identifier = dsn.identify(names.plain(message.name), message.identity[3], recipients)
         original, complete = self._original(queued)
         bounce = dsn.Bounce(
             sender=queued.sender,

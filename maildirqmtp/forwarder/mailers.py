@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import check_address
@@ -159,7 +159,7 @@ class QueueMailer:
         if self._maildir.new.has(name):
             self._maildir.new.sync()
             return None
-        writing.write_sidecar(self._maildir, name, Sidecar(b"", (self._prefix + recipient,)))
+        sidecars.write(self._maildir, name, Sidecar(b"", (self._prefix + recipient,)))
         writing.deliver_as(self._maildir, name, [bounce])
         return name
 

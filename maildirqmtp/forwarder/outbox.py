@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
-from maildirqmtp.mail import envelope
+from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queue import Queue
@@ -84,5 +84,5 @@ class Outbox:
                 self._report.for_others()
             return None
         if self._report.detailed:
-            queued.message_id = envelope.message_id(queued.message.data)
+            queued.message_id = header.message_id(queued.message.data)
         return queued

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.mail import envelope
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import names, sidecars
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.pipeline.outgoing import Piece
 
+
+#: What to do about a message that is held, by where the reason lies.
+_BY_HEADER = "give --sender and --recipient, or a sidecar"
+_BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
+_MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
 
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
@@ -115,32 +120,40 @@ def prepare(
 
 
 def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | PassedOver:
-    sidecar = writing.read_sidecar(maildir, message.name) if maildir.has_envelopes else None
+    sidecar = _sidecar(maildir, message)
     given = sidecar is not None or (route.sender is not None and bool(route.recipients))
     try:
         trace = envelope.read_trace(message.data, message.fd < 0)
-    except EnvelopeError:
+    except EnvelopeError as error:
         if not given:
-            raise
+            raise _with_way_out(error, _BY_HEADER) from None
         # The envelope does not hang on these lines, so they are text like any other.
         trace = envelope.Trace(None, (), b"", 0)
     if sidecar is not None:
         sender: bytes | None = sidecar.sender
         everyone = sidecar.recipients
         if not everyone:
-            raise EnvelopeError("its sidecar has no recipient; nobody is owed this message")
+            raise _with_way_out(
+                EnvelopeError("its sidecar has no recipient; nobody is owed this message"),
+                "remove both, or correct the sidecar",
+            )
     else:
         sender = trace.sender if route.sender is None else route.sender
         everyone = route.recipients or trace.recipients
     if not everyone or sender is None:
         missing = "Return-Path" if sender is None else "Delivered-To"
-        raise EnvelopeError(f"no envelope: no {missing} line on top of it")
-    recipients = envelope.ours(everyone, route.prefix)
+        raise _with_way_out(
+            EnvelopeError(f"no envelope: no {missing} line on top of it"), _BY_HEADER
+        )
+    try:
+        recipients = envelope.ours(everyone, route.prefix)
+    except EnvelopeError as error:
+        raise _with_way_out(error, _BY_SIDECAR if sidecar else _BY_HEADER) from None
     if not recipients:
         return PassedOver.FOR_OTHERS
     others: tuple[bytes, ...] = ()
     if len(everyone) > 1:
-        if len(message.name.partition(b":")[0]) > _NAME_BYTES:
+        if len(names.unique(message.name)) > _NAME_BYTES:
             raise EnvelopeError(
                 f"its name is too long to have a sidecar, which its {len(everyone)} recipients may "
                 f"need; rename it"
@@ -149,6 +162,21 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
     queued = QueuedMessage(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
-            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE})"
+            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
+            f"move it out of the maildir"
         )
     return queued
+
+
+def _sidecar(maildir: Maildir, message: Message) -> Sidecar | None:
+    if not maildir.has_envelopes:
+        return None
+    try:
+        return sidecars.read(maildir, message.name)
+    except EnvelopeError as error:
+        raise _with_way_out(error, _BY_SIDECAR) from None
+
+
+def _with_way_out(error: EnvelopeError, way_out: str) -> EnvelopeError:
+    """Return the error with what to do about it: its reader is not who wrote this program."""
+    return type(error)(f"{error}; {way_out}; {_MANUAL}")

@@ -3,8 +3,10 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
+from __future__ import annotations
+
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.pipeline.limits import (
     CONNECT_TIMEOUT_S,
@@ -15,7 +17,10 @@ from maildirqmtp.pipeline.limits import (
     WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
 )
-from maildirqmtp.transport.endpoint import Endpoint, Tls
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
@@ -54,7 +59,8 @@ class Route(NamedTuple):
     None means that accepted messages are removed. `sendmail` is the command that
     takes DSNs, and its first arguments. `hostname` is the name that DSNs give this
     host, None its fully qualified one. `tls` None is TLS by this system's
-    certificate authorities, where the server has it.
+    certificate authorities, where the server has it. `one_recipient`: the server
+    answers once per package, so that each recipient gets a package of its own.
     """
 
     maildir: bytes
@@ -81,4 +87,5 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    one_recipient: bool = False
     tls: Tls | None = None

@@ -12,18 +12,17 @@ whose header lines would be trusted instead of its sidecar.
 from __future__ import annotations
 
 from time import gmtime, strftime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, FAILED, Response
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +30,11 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.bounces import Bouncer
 
 
-class Kept(Value):
+class Kept(NamedTuple):
     """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
 
-    __slots__ = ("reason", "soon")
-
-    def __init__(self, reason: str, soon: bool = False) -> None:
-        self.reason = reason
-        self.soon = soon
+    reason: str
+    soon: bool = False
 
 
 #: Removals after which the directory is made durable, and seconds.
@@ -148,11 +144,9 @@ class Settler:
             self._sidecars.append(message.name)
 
     def _catch_up(self, message: Message) -> bool:
-        """With --cur, follow a message that a mail reader has moved while it was in flight."""
-        return (
-            self._route.include_cur
-            and not self._maildir.is_same(message)
-            and self._maildir.follow(message)
+        """Follow a message that a mail reader has renamed while it was in flight."""
+        return not self._maildir.is_same(message) and self._maildir.follow(
+            message, self._route.include_cur
         )
 
     def tick(self) -> None:
@@ -174,7 +168,7 @@ class Settler:
             for folder in folders.values():
                 folder.sync()
             for name in names:
-                writing.remove_sidecar(self._maildir, name)
+                sidecars.remove(self._maildir, name)
         except LocalError as error:
             self._stop_taking(error)
 
@@ -268,7 +262,7 @@ class Settler:
         target = self._target(self._failed_path)
         name = writing.free_name(target, message)
         try:
-            before = writing.read_sidecar(target, name)
+            before = sidecars.read(target, name)
         except SidecarError:
             before = None  # nobody can use it; ours takes its place
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
@@ -279,7 +273,7 @@ class Settler:
             (before.failures if before else ())
             + tuple(Failure(r, text, at) for r, text in originals.items()),
         )
-        writing.write_sidecar(target, name, content)
+        sidecars.write(target, name, content)
         writing.adopt(target, message, name)
         target.new.sync()
         for index, text in failures.items():
@@ -295,7 +289,7 @@ class Settler:
         recipients = tuple(self._original(queued, i) for i in owed) + queued.others
         failures = queued.sidecar.failures if queued.sidecar else ()
         content = Sidecar(queued.sender, recipients, failures)
-        writing.write_sidecar(self._maildir, queued.message.name, content)
+        sidecars.write(self._maildir, queued.message.name, content)
 
     def _original(self, queued: QueuedMessage, index: int) -> bytes:
         return self._route.prefix + queued.recipients[index]

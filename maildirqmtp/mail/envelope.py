@@ -15,11 +15,11 @@ From: and To: are never looked at. What is not clear raises; it is never guessed
 """
 
 import re
+from typing import NamedTuple
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.qmtp.protocol import MAX_RECIPIENTS, check_address
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
 
 #: Bytes of one line of the block, its end included.
 MAX_LINE = 8_192
@@ -27,22 +27,17 @@ MAX_LINE = 8_192
 MAX_BLOCK = 65_536
 
 
-class Trace(Value):
+class Trace(NamedTuple):
     """What the block on top of a message says, and what is left of it.
 
     `sender` is None and `recipients` empty where no line says. What is to be
     sent is `kept` and then the file from `offset` on.
     """
 
-    __slots__ = ("kept", "offset", "recipients", "sender")
-
-    def __init__(
-        self, sender: bytes | None, recipients: tuple[bytes, ...], kept: bytes, offset: int
-    ) -> None:
-        self.sender = sender
-        self.recipients = recipients
-        self.kept = kept
-        self.offset = offset
+    sender: bytes | None
+    recipients: tuple[bytes, ...]
+    kept: bytes
+    offset: int
 
 
 # The form that qmail's own delivery writes, and below it nothing that begins as a line of the
@@ -149,20 +144,6 @@ def _check(sender: bytes | None, recipients: tuple[bytes, ...]) -> None:
         raise EnvelopeError(f"its envelope cannot be sent: {reason}")
     if b"" in recipients:
         raise EnvelopeError("its recipient is empty")
-
-
-_MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
-_HEADER_END = rb"\r?\n\r?\n"
-
-
-def message_id(top: bytes) -> bytes:
-    """Return the Message-ID in a message's header (RFC 5322, 3.6.4), empty where there is none.
-
-    For people who follow a message from log to log; nothing hangs on it.
-    """
-    end = re.search(_HEADER_END, top)
-    found = re.compile(_MESSAGE_ID).search(top, 0, end.start() if end else len(top))
-    return found[1] if found else b""
 
 
 def ours(recipients: tuple[bytes, ...], prefix: bytes) -> tuple[bytes, ...]:

@@ -46,11 +46,6 @@ class Sidecar:
     failures: tuple[Failure, ...] = ()
 
 
-def file_name(message_name: bytes) -> bytes:
-    """Return the name of the sidecar of the message of this name."""
-    return message_name.partition(b":")[0] + b".json"
-
-
 def encode(sidecar: Sidecar) -> bytes:
     """Return the sidecar's file. `decode` takes it back as it is.
 

@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from maildirqmtp.maildir import names
 from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.maildir.maildir import Maildir
 
@@ -46,7 +47,8 @@ def _orphans(maildir: Maildir, envelopes: Folder) -> set[bytes]:
     orphans = {name for name in _names(envelopes) if name.endswith(b".json")}
     # new/ again after cur/: a message that moves between them must be seen in one of the two.
     for folder in (maildir.new, maildir.cur, maildir.new):
-        orphans.difference_update(name.partition(b":")[0] + b".json" for name in _names(folder))
+        for name in _names(folder):
+            orphans.difference_update(names.of_sidecars(name))
     return orphans
 
 

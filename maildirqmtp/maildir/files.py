@@ -1,5 +1,6 @@
-"""A directory held open, a message that has been opened, and what a file is known by."""
+"""Files and directories: held open, written, replaced; and what a file is known by."""
 
+import errno
 import os
 import stat
 
@@ -9,15 +10,26 @@ from maildirqmtp.text import printable
 #: Device, inode, size in bytes, modification time in nanoseconds.
 Identity = tuple[int, int, int, int]
 
+#: Flags that open a file for reading. Opening a FIFO or a terminal neither waits nor takes hold
+#: of it, and a link is not followed.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+#: Flags that make a file, and open no other.
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Folder:
-    """One directory of a maildir, held open."""
+    """One directory, held open.
 
-    __slots__ = ("fd", "path")
+    `owner` is the user and the group that files made in it are given to: root
+    working in somebody's maildir. None: whoever makes them.
+    """
 
-    def __init__(self, fd: int, path: bytes) -> None:
+    __slots__ = ("fd", "owner", "path")
+
+    def __init__(self, fd: int, path: bytes, owner: tuple[int, int] | None = None) -> None:
         self.fd = fd
         self.path = path
+        self.owner = owner
 
     def sync(self) -> None:
         """Make the directory's entries durable. Raises `LocalError`."""
@@ -101,6 +113,86 @@ def open_directory(name: bytes, parent_fd: int | None, nofollow: bool) -> int:
             said = "it is a symbolic link, which is not followed"
             raise NotADirectoryError(error.errno, said) from error
         raise
+
+
+def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
+    """Make a file and open it for writing; it belongs to the folder's owner. Raises `OSError`.
+
+    Also where there is anything of that name already: it is neither opened nor changed.
+    """
+    fd = os.open(name, CREATE, mode, dir_fd=folder.fd)
+    try:
+        if folder.owner is not None:
+            os.fchown(fd, *folder.owner)
+    except OSError:
+        os.close(fd)
+        os.unlink(name, dir_fd=folder.fd)
+        raise
+    return fd
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of it to a file. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def load(folder: Folder, name: bytes, max_bytes: int) -> bytes:
+    """Return the content of a regular file. Raises `OSError`.
+
+    Also for a link, for anything that is not a regular file, and for one of
+    more than `max_bytes`.
+    """
+    fd = os.open(name, READ, dir_fd=folder.fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        data = b""
+        while len(data) <= max_bytes and (more := os.read(fd, max_bytes + 1 - len(data))):
+            data += more
+    finally:
+        os.close(fd)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes")
+    return data
+
+
+def replace(
+    folder: Folder,
+    name: bytes,
+    data: bytes,
+    *,
+    tmp: Folder | None = None,
+    mode: int = 0o600,
+    durable: bool = True,
+) -> None:
+    """Replace a file, or make it: readers find all of the old one or all of the new one.
+
+    Written in `tmp` (a maildir's, which is cleaned; else in `folder` itself)
+    under a name that nobody can foresee, then renamed. `mode` counts whatever
+    the umask. `durable` also survives a power cut. Raises `LocalError`, and
+    leaves nothing.
+    """
+    made_in = folder if tmp is None else tmp
+    tmp_name = b".%b.%b" % (name.lstrip(b".")[:200], os.urandom(8).hex().encode())
+    try:
+        fd = create(made_in, tmp_name, mode)
+        try:
+            os.fchmod(fd, mode)
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+            os.rename(tmp_name, name, src_dir_fd=made_in.fd, dst_dir_fd=folder.fd)
+        except BaseException:
+            made_in.discard(tmp_name)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise local_error("write", folder.join(name), error) from error
+    if durable:
+        folder.sync()
 
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:

@@ -20,8 +20,15 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import safety
-from maildirqmtp.maildir.files import Folder, Message, identity_of, local_error, open_directory
+from maildirqmtp.maildir import names, safety
+from maildirqmtp.maildir.files import (
+    READ,
+    Folder,
+    Message,
+    identity_of,
+    local_error,
+    open_directory,
+)
 from maildirqmtp.text import printable
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
@@ -29,8 +36,8 @@ WHOLE_MAX = 1 << 20
 #: Bytes that are read of a larger one, for its envelope.
 TOP_BYTES = 64 << 10
 
-# O_NONBLOCK and O_NOCTTY: opening a FIFO or a terminal must neither wait nor take hold of it.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# What mbsync keeps in a maildir whose messages it numbers in their names.
+_MBSYNC_STATE = b".uidvalidity"
 _DOT = ord(".")
 _SECONDS_DIGITS = 11
 # What open() says of things that are no message: links, sockets, devices without a driver.
@@ -53,12 +60,6 @@ DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
 Candidates = deque[tuple[Folder, bytes]]
 
 
-def is_trash_or_draft(name: bytes) -> bool:
-    """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
-    flags = name.rpartition(b":2,")[2] if b":2," in name else b""
-    return b"T" in flags or b"D" in flags
-
-
 def _being_written(folder: Folder, name: bytes) -> FileChangedError:
     return FileChangedError(
         f"{printable(folder.join(name))} is being written to; messages are to be written in tmp/ "
@@ -78,7 +79,7 @@ class Maildir:
         self._open: list[Folder] = []
         self._envelope: Folder | None = None
         self._envelope_durable = False
-        self._in_cur: dict[bytes, bytes] = {}
+        self._renamed: dict[Folder, dict[bytes, bytes]] = {}
         try:
             self.root = self._enter(path, None, nofollow)
             self.new = self._enter(b"new", self.root, nofollow=True)
@@ -213,11 +214,11 @@ class Maildir:
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            names: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            found: Iterable[bytes] = map(os.fsencode, self._names(folder))
             if choose is not None:
-                names = choose(iter(names))
-            for name in names:
-                if name[0] != _DOT and not (folder is self.cur and is_trash_or_draft(name)):
+                found = choose(iter(found))
+            for name in found:
+                if name[0] != _DOT and not (folder is self.cur and names.is_trash_or_draft(name)):
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
                         entries.append((self._mtime(folder, name), name, number))
@@ -251,7 +252,7 @@ class Maildir:
         cannot be read, and `FileChangedError` for one that somebody is writing.
         """
         try:
-            fd = os.open(name, _READ, dir_fd=folder.fd)
+            fd = os.open(name, READ, dir_fd=folder.fd)
         except OSError as error:
             if error.errno in _NO_MESSAGE or self._is_no_file(folder, name):
                 return None
@@ -322,18 +323,24 @@ class Maildir:
             raise local_error("remove", message.folder.join(name), error) from error
         return DONE
 
-    def follow(self, message: Message) -> bool:
-        """Find a message in cur/ that a mail reader has moved there, or given other flags.
+    def follow(self, message: Message, include_cur: bool) -> bool:
+        """Find a message that a mail reader has moved to cur/, flagged, or numbered (mbsync).
 
         The message then has that name; whether the file is still the same is for
-        `is_same` and `remove` to say. Raises `LocalError`.
+        `is_same` and `remove` to say. In new/ only mbsync renames messages, where
+        it keeps its numbers in names; elsewhere new/ is not listed for each message
+        that somebody has removed. Raises `LocalError`.
         """
-        base = message.name.partition(b":")[0]
-        for _ in range(2):
-            name = self._in_cur.get(base)
-            if name is not None and self.cur.has(name):
-                message.folder, message.name = self.cur, name
-                return True
-            names = map(os.fsencode, self._names(self.cur))
-            self._in_cur = {name.partition(b":")[0]: name for name in names}
+        base = names.without_uid(message.name)
+        folders = [self.cur] if include_cur else []
+        if self.root.has(_MBSYNC_STATE):
+            folders.insert(0, self.new)
+        for folder in folders:
+            for _ in range(2):
+                name = self._renamed.get(folder, {}).get(base)
+                if name is not None and folder.has(name):
+                    message.folder, message.name = folder, name
+                    return True
+                listed = map(os.fsencode, self._names(folder))
+                self._renamed[folder] = {names.without_uid(name): name for name in listed}
         return False

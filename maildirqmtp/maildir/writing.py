@@ -23,7 +23,8 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import files, names, sidecars
 from maildirqmtp.maildir.files import (
     Folder,
     Identity,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from maildirqmtp.mail.sidecar import Sidecar
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _COPY_BYTES = 1 << 20
 # Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
 _NAME_BYTES = 240
@@ -49,8 +48,6 @@ _NAME_BYTES = 240
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _sequence = count(1)
-
-# `sidecar` (and json) is imported by the functions that need it: most maildirs have none.
 
 
 def unique_name() -> bytes:
@@ -120,11 +117,9 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
     name = unique_name()
     fd = -1
     try:
-        fd = os.open(name, _CREATE, 0o600, dir_fd=maildir.tmp.fd)
+        fd = files.create(maildir.tmp, name)
         for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(fd, view) :]
+            files.write_all(fd, piece)
         os.fsync(fd)
     except BaseException as error:
         if fd >= 0:
@@ -175,7 +170,7 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
     """
     name = write_tmp(maildir, pieces)
     try:
-        write_sidecar(maildir, name, content)
+        sidecars.write(maildir, name, content)
         publish(maildir, name)
         maildir.new.sync()
     except BaseException:
@@ -189,57 +184,10 @@ def _take_back(maildir: Maildir, name: bytes) -> None:
     try:
         maildir.new.discard(name)
         maildir.new.sync()
-        remove_sidecar(maildir, name)
+        sidecars.remove(maildir, name)
         maildir.tmp.discard(name)
     except LocalError:
         return  # the first error is the one to tell
-
-
-def read_sidecar(maildir: Maildir, message_name: bytes) -> Sidecar | None:
-    """Return the sidecar of a message, or None where there is none.
-
-    Raises `SidecarError` for one that exists and cannot be used, whatever the
-    reason: then the message is held.
-    """
-    from maildirqmtp.mail import sidecar
-
-    folder = maildir.envelope()
-    try:
-        fd = os.open(sidecar.file_name(message_name), _READ, dir_fd=folder.fd)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return None  # nobody can have made a file of that name
-        raise SidecarError(f"its sidecar cannot be opened: {error.strerror}") from error
-    try:
-        return sidecar.decode(os.read(fd, sidecar.MAX_BYTES + 1))
-    except OSError as error:
-        raise SidecarError(f"its sidecar cannot be read: {error.strerror}") from error
-    finally:
-        os.close(fd)
-
-
-def write_sidecar(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
-    """Put a sidecar in place, durable when this returns. Raises `LocalError`."""
-    from maildirqmtp.mail import sidecar
-
-    folder = maildir.durable_envelope()
-    tmp_name = write_tmp(maildir, [sidecar.encode(content)])
-    name = sidecar.file_name(message_name)
-    try:
-        os.rename(tmp_name, name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=folder.fd)
-    except OSError as error:
-        maildir.tmp.discard(tmp_name)
-        raise local_error("put in place", folder.join(name), error) from error
-    folder.sync()
-
-
-def remove_sidecar(maildir: Maildir, message_name: bytes) -> None:
-    """Remove a message's sidecar, if there is one. Raises `LocalError`."""
-    from maildirqmtp.mail import sidecar
-
-    maildir.envelope().discard(sidecar.file_name(message_name))
 
 
 def free_name(target: Maildir, message: Message) -> bytes:
@@ -249,7 +197,7 @@ def free_name(target: Maildir, message: Message) -> bytes:
     between taking it and removing it here, and this is the second go.
     """
     # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
-    base = message.name.partition(b":")[0][:_NAME_BYTES] or b"nameless"
+    base = names.without_uid(message.name)[:_NAME_BYTES] or b"nameless"
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
         occupant = _occupant(target, name)
@@ -327,7 +275,7 @@ def _changed(message: Message) -> FileChangedError:
 def _copy(target: Maildir, message: Message) -> bytes:
     path = message.folder.join(message.name)
     try:
-        source = os.open(message.name, _READ, dir_fd=message.folder.fd)
+        source = os.open(message.name, files.READ, dir_fd=message.folder.fd)
     except FileNotFoundError:
         raise _changed(message) from None
     except OSError as error:

@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, LocalError
@@ -27,7 +28,6 @@ from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import UcspiEndpoint
 from maildirqmtp.transport.signals import signal_handlers
-from maildirqmtp.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,26 +35,16 @@ if TYPE_CHECKING:
 USAGE = "usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]"
 
 
-class Arguments(Value):
+@dataclass(frozen=True, slots=True)
+class Arguments:
     """What the command line says. `lifetime_s` is infinite where nothing ever gets too old."""
 
-    __slots__ = ("bounce", "client", "lifetime_s", "maildir", "prefix", "sendmail")
-
-    def __init__(
-        self,
-        maildir: bytes,
-        prefix: bytes,
-        client: tuple[bytes, ...],
-        bounce: bool = False,
-        lifetime_s: float = float("inf"),
-        sendmail: tuple[bytes, ...] = SENDMAIL,
-    ) -> None:
-        self.maildir = maildir
-        self.prefix = prefix
-        self.client = client
-        self.bounce = bounce
-        self.lifetime_s = lifetime_s
-        self.sendmail = sendmail
+    maildir: bytes
+    prefix: bytes
+    client: tuple[bytes, ...]
+    bounce: bool = False
+    lifetime_s: float = float("inf")
+    sendmail: tuple[bytes, ...] = SENDMAIL
 
 
 def parse(words: Sequence[str]) -> Arguments:

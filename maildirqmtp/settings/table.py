@@ -36,7 +36,7 @@ from maildirqmtp.settings.types import (
     ValueType,
 )
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, make_tls, parse_endpoint
+from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, parse_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -201,6 +201,12 @@ ROUTE: tuple[Setting[Any], ...] = (
         "connections at the same time ({default})",
     ),
     Setting(
+        "one-recipient",
+        "one_recipient",
+        SwitchType(),
+        "one package for each recipient, for a server that answers once per package",
+    ),
+    Setting(
         "tls-ca",
         "tls_ca",
         PathType("FILE"),
@@ -258,7 +264,12 @@ def make_route(values: Values) -> Route:
     rest = dict(values)
     server = parse_endpoint(rest.pop("server"), rest.pop("port", None))
     ca, cert, key = (rest.pop(f"tls_{part}", None) for part in ("ca", "cert", "key"))
-    tls = make_tls(server, ca, cert, key, rest.pop("tls_pins", ()))
+    pins = rest.pop("tls_pins", ())
+    tls = None
+    if pins or not ca is cert is key is None:
+        from maildirqmtp.transport.tls_options import make_tls  # a dataclass: not for each run
+
+        tls = make_tls(server, ca, cert, key, pins)
     if "window" in rest:
         rest["window_messages"], rest["window_bytes"] = rest.pop("window")
     return Route(server=server, tls=tls, **rest)

@@ -8,6 +8,7 @@ import socket
 import stat
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def snapshot(maildir: bytes = b"/M", prefix: bytes = b"", **values: object) -> S
     counters.accepted, counters.bytes, counters.in_doubt = 3, 4_000, 1
     state = str(values.pop("state", "idle"))
     route = Route(maildir, SERVER, prefix=prefix)
-    return Snapshot(route, state, counters, **values)  # type: ignore[arg-type]
+    return Snapshot(route, state, counters.as_dict(), **values)  # type: ignore[arg-type]
 
 
 def values(text: str) -> dict[str, float]:
@@ -141,9 +142,9 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     rename = os.rename
 
-    def watched(source: bytes, target: bytes) -> None:
+    def watched(source: bytes, target: bytes, **folders: int) -> None:
         assert path.read_text() == first
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "rename", watched)
     metrics.write(os.fsencode(path), [snapshot(state="connected")])
@@ -151,27 +152,50 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.listdir(tmp_path) == ["mail.prom"]
 
 
-def test_what_a_crash_left_behind_does_not_stop_it(tmp_path: Path) -> None:
-    """The next process may have the same number."""
-    path = os.fsencode(tmp_path / "mail.prom")
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").write_text("x" * 100_000)
-    metrics.write(path, [snapshot()])
-    assert Path(os.fsdecode(path)).read_text() == rendered(snapshot())
+def plant_fifo(path: Path, victim: Path) -> None:
+    """Plant what a writer waits for until somebody reads."""
+    os.mkfifo(path)
 
 
-def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "plant",
+    [
+        plant_fifo,
+        lambda path, victim: path.hardlink_to(victim),
+        lambda path, victim: path.symlink_to(victim),
+        lambda path, victim: path.mkdir(),
+        lambda path, victim: path.write_text("from a crash"),
+    ],
+    ids=["fifo", "hard link", "link", "directory", "file"],
+)
+def test_what_is_planted_under_a_name_we_may_use_does_no_harm(
+    tmp_path: Path, plant: Callable[[Path, Path], object]
+) -> None:
+    """A FIFO kept a daemon from ending; by a hard link it truncated somebody's file."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "mail.prom"
+    for name in (f"mail.prom.{os.getpid()}.tmp", f"mail.prom.{os.getpid()}", "mail.prom.tmp"):
+        plant(tmp_path / name, victim)
+    metrics.write(os.fsencode(path), [snapshot()])
+    assert path.read_text() == rendered(snapshot())
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("as_link", [True, False])
+def test_a_link_in_its_place_is_replaced_not_written_through(tmp_path: Path, as_link: bool) -> None:
     """Whoever can write there must not have us write elsewhere."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path = tmp_path / "mail.prom"
-    path.symlink_to(victim)
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").symlink_to(victim)
-    with pytest.raises(LocalError, match="write the metrics to"):
-        metrics.write(os.fsencode(path), [snapshot()])
-    (tmp_path / f"mail.prom.{os.getpid()}.tmp").unlink()
+    if as_link:
+        path.symlink_to(victim)
+    else:
+        path.hardlink_to(victim)
     metrics.write(os.fsencode(path), [snapshot()])
     assert victim.read_text() == "precious"
     assert not path.is_symlink()
+    assert path.read_text() == rendered(snapshot())
 
 
 def test_where_it_cannot_be_written_that_is_said(tmp_path: Path) -> None:

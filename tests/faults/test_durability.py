@@ -22,7 +22,7 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.session import Session
@@ -168,7 +168,7 @@ def test_a_sidecar_in_a_directory_that_is_not_durable(
     model.forget("m", "envelope")
     record(monkeypatch, model, lambda: None)
     with Maildir(os.fsencode(ledger.maildir)) as maildir:
-        writing.write_sidecar(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
+        sidecars.write(maildir, b"1.a", Sidecar(b"s@x", (b"r@y",)))
     assert "1.a.json" in model.least().get("m/envelope", {})
 
 

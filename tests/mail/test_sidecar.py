@@ -146,20 +146,6 @@ def test_the_file_is_the_documented_one() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("message", "name"),
-    [
-        (b"1.M2P3.host", b"1.M2P3.host.json"),
-        (b"1.M2P3.host:2,S", b"1.M2P3.host.json"),
-        (b"1.M2P3.host:2,S:x", b"1.M2P3.host.json"),
-        (b"\xff", b"\xff.json"),
-    ],
-)
-def test_the_name_does_not_change_with_the_flags(message: bytes, name: bytes) -> None:
-    """A message that moves to cur/ must not lose its envelope."""
-    assert sidecar.file_name(message) == name
-
-
 def test_a_sidecar_of_the_largest_size_can_be_written_again() -> None:
     """Written less densely than it was, it would hold its message from the first retry on."""
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
-from maildirqmtp.mail import sidecar
+from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
-from tests.helpers import make_maildir, names, snapshot
+from tests.helpers import make_maildir, names, open_descriptors
 
 CONTENT = Sidecar(b"s@x", (b"a@y", b"b@y"))
 
@@ -132,11 +131,11 @@ def test_where_nothing_can_be_made_it_says_so(
     target: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no descriptor is left."""
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(LocalError, match="cannot write"):
         writing.write_tmp(target, [b"x"])
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_delivery_that_fails_leaves_no_rubbish(
@@ -159,100 +158,6 @@ def test_a_delivery_never_replaces_a_message(tmp_path: Path, target: Maildir) ->
     with pytest.raises(LocalError):
         writing.publish(target, name)
     assert there.read_bytes() == b"old"
-
-
-# Sidecars
-
-
-def test_a_sidecar_is_durable_before_it_takes_the_old_ones_place(
-    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half a sidecar holds the message, none sends it to those who have it."""
-    target.durable_envelope()
-    system = FileSystem(monkeypatch, tmp_path / "to")
-    writing.write_sidecar(target, b"1.a:2,S", CONTENT)
-    assert system.calls == ["fsync tmp/*", "rename tmp/* -> envelope/1.a.json", "fsync envelope"]
-    assert writing.read_sidecar(target, b"1.a") == CONTENT
-    writing.write_sidecar(target, b"1.a", Sidecar(b"", ()))
-    assert writing.read_sidecar(target, b"1.a:2,") == Sidecar(b"", ())
-    writing.remove_sidecar(target, b"1.a:2,F")
-    writing.remove_sidecar(target, b"1.a")
-    assert writing.read_sidecar(target, b"1.a") is None
-
-
-@pytest.mark.parametrize("call", ["fsync tmp", "rename"])
-def test_a_sidecar_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
-    """On a full disk, say."""
-    writing.write_sidecar(target, b"1.a", CONTENT)
-    before = snapshot(tmp_path / "to")
-    system = FileSystem(monkeypatch, tmp_path / "to")
-    system.fail(call, errno.ENOSPC)
-    with pytest.raises(LocalError, match="No space"):
-        writing.write_sidecar(target, b"1.a", Sidecar(b"", ()))
-    assert snapshot(tmp_path / "to") == before
-
-
-def test_a_sidecar_whose_directory_does_not_sync_is_not_believed(
-    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What comes next relies on its being there after a power cut."""
-    system = FileSystem(monkeypatch, tmp_path / "to")
-    system.fail("fsync envelope", errno.EIO)
-    with pytest.raises(LocalError, match="envelope: Input/output error"):
-        writing.write_sidecar(target, b"1.a", CONTENT)
-
-
-def test_a_sidecar_that_is_a_link_is_not_followed(tmp_path: Path, target: Maildir) -> None:
-    """It could name any file, which would then be shown in a log."""
-    writing.write_sidecar(target, b"real", CONTENT)
-    (tmp_path / "to" / "envelope" / "1.a.json").symlink_to("real.json")
-    with pytest.raises(SidecarError, match="cannot be opened"):
-        writing.read_sidecar(target, b"1.a")
-
-
-def test_a_sidecar_that_is_a_directory_or_fifo_holds_the_message(
-    tmp_path: Path, target: Maildir
-) -> None:
-    """And never the program."""
-    target.envelope()
-    (tmp_path / "to" / "envelope" / "1.a.json").mkdir()
-    with pytest.raises(SidecarError, match="cannot be read"):
-        writing.read_sidecar(target, b"1.a")
-    os.mkfifo(tmp_path / "to" / "envelope" / "2.a.json")
-    with pytest.raises(SidecarError):
-        writing.read_sidecar(target, b"2.a")
-
-
-def test_a_sidecar_that_may_not_be_read_holds_the_message(
-    target: Maildir, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It exists: the message's own lines are not to be believed."""
-    writing.write_sidecar(target, b"1.a", CONTENT)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", denied)
-        with pytest.raises(SidecarError, match="cannot be opened: Permission denied"):
-            writing.read_sidecar(target, b"1.a")
-    monkeypatch.setattr(os, "read", denied)
-    with pytest.raises(SidecarError, match="cannot be read: Permission denied"):
-        writing.read_sidecar(target, b"1.a")
-
-
-@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
-def test_a_sidecar_of_more_than_a_mebibyte_holds_the_message(
-    tmp_path: Path, target: Maildir, more: int, fits: bool
-) -> None:
-    """Memory is bounded, and half of it must not be believed."""
-    writing.write_sidecar(target, b"1.a", CONTENT)
-    file = tmp_path / "to" / "envelope" / "1.a.json"
-    data = file.read_bytes()
-    file.write_bytes(data + b" " * (sidecar.MAX_BYTES - len(data) + more))
-    if fits:
-        assert writing.read_sidecar(target, b"1.a") == CONTENT
-    else:
-        with pytest.raises(SidecarError, match="more than"):
-            writing.read_sidecar(target, b"1.a")
 
 
 # Adopting

@@ -367,6 +367,16 @@ def test_lines_end_as_they_do_elsewhere(path: Path) -> None:
     assert refused(path, text).startswith("line 4: unknown key 'x'")
 
 
+def test_a_byte_order_mark_is_no_error(path: Path) -> None:
+    """Notepad writes one; `Invalid statement (at line 1, column 1)` helps nobody."""
+    (route,) = read(write(path, b"\xef\xbb\xbf" + ROUTE.encode())).routes
+    assert route.maildir == b"M"
+    assert refused(path, b"\xef\xbb\xbf" + ROUTE.encode() + b"x = 1\n").startswith("line 4: unk")
+    # In the middle of the file it is still one.
+    assert refused(path, ROUTE.encode() + b"\xef\xbb\xbfx = 1\n").startswith("Invalid statement")
+    assert refused(path, ROUTE.encode("utf-16")).startswith("line 1: not UTF-8")
+
+
 def test_a_long_file_is_no_longer_wait(path: Path) -> None:
     """The search halves; it does not read the file once for each line."""
     routes = [f'[[route]]\nmaildir = "M{number}"\nserver = "h"\n' for number in range(600)]

@@ -18,7 +18,8 @@ from maildirqmtp.settings.command_line import make_parser, parse
 from maildirqmtp.settings.config import Config
 from maildirqmtp.settings.table import Setting
 from maildirqmtp.settings.types import expanded, quoted, unexpanded
-from maildirqmtp.transport.endpoint import TcpEndpoint, Tls
+from maildirqmtp.transport.endpoint import TcpEndpoint
+from maildirqmtp.transport.tls_options import Tls
 
 ALL = {setting.key: setting for setting in (*table.ROUTE, *table.PROCESS)}
 KEYS = list(ALL)

@@ -1,0 +1,43 @@
+"""The header of a message: where it ends, its Message-ID, its Received lines."""
+
+import re
+
+#: Bytes on top of a message within which Received lines are counted.
+MAX_HEADER = 65_536
+#: Received lines that mean a loop (RFC 5321, 6.3).
+MAX_RECEIVED = 100
+
+_MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
+# Begins with plain bytes, which the search skips to: it runs for each message.
+_RECEIVED = rb"\nreceived[ \t]*:"
+
+
+def header_end(top: bytes) -> int:
+    """Return where the header ends: before its empty line, or at the end of `top`.
+
+    The index of the line end that is before the empty line, 0 where the first
+    line is empty (RFC 5322, 2.1). Lines end with LF or CRLF.
+    """
+    if top.startswith((b"\n", b"\r\n")):
+        return 0
+    ends = (top.find(b"\n\n"), top.find(b"\n\r\n"))
+    return min([end for end in ends if end >= 0], default=len(top))
+
+
+def message_id(top: bytes) -> bytes:
+    """Return the Message-ID in a message's header (RFC 5322, 3.6.4), empty where there is none.
+
+    For people who follow a message from log to log; nothing depends on it.
+    """
+    found = re.compile(_MESSAGE_ID).search(top, 0, header_end(top))
+    return found[1] if found else b""
+
+
+def count_received(top: bytes) -> int:
+    """Return the number of Received lines in the header, within its first 64 KiB.
+
+    `top` is the beginning of a message, or all of it. `MAX_RECEIVED` or more
+    are a mail loop (RFC 5321, 6.3).
+    """
+    header = top[: min(header_end(top), MAX_HEADER)]
+    return len(re.findall(_RECEIVED, b"\n" + header.lower()))

@@ -1,0 +1,56 @@
+"""Names of files in a maildir, as bytes.
+
+    1700000000.M1P2.host,S=123,W=130,U=7:2,FS
+    `------------- unique name ---------'`--'  info: a mail reader's flags (maildir(5))
+
+Dovecot adds ,S=SIZE and ,W=SIZE to the unique name. mbsync adds ,U=UID when it first sees a
+message, and may change the number later; neither makes it another message.
+"""
+
+import re
+
+# One of them, at the end of a unique name.
+_TAG = re.compile(rb",[SUW]=[0-9]+\Z")
+_UID = re.compile(rb",U=[0-9]+(?=,[SUW]=[0-9]|\Z)")
+_TAGS = re.compile(rb"(?:,[SUW]=[0-9]+)+\Z")
+
+
+def unique(name: bytes) -> bytes:
+    """Return a message's unique name: its file name before the first `:`."""
+    return name.partition(b":")[0]
+
+
+def plain(name: bytes) -> bytes:
+    """Return a message's unique name as its writer made it, without `,S=`, `,U=` and `,W=`."""
+    return _TAGS.sub(b"", unique(name))
+
+
+def without_uid(name: bytes) -> bytes:
+    """Return a message's unique name without `,U=`, which is of use in one maildir only."""
+    base = unique(name)
+    return _UID.sub(b"", base) if b",U=" in base else base
+
+
+def of_sidecar(name: bytes) -> bytes:
+    """Return the name of the sidecar of the message of exactly this name."""
+    return unique(name) + b".json"
+
+
+def of_sidecars(name: bytes) -> list[bytes]:
+    """Return the names that a message's sidecar may have, in the order they are looked for.
+
+    The exact name first, then the name as it was before `,U=` and the others
+    were added.
+    """
+    base = unique(name)
+    found = [base + b".json"]
+    while b"," in base and (shorter := _TAG.sub(b"", base)) != base:
+        base = shorter
+        found.append(base + b".json")
+    return found
+
+
+def is_trash_or_draft(name: bytes) -> bool:
+    """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
+    flags = name.rpartition(b":2,")[2] if b":2," in name else b""
+    return b"T" in flags or b"D" in flags

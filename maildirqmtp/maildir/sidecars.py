@@ -1,0 +1,84 @@
+"""The sidecars of a maildir: found, written and removed by their messages' names.
+
+Written in tmp/, made durable and renamed into envelope/, whose directory is made durable too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import SidecarError
+from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
+
+if TYPE_CHECKING:
+    from maildirqmtp.mail.sidecar import Sidecar
+    from maildirqmtp.maildir.maildir import Maildir
+
+# Nobody can have made a file whose name is too long.
+_NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
+
+# `mail.sidecar` (and json) is imported by the functions that need it: most maildirs have none.
+
+
+def read(maildir: Maildir, message_name: bytes) -> Sidecar | None:
+    """Return the sidecar of a message, or None where there is none.
+
+    Raises `SidecarError` for one that exists and cannot be used, whatever the
+    reason: then the message is held.
+    """
+    from maildirqmtp.mail import sidecar
+
+    folder = maildir.envelope()
+    for name in names.of_sidecars(message_name):
+        try:
+            return sidecar.decode(files.load(folder, name, sidecar.MAX_BYTES))
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                said = f"its sidecar cannot be read: {error.strerror}"
+                raise SidecarError(said) from error
+    return None
+
+
+def write(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
+    """Put a sidecar in place of a message's own, durable when this returns. Raises `LocalError`.
+
+    One that is not there yet is named without `,U=`, which mbsync may change.
+    """
+    from maildirqmtp.mail import sidecar
+
+    folder = maildir.durable_envelope()
+    found = _find(folder, message_name)
+    name = found[0] if found else names.of_sidecar(names.without_uid(message_name))
+    files.replace(folder, name, sidecar.encode(content), tmp=maildir.tmp)
+
+
+def remove(maildir: Maildir, message_name: bytes) -> None:
+    """Remove a message's sidecar, if there is one. Raises `LocalError`."""
+    folder = maildir.envelope()
+    found = _find(folder, message_name)
+    if found is not None:
+        folder.discard(found[0])
+
+
+def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
+    """Return what a message's sidecar is known by, None where there is none. Raises `LocalError`.
+
+    Another one than before: somebody has replaced it, and what it says is still owed.
+    """
+    folder = maildir.envelope()
+    found = _find(folder, message_name)
+    return None if found is None else found[1]
+
+
+def _find(folder: Folder, message_name: bytes) -> tuple[bytes, Identity] | None:
+    """Return the name of a message's sidecar, and what it is known by; None where it has none."""
+    for name in names.of_sidecars(message_name):
+        try:
+            return name, identity_of(os.stat(name, dir_fd=folder.fd, follow_symlinks=False))
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise local_error("look at", folder.join(name), error) from error
+    return None

@@ -1,0 +1,46 @@
+"""Names of messages: taken for another's, a sidecar sends its mail to the wrong people."""
+
+import pytest
+
+from maildirqmtp.maildir.names import of_sidecar, of_sidecars, plain, unique, without_uid
+
+# A file name: unique, plain, without the UID.
+NAMES = [
+    (b"1.a.h", b"1.a.h", b"1.a.h", b"1.a.h"),
+    (b"1.a.h:2,S", b"1.a.h", b"1.a.h", b"1.a.h"),
+    (b"1.a.h:2,U=7", b"1.a.h", b"1.a.h", b"1.a.h"),
+    (b"1.a.h,U=7:2,", b"1.a.h,U=7", b"1.a.h", b"1.a.h"),
+    (b"1.a.h,S=12,W=13:2,S", b"1.a.h,S=12,W=13", b"1.a.h", b"1.a.h,S=12,W=13"),
+    (b"1.a.h,S=12,W=13,U=7", b"1.a.h,S=12,W=13,U=7", b"1.a.h", b"1.a.h,S=12,W=13"),
+    (b"1.a.h,U=7,S=12", b"1.a.h,U=7,S=12", b"1.a.h", b"1.a.h,S=12"),
+    (b"1.a.h,U=x", b"1.a.h,U=x", b"1.a.h,U=x", b"1.a.h,U=x"),
+    (b"1.a.h,U=", b"1.a.h,U=", b"1.a.h,U=", b"1.a.h,U="),
+    (b"1.a,U=7.h", b"1.a,U=7.h", b"1.a,U=7.h", b"1.a,U=7.h"),
+    (b"1.a.h,X=7", b"1.a.h,X=7", b"1.a.h,X=7", b"1.a.h,X=7"),
+    (b"1.a.h,u=7", b"1.a.h,u=7", b"1.a.h,u=7", b"1.a.h,u=7"),
+    (b":2,S", b"", b"", b""),
+    (b"a:b:c", b"a", b"a", b"a"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected", "written", "elsewhere"), NAMES)
+def test_what_mail_readers_add_is_told_from_the_name(
+    name: bytes, expected: bytes, written: bytes, elsewhere: bytes
+) -> None:
+    """A name that is cut too short belongs to another message."""
+    assert unique(name) == expected
+    assert plain(name) == written
+    assert without_uid(name) == elsewhere
+
+
+def test_a_sidecar_is_looked_for_by_the_exact_name_first() -> None:
+    """mbsync renames the message, not its sidecar; a sidecar written since has the new name."""
+    assert of_sidecar(b"1.a.h,U=7:2,S") == b"1.a.h,U=7.json"
+    assert of_sidecars(b"1.a.h:2,S") == [b"1.a.h.json"]
+    assert of_sidecars(b"1.a.h,S=1,W=2,U=7:2,S") == [
+        b"1.a.h,S=1,W=2,U=7.json",
+        b"1.a.h,S=1,W=2.json",
+        b"1.a.h,S=1.json",
+        b"1.a.h.json",
+    ]
+    assert of_sidecars(b"1.a,b.h") == [b"1.a,b.h.json"]
