@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,85 @@ def test_links_lead_somewhere() -> None:
             assert target[1:] in anchors, target
         else:
             assert (ROOT / target).exists(), target
+
+
+# For developers
+
+PACKAGE = ROOT / "maildirqmtp"
+ARCHITECTURE = (ROOT / "contrib" / "doc" / "architecture.md").read_text()
+TESTS_RUN = (ROOT / "tests" / "run").read_text()
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+
+
+def defined_names() -> set[str]:
+    """Return the classes and functions of the package, methods also as `Class.method`."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found |= {node.name, f"{path.stem}.{node.name}"}
+            if isinstance(node, ast.ClassDef):
+                methods = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+                found |= {f"{node.name}.{name}" for name in methods}
+    return found
+
+
+def quoted(text: str) -> list[str]:
+    """Return what stands in backticks, each once."""
+    return sorted(set(re.findall("`([^`\n]+)`", text)))
+
+
+@pytest.mark.parametrize("name", [n for n in quoted(ARCHITECTURE) if re.fullmatch(r"[\w./]+", n)])
+def test_the_architecture_names_what_exists(name: str) -> None:
+    """A map with streets that are gone misleads whoever is new."""
+    if re.fullmatch(r"(\w+\.)?\w*[A-Z]\w*[a-z]\w*(\.\w+)*|\w+\.\w+", name) and not re.search(
+        r"\.(py|md|json|toml)$", name
+    ):
+        assert name in defined_names()
+    elif "/" in name or name.endswith((".py", ".md")):
+        inside = {"new/", "cur/", "tmp/", "envelope/", "sent/", "envelope/NAME.json"}
+        places = (ROOT, PACKAGE, ROOT / "contrib" / "doc")
+        assert name in inside or any((place / name).exists() for place in places)
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    """A room without its rule is where anything is put."""
+    rows_of_rooms = [row[0].strip("`/") for row in rows(ARCHITECTURE.split("## ")[1])[2:]]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert set(rows_of_rooms) == rooms | {"top level"}
+
+
+def test_each_word_stands_in_the_glossary_once() -> None:
+    """Two meanings of one word are what a glossary is against."""
+    words = [row[0] for row in rows(ARCHITECTURE.split("## Glossary")[1])[2:]]
+    assert words == sorted(set(words), key=str.lower)
+
+
+def test_contributing_names_what_exists() -> None:
+    """The first command that a newcomer copies must not fail."""
+    for command in quoted(CONTRIBUTING):
+        for word in command.split():
+            if re.fullmatch(r"(tests|contrib|\.github|maildirqmtp)/[\w./-]+", word):
+                assert word.isupper() or "ROOM" in word or (ROOT / word).exists(), word
+    assert len(CONTRIBUTING.splitlines()) < 80, "one page"
+
+
+def test_what_is_tested_on_each_push_is_what_is_promised() -> None:
+    """A Python that is promised and not tested is found out by users."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    tested = re.findall(r'"(3\.\d+)"', workflow)
+    classifiers = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert project["requires-python"] == f">={tested[0]}"
+    assert set(classifiers) <= set(tested)
+    assert "run: tests/run" in workflow
+
+
+def test_each_commit_is_checked_as_tests_run_does() -> None:
+    """Else a commit passes here and fails there."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    checks = re.findall(r'(?m)^"\$venv/bin/(ruff|mypy)"( check| format)?', TESTS_RUN)
+    assert len(checks) == 3
+    for program, what in checks:
+        assert f"entry: .venv/bin/{program}{what}" in hooks

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.mail.sidecar import Sidecar
+    from maildirqmtp.maildir.files import Identity
     from maildirqmtp.pipeline.outgoing import Piece
 
 
@@ -41,10 +42,18 @@ class QueuedMessage(OutgoingMessage):
     `recipients` are without the prefix. `others` are those without the prefix:
     somebody else's, and still owed it when we are done. What is sent is `kept`
     and then the file from `offset` on. `message_id` is for the log, where that
-    wants it.
+    wants it. `sidecar_identity` tells whether the sidecar was replaced since.
     """
 
-    __slots__ = ("kept", "message", "message_id", "offset", "others", "sidecar")
+    __slots__ = (
+        "kept",
+        "message",
+        "message_id",
+        "offset",
+        "others",
+        "sidecar",
+        "sidecar_identity",
+    )
 
     def __init__(
         self,
@@ -63,6 +72,7 @@ class QueuedMessage(OutgoingMessage):
         self.sidecar = sidecar
         self.others = others
         self.message_id = b""
+        self.sidecar_identity: Identity | None = None
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
         """See `OutgoingMessage`."""
@@ -120,7 +130,8 @@ def prepare(
 
 
 def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | PassedOver:
-    sidecar = _sidecar(maildir, message)
+    known = _sidecar(maildir, message)
+    sidecar = known[0] if known else None
     given = sidecar is not None or (route.sender is not None and bool(route.recipients))
     try:
         trace = envelope.read_trace(message.data, message.fd < 0)
@@ -160,6 +171,7 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
             )
         others = tuple(r for r in everyone if not r.startswith(route.prefix))
     queued = QueuedMessage(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
+    queued.sidecar_identity = known[1] if known else None
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
             f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
@@ -168,11 +180,11 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
     return queued
 
 
-def _sidecar(maildir: Maildir, message: Message) -> Sidecar | None:
+def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
     if not maildir.has_envelopes:
         return None
     try:
-        return sidecars.read(maildir, message.name)
+        return sidecars.read_known(maildir, message.name)
     except EnvelopeError as error:
         raise _with_way_out(error, _BY_SIDECAR) from None
 

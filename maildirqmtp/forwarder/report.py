@@ -39,7 +39,7 @@ class Counters:
 
     `others` are those without a recipient that begins with the prefix.
     `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
-    who may get a message twice; `trouble` counts what went wrong on this machine
+    who may get a message twice; `problems` counts what went wrong on this machine
     or on the way to the server; `left` are messages that were not tried.
     """
 
@@ -54,7 +54,7 @@ class Counters:
         "left",
         "messages",
         "others",
-        "trouble",
+        "problems",
     )
 
     def __init__(self) -> None:
@@ -67,12 +67,15 @@ class Counters:
         self.messages = 0
         self.others = 0
         self.bytes = 0
-        self.trouble = 0
+        self.problems = 0
         self.left = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Return all of them by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return all of them by the names that the status file has."""
+        return {
+            "trouble" if name == "problems" else name: getattr(self, name)
+            for name in self.__slots__
+        }
 
     def as_tuple(self) -> tuple[int, ...]:
         """Return all of them, to be compared."""
@@ -81,7 +84,7 @@ class Counters:
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
-        left = self.deferred or self.failed or self.held or self.trouble or self.left
+        left = self.deferred or self.failed or self.held or self.problems or self.left
         return EXIT_TEMPORARY if left else EXIT_OK
 
 
@@ -185,6 +188,10 @@ class Report:
         """A message has no recipient that begins with the prefix; it stays for other routes."""
         self.counters.others += 1
 
+    def no_longer_held(self) -> None:
+        """A message that was held in this run is done."""
+        self.counters.held -= 1
+
     def _outcome(
         self,
         event: str,
@@ -234,9 +241,9 @@ class Report:
         self._line(1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
-    def trouble(self, what: str, left: int = 0) -> None:
+    def problem(self, what: str, left: int = 0) -> None:
         """The run cannot go on as it should; `left` messages are left because of it."""
-        self.counters.trouble += 1
+        self.counters.problems += 1
         self.counters.left += left
         self._line(-1, what, ERROR)
         self._json("trouble", reason=what, left=left)
@@ -316,6 +323,6 @@ class Report:
                 stream.write(f"{line}\n")
                 stream.flush()
             except OSError as error:
-                self.counters.trouble += 1
+                self.counters.problems += 1
                 return error
         return None
