@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
@@ -138,17 +138,19 @@ class Outbox:
         """Return a message that is ours and can be sent; None after telling the queue."""
         try:
             queued = prepare(self._maildir, self._route, folder, name)
-            is_there = queued is not None or folder.has(name)
+            is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)
             if self._queue.later(name, None, str(error), at_next_scan):
                 self._report.held(name, str(error))
             return None
-        if queued is None:
-            if is_there:
-                self._queue.later(name, None, "")
-            elif self._queue.vanished(name):
-                self._report.no_longer_held()
-        elif self._report.detailed:
+        if isinstance(queued, PassedOver):
+            if not is_there:
+                if self._queue.vanished(name):
+                    self._report.no_longer_held()
+            elif self._queue.later(name, None, "") and queued is PassedOver.FOR_OTHERS:
+                self._report.for_others()
+            return None
+        if self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)
         return queued

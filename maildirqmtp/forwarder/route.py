@@ -57,7 +57,8 @@ class Route(NamedTuple):
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given. `failed` None means `.Failed` inside the maildir; `sent`
     None means that accepted messages are removed. `sendmail` is the command that
-    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    takes DSNs, and its first arguments. `hostname` is the name that DSNs give this
+    host, None its fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     """
@@ -73,6 +74,7 @@ class Route(NamedTuple):
     bounce: bool = False
     bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
+    hostname: str | None = None
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S
     window_messages: int = WINDOW_MESSAGES

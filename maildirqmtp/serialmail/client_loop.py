@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.mail import envelope
 from maildirqmtp.qmtp.protocol import ACCEPTED
@@ -189,7 +189,7 @@ class ClientLoop:
     def _prepare(self, folder: Folder, name: bytes) -> QueuedMessage | None:
         try:
             queued = prepare(self._maildir, self._route, folder, name)
-            if queued is None:
+            if isinstance(queued, PassedOver):
                 return None
             try:
                 _check(queued)
