@@ -117,7 +117,7 @@ class Supervisor:
         self._reload = reload
         self._notifier = notifier
         self._wake = wake
-        self._locks = MaildirLocks()
+        self._locks = MaildirLocks(boot_clock)
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
@@ -235,7 +235,7 @@ class Supervisor:
             if runner.worker.stuck or runner.crash:
                 self._code = EXIT_TEMPORARY
             if runner.crash:
-                runner.worker.report.trouble(runner.crash)
+                runner.worker.report.problem(runner.crash)
                 self._stop()
             elif self._stop_by is None:
                 runner.worker.report.summary(self._code)
@@ -282,7 +282,7 @@ class Supervisor:
         try:
             self._apply(self._reload())
         except ConfigError as error:
-            self._report.trouble(f"{error}; going on as before")
+            self._report.problem(f"{error}; going on as before")
         else:
             self._report.note("the configuration has been read again")
 
@@ -329,7 +329,7 @@ class Supervisor:
             except LocalError as error:
                 if str(error) != self._metrics_failed:
                     self._metrics_failed = str(error)
-                    self._report.trouble(str(error))
+                    self._report.problem(str(error))
 
     def _turns(self) -> bool:
         now = boot_clock()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.mail.sidecar import Sidecar
+    from maildirqmtp.maildir.files import Identity
     from maildirqmtp.pipeline.outgoing import Piece
 
 
@@ -35,10 +36,18 @@ class QueuedMessage(OutgoingMessage):
     `recipients` are without the prefix. `others` are those without the prefix:
     somebody else's, and still owed it when we are done. What is sent is `kept`
     and then the file from `offset` on. `message_id` is for the log, where that
-    wants it.
+    wants it. `sidecar_identity` tells whether the sidecar was replaced since.
     """
 
-    __slots__ = ("kept", "message", "message_id", "offset", "others", "sidecar")
+    __slots__ = (
+        "kept",
+        "message",
+        "message_id",
+        "offset",
+        "others",
+        "sidecar",
+        "sidecar_identity",
+    )
 
     def __init__(
         self,
@@ -57,6 +66,7 @@ class QueuedMessage(OutgoingMessage):
         self.sidecar = sidecar
         self.others = others
         self.message_id = b""
+        self.sidecar_identity: Identity | None = None
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
         """See `OutgoingMessage`."""
@@ -103,7 +113,8 @@ def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> Queu
 
 
 def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | None:
-    sidecar = sidecars.read(maildir, message.name) if maildir.has_envelopes else None
+    known = sidecars.read_known(maildir, message.name) if maildir.has_envelopes else None
+    sidecar = known[0] if known else None
     given = sidecar is not None or (route.sender is not None and bool(route.recipients))
     try:
         trace = envelope.read_trace(message.data, message.fd < 0)
@@ -135,6 +146,7 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
             )
         others = tuple(r for r in everyone if not r.startswith(route.prefix))
     queued = QueuedMessage(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
+    queued.sidecar_identity = known[1] if known else None
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
             f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE})"

@@ -86,8 +86,8 @@ class Recovery:
             if queued.unanswered < len(queued.recipients):
                 self._settler.settle(queued)
             if queued.reason:
-                self._report.held(message.name, queued.reason)
-                queue.later(message.name, message.mtime_s, queued.reason, soon=True)
+                if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
+                    self._report.held(message.name, queued.reason)
             elif culprit:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):

@@ -171,6 +171,13 @@ class Maildir:
         except OSError as error:
             raise local_error("lock", self.path, error) from error
 
+    def unlock(self) -> None:
+        """Let other forwarders at the maildir. Raises `LocalError`."""
+        try:
+            safety.unlock(self.root.fd)
+        except OSError as error:
+            raise local_error("unlock", self.path, error) from error
+
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
 

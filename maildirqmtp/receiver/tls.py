@@ -1,4 +1,4 @@
-"""TLS for the receiver's clients, and which of them may come in."""
+"""TLS for the receiver's clients, and the check of their certificates."""
 
 import contextlib
 import errno
@@ -17,12 +17,13 @@ _RECORD_BYTES = 16 << 10
 
 
 class TlsServer:
-    """What a client meets: our certificate, and what we ask of its own.
+    """The server's side of TLS: its certificate, and what is required of a client's.
 
-    `cert`, `key` and `client_ca` are paths of PEM files; without a key, it is
-    in `cert`. With `client_ca` a client needs a certificate of that authority;
-    with `client_names`, one that has one of these among its subjectAltNames
-    (DNS and e-mail) or common names. Raises `LocalError` for a useless file.
+    `cert`, `key` and `client_ca` are paths of PEM files; `key` is None where the
+    key is in `cert`. With `client_ca` a client needs a certificate of that
+    authority; with `client_names`, one that has one of these among its
+    subjectAltNames (DNS and e-mail) or common names. Raises `LocalError` for a
+    file that cannot be used.
     """
 
     def __init__(
@@ -36,20 +37,20 @@ class TlsServer:
         try:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
         except OSError as error:
-            _useless("certificate authority", client_ca or "", error)
-        # Without renegotiation, writing never has to wait for something to come.
+            _cannot_use("certificate authority", client_ca or "", error)
+        # Without renegotiation, writing never has to wait for incoming data.
         self._context.options |= ssl.OP_NO_RENEGOTIATION
         if client_ca is not None:
             self._context.verify_mode = ssl.CERT_REQUIRED
         try:
             self._context.load_cert_chain(cert, key, _no_password)
         except OSError as error:
-            _useless("certificate and key", " and ".join(filter(None, (cert, key))), error)
+            _cannot_use("certificate and key", " and ".join(filter(None, (cert, key))), error)
 
     def wrap(self, sock: socket.socket) -> "TlsStream":
-        """Return the stream of a client that has connected. Raises `OSError` where it is gone."""
+        """Return the stream of a connected socket. Raises `OSError` where the client is gone."""
         sock.setblocking(False)
-        sock.getpeername()  # a socket that is not connected would be talked to in plain
+        sock.getpeername()  # wrap_socket would leave an unconnected socket in plain text
         wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         try:
             return TlsStream(wrapped, self.client_names)
@@ -72,8 +73,8 @@ class TlsStream(SocketStream):
     def read(self) -> bytes | None:
         """Return what is there, b"" at the end, None when there is nothing yet.
 
-        An end without TLS's farewell is an end as well: nothing can be forged
-        by it, and what is not a whole package is thrown away in any case.
+        EOF without close_notify counts as the end: truncation can forge nothing,
+        since a package that is not whole is thrown away in any case.
         """
         self.read_wants_write = False
         try:
@@ -82,7 +83,7 @@ class TlsStream(SocketStream):
                 if self._client_names:
                     self._check_client()
                 self.handshaking = False
-            # At least a whole record: the selector knows nothing of what would be left of it.
+            # At least a whole record: the selector does not see what OpenSSL keeps of one.
             return self._socket.recv(READ_BYTES)
         except ssl.SSLWantReadError:
             return None
@@ -97,40 +98,39 @@ class TlsStream(SocketStream):
     def _check_client(self) -> None:
         names = names_of(self._socket.getpeercert() or {})
         if not self._client_names & {name.lower() for name in names}:
-            shown = printable(", ".join(names).encode()[:500]) or "nobody"
-            raise OSError(errno.EACCES, f"its certificate is for {shown}, who is not permitted")
+            shown = printable(", ".join(names).encode()[:500]) or "no name"
+            raise OSError(errno.EACCES, f"its certificate is for {shown}, which is not permitted")
 
     def write(self, data: bytes | bytearray) -> int:
         """Write some of `data`; return how many bytes went.
 
-        A record that has to wait OpenSSL has encrypted already, and wants to be
-        given again: what it was made of may have grown at its end, no more.
+        A record that could not be written is encrypted already, and OpenSSL
+        wants the same bytes again; more may follow them.
         """
         try:
             return self._socket.send(data[:_RECORD_BYTES])
         except ssl.SSLWantWriteError:
             return 0
         except ssl.SSLWantReadError as error:
-            # Nobody does that but to keep us busy: there is room to write all the time.
-            raise OSError(
-                errno.EPROTO, "TLS: it keeps back half of a message of TLS's own"
-            ) from error
+            # Only half a TLS message from the client makes a write wait for input; the
+            # selector would report room to write all the time.
+            raise OSError(errno.EPROTO, "TLS: half a handshake message, and no rest") from error
         except ssl.SSLError as error:
             raise OSError(errno.EPROTO, _explain(error)) from error
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; what it still sends is not decrypted any more."""
-        self._say_farewell()
+        """Tell the client that no more comes; what it still sends is not decrypted."""
+        self._close_notify()
         return super().half_close()
 
     def close(self) -> None:
         """Close the socket."""
-        self._say_farewell()
+        self._close_notify()
         super().close()
 
-    def _say_farewell(self) -> None:
+    def _close_notify(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._socket.unwrap()  # does not wait for the client's
+            self._socket.unwrap()  # does not wait for the client's close_notify
 
 
 def names_of(certificate: Mapping[str, object]) -> list[str]:
@@ -146,11 +146,11 @@ def names_of(certificate: Mapping[str, object]) -> list[str]:
 
 
 def _no_password() -> str:
-    """Refuse an encrypted key: OpenSSL would ask on the terminal, or for ever."""
+    """Refuse an encrypted key: OpenSSL would ask for a password on the terminal."""
     raise PermissionError(errno.EACCES, "the key is encrypted; decrypt it first")
 
 
-def _useless(what: str, path: str, error: OSError) -> NoReturn:
+def _cannot_use(what: str, path: str, error: OSError) -> NoReturn:
     shown = printable(path.encode("utf-8", "replace"))
     raise LocalError(f"cannot use the {what} {shown}: {_explain(error)}") from error
 
@@ -159,7 +159,7 @@ def _explain(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if is_cut_off(error):
-        return "it hung up during the TLS handshake"
+        return "it closed the connection during the TLS handshake"
     if isinstance(error, ssl.SSLError) and error.reason:
         return f"TLS: {error.reason.replace('_', ' ').lower()}"
     if isinstance(error, ssl.SSLError):  # "[SSL] PEM lib (_ssl.c:3926)"

@@ -92,7 +92,7 @@ class ClientLoop:
 
     def _run(self) -> int:
         barren = 0
-        while self._stop_at is None and self._settler.trouble is None:
+        while self._stop_at is None and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
@@ -124,7 +124,7 @@ class ClientLoop:
         waiting = [first]
 
         def take() -> QueuedMessage | None:
-            if self._settler.trouble is not None:
+            if self._settler.local_error is not None:
                 return None
             return waiting.pop() if waiting else self._next()
 
@@ -162,8 +162,8 @@ class ClientLoop:
         kept = self._settler.settle(queued)
         if kept is not None:
             self._keep(queued)
-            trouble = self._settler.trouble
-            if trouble is not None and answer.status is ACCEPTED and not kept.soon:
+            trouble = self._settler.local_error
+            if trouble is not None and answer.status is ACCEPTED and not kept.at_next_scan:
                 self._report.twice(queued, trouble)
 
     def _keep(self, queued: QueuedMessage) -> None:

@@ -297,7 +297,7 @@ def test_closed_output_stops_nothing(flushed: Flushed, monkeypatch: pytest.Monke
     assert cli.main(["--json", "M", "h"]) == 0
     report = flushed.report
     assert report is not None
-    report.trouble("trouble")
+    report.problem("trouble")
     streams = sys.stdout, sys.stderr
     monkeypatch.undo()
     for stream in streams:
@@ -324,7 +324,7 @@ def told(flushed: Flushed, capsys: Out, *options: str) -> tuple[str, str]:
     assert report is not None
     report.connected("h")
     report.note("a note")
-    report.trouble("trouble")
+    report.problem("trouble")
     captured = capsys.readouterr()
     return captured.out, captured.err
 

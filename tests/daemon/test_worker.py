@@ -177,7 +177,7 @@ class Run(ServersInTurn):
             wall_clock=self.wall,
             random=lambda: 0.0,
         )
-        worker._nudge = Nudge(self.clock)  # type: ignore[assignment]
+        worker._interrupt = Nudge(self.clock)  # type: ignore[assignment]
 
         def check() -> None:
             assert self.clock.now <= worker.watchdog_deadline, (
@@ -468,7 +468,7 @@ def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
         queue = WatchQueue(maildir, False, 60 * 86_400.0, clock, clock)
         report = Report(io.StringIO())
         forwarder = Forwarder(route, maildir, report, clock=clock, wall_clock=clock, queue=queue)
-        queue.tick()
+        queue.scan()
         forwarder.wake.set()
         forwarder.rest(clock() + 30 * 86_400.0)
         assert not forwarder.wake._is_set, "it was not woken"
@@ -630,7 +630,7 @@ def test_a_message_that_another_route_has_is_sent_when_that_lets_go_of_it(run: R
     (name,) = run.new
     other = Maildir(os.fsencode(run.path))
     holding = run.locks.hold(other)
-    reservations = holding.__enter__()
+    reservations = holding.__enter__().reservations
 
     class Other:
         def look_again(self) -> None:
@@ -663,8 +663,8 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, _, reservations),) = run.locks._held.values()
-        free.extend(reservations.take(os.fsencode(name), Other()) for name in run.new)
+        ((_, shared),) = run.locks._held.values()
+        free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)
     run.go(110, prefix=b"p-", idle_s=1.0)
@@ -935,12 +935,12 @@ def test_no_descriptor_is_left_to_wait_with(run: Run, monkeypatch: pytest.Monkey
     real = selectors.DefaultSelector
 
     def scarce() -> selectors.BaseSelector:
-        if 4 <= run.clock.now - 1_000.0 < 20:
+        if run.clock.now - 1_000.0 < 20:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real()
 
     monkeypatch.setattr(selectors, "DefaultSelector", scarce)
-    run.at(5, lambda: run.come(1))
+    run.add(1)
     run.go(100)
     assert run.new == []
     assert run.said("Too many open files; trying again") == 1

@@ -11,6 +11,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import State
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
@@ -31,14 +32,17 @@ class SettlerCase:
         self.now = NOW
 
     def make(self, **options: object) -> None:
-        """Make a settler for a route with these options."""
+        """Make a settler, as a new run does, for a route with these options."""
         self.route = Route(
             os.fsencode(self.path),
             TcpEndpoint("mail.example.org"),
             **options,  # type: ignore[arg-type]
         )
         self.report = Report(self.log, verbosity=1, clock=self.clock)
-        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
+        state = State(self.maildir.root, self.clock, lambda: self.now)
+        self.settler = Settler(
+            self.maildir, self.route, self.report, self.clock, lambda: self.now, state
+        )
 
     def add(
         self,

@@ -78,7 +78,7 @@ def everything(report: Report) -> None:
     report.held(b"2.a", "no envelope")
     report.closed("mail.example.org:209", "connection reset")
     report.note("it answers once")
-    report.trouble("disk full", 7)
+    report.problem("disk full", 7)
     report.progress(1, 2)
     report.summary()
 
@@ -186,7 +186,7 @@ def test_nothing_left_is_not_mentioned() -> None:
         ("deferred", 111),
         ("failed", 111),
         ("held", 111),
-        ("trouble", 111),
+        ("problems", 111),
         ("left", 111),
     ],
 )
@@ -206,7 +206,7 @@ def test_control_characters_never_reach_the_log() -> None:
     told.report.failed(one, 0, "no", b"/F/new/1.\x1b\n")
     told.report.held(b"2.\x9b", "why\x1b[31m")
     told.report.closed("server", "reset\x1b")
-    told.report.trouble("disk\r\nfull")
+    told.report.problem("disk\r\nfull")
     told.report.note("\u202egnp.exe \udcff")
     assert len(told.lines) == 6
     assert all(character.isprintable() for line in told.lines for character in line)
@@ -260,7 +260,7 @@ def test_output_that_nobody_reads_stops_nothing(which: str) -> None:
             said = ["maildirqmtp: cannot write to standard output: Broken pipe"]
             assert more == (said if which == "data" else [])
             assert len(stream.getvalue().splitlines()) == 11 + len(more)
-    assert report.counters.trouble == 1 + (2 if which == "both" else 1)
+    assert report.counters.problems == 1 + (2 if which == "both" else 1)
 
 
 def test_details_are_asked_for_where_they_are_shown() -> None:
