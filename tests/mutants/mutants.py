@@ -44,7 +44,6 @@ PASSED, FAILED = 0, 1
 class Mutant:
     """A row of the table."""
 
-    table: str
     file: str
     there: str
     becomes: str
@@ -69,13 +68,12 @@ class Mutant:
         return text.replace(self.there, self.becomes)
 
 
-def load(*rooms: str) -> list[Mutant]:
-    """Return the rows of the tables of these rooms, or of all."""
+def load() -> list[Mutant]:
+    """Return the rows of all tables."""
     found = []
     for table in TABLES:
-        if not rooms or table.stem in rooms:
-            rows = tomllib.loads(table.read_text())["mutant"]
-            found += [Mutant(table.stem, **row) for row in rows]
+        rows = tomllib.loads(table.read_text())["mutant"]
+        found += [Mutant(**row) for row in rows]
     return found
 
 
@@ -178,8 +176,12 @@ def survivors(mutants: list[Mutant]) -> list[str]:
 
 
 def main() -> int:
-    """Try the mutants of the rooms that are named, or all: `python -m tests.mutants.mutants`."""
-    mutants = load(*sys.argv[1:])
+    """Try all mutants, or those of the files named: `python -m tests.mutants.mutants [FILE...]`.
+
+    A FILE may also be a part of a path, as `maildir/`, or of a line.
+    """
+    chosen = sys.argv[1:]
+    mutants = [m for m in load() if not chosen or any(part in m.label for part in chosen)]
     found = survivors(mutants)
     print(*found, f"{len(mutants) - len(found)} of {len(mutants)} noticed", sep="\n")
     return bool(found)
