@@ -157,7 +157,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         "response-timeout",
         "response_timeout_s",
         DurationType(),
-        "for the answer to a message ({default})",
+        "without an answer from the server, while it owes one ({default})",
     ),
     Setting(
         "lifetime",
@@ -189,6 +189,12 @@ ROUTE: tuple[Setting[Any], ...] = (
         "connections",
         CountType("N"),
         "connections at the same time ({default})",
+    ),
+    Setting(
+        "one-recipient",
+        "one_recipient",
+        SwitchType(),
+        "a package for each recipient: the server answers once per package",
     ),
     Setting(
         "tls-ca",

@@ -22,8 +22,10 @@ from maildirqmtp.forwarder.forwarder import Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
-from maildirqmtp.transport.transport import SocketTransport, Transport, connect
+from maildirqmtp.transport.sockets import SocketTransport
+from maildirqmtp.transport.transport import Transport
 from tests.e2e.evil import (
     Evil,
     RecordingTransport,
