@@ -64,6 +64,20 @@ class Outbox:
             pending.message.close()
             self.queue.put_back([(pending.message.folder, pending.message.name)])
 
+    def _refuse(self, queued: QueuedMessage) -> None:
+        """Settle a message that must not be sent as one that the server refused."""
+        if not self._proven:
+            self.prove()
+        name = queued.message.name
+        queued.refuse()
+        kept = self._settler.settle(queued)
+        queued.close()
+        if kept is None:
+            self.queue.gone(name)
+        else:
+            self.queue.later(name, queued.message.mtime_s, kept.reason, kept.soon)
+        self.queue.add(self._settler.take_bounces())
+
     @property
     def left(self) -> int:
         """How many there are still to be sent now."""
@@ -80,6 +94,9 @@ class Outbox:
             return None
         if queued is None:
             self.queue.later(name, None, "")
+        elif queued.refusal is not None:
+            self._refuse(queued)
+            return None
         elif self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)
         return queued

@@ -34,8 +34,9 @@ class Route(NamedTuple):
     """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
-    they are given. `failed` None means `.Failed` inside the maildir; `sent`
-    None means that accepted messages are removed. `bounce_via` is `sendmail`
+    they are given; `default_sender` counts where these lines give no sender.
+    `failed` None means `.Failed` inside the maildir; `sent` None means that
+    accepted messages are removed. `bounce_via` is `sendmail`
     (then `sendmail` is the command and its first arguments), `server`, or
     `maildir:` and a path. `tls` None is TLS by this system's certificate
     authorities, where the server has it.
@@ -45,6 +46,7 @@ class Route(NamedTuple):
     server: Endpoint
     prefix: bytes = b""
     sender: bytes | None = None
+    default_sender: bytes | None = None
     recipients: tuple[bytes, ...] = ()
     include_cur: bool = False
     sent: bytes | None = None
