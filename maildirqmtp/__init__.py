@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from maildirqmtp.response import Response, Status
     from maildirqmtp.results import Outcome, SendResult
-    from maildirqmtp.transport.endpoint import Tls
+    from maildirqmtp.transport.tls_options import Tls
 
 __version__ = "0.1.0"
 
@@ -71,7 +71,7 @@ _HOMES = {
     "Response": "maildirqmtp.response",
     "SendResult": "maildirqmtp.results",
     "Status": "maildirqmtp.response",
-    "Tls": "maildirqmtp.transport.endpoint",
+    "Tls": "maildirqmtp.transport.tls_options",
 }
 
 

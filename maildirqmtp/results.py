@@ -1,32 +1,36 @@
 """What a program that sends is told: for each recipient of a package, the response. Values only."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import overload
 
 from maildirqmtp.response import Response, Status
-from maildirqmtp.values import Value
 
 
-class Outcome(Value):
-    """One recipient of a package and the response for him.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One recipient of a package and the response for them.
 
     `address` is the recipient as bytes, `recipient` the same as str (UTF-8;
     other bytes by surrogateescape). `answered` is false where the response is
     not the server's but ours: a deferral that says why there is none.
     `in_doubt` is true where the package was sent whole and no answer came for
-    this recipient: he may have the message although he is deferred; or, when it
-    was sent to him again and accepted, he may have it twice.
+    this recipient: they may have the message although it is deferred; or, when
+    it was sent to them again and accepted, they may have it twice.
     """
 
-    __slots__ = ("address", "answered", "in_doubt", "response")
+    address: bytes
+    response: Response
+    answered: bool = True
+    in_doubt: bool = False
 
-    def __init__(
-        self, address: bytes, response: Response, answered: bool = True, in_doubt: bool = False
-    ) -> None:
-        self.address = address
-        self.response = response
-        self.answered = answered
-        self.in_doubt = in_doubt
+    # Written out for type checkers: to them a generated one rules `"a@x" in result` out.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outcome):
+            return NotImplemented
+        return (self.address, self.response, self.answered, self.in_doubt) == (
+            other.address, other.response, other.answered, other.in_doubt,
+        )  # fmt: skip
 
     @property
     def recipient(self) -> str:

@@ -246,7 +246,40 @@ class FakeServer(FakeTransport):
             self._on_package(self, package)
 
 
-# Deliveries
+FakeScript = Callable[[FakeServer, Package], None]
+
+
+def accept(server: FakeServer, package: Package) -> None:
+    """Answer K for each recipient."""
+    server.respond(*[b"Kok"] * len(package.recipients))
+
+
+class ServersInTurn:
+    """Servers that are reached one after the other.
+
+    `scripts` are the servers of the connections in turn; the last one serves
+    all that follow. An exception is what connecting raises.
+    """
+
+    def __init__(self) -> None:
+        self.scripts: list[FakeScript | Exception] = [accept]
+        self.servers: list[FakeServer] = []
+        self.reached = 0
+        #: Called at each attempt to connect.
+        self.before: Callable[[], None] = lambda: None
+
+    def next_script(self) -> FakeScript:
+        """Return what serves the next connection, or raise what stands in its place."""
+        self.reached += 1
+        assert self.reached < 200, "it never stops"
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        self.before()
+        if isinstance(script, Exception):
+            raise script
+        return script
+
+
+# Messages
 
 
 def queued(

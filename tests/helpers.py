@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -147,12 +148,42 @@ def start(*arguments: str | bytes | Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def open_descriptors() -> set[str]:
+    """Return the numbers of the descriptors that this process has open."""
+    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
 def runs(pid: int) -> bool:
     """Say whether there is such a process, and it is not only waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def json_events(stdout: str) -> list[dict[str, Any]]:
+    """Read what --json writes: nothing but objects, one a line, each with its event."""
+    found = [json.loads(line) for line in stdout.splitlines()]
+    assert all(isinstance(event, dict) and isinstance(event["event"], str) for event in found)
+    return found
+
+
+def log_lines(stderr: str) -> list[str]:
+    """Return the lines on standard error, each of which says who speaks; without that."""
+    lines = stderr.splitlines()
+    assert all(line.startswith("maildirqmtp: ") for line in lines), stderr
+    return [line.removeprefix("maildirqmtp: ") for line in lines]
+
+
+def random_text(size: int) -> bytes:
+    """Make bytes that do not begin with a space: that would be a folded trace line."""
+    return b"\n" + os.urandom(size - 1)
+
+
+def make_older(path: Path, seconds: float) -> None:
+    """Make a file look older."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
 
 
 # Servers
@@ -297,11 +328,26 @@ def answer_all(
     return script
 
 
+#: What `by_recipient` answers, by the first letter of the recipient.
+SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
+
+
+def by_recipient(package: Package, recipient: bytes) -> bytes:
+    """Answer as the recipient's first letter asks for; accept bounces (from the null sender)."""
+    return SAID[recipient[:1]] if package.sender else SAID[b"k"]
+
+
 def closed_port() -> int:
-    """Return a port of loopback on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port of loopback on which nobody listens.
+
+    It is below those that Linux gives to whoever asks for any (32,768 and above), so that no test
+    that runs at the same time is given it.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 # mailfront, from Debian

@@ -98,9 +98,10 @@ def test_shellcheck(name: str) -> None:
     assert (CONTRIB / name).read_text().startswith("#!/bin/sh\n")
 
 
-def test_the_test_command_is_checked_too() -> None:
-    """It installs packages as root."""
-    call(tool("shellcheck"), Path(__file__).parent / "run")
+@pytest.mark.parametrize("name", ["run", "fresh/run"])
+def test_the_test_command_is_checked_too(name: str) -> None:
+    """It installs packages as root, and removes folders."""
+    call(tool("shellcheck"), Path(__file__).parent / name)
 
 
 # systemd
@@ -381,6 +382,7 @@ def test_run_scripts(kind: str, tmp_path: Path, stand_in: Path) -> None:
         wait_until(lambda: "got ALRM" in log.read_text(), "the signal")
         control(kind, service, "down")
         wait_until(lambda: "got TERM" in log.read_text(), "the end")
+        assert log.read_text().count(line) == 1, "a signal must not start the program again"
 
 
 @needs_root
@@ -401,6 +403,7 @@ def test_a_supervised_daemon_forwards(
             wait_until(lambda: names(path / "new") == [], "the message to be sent")
             control(kind, service, "down")
             wait_until(lambda: " 1 accepted" in log.read_text(), "the summary")
+    assert len(server.packages) == 1
 
 
 # Hooks

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.settings import config, table
-from maildirqmtp.settings.command_line import parse
-from maildirqmtp.settings.parser import make_parser
+from maildirqmtp.settings.command_line import make_parser, parse
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
 ROOT = Path(__file__).parent.parent

@@ -48,7 +48,7 @@ from hypothesis.stateful import (
 from maildirqmtp.forwarder.forwarder import Forwarder
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.maildir import maildir as maildir_module
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
@@ -178,7 +178,7 @@ class ModelReport(Report):
         self._model.claimed(queued, index, "DZ")
         super().bounced(queued, index, text)
 
-    def in_doubt(self, queued: QueuedMessage) -> None:
+    def in_doubt(self, queued: QueuedMessage, silent: bool = False) -> None:
         """See `Report`."""
         content = self._model.last_sent.get(base_of(queued.message.name))
         for index in queued.doubtful:
@@ -258,7 +258,7 @@ class Model(RuleBasedStateMachine):
             "include_cur": include_cur,
             "sent": bytes(self.root / "Sent") if keep_sent else None,
             "bounce": bounce,
-            "bounce_via": f"maildir:{self.root / 'Bounces'}",
+            "bounce_via": BounceVia(BounceMethod.MAILDIR, bytes(self.root / "Bounces")),
             "max_bounces": 3,
             "lifetime_s": LIFETIME_S,
         }

@@ -14,6 +14,7 @@ from types import FrameType
 
 import bench_cases
 import bench_programs
+import bench_serialmail
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -26,7 +27,7 @@ from bench_harness import (
     memory_place,
 )
 
-CASES = bench_cases.CASES | bench_programs.CASES
+CASES = bench_cases.CASES | bench_programs.CASES | bench_serialmail.CASES
 
 
 def arguments() -> argparse.Namespace:
@@ -136,6 +137,11 @@ def on_term(signal_number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signal_number)
 
 
+def allowed(result: dict[str, object]) -> set[str]:
+    """Without serialmail's programs, which are not ours to ship, there is nothing to compare."""
+    return {"skipped"} if result["name"] in bench_serialmail.CASES else set()
+
+
 def main() -> int:
     """Run the benchmarks; 0 if all reached their targets."""
     options = arguments()
@@ -158,7 +164,7 @@ def main() -> int:
     if options.json:
         print(json.dumps({"machine": measured_on, "results": results}, indent=2))
     good = {"ok", "missed", "skipped"} if options.quick else {"ok"}
-    return 0 if all(result["status"] in good for result in results) else 1
+    return 0 if all(result["status"] in good | allowed(result) for result in results) else 1
 
 
 if __name__ == "__main__":

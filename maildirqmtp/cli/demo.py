@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
@@ -97,8 +98,8 @@ def run() -> int:
     )
     if not all(good):
         print("maildirqmtp: the demo did not go as it should", file=sys.stderr)
-        return 111
-    return 0
+        return EXIT_TEMPORARY
+    return EXIT_OK
 
 
 def _forward(maildir: Path, server: TcpEndpoint) -> tuple[list[dict[str, str]], str]:

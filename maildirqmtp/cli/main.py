@@ -14,10 +14,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.settings import table
 from maildirqmtp.settings.command_line import (
+    CommandLine,
     check_together,
     envelope,
-    make_config,
+    make_parser,
     make_route,
     parse,
 )
@@ -28,37 +31,18 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.settings.table import Options
-
-EXIT_TEMPORARY = 111
-EXIT_USAGE = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _mend_output()
-    options = parse(list(sys.argv[1:] if argv is None else argv))
+    line: CommandLine | None = None
     try:
-        check_together(options)
-        if options.demo:
-            if options.arguments:
-                raise ConfigError("--demo takes no maildir and no server; it makes its own")
-            from maildirqmtp.cli.demo import run
-
-            code = run()
-            return code if _flush_output() else EXIT_TEMPORARY
-        if options.enqueue is not None:
-            return _enqueue(options)
-        if options.status:
-            return _status(options)
-        if options.watch or options.config is not None:
-            return _stay(options)
-        chosen = make_route(options)
-        return _dry_run(chosen, options.json) if options.dry_run else _flush(chosen, options)
+        line = parse(list(sys.argv[1:] if argv is None else argv))
+        check_together(line)
+        return _do(line)
     except ConfigError as error:
-        if options.config is None:
-            from maildirqmtp.settings.parser import make_parser
-
+        if line is None or line.config is None:
             make_parser().error(str(error))
         _complain(str(error))
         return EXIT_USAGE
@@ -78,6 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_TEMPORARY
     finally:
         _flush_output()
+
+
+def _do(line: CommandLine) -> int:
+    if line.demo:
+        if line.arguments:
+            raise ConfigError("--demo takes no maildir and no server; it makes its own")
+        from maildirqmtp.cli.demo import run
+
+        code = run()
+        return code if _flush_output() else EXIT_TEMPORARY
+    if line.enqueue is not None:
+        return _enqueue(line.enqueue, line)
+    if line.status:
+        return _status(line)
+    if line.watch or line.config is not None:
+        return _stay(line)
+    route = make_route(line)
+    return _dry_run(route, bool(line.json)) if line.dry_run else _flush(route, line)
 
 
 def _mend_output() -> None:
@@ -115,15 +117,15 @@ def _silence(stream: TextIO) -> None:
     os.close(devnull)
 
 
-def _enqueue(options: Options) -> int:
-    if options.arguments:
+def _enqueue(path: str, line: CommandLine) -> int:
+    if line.arguments:
         raise ConfigError("--enqueue takes no SERVER; the message waits for the next run")
     from maildirqmtp.submission.enqueue import enqueue
 
-    return enqueue(os.fsencode(options.enqueue), *envelope(options))
+    return enqueue(os.fsencode(path), *envelope(line))
 
 
-def _stay(options: Options) -> int:
+def _stay(line: CommandLine) -> int:
     """Watch one maildir, or the routes of a file; or show what the file comes to."""
     import signal
 
@@ -132,32 +134,35 @@ def _stay(options: Options) -> int:
         signal.signal(number, signal.SIG_IGN)
     from maildirqmtp.settings import config
 
-    def reload() -> config.Config:
-        return config.read(options.config, options)
+    path = line.config
 
-    chosen = make_config(options) if options.config is None else reload()
-    if options.check_config:
+    def reload() -> config.Config:
+        assert path is not None
+        return config.read(path, line)
+
+    chosen = config.from_command_line(line) if path is None else reload()
+    if line.check_config:
         shown = config.effective(chosen)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the locale
         sys.stdout.write(shown)
         sys.stdout.flush()
-        return 0
+        return EXIT_OK
     from maildirqmtp.daemon.supervisor import run
 
-    return run(chosen, None if options.config is None else reload)
+    return run(chosen, None if path is None else reload)
 
 
-def _status(options: Options) -> int:
+def _status(line: CommandLine) -> int:
     """Tell what waits in a maildir, or in those of a file."""
     from maildirqmtp.daemon.status import show, show_maildir
 
-    if options.config is None:
-        path = os.fsencode(options.arguments[0])
-        return show_maildir(path, options.cur, options.json)
+    if line.config is None:
+        path = os.fsencode(line.arguments[0])
+        return show_maildir(path, bool(line.include_cur), bool(line.json))
     from maildirqmtp.settings.config import read
 
-    found = read(options.config, options)
+    found = read(line.config, line)
     return show(found.routes, found.json)
 
 
@@ -192,21 +197,21 @@ def _dry_run(chosen: Route, as_json: bool) -> int:
                 to = ", ".join(printable(r) for r in queued.recipients)
                 print(f"{shown['message']}: <{shown['sender']}> to {to}, {queued.length} bytes")
     sys.stdout.flush()
-    return EXIT_TEMPORARY if held else 0
+    return EXIT_TEMPORARY if held else EXIT_OK
 
 
-def _flush(chosen: Route, options: Options) -> int:
+def _flush(chosen: Route, line: CommandLine) -> int:
     # A message makes no reference cycles, but enough objects to set the collector off all the
     # time, at an eighth of the whole run's cost; a full window stays below this many.
     gc.set_threshold(100_000, 20, 50)
     from maildirqmtp.forwarder.batch import flush
     from maildirqmtp.forwarder.report import Report
 
-    verbosity = -1 if options.quiet else int(options.verbose)
+    verbosity = table.verbosity(line.values(table.PROCESS))
     progress = None
-    if verbosity == 0 and not options.json and sys.stderr.isatty():
+    if verbosity == 0 and not line.json and sys.stderr.isatty():
         from maildirqmtp.forwarder.progress import make
 
         progress = make(sys.stderr)
-    report = Report(sys.stderr, sys.stdout if options.json else None, verbosity, progress)
+    report = Report(sys.stderr, sys.stdout if line.json else None, verbosity, progress)
     return flush(chosen, report)

@@ -11,11 +11,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError, QMTPError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, TIMEOUT_S, Server
@@ -23,10 +24,7 @@ from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream, stdi
 from maildirqmtp.settings.units import parse_bytes, parse_seconds
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import parse_tcp
-
-EXIT_OK = 0
-EXIT_USAGE = 100
-EXIT_TROUBLE = 111
+from maildirqmtp.transport.signals import signal_handlers
 
 #: Where to listen unless told otherwise.
 DEFAULT_LISTEN = "127.0.0.1:209"
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except QMTPError as error:
         log(Importance.ERROR, str(error))
-        return EXIT_TROUBLE
+        return EXIT_TEMPORARY
     except KeyboardInterrupt:
         return EXIT_OK  # before the handlers were in place; nothing had begun
 
@@ -73,10 +71,14 @@ def _run(options: argparse.Namespace) -> int:
         timeout_s=timeout_s,
         log=stderr_log(_importance(options)),
     )
-    with server, _signals_stop(server):
+    stop_signals = (signal.SIGTERM, signal.SIGINT)
+    with (
+        server,
+        signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd),
+    ):
         if options.stdio:
             clean = server.serve_stream(StdioStream(), stdio_peer())
-            return EXIT_OK if clean else EXIT_TROUBLE
+            return EXIT_OK if clean else EXIT_TEMPORARY
         server.serve()
     return EXIT_OK
 
@@ -230,23 +232,6 @@ def stderr_log(limit: Importance) -> Log:
                 print(f"qmtpmaildir: {text}", file=sys.stderr, flush=True)
 
     return log
-
-
-@contextlib.contextmanager
-def _signals_stop(server: Server) -> Iterator[None]:
-    """Make SIGTERM and SIGINT stop the server, for as long as this lasts."""
-    before = {
-        number: signal.signal(number, lambda *_: server.stop())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    # The handler alone could run just before the selector waits, and not wake it.
-    fd = signal.set_wakeup_fd(server.wakeup_fd, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

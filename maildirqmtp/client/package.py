@@ -1,12 +1,12 @@
 """A package as a program writes it down: sender, recipients, message."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from maildirqmtp.errors import PackageError
 from maildirqmtp.qmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_RECIPIENTS, check_address
 from maildirqmtp.results import as_bytes
-from maildirqmtp.values import Value
 
 
 class SupportsPath(Protocol):
@@ -37,7 +37,8 @@ Encoding: TypeAlias = Literal["unix", "dos"]
 _FIRST_BYTE = {"unix": ENCODING_LF, "dos": ENCODING_CRLF}
 
 
-class Package(Value):
+@dataclass(frozen=True, slots=True, init=False)
+class Package:
     """One message and whom it is from and to.
 
     `sender` is the envelope sender; `""` is the null sender, and quite valid.
@@ -58,7 +59,10 @@ class Package(Value):
     Raises `PackageError`, a `ValueError`, for what no server takes.
     """
 
-    __slots__ = ("encoding", "message", "recipients", "sender")
+    sender: bytes
+    recipients: tuple[bytes, ...]
+    message: Message
+    encoding: Encoding
 
     def __init__(
         self,
@@ -68,23 +72,31 @@ class Package(Value):
         *,
         encoding: Encoding = "unix",
     ) -> None:
-        if isinstance(recipients, (str, bytes)):
-            recipients = (recipients,)
-        self.sender = as_bytes(sender)
-        self.recipients = tuple([as_bytes(recipient) for recipient in recipients])
-        self.message = message
-        self.encoding = encoding
+        each = (recipients,) if isinstance(recipients, (str, bytes)) else recipients
+        put = object.__setattr__
+        put(self, "sender", as_bytes(sender))
+        put(self, "recipients", tuple([as_bytes(recipient) for recipient in each]))
+        put(self, "message", message)
+        put(self, "encoding", encoding)
+        if wrong := self._wrong():
+            raise PackageError(wrong)
+
+    def _wrong(self) -> str | None:
+        """Say what no server would take, None where all is well."""
         wrong = check_address(self.sender, "sender")
         for recipient in self.recipients:
             wrong = wrong or check_address(recipient, "recipient")
+            if not recipient:
+                wrong = wrong or "a recipient must not be empty"
         if wrong:
-            raise PackageError(wrong)
+            return wrong
         if not self.recipients:
-            raise PackageError("a package without recipients; servers do not answer it")
+            return "a package without recipients; servers do not answer it"
         if len(self.recipients) > MAX_RECIPIENTS:
-            raise PackageError(f"{len(self.recipients)} recipients; at most {MAX_RECIPIENTS}")
-        if encoding not in _FIRST_BYTE:
-            raise PackageError(f"encoding {encoding!r} is neither 'unix' nor 'dos'")
+            return f"{len(self.recipients)} recipients; at most {MAX_RECIPIENTS}"
+        if self.encoding not in _FIRST_BYTE:
+            return f"encoding {self.encoding!r} is neither 'unix' nor 'dos'"
+        return None
 
     @property
     def first_byte(self) -> bytes:

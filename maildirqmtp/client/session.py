@@ -100,7 +100,6 @@ class ClientSession:
     def connected(self, transport: Transport) -> None:
         """Use this connection."""
         _log.debug("%s: connected", transport.name)
-        self._capabilities = self._capabilities.for_next_connection()
         self._pipeline = Pipeline(
             transport,
             self._window,
@@ -240,7 +239,7 @@ class ClientSession:
 
     def _put(self, pipeline: Pipeline[SendRequest]) -> None:
         request = self._unsent[0]
-        request.keeps = self._capabilities.answers_each is None and len(request.recipients) > 1
+        request.keeps = not pipeline.knows_answers and len(request.recipients) > 1
         if _log.isEnabledFor(logging.DEBUG) and not request.next:
             to = ", ".join(printable(recipient) for recipient in request.recipients)
             _log.debug(

@@ -166,11 +166,20 @@ class WatchQueue:
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `queues.Queue`."""
         for folder, name in reversed(candidates):
-            key = _base(name)
-            waiting = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
-            waiting.folder, waiting.name = folder, name
-            self._forget(key)
-            self._fresh.appendleft(key)
+            self._fresh.appendleft(self._return(folder, name))
+
+    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+        """See `queues.Queue`."""
+        for folder, name in candidates:
+            self._fresh.append(self._return(folder, name))
+
+    def _return(self, folder: Folder, name: bytes) -> bytes:
+        """Let go of a message that was out; return its key."""
+        key = _base(name)
+        waiting = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
+        waiting.folder, waiting.name = folder, name
+        self._forget(key)
+        return key
 
     def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `queues.Queue`."""

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from maildirqmtp.values import Value
-
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
     from maildirqmtp.forwarder.route import Route
 
-    class Counters(Protocol):
-        """See `report.Counters`."""
 
-        def as_dict(self) -> dict[str, int]:
-            """Return all of them by name."""
-
-
-class WaitingMessage(Value):
+@dataclass(frozen=True, slots=True)
+class WaitingMessage:
     """A message that waits: its name, tries so far, why, and when next (epoch; 0, now)."""
 
-    __slots__ = ("name", "next_s", "reason", "tries")
-
-    def __init__(self, name: bytes, tries: int, reason: str, next_s: float) -> None:
-        self.name = name
-        self.tries = tries
-        self.reason = reason
-        self.next_s = next_s
+    name: bytes
+    tries: int
+    reason: str
+    next_s: float
 
 
-class Snapshot(Value):
+@dataclass(frozen=True, slots=True)
+class Snapshot:
     """A route at one moment. All times are seconds of the epoch, 0 for never or none.
 
     `state` is `starting`, `idle`, `connected`, `backing off` (until `connect_at_s`,
@@ -39,43 +31,17 @@ class Snapshot(Value):
     some of them.
     """
 
-    __slots__ = (
-        "answered_s",
-        "at_s",
-        "connect_at_s",
-        "counters",
-        "messages",
-        "oldest_s",
-        "route",
-        "state",
-        "stop_reason",
-        "waiters",
-    )
-
-    def __init__(
-        self,
-        route: Route,
-        state: str,
-        counters: Counters,
-        *,
-        at_s: float = 0.0,
-        answered_s: float = 0.0,
-        messages: int = 0,
-        oldest_s: float = 0.0,
-        connect_at_s: float = 0.0,
-        stop_reason: str = "",
-        waiters: tuple[WaitingMessage, ...] = (),
-    ) -> None:
-        self.route = route
-        self.state = state
-        self.counters: dict[str, int] = counters.as_dict()
-        self.at_s = at_s
-        self.answered_s = answered_s
-        self.messages = messages
-        self.oldest_s = oldest_s
-        self.connect_at_s = connect_at_s
-        self.stop_reason = stop_reason
-        self.waiters = waiters
+    route: Route
+    state: str
+    counters: dict[str, int]
+    _: KW_ONLY
+    at_s: float = 0.0
+    answered_s: float = 0.0
+    messages: int = 0
+    oldest_s: float = 0.0
+    connect_at_s: float = 0.0
+    stop_reason: str = ""
+    waiters: tuple[WaitingMessage, ...] = ()
 
     def line(self) -> str:
         """Return it as one line for people."""

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import files, safety, sidecars
@@ -140,18 +141,18 @@ def show_maildir(path: bytes, include_cur: bool, as_json: bool) -> int:
 
 def show(routes: Iterable[Route], as_json: bool) -> int:
     """Print what waits for each route; return 111 where anything does."""
-    code = 0
+    code = EXIT_OK
     for route in routes:
         try:
             found = _look(route)
         except LocalError as error:
-            code = 111
+            code = EXIT_TEMPORARY
             # Where nobody can be told, the exit code says it; the others are shown all the same.
             with contextlib.suppress(OSError):
                 print(f"maildirqmtp: {error}", file=sys.stderr, flush=True)
             continue
         if found["waiting"]:
-            code = 111
+            code = EXIT_TEMPORARY
         if as_json:
             print(json.dumps({"event": "status", **_safe(found)}, allow_nan=False))
         else:

@@ -25,9 +25,11 @@ from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.systemd import Notifier, to_journal
 from maildirqmtp.daemon.worker import Worker, boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.text import printable
+from maildirqmtp.transport.signals import signal_handlers
 from maildirqmtp.transport.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -63,14 +65,10 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
     def on_signal(number: int, frame: FrameType | None) -> None:
         service.signals.append(number)
 
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    wake_fd = signal.set_wakeup_fd(wake.write_fd, warn_on_full_buffer=False)
     try:
-        return service.run()
+        with signal_handlers(_SIGNALS, on_signal, wakeup_fd=wake.write_fd):
+            return service.run()
     finally:
-        signal.set_wakeup_fd(wake_fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         wake.close()
 
 
@@ -123,7 +121,7 @@ class Supervisor:
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
-        self._code = 0
+        self._code = EXIT_OK
         self._stop_by: float | None = None
         self._told = ""
         self._tell_at = 0.0
@@ -235,7 +233,7 @@ class Supervisor:
                 continue
             runner.reaped = True
             if runner.worker.stuck or runner.crash:
-                self._code = 111
+                self._code = EXIT_TEMPORARY
             if runner.crash:
                 runner.worker.report.trouble(runner.crash)
                 self._stop()
@@ -249,7 +247,7 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             if self._stop_by is not None:
-                self._code = 111
+                self._code = EXIT_TEMPORARY
             self._stop(at_once=self._stop_by is not None)
         elif number == signal.SIGHUP:
             self._read_again()

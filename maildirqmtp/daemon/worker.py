@@ -91,7 +91,7 @@ class Worker:
         self._clean_at = 0.0
         self._published_at = 0.0
         self._published: tuple[object, ...] = ()
-        self.snapshot = Snapshot(route, "starting", report.counters)
+        self.snapshot = Snapshot(route, "starting", report.counters.as_dict())
 
     # From any thread
 
@@ -309,7 +309,7 @@ class Worker:
         self.snapshot = Snapshot(
             self.route,
             state,
-            self.report.counters,
+            self.report.counters.as_dict(),
             at_s=now_s,
             answered_s=(self._forwarder and self._forwarder.answered_s) or self._answered_s,
             messages=len(waiting),

@@ -10,8 +10,6 @@ from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from maildirqmtp.forwarder.forwarder import Forwarder
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
@@ -41,18 +39,16 @@ def flush(route: Route, report: Report) -> int:
 
 
 def _run(forwarder: Forwarder, candidates: Candidates) -> None:
-    """Run the engine; SIGTERM and SIGINT stop it in an orderly way."""
+    """Run the forwarder; SIGTERM and SIGINT stop it in an orderly way."""
     import signal
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        forwarder.interrupt()
+    from maildirqmtp.transport.signals import signal_handlers
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    wake_fd = signal.set_wakeup_fd(forwarder.wake.write_fd, warn_on_full_buffer=False)
+    stop_signals = (signal.SIGTERM, signal.SIGINT)
     try:
-        forwarder.run_batch(candidates)
+        with signal_handlers(
+            stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
+        ):
+            forwarder.run_batch(candidates)
     finally:
-        signal.set_wakeup_fd(wake_fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         forwarder.close()

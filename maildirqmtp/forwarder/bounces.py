@@ -7,11 +7,11 @@ goes to the failed maildir, where nothing is lost.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError
 from maildirqmtp.forwarder import mailers
+from maildirqmtp.forwarder.route import BounceMethod
 from maildirqmtp.mail import dsn
 from maildirqmtp.maildir import names, writing
 from maildirqmtp.text import printable
@@ -106,9 +106,8 @@ class Bouncer:
 
 
 def _mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
-    how, _, path = route.bounce_via.partition(":")
-    if how == "server":
+    if route.bounce_via.method is BounceMethod.SERVER:
         return mailers.QueueMailer(maildir, route.prefix)
-    if how == "maildir":
-        return mailers.MaildirMailer(os.fsencode(path))
+    if route.bounce_via.maildir is not None:
+        return mailers.MaildirMailer(route.bounce_via.maildir)
     return mailers.SendmailMailer(route.sendmail)

@@ -24,6 +24,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
+from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
@@ -47,6 +48,7 @@ MAX_WAIT_S = 86_400.0
 class Forwarder:
     """Forwards one maildir to one server; the maildir is open and locked.
 
+    `capabilities` is what earlier runs have shown of the server, where that is known.
     `queue` None is for `run_batch`. With one that stays open (watch mode) a
     connection is kept for `route.idle_s` while there is nothing to send, and
     `attempt` and `rest` are called in turns. Raises `LocalError` where this
@@ -68,6 +70,7 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
+        capabilities: Capabilities | None = None,
     ) -> None:
         self.stop_reason = ""
         self.answered_s = 0.0
@@ -81,14 +84,19 @@ class Forwarder:
         self._settler = Settler(maildir, route, report, clock, wall_clock)
         queue = BatchQueue(deque()) if queue is None else queue
         self.outbox = Outbox(maildir, route, report, self._settler, queue)
+        #: What is known of the server.
+        self.capabilities = capabilities or Capabilities()
+        if route.one_recipient:
+            self.capabilities.one_recipient = True
         self._pool = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
             self._unchanged,
             clock,
+            self.capabilities,
         )
         self._more_at = 0.0
-        self._recovery = Recovery(self._settler, report)
+        self._recovery = Recovery(self._settler, report, route.server)
         self._begun: Connection[QueuedMessage] | None = None
         self._total = 0
         self._stop_at: float | None = None
@@ -293,6 +301,7 @@ class Forwarder:
             queued = outbox.look()
             if queued is None:
                 return
+            queued.alone = self._recovery.is_suspect(queued)
             if queued.next:
                 # The rest of its packages go where the first went: they have one result.
                 assert self._begun is not None
@@ -326,9 +335,8 @@ class Forwarder:
             pending.message.close()
             if not any(pending is queued for queued in unfinished):
                 unfinished.append(pending)
-        self._recovery.clear_up(connection, unfinished, self.outbox.queue)
+        self.stop_reason = self._recovery.clear_up(connection, unfinished, self.outbox.queue)
         self._take_bounces()
-        self.stop_reason = self._recovery.stop_reason(connection, len(unfinished))
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
         return not self.stop_reason or not self._may_take
@@ -368,6 +376,7 @@ class Forwarder:
         for queued in done:
             name = queued.message.name  # with --cur, settling may find it under another
             kept = self._settler.settle(queued)
+            self._recovery.answered(name)
             if kept is None:
                 self.outbox.queue.gone(name)
             else:

@@ -33,8 +33,12 @@ class Queue(Protocol):
         """Have these, which were not tried to the end, before all others again."""
         ...
 
+    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+        """Put these, which were not tried to the end, behind all others."""
+        ...
+
     def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Have these, which are new, after all others."""
+        """Put these, which are new, behind all others."""
         ...
 
     def rotate(self) -> None:
@@ -79,6 +83,10 @@ class BatchQueue:
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
         self._candidates.extendleft(reversed(candidates))
+
+    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+        """See `Queue`."""
+        self._candidates.extend(candidates)
 
     def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""

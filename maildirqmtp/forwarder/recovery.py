@@ -1,17 +1,20 @@
-"""When a connection has ended: what it left undone, and whether another may help.
+"""After a connection has ended: where its unfinished messages go, and whether another may help.
 
-left undone                                  goes
+unfinished message                           goes
 the file changed while it was sent           held; sent as it is now, the next time
-alone in flight, it has ended two of them    set aside: deferred, so that the others go on
+alone in flight at a fault, first time       to the end of the queue, to go alone
+alone in flight at a fault, second time      set aside: deferred, so that the others go on
 some of its recipients were deferred         waits, as they do
 anything else                                back to the front of the queue
 
 the connection                               another
-answered something, or was ended by us       may help
-was none, as it turned out                   cannot: the server is unreachable
-had more in flight than one message          may help: the window is smaller now
-ended in nonsense or a time-out, no answer   is of no use
-just ended, no answer                        may help, but not for the third time in a row
+answered something, or was ended by us       may help: that is progress
+turned out never to have been one            cannot: the server is unreachable
+ended with several messages in flight        may help: the window is smaller now
+ended with a message that is set aside       may help, but not for the third time in a row
+ended otherwise without an answer            may help, but not for the third time in a row
+
+A fault is a connection that the server ended, a time-out, or an answer that is none.
 """
 
 from __future__ import annotations
@@ -20,111 +23,175 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
 from maildirqmtp.qmtp.protocol import DEFERRED
+from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
 
 if TYPE_CHECKING:
+    from maildirqmtp.errors import QMTPError
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
+    from maildirqmtp.pipeline.pipeline import Pipeline
     from maildirqmtp.pipeline.pool import Connection
+    from maildirqmtp.transport.endpoint import Endpoint
 
-#: Connections in a row without a single answer, after which a server is given up for now.
+#: Connections in a row without progress, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
-#: Messages set aside, because the server hung up on each of them, without an answer in between.
+#: Messages set aside in a row without an answer in between, after which it is, too.
 MAX_SET_ASIDE = 3
-# Messages whose strikes are remembered: a daemon meets ever new ones.
-_STRIKES_MAX = 1_000
+# Messages whose faults are remembered: a daemon meets ever new ones.
+_MAX_SUSPECTS = 1_000
 
 
 class Recovery:
-    """Clears up after the connections of one route, and counts those that were of no use."""
+    """Clears up after the connections of one route, and judges whether to go on.
 
-    def __init__(self, settler: Settler, report: Report) -> None:
+    `server` is where they lead, for what is said about a server that never says anything.
+    """
+
+    def __init__(self, settler: Settler, report: Report, server: Endpoint) -> None:
         self._settler = settler
         self._report = report
-        self._strikes: dict[bytes, int] = {}
+        self._server = server
+        self._faults: dict[bytes, int] = {}
         self._without_progress = 0
         self._set_aside = 0
+        self._silence_told = False
+
+    def is_suspect(self, queued: QueuedMessage) -> bool:
+        """Say whether a message has ended a connection, so that it is to go alone."""
+        return queued.message.name in self._faults
+
+    def answered(self, name: bytes) -> None:
+        """A message has its answers, so it is not what ended a connection."""
+        if self._faults:
+            self._faults.pop(name, None)
 
     def clear_up(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue
-    ) -> None:
-        """Report how the connection ended, and find a place for what is unfinished."""
+    ) -> str:
+        """Report how a connection ended, and find a place for each message that is unfinished.
+
+        Returns why another connection cannot help for now; empty where it may.
+        """
         pipeline = connection.pipeline
-        error = pipeline.error
-        if error is not None:
-            # A server may hang up on a connection that is kept only in case of more mail.
-            idle = queue.open and not unfinished and isinstance(error, TransportError)
-            self._report.closed(pipeline.transport.name, str(error), idle)
-        if pipeline.remark:
-            self._report.note(pipeline.remark)
+        self._report_end(pipeline, unfinished, queue)
+        at_fault = len(unfinished) == 1 and _is_fault(pipeline)
+        culprit = at_fault and self._count_fault(unfinished[0]) >= 2
         again: list[tuple[Folder, bytes]] = []
+        last: list[tuple[Folder, bytes]] = []
         for queued in unfinished:
             message = queued.message
-            self._report.in_doubt(queued)
             if queued.unanswered < len(queued.recipients):
                 self._settler.settle(queued)
             if queued.reason:
                 self._report.held(message.name, queued.reason)
                 queue.later(message.name, message.mtime_s, queued.reason, soon=True)
-            elif self._is_culprit(connection, queued):
-                reason = f"{pipeline.transport.name} hung up twice on this message alone"
-                self._defer(queued, reason, queue)
-                # That is progress; but a server that does it to every message is dead.
-                self._without_progress = 0
-                self._set_aside += 1
-                # Next one from the other end: its neighbours may be as bad, and would stop
-                # this run and all that follow at the same place.
-                queue.rotate()
+            elif culprit:
+                self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
-                # To go again now would try those again who were told to try later.
+                # To go again now would try recipients again that are to be tried later.
                 self._defer(queued, "waits, as others of this message do", queue)
             else:
-                again.append((message.folder, message.name))
+                (last if at_fault else again).append((message.folder, message.name))
+        stop_reason = self._judge(connection, unfinished, culprit)
         queue.put_back(again)
+        if at_fault and self._without_progress == 1:
+            # Its neighbours may be as bad, and would stop this run, and all that follow, here.
+            queue.rotate()
+        queue.postpone(last)
+        return stop_reason
+
+    def _report_end(
+        self, pipeline: Pipeline[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue
+    ) -> None:
+        error, name = pipeline.error, pipeline.transport.name
+        if error is not None:
+            # A server may hang up on a connection that is kept only in case of more mail.
+            idle = queue.open and not unfinished and isinstance(error, TransportError)
+            self._report.closed(name, str(error), idle)
+        if pipeline.remark:
+            self._report.note(pipeline.remark)
+        silent = not pipeline.capabilities.has_spoken
+        for queued in unfinished:
+            self._report.in_doubt(queued, silent)
+        if silent and unfinished and not self._silence_told:
+            self._silence_told = True
+            self._report.note(
+                f"{name} has not sent a single byte so far: {_silence_hint(self._server)}; "
+                f"what was sent whole counts as in doubt"
+            )
 
     def _defer(self, queued: QueuedMessage, reason: str, queue: Queue) -> None:
         for index in queued.owed():
             self._report.deferred(queued, index, reason)
         queue.later(queued.message.name, queued.message.mtime_s, reason)
 
-    def _is_culprit(self, connection: Connection[QueuedMessage], queued: QueuedMessage) -> bool:
-        """Say whether this message, alone in flight, has now ended two connections."""
-        pipeline = connection.pipeline
-        if connection.window.size > 1 or pipeline.error is None or not pipeline.bytes_sent:
-            return False
-        if isinstance(pipeline.error, ConnectError):
-            return False
+    def _count_fault(self, queued: QueuedMessage) -> int:
+        """Count one more connection that this message, alone in flight, has ended."""
         name = queued.message.name
-        if len(self._strikes) >= _STRIKES_MAX:
-            self._strikes.clear()
-        self._strikes[name] = self._strikes.get(name, 0) + 1
-        return self._strikes[name] >= 2
+        if len(self._faults) >= _MAX_SUSPECTS:
+            self._faults.clear()
+        self._faults[name] = self._faults.get(name, 0) + 1
+        return self._faults[name]
 
-    def stop_reason(self, connection: Connection[QueuedMessage], in_flight: int) -> str:
+    def _judge(
+        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], culprit: bool
+    ) -> str:
         """Return why another connection cannot help for now; empty where it may."""
         pipeline = connection.pipeline
-        unclean = pipeline.error is not None and in_flight > 0
-        narrowed = unclean and connection.window.shrink(in_flight)
+        error, in_flight = pipeline.error, len(unfinished)
+        narrowed = bool(in_flight and error and connection.window.shrink(in_flight))
         # Ended without an error, it was ended by us, over a file that changed or a fence.
-        ours = pipeline.error is None and in_flight > 0
+        ours = error is None and in_flight > 0
         if pipeline.answered or ours:
             self._without_progress = self._set_aside = 0
             return ""
-        if isinstance(pipeline.error, ConnectError):
-            return self._give_up(f"{pipeline.error}; what is left stays as it is")
-        if isinstance(pipeline.error, (ProtocolError, TimeoutError)):
-            return self._give_up(f"{pipeline.transport.name} is of no use: giving up")
-        if narrowed:
+        if isinstance(error, ConnectError):
+            return self._give_up(f"{error}; what is left stays as it is")
+        if narrowed and in_flight > 1:
             return ""
-        self._without_progress += 1
+        if culprit:
+            # Progress; but a server that does it to every message is dead.
+            self._without_progress = 0
+            self._set_aside += 1
+        else:
+            self._without_progress += 1
         if self._without_progress < MAX_WITHOUT_PROGRESS and self._set_aside < MAX_SET_ASIDE:
             return ""
         return self._give_up(
-            "connection after connection without an answer: making no progress, giving up"
+            f"{pipeline.transport.name} is of no use: connection after connection without an "
+            f"answer; making no progress, giving up"
         )
 
     def _give_up(self, why: str) -> str:
         self._without_progress = self._set_aside = 0
         return why
+
+
+def _is_fault(pipeline: Pipeline[QueuedMessage]) -> bool:
+    """Say whether the end of a connection may be the doing of what was in flight."""
+    error = pipeline.error
+    return error is not None and bool(pipeline.bytes_sent) and not isinstance(error, ConnectError)
+
+
+def _blame(pipeline: Pipeline[QueuedMessage]) -> str:
+    """Say why a message is set aside."""
+    error: QMTPError | None = pipeline.error
+    if isinstance(error, ProtocolError):
+        what = "answered nonsense twice to this message alone"
+    elif isinstance(error, TimeoutError):
+        what = "did not answer twice, with this message alone"
+    else:
+        what = "hung up twice on this message alone"
+    return f"{pipeline.transport.name} {what}"
+
+
+def _silence_hint(server: Endpoint) -> str:
+    """Say what is probably wrong with a server that has never sent a byte."""
+    if isinstance(server, CommandEndpoint):
+        return "did the command run, and does it speak QMTP on its standard input and output?"
+    if isinstance(server, TcpEndpoint) and not server.tls:
+        return "does it speak QMTP? if it speaks TLS, write qmtps:// before its name"
+    return "does it speak QMTP?"

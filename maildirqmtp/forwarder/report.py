@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.text import printable
 
 # Not from typing: importing that would be a good part of the start-up.
@@ -77,7 +78,8 @@ class Counters:
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
-        return 111 if self.deferred or self.failed or self.held or self.trouble or self.left else 0
+        left = self.deferred or self.failed or self.held or self.trouble or self.left
+        return EXIT_TEMPORARY if left else EXIT_OK
 
 
 class Report:
@@ -159,12 +161,16 @@ class Report:
         self.counters.bounced += 1
         self._outcome("bounced", queued, index, text)
 
-    def in_doubt(self, queued: QueuedMessage) -> None:
-        """The connection went before the server answered for a package it had whole."""
+    def in_doubt(self, queued: QueuedMessage, silent: bool = False) -> None:
+        """The connection went before the server answered for a package it had whole.
+
+        `silent`: the server has never said anything, so that a line for each
+        recipient would only hide what is wrong; they are counted.
+        """
         self.counters.in_doubt += len(queued.doubtful)
         for index in queued.doubtful:
             text = "not answered; it may have been taken, and will then come twice"
-            self._outcome("in-doubt", queued, index, text)
+            self._outcome("in-doubt", queued, index, text, quiet=silent)
 
     def held(self, name: bytes, reason: str) -> None:
         """A message cannot be sent as it is; it stays where it is."""
@@ -181,8 +187,9 @@ class Report:
         level: int = WARNING,
         *,
         where: bytes | None = None,
+        quiet: bool = False,
     ) -> None:
-        verbosity = 1 if level == INFO and not self._attempts else 0
+        verbosity = 1 if quiet or (level == INFO and not self._attempts) else 0
         if self._data is None and verbosity > self._verbosity:
             return
         name = printable(queued.message.name)

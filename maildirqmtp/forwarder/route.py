@@ -3,7 +3,10 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.pipeline.limits import (
     CONNECT_TIMEOUT_S,
@@ -14,7 +17,10 @@ from maildirqmtp.pipeline.limits import (
     WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
 )
-from maildirqmtp.transport.endpoint import Endpoint, Tls
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
@@ -30,16 +36,31 @@ MAX_BOUNCES = 100
 SENDMAIL = (b"/usr/sbin/sendmail",)
 
 
+class BounceMethod(Enum):
+    """Where a DSN goes: to a command, through the route's own server, or into a maildir."""
+
+    SENDMAIL = "sendmail"
+    SERVER = "server"
+    MAILDIR = "maildir"
+
+
+class BounceVia(NamedTuple):
+    """Where a DSN goes; `maildir` is set with `BounceMethod.MAILDIR` only."""
+
+    method: BounceMethod = BounceMethod.SENDMAIL
+    maildir: bytes | None = None
+
+
 class Route(NamedTuple):
     """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
     they are given; `default_sender` counts where these lines give no sender.
     `failed` None means `.Failed` inside the maildir; `sent` None means that
-    accepted messages are removed. `bounce_via` is `sendmail`
-    (then `sendmail` is the command and its first arguments), `server`, or
-    `maildir:` and a path. `tls` None is TLS by this system's certificate
-    authorities, where the server has it.
+    accepted messages are removed. `sendmail` is the command that
+    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    certificate authorities, where the server has it. `one_recipient`: the server
+    answers once per package, so that each recipient gets a package of its own.
     """
 
     maildir: bytes
@@ -52,7 +73,7 @@ class Route(NamedTuple):
     sent: bytes | None = None
     failed: bytes | None = None
     bounce: bool = False
-    bounce_via: str = "sendmail"
+    bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S
@@ -66,4 +87,5 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    one_recipient: bool = False
     tls: Tls | None = None

@@ -12,7 +12,7 @@ whose header lines would be trusted instead of its sidecar.
 from __future__ import annotations
 
 from time import gmtime, strftime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -23,7 +23,6 @@ from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, FAILED, Response
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +30,11 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.bounces import Bouncer
 
 
-class Kept(Value):
+class Kept(NamedTuple):
     """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
 
-    __slots__ = ("reason", "soon")
-
-    def __init__(self, reason: str, soon: bool = False) -> None:
-        self.reason = reason
-        self.soon = soon
+    reason: str
+    soon: bool = False
 
 
 #: Removals after which the directory is made durable, and seconds.

@@ -13,9 +13,9 @@ or of a response reaches a header field of the bounce without being made one pri
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from maildirqmtp.text import printable, rfc5322_date
-from maildirqmtp.values import Value
 
 #: Bytes of an original that are quoted whole; of a longer one, the header only.
 QUOTE_BYTES = 50_000
@@ -37,17 +37,16 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~\-\x80-\U0010ffff]+"
 _PLAIN = re.compile(rf"{_ATOM}(\.{_ATOM})*@{_ATOM}(\.{_ATOM})*")
 
 
-class Failed(Value):
+@dataclass(frozen=True, slots=True)
+class Failed:
     """A recipient and the server's final answer, with its letter (`Dno such user`)."""
 
-    __slots__ = ("recipient", "response")
-
-    def __init__(self, recipient: bytes, response: str) -> None:
-        self.recipient = recipient
-        self.response = response
+    recipient: bytes
+    response: str
 
 
-class Bounce(Value):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounce:
     """All that a bounce is made of.
 
     `original` is the text as it was sent, or its first bytes where `complete`
@@ -56,40 +55,15 @@ class Bounce(Value):
     name in the DNS. Times are seconds of the epoch.
     """
 
-    __slots__ = (
-        "arrived_s",
-        "complete",
-        "failed",
-        "host",
-        "identifier",
-        "now_s",
-        "original",
-        "sender",
-        "server",
-    )
-
-    def __init__(
-        self,
-        *,
-        sender: bytes,
-        failed: tuple[Failed, ...],
-        original: bytes,
-        complete: bool,
-        identifier: str,
-        host: str,
-        server: str,
-        arrived_s: float,
-        now_s: float,
-    ) -> None:
-        self.sender = sender
-        self.failed = failed
-        self.original = original
-        self.complete = complete
-        self.identifier = identifier
-        self.host = host
-        self.server = server
-        self.arrived_s = arrived_s
-        self.now_s = now_s
+    sender: bytes
+    failed: tuple[Failed, ...]
+    original: bytes
+    complete: bool
+    identifier: str
+    host: str
+    server: str
+    arrived_s: float
+    now_s: float
 
 
 def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:

@@ -12,16 +12,20 @@ WINDOW_BYTES = 32 << 20
 CONNECT_TIMEOUT_S = 60.0
 #: Seconds without a byte taken by the server.
 WRITE_TIMEOUT_S = 73.0
-#: Seconds from a package's last byte to its last response.
+#: Seconds without a response, from the last one on or from the oldest package's last byte.
 RESPONSE_TIMEOUT_S = 3_600.0
 #: Seconds after which a connection takes no new package; the protocol's hour less ten minutes.
 SESSION_S = 3_000.0
 #: Seconds for the other responses of a package after its first, from a server not yet known.
 FENCE_GRACE_S = 10.0
+#: Seconds past a time-out after which this process must have been stopped or suspended.
+ASLEEP_S = 1.0
+#: Seconds that are waited then, for what the server has sent meanwhile to be sent again.
+AWAKE_S = 30.0
 
 
 class Limits(NamedTuple):
-    """Seconds that a connection waits for this and that."""
+    """Seconds that a connection waits; see the defaults."""
 
     write_s: float = WRITE_TIMEOUT_S
     response_s: float = RESPONSE_TIMEOUT_S

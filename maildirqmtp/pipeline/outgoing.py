@@ -1,11 +1,11 @@
-"""A transfer: a message on its way to some recipients, as a connection sees it.
+"""A message on its way to some recipients, as a connection sees it.
 
-What `outflow` and `pipeline` need to know of a message and keep of its answers,
-whoever sends it: the forwarder's `delivery.QueuedMessage`, the library's `job.SendRequest`.
+What `send_buffer` and `pipeline` need to know of a message, and its answers, whatever
+sends it: the forwarder's `QueuedMessage`, the library's `SendRequest`.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from maildirqmtp.qmtp.protocol import ENCODING_LF
 
@@ -28,16 +28,18 @@ Piece = FilePiece | memoryview
 
 
 class OutgoingMessage:
-    """A message and whom it goes to.
+    """A message and its envelope.
 
     `sender` and `recipients` are as the server gets them; those before `next`
     have been put into a package. The text is `length` bytes. `answers` has a
     response or None for each recipient, `unanswered` counts the Nones.
-    `doubtful` are the recipients whose package was sent whole and never
-    answered. `reason` says why we gave up on it ourselves.
+    `doubtful` are the indices of recipients whose package was sent whole and never
+    answered. `reason` says why its sending was broken off on this side. `alone`:
+    nothing else may be in flight with it, for it may be what ends connections.
     """
 
     __slots__ = (
+        "alone",
         "answers",
         "doubtful",
         "length",
@@ -60,20 +62,21 @@ class OutgoingMessage:
         self.answers: list[Response | None] = [None] * self.unanswered
         self.doubtful: tuple[int, ...] = ()
         self.reason = ""
+        self.alone = False
 
     def owed(self) -> list[int]:
-        """Return the recipients nothing has been answered for."""
+        """Return the indices of the recipients without an answer."""
         return [index for index, answer in enumerate(self.answers) if answer is None]
 
     def append_to(self, into: bytearray) -> "Sequence[Piece]":
         """Append the text, or its beginning; return the pieces to be streamed after it.
 
-        Called once for each package of it.
+        Called once for each of its packages.
         """
         raise NotImplementedError
 
     def release(self) -> None:
-        """Drop the text in memory: the last package of it has been put."""
+        """Drop the text in memory: its last package has been put."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -82,5 +85,26 @@ class OutgoingMessage:
 
     @property
     def label(self) -> str:
-        """What to call it to people; printable."""
+        """Its name in messages to people; printable."""
         raise NotImplementedError
+
+
+#: What is sent: the forwarder's queued messages, or the library's requests.
+MessageT = TypeVar("MessageT", bound=OutgoingMessage)
+
+
+class PackageInFlight(Generic[MessageT]):
+    """A package in flight, to the recipients `first` to `stop` of a message.
+
+    Those from `next` on are unanswered. `size` is its length in bytes, `end` the
+    offset in the connection's stream of the byte after its last one.
+    """
+
+    __slots__ = ("end", "first", "message", "next", "size", "stop")
+
+    def __init__(self, message: MessageT, first: int, stop: int, size: int, end: int) -> None:
+        self.message = message
+        self.first = self.next = first
+        self.stop = stop
+        self.size = size
+        self.end = end

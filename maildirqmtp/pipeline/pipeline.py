@@ -1,23 +1,28 @@
 """One connection, kept full.
 
-Deliveries (any `OutgoingMessage`) go in by `put`, bytes go out and come in by `write`
-and `read`, and deliveries that are answered come out by `take_done`. It never
-waits: the selector is its owner's, the engine or a client. What holds at every moment:
+Messages (any `OutgoingMessage`) go in by `put`, bytes go out and come in by `write`
+and `read`, and messages that are answered come out by `take_done`. Nothing here
+waits: the selector belongs to the caller. What holds at every moment:
 
     stream     = packages one after the other; `sent` bytes of it are out
     in flight  = packages put and not answered, in order; each knows its end
     in doubt   = in flight and end <= sent: the server may have taken it
     response   = belongs to the oldest in flight; only valid when that is in doubt
 
-When it is over (`ended`), `close` says which deliveries are unfinished; the
+After the end (`ended`), `close` returns the messages that are unfinished; the
 recipients in doubt are marked on them, the others were certainly not taken.
 
 Fences. Some servers answer once per package instead of once per recipient
 (mailfront does), and then every later response would be credited to the wrong
-message. So the first package of all goes alone, and so does on each connection
-any with several recipients, until the server has been seen to answer for each
-of them there. Where that breaks off in between, a refusal may have been for
-them all, and is forgotten.
+message. So the first package to a server goes alone, and so does any package
+with several recipients until the server has answered for each of them on this
+connection. Where that breaks off in between, a refusal may have been for all of
+them, and is forgotten.
+
+Time-outs. A server is alive as long as it answers, however long its queue: the
+response time-out counts from the last answer, or from the last byte of the oldest
+package where that is later. Before a time-out counts, what the socket holds is read,
+for this process may have been stopped, or the machine suspended.
 """
 
 from collections import deque
@@ -33,45 +38,33 @@ from maildirqmtp.errors import (
     WriteTimeout,
 )
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import Limits
-from maildirqmtp.pipeline.send_buffer import MessageT, SendBuffer
+from maildirqmtp.pipeline.limits import ASLEEP_S, AWAKE_S, Limits
+from maildirqmtp.pipeline.outgoing import MessageT, PackageInFlight
+from maildirqmtp.pipeline.send_buffer import SendBuffer
 from maildirqmtp.pipeline.window import Window
-from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
+from maildirqmtp.qmtp.protocol import (
+    MAX_PACKAGE_RECIPIENTS,
+    Response,
+    ResponseReader,
+    Status,
+    package_head,
+    package_tail,
+)
 from maildirqmtp.transport.transport import Transport
 
 _RECEIVE_BYTES = 256 << 10
-# Of responses under TLS, each in a record of its own.
+# Under TLS each response comes in a record of its own.
 _RECORDS = 256
-
-
-class _InFlight(Generic[MessageT]):
-    """A package in flight: recipients `next` to `stop` of a delivery are unanswered.
-
-    `end` is the offset of its last byte in the stream, plus one; `since` the
-    clock's time from which its responses are waited for.
-    """
-
-    __slots__ = ("end", "message", "next", "since", "size", "stop")
-
-    def __init__(
-        self, message: MessageT, first: int, stop: int, size: int, end: int, since: float
-    ) -> None:
-        self.message = message
-        self.next = first
-        self.stop = stop
-        self.size = size
-        self.end = end
-        self.since = since
 
 
 class Pipeline(Generic[MessageT]):
     """A connection in use; see the module's head.
 
-    `unchanged` says, before the last byte of a large message, whether its file
-    is still the one that was opened. `clock` is monotonic seconds.
-
-    `answered` counts packages; `error` says why the connection ended where it
-    should not have; `remark` is something learnt about the server.
+    `unchanged` says, before the last byte of a large message, whether its file is
+    still the one that was opened. `clock` is monotonic seconds. `answered` counts packages;
+    `answers_each` is true once the server has answered here for each recipient of a package
+    with several; `error` says why the connection ended, where that is a fault; `remark` is
+    what the end has shown about the server.
     """
 
     def __init__(
@@ -87,23 +80,27 @@ class Pipeline(Generic[MessageT]):
         self.ended = False
         self.error: QMTPError | None = None
         self.answered = 0
+        self.answers_each = False
         self.remark = ""
-        self._window = window
         self.capabilities = capabilities
+        self._window = window
         self._limits = limits
         self._clock = clock
-        self._opened = self._now = clock()
+        self._opened = clock()
+        # The last answer, or the last byte of the oldest package: the later of the two.
+        self._waiting_since = self._opened
+        self._awake_at = float("-inf")
         self._out = SendBuffer(transport, unchanged, clock)
         self._reader = ResponseReader()
-        self._in_flight: deque[_InFlight[MessageT]] = deque()
+        self._in_flight: deque[PackageInFlight[MessageT]] = deque()
         self._bytes_in_flight = 0
-        self._fence: _InFlight[MessageT] | None = None
+        self._fence: PackageInFlight[MessageT] | None = None
         self._fence_answered_at: float | None = None
         self._aborted = False
         self._expired = False
         self._done: list[MessageT] = []
 
-    # What the engine asks
+    # What the caller asks
 
     @property
     def packages_in_flight(self) -> int:
@@ -117,12 +114,12 @@ class Pipeline(Generic[MessageT]):
 
     @property
     def wants_read(self) -> bool:
-        """True where it is to be told when something has come."""
+        """True where the caller is to call `turn` when something has come."""
         return not self.transport.receive_needs_write
 
     @property
     def wants_write(self) -> bool:
-        """True where it is to be told when something can be sent."""
+        """True where the caller is to call `turn` when something can be sent."""
         transport = self.transport
         waits = self._out.waiting and not transport.send_needs_read
         return waits or transport.receive_needs_write
@@ -143,19 +140,31 @@ class Pipeline(Generic[MessageT]):
         )
 
     def can_take(self, message: MessageT) -> bool:
-        """Say whether this delivery would be taken, given `has_room`."""
+        """Say whether this message would be taken, given `has_room`."""
         return not self._in_flight or not self._needs_fence(message)
+
+    @property
+    def knows_answers(self) -> bool:
+        """True where it is known how many answers a package with several recipients gets."""
+        return self.answers_each or self.capabilities.one_recipient
 
     def next_deadline(self) -> float | None:
         """Return the clock's time at which `check_time` will have something to do."""
         deadlines = []
         if self._out.waiting:
-            deadlines.append(self._out.progress_at + self._limits.write_s)
+            deadlines.append(self._moved_at + self._limits.write_s)
         if self._fence_answered_at is not None:
             deadlines.append(self._fence_answered_at + self._limits.grace_s)
         elif self._in_flight and self._in_flight[0].end <= self._out.sent:
-            deadlines.append(self._in_flight[0].since + self._limits.response_s)
-        return min(deadlines, default=None)
+            deadlines.append(self._waiting_since + self._limits.response_s)
+        if not deadlines:
+            return None
+        return max(min(deadlines), self._awake_at + AWAKE_S)
+
+    @property
+    def _moved_at(self) -> float:
+        # A server that answers is alive, even if it takes nothing for now.
+        return max(self._out.progress_at, self._waiting_since)
 
     def turn(self, readable: bool, writable: bool) -> None:
         """Read and write what can be."""
@@ -168,23 +177,21 @@ class Pipeline(Generic[MessageT]):
     # What goes out
 
     def put(self, message: MessageT) -> bool:
-        """Take a package of a delivery; only when `has_room` and `can_take`.
+        """Take a package of a message; only when `has_room` and `can_take`.
 
-        Returns True when it was the delivery's last one. There are several,
-        one per recipient, for a server that answers once per package.
+        Returns True when it was the message's last one. There are several for more than
+        1,000 recipients, and one per recipient for a server that answers once per package.
         """
-        first, recipients, capabilities = message.next, message.recipients, self.capabilities
-        stop = total = len(recipients)
-        needs_fence = not capabilities.answers_once
+        first, total = message.next, len(message.recipients)
+        stop = total
         if total > 1:
-            needs_fence = self._needs_fence(message)
-            if capabilities.answers_each is False:
-                stop = first + 1
-                recipients = recipients[first:stop]
+            alone = self.capabilities.one_recipient and not self.answers_each
+            stop = min(total, first + (1 if alone else MAX_PACKAGE_RECIPIENTS))
+        needs_fence = self._needs_fence(message)
         head = package_head(message.length, message.encoding)
-        tail = package_tail(message.sender, recipients)
+        tail = package_tail(message.sender, message.recipients[first:stop])
         size = self._out.put(message, head, tail)
-        package = _InFlight(message, first, stop, size, self._out.queued, self._now)
+        package = PackageInFlight(message, first, stop, size, self._out.queued)
         self._in_flight.append(package)
         self._bytes_in_flight += size
         if needs_fence:
@@ -196,14 +203,14 @@ class Pipeline(Generic[MessageT]):
         return True
 
     def _needs_fence(self, message: MessageT) -> bool:
-        capabilities = self.capabilities
-        if not capabilities.answers_once:
+        if not self.capabilities.proven or message.alone:
             return True
-        return capabilities.answers_each is None and len(message.recipients) > 1
+        return len(message.recipients) > 1 and not self.knows_answers
 
     def write(self) -> None:
         """Send what fits without waiting."""
-        streaming = self._out.streaming
+        oldest = self._in_flight[0] if self._in_flight else None
+        sent, streaming = self._out.sent, self._out.streaming
         try:
             self._out.write()
             if streaming and not self._out.streaming:
@@ -213,13 +220,13 @@ class Pipeline(Generic[MessageT]):
             self._in_flight[-1].message.reason = str(error)
             self._end_if_drained()
         except TransportError as error:
-            # The server may have answered before it went: take that in first.
-            while not self.ended and self._receive():
-                pass
+            # The server may have answered before it went.
+            self.catch_up()
             self._end(error)
+        if oldest is not None and sent < oldest.end <= self._out.sent:
+            self._waiting_since = self._out.progress_at
 
-    def _file_is_out(self, package: _InFlight[MessageT]) -> None:
-        package.since = self._clock()
+    def _file_is_out(self, package: PackageInFlight[MessageT]) -> None:
         if package.stop == len(package.message.recipients):
             # Not only when it is answered: a wide window would run out of descriptors.
             package.message.close()
@@ -227,17 +234,23 @@ class Pipeline(Generic[MessageT]):
     # What comes in
 
     def read(self) -> None:
-        """Take in what has come."""
+        """Take in what has come, a part of it where that is much."""
         for _ in range(_RECORDS if self.transport.piecemeal else 1):
             if not self._receive() or self.ended:
                 break
 
+    def catch_up(self) -> None:
+        """Take in all that has come."""
+        while not self.ended and self._receive():
+            pass
+
     def _receive(self) -> bool:
-        """Take in what has come; say whether there was anything."""
+        """Take in what one call brings; say whether there was anything."""
         data: bytes | None = None
         try:
             data = self.transport.receive(_RECEIVE_BYTES)
             if data:
+                self.capabilities.has_spoken = True
                 self._reader.feed(data)
                 self._take_responses()
             elif data is not None:
@@ -253,11 +266,12 @@ class Pipeline(Generic[MessageT]):
 
     def _take_responses(self) -> None:
         before = self.answered
-        while (response := self._reader.next()) is not None:
+        response = self._reader.next()
+        if response is not None:
+            self._waiting_since = self._clock()
+        while response is not None:
             self._answer(response)
-            if self._reader.broken:
-                self._end(ProtocolError(f"{self.transport.name} framed a response wrongly"))
-                break
+            response = self._reader.next()
         self._window.answered(self.answered - before)
         self._end_if_drained()
 
@@ -281,15 +295,15 @@ class Pipeline(Generic[MessageT]):
             if package is self._fence:
                 self._pass_fence(package)
         elif package is self._fence and self._fence_answered_at is None:
-            self._fence_answered_at = self._clock()
+            self._fence_answered_at = self._waiting_since
 
-    def _pass_fence(self, package: _InFlight[MessageT]) -> None:
+    def _pass_fence(self, package: PackageInFlight[MessageT]) -> None:
         if self._reader.pending:
             raise self._surplus()
         self._fence = self._fence_answered_at = None
-        self.capabilities.answers_once = True
-        if len(package.message.recipients) > 1 and self.capabilities.answers_each is None:
-            self.capabilities.answers_each = True
+        self.capabilities.proven = True
+        if package.stop - package.first > 1:
+            self.answers_each = True
 
     def _surplus(self) -> ProtocolError:
         return ProtocolError(f"{self.transport.name} sent a response nobody waits for")
@@ -298,28 +312,40 @@ class Pipeline(Generic[MessageT]):
 
     def check_time(self) -> None:
         """Look at the clock; end the connection where something has taken too long."""
-        now = self._now = self._clock()
+        now = self._clock()
+        self._expired = now - self._opened >= self._limits.session_s
+        if self._overdue_s(now) < 0:
+            return
+        self.catch_up()
+        if self._out.waiting and not self.ended:
+            self.write()
+        overdue_s = self._overdue_s(now)
+        if overdue_s > ASLEEP_S:
+            self._awake_at = now
+        elif overdue_s >= 0 and not self.ended:
+            self._time_out(now)
+
+    def _overdue_s(self, now: float) -> float:
+        due = self.next_deadline()
+        return -1.0 if due is None else now - due
+
+    def _time_out(self, now: float) -> None:
         name, limits = self.transport.name, self._limits
-        self._expired = now - self._opened >= limits.session_s
-        oldest = self._in_flight[0] if self._in_flight else None
-        if self._out.waiting and now - self._out.progress_at >= limits.write_s:
+        if self._out.waiting and now - self._moved_at >= limits.write_s:
             self._end(WriteTimeout(f"{name} took no byte in {limits.write_s:g} s"))
         elif self._fence_answered_at is not None:
-            if now - self._fence_answered_at >= limits.grace_s:
-                self.remark = (
-                    f"{name} answers once per package, not once per recipient; from here on "
-                    f"each recipient gets a package of its own"
-                )
-                self._end(None)
-        elif (
-            oldest is not None
-            and oldest.end <= self._out.sent
-            and now - oldest.since >= limits.response_s
-        ):
+            self.capabilities.find_one_recipient()
+            self.remark = (
+                f"{name} answers once per package, not once per recipient; from here on "
+                f"each recipient gets a package of its own"
+            )
+            self._end(None)
+        else:
             self._end(ResponseTimeout(f"{name} did not answer in {limits.response_s:g} s"))
 
     def give_up(self) -> None:
         """End the connection without waiting for what is in flight."""
+        self.catch_up()
         self._end(TransportError(f"gave up waiting for {self.transport.name}: told to stop"))
 
     def _end_if_drained(self) -> None:
@@ -333,13 +359,13 @@ class Pipeline(Generic[MessageT]):
             self.error = error
 
     def take_done(self) -> list[MessageT]:
-        """Return the deliveries that have been answered whole since the last call."""
+        """Return the messages that have been answered whole since the last call."""
         done = self._done
         self._done = []
         return done
 
     def close(self) -> list[MessageT]:
-        """Close the connection; return the deliveries in flight, in order.
+        """Close the connection; return the messages in flight, in order.
 
         On each, `doubtful` are the recipients whose package the server had
         whole and did not answer.
@@ -357,18 +383,18 @@ class Pipeline(Generic[MessageT]):
         self._in_flight.clear()
         return list(unfinished.values())
 
-    def _take_back(self, package: _InFlight[MessageT]) -> None:
+    def _take_back(self, package: PackageInFlight[MessageT]) -> None:
         """Forget refusals of some of a fenced package's recipients, with the others unanswered.
 
-        From a server that answers once per package they are about all of them:
-        the first, who may be a good one, would be told of as refused. That it
-        was accepted is true either way. From here on each goes by himself.
+        From a server that answers once per package they are about all of them, and the
+        first, perhaps a good address, would be reported as refused. That the first was
+        accepted is true either way. From here on each gets a package of its own.
         """
         message = package.message
-        for index in range(package.next):
+        for index in range(package.first, package.next):
             answer = message.answers[index]
             if answer is not None and answer.status is not Status.ACCEPTED:
                 message.answers[index] = None
                 message.unanswered += 1
                 message.doubtful += (index,)
-        self.capabilities.answers_each = False
+        self.capabilities.one_recipient = True

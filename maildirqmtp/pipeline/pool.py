@@ -6,8 +6,8 @@ from typing import Any, Generic
 
 from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
+from maildirqmtp.pipeline.outgoing import MessageT
 from maildirqmtp.pipeline.pipeline import Pipeline
-from maildirqmtp.pipeline.send_buffer import MessageT
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.transport.readiness import SelectorRegistration
 from maildirqmtp.transport.transport import Transport
@@ -17,7 +17,7 @@ class Connection(Generic[MessageT]):
     """A connection in use, in a selector.
 
     `idle_since` is the clock's time since which it may have had nothing to do.
-    Raises `OSError` where the selector cannot watch it.
+    Raises `OSError` if the selector cannot watch it.
     """
 
     __slots__ = ("_interest", "idle_since", "pipeline", "window")
@@ -37,13 +37,8 @@ class Connection(Generic[MessageT]):
         self.idle_since = clock()
         self._interest = SelectorRegistration(selector, transport, self)
 
-    @property
-    def answers_once(self) -> bool:
-        """True once a first package was answered as it should be."""
-        return self.pipeline.capabilities.answers_once
-
     def watch(self) -> None:
-        """Have the selector tell of what the connection waits for."""
+        """Register with the selector for what the connection waits for."""
         self._interest.want(self.pipeline.wants_read, self.pipeline.wants_write)
 
     def turn(self, events: int) -> None:
@@ -61,11 +56,10 @@ class ConnectionPool(Generic[MessageT]):
     """All connections to one server, `open`, and what they share.
 
     `windows` are those of connections that are not open, and the limit to their
-    number. What one connection has shown of the server holds for the others as
-    `Capabilities.for_next_connection` says.
+    number. `capabilities` is what the connections have shown of the server.
     """
 
-    __slots__ = ("_capabilities", "_clock", "_limits", "_unchanged", "open", "windows")
+    __slots__ = ("_clock", "_limits", "_unchanged", "capabilities", "open", "windows")
 
     def __init__(
         self,
@@ -73,25 +67,26 @@ class ConnectionPool(Generic[MessageT]):
         limits: Limits,
         unchanged: Callable[[MessageT], bool],
         clock: Callable[[], float],
+        capabilities: Capabilities,
     ) -> None:
         self.open: list[Connection[MessageT]] = []
         self.windows = windows
-        self._capabilities = Capabilities()
+        self.capabilities = capabilities
         self._limits = limits
         self._unchanged = unchanged
         self._clock = clock
 
     def forget(self) -> None:
-        """Have the next message go alone, as the first: the server's software may be another."""
-        self._capabilities.answers_once = False
+        """Send the next message alone, as the first: the server's software may be another."""
+        self.capabilities.proven = False
 
     def add(self, transport: Transport, selector: selectors.BaseSelector) -> None:
-        """Use a connection. Raises `OSError` where the selector cannot watch it; it is closed."""
+        """Use a connection. Raises `OSError` if the selector cannot watch it; then it is closed."""
         try:
             connection = Connection(
                 transport,
                 self.windows[-1],
-                self._capabilities.for_next_connection(),
+                self.capabilities,
                 self._limits,
                 self._unchanged,
                 self._clock,
@@ -108,29 +103,14 @@ class ConnectionPool(Generic[MessageT]):
         unfinished = connection.close()
         self.open.remove(connection)
         self.windows.append(connection.window)
-        seen = connection.pipeline.capabilities
-        self._capabilities.answers_once = self._capabilities.answers_once or seen.answers_once
-        if seen.answers_each is False:
-            for capabilities in (
-                self._capabilities,
-                *[other.pipeline.capabilities for other in self.open],
-            ):
-                if capabilities.answers_each is None:
-                    capabilities.answers_each = False
         return unfinished
 
     def may_add(self) -> bool:
-        """Say whether one more may be opened: when the first message has shown that it works."""
-        if not self.windows:
-            return False
-        if not self._capabilities.answers_once:
-            self._capabilities.answers_once = any(
-                connection.answers_once for connection in self.open
-            )
-        return self._capabilities.answers_once
+        """Say whether one more may be opened: not before a first message has been answered."""
+        return bool(self.windows) and self.capabilities.proven
 
     def for_next(self) -> Connection[MessageT]:
-        """Return that for the next message: of those with room, the one with least in flight."""
+        """Return the one for the next message: with room if any has, and the least in flight."""
         return min(self.open, key=_load)
 
 

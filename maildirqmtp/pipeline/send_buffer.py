@@ -9,17 +9,14 @@ file: until that byte is out, closing the connection takes the package back
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
+from maildirqmtp.pipeline.outgoing import FilePiece, MessageT
 from maildirqmtp.transport.transport import Transport
 
 if TYPE_CHECKING:
     from maildirqmtp.pipeline.outgoing import Piece
-
-#: What is sent: the forwarder's queued messages, or the library's requests.
-MessageT = TypeVar("MessageT", bound=OutgoingMessage)
 
 #: Bytes that are gathered before they are sent.
 GATHER_BYTES = 256 << 10
@@ -28,10 +25,10 @@ GATHER_BYTES = 256 << 10
 class _Stream(Generic[MessageT]):
     """The rest of a large message, and what follows it."""
 
-    __slots__ = ("pieces", "tail", "transfer")
+    __slots__ = ("message", "pieces", "tail")
 
-    def __init__(self, transfer: MessageT, pieces: "Iterable[Piece]", tail: bytes) -> None:
-        self.transfer = transfer
+    def __init__(self, message: MessageT, pieces: "Iterable[Piece]", tail: bytes) -> None:
+        self.message = message
         self.pieces = deque(pieces)
         self.tail = tail
 
@@ -84,16 +81,16 @@ class SendBuffer(Generic[MessageT]):
         """Say whether `put` may be called."""
         return self._stream is None and len(self._gathered) < GATHER_BYTES
 
-    def put(self, transfer: MessageT, head: bytes, tail: bytes) -> int:
-        """Take a package: `head`, the transfer's text, `tail`; return its length in bytes."""
+    def put(self, message: MessageT, head: bytes, tail: bytes) -> int:
+        """Take a package: `head`, the message's text, `tail`; return its length in bytes."""
         gathered = self._gathered
         if not gathered:
             self.progress_at = self._clock()
         gathered += head
-        length = len(head) + transfer.length + len(tail)
-        pieces = transfer.append_to(gathered)
+        length = len(head) + message.length + len(tail)
+        pieces = message.append_to(gathered)
         if pieces:
-            self._stream = _Stream(transfer, pieces, tail)
+            self._stream = _Stream(message, pieces, tail)
         else:
             gathered += tail
         self.queued += length
@@ -162,7 +159,7 @@ class SendBuffer(Generic[MessageT]):
 
     def _look(self, stream: _Stream[MessageT]) -> None:
         try:
-            same = self._unchanged(stream.transfer)
+            same = self._unchanged(stream.message)
         except LocalError as error:
             # A name that cannot be looked at is not known to be the same.
             raise self._changed(stream, f"is not sent: {error}") from error
@@ -187,4 +184,4 @@ class SendBuffer(Generic[MessageT]):
         self, stream: _Stream[MessageT], what: str = "changed while it was being sent"
     ) -> FileChangedError:
         self._stream = None
-        return FileChangedError(f"{stream.transfer.label} {what}")
+        return FileChangedError(f"{stream.message.label} {what}")

@@ -42,16 +42,26 @@ MAX_RESPONSE_KEPT = 2_000
 MAX_ADDRESS = 999
 #: Bytes. qmail-qmtpd gives up at netstring lengths above about this.
 MAX_MESSAGE = 200_000_000
-#: Recipients of one message, and in one package.
+#: Recipients of one message, and of a package that a server reads.
 MAX_RECIPIENTS = 10_000
+#: Recipients of a package that is sent; a message to more goes in several packages.
+MAX_PACKAGE_RECIPIENTS = 1_000
 
 
 # Looking a member up in its enumeration takes four times as long, for each response.
 ACCEPTED, DEFERRED, FAILED = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
 
-# Only to be quick about what nearly always comes.
+# A shortcut for what nearly always comes.
 _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
+
+# Two refusals of qmail-qmtpd in s/qmail 3.x and aQmail, by the length that the server
+# announces: one byte too few. Read as they are meant, for each such refusal would otherwise cost
+# the connection, and send whatever is in flight on it again.
+_MISFRAMED_REFUSALS = {
+    66: b"D Sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
+    46: b"D Sorry, I can't handle that recipient (#5.1.3)",
+}
 
 
 def check_address(address: bytes, what: str) -> str | None:
@@ -88,22 +98,16 @@ class ResponseReader:
     `feed` bytes as they come, then call `next` until it returns None (it needs
     more) or raises (`ProtocolError`: close; nothing after it means anything).
     Holds at most `MAX_RESPONSE` and what one `feed` brought.
-
-    `broken` is true after a refusal whose length is one too small, as two of
-    s/qmail's are (`66:` before 67 bytes): the refusal counts, but the
-    connection is to be closed. Only a D is taken so: a K that is not framed
-    right is no acceptance.
     """
 
-    __slots__ = ("_before", "_buffer", "_response", "_start", "broken")
+    __slots__ = ("_buffer", "_last_frame", "_last_response", "_start")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._start = 0
-        self.broken = False
-        # The bytes of the last usual response, and what they say: many servers say it each time.
-        self._before = b""
-        self._response: Response | None = None
+        # The last usual response and its bytes: many servers repeat themselves.
+        self._last_frame = b""
+        self._last_response: Response | None = None
 
     @property
     def pending(self) -> int:
@@ -120,19 +124,17 @@ class ResponseReader:
     def next(self) -> Response | None:
         """Return the next complete response, or None."""
         buffer = self._buffer
-        if self._response is not None and buffer.startswith(self._before, self._start):
-            self._start += len(self._before)
-            return self._response
+        if self._last_response is not None and buffer.startswith(self._last_frame, self._start):
+            self._start += len(self._last_frame)
+            return self._last_response
         usual = _USUAL_RESPONSE.match(buffer, self._start)
         if usual is not None:
             first = usual.end() - 1
             end = first + int(usual[1])
             if end < len(buffer) and buffer[end] == netstring.COMMA:
-                self._before = bytes(buffer[self._start : end + 1])
-                self._start = end + 1
-                text = bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)])
-                self._response = Response(_STATUS_OF_BYTE[buffer[first]], text)
-                return self._response
+                self._last_frame = bytes(buffer[self._start : end + 1])
+                self._last_response = self._take(first, end)
+                return self._last_response
         return self._next_unusual()
 
     def _next_unusual(self) -> Response | None:
@@ -150,20 +152,28 @@ class ResponseReader:
         end = first + length
         if len(buffer) <= end:
             return None
-        status = _STATUS_OF_BYTE.get(buffer[first])
-        if status is None:
+        if buffer[first] not in _STATUS_OF_BYTE:
             raise self._violation("response is none of K, Z and D")
         if buffer[end] != netstring.COMMA:
-            if status is not Status.FAILED:
-                raise self._violation("response without a comma after it")
-            if len(buffer) == end + 1:
-                return None
-            if buffer[end + 1] != netstring.COMMA:
-                raise self._violation("response without a comma after it")
-            end += 1
-            self.broken = True
+            return self._misframed(length, first)
+        return self._take(first, end)
+
+    def _misframed(self, length: int, first: int) -> Response | None:
+        """Return a refusal that the server is known to announce one byte too short."""
+        refusal = _MISFRAMED_REFUSALS.get(length, b"")
+        come = self._buffer[first : first + len(refusal) + 1]
+        if not refusal or not (refusal + b",").startswith(come):
+            raise self._violation("response without a comma after it")
+        if len(come) <= len(refusal):
+            return None
+        return self._take(first, first + len(refusal))
+
+    def _take(self, first: int, end: int) -> Response:
+        """Return the response in these bytes of the buffer; the next begins after its comma."""
+        buffer = self._buffer
         self._start = end + 1
-        return Response(status, bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)]))
+        text = bytes(buffer[first + 1 : min(end, first + 1 + MAX_RESPONSE_KEPT)])
+        return Response(_STATUS_OF_BYTE[buffer[first]], text)
 
     def _violation(self, what: str) -> ProtocolError:
         shown = printable(bytes(self._buffer[self._start : self._start + 60]))

@@ -10,6 +10,7 @@ from typing import NoReturn
 from maildirqmtp.errors import LocalError
 from maildirqmtp.receiver.streams import READ_BYTES, SocketStream
 from maildirqmtp.text import printable
+from maildirqmtp.transport.tls import is_cut_off
 
 #: The most text that a record holds (RFC 8446, 5.1).
 _RECORD_BYTES = 16 << 10
@@ -89,6 +90,8 @@ class TlsStream(SocketStream):
             self.read_wants_write = True
             return None
         except ssl.SSLError as error:
+            if is_cut_off(error) and not self.handshaking:
+                return b""
             raise OSError(errno.EPROTO, _explain(error)) from error
 
     def _check_client(self) -> None:
@@ -155,7 +158,7 @@ def _useless(what: str, path: str, error: OSError) -> NoReturn:
 def _explain(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if is_cut_off(error):
         return "it hung up during the TLS handshake"
     if isinstance(error, ssl.SSLError) and error.reason:
         return f"TLS: {error.reason.replace('_', ' ').lower()}"

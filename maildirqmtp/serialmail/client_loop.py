@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.queued_message import prepare, trace_of
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.qmtp.protocol import ACCEPTED
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 MAX_WITHOUT_PROGRESS = 3
 #: Seconds that a client gets for what it has in hand, once we are told to stop.
 STOP_S = 30.0
-#: Exit code of a client that was called wrongly; it becomes ours.
-CLIENT_USAGE = 100
-EXIT_TEMPORARY = 111
 
 
 class ClientLoop:
@@ -97,7 +95,7 @@ class ClientLoop:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
-                return 0
+                return EXIT_OK
             if not self._proven:
                 self._maildir.prove_changeable(include_cur=True)
                 self._proven = True
@@ -108,7 +106,7 @@ class ClientLoop:
                 if code is not None:
                     self._report.fatal("client crashed")
                 return EXIT_TEMPORARY
-            if code == CLIENT_USAGE:
+            if code == EXIT_USAGE:  # the client was called wrongly
                 return code
             barren = 0 if results else barren + 1
             if barren == MAX_WITHOUT_PROGRESS:

@@ -171,6 +171,10 @@ class Conversation:
             pipeline.check_time()
         deadline = self._read_deadline()
         if deadline is not None and self._clock() >= deadline:
+            pipeline.catch_up()  # this process may have been stopped meanwhile
+            self._take_results()
+            deadline = self._read_deadline()
+        if deadline is not None and self._clock() >= deadline:
             self._line.failure = f"network read error: {os.strerror(errno.ETIMEDOUT)}"
             pipeline.give_up()
 

@@ -14,47 +14,37 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.route import SENDMAIL, Route
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.serialmail.client_loop import EXIT_TEMPORARY, ClientLoop
+from maildirqmtp.serialmail.client_loop import ClientLoop
 from maildirqmtp.serialmail.report import SerialmailReport
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import UcspiEndpoint
-from maildirqmtp.values import Value
+from maildirqmtp.transport.signals import signal_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
-EXIT_USAGE = 100
 USAGE = "usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]"
 
 
-class Arguments(Value):
+@dataclass(frozen=True, slots=True)
+class Arguments:
     """What the command line says. `lifetime_s` is infinite where nothing ever gets too old."""
 
-    __slots__ = ("bounce", "client", "lifetime_s", "maildir", "prefix", "sendmail")
-
-    def __init__(
-        self,
-        maildir: bytes,
-        prefix: bytes,
-        client: tuple[bytes, ...],
-        bounce: bool = False,
-        lifetime_s: float = float("inf"),
-        sendmail: tuple[bytes, ...] = SENDMAIL,
-    ) -> None:
-        self.maildir = maildir
-        self.prefix = prefix
-        self.client = client
-        self.bounce = bounce
-        self.lifetime_s = lifetime_s
-        self.sendmail = sendmail
+    maildir: bytes
+    prefix: bytes
+    client: tuple[bytes, ...]
+    bounce: bool = False
+    lifetime_s: float = float("inf")
+    sendmail: tuple[bytes, ...] = SENDMAIL
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -116,17 +106,13 @@ def _run(options: Arguments, report: SerialmailReport) -> int:
         )
         rounds = ClientLoop(route, maildir, options.client, report, time.monotonic, time.time)
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            rounds.stop()
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        wake_fd = signal.set_wakeup_fd(rounds.wake.write_fd, warn_on_full_buffer=False)
+        stop_signals = (signal.SIGTERM, signal.SIGINT)
         try:
-            code = rounds.run()
+            with signal_handlers(
+                stop_signals, lambda *_: rounds.stop(), wakeup_fd=rounds.wake.write_fd
+            ):
+                code = rounds.run()
         finally:
-            signal.set_wakeup_fd(wake_fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
             rounds.close()
         clean(maildir, time.time())
         return code

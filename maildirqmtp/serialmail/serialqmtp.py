@@ -15,15 +15,13 @@ import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.serialmail.conversation import Conversation
 from maildirqmtp.serialmail.recording import NOT_WRITTEN
 from maildirqmtp.transport.descriptors import connect_ucspi
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-EXIT_USAGE = 100
-EXIT_TEMPORARY = 111
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if why:
         _say(f"fatal: {why}")
         return EXIT_TEMPORARY
-    return 0
+    return EXIT_OK
 
 
 def _run(prefix: bytes) -> str:

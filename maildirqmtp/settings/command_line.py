@@ -1,123 +1,206 @@
-"""The options of the command line: what it says, and what is made of that."""
+"""The command line: the table of settings, what to do, and the arguments, read by argparse."""
 
 from __future__ import annotations
 
+import argparse
 import os
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import table
-from maildirqmtp.settings.table import Options
+from maildirqmtp.settings.table import Setting, Values
+from maildirqmtp.settings.types import ListType, SwitchType
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import NoReturn
 
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.settings.config import Config
-    from maildirqmtp.settings.types import Setting
+
+_USAGE = """\
+maildirqmtp [OPTION...] DIR [PREFIX] SERVER
+       maildirqmtp [OPTION...] --watch DIR [PREFIX] SERVER
+       maildirqmtp [OPTION...] --config FILE [--check-config]
+       maildirqmtp --status DIR | --status --config FILE
+       maildirqmtp --enqueue DIR --sender ADDRESS --recipient ADDRESS... < FILE
+       maildirqmtp --demo"""
+_DESCRIPTION = """\
+Forward the messages of a maildir to a mail server over QMTP, and exit; or
+stay, with --watch or --config. Each message is sent to the envelope that its
+Return-Path and Delivered-To lines (or its sidecar) say, and goes when the
+server has taken it. With PREFIX, only recipients that begin with it, and
+without it.
+"""
+_EPILOG = """\
+SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT];
+qmtps://NAME[:PORT] for TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its
+standard input and output; or - for what tcpclient has on descriptors 6 and 7.
+TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
+
+Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,
+server unreachable) or went to the failed maildir; 100 wrong usage.
+"""
+
+_SETTINGS = {setting.field: setting for setting in (*table.ROUTE, *table.PROCESS)}
+
+#: Columns of the help: at least, and at most on a wide terminal.
+_MIN_COLUMNS, _MAX_COLUMNS = 80, 120
 
 
-def parse(words: list[str]) -> Options:
-    """Read a command line; exits where it is wrong, or asks for help."""
-    # By hand: argparse would not take what follows `--` as arguments among options.
-    end = words.index("--") if "--" in words else len(words)
-    options = plain(words[:end])
-    if options is None:
-        from maildirqmtp.settings.parser import make_parser
+class CommandLine(argparse.Namespace):
+    """What a command line says: `arguments`, what to do, and the settings by field.
 
-        parser = make_parser()
-        for word in words[:end]:
-            if word.startswith("--") and word.endswith("=--"):
-                parser.error(f"{word}: -- ends the options, and is no value")
-        options = parser.parse_intermixed_args(words[:end], Options())
-    options.arguments += words[end + 1 :]
-    return options
-
-
-def plain(words: list[str]) -> Options | None:
-    """Read a plain command line as argparse would; None: argparse is to read it.
-
-    Plain are arguments, flags in full, and values that do not begin with `-`.
-    To load argparse takes as long as all else that a run does which finds
-    its maildir empty.
+    A setting that was not given is None.
     """
-    flags: dict[str, Setting] = dict(table.SHORT)
-    found: dict[str, Any] = {"arguments": []}
-    for setting in table.FLAGS:
-        flags[f"--{setting.key}"] = setting
-        found[setting.dest] = setting.unsaid()
-    left = iter(words)
-    for word in left:
-        if not word.startswith("-") or word == "-":
-            found["arguments"].append(word)
+
+    arguments: list[str]
+    check_config: bool
+    config: str | None
+    demo: bool
+    dry_run: bool
+    enqueue: str | None
+    status: bool
+    watch: bool
+
+    def values(self, settings: Iterable[Setting[Any]]) -> Values:
+        """Return the values of those settings that were given."""
+        found: Values = {}
+        for setting in settings:
+            value = getattr(self, setting.field)
+            if value is not None:
+                found[setting.field] = tuple(value) if isinstance(value, list) else value
+        return found
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Put the defaults in only here: most runs show no help."""
+        setting = _SETTINGS.get(action.dest)
+        return action.help if setting is None else setting.described
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit 100, as qmail's programs do for wrong usage; argparse would exit 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. A wrong value raises `ConfigError`."""
+    parser = _Parser(
+        prog="maildirqmtp",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        # The width is given: argparse would load shutil to find it, in every run.
+        formatter_class=partial(_HelpFormatter, max_help_position=28, width=_columns() - 2),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("arguments", nargs="*", metavar="DIR [PREFIX] SERVER")
+    _add_settings(parser, table.ROUTE)
+    add("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    add("--watch", action="store_true", help="stay, and send each message as it arrives")
+    add("--config", metavar="FILE", help="stay, with the routes that the file says")
+    add("--check-config", action="store_true", help="show what the file comes to, and exit")
+    add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
+    _add_settings(parser, table.PROCESS)
+    add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
+    add("--demo", action="store_true", help="show a whole run on messages made up for it")
+    add("--version", action="version", version=f"maildirqmtp {__version__}")
+    return parser
+
+
+def _columns() -> int:
+    try:
+        columns = os.get_terminal_size().columns
+    except OSError:  # standard output is no terminal
+        columns = 0
+    return min(max(columns, _MIN_COLUMNS), _MAX_COLUMNS)
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]]) -> None:
+    for setting in settings:
+        names = [setting.short, setting.flag] if setting.short else [setting.flag]
+        shared: dict[str, Any] = {"dest": setting.field, "help": setting.help}
+        if isinstance(setting.type, SwitchType):
+            if setting.type.both_ways:
+                parser.add_argument(*names, action=argparse.BooleanOptionalAction, **shared)
+            else:
+                parser.add_argument(*names, action="store_const", const=True, **shared)
             continue
-        flag, equals, value = word.partition("=")
-        chosen = flags.get(flag)
-        if chosen is None or (chosen.switch and equals) or value == "--":
-            return None
-        if not chosen.switch and not equals:
-            value = next(left, "-")
-            if value.startswith("-"):
-                return None
-        if chosen.repeated:
-            found[chosen.dest].append(value)
-        else:
-            found[chosen.dest] = chosen.switch or value
-    options = Options()
-    vars(options).update(found)
-    return options
+        action = "extend" if isinstance(setting.type, ListType) else "store"
+        parser.add_argument(
+            *names, action=action, type=setting.from_flag, metavar=setting.type.metavar, **shared
+        )
 
 
-def check_together(options: Options) -> None:
+def parse(words: list[str]) -> CommandLine:
+    """Read a command line; exits where it is wrong, or asks for help.
+
+    Raises `ConfigError` for a value that is wrong. What follows the first `--` is
+    arguments, whatever it begins with.
+    """
+    parser = make_parser()
+    end = words.index("--") if "--" in words else len(words)
+    for word in words[:end]:
+        # argparse takes such a value for an end of the options, too, and gives an empty list.
+        if word.startswith("--") and word.endswith("=--"):
+            parser.error(f"{word}: -- ends the options, and is no value")
+    line = parser.parse_intermixed_args(words[:end], CommandLine())
+    line.arguments += words[end + 1 :]
+    return line
+
+
+def check_together(line: CommandLine) -> None:
     """Refuse flags that mean nothing together, and say what to write. Raises `ConfigError`."""
-    stays = {"watch": options.watch, "config": options.config is not None}
-    stays |= {"status": options.status, "check-config": options.check_config}
-    ends = {"demo": options.demo, "enqueue": options.enqueue is not None}
-    ends["dry-run"] = options.dry_run
+    stays = {"watch": line.watch, "config": line.config is not None}
+    stays |= {"status": line.status, "check-config": line.check_config}
+    ends = {"demo": line.demo, "enqueue": line.enqueue is not None, "dry-run": line.dry_run}
     first = [flag for flag, given in stays.items() if given]
     for flag in [flag for flag, given in ends.items() if given and first]:
         raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
-    if options.check_config and options.config is None:
+    if line.check_config and line.config is None:
         raise ConfigError("--check-config checks a file; write --config FILE --check-config")
-    if options.check_config and options.status:
+    if line.check_config and line.status:
         raise ConfigError("--check-config and --status are two questions; write one of them")
-    if options.watch and options.config is not None:
+    if line.watch and line.config is not None:
         raise ConfigError("--config watches all its routes; write it without --watch")
-    if options.watch and options.status:
+    if line.watch and line.status:
         raise ConfigError("--status shows and exits; write --status DIR, without --watch")
-    if options.config is not None and options.arguments:
+    if line.config is not None and line.arguments:
         raise ConfigError(
-            f"--config: maildir and server stand in the file; {options.arguments[0]!r} is too much"
+            f"--config: maildir and server stand in the file; {line.arguments[0]!r} is too much"
         )
-    if options.status and options.config is None and len(options.arguments) != 1:
+    if line.status and line.config is None and len(line.arguments) != 1:
         raise ConfigError("--status needs DIR, without SERVER, or --config FILE")
-    if not options.watch and options.config is None:
-        for key in table.WATCHING:
-            if getattr(options, key.replace("-", "_")) is not None:
-                raise ConfigError(f"--{key} is for those who stay; write it with --watch")
+    if not line.watch and line.config is None:
+        for setting in table.DAEMON_ONLY:
+            if getattr(line, setting.field) is not None:
+                raise ConfigError(
+                    f"{setting.flag} only makes sense with --watch or --config; add one of them"
+                )
 
 
-def make_route(options: Options) -> Route:
-    """Return the route that the options ask for. Raises `ConfigError`."""
-    arguments: list[str] = options.arguments
-    if not 2 <= len(arguments) <= 3:
+def make_route(line: CommandLine) -> Route:
+    """Return the route that the command line asks for. Raises `ConfigError`."""
+    words = line.arguments
+    if not 2 <= len(words) <= 3:
         raise ConfigError("DIR and SERVER, or DIR, PREFIX and SERVER are needed")
-    values = {"bounce": len(arguments) == 3} | table.given(options, table.ROUTE)
-    prefix = os.fsencode(arguments[1]) if len(arguments) == 3 else b""
-    chosen = table.make_route(os.fsencode(arguments[0]), prefix, arguments[-1], values)
-    if found := table.own_target(chosen):
-        raise ConfigError(f"--{found[0]}: {found[1]}")
-    return chosen
+    values = table.prefix_defaults(len(words) == 3) | line.values(table.ROUTE)
+    if len(words) == 3:
+        values[table.PREFIX.field] = os.fsencode(words[1])
+    values |= {table.MAILDIR.field: os.fsencode(words[0]), table.SERVER.field: words[-1]}
+    route = table.make_route(values)
+    if found := table.find_own_target(route):
+        raise ConfigError(f"{found[0].flag}: {found[1]}")
+    return route
 
 
-def make_config(options: Options) -> Config:
-    """Return the configuration of `--watch`: one route, and no file. Raises `ConfigError`."""
-    from maildirqmtp.settings.config import make
-
-    return make((make_route(options),), table.given(options, table.PROCESS))
-
-
-def envelope(options: Options) -> tuple[bytes | None, tuple[bytes, ...]]:
-    """Return the sender and the recipients that the options name. Raises `ConfigError`."""
-    found = table.given(options, (table.SENDER, table.RECIPIENT))
-    return found.get("sender"), found.get("recipient", ())
+def envelope(line: CommandLine) -> tuple[bytes | None, tuple[bytes, ...]]:
+    """Return the sender and the recipients that the command line names."""
+    found = line.values((table.SENDER, table.RECIPIENT))
+    return found.get(table.SENDER.field), found.get(table.RECIPIENT.field, ())

@@ -7,121 +7,98 @@ beat what is built in.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.settings import table
+from maildirqmtp.settings.command_line import CommandLine, make_route
+from maildirqmtp.settings.config_file import ConfigFile, TomlPath
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import UcspiEndpoint
-from maildirqmtp.values import Value
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.settings.config_file import ConfigFile, KeyPath
-    from maildirqmtp.settings.table import Options
-    from maildirqmtp.settings.types import Setting
+    from maildirqmtp.settings.table import Setting, Values
 
-_DEFAULTS = (table.SERVER, *table.ROUTE)
-_ROUTE = (table.MAILDIR, table.PREFIX, *_DEFAULTS)
-_TABLES = {"at the top": table.PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _ROUTE}
+_DEFAULTS = table.by_key((table.SERVER, *table.ROUTE))
+_ROUTE = table.by_key((table.MAILDIR, table.PREFIX, table.SERVER, *table.ROUTE))
+_PROCESS = table.by_key(table.PROCESS)
+#: The settings that a table of the file may have, by where it stands.
+_PLACES = {"at the top": _PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _ROUTE}
 
 
-class Config(Value):
+@dataclass(frozen=True, slots=True)
+class Config:
     """What the daemon is to do.
 
     `verbosity` is -1 (quiet), 0 or 1 (verbose). `path` is the file it came from.
     """
 
-    __slots__ = ("json", "metrics_file", "metrics_listen", "path", "routes", "verbosity")
-
-    def __init__(
-        self,
-        routes: tuple[Route, ...],
-        *,
-        metrics_file: bytes | None = None,
-        metrics_listen: tuple[str, int] | None = None,
-        json: bool = False,
-        verbosity: int = 0,
-        path: str | None = None,
-    ) -> None:
-        self.routes = routes
-        self.metrics_file = metrics_file
-        self.metrics_listen = metrics_listen
-        self.json = json
-        self.verbosity = verbosity
-        self.path = path
+    routes: tuple[Route, ...]
+    metrics_file: bytes | None = None
+    metrics_listen: tuple[str, int] | None = None
+    json: bool = False
+    verbosity: int = 0
+    path: str | None = None
 
 
-def make(routes: tuple[Route, ...], values: dict[str, Any], path: str | None = None) -> Config:
-    """Return the configuration of these routes; `values` are those of the process, by key.
+def from_command_line(line: CommandLine) -> Config:
+    """Return the configuration of `--watch`: one route, and no file. Raises `ConfigError`."""
+    return _make((make_route(line),), line.values(table.PROCESS), None)
 
-    Raises `ConfigError` for a server that is there only once.
-    """
+
+def _make(routes: tuple[Route, ...], values: Values, path: str | None) -> Config:
     if any(isinstance(route.server, UcspiEndpoint) for route in routes):
         where = f"{printable(os.fsencode(path))}: " if path else ""
         raise ConfigError(
-            f"{where}server -: a UCSPI client makes one connection, and then we exit; "
-            f"not for those who stay"
+            f"{where}server -: a UCSPI client makes one connection, and then the program exits; "
+            f"it cannot be used with --watch or --config"
         )
-    return Config(
-        routes,
-        metrics_file=values.get("metrics-file"),
-        metrics_listen=values.get("metrics-listen"),
-        json=values.get("json", False),
-        verbosity=-1 if values.get("quiet") else int(values.get("verbose", False)),
-        path=path,
-    )
+    rest = {field: value for field, value in values.items() if field not in ("verbose", "quiet")}
+    return Config(routes, verbosity=table.verbosity(values), path=path, **rest)
 
 
-def read(path: str, flags: Options) -> Config:
+def read(path: str, flags: CommandLine) -> Config:
     """Read a file; the flags that were given beat it.
 
     Raises `ConfigError`, which names the file and, where it can be said, line and key.
     """
-    from maildirqmtp.settings.config_file import ConfigFile
-
-    flagged = table.given(flags, table.ROUTE)
-    process = table.given(flags, table.PROCESS)
     file = ConfigFile(path)
+    process = flags.values(table.PROCESS)
     found = _values(file, (), "at the top", {"defaults", "route"})
     if found.get("verbose") and found.get("quiet"):
         raise file.wrong(("quiet",), "quiet: not together with verbose; write one of them")
     if "verbose" in process or "quiet" in process:
         found.pop("verbose", None)
         found.pop("quiet", None)
-    defaults: dict[str, Any] = {}
+    defaults: Values = {}
     if "defaults" in file.tables:
         if not isinstance(file.tables["defaults"], dict):
             raise file.wrong(("defaults",), "defaults: a table is needed, written [defaults]")
         defaults = _values(file, ("defaults",), "in [defaults]")
     tables = file.tables.get("route", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
         raise file.wrong(("route",), "route: each route is a table, written [[route]]")
     if not tables:
         raise ConfigError(f"{file.name}: no route; write a [[route]] with maildir and server")
+    flagged = flags.values(table.ROUTE)
     routes = tuple(_route(file, number, defaults, flagged) for number in range(len(tables)))
     _check_different(file, routes)
-    return make(routes, found | process, path)
+    return _make(routes, found | process, path)
 
 
-def _values(
-    file: ConfigFile,
-    place: KeyPath,
-    where: str,
-    other: set[str] = frozenset(),  # type: ignore[assignment]
-) -> dict[str, Any]:
-    """Return the values of a table by key, all of them known and of the right type."""
-    by_key = {setting.key: setting for setting in _TABLES[where]}
-    found: dict[str, Any] = {}
+def _values(file: ConfigFile, place: TomlPath, where: str, other: set[str] | None = None) -> Values:
+    """Return the values of a table, all of them known and of the right type; `other` are tables."""
+    known = _PLACES[where]
+    found: Values = {}
     for key, value in file.at(place).items():
-        if key in other:
+        if other is not None and key in other:
             continue
-        if key not in by_key:
-            raise file.wrong((*place, key), _unknown(key, where, [*by_key, *other]))
+        if key not in known:
+            raise file.wrong((*place, key), _unknown(key, where, [*known, *(other or ())]))
         try:
-            found[key] = by_key[key].from_toml(value, key)
+            found[known[key].field] = known[key].type.from_toml(value, key)
         except ConfigError as error:
             raise file.wrong((*place, key), str(error)) from None
     return found
@@ -130,38 +107,35 @@ def _values(
 def _unknown(key: str, where: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    for elsewhere, settings in _TABLES.items():
-        if any(setting.key == key for setting in settings):
+    for elsewhere, settings in _PLACES.items():
+        if key in settings:
             return f"unknown key {key!r} {where}; it has its place {elsewhere}"
     near = get_close_matches(key, known, 1)
     return f"unknown key {key!r} {where}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _route(
-    file: ConfigFile, number: int, defaults: dict[str, Any], flagged: dict[str, Any]
-) -> Route:
-    place: KeyPath = ("route", number)
+def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> Route:
+    place: TomlPath = ("route", number)
     own = _values(file, place, "in [[route]]")
-    values = {"bounce": bool(own.get("prefix"))} | defaults | own | flagged
-    for key in ("maildir", "server"):
-        if key not in values:
-            raise file.wrong(place, f"the route has no {key}")
+    classic = bool(own.get(table.PREFIX.field))
+    values = table.prefix_defaults(classic) | defaults | own | flagged
+    for setting in (table.MAILDIR, table.SERVER):
+        if setting.field not in values:
+            raise file.wrong(place, f"the route has no {setting.key}")
 
-    def key_in(key: str) -> KeyPath:
-        return (*place, key) if key in own else ("defaults", key)
+    def place_of(setting: Setting[Any]) -> TomlPath:
+        return (*place, setting.key) if setting.field in own else ("defaults", setting.key)
 
     try:
-        made = table.make_route(
-            values["maildir"], values.get("prefix", b""), values["server"], values
-        )
+        route = table.make_route(values)
     except ConfigError as error:
-        raise file.wrong(key_in("server"), str(error)) from None
-    if found := table.own_target(made):
-        key, message = found
-        if key in flagged:
-            raise file.wrong((*place, "maildir"), f"--{key}: {message}")
-        raise file.wrong(key_in(key), f"{key}: {message}")
-    return made
+        raise file.wrong(place_of(table.SERVER), str(error)) from None
+    if found := table.find_own_target(route):
+        setting, message = found
+        if setting.field in flagged:
+            raise file.wrong((*place, "maildir"), f"{setting.flag}: {message}")
+        raise file.wrong(place_of(setting), f"{setting.key}: {message}")
+    return route
 
 
 def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
@@ -180,26 +154,27 @@ def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
 
 def effective(config: Config) -> str:
     """Return the configuration as TOML, every setting in it: `read` makes the same of it."""
-    lines = []
-    value: Any
-    for setting in table.PROCESS:
-        if setting.key in ("verbose", "quiet"):
-            value = config.verbosity == (1 if setting.key == "verbose" else -1)
-        else:
-            value = setting.of(config)
-        if value is not None:
-            lines.append(_line(setting, value))
+    process = {
+        "metrics_file": config.metrics_file,
+        "metrics_listen": config.metrics_listen,
+        "json": config.json,
+        "verbose": config.verbosity > 0,
+        "quiet": config.verbosity < 0,
+    }
+    lines = _lines(_PROCESS, process)
     for route in config.routes:
-        lines += ["", "[[route]]"]
-        for setting in _ROUTE:
-            value = route.server.text if setting is table.SERVER else setting.of(route)
-            if value is not None:
-                lines.append(_line(setting, value))
+        lines += ["", "[[route]]", *_lines(_ROUTE, table.route_values(route))]
     return "\n".join(lines) + "\n"
 
 
-def _line(setting: Setting, value: Any) -> str:
-    try:
-        return f"{setting.key} = {setting.to_toml(value)}"
-    except ConfigError as error:
-        raise ConfigError(f"{setting.key}: {error}") from None
+def _lines(settings: dict[str, Setting[Any]], values: Values) -> list[str]:
+    lines = []
+    for key, setting in settings.items():
+        value = values.get(setting.field)
+        if value is None or value == ():
+            continue
+        try:
+            lines.append(f"{key} = {setting.type.to_toml(value)}")
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+    return lines

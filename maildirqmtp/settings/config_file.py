@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Keys and, in arrays, indices, from the outermost table inwards.
-KeyPath = tuple[str | int, ...]
+TomlPath = tuple[str | int, ...]
 
 #: Some thousand routes.
 MAX_BYTES = 1 << 20
@@ -52,7 +52,7 @@ class ConfigFile:
         except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
             raise ConfigError(f"{self.name}: {error}") from None
 
-    def at(self, place: KeyPath) -> dict[str, Any]:
+    def at(self, place: TomlPath) -> dict[str, Any]:
         """Return the table at a place where there is one."""
         found: Any = self.tables
         for part in place:
@@ -60,11 +60,11 @@ class ConfigFile:
         assert isinstance(found, dict)
         return found
 
-    def wrong(self, key: KeyPath, message: str) -> ConfigError:
+    def wrong(self, key: TomlPath, message: str) -> ConfigError:
         """Return the error that names file and line."""
         return ConfigError(f"{self.name}, line {self.line(key)}: {message}")
 
-    def line(self, key: KeyPath) -> int:
+    def line(self, key: TomlPath) -> int:
         """Return the line, from 1, on which the statement begins that brings in a key.
 
         tomllib does not say. But a statement that is cut off at the end of a
@@ -88,7 +88,7 @@ class ConfigFile:
         return without + 1
 
     @staticmethod
-    def _has(key: KeyPath, text: str) -> bool | None:
+    def _has(key: TomlPath, text: str) -> bool | None:
         """Say whether a part of the file has a key; None where it ends amid a statement."""
         import tomllib
 

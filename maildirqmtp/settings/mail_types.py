@@ -1,131 +1,99 @@
-"""Kinds of settings that know what they are for: addresses, windows, bounces, metrics."""
+"""Types of values that are about mail: addresses, windows, bounces, servers' keys, metrics."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.settings.types import Number, Path, Prefix, Setting, expanded, quoted, unexpanded
-from maildirqmtp.settings.units import parse_window
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia
+from maildirqmtp.settings.types import (
+    BytesType,
+    NumberType,
+    ValueType,
+    digits,
+    expanded,
+    quoted,
+    unexpanded,
+)
+from maildirqmtp.settings.units import bytes_text, parse_window
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, parse_tcp
 
-if TYPE_CHECKING:
-    from typing import Any
 
+class AddressType(BytesType):
+    """An address of the envelope. `what` is sender or recipient; only a sender may be empty."""
 
-class Address(Prefix):
-    """An address of the envelope, as bytes; the sender may be empty."""
-
-    __slots__ = ()
-    what = "sender"
+    def __init__(self, what: str) -> None:
+        super().__init__("ADDRESS")
+        self._what = what
 
     def parse(self, text: str, where: str) -> bytes:
         from maildirqmtp.qmtp.protocol import check_address
 
         address = os.fsencode(text)
-        reason = check_address(address, self.what)
-        if reason is None and self.repeated and not address:
+        reason = check_address(address, self._what)
+        if reason is None and not address and self._what == "recipient":
             reason = "a recipient must not be empty"
         if reason is not None:
             raise ConfigError(f"{where}: {reason}")
         return address
 
 
-class Addresses(Address):
-    """Recipients, as bytes: one text, or an array of them."""
-
-    __slots__ = ()
-    what = "recipient"
-    wanted = "a text or an array of texts"
-    repeated = True
-
-    def from_flag(self, value: list[str]) -> tuple[bytes, ...]:
-        return tuple(self.parse(text, f"--{self.key}") for text in value)
-
-    def from_toml(self, value: object, where: str) -> tuple[bytes, ...]:
-        found = []
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str):
-                raise self.wrong(text, where)
-            found.append(self.parse(text, where))
-        return tuple(found)
-
-    def to_toml(self, value: Any) -> str:
-        return f"[{', '.join(quoted(os.fsdecode(address)) for address in value)}]"
-
-    def of(self, owner: object) -> Any:
-        return getattr(owner, self.field) or None
-
-
-class Port(Number):
-    """A TCP port. No field of its own: it goes into the server's address."""
-
-    __slots__ = ()
+class PortType(NumberType):
+    """A TCP port."""
 
     def parse(self, text: str, where: str) -> int:
         return parse_port(text, where)
 
-    def fields(self, value: int) -> dict[str, Any]:
-        return {}
 
-    def of(self, owner: object) -> None:
-        return None
-
-
-class Window(Number):
+class WindowType(ValueType[tuple[int, int]]):
     """Messages, or messages and bytes."""
 
-    __slots__ = ()
     wanted = 'a number, or a text as in "4096,32M",'
 
-    def parse(self, text: str, where: str) -> Any:
+    def parse(self, text: str, where: str) -> tuple[int, int]:
         return parse_window(text, where)
 
-    def from_toml(self, value: object, where: str) -> Any:
-        if isinstance(value, str):
-            return self.parse(value, where)
+    def to_text(self, value: tuple[int, int]) -> str:
+        messages, size = value
+        return f"{messages},{bytes_text(size)}"
+
+    def from_toml(self, value: object, where: str) -> tuple[int, int]:
+        if type(value) is int:
+            return self.parse(digits(value, where), where)
         return super().from_toml(value, where)
 
-    def to_toml(self, value: Any) -> str:
-        messages, size = value
-        for unit, length in (("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)):
-            if size % length == 0:
-                return f'"{messages},{size // length}{unit}"'
-        return f'"{messages},{size}"'
 
-    def fields(self, value: tuple[int, int]) -> dict[str, Any]:
-        return {"window_messages": value[0], "window_bytes": value[1]}
-
-    def of(self, owner: Any) -> tuple[int, int]:
-        return owner.window_messages, owner.window_bytes
-
-
-class BounceVia(Setting):
+class BounceViaType(ValueType[BounceVia]):
     """`sendmail`, `server` or `maildir:DIR`."""
 
-    __slots__ = ()
+    def parse(self, text: str, where: str) -> BounceVia:
+        method, _, path = text.partition(":")
+        if text in (BounceMethod.SENDMAIL.value, BounceMethod.SERVER.value):
+            return BounceVia(BounceMethod(text))
+        if method == BounceMethod.MAILDIR.value and path:
+            return BounceVia(BounceMethod.MAILDIR, os.fsencode(path))
+        raise ConfigError(f"{where}: sendmail, server or maildir:DIR, not {text!r}")
 
-    def parse(self, text: str, where: str) -> str:
-        kind, colon, path = text.partition(":")
-        if text not in ("sendmail", "server") and not (kind == "maildir" and colon and path):
-            raise ConfigError(f"{where}: sendmail, server or maildir:DIR, not {text!r}")
-        return text
+    def to_text(self, value: BounceVia) -> str:
+        return self._written(value, "" if value.maildir is None else os.fsdecode(value.maildir))
 
-    def from_toml(self, value: object, where: str) -> Any:
-        found: str = super().from_toml(value, where)
-        kind, colon, path = found.partition(":")
-        return kind + colon + (expanded(path, where) if colon else "")
+    def from_toml(self, value: object, where: str) -> BounceVia:
+        found = super().from_toml(value, where)
+        if found.maildir is None:
+            return found
+        return BounceVia(found.method, os.fsencode(expanded(os.fsdecode(found.maildir), where)))
 
-    def to_toml(self, value: str) -> str:
-        kind, colon, path = value.partition(":")
-        return quoted(kind + colon + unexpanded(path))
+    def to_toml(self, value: BounceVia) -> str:
+        path = "" if value.maildir is None else unexpanded(os.fsdecode(value.maildir))
+        return quoted(self._written(value, path))
+
+    @staticmethod
+    def _written(value: BounceVia, path: str) -> str:
+        return f"{value.method.value}:{path}" if path else value.method.value
 
 
-class Command(Setting):
-    """A command and its first arguments, as bytes; split as a shell does."""
-
-    __slots__ = ()
+class ShellWordsType(ValueType[tuple[bytes, ...]]):
+    """A command and its first arguments, split as a shell does; no shell runs it."""
 
     def parse(self, text: str, where: str) -> tuple[bytes, ...]:
         import shlex
@@ -138,66 +106,32 @@ class Command(Setting):
             raise ConfigError(f"{where}: a command is needed")
         return words
 
-    def from_toml(self, value: object, where: str) -> Any:
-        if not isinstance(value, str):
-            raise self.wrong(value, where)
-        program, *arguments = self.parse(value, where)
+    def to_text(self, value: tuple[bytes, ...]) -> str:
+        import shlex
+
+        return shlex.join(map(os.fsdecode, value))
+
+    def from_toml(self, value: object, where: str) -> tuple[bytes, ...]:
+        program, *arguments = super().from_toml(value, where)
         return os.fsencode(expanded(os.fsdecode(program), where)), *arguments
 
     def to_toml(self, value: tuple[bytes, ...]) -> str:
-        import shlex
-
-        program, *arguments = map(os.fsdecode, value)
-        return quoted(shlex.join([unexpanded(program), *arguments]))
+        program, *arguments = value
+        return quoted(self.to_text((os.fsencode(unexpanded(os.fsdecode(program))), *arguments)))
 
 
-class TlsFile(Path):
-    """A PEM file. All settings of TLS together make one field."""
-
-    __slots__ = ()
-
-    def fields(self, value: bytes) -> dict[str, Any]:
-        return {}
-
-    def of(self, owner: Any) -> Any:
-        return None if owner.tls is None else getattr(owner.tls, self.key.removeprefix("tls-"))
-
-
-class TlsPins(Setting):
-    """Digests of public keys: one text, or an array of them."""
-
-    __slots__ = ()
-    wanted = "a text or an array of texts"
-    repeated = True
+class PinType(ValueType[bytes]):
+    """The SHA-256 digest of a public key."""
 
     def parse(self, text: str, where: str) -> bytes:
         return parse_pin(text, where)
 
-    def from_flag(self, value: list[str]) -> tuple[bytes, ...]:
-        return tuple(self.parse(text, f"--{self.key}") for text in value)
-
-    def from_toml(self, value: object, where: str) -> tuple[bytes, ...]:
-        found = []
-        for text in value if isinstance(value, list) else [value]:
-            if not isinstance(text, str):
-                raise self.wrong(text, where)
-            found.append(self.parse(text, where))
-        return tuple(found)
-
-    def to_toml(self, value: tuple[bytes, ...]) -> str:
-        return f"[{', '.join(quoted(f'sha256:{pin.hex()}') for pin in value)}]"
-
-    def fields(self, value: tuple[bytes, ...]) -> dict[str, Any]:
-        return {}
-
-    def of(self, owner: Any) -> Any:
-        return None if owner.tls is None else owner.tls.pins or None
+    def to_text(self, value: bytes) -> str:
+        return f"sha256:{value.hex()}"
 
 
-class Loopback(Setting):
-    """`HOST:PORT` on this machine only: the metrics say who writes to whom, to all who ask."""
-
-    __slots__ = ()
+class LoopbackType(ValueType[tuple[str, int]]):
+    """`HOST:PORT` on this machine only: metrics tell everybody who asks who writes to whom."""
 
     def parse(self, text: str, where: str) -> tuple[str, int]:
         from ipaddress import ip_address
@@ -219,5 +153,5 @@ class Loopback(Setting):
             )
         return found.host, found.port
 
-    def to_toml(self, value: tuple[str, int]) -> str:
-        return quoted(str(TcpEndpoint(*value)))
+    def to_text(self, value: tuple[str, int]) -> str:
+        return str(TcpEndpoint(*value))

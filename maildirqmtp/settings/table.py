@@ -1,206 +1,293 @@
-"""The settings: each flag of the command line and key of a configuration file, once.
+"""The table of settings: each flag of the command line and each key of a file, once.
 
-What a route is made of is in `ROUTE`, what the whole process has in `PROCESS`.
-Adding a setting means a line here and a field in `Route` or `Config`; flag, key,
-help, `--check-config` and their tests follow.
+A new setting is a field with its default in `Route` (or in `Config`) and a line
+here. From these come the flag, the key, the help, `--check-config` and the tests
+that the documents name it.
+
+    text of a flag, TOML value -> values by field -> Route, Config
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from maildirqmtp.forwarder import route
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.pipeline.limits import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
-    Address,
-    Addresses,
-    BounceVia,
-    Command,
-    Loopback,
-    Port,
-    TlsFile,
-    TlsPins,
-    Window,
+    AddressType,
+    BounceViaType,
+    LoopbackType,
+    PinType,
+    PortType,
+    ShellWordsType,
+    WindowType,
 )
 from maildirqmtp.settings.types import (
-    BothWays,
-    Count,
-    Number,
-    Path,
-    PositiveTime,
-    Prefix,
-    Setting,
-    Switch,
-    Time,
+    BytesType,
+    CountType,
+    DurationType,
+    ListType,
+    NumberType,
+    PathType,
+    SwitchType,
+    TextType,
+    ValueType,
 )
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import make_tls, parse_endpoint
+from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, parse_endpoint
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable
 
-SENDER = Address("sender", "sender", "ADDRESS", "envelope sender, whatever the messages say")
-RECIPIENT = Addresses(
+T = TypeVar("T")
+
+#: What was said on a command line or in a table of a file: the values by field. A field
+#: that nothing was said of is not there.
+Values = dict[str, Any]
+
+
+class Setting(NamedTuple, Generic[T]):
+    """A setting: `--key` on the command line, `key` in a file, `field` of `Route` or `Config`.
+
+    `help` may hold `{default}`. `short` is the flag of one letter, where there is one.
+    """
+
+    key: str
+    field: str
+    type: ValueType[T]
+    help: str
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The flag in full."""
+        return f"--{self.key}"
+
+    @property
+    def default(self) -> T | None:
+        """What holds where nothing is said; None for nothing, and for what depends."""
+        found: T | None = _DEFAULTS.get(self.field)
+        return found
+
+    @property
+    def described(self) -> str:
+        """The help, with the default in it."""
+        if self.default is None or "{default}" not in self.help:
+            return self.help
+        return self.help.replace("{default}", self.type.to_text(self.default))
+
+    def from_flag(self, text: str) -> T:
+        """Read the flag's text. Raises `ConfigError`."""
+        return self.type.parse(text, self.flag)
+
+
+#: The settings of a route that are no fields of it are parts of others; see `make_route`.
+_DEFAULTS: Values = {
+    **Route._field_defaults,
+    "port": QMTP_PORT,
+    "window": (WINDOW_MESSAGES, WINDOW_BYTES),
+}
+
+#: The keys of a `[[route]]` that are arguments on the command line.
+MAILDIR = Setting("maildir", "maildir", PathType("DIR"), "the maildir that is forwarded")
+PREFIX = Setting("prefix", "prefix", BytesType("PREFIX"), "what recipients begin with")
+SERVER = Setting("server", "server", TextType("SERVER"), "where messages go")
+
+SENDER = Setting(
+    "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
+)
+RECIPIENT = Setting(
     "recipient",
     "recipients",
-    "ADDRESS",
+    ListType(AddressType("recipient")),
     "envelope recipient, whatever the messages say; may be given again",
+)
+_SENT = Setting(
+    "sent", "sent", PathType("MAILDIR"), "move accepted messages there instead of removing them"
+)
+_FAILED = Setting("failed", "failed", PathType("MAILDIR"), "where failed messages go (DIR/.Failed)")
+_BOUNCE_VIA = Setting(
+    "bounce-via",
+    "bounce_via",
+    BounceViaType("HOW"),
+    "sendmail, server or maildir:DIR ({default})",
+)
+_BOUNCE = Setting(
+    "bounce",
+    "bounce",
+    SwitchType(both_ways=True),
+    "tell senders of failures, or not (with PREFIX: yes; else: no)",
+)
+_PORT = Setting(
+    "port",
+    "port",
+    PortType("N"),
+    f"port, where SERVER has none ({{default}}); with qmtps: {QMTPS_PORT}",
+)
+_RESCAN = Setting(
+    "rescan", "rescan_s", DurationType(), "look for messages at least so often ({default})"
+)
+_IDLE_TIMEOUT = Setting(
+    "idle-timeout", "idle_s", DurationType(), "close an idle connection ({default})"
 )
 
 #: What a route has besides its maildir, prefix and server, in the order of the help.
-ROUTE: tuple[Setting, ...] = (
-    Port("port", "server", "N", "port, where SERVER has none (209); with qmtps: 6209", "209"),
-    Window(
+ROUTE: tuple[Setting[Any], ...] = (
+    _PORT,
+    Setting(
         "window",
-        "window_messages",
-        "N[,SIZE]",
-        "most messages and bytes in flight (4096,32M)",
-        "4096,32M",
+        "window",
+        WindowType("N[,SIZE]"),
+        "most messages and bytes in flight ({default})",
     ),
-    PositiveTime(
+    Setting(
         "connect-timeout",
         "connect_timeout_s",
-        "TIME",
-        "for each address of the server (60s)",
-        "60s",
+        DurationType(),
+        "for each address of the server ({default})",
     ),
-    PositiveTime(
+    Setting(
         "write-timeout",
         "write_timeout_s",
-        "TIME",
-        "without a byte taken by the server (73s)",
-        "73s",
+        DurationType(),
+        "without a byte taken by the server ({default})",
     ),
-    PositiveTime(
-        "response-timeout", "response_timeout_s", "TIME", "for the answer to a message (1h)", "1h"
+    Setting(
+        "response-timeout",
+        "response_timeout_s",
+        DurationType(),
+        "for the answer to a message ({default})",
     ),
-    Time(
+    Setting(
         "lifetime",
         "lifetime_s",
-        "TIME",
-        "age at which a deferral counts as a failure (14d)",
-        "14d",
+        DurationType(positive=False),
+        "age at which a deferral counts as a failure ({default})",
     ),
-    Path("sent", "sent", "MAILDIR", "move accepted messages there instead of removing them"),
-    Path("failed", "failed", "MAILDIR", "where failed messages go (DIR/.Failed)"),
+    _SENT,
+    _FAILED,
     SENDER,
     RECIPIENT,
-    BothWays("bounce", "bounce", "tell senders of failures, or not (with PREFIX: yes; else: no)"),
-    Number(
+    _BOUNCE,
+    Setting(
         "max-bounces",
         "max_bounces",
-        "N",
-        "bounces in one run (100); then to the failed maildir",
-        "100",
+        NumberType("N"),
+        "bounces in one run ({default}); then to the failed maildir",
     ),
-    BounceVia(
-        "bounce-via", "bounce_via", "HOW", "sendmail, server or maildir:DIR (sendmail)", "sendmail"
-    ),
-    Command(
+    _BOUNCE_VIA,
+    Setting(
         "sendmail",
         "sendmail",
-        "COMMAND",
-        "run as COMMAND -i -f '' -- SENDER",
-        "/usr/sbin/sendmail",
+        ShellWordsType("COMMAND"),
+        "run as COMMAND -i -f '' -- SENDER ({default})",
     ),
-    Switch("cur", "include_cur", "take messages from cur/ as well as from new/"),
-    Count("connections", "connections", "N", "connections at the same time (1)", "1"),
-    TlsFile("tls-ca", "tls", "FILE", "who vouches for a qmtps:// server (this system's list)"),
-    TlsFile("tls-cert", "tls", "FILE", "our certificate for a qmtps:// server"),
-    TlsFile("tls-key", "tls", "FILE", "its key, where it is not in the same file"),
-    TlsPins(
+    Setting("cur", "include_cur", SwitchType(), "take messages from cur/ as well as from new/"),
+    Setting(
+        "connections",
+        "connections",
+        CountType("N"),
+        "connections at the same time ({default})",
+    ),
+    Setting(
+        "tls-ca",
+        "tls_ca",
+        PathType("FILE"),
+        "who vouches for a qmtps:// server (this system's list)",
+    ),
+    Setting("tls-cert", "tls_cert", PathType("FILE"), "our certificate for a qmtps:// server"),
+    Setting("tls-key", "tls_key", PathType("FILE"), "its key, where it is not in the same file"),
+    Setting(
         "tls-pin",
-        "tls",
-        "PIN",
+        "tls_pins",
+        ListType(PinType("PIN")),
         "sha256:DIGEST of the server's public key; vouches for it without --tls-ca",
     ),
-    PositiveTime("rescan", "rescan_s", "TIME", "look for messages at least so often (30s)", "30s"),
-    PositiveTime("idle-timeout", "idle_s", "TIME", "close an idle connection (60s)", "60s"),
+    _RESCAN,
+    _IDLE_TIMEOUT,
 )
 
-#: The keys of a `[[route]]` that are arguments on the command line.
-MAILDIR = Path("maildir", "maildir", "DIR", "the maildir whose messages are forwarded")
-PREFIX = Prefix("prefix", "prefix", "PREFIX", "only recipients that begin with it, without it")
-SERVER = Setting("server", "server", "SERVER", "where to")
-
-_VERBOSE = Switch("verbose", "verbose", "a line for each recipient")
-_QUIET = Switch("quiet", "quiet", "errors only")
+_METRICS_FILE = Setting(
+    "metrics-file",
+    "metrics_file",
+    PathType("FILE"),
+    "write metrics there, for Prometheus' textfiles",
+)
+_METRICS_LISTEN = Setting(
+    "metrics-listen",
+    "metrics_listen",
+    LoopbackType("HOST:PORT"),
+    "serve metrics there, on loopback",
+)
 
 #: What the process has, whatever its routes.
-PROCESS: tuple[Setting, ...] = (
-    Path("metrics-file", "metrics_file", "FILE", "write metrics there, for Prometheus' textfiles"),
-    Loopback("metrics-listen", "metrics_listen", "HOST:PORT", "serve metrics there, on loopback"),
-    Switch("json", "json", "write events to standard output, one object a line"),
-    _VERBOSE,
-    _QUIET,
+PROCESS: tuple[Setting[Any], ...] = (
+    _METRICS_FILE,
+    _METRICS_LISTEN,
+    Setting("json", "json", SwitchType(), "write events to standard output, one object a line"),
+    Setting("verbose", "verbose", SwitchType(), "a line for each recipient", "-v"),
+    Setting("quiet", "quiet", SwitchType(), "errors only", "-q"),
 )
 
-#: What to do, where it is not one batch; not for a file.
-_INSTEAD: tuple[Setting, ...] = (
-    Switch("dry-run", "", "list what would be sent, and send nothing"),
-    Switch("watch", "", "stay, and send each message as it arrives"),
-    Setting("config", "", "FILE", "stay, with the routes that the file says"),
-    Switch("check-config", "", "show what the file comes to, and exit"),
-    Switch("status", "", "show what waits in DIR, or by the file, and why"),
-)
-_ALSO: tuple[Setting, ...] = (
-    Setting("enqueue", "", "DIR", "put the message on standard input into DIR, and exit"),
-    Switch("demo", "", "show a whole run on messages made up for it"),
-)
-
-#: All flags, in the order of the help; and those that have one letter, too.
-FLAGS: tuple[Setting, ...] = (*ROUTE, *_INSTEAD, *PROCESS, *_ALSO)
-SHORT = {"-v": _VERBOSE, "-q": _QUIET}
-
-#: Those that mean nothing to a run that ends.
-WATCHING = ("rescan", "idle-timeout", "metrics-file", "metrics-listen")
+#: Those that only make sense for a process that stays.
+DAEMON_ONLY: tuple[Setting[Any], ...] = (_RESCAN, _IDLE_TIMEOUT, _METRICS_FILE, _METRICS_LISTEN)
 
 
-class Options:
-    """What a command line says: `arguments`, and each of `FLAGS` by its `dest`.
+def prefix_defaults(classic: bool) -> Values:
+    """Return the defaults that depend on the form: serialmail's, with a prefix, or the short one.
 
-    A flag that takes a value has a text, or None where it was not given; one
-    that may be given again a list; a switch true or false.
+    A first try on somebody's inbox must not tell strangers of failures.
     """
-
-    arguments: list[str]
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
+    return {_BOUNCE.field: classic}
 
 
-def given(options: Options, table: tuple[Setting, ...]) -> dict[str, Any]:
-    """Return the values of the flags that were given, by key. Raises `ConfigError`."""
-    found: dict[str, Any] = {}
-    for setting in table:
-        value = getattr(options, setting.dest)
-        if value is None or value == [] or (value is False and not setting.both_ways):
-            continue
-        found[setting.key] = setting.from_flag(value)
-    return found
+def make_route(values: Values) -> Route:
+    """Return a route with these values; the others are the defaults. Raises `ConfigError`."""
+    rest = dict(values)
+    server = parse_endpoint(rest.pop("server"), rest.pop("port", None))
+    ca, cert, key = (rest.pop(f"tls_{part}", None) for part in ("ca", "cert", "key"))
+    pins = rest.pop("tls_pins", ())
+    tls = None
+    if pins or not ca is cert is key is None:
+        from maildirqmtp.transport.tls_options import make_tls  # a dataclass: not for each run
+
+        tls = make_tls(server, ca, cert, key, pins)
+    if "window" in rest:
+        rest["window_messages"], rest["window_bytes"] = rest.pop("window")
+    return Route(server=server, tls=tls, **rest)
 
 
-def make_route(maildir: bytes, prefix: bytes, server: str, values: dict[str, Any]) -> route.Route:
-    """Return a route with these values, by key; the others are the defaults. `ConfigError`."""
-    fields: dict[str, Any] = {}
-    for setting in ROUTE:
-        if setting.key in values:
-            fields |= setting.fields(values[setting.key])
-    where = parse_endpoint(server, values.get("port"))
-    ca, cert, key = (values.get(f"tls-{part}") for part in ("ca", "cert", "key"))
-    tls = make_tls(where, ca, cert, key, values.get("tls-pin", ()))
-    return route.Route(maildir, where, prefix=prefix, tls=tls, **fields)
+def route_values(route: Route) -> Values:
+    """Return the values that `make_route` makes this route of; what is not set is None or empty."""
+    values = route._asdict()
+    values["server"] = route.server.text
+    values["window"] = route.window_messages, route.window_bytes
+    tls = values.pop("tls")
+    if tls is not None:
+        values |= {"tls_ca": tls.ca, "tls_cert": tls.cert, "tls_key": tls.key}
+        values["tls_pins"] = tls.pins
+    return values
 
 
-def own_target(chosen: route.Route) -> tuple[str, str] | None:
-    """Return the key of a target that is the route's own maildir, and what is wrong with it."""
-    via, _, bounces = chosen.bounce_via.partition(":")
-    for key, path in (
-        ("sent", chosen.sent),
-        ("failed", chosen.failed),
-        ("bounce-via", os.fsencode(bounces) if via == "maildir" else None),
-    ):
-        if path is not None and os.path.realpath(path) == os.path.realpath(chosen.maildir):
-            return key, f"{printable(path)} is the maildir that is forwarded"
+def verbosity(values: Values) -> int:
+    """Return -1 for quiet, 1 for verbose, else 0."""
+    return -1 if values.get("quiet") else int(values.get("verbose", False))
+
+
+def find_own_target(route: Route) -> tuple[Setting[Any], str] | None:
+    """Find a target of messages that is the route's own maildir; say what is wrong with it."""
+    targets = (
+        (_SENT, route.sent),
+        (_FAILED, route.failed),
+        (_BOUNCE_VIA, route.bounce_via.maildir),
+    )
+    for setting, path in targets:
+        if path is not None and os.path.realpath(path) == os.path.realpath(route.maildir):
+            return setting, f"{printable(path)} is the maildir that is forwarded"
     return None
+
+
+def by_key(settings: Iterable[Setting[Any]]) -> dict[str, Setting[Any]]:
+    """Return settings by their keys."""
+    return {setting.key: setting for setting in settings}

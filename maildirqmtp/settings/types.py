@@ -1,90 +1,50 @@
-"""Kinds of settings: how a flag's text or a TOML value becomes a value, and how it is shown.
+"""Types of values: how each is written on a command line, in TOML and in the help.
 
-Every method that reads takes `where`, the name that an error begins with, and
-raises `ConfigError`.
+`to_text` writes what `parse` reads, and `to_toml` what `from_toml` reads.
+Whatever reads takes `where`, the name that an error begins with (`--window`,
+`window`), and raises `ConfigError`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.pipeline.limits import MAX_SECONDS
-from maildirqmtp.settings.units import parse_seconds
+from maildirqmtp.settings.units import check_seconds, parse_seconds
 
-if TYPE_CHECKING:
-    from typing import Any
+T = TypeVar("T")
 
-#: Above every time that can be written as a text, 12 digits and `w`; below where floats end.
-_MAX_SECONDS = MAX_SECONDS
-#: Integers of TOML have no end, but `str` refuses those above some thousands of digits; and a
-#: time is read from a text of twelve digits at most.
+#: TOML's integers have no limit, but `str` refuses those of thousands of digits.
 _MAX_NUMBER = 10**12
 
 
-class Setting:
-    """A setting, of the kind text: its flag is `--key`, its key in a configuration file `key`.
+class ValueType(Generic[T]):
+    """The base of all types. `metavar` stands for the value in the help."""
 
-    `field` is the field of `Route` or `Config` that it sets. `default` is what
-    the flag would have to say for the default, where that can be said.
-    """
-
-    __slots__ = ("default", "field", "help", "key", "metavar")
-
-    #: What a TOML value has to be, for those who wrote another.
+    #: What a TOML value has to be; part of the error about one of another type.
     wanted = "a text in quotes"
-    #: Whether the flag may be given several times.
-    repeated = False
-    #: Whether the flag takes no value; and whether there is a `--no-` of it, too.
-    switch = False
-    both_ways = False
 
-    def __init__(
-        self, key: str, field: str, metavar: str, help: str, default: str | None = None
-    ) -> None:
-        self.key = key
-        self.field = field
+    def __init__(self, metavar: str = "") -> None:
         self.metavar = metavar
-        self.help = help
-        self.default = default
 
-    @property
-    def dest(self) -> str:
-        """The name of the flag's value among the options."""
-        return self.key.replace("-", "_")
+    def parse(self, text: str, where: str) -> T:
+        """Read the text of a flag."""
+        raise NotImplementedError
 
-    def unsaid(self) -> Any:
-        """Return what the options have where the flag is not given."""
-        if self.repeated:
-            return []
-        return False if self.switch and not self.both_ways else None
+    def to_text(self, value: T) -> str:
+        """Write a value as `parse` reads it."""
+        raise NotImplementedError
 
-    def parse(self, text: str, where: str) -> Any:
-        """Read the flag's text."""
-        return text
-
-    def from_flag(self, value: Any) -> Any:
-        """Read what the options have."""
-        return self.parse(value, f"--{self.key}")
-
-    def from_toml(self, value: object, where: str) -> Any:
+    def from_toml(self, value: object, where: str) -> T:
         """Read a value of a configuration file."""
         if isinstance(value, str):
             return self.parse(value, where)
         raise self.wrong(value, where)
 
-    def to_toml(self, value: Any) -> str:
-        """Show a value as `from_toml` would take it."""
-        return quoted(value)
-
-    def fields(self, value: Any) -> dict[str, Any]:
-        """Return the fields that a value sets."""
-        return {self.field: value}
-
-    def of(self, owner: object) -> Any:
-        """Return the value that a route or a configuration has; None where there is none."""
-        return getattr(owner, self.field)
+    def to_toml(self, value: T) -> str:
+        """Write a value as `from_toml` reads it."""
+        return quoted(self.to_text(value))
 
     def wrong(self, value: object, where: str) -> ConfigError:
         """Return the error for a TOML value of another type."""
@@ -95,16 +55,32 @@ class Setting:
         )
 
 
-class Path(Setting):
-    """A path, as bytes. In a file, where no shell has done it, `~` is the home directory."""
+class TextType(ValueType[str]):
+    """A text as it is."""
 
-    __slots__ = ()
-    wanted = "a path in quotes"
+    def parse(self, text: str, where: str) -> str:
+        return text
+
+    def to_text(self, value: str) -> str:
+        return value
+
+
+class BytesType(ValueType[bytes]):
+    """Bytes, as the file system has them: what is not UTF-8 stays what it is."""
 
     def parse(self, text: str, where: str) -> bytes:
         return os.fsencode(text)
 
-    def from_toml(self, value: object, where: str) -> Any:
+    def to_text(self, value: bytes) -> str:
+        return os.fsdecode(value)
+
+
+class PathType(BytesType):
+    """A path. In a file, which no shell reads, `~` is the home directory."""
+
+    wanted = "a path in quotes"
+
+    def from_toml(self, value: object, where: str) -> bytes:
         if isinstance(value, str):
             return self.parse(expanded(value, where), where)
         raise self.wrong(value, where)
@@ -113,22 +89,9 @@ class Path(Setting):
         return quoted(unexpanded(os.fsdecode(value)))
 
 
-class Prefix(Setting):
-    """What recipients begin with, as bytes."""
+class NumberType(ValueType[int]):
+    """A whole number of at most nine digits."""
 
-    __slots__ = ()
-
-    def parse(self, text: str, where: str) -> bytes:
-        return os.fsencode(text)
-
-    def to_toml(self, value: Any) -> str:
-        return quoted(os.fsdecode(value))
-
-
-class Number(Setting):
-    """A whole number, of at most nine digits."""
-
-    __slots__ = ()
     wanted = "a whole number"
 
     def parse(self, text: str, where: str) -> int:
@@ -136,21 +99,20 @@ class Number(Setting):
             raise ConfigError(f"{where}: a number is needed, not {text!r}")
         return int(text)
 
-    def from_toml(self, value: object, where: str) -> Any:
-        if type(value) is not int:
-            raise self.wrong(value, where)
-        if abs(value) >= _MAX_NUMBER:
-            raise ConfigError(f"{where}: the number is too large")
-        return self.parse(str(value), where)
-
-    def to_toml(self, value: int) -> str:
+    def to_text(self, value: int) -> str:
         return str(value)
 
+    def from_toml(self, value: object, where: str) -> int:
+        if type(value) is not int:
+            raise self.wrong(value, where)
+        return self.parse(digits(value, where), where)
 
-class Count(Number):
+    def to_toml(self, value: int) -> str:
+        return self.to_text(value)
+
+
+class CountType(NumberType):
     """A whole number from 1 to 100."""
-
-    __slots__ = ()
 
     def parse(self, text: str, where: str) -> int:
         number = super().parse(text, where)
@@ -159,58 +121,57 @@ class Count(Number):
         return number
 
 
-class Time(Setting):
-    """A time in seconds."""
+class DurationType(ValueType[float]):
+    """A time in seconds, from 0 to 100 years."""
 
-    __slots__ = ()
     wanted = 'a time as in "90s", or a number of seconds,'
 
+    def __init__(self, metavar: str = "TIME", *, positive: bool = True) -> None:
+        super().__init__(metavar)
+        self._positive = positive
+
     def parse(self, text: str, where: str) -> float:
-        return self.within(parse_seconds(text, where), where, repr(text))
+        return self._checked(parse_seconds(text, where), where, repr(text))
+
+    def to_text(self, value: float) -> str:
+        if value % 1:
+            return repr(value)
+        for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+            # "60s" is plainer than "1m".
+            if value > 60 and value % length == 0:
+                return f"{value / length:.0f}{unit}"
+        return f"{value:.0f}s"
 
     def from_toml(self, value: object, where: str) -> float:
         if isinstance(value, str):
             return self.parse(value, where)
-        if type(value) is not int and type(value) is not float:
+        if type(value) is int:
+            shown = digits(value, where)
+        elif type(value) is float:
+            shown = repr(value)
+        else:
             raise self.wrong(value, where)
-        if not 0 <= value <= _MAX_SECONDS:
-            raise ConfigError(f"{where}: a time cannot be negative, or endless")
-        return self.within(float(value), where, str(value))
-
-    def within(self, seconds: float, where: str, shown: str) -> float:
-        """Refuse what this setting does not allow."""
-        return seconds
+        check_seconds(value, where, shown)
+        return self._checked(float(value), where, shown)
 
     def to_toml(self, value: float) -> str:
-        for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
-            if 0 < value < _MAX_NUMBER and value % length == 0:
-                return f'"{value / length:.0f}{unit}"'
-        return f'"{value:.0f}s"' if value < _MAX_NUMBER and value % 1 == 0 else repr(value)
+        text = self.to_text(value)
+        return quoted(text) if text[-1] in "smhd" else text
 
-
-class PositiveTime(Time):
-    """A time in seconds, more than none."""
-
-    __slots__ = ()
-
-    def within(self, seconds: float, where: str, shown: str) -> float:
-        if seconds <= 0:
+    def _checked(self, seconds: float, where: str, shown: str) -> float:
+        if self._positive and seconds <= 0:
             raise ConfigError(f"{where}: more than 0 seconds are needed, not {shown}")
         return seconds
 
 
-class Switch(Setting):
-    """On or off. Its flag says on."""
+class SwitchType(ValueType[bool]):
+    """On or off. The flag takes no value and means on; `--no-` of it, where there is one, off."""
 
-    __slots__ = ()
     wanted = "true or false"
-    switch = True
 
-    def __init__(self, key: str, field: str, help: str) -> None:
-        super().__init__(key, field, "", help)
-
-    def from_flag(self, value: bool) -> bool:
-        return value
+    def __init__(self, *, both_ways: bool = False) -> None:
+        super().__init__()
+        self.both_ways = both_ways
 
     def from_toml(self, value: object, where: str) -> bool:
         if not isinstance(value, bool):
@@ -221,11 +182,35 @@ class Switch(Setting):
         return "true" if value else "false"
 
 
-class BothWays(Switch):
-    """On or off, and neither by default: its flag says on, `--no-` before it off."""
+class ListType(ValueType[tuple[T, ...]]):
+    """Several values: the flag may be given again; in a file one value, or an array of them."""
 
-    __slots__ = ()
-    both_ways = True
+    wanted = "a text or an array of texts"
+
+    def __init__(self, element: ValueType[T]) -> None:
+        super().__init__(element.metavar)
+        self._element = element
+
+    def parse(self, text: str, where: str) -> tuple[T, ...]:
+        return (self._element.parse(text, where),)
+
+    def from_toml(self, value: object, where: str) -> tuple[T, ...]:
+        found: list[T] = []
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                raise self.wrong(text, where)
+            found += self.parse(text, where)
+        return tuple(found)
+
+    def to_toml(self, value: tuple[T, ...]) -> str:
+        return f"[{', '.join(self._element.to_toml(one) for one in value)}]"
+
+
+def digits(value: int, where: str) -> str:
+    """Write an integer of TOML. Raises `ConfigError` for one of more than twelve digits."""
+    if abs(value) >= _MAX_NUMBER:
+        raise ConfigError(f"{where}: the number is too large")
+    return str(value)
 
 
 def expanded(path: str, where: str) -> str:
@@ -244,7 +229,7 @@ def unexpanded(path: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a basic string of TOML. Raises `ConfigError` for what is no UTF-8."""
+    """Return a basic string of TOML. Raises `ConfigError` for what is not UTF-8."""
     out = []
     for c in text:
         if "\ud800" <= c <= "\udfff":

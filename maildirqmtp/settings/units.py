@@ -1,5 +1,7 @@
 """Times and sizes as people write them: `90s 5m 2h 14d 1w`, `64k 32M 1G`."""
 
+from math import inf
+
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.pipeline.limits import MAX_SECONDS, WINDOW_BYTES
 
@@ -13,9 +15,16 @@ def parse_seconds(text: str, where: str = "time") -> float:
     if not (number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12):
         raise ConfigError(f"{where}: a time is a number with s, m, h, d or w, not {text!r}")
     seconds = float(number) * _SECONDS[unit]
-    if seconds > MAX_SECONDS:
-        raise ConfigError(f"{where}: {text!r} is more than 100 years")
+    check_seconds(seconds, where, repr(text))
     return seconds
+
+
+def check_seconds(seconds: float, where: str, shown: str) -> None:
+    """Refuse a time that is negative, endless or beyond 100 years. Raises `ConfigError`."""
+    if not 0 <= seconds < inf:
+        raise ConfigError(f"{where}: a time cannot be negative, or endless")
+    if seconds > MAX_SECONDS:
+        raise ConfigError(f"{where}: {shown} is more than 100 years")
 
 
 def parse_bytes(text: str, where: str = "size") -> int:
@@ -24,6 +33,14 @@ def parse_bytes(text: str, where: str = "size") -> int:
     if not (number.isascii() and number.isdigit() and len(number) <= 15):
         raise ConfigError(f"{where}: a size is a number of bytes or with k, M or G, not {text!r}")
     return int(number) * _BYTES.get(unit, 1)
+
+
+def bytes_text(size: int) -> str:
+    """Write a size as `parse_bytes` reads it, with the largest unit that divides it."""
+    for unit, length in (("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)):
+        if size and size % length == 0:
+            return f"{size // length}{unit}"
+    return str(size)
 
 
 def parse_window(text: str, where: str = "window") -> tuple[int, int]:

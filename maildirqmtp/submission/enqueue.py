@@ -18,10 +18,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
+from maildirqmtp.exit_codes import EXIT_OK
 from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE, MAX_RECIPIENTS
+from maildirqmtp.transport.signals import signal_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,19 +51,13 @@ def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) ->
         # The next file that is opened would be taken for it.
         raise LocalError("standard input is closed; the message is read from there")
     given = Input(sys.stdin.fileno())
-    # Who ignores one of them, as nohup(1) does, goes on doing so.
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, given.stop) for number in heeded}
-    try:
+    with signal_handlers(_SIGNALS, given.stop, keep_ignored=True):
         with Maildir(path) as maildir:
             name = writing.enqueue(maildir, content, given.pieces())
         # From here on it is taken: a failure would have it enqueued twice.
         with contextlib.suppress(OSError):
             print(os.fsdecode(name), flush=True)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0
+    return EXIT_OK
 
 
 class Input:

@@ -1,76 +1,98 @@
-"""Where a server is, as the command line writes it, and how it proves who it is.
+"""Where a server is, as the command line writes it.
 
 Values only, and their parsers; nothing is looked up, opened or run.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.text import printable
-from maildirqmtp.values import Value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 #: TCP port of QMTP (qmtp.txt, section 1).
 QMTP_PORT = 209
 #: TCP port of QMTP over TLS, by s/qmail's convention.
 QMTPS_PORT = 6209
 
-_DIGEST_BYTES = 32
+#: Bytes of a SHA-256 digest.
+DIGEST_BYTES = 32
 _UNDERSTOOD = "NAME, NAME:PORT, [::1]:PORT, qmtp://NAME, qmtps://NAME, unix:PATH, exec:COMMAND or -"
 
 
-class TcpEndpoint(Value):
+class _Kind:
+    """What the kinds of endpoints have in common; beside it, each is a named tuple of its fields.
+
+    Those alone would be equal across kinds (`unix:a` and `exec:a` are both one text), and a
+    dataclass takes longer to import than a run that finds its maildir empty.
+    """
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """SERVER, as `parse_endpoint` reads it."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return _shown(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.text == self.text
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+class _Tcp(NamedTuple):
+    host: str
+    port: int = QMTP_PORT
+    tls: bool = False
+
+
+class TcpEndpoint(_Kind, _Tcp):
     """A QMTP server on TCP; with `tls`, under TLS from the first byte."""
 
-    __slots__ = ("host", "port", "tls")
-
-    def __init__(self, host: str, port: int = QMTP_PORT, tls: bool = False) -> None:
-        self.host = host
-        self.port = port
-        self.tls = tls
+    __slots__ = ()
 
     @property
     def text(self) -> str:
         """SERVER, as `parse_endpoint` reads it."""
         place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-        return f"qmtps://{place}" if self.tls else place
+        if self.tls:
+            return f"qmtps://{place}"
+        # A host of one of these names would be read as another kind.
+        return f"qmtp://{place}" if self.host in ("unix", "exec") else place
 
-    def __str__(self) -> str:
-        return self.text
+
+class _Unix(NamedTuple):
+    path: str
 
 
-class UnixEndpoint(Value):
+class UnixEndpoint(_Kind, _Unix):
     """A QMTP server on a Unix stream socket. Like the next ones, it has no name in the DNS."""
 
-    __slots__ = ("path",)
+    __slots__ = ()
     host = ""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
 
     @property
     def text(self) -> str:
         """SERVER, as `parse_endpoint` reads it."""
         return f"unix:{self.path}"
 
-    def __str__(self) -> str:
-        return _shown(self.text)
+
+class _Command(NamedTuple):
+    words: tuple[str, ...]
 
 
-class CommandEndpoint(Value):
+class CommandEndpoint(_Kind, _Command):
     """A command that speaks QMTP on its standard input and output."""
 
-    __slots__ = ("words",)
+    __slots__ = ()
     host = ""
-
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words = words
 
     @property
     def text(self) -> str:
@@ -79,116 +101,35 @@ class CommandEndpoint(Value):
 
         return f"exec:{join(self.words)}"
 
-    def __str__(self) -> str:
-        return _shown(self.text)
-
     @property
     def command(self) -> str:
         """The command's name, without its directory, fit to be shown."""
         return _shown(self.words[0].rpartition("/")[2] or self.words[0])
 
 
-class UcspiEndpoint(Value):
+class UcspiEndpoint(_Kind):
     """What is on descriptors 6 (to read) and 7 (to write), as under tcpclient (UCSPI-1996)."""
 
+    __slots__ = ()
     host = ""
-    text = "-"
 
-    def __str__(self) -> str:
-        return self.text
+    @property
+    def text(self) -> str:
+        """SERVER, as `parse_endpoint` reads it."""
+        return "-"
+
+    def __repr__(self) -> str:
+        return "UcspiEndpoint()"
 
 
 #: Any of them.
 Endpoint = TcpEndpoint | UnixEndpoint | CommandEndpoint | UcspiEndpoint
 
 
-class Tls(Value):
-    """What is asked of a server's certificate, and what is shown of ours.
-
-        QMTPClient("qmtps://mail.example.org", tls=Tls(ca="/etc/ssl/our-ca.pem"))
-
-    `ca`, `cert` and `key` are paths of PEM files: who vouches for the server,
-    our certificate, and its key; without `key`, it is in `cert`. `pins` are
-    SHA-256 digests of public keys (RFC 7469, 2.4), of which the server must
-    have one: in place of a certificate authority, unless `ca` is given as well.
-    A pin is `"sha256:"` with hexadecimal or base64, or the 32 bytes. Nothing
-    given means the certificate authorities of this system.
-
-    The files are read with each connection; one that cannot be used is a
-    `ConnectError` then. Raises `ConfigError` for what makes no sense.
-    """
-
-    __slots__ = ("ca", "cert", "key", "pins")
-
-    def __init__(
-        self,
-        ca: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
-        cert: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
-        key: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None = None,
-        pins: str | bytes | Iterable[str | bytes] = (),
-    ) -> None:
-        self.ca = _file(ca)
-        self.cert = _file(cert)
-        self.key = _file(key)
-        if isinstance(pins, (str, bytes)):
-            pins = (pins,)
-        self.pins = tuple([_digest(pin) for pin in pins])
-        _check_files(self.ca, self.cert, self.key, "tls ")
-
-
-def _file(path: str | bytes | os.PathLike[str] | os.PathLike[bytes] | None) -> str | bytes | None:
-    return path if path is None or isinstance(path, (str, bytes)) else path.__fspath__()
-
-
-def _digest(pin: str | bytes) -> bytes:
-    if isinstance(pin, str):
-        return parse_pin(pin, "tls pins")
-    if len(pin) != _DIGEST_BYTES:
-        raise ConfigError(f"tls pins: a digest of SHA-256 has 32 bytes, not {len(pin)}")
-    return bytes(pin)
-
-
-def _check_files(
-    ca: str | bytes | None, cert: str | bytes | None, key: str | bytes | None, prefix: str
-) -> None:
-    for name, path in (("ca", ca), ("cert", cert), ("key", key)):
-        # For OpenSSL an empty one would be none at all.
-        if path is not None and (not path or 0 in _as_bytes(path)):
-            raise ConfigError(f"{prefix}{name}: the path of a file is needed")
-    if key is not None and cert is None:
-        raise ConfigError(f"{prefix}key: its certificate is needed too, with {prefix}cert")
-
-
-def _as_bytes(path: str | bytes) -> bytes:
-    return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
-
-
-def check_tls(server: Endpoint, tls: Tls | None) -> None:
-    """Raise `ConfigError` where there is a `tls` for a server that is talked to in plain.
-
-    Who says how to check a certificate expects it, and must not get that instead.
-    """
+def check_tls(server: Endpoint, tls: object | None) -> None:
+    """Raise `ConfigError` for TLS options with a plain-text server: never silently ignored."""
     if tls is not None and not (isinstance(server, TcpEndpoint) and server.tls):
         raise ConfigError(f"TLS options with the server {server}: write qmtps://NAME for TLS")
-
-
-def make_tls(
-    server: Endpoint,
-    ca: str | bytes | None = None,
-    cert: str | bytes | None = None,
-    key: str | bytes | None = None,
-    pins: tuple[bytes, ...] = (),
-) -> Tls | None:
-    """Return what `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-pin` ask for; None for nothing.
-
-    Raises `ConfigError`, also where the server is not reached by TLS.
-    """
-    if ca is None and cert is None and key is None and not pins:
-        return None
-    _check_files(ca, cert, key, "--tls-")
-    made = Tls(ca, cert, key, pins)
-    check_tls(server, made)
-    return made
 
 
 def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
@@ -201,7 +142,7 @@ def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
             raw = bytes.fromhex(digest) if len(digest) == 64 else b64decode(digest, validate=True)
         except ValueError:
             raw = b""
-        if len(raw) == _DIGEST_BYTES:
+        if len(raw) == DIGEST_BYTES:
             return raw
     raise ConfigError(f"{where}: sha256: and the digest in hexadecimal or base64, not {text!r}")
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import Tls
 from maildirqmtp.transport.sockets import SocketTransport, connect_tcp
 from maildirqmtp.transport.spki import public_key_digest
+from maildirqmtp.transport.tls_options import Tls
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -179,7 +179,7 @@ def _handshake(
     except BaseException as error:
         if wrapped is not None:
             wrapped.close()
-        if isinstance(error, ssl.SSLEOFError):
+        if is_cut_off(error):
             hint = "it hung up during the TLS handshake; does it speak TLS on this port?"
             raise OSError(errno.EPROTO, hint) from error
         if isinstance(error, ssl.SSLError):
@@ -198,11 +198,21 @@ def _check_pins(wrapped: ssl.SSLSocket, pins: tuple[bytes, ...]) -> None:
         raise OSError(errno.EPROTO, f"its public key, sha256:{digest.hex()}, is not a pinned one")
 
 
+def is_cut_off(error: BaseException) -> bool:
+    """Return whether the other side closed without close_notify (RFC 8446, 6.1).
+
+    Python 3.11.2, which Debian 12 has, raises no SSLEOFError for it with OpenSSL 3.
+    """
+    if isinstance(error, ssl.SSLError) and error.reason == "UNEXPECTED_EOF_WHILE_READING":
+        return True
+    return isinstance(error, ssl.SSLEOFError)
+
+
 def _explain(error: OSError) -> str:
     """Say what was wrong, in words; OpenSSL has names and line numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if is_cut_off(error):
         return "it was cut off, without the end that TLS has (close_notify)"
     if isinstance(error, ssl.SSLError) and error.reason:
         hint = "; does it speak TLS on this port?" if error.reason in _PLAIN else ""

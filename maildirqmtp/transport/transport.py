@@ -21,7 +21,8 @@ from maildirqmtp.transport.sockets import SocketTransport, connect_tcp, connect_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maildirqmtp.transport.endpoint import Endpoint, Tls
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
 
 __all__ = ["SocketTransport", "Transport", "connect"]
 

@@ -20,7 +20,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.helpers import add_message, make_maildir
+from tests.helpers import add_message
 
 Out = pytest.CaptureFixture[str]
 
@@ -46,12 +46,6 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> Flushed:
     made = Flushed()
     monkeypatch.setattr(batch, "flush", made)
     return made
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 def chosen(flushed: Flushed, *arguments: str) -> Route:
@@ -172,7 +166,7 @@ def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
         (["M", "unix:"], "a socket's path is needed"),
         (["M", "exec:"], "a command is needed"),
         (["M", "smtp://h"], "this way is not known"),
-        (["--watch", "M", "-"], "not for those who stay"),
+        (["--watch", "M", "-"], "cannot be used with --watch"),
         (["--tls-ca=ca.pem", "M", "h"], "TLS options with the server h:209: write qmtps://NAME"),
         (["--tls-key=k.pem", "M", "qmtps://h"], "--tls-key: its certificate is needed"),
         (["--tls-ca=", "M", "qmtps://h"], "--tls-ca: the path of a file is needed"),
@@ -195,7 +189,7 @@ def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
         (["--failed=./M/", "M", "h"], "--failed: ./M/ is the maildir that is forwarded"),
         (["--what", "M", "h"], "--what"),
         (["--verb", "M", "h"], "--verb"),
-        (["--port", "M", "--cur"], "DIR and SERVER"),
+        (["--port", "M", "--cur"], "--port: a port is a number"),
         (["M", "h", "--port"], "--port: expected one argument"),
         (["--demo", "M"], "--demo takes no maildir"),
     ],

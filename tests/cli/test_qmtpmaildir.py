@@ -20,8 +20,8 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.policy import Importance
 from maildirqmtp.receiver.streams import StdioStream
+from tests.helpers import DEADLINE_S, command, names
 
-PATIENCE_S = 30.0
 COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.cli.qmtpmaildir"]
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 OUTSIDE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.net",))
@@ -32,7 +32,7 @@ def stdio(arguments: list[str], data: bytes) -> "subprocess.CompletedProcess[byt
         [*COMMAND, "--stdio", *arguments],
         input=data,
         capture_output=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -197,7 +197,7 @@ def test_stdio_from_a_file_to_a_file(tmp_path: Path) -> None:
             [*COMMAND, "--stdio", str(tmp_path / "M")],
             stdin=stdin,
             stdout=stdout,
-            timeout=PATIENCE_S,
+            timeout=DEADLINE_S,
         )
     assert code == 0
     assert b":Kok " in (tmp_path / "out").read_bytes()
@@ -210,7 +210,7 @@ def test_stdio_that_is_closed(tmp_path: Path, redirection: str, name: str) -> No
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "--stdio", str(tmp_path / "M")],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 100
@@ -224,7 +224,7 @@ def test_mail_goes_on_without_a_log(tmp_path: Path, redirection: str) -> None:
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, "--stdio", "-v", str(tmp_path)],
         input=PACKAGE,
         stdout=subprocess.PIPE,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert b":Kok " in done.stdout
@@ -232,21 +232,38 @@ def test_mail_goes_on_without_a_log(tmp_path: Path, redirection: str) -> None:
     assert done.returncode in (0, 120)
 
 
-def test_no_stderr_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_stderr_at_all(tmp_path: Path) -> None:
+    """A daemon that was started with its descriptors closed still takes mail."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command("qmtpmaildir"), "--stdio", tmp_path / "M"],
+        input=PACKAGE,
+        stdout=subprocess.PIPE,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert b":Kok " in done.stdout
+    assert len(names(tmp_path / "M" / "new")) == 1
+
+
+def test_a_log_without_stderr_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python sets `sys.stderr` to None where descriptor 2 was closed."""
     monkeypatch.setattr(sys, "stderr", None)
     stderr_log(Importance.DETAIL)(Importance.ERROR, "nobody hears")
+    assert capsys.readouterr().out == ""
 
 
 def test_sigterm(tmp_path: Path) -> None:
     """What systemd sends: what was complete is answered, and the exit code is 0."""
     with server(str(tmp_path / "M")) as (process, address):
-        with socket.create_connection(address, PATIENCE_S) as client:
+        with socket.create_connection(address, DEADLINE_S) as client:
             client.sendall(PACKAGE + PACKAGE[:9])
             answer = client.recv(1_000)
             process.send_signal(signal.SIGTERM)
             while data := client.recv(1_000):
                 answer += data
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(DEADLINE_S) == 0
         assert answer.count(b"K") == 1
         assert process.stderr is not None
         assert process.stderr.read() == "qmtpmaildir: stopping\n"
@@ -258,12 +275,12 @@ def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
     """Nothing is left for anybody to clean up, or to take for mail."""
     with (
         server(str(tmp_path / "M")) as (process, address),
-        socket.create_connection(address, PATIENCE_S) as client,
+        socket.create_connection(address, DEADLINE_S) as client,
     ):
         client.sendall(PACKAGE + package_head(2_000_000) + b"x" * 1_000_000)
         assert client.recv(3) != b""
         process.kill()
-        process.wait(PATIENCE_S)
+        process.wait(DEADLINE_S)
     assert len(list((tmp_path / "M" / "new").iterdir())) == 1
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
 
@@ -283,7 +300,7 @@ def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
             pass
 
     def interrupt() -> None:
-        listening.wait(PATIENCE_S)
+        listening.wait(DEADLINE_S)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

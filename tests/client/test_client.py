@@ -32,17 +32,10 @@ from maildirqmtp import (
     WriteTimeout,
 )
 from maildirqmtp.client.session import ClientSession
-from tests.clients import KINDS, SEEN, Make, making, packages, said
+from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
 from tests.helpers import Peer, answer_all, closed_port, serving, wait_until
-
-
-@pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Make clients that are closed in the end."""
-    with making(request.param) as create:
-        yield create
 
 
 def greets(peer: Peer) -> None:

@@ -16,6 +16,7 @@ from maildirqmtp.client.content import MEMORY_BYTES, Content
 from maildirqmtp.client.package import Message
 from maildirqmtp.errors import FileChangedError, PackageError
 from maildirqmtp.pipeline.outgoing import FilePiece
+from tests.helpers import open_descriptors
 
 LARGE = bytes(range(251)) * 8_400  # 2.1 MB
 LIMIT = 200_000_000
@@ -45,16 +46,11 @@ def check(message: Message, expected: bytes) -> None:
         one.close()
 
 
-def open_fds() -> int:
-    """Count this process's descriptors."""
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.fixture(autouse=True)
 def _no_descriptor_is_left() -> object:
-    before = open_fds()
+    before = open_descriptors()
     yield
-    assert open_fds() == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("size", [0, 1, 5_000, MEMORY_BYTES, MEMORY_BYTES + 1, len(LARGE)])
@@ -173,12 +169,12 @@ def test_large_files_are_never_in_memory(tmp_path: Path) -> None:
 
 def test_many_small_files_do_not_add_up_in_memory(tmp_path: Path) -> None:
     """Nor may they use up the descriptors, so they share one."""
-    before = open_fds()
+    before = open_descriptors()
     one = Content([io.BytesIO(LARGE[:100_000]) for _ in range(50)])
     gathered = bytearray()
     pieces = one.append_to(gathered)
     assert sum(len(p) for p in pieces if isinstance(p, memoryview)) <= MEMORY_BYTES
-    assert open_fds() - before <= 1
+    assert len(open_descriptors() - before) <= 1
     assert text_of(one) == LARGE[:100_000] * 50
     one.close()
 

@@ -36,6 +36,8 @@ def test_the_longest_address_is_999_bytes() -> None:
         ("", ["a@y\nRCPT"], "has a LF"),
         ("", ["a@y\r"], "has a CR"),
         ("", [], "without recipients"),
+        ("", [""], "a recipient must not be empty"),
+        ("", ["a@y", "", "b@y"], "a recipient must not be empty"),
         ("", ["a@y"] * (MAX_RECIPIENTS + 1), "10001 recipients"),
     ],
     ids=str,
@@ -49,6 +51,13 @@ def test_what_cannot_be_sent_is_a_value_error(
     assert isinstance(caught.value, PackageError)
     assert isinstance(caught.value, QMTPError)
     assert (caught.value.fault, caught.value.permanent) == (Fault.MESSAGE, True)
+
+
+def test_a_package_is_not_changed_afterwards() -> None:
+    """Its recipients were checked when it was made; others would go out unchecked."""
+    package = Package("", "a@y", b"")
+    with pytest.raises(AttributeError):
+        package.recipients = (b"",)  # type: ignore[misc]
 
 
 def test_encodings() -> None:

@@ -31,7 +31,7 @@ def snapshot(maildir: bytes = b"/M", prefix: bytes = b"", **values: object) -> S
     counters.accepted, counters.bytes, counters.in_doubt = 3, 4_000, 1
     state = str(values.pop("state", "idle"))
     route = Route(maildir, SERVER, prefix=prefix)
-    return Snapshot(route, state, counters, **values)  # type: ignore[arg-type]
+    return Snapshot(route, state, counters.as_dict(), **values)  # type: ignore[arg-type]
 
 
 def values(text: str) -> dict[str, float]:

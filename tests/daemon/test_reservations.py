@@ -12,7 +12,7 @@ import pytest
 from maildirqmtp.daemon.reservations import MaildirLocks, Reservations
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.maildir import Maildir
-from tests.helpers import make_maildir
+from tests.helpers import make_maildir, open_descriptors
 
 
 class Claimant:
@@ -52,7 +52,9 @@ def test_who_was_refused_is_told_once_when_it_is_free() -> None:
 
 def test_letting_go_of_what_nobody_holds_is_harmless() -> None:
     """A bounce that was queued was never claimed."""
-    Reservations().release(b"1.x")
+    reservations = Reservations()
+    reservations.release(b"1.x")
+    assert reservations.take(b"1.x", Claimant())
 
 
 def test_a_claimant_may_take_while_it_is_told() -> None:
@@ -187,11 +189,11 @@ def test_a_maildir_that_another_process_has_is_refused_and_says_who(path: bytes)
 def test_no_descriptor_is_left(path: bytes) -> None:
     """A daemon that runs for a year opens its maildir many times."""
     locks = MaildirLocks()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(5):
         with Maildir(path) as one, Maildir(path) as two, locks.hold(one), locks.hold(two):
             pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_no_descriptor_for_the_lock_is_this_machines_trouble(

@@ -15,7 +15,7 @@ def snapshot(state: str = "idle", **values: object) -> Snapshot:
     counters = Counters()
     for number, name in enumerate(counters.__slots__, 1):
         setattr(counters, name, number)
-    return Snapshot(ROUTE, state, counters, **values)  # type: ignore[arg-type]
+    return Snapshot(ROUTE, state, counters.as_dict(), **values)  # type: ignore[arg-type]
 
 
 def test_its_line_says_what_an_administrator_asks_first() -> None:
@@ -36,7 +36,7 @@ def test_its_line_says_why_it_backs_off_and_only_then() -> None:
 def test_counters_are_those_of_that_moment() -> None:
     """The daemon goes on counting in another thread while this is written to a file."""
     counters = Counters()
-    taken = Snapshot(ROUTE, "idle", counters)
+    taken = Snapshot(ROUTE, "idle", counters.as_dict())
     counters.accepted = 100
     assert taken.counters["accepted"] == 0
 

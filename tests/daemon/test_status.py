@@ -22,15 +22,9 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import safety
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.helpers import add_message, add_sidecar, make_maildir
+from tests.helpers import add_message, add_sidecar
 
 SERVER = TcpEndpoint("mail.example.org")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def route(path: Path, **options: Any) -> Route:
 
 def write(path: Path, state: str = "idle", prefix: bytes = b"", **values: Any) -> None:
     """Write the status file of a daemon."""
-    status.write(Snapshot(route(path, prefix=prefix), state, Counters(), **values))
+    status.write(Snapshot(route(path, prefix=prefix), state, Counters().as_dict(), **values))
 
 
 def look(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.daemon.systemd import Notifier, to_journal
+from tests.helpers import open_descriptors
 
 PID = str(os.getpid())
 
@@ -61,15 +62,19 @@ def test_without_a_supervisor_nothing_is_told(path: str) -> None:
         notifier.send("READY=1")
         notifier.reloading()
         notifier.close()
+        assert notifier.watchdog_s is None
 
 
 def test_a_supervisor_that_is_gone_stops_nothing(tmp_path: Path) -> None:
     """Mail goes on, whatever becomes of the socket."""
+    before = open_descriptors()
     for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 200)):
         notifier = Notifier({"NOTIFY_SOCKET": str(path)})
         notifier.send("READY=1")
+        assert len(open_descriptors() - before) == 1
         notifier.close()
         notifier.send("READY=1")
+        assert open_descriptors() == before
 
 
 def test_a_supervisor_that_does_not_read_stops_nothing(listener: socket.socket) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from maildirqmtp.daemon import watcher as watch_module
 from maildirqmtp.daemon.watcher import Watch, file_system
-from tests.helpers import wait_until
+from tests.helpers import open_descriptors, wait_until
 
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
 IN_DELETE_SELF = 0x400
@@ -57,7 +57,7 @@ class Watched:
 def watched(tmp_path: Path) -> Iterator[Watched]:
     """A directory that is watched; no thread and no descriptor may be left of it."""
     threads = set(threading.enumerate())
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = open_descriptors()
     made = Watched(tmp_path / "new")
     made.watch.check()
     assert made.watch.watching
@@ -65,7 +65,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     made.watch.close()
     assert not made.watch.watching
     assert set(threading.enumerate()) <= threads, "a thread of watchdog's is left"
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert open_descriptors() == descriptors
     assert made.hint not in watch_module._overheard.listeners
 
 
@@ -82,11 +82,13 @@ def test_a_file_that_is_linked_in_is_a_hint(watched: Watched, tmp_path: Path) ->
     """As qmail-local does."""
     (tmp_path / "1.x").write_bytes(b"")
     watched.hinted_by(lambda: (watched.path / "1.x").hardlink_to(tmp_path / "1.x"))
+    assert watched.watch.watching
 
 
 def test_a_file_that_is_made_there_is_a_hint(watched: Watched) -> None:
     """As those do who know no tmp/."""
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
 
 
 def test_the_kernel_is_asked_for_what_appears_and_nothing_else(watched: Watched) -> None:
@@ -156,6 +158,7 @@ def test_a_directory_that_is_removed_and_made_again(watched: Watched) -> None:
     watched.watch.check()
     assert watched.observer is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
     assert watched.said == []
 
 
@@ -173,6 +176,7 @@ def test_a_directory_that_is_gone_is_said_and_waited_for(watched: Watched) -> No
     assert "cannot be watched: No such file or directory" in watched.said[0]
     assert watched.said[1] == "watching for events again"
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
 
 
 def test_while_it_works_checking_changes_nothing(watched: Watched) -> None:
@@ -200,6 +204,7 @@ def test_a_thread_of_watchdogs_that_has_ended_is_noticed(watched: Watched, part:
     watched.watch.check()
     assert watched.observer is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
 
 
 def test_an_observer_that_watches_nothing_is_noticed(watched: Watched) -> None:
@@ -209,6 +214,7 @@ def test_an_observer_that_watches_nothing_is_noticed(watched: Watched) -> None:
     watched.watch.check()
     assert watched.observer is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
 
 
 def test_an_overflow_of_the_kernels_queue_is_a_hint(watched: Watched) -> None:
@@ -219,6 +225,7 @@ def test_an_overflow_of_the_kernels_queue_is_a_hint(watched: Watched) -> None:
     watched.hinted_by(
         lambda: reader.handle_event(InotifyEvent(WatchDescriptor(-1), Mask(0x4000), 0, b""))
     )
+    assert watched.watch.watching
 
 
 def test_watchdogs_log_is_no_hint_to_those_who_have_closed(watched: Watched) -> None:
@@ -280,7 +287,7 @@ def test_no_instance_and_no_watch_left(
         ctypes.set_errno(number)
         return -1
 
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(inotify_c, function, refuse)
         for _ in range(5):
@@ -290,11 +297,12 @@ def test_no_instance_and_no_watch_left(
         assert hint in watched.said[0]
         assert "looking from time to time" in watched.said[0]
         wait_until(lambda: set(threading.enumerate()) <= threads, "the end of watchdog's threads")
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert open_descriptors() == descriptors
         assert watched.hint not in watch_module._overheard.listeners
     watched.watch.check()
     assert watched.said[1:] == ["watching for events again"]
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.watch.watching
     with monkeypatch.context() as patch:
         patch.setattr(inotify_c, function, refuse)
         watched.watch.close()

@@ -25,18 +25,20 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
-from tests.fakes import FakeClock, FakeServer, FileSystem, PatientSelector
-from tests.helpers import Package, add_message, make_maildir, names
+from tests.fakes import (
+    FakeClock,
+    FakeScript,
+    FakeServer,
+    FileSystem,
+    PatientSelector,
+    ServersInTurn,
+    accept,
+)
+from tests.helpers import Package, add_message, make_maildir, names, open_descriptors
 
-Script = Callable[[FakeServer, Package], None]
 NOW = 1_800_000_000.0
 RESCAN_S = 30.0
 REFUSED = ConnectError(errno.ECONNREFUSED, "cannot connect to mail.example.org:209: refused")
-
-
-def accept(server: FakeServer, package: Package) -> None:
-    """Answer K for each recipient."""
-    server.respond(*[b"Kok"] * len(package.recipients))
 
 
 def defer(server: FakeServer, package: Package) -> None:
@@ -117,15 +119,14 @@ class Nudge:
             self._clock.advance(min(planned, default=end) - self._clock.now)
 
 
-class Run:
+class Run(ServersInTurn):
     """A daemon, its maildir, its servers in turn, and what it published."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        super().__init__()
         self.path = make_maildir(path)
         self.clock = Clock()
         self.wall_s = NOW - self.clock.now
-        self.scripts: list[Script | Exception] = [accept]
-        self.servers: list[FakeServer] = []
         self.connects: list[float] = []
         self.got: list[tuple[float, bytes]] = []
         self.log = io.StringIO()
@@ -148,10 +149,7 @@ class Run:
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
         """Reach the next server."""
         self.connects.append(self.clock.now - 1_000.0)
-        assert len(self.connects) < 200, "it never stops"
-        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        if isinstance(script, Exception):
-            raise script
+        script = self.next_script()
 
         def on_package(server: FakeServer, package: Package) -> None:
             self.got.append((self.clock.now - 1_000.0, package.recipients[0]))
@@ -201,13 +199,13 @@ class Run:
 
     def run(self) -> None:
         """Run the daemon; nothing may be left open."""
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         try:
             self.worker.run()
         finally:
             assert all(server.closed for server in self.servers)
             assert all(watch.closed for watch in self.watches)
-            assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
+            assert open_descriptors() == before, "descriptors are left open"
             assert self.locks._held == {}
 
     def add(self, number: int, recipient: bytes | None = None) -> None:
@@ -473,6 +471,7 @@ def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
         queue.tick()
         forwarder.wake.set()
         forwarder.rest(clock() + 30 * 86_400.0)
+        assert not forwarder.wake._is_set, "it was not woken"
         forwarder.close()
 
 
@@ -709,7 +708,7 @@ def test_told_to_stop_while_the_maildir_is_not_there(run: Run) -> None:
 
 
 @pytest.mark.parametrize("scripts", [[accept], [REFUSED]], ids=["connected", "backing off"])
-def test_told_to_stop_while_nothing_is_in_flight(run: Run, scripts: list[Script]) -> None:
+def test_told_to_stop_while_nothing_is_in_flight(run: Run, scripts: list[FakeScript]) -> None:
     """At once."""
     run.scripts = list(scripts)
     run.add(1)

@@ -17,34 +17,21 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    Package,
+    SAID,
     Peer,
     add_message,
     add_sidecar,
     answer_all,
+    by_recipient,
     command,
     have_mailfront,
     mailfront,
-    make_maildir,
     names,
     queuedir_messages,
     run,
     serving,
     sidecar,
 )
-
-SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
-
-
-def by_recipient(package: Package, recipient: bytes) -> bytes:
-    """Answer as the recipient's first letter asks for; bounces, from the null sender, are taken."""
-    return SAID[recipient[:1]] if package.sender else b"Kok"
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "maildir")
 
 
 class Sendmail:

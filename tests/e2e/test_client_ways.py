@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,42 +30,11 @@ from maildirqmtp import (
 )
 from maildirqmtp.transport import command as command_module
 from tests.certificates import Authority, Identity, over_tls
-from tests.clients import KINDS, SEEN, Make, making, packages, said
+from tests.clients import SEEN, Make, packages, said
 from tests.helpers import Peer, answer_all, closed_port, command, runs, serving, wait_until
 from tests.receiving import delivered, receiver
 
 RECEIVER = shlex.join(command("qmtpmaildir"))
-
-
-@pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Make clients that are closed in the end."""
-    with making(request.param) as create:
-        yield create
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the certificates are."""
-    return tmp_path_factory.mktemp("certificates")
-
-
-@pytest.fixture(scope="module")
-def authority(place: Path) -> Authority:
-    """Whom the clients trust."""
-    return Authority(place)
-
-
-@pytest.fixture(scope="module")
-def stranger(place: Path) -> Authority:
-    """Whom nobody trusts."""
-    return Authority(place, "stranger")
-
-
-@pytest.fixture(scope="module")
-def identity(authority: Authority) -> Identity:
-    """The server's own, and good."""
-    return authority.issue("127.0.0.1", "localhost")
 
 
 def mixed(tmp_path: Path) -> tuple[list[Package], list[bytes]]:
@@ -304,7 +272,7 @@ def test_a_command_that_does_not_end_does_not_hold_up_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has seconds to exit, in which nothing else would be done; it is ended all the same."""
-    monkeypatch.setattr(command_module, "GRACE_S", 1_000.0)
+    monkeypatch.setattr(command_module, "EXIT_GRACE_S", 1_000.0)
 
     async def main() -> None:
         client = AsyncQMTPClient("exec:sleep 1000")

@@ -23,9 +23,8 @@ from tests.helpers import (
 
 
 @pytest.fixture
-def maildir(tmp_path: Path) -> Path:
+def maildir(path: Path) -> Path:
     """200 messages."""
-    path = make_maildir(tmp_path / "Maildir")
     for number in range(200):
         add_message(path, f"1.{number:03}", b"%03d\n" % number)
     return path

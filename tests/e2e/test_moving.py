@@ -29,18 +29,11 @@ from tests.helpers import (
     add_message,
     add_sidecar,
     answer_all,
-    make_maildir,
     names,
     run,
     serving,
     sidecar,
 )
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 def _grow(path: Path) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import (
-    Package,
     Peer,
     Script,
     add_message,
     answer_all,
+    by_recipient,
     closed_port,
     command,
     have_mailfront,
@@ -36,18 +36,10 @@ from tests.serial import fatal, finish, info, maildirserial, serialqmtp, tcpclie
 
 pytestmark = under_tcpclient
 
-SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user (#5.1.1)"}
-
-
-def by_recipient(package: Package, recipient: bytes) -> bytes:
-    """Answer as the recipient's first letter asks for."""
-    return SAID[recipient[:1]]
-
 
 @pytest.fixture
-def maildir(tmp_path: Path) -> Path:
+def maildir(path: Path) -> Path:
     """A maildir with a message of each kind: taken, deferred, refused, somebody else's, none."""
-    path = make_maildir(tmp_path / "Maildir")
     for number, to in enumerate((b"p-k@y", b"p-z@y", b"p-d@y", b"other@y"), 1):
         add_message(path, f"{number}", b"Subject: %d\n\n" % number, recipient=to)
     add_message(path, "5", sender=None, recipient=None)

@@ -28,12 +28,6 @@ from tests.helpers import (
 )
 
 
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
-
-
 class Stream:
     """Mail that goes on coming into some maildirs, until it is stopped."""
 

@@ -19,33 +19,19 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
-    Package,
     Peer,
     add_message,
     add_sidecar,
     answer_all,
+    by_recipient,
     have_mailfront,
     mailfront,
-    make_maildir,
     names,
     run,
     serving,
     sidecar,
     snapshot,
 )
-
-SAID = {b"k": b"Kok", b"z": b"Zbusy", b"d": b"Dno such user"}
-
-
-def by_recipient(package: Package, recipient: bytes) -> bytes:
-    """Answer as the recipient's first letter asks for."""
-    return SAID[recipient[:1]] if package.sender else b"Kok"
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "maildir")
 
 
 @pytest.mark.parametrize("bounce", [True, False])
@@ -65,7 +51,7 @@ def test_accepted_deferred_failed_accepted(maildir: Path, tmp_path: Path, bounce
         assert not (maildir / ".Failed").exists()
     else:
         (failure,) = sidecar(maildir / ".Failed", "1.m")["failures"]
-        assert (failure["recipient"], failure["response"]) == ("d@y", "Dno such user")
+        assert (failure["recipient"], failure["response"]) == ("d@y", "Dno such user (#5.1.1)")
         assert sidecar(maildir / ".Failed", "1.m")["recipients"] == ["d@y"]
     with serving(answer_all()) as server:
         assert run(*flags, maildir, server.address).returncode == 0

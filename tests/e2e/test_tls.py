@@ -28,34 +28,9 @@ from tests.helpers import (
 from tests.receiving import delivered, receiver
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the certificates are."""
-    return tmp_path_factory.mktemp("certificates")
-
-
-@pytest.fixture(scope="module")
-def authority(place: Path) -> Authority:
-    """Whom the forwarder trusts."""
-    return Authority(place)
-
-
-@pytest.fixture(scope="module")
-def stranger(place: Path) -> Authority:
-    """Whom nobody trusts."""
-    return Authority(place, "stranger")
-
-
-@pytest.fixture(scope="module")
-def identity(authority: Authority) -> Identity:
-    """The server's own, and good."""
-    return authority.issue("127.0.0.1", "localhost")
-
-
 @pytest.fixture
-def maildir(tmp_path: Path) -> Path:
+def maildir(path: Path) -> Path:
     """A maildir with five messages, one of them streamed from its file."""
-    path = make_maildir(tmp_path / "here")
     for number in range(5):
         add_message(path, f"{number}.m", b"Subject: %d\n\n" % number + b"x" * (number * 500_000))
     return path

@@ -42,9 +42,8 @@ from tests.helpers import (
 
 
 @pytest.fixture
-def maildir(tmp_path: Path) -> Path:
+def maildir(path: Path) -> Path:
     """A maildir with three messages, one of them with a sidecar and one large."""
-    path = make_maildir(tmp_path / "maildir")
     add_message(path, "1.m", b"one\n")
     add_message(path, "2.m", b"two\n")
     add_sidecar(path, "2.m", "s@x", "a@y")

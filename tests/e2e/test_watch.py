@@ -39,12 +39,6 @@ from tests.helpers import (
 NEVER = ("--rescan", "1h")
 
 
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
-
-
 def subjects(server: ScriptedServer) -> list[bytes]:
     """Return the first lines of what a server got."""
     return [package.text.split(b"\n", 1)[0] for package in server.packages]
@@ -257,7 +251,7 @@ def test_messages_without_an_envelope_are_reported_once(maildir: Path) -> None:
         daemon.send(signal.SIGUSR1)
         daemon.wait_for("waiting")
         assert daemon.log.count("held") == 1
-        assert names(maildir / "new") == ["1.x", "2.x"]
+        wait_until(lambda: names(maildir / "new") == ["1.x", "2.x"], "the last removal")
         assert daemon.stop() == 0
 
 

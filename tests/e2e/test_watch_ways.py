@@ -13,30 +13,12 @@ import pytest
 
 from tests.certificates import Authority, Identity, over_tls
 from tests.e2e.daemons import deliver, watching
-from tests.helpers import Peer, command, make_maildir, names, runs, serving, wait_until
+from tests.helpers import Peer, command, names, runs, serving, wait_until
 from tests.receiving import delivered, receiver
 
 # Of use where other tests have taken all inotify instances of the machine.
 OFTEN = ("--rescan", "1")
 RECEIVER = shlex.join(command("qmtpmaildir"))
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "here")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom the daemon trusts."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def identity(authority: Authority) -> Identity:
-    """A good certificate for this machine."""
-    return authority.issue("127.0.0.1")
 
 
 def empties(maildir: Path) -> None:

@@ -20,7 +20,7 @@ from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.mailers import QueueMailer
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
@@ -120,7 +120,7 @@ def test_mixed_answers_with_bounces_in_a_maildir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bounce is on disk before anything says that the recipient is done with."""
-    where = f"maildir:{tmp_path / 'bounces'}"
+    where = BounceVia(BounceMethod.MAILDIR, os.fsencode(tmp_path / "bounces"))
     forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via=where, max_bounces=4)
 
 
@@ -128,7 +128,7 @@ def test_mixed_answers_with_bounces_by_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bounce in the queue is durable, and its sidecar before it."""
-    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via="server")
+    forward(tmp_path, monkeypatch, MIXED, bounce=True, bounce_via=BounceVia(BounceMethod.SERVER))
 
 
 @pytest.mark.parametrize("cannot_link", [False, True], ids=["link", "copy"])

@@ -20,12 +20,11 @@ from tests.helpers import Package, add_message, answer_all, make_maildir, names,
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(path: Path) -> Path:
     """A maildir with two messages."""
-    made = make_maildir(tmp_path / "Maildir")
     for name in ("1.a", "2.a"):
-        add_message(made, name)
-    return made
+        add_message(path, name)
+    return path
 
 
 class Flush:

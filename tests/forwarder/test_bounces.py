@@ -16,18 +16,15 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
 from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
-from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
+from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail import dsn
 from maildirqmtp.maildir.maildir import WHOLE_MAX, Maildir
-from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock, FileSystem
-from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
-
-NOW = 1_800_000_000.0
+from tests.forwarder.doubles import NOW, SettlerCase
+from tests.helpers import add_message, make_maildir, names, open_descriptors, sidecar
 
 
 class Recorder:
@@ -52,64 +49,24 @@ class Recorder:
         return None
 
 
-class Case:
+class Case(SettlerCase):
     """A maildir, a settler that bounces, and a mailer that records."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-        self.root = root
-        self.path = make_maildir(root / "M")
-        self.maildir = Maildir(os.fsencode(self.path))
-        self.log = io.StringIO()
+        super().__init__(root)
         self.mailer = Recorder()
-        self.now = NOW
         monkeypatch.setattr(bounces, "_mailer", lambda maildir, route: self.mailer)
         self.open()
 
     def open(self, **options: object) -> None:
         """Make a settler for a route with these options."""
-        given = {"bounce": True} | options
-        self.route = Route(
-            os.fsencode(self.path),
-            TcpEndpoint("mail.example.org"),
-            **given,  # type: ignore[arg-type]
-        )
-        self.report = Report(self.log, verbosity=1, clock=FakeClock())
-        self.settler = Settler(self.maildir, self.route, self.report, FakeClock(), lambda: self.now)
-
-    def load(self, name: str = "1.a") -> QueuedMessage:
-        """Open a message of new/."""
-        self.maildir.scan()
-        found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
-        return found
-
-    def add(
-        self, name: str, *recipients: str, text: bytes = b"text\n", sender: bytes = b"s@x"
-    ) -> QueuedMessage:
-        """Put a message into new/, with a sidecar where there are recipients."""
-        add_message(self.path, name, text, sender)
-        os.utime(self.path / "new" / name, (NOW, NOW))
-        if recipients:
-            add_sidecar(self.path, name, sender.decode(), *recipients)
-        return self.load(name)
-
-    def settle(self, one: QueuedMessage, *answers: str) -> None:
-        """Answer a delivery and settle it."""
-        for index, answer in enumerate(answers):
-            one.answers[index] = Response(Status(answer[0]), os.fsencode(answer[1:]))
-            one.unanswered -= 1
-        self.settler.settle(one)
+        self.make(**{"bounce": True} | options)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Accepted, deferred, failed, bounced."""
         c = self.report.counters
         return c.accepted, c.deferred, c.failed, c.bounced
-
-    @property
-    def failed(self) -> Path:
-        """The failed maildir."""
-        return self.path / ".Failed"
 
 
 @pytest.fixture
@@ -375,13 +332,13 @@ def test_a_large_message_leaves_no_descriptor_open(case: Case) -> None:
     """A hundred bounces of large messages would use up what a process may open."""
     one = case.add("1.a", text=b"x" * (WHOLE_MAX + 1))
     one.message.close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     case.settle(one, "Dno")
     two = case.add("2.a", text=b"x" * (WHOLE_MAX + 1))
     two.message.close()
     (case.path / "new" / "2.a").write_bytes(b"y" * (WHOLE_MAX + 2))
     case.settle(two, "Dno")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_the_way_a_bounce_goes(tmp_path: Path) -> None:
@@ -394,9 +351,9 @@ def test_the_way_a_bounce_goes(tmp_path: Path) -> None:
             return bounces._mailer(maildir, route)
 
         assert isinstance(way(), SendmailMailer)
-        assert isinstance(way(bounce_via="server"), QueueMailer)
+        assert isinstance(way(bounce_via=BounceVia(BounceMethod.SERVER)), QueueMailer)
         target = os.path.join(os.fsencode(tmp_path), b"B\xe4:x")
-        made = way(bounce_via="maildir:" + os.fsdecode(target))
+        made = way(bounce_via=BounceVia(BounceMethod.MAILDIR, target))
         assert isinstance(made, MaildirMailer)
         made.send(b"text", b"a@x", "id")
         assert os.listdir(os.path.join(target, b"new")) == [b"bounce.id"]
@@ -410,7 +367,9 @@ def test_a_bouncer_says_where_its_bounce_is(
     add_message(path, "1.a", sender=b"s@x")
     with Maildir(os.fsencode(path)) as maildir:
         maildir.scan()
-        route = Route(os.fsencode(path), TcpEndpoint("x"), bounce_via="server")
+        route = Route(
+            os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
+        )
         one = prepare(maildir, route, maildir.new, b"1.a")
         assert one is not None
         report = Report(io.StringIO(), clock=FakeClock())

@@ -6,7 +6,6 @@ import json
 import os
 import selectors
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,20 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
-from tests.fakes import FakeClock, FakeServer, FileSystem, broken, framed, never_wait
-from tests.helpers import Package, add_message, make_maildir, names
+from tests.fakes import (
+    FakeClock,
+    FakeScript,
+    FakeServer,
+    FileSystem,
+    ServersInTurn,
+    accept,
+    broken,
+    framed,
+    never_wait,
+)
+from tests.helpers import Package, add_message, make_maildir, names, open_descriptors
 
-Script = Callable[[FakeServer, Package], None]
 NOW = 1_800_000_000.0
-
-
-def accept(server: FakeServer, package: Package) -> None:
-    """Answer K for each recipient."""
-    server.respond(*[b"Kok"] * len(package.recipients))
 
 
 def hang_up(server: FakeServer, package: Package) -> None:
@@ -36,28 +39,21 @@ def hang_up(server: FakeServer, package: Package) -> None:
     server.hang_up()
 
 
-class Run:
-    """A maildir, the servers that are reached one after the other, and what came of it.
-
-    `scripts` are the servers of the connections in turn; the last one serves
-    all that follow. An exception is what connecting raises.
-    """
+class Run(ServersInTurn):
+    """A maildir, the servers that are reached one after the other, and what came of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        super().__init__()
         self.path = make_maildir(path)
-        self.scripts: list[Script | Exception] = [accept]
         self.options: dict[str, object] = {}
         self.clock = FakeClock()
-        self.servers: list[FakeServer] = []
         self.two_fds = False
         self.can_send_file = True
-        self.connects = 0
         self.log = io.StringIO()
         self.data = io.StringIO()
         self.progress: list[tuple[int, int]] = []
         self.report = Report(self.log, self.data, 1, self, self.clock)
         self.forwarder: Forwarder
-        self.before: Callable[[], None] = lambda: None
         never_wait(monkeypatch, self.clock)
 
     def update(self, done: int, total: int) -> None:
@@ -70,13 +66,9 @@ class Run:
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
         """Reach the next server."""
         assert timeout_s == 60.0
-        self.connects += 1
-        assert self.connects < 200, "it never stops"
-        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        self.before()
-        if isinstance(script, Exception):
-            raise script
-        made = FakeServer(script, two_fds=self.two_fds, can_send_file=self.can_send_file)
+        made = FakeServer(
+            self.next_script(), two_fds=self.two_fds, can_send_file=self.can_send_file
+        )
         self.servers.append(made)
         return made
 
@@ -87,7 +79,7 @@ class Run:
             TcpEndpoint("mail.example.org"),
             **(self.options | options),  # type: ignore[arg-type]
         )
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         with Maildir(os.fsencode(self.path)) as maildir:
             self.forwarder = Forwarder(
                 route, maildir, self.report, self.connect, self.clock, lambda: NOW
@@ -97,7 +89,7 @@ class Run:
             finally:
                 self.forwarder.close()
         assert all(server.closed for server in self.servers)
-        assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
+        assert open_descriptors() == before, "descriptors are left open"
 
     def add(self, count: int, first: int = 1) -> None:
         """Put messages N.a with a recipient rN@y each into new/."""
@@ -154,7 +146,7 @@ def test_everything_goes_over_one_connection(run: Run, two_fds: bool) -> None:
     run.go()
     assert run.new == []
     assert [p.text for p in run.servers[0].received] == [b"text %d\n" % n for n in range(1, 51)]
-    assert (run.connects, run.code) == (1, 0)
+    assert (run.reached, run.code) == (1, 0)
     assert run.kinds() == {"connected": 1, "accepted": 50}
     assert run.progress[-1] == (50, 50)
 
@@ -162,14 +154,14 @@ def test_everything_goes_over_one_connection(run: Run, two_fds: bool) -> None:
 def test_an_empty_maildir_connects_to_nobody(run: Run) -> None:
     """Cron runs every minute."""
     run.go()
-    assert (run.connects, run.code) == (0, 0)
+    assert (run.reached, run.code) == (0, 0)
 
 
 def test_messages_that_are_not_ours_connect_to_nobody(run: Run) -> None:
     """serialmail ignores them silently."""
     run.add(3)
     run.go(prefix=b"p-")
-    assert (run.connects, run.code, run.events) == (0, 0, [])
+    assert (run.reached, run.code, run.events) == (0, 0, [])
     assert len(run.new) == 3
 
 
@@ -243,7 +235,7 @@ def test_nothing_is_sent_from_a_maildir_that_cannot_be_changed(
     FileSystem(monkeypatch, run.path).always_fail("unlink new", 30)
     with pytest.raises(LocalError, match="Read-only"):
         run.go()
-    assert run.connects == 0
+    assert run.reached == 0
 
 
 def test_nothing_is_sent_where_sent_cannot_be_written(run: Run, tmp_path: Path) -> None:
@@ -252,7 +244,7 @@ def test_nothing_is_sent_where_sent_cannot_be_written(run: Run, tmp_path: Path) 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(LocalError):
         run.go(sent=os.fsencode(tmp_path / "file" / "Sent"))
-    assert run.connects == 0
+    assert run.reached == 0
 
 
 def test_a_server_out_of_reach_changes_nothing(run: Run) -> None:
@@ -262,7 +254,7 @@ def test_a_server_out_of_reach_changes_nothing(run: Run) -> None:
     run.go()
     assert run.new == ["1.a", "2.a", "3.a"]
     assert names(run.path) == ["cur", "new", "tmp"]
-    assert run.connects == 1
+    assert run.reached == 1
     (event,) = run.events
     assert event["event"] == "trouble"
     assert "refused; nothing has happened to the messages that are left (3 left)" in str(
@@ -303,7 +295,7 @@ def test_it_reconnects_as_long_as_there_is_progress(run: Run) -> None:
     run.scripts = [one_each]
     run.go(window_messages=1)
     assert run.new == []
-    assert run.connects == 8
+    assert run.reached == 8
     assert set(run.received.values()) == {1}
 
 
@@ -314,7 +306,7 @@ def test_a_server_that_dies_on_every_message_is_given_up(run: Run) -> None:
     run.go()
     assert len(run.new) == 10
     # One to find that less should be in flight, two for each message put aside.
-    assert run.connects <= 1 + 2 * MAX_SET_ASIDE
+    assert run.reached <= 1 + 2 * MAX_SET_ASIDE
     assert run.report.counters.deferred == MAX_SET_ASIDE
     assert "making no progress" in str(run.events[-1]["reason"])
     assert run.code == 111
@@ -329,7 +321,7 @@ def test_a_server_that_closes_at_once_without_reading(run: Run) -> None:
             raise broken("broken pipe")
 
     def connect(server: Endpoint, timeout_s: float) -> FakeServer:
-        run.connects += 1
+        run.reached += 1
         made = Closing(accept)
         run.servers.append(made)
         return made
@@ -338,7 +330,7 @@ def test_a_server_that_closes_at_once_without_reading(run: Run) -> None:
     run.go()
     assert len(run.new) == 3
     assert run.report.counters.in_doubt == 0
-    assert MAX_WITHOUT_PROGRESS <= run.connects <= MAX_WITHOUT_PROGRESS + 2
+    assert MAX_WITHOUT_PROGRESS <= run.reached <= MAX_WITHOUT_PROGRESS + 2
 
 
 def test_the_window_shrinks_until_the_culprit_is_alone(run: Run) -> None:
@@ -425,7 +417,7 @@ def test_a_server_that_does_not_speak_qmtp_is_given_up_at_once(run: Run) -> None
 
     run.scripts = [smtp]
     run.go()
-    assert run.connects == 1
+    assert run.reached == 1
     assert len(run.new) == 3
     assert "is of no use: giving up (3 left)" in str(run.events[-1]["reason"])
 
@@ -440,7 +432,7 @@ def test_a_violation_after_answers_is_tried_again(run: Run) -> None:
     run.scripts = [twice]
     run.go()
     assert run.new == []
-    assert run.connects == 4
+    assert run.reached == 4
 
 
 def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
@@ -448,7 +440,7 @@ def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
     run.add(3)
     run.scripts = [lambda server, package: None]
     run.go()
-    assert run.connects == 1
+    assert run.reached == 1
     assert run.clock() == 1_000 + 3_600
     assert len(run.new) == 3
     assert run.report.counters.in_doubt == 1
@@ -499,7 +491,7 @@ def test_a_server_that_answers_once_is_found_out_and_gets_single_packages(run: R
     assert names(run.path / "envelope") == []
 
 
-def each_until(count: int) -> Script:
+def each_until(count: int) -> FakeScript:
     """Answer for each recipient, and hang up at the package of that number."""
     seen: list[Package] = []
 
@@ -664,7 +656,7 @@ def test_a_large_file_that_shrinks_is_held_and_the_others_go(
     run.go()
     assert run.received == {(b"r1@y",): 1, (b"r3@y",): 1, (b"r4@y",): 1}
     assert run.new == ["2.large"]
-    assert run.connects == 2
+    assert run.reached == 2
     assert run.report.counters.in_doubt == 0
     held = [e for e in run.events if e["event"] == "held"]
     assert [e["message"] for e in held] == ["2.large"]
@@ -828,7 +820,7 @@ def test_stop_before_anything_sends_nothing(run: Run) -> None:
         forwarder.interrupt()
         forwarder.run_batch(maildir.scan())
         forwarder.close()
-    assert run.connects == 0
+    assert run.reached == 0
     assert run.report.counters.left == 2
 
 
@@ -837,7 +829,7 @@ def test_stop_while_connecting_ends_that_at_once(run: Run) -> None:
     run.add(2)
     run.before = lambda: run.forwarder.interrupt()
     run.go()
-    assert run.connects == 1
+    assert run.reached == 1
     assert run.servers == []
     assert run.report.counters.left == 2
     assert "told to stop while connecting" in run.log.getvalue()
@@ -853,7 +845,7 @@ def test_stop_between_two_connections_makes_no_other(run: Run) -> None:
 
     run.scripts = [script]
     run.go()
-    assert run.connects == 1
+    assert run.reached == 1
     assert len(run.new) == 4
 
 
@@ -908,7 +900,7 @@ def test_a_broken_read_with_answers_before_it(run: Run) -> None:
     run.scripts = [script, accept]
     run.go()
     assert run.new == []
-    assert run.connects == 2
+    assert run.reached == 2
 
 
 def test_transport_errors_while_connecting_of_any_kind(run: Run) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.fakes import FakeClock, FileSystem
 from tests.helpers import make_maildir, names, wait_until
 
 BOUNCE = b"From: MAILER-DAEMON@x\n\n" + b"text\n" * 40_000
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Iterator[Maildir]:
-    """The maildir that is forwarded."""
-    with Maildir(os.fsencode(make_maildir(tmp_path / "M"))) as opened:
-        yield opened
 
 
 def script(tmp_path: Path, text: str) -> tuple[bytes, ...]:
@@ -214,7 +206,7 @@ def test_the_queue_gets_the_bounce_with_a_sidecar(maildir: Maildir, tmp_path: Pa
     """The bounce quotes what strangers wrote: its own top must never count as the envelope."""
     evil = b"Return-Path: <victim@x>\nDelivered-To: pre-victim@y\n\n"
     assert QueueMailer(maildir, b"pre-").send(evil, b"a@x", "id") == b"bounce.id"
-    assert (tmp_path / "M" / "new" / "bounce.id").read_bytes() == evil
+    assert (tmp_path / "Maildir" / "new" / "bounce.id").read_bytes() == evil
     assert sidecars.read(maildir, b"bounce.id") == Sidecar(b"", (b"pre-a@x",))
 
 
@@ -225,12 +217,12 @@ def test_in_the_queue_the_sidecar_comes_first(
     calls = FileSystem(monkeypatch, tmp_path)
     QueueMailer(maildir, b"").send(BOUNCE, b"a@x", "id")
     assert calls.of("fsync", "rename")[-6:] == [
-        "fsync M/tmp/*",
-        "rename M/tmp/* -> M/envelope/bounce.id.json",
-        "fsync M/envelope",
-        "fsync M/tmp/*",
-        "rename M/tmp/* -> M/new/bounce.id",
-        "fsync M/new",
+        "fsync Maildir/tmp/*",
+        "rename Maildir/tmp/* -> Maildir/envelope/bounce.id.json",
+        "fsync Maildir/envelope",
+        "fsync Maildir/tmp/*",
+        "rename Maildir/tmp/* -> Maildir/new/bounce.id",
+        "fsync Maildir/new",
     ]
 
 
@@ -242,8 +234,8 @@ def test_a_bounce_that_is_in_the_queue_stays_as_it_is(
     queue.send(b"one", b"a@x", "id")
     calls = FileSystem(monkeypatch, tmp_path)
     assert queue.send(b"two", b"a@x", "id") is None
-    assert (tmp_path / "M" / "new" / "bounce.id").read_bytes() == b"one"
-    assert calls.calls == ["fsync M/new"]
+    assert (tmp_path / "Maildir" / "new" / "bounce.id").read_bytes() == b"one"
+    assert calls.calls == ["fsync Maildir/new"]
 
 
 def test_an_address_that_the_prefix_makes_too_long_cannot_be_reached(maildir: Maildir) -> None:

@@ -14,15 +14,9 @@ from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import queued
-from tests.helpers import add_message, make_maildir
+from tests.helpers import add_message, open_descriptors
 
 SERVER = TcpEndpoint("mail.example.org")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
 
 
 def opened(
@@ -294,13 +288,13 @@ def test_descriptors_are_closed_but_for_what_is_sent(path: Path, kind: str) -> N
     """A thousand large messages that are not ours would use up all descriptors."""
     recipient = {"ours": b"p-r@y", "not ours": b"r@y", "held": None}[kind]
     add_message(path, "1.a", b"x" * (1 << 20), b"s@x", recipient)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     if kind == "held":
         with pytest.raises(EnvelopeError):
             opened(path, prefix=b"p-")
     else:
         assert (opened(path, prefix=b"p-") is not None) is (kind == "ours")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_errors_of_the_file_come_through(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ The order of the calls is what holds that promise, so the tests look at it.
 """
 
 import errno
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -13,64 +12,40 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
-from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S, Settler
-from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.qmtp.protocol import Response, Status
-from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.fakes import FakeClock, FileSystem
-from tests.helpers import add_message, make_maildir, names, snapshot
+from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S
+from tests.fakes import FileSystem
+from tests.forwarder.doubles import NOW, SettlerCase
+from tests.helpers import add_message, make_maildir, names, sidecar, snapshot
 
 DAY_S = 86_400.0
-NOW = 1_800_000_000.0
 
 
-class Case:
+class Case(SettlerCase):
     """A maildir with a settler, and the calls that it makes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-        self.root = root
-        self.path = make_maildir(root / "M")
-        self.log = io.StringIO()
-        self.clock = FakeClock()
-        self.now = NOW
-        self.maildir = Maildir(os.fsencode(self.path))
+        super().__init__(root)
         self._monkeypatch = monkeypatch
         self.open()
 
     def open(
         self,
         *,
-        prefix: bytes = b"",
         sent: str | None = None,
         failed: str | None = None,
-        lifetime_s: float = 14 * DAY_S,
+        **options: object,
     ) -> None:
         """Make a settler for a route with these options."""
-        self.route = Route(
-            os.fsencode(self.path),
-            TcpEndpoint("mail.example.org"),
-            prefix=prefix,
+        self.make(
             sent=None if sent is None else os.fsencode(self.root / sent),
             failed=None if failed is None else os.fsencode(self.root / failed),
-            lifetime_s=lifetime_s,
+            **options,
         )
-        self.report = Report(self.log, verbosity=1, clock=self.clock)
-        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
 
     def watch(self) -> FileSystem:
         """Write down every call from here on."""
         return FileSystem(self._monkeypatch, self.root)
-
-    def add(self, name: str, *recipients: str, age_s: float = 60.0) -> QueuedMessage:
-        """Put a message into new/, with a sidecar where it has not just one recipient."""
-        add_message(self.path, name)
-        os.utime(self.path / "new" / name, (NOW - age_s, NOW - age_s))
-        if recipients:
-            self.add_sidecar(self.path, name, recipients)
-        return self.load(name)
 
     def add_sidecar(
         self, path: Path, name: str, recipients: tuple[str, ...], **more: object
@@ -80,36 +55,9 @@ class Case:
         content = {"version": 1, "sender": "s@x", "recipients": recipients} | more
         (path / "envelope" / f"{name}.json").write_text(json.dumps(content))
 
-    def load(self, name: str) -> QueuedMessage:
-        """Open a message of new/."""
-        self.maildir.scan()
-        found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
-        return found
-
-    def settle(self, one: QueuedMessage, *answers: str | None) -> None:
-        """Answer a delivery and settle it."""
-        for index, answer in enumerate(answers):
-            if answer is not None:
-                one.answers[index] = Response(Status(answer[0]), os.fsencode(answer[1:]))
-                one.unanswered -= 1
-        self.settler.settle(one)
-
     def sidecar(self, path: Path | None = None, name: str = "1.a") -> dict[str, object]:
         """Read a sidecar."""
-        file = (path or self.path) / "envelope" / f"{name}.json"
-        content: dict[str, object] = json.loads(file.read_text())
-        return content
-
-    @property
-    def failed(self) -> Path:
-        """The default failed maildir."""
-        return self.path / ".Failed"
-
-    @property
-    def new(self) -> list[str]:
-        """What is in new/."""
-        return names(self.path / "new")
+        return sidecar(path or self.path, name)
 
     @property
     def lines(self) -> str:

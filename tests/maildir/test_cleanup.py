@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir.cleanup import MAX_AGE_S, clean
+from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
 from tests.helpers import add_message, add_sidecar, make_maildir, names
@@ -20,23 +19,17 @@ HOUR_S = 3_600.0
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(path: Path) -> Path:
     """A maildir with a directory of sidecars."""
-    (tmp_path / "M" / "envelope").mkdir(parents=True)
-    return make_maildir(tmp_path / "M")
+    (path / "envelope").mkdir()
+    return path
 
 
 @pytest.fixture
-def maildir(path: Path) -> Iterator[Maildir]:
+def maildir(maildir: Maildir) -> Maildir:
     """The same, open and scanned."""
-    with Maildir(os.fsencode(path)) as opened:
-        opened.scan()
-        yield opened
-
-
-def test_36_hours() -> None:
-    """maildir(5)."""
-    assert MAX_AGE_S == 36 * HOUR_S
+    maildir.scan()
+    return maildir
 
 
 @pytest.mark.parametrize(("hours", "left"), [(35, ["1.a.json"]), (37, [])])

@@ -7,32 +7,19 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir.cleanup import MAX_AGE_S, clean
+from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX, Maildir, Removal
 from tests.fakes import FileSystem
-from tests.helpers import make_maildir, names
+from tests.helpers import names, open_descriptors
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "Maildir")
-
-
-@pytest.fixture
-def maildir(path: Path) -> Iterator[Maildir]:
-    """The same, open."""
-    with Maildir(os.fsencode(path)) as opened:
-        yield opened
 
 
 def load(maildir: Maildir, name: bytes) -> Message:
@@ -59,10 +46,10 @@ def denied(*_: object, **__: object) -> None:
 def test_a_directory_that_is_no_maildir_is_refused(path: Path, missing: str) -> None:
     """Pointing it at a home directory must do nothing to it."""
     (path / missing).rmdir()
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     with pytest.raises(LocalError, match=f"{missing}: No such file.*is it a maildir"):
         Maildir(os.fsencode(path))
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -88,11 +75,11 @@ def test_the_maildir_itself_may_be_a_link(path: Path, tmp_path: Path) -> None:
 
 def test_leaving_closes_every_descriptor(path: Path) -> None:
     """A service opens one for each run."""
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     with Maildir(os.fsencode(path)) as opened:
         opened.envelope()
     opened.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 # The lock
@@ -117,6 +104,8 @@ def test_closing_lets_go_of_the_lock(path: Path) -> None:
     for _ in range(2):
         with Maildir(os.fsencode(path)) as opened:
             opened.lock()
+            with Maildir(os.fsencode(path)) as second, pytest.raises(LocalError, match="is locked"):
+                second.lock()
 
 
 def test_without_proc_it_is_somebody(path: Path, maildir: Maildir, tmp_path: Path) -> None:
@@ -442,11 +431,11 @@ def test_one_that_cannot_be_read_is_held(
 ) -> None:
     """A bad block."""
     (path / "new" / "1.a").write_bytes(b"x")
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     monkeypatch.setattr(os, "read", denied)
     with pytest.raises(LocalError, match=r"cannot read .*1\.a"):
         maildir.load(maildir.new, b"1.a")
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("pieces", [[b"hello more"], [b"hel", b""], [b"", b""], [b"hel", b"lo!"]])
@@ -547,9 +536,12 @@ def test_errors_name_the_file(
         maildir.remove(message)
 
 
-def test_discarding_what_is_gone_is_no_trouble(maildir: Maildir) -> None:
+def test_discarding_what_is_gone_is_no_trouble(path: Path, maildir: Maildir) -> None:
     """Somebody else cleaned up."""
-    maildir.tmp.discard(b"gone")
+    (path / "tmp" / "here").touch()
+    for name in (b"here", b"here", b"gone"):
+        maildir.tmp.discard(name)
+    assert names(path / "tmp") == []
 
 
 def test_control_characters_of_a_path_never_reach_a_terminal(tmp_path: Path) -> None:
@@ -568,9 +560,9 @@ def test_old_files_in_tmp_are_cleaned(path: Path, maildir: Maildir) -> None:
     now = 10_000_000.0
     for name, atime, mtime in (
         ("old", 1, 1),
-        ("read", now - MAX_AGE_S, 1),
-        ("written", 1, now - MAX_AGE_S),
-        ("just", now - MAX_AGE_S - 1, now - MAX_AGE_S - 1),
+        ("read", now - 36 * 3_600, 1),
+        ("written", 1, now - 36 * 3_600),
+        ("just", now - 36 * 3_600 - 1, now - 36 * 3_600 - 1),
     ):
         (path / "tmp" / name).write_bytes(b"")
         os.utime(path / "tmp" / name, (atime, mtime))

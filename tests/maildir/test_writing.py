@@ -14,7 +14,7 @@ from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
-from tests.helpers import make_maildir, names
+from tests.helpers import make_maildir, names, open_descriptors
 
 CONTENT = Sidecar(b"s@x", (b"a@y", b"b@y"))
 
@@ -131,11 +131,11 @@ def test_where_nothing_can_be_made_it_says_so(
     target: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no descriptor is left."""
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(LocalError, match="cannot write"):
         writing.write_tmp(target, [b"x"])
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_delivery_that_fails_leaves_no_rubbish(

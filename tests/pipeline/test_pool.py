@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, count: int, selector: selectors.BaseSelector) -> None:
         windows = [Window(8, 1 << 20) for _ in range(count)]
         self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
-            windows, LIMITS, lambda one: True, FakeClock(1_000.0)
+            windows, LIMITS, lambda one: True, FakeClock(1_000.0), Capabilities()
         )
         self.servers: list[FakeServer] = []
         self._selector = selector
@@ -38,7 +38,7 @@ class Fleet:
             self.put(connection)
             server.respond(b"Kok")
             connection.pipeline.read()
-            assert connection.answers_once
+            assert self.pool.capabilities.proven
         return connection
 
     def put(self, connection: Connection[QueuedMessage], count: int = 1) -> None:
@@ -56,11 +56,6 @@ def fleet() -> Iterator[Fleet]:
         yield made
         for connection in [*made.pool.open]:
             made.pool.end(connection)
-
-
-def seen(fleet: Fleet) -> list[bool | None]:
-    """What is known of each connection."""
-    return [connection.pipeline.capabilities.answers_each for connection in fleet.pool.open]
 
 
 def test_no_more_than_there_are_windows_and_none_before_the_first_answer(fleet: Fleet) -> None:
@@ -103,47 +98,67 @@ def test_a_new_one_need_not_prove_again_that_there_is_one_answer(fleet: Fleet) -
     """Else all would wait for the first answer to come on each; until it is forgotten."""
     fleet.pool.end(fleet.add())
     connection = fleet.add(proven=False)
-    assert connection.answers_once
+    assert not connection.pipeline.knows_answers
     fleet.put(connection, 2)
     fleet.pool.end(connection)
     fleet.pool.forget()
-    assert not fleet.add(proven=False).answers_once
+    anew = fleet.add(proven=False)
+    fleet.put(anew)
+    assert not anew.pipeline.has_room()
 
 
-def test_once_per_package_holds_for_all_who_do_not_know_better(fleet: Fleet) -> None:
+def packages_of_three(fleet: Fleet, connection: Connection[QueuedMessage]) -> list[int]:
+    """Put a message to three recipients; return the recipients of each package it went in."""
+    shared = queued(b"3.a", b"a@y", b"b@y", b"c@y")
+    before = len(fleet.servers[fleet.pool.open.index(connection)].received)
+    while not connection.pipeline.put(shared):
+        pass
+    connection.pipeline.write()
+    received = fleet.servers[fleet.pool.open.index(connection)].received[before:]
+    return [len(package.recipients) for package in received]
+
+
+def test_once_per_package_holds_for_all_that_do_not_know_better(fleet: Fleet) -> None:
     """To find it out again costs duplicates; but each connection may lead to another server."""
-    fleet.add()
-    fleet.add()
-    first, second = fleet.pool.open
-    second.pipeline.capabilities.answers_each = True
-    third = fleet.add()
-    third.pipeline.capabilities.answers_each = False
-    fleet.pool.end(third)
-    assert seen(fleet) == [False, True]
-    fleet.pool.end(first)
-    fleet.pool.end(second)
-    fleet.add(proven=False)
-    assert seen(fleet) == [False]
+    first, second = fleet.add(), fleet.add()
+    assert packages_of_three(fleet, second) == [3]
+    fleet.servers[1].respond(b"Kok", b"Kok", b"Kok")
+    second.pipeline.read()
+    fleet.pool.capabilities.find_one_recipient()
+    assert packages_of_three(fleet, first) == [1, 1, 1]
+    assert packages_of_three(fleet, second) == [3]
+    third = fleet.add(proven=False)
+    assert packages_of_three(fleet, third) == [1, 1, 1]
 
 
-def test_once_per_recipient_holds_for_nobody_else(fleet: Fleet) -> None:
+def test_once_per_recipient_holds_for_no_other(fleet: Fleet) -> None:
     """A refusal would be credited to the wrong message."""
     first = fleet.add()
-    first.pipeline.capabilities.answers_each = True
+    assert packages_of_three(fleet, first) == [3]
+    fleet.servers[0].respond(b"Kok", b"Kok", b"Kok")
+    first.pipeline.read()
+    assert first.pipeline.knows_answers
     second = fleet.add(proven=False)
-    assert seen(fleet) == [True, None]
-    fleet.pool.end(first)
-    fleet.pool.end(second)
-    fleet.add(proven=False)
-    assert seen(fleet) == [None]
+    fleet.put(second)
+    assert not second.pipeline.can_take(queued(b"3.a", b"a@y", b"b@y"))
 
 
-@pytest.mark.parametrize("once", [True, False])
-def test_what_is_taken_for_granted(once: bool) -> None:
-    """Not what would lose mail if it is wrong."""
-    for each, inherited in ((True, None), (None, None), (False, False)):
-        for_next_connection = Capabilities(once, each).for_next_connection()
-        assert (for_next_connection.answers_once, for_next_connection.answers_each) == (
-            once,
-            inherited,
-        )
+def test_a_full_one_is_not_chosen_while_another_has_room(fleet: Fleet) -> None:
+    """Its message would wait for an answer, and all the mail behind it, beside an open door."""
+    first, second = fleet.add(), fleet.add()
+    first.window.maximum = first.window.size = 2
+    fleet.put(first, 2)
+    fleet.put(second, 5)
+    assert not first.pipeline.has_room()
+    assert fleet.pool.for_next() is second
+
+
+def test_what_is_remembered_is_what_this_run_has_found_out() -> None:
+    """Else each run would prolong what an option or an earlier run said, true or not."""
+    known = Capabilities(one_recipient=True)
+    known.find_one_recipient()
+    assert (known.one_recipient, known.found_one_recipient) == (True, False)
+    new = Capabilities()
+    for _ in range(2):
+        new.find_one_recipient()
+        assert (new.one_recipient, new.found_one_recipient) == (True, True)

@@ -3,8 +3,6 @@
 import contextlib
 import errno
 import os
-import queue
-import re
 import socket
 import struct
 import threading
@@ -19,13 +17,13 @@ from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_
 from maildirqmtp.receiver import server
 from maildirqmtp.receiver.connection import SESSION_S, STOP_S, Connection
 from maildirqmtp.receiver.listener import is_loopback, open_listener, show_address
-from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, peer_name, stdio_peer
+from tests.helpers import DEADLINE_S, names
+from tests.receiver.doubles import Clock, Log, serving_thread
 
-#: Seconds after which something that should have happened is a failed test.
-PATIENCE_S = 30.0
 REFUSED = Policy(refuse=only_domains([b"example.org"]))
 
 
@@ -33,45 +31,12 @@ def package(text: bytes = b"hi\n", recipients: tuple[bytes, ...] = (b"c@example.
     return package_head(len(text)) + text + package_tail(b"a@b", recipients)
 
 
-class Log:
-    """Takes the server's log lines, and lets a test wait for one."""
-
-    def __init__(self) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
-
-    def __call__(self, importance: Importance, text: str) -> None:
-        self.lines.put(text)
-
-    def wait_for(self, pattern: str) -> str:
-        while not re.search(pattern, line := self.lines.get(timeout=PATIENCE_S)):
-            pass
-        return line
-
-    def has(self, pattern: str) -> bool:
-        """Say whether such a line has come since one was last looked for."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                if re.search(pattern, self.lines.get_nowait()):
-                    return True
-        return False
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Client:
     """A client on a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(PATIENCE_S)
+        self.sock.settimeout(DEADLINE_S)
         self.sent = 0
         self._reader = ResponseReader()
 
@@ -104,7 +69,7 @@ class Client:
 
 def connect(server: Server) -> Client:
     assert server.address is not None
-    return Client(socket.create_connection(server.address, PATIENCE_S))
+    return Client(socket.create_connection(server.address, DEADLINE_S))
 
 
 def connect_narrowly(server: Server) -> Client:
@@ -124,29 +89,6 @@ def fill(client: Client, data: bytes) -> None:
     with contextlib.suppress(TimeoutError):
         while True:
             client.sent += client.sock.send(data[client.sent % len(data) :])
-
-
-@contextlib.contextmanager
-def serving_thread(server: Server) -> Iterator[None]:
-    """Run the server in a thread, as --demo does; it has to end when told to."""
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.stop()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -272,7 +214,7 @@ def test_client_that_never_reads(start: Callable[..., Server], clock: Clock, log
     server = start(clock=clock, policy=REFUSED, timeout_s=100.0)
     data = package(b"", recipients=(b"x",) * 5_000)
     with connect_narrowly(server) as silent, connect(server) as other:
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while not log.has("took no response for 100 s"):
             assert time.monotonic() < deadline_s
             fill(silent, data)
@@ -329,7 +271,7 @@ def test_more_clients_than_places(start: Callable[..., Server]) -> None:
         second.sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             second.responses(1)
-        second.sock.settimeout(PATIENCE_S)
+        second.sock.settimeout(DEADLINE_S)
     with second:
         assert second.responses(1) == "K"
 
@@ -383,7 +325,7 @@ def test_stop_with_a_client_that_never_reads(path: Path, clock: Clock, log: Log)
     with server, connect_narrowly(server) as silent, serving_thread(server):
         fill(silent, package(b"", recipients=(b"x",) * 5_000))
         server.stop()
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + DEADLINE_S
         while not log.has("did not take its responses"):
             assert time.monotonic() < deadline_s
             clock.now_s += STOP_S
@@ -403,7 +345,7 @@ def test_stop_with_stdio(path: Path, log: Log) -> None:
         server.stop()
         assert client.at_end()
         client.sock.close()
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
     assert outcome == [True]
 
 
@@ -411,7 +353,9 @@ def test_serving_without_an_address(path: Path) -> None:
     """A stop that comes first is not forgotten."""
     with Server(path, listen=None) as server:
         server.stop()
+        assert server.address is None
         server.serve()
+    assert names(path / "new") == []
 
 
 def test_close_with_a_client_there(path: Path, log: Log) -> None:
@@ -503,8 +447,9 @@ def test_maildirs_that_cannot_be_used(path: Path, monkeypatch: pytest.MonkeyPatc
             raise PermissionError
         return real_open(name, flags, **options)
 
-    monkeypatch.setattr(os, "open", open_but_parents)
-    Server(path, listen=None).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_but_parents)
+        Server(path, listen=None).close()
 
 
 def test_show_address() -> None:
@@ -527,7 +472,7 @@ def test_stdio_on_a_socket(path: Path, log: Log) -> None:
         assert client.responses(1) == "K"
         assert client.at_end()
         client.sock.close()
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
         assert outcome == [False]
 
 
@@ -551,7 +496,7 @@ def test_stdio_on_pipes(path: Path) -> None:
             reader.feed(os.read(client_in, 65_536))
             while reader.next() is not None:
                 count += 1
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
         assert outcome == [True]
         assert not stream.half_close()
 

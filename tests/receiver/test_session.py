@@ -3,7 +3,7 @@
 import errno
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -70,14 +70,6 @@ def _order(path: Path) -> int:
 def texts(maildir: Maildir) -> list[bytes]:
     """The messages in new/ without the three lines on top."""
     return [data.split(b"\n", 3)[3] for data in stored(maildir)]
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Iterator[Maildir]:
-    path = os.fsencode(tmp_path / "Maildir")
-    writing.create(path)
-    with Maildir(path) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
-import queue
 import re
 import select
 import socket
@@ -20,59 +19,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from maildirqmtp.receiver.connection import HANDSHAKE_S
-from maildirqmtp.receiver.policy import Importance
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.tls import TlsServer, names_of
 from tests.certificates import Authority, Identity
 from tests.helpers import DEADLINE_S, wait_until
+from tests.receiver.doubles import Clock, Log, serving_thread
 
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
-
-
-class Log:
-    """Takes the server's log lines, and lets a test wait for one."""
-
-    def __init__(self) -> None:
-        self.lines: queue.Queue[str] = queue.Queue()
-
-    def __call__(self, importance: Importance, text: str) -> None:
-        self.lines.put(text)
-
-    def wait_for(self, pattern: str) -> str:
-        while not re.search(pattern, line := self.lines.get(timeout=DEADLINE_S)):
-            pass
-        return line
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who has made all certificates."""
-    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
 def identity(authority: Authority) -> Identity:
     """The receiver's."""
     return authority.issue("localhost")
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 Start = Callable[..., Server]
@@ -94,10 +53,7 @@ def start(tmp_path: Path, identity: Identity, log: Log, clock: Clock) -> Iterato
                     clock=clock,
                 )
             )
-            thread = threading.Thread(target=server.serve)
-            thread.start()
-            stack.callback(thread.join, DEADLINE_S)
-            stack.callback(server.stop)
+            stack.enter_context(serving_thread(server))
             return server
 
         yield start

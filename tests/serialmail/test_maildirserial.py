@@ -25,7 +25,7 @@ from maildirqmtp.serialmail.maildirserial import Arguments, parse
 from maildirqmtp.serialmail.report import SerialmailReport
 from maildirqmtp.transport.endpoint import UcspiEndpoint
 from tests.fakes import FileSystem
-from tests.helpers import add_message, add_sidecar, command, make_maildir, names, runs, wait_until
+from tests.helpers import add_message, add_sidecar, command, names, runs, wait_until
 from tests.serial import client, fatal, info, maildirserial, notes
 
 USAGE = "maildirserial: usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]\n"
@@ -39,12 +39,6 @@ for name in names():
 """)
 ACCEPT = client("for name in names(): say(name, b'Kok')")
 NEVER_RUN = client("note(b'run')")
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "M")
 
 
 def fill(maildir: Path, *recipients: bytes, sender: bytes = b"s@x") -> None:
@@ -492,7 +486,7 @@ def test_the_client_works_in_the_maildir_and_is_waited_for(maildir: Path) -> Non
     """It closes its output first, and takes its time: no zombie, no file in use after us."""
     fill(maildir, b"k@y")
     script = """
-assert os.getcwd().endswith("/M")
+assert os.getcwd().endswith("/Maildir")
 say(next(names()), b"Kok")
 os.close(1)
 while os.read(0, 100): pass

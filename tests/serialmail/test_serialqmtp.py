@@ -260,12 +260,6 @@ Make = Callable[..., Work]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """A clock that goes on when nothing else happens."""
-    return FakeClock()
-
-
-@pytest.fixture
 def work(here: Path, monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> Iterator[Make]:
     """Make a conversation with a server that is a function."""
     never_wait(monkeypatch, clock)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.forwarder.route import SENDMAIL, Route
+from maildirqmtp.forwarder.route import SENDMAIL, BounceMethod, BounceVia, Route
 from maildirqmtp.pipeline.limits import FENCE_GRACE_S, SESSION_S
 from maildirqmtp.settings import config
-from maildirqmtp.settings.command_line import make_config, parse
+from maildirqmtp.settings.command_line import parse
 from maildirqmtp.settings.config import Config, effective
 from maildirqmtp.settings.config_file import MAX_BYTES, ConfigFile
 from maildirqmtp.settings.types import quoted
@@ -103,7 +103,7 @@ def test_every_key(path: Path) -> None:
         sender=b"s@x",
         recipients=(b"a@y", b"b@y"),
         bounce=False,
-        bounce_via="server",
+        bounce_via=BounceVia(BounceMethod.SERVER),
         sendmail=(b"mta", b"-x"),
         include_cur=True,
         rescan_s=10,
@@ -390,7 +390,9 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         sent=st.none() | PATH.map(lambda path: b"/sent" + path),
         failed=st.none() | PATH.map(lambda path: b"/failed" + path),
         bounce=st.booleans(),
-        bounce_via=st.sampled_from(["sendmail", "server", "maildir:/a b"]),
+        bounce_via=st.sampled_from(
+            [*map(BounceVia, list(BounceMethod)[:2]), BounceVia(BounceMethod.MAILDIR, b"/a b")]
+        ),
         max_bounces=st.integers(0, 10**9 - 1),
         lifetime_s=TIME,
         window_messages=st.integers(1, 10**9 - 1),
@@ -434,7 +436,7 @@ def test_the_command_line_alone() -> None:
     words = ["--watch", "M", "p-", "h", "--rescan=5", "-v", "--metrics-file", "m"]
     route = Route(b"M", TcpEndpoint("h"), prefix=b"p-", bounce=True, rescan_s=5)
     expected = Config((route,), metrics_file=b"m", verbosity=1)
-    assert make_config(parse(words)) == expected
+    assert config.from_command_line(parse(words)) == expected
 
 
 def test_two_configurations_are_told_apart() -> None:

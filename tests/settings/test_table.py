@@ -11,24 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.pipeline.limits import MAX_SECONDS
 from maildirqmtp.settings import table
-from maildirqmtp.settings.command_line import parse
+from maildirqmtp.settings.command_line import make_parser, parse
 from maildirqmtp.settings.config import Config
-from maildirqmtp.settings.parser import make_parser
-from maildirqmtp.settings.types import Setting, expanded, quoted, unexpanded
-from maildirqmtp.transport.endpoint import TcpEndpoint, Tls
+from maildirqmtp.settings.table import Setting
+from maildirqmtp.settings.types import expanded, quoted, unexpanded
+from maildirqmtp.transport.endpoint import TcpEndpoint
+from maildirqmtp.transport.tls_options import Tls
 
 ALL = {setting.key: setting for setting in (*table.ROUTE, *table.PROCESS)}
 KEYS = list(ALL)
 PLAIN = Route(b"M", TcpEndpoint("h"))
 
 
-def through_toml(setting: Setting, value: Any) -> Any:
+def through_toml(setting: Setting[Any], value: Any) -> Any:
     """Show a value and read it back, as a configuration file would."""
-    read = tomllib.loads(f"x = {setting.to_toml(value)}")["x"]
-    return setting.from_toml(read, setting.key)
+    read = tomllib.loads(f"x = {setting.type.to_toml(value)}")["x"]
+    return setting.type.from_toml(read, setting.key)
+
+
+def make(**values: Any) -> Route:
+    """Make a route of these values by field, and of the necessary ones."""
+    return table.make_route({"maildir": b"M", "server": "h"} | values)
 
 
 # The table
@@ -45,38 +51,39 @@ def test_no_key_twice() -> None:
 def test_every_setting_is_a_flag(key: str) -> None:
     """What the file can say, the command line can, in the same words."""
     (action,) = [a for a in make_parser()._actions if f"--{key}" in a.option_strings]
-    assert action.dest == ALL[key].dest
-    assert action.help == ALL[key].help
+    assert action.dest == ALL[key].field
+    shown = " ".join(make_parser().format_help().split())
+    assert ALL[key].described in shown
+    assert "{" not in shown
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_setting_has_a_field(key: str) -> None:
-    """Or goes into the server's, as the port does."""
-    setting = ALL[key]
-    owner: object = PLAIN if setting in table.ROUTE else Config((PLAIN,))
-    if key not in ("verbose", "quiet"):
-        assert hasattr(owner, setting.field)
+def test_every_setting_has_a_value(key: str) -> None:
+    """Of a route, or of the process: what `--check-config` cannot show would be lost by it."""
+    if ALL[key] in table.PROCESS:
+        assert key in ("verbose", "quiet") or hasattr(Config((PLAIN,)), ALL[key].field)
+        return
+    route = make(server="qmtps://h", tls_pins=(bytes(32),))
+    assert key == "port" or ALL[key].field in table.route_values(route)
 
 
 def test_every_field_has_a_setting() -> None:
     """Two are the protocol's and nobody's to change."""
-    set_by = {"maildir", "prefix", "server", "window_bytes"}
+    set_by = {"maildir", "prefix", "server", "window_messages", "window_bytes", "tls"}
     set_by |= {setting.field for setting in table.ROUTE}
     assert set(Route._fields) - set_by == {"grace_s", "session_s"}
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if ALL[key].default is not None])
-def test_the_default_that_is_told_is_the_default(key: str) -> None:
-    """The help, the table and the route say the same."""
+@pytest.mark.parametrize("key", [key for key in KEYS if "{default}" in ALL[key].help])
+def test_the_default_that_is_shown_holds(key: str) -> None:
+    """It is read off the route, and the flag would understand it."""
     setting = ALL[key]
     assert setting.default is not None
-    value = setting.parse(setting.default, "x")
-    if key == "port":
-        assert value == TcpEndpoint("h").port
-    else:
-        assert value == setting.of(PLAIN)
-    if key != "sendmail":
-        assert f"({setting.default})" in setting.help
+    text = setting.type.to_text(setting.default)
+    assert f"({text})" in setting.described
+    value = setting.from_flag(text)
+    assert value == setting.default
+    assert make(**{setting.field: value}) == PLAIN
 
 
 # Values of TOML
@@ -112,14 +119,14 @@ def test_a_value_of_the_wrong_type(key: str, value: Any) -> None:
     """`bounce = "false"` would be true, `port = true` would be 1."""
     setting = ALL[key]
     with pytest.raises(ConfigError, match=f"^{key}: .*needed, not (a |an |true or false)"):
-        setting.from_toml(value, key)
+        setting.type.from_toml(value, key)
 
 
 def test_a_date_is_called_a_date() -> None:
     """TOML has them, we have no use for them."""
     value = tomllib.loads("x = 2026-01-31")["x"]
     with pytest.raises(ConfigError, match=r"rescan: a time .*, not a date or time"):
-        ALL["rescan"].from_toml(value, "rescan")
+        ALL["rescan"].type.from_toml(value, "rescan")
 
 
 RIGHT: list[tuple[str, Any, Any]] = [
@@ -139,7 +146,8 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("recipient", ["a@b", "\u00fc@d"], (b"a@b", "\u00fc@d".encode())),
     ("bounce", False, False),
     ("max-bounces", 0, 0),
-    ("bounce-via", "maildir:/B", "maildir:/B"),
+    ("bounce-via", "maildir:/B", BounceVia(BounceMethod.MAILDIR, b"/B")),
+    ("bounce-via", "server", BounceVia(BounceMethod.SERVER)),
     ("sendmail", "'/opt/my mta' -C x", (b"/opt/my mta", b"-C", b"x")),
     ("metrics-listen", "127.0.0.1:9209", ("127.0.0.1", 9209)),
     ("metrics-listen", "[::1]:9209", ("::1", 9209)),
@@ -151,7 +159,7 @@ RIGHT: list[tuple[str, Any, Any]] = [
 @pytest.mark.parametrize(("key", "written", "value"), RIGHT)
 def test_values(key: str, written: Any, value: Any) -> None:
     """What is written, and what it comes to; and back."""
-    read = ALL[key].from_toml(written, key)
+    read = ALL[key].type.from_toml(written, key)
     assert read == value
     assert type(read) is type(value)
     assert through_toml(ALL[key], read) == value
@@ -174,7 +182,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rescan", -1, "negative"),
     ("rescan", float("nan"), "negative, or endless"),
     ("rescan", float("inf"), "negative, or endless"),
-    ("rescan", 1 << 80, "negative, or endless"),
+    ("rescan", 1 << 80, "the number is too large"),
+    ("lifetime", 4_000_000_000, "4000000000 is more than 100 years"),
+    ("lifetime", 1e300, "1e+300 is more than 100 years"),
+    ("lifetime", "200000w", "'200000w' is more than 100 years"),
+    ("lifetime", -1e300, "negative, or endless"),
     ("rescan", "1 m", "a time is a number"),
     ("lifetime", "", "a time is a number"),
     ("sent", "", "a path is needed"),
@@ -203,7 +215,7 @@ REFUSED: list[tuple[str, Any, str]] = [
 def test_values_that_cannot_be(key: str, value: Any, said: str) -> None:
     """Found at the start and not in the night in which they would matter."""
     with pytest.raises(ConfigError) as raised:
-        ALL[key].from_toml(value, key)
+        ALL[key].type.from_toml(value, key)
     assert str(raised.value).startswith(f"{key}: ")
     assert said in str(raised.value)
 
@@ -214,18 +226,22 @@ def test_values_that_cannot_be(key: str, value: Any, said: str) -> None:
 def test_a_tilde_is_home_in_a_file_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """No shell reads the file; one has read the flags."""
     monkeypatch.setenv("HOME", "/home/ann")
-    assert ALL["sent"].from_toml("~/Sent", "x") == b"/home/ann/Sent"
-    assert ALL["bounce-via"].from_toml("maildir:~/B", "x") == "maildir:/home/ann/B"
-    assert ALL["sendmail"].from_toml("~/bin/mta -C '~'", "x") == (b"/home/ann/bin/mta", b"-C", b"~")
+    assert ALL["sent"].type.from_toml("~/Sent", "x") == b"/home/ann/Sent"
+    assert ALL["bounce-via"].type.from_toml("maildir:~/B", "x").maildir == b"/home/ann/B"
+    assert ALL["sendmail"].type.from_toml("~/bin/mta -C '~'", "x") == (
+        b"/home/ann/bin/mta",
+        b"-C",
+        b"~",
+    )
     assert ALL["sent"].from_flag("~/Sent") == b"~/Sent"
-    assert table.PREFIX.from_toml("~", "x") == b"~"
+    assert table.PREFIX.type.from_toml("~", "x") == b"~"
 
 
 def test_what_is_really_called_so_is_shown_so_that_it_stays() -> None:
     """A flag may name a directory `~`."""
     assert unexpanded("~/x") == "./~/x"
     assert expanded("./~/x", "x") == "./~/x"
-    assert ALL["sent"].to_toml(b"~x") == '"./~x"'
+    assert ALL["sent"].type.to_toml(b"~x") == '"./~x"'
 
 
 # Quoting
@@ -242,7 +258,7 @@ def test_every_text_can_be_written(text: str) -> None:
 def test_what_is_no_utf8_cannot() -> None:
     """TOML has no way to say it; a flag has."""
     with pytest.raises(ConfigError, match="no UTF-8"):
-        ALL["sent"].to_toml(b"\xff")
+        ALL["sent"].type.to_toml(b"\xff")
 
 
 SECONDS = st.one_of(
@@ -281,26 +297,32 @@ def test_every_command_comes_back(words: list[str]) -> None:
 
 def test_a_route_of_nothing_but_the_necessary() -> None:
     """Everything else is the route's own default."""
-    assert table.make_route(b"M", b"", "h", {}) == PLAIN
+    assert make() == PLAIN
 
 
 def test_the_port_is_for_servers_without() -> None:
     """As on the command line."""
-    assert table.make_route(b"M", b"", "h", {"port": 5}).server == TcpEndpoint("h", 5)
-    assert table.make_route(b"M", b"", "h:6", {"port": 5}).server == TcpEndpoint("h", 6)
+    assert make(port=5).server == TcpEndpoint("h", 5)
+    assert make(server="h:6", port=5).server == TcpEndpoint("h", 6)
 
 
 def test_the_settings_of_tls_are_one_value() -> None:
     """And what it holds is shown again, setting by setting."""
     pin = bytes(range(32))
-    values = {"tls-ca": b"/ca", "tls-cert": b"/c", "tls-key": b"/k", "tls-pin": (pin,)}
-    made = table.make_route(b"M", b"", "qmtps://h", values)
+    values = {"tls_ca": b"/ca", "tls_cert": b"/c", "tls_key": b"/k", "tls_pins": (pin,)}
+    made = make(server="qmtps://h", **values)
     assert made.server == TcpEndpoint("h", 6_209, tls=True)
     assert made.tls == Tls(b"/ca", b"/c", b"/k", (pin,))
-    assert {key: ALL[key].of(made) for key in values} == values
-    assert {key: ALL[key].of(PLAIN) for key in values} == dict.fromkeys(values)
-    part = table.make_route(b"M", b"", "qmtps://h", {"tls-pin": (pin,)})
-    assert [key for key in values if ALL[key].of(part) is not None] == ["tls-pin"]
+    assert values.items() <= table.route_values(made).items()
+    assert not values.keys() & table.route_values(PLAIN).keys()
+    part = table.route_values(make(server="qmtps://h", tls_pins=(pin,)))
+    assert [part[field] for field in values] == [None, None, None, (pin,)]
+
+
+def test_a_route_is_made_of_its_own_values() -> None:
+    """`--check-config` shows them; what it shows is what holds."""
+    made = make(server="qmtps://h", window=(7, 8), tls_pins=(bytes(32),), recipients=(b"a@b",))
+    assert table.make_route(table.route_values(made)) == made
 
 
 def test_pins_come_back() -> None:
@@ -308,25 +330,25 @@ def test_pins_come_back() -> None:
     pin = ALL["tls-pin"]
     for pins in ((bytes(32),), (bytes(32), bytes(range(32)))):
         assert through_toml(pin, pins) == pins
-    assert pin.from_toml(f"sha256:{'00' * 32}", "x") == (bytes(32),)
-    assert pin.from_flag([f"sha256:{'00' * 32}"] * 2) == (bytes(32), bytes(32))
+    assert pin.type.from_toml(f"sha256:{'00' * 32}", "x") == (bytes(32),)
+    line = parse([f"--tls-pin=sha256:{'00' * 32}", "M", f"--tls-pin=sha256:{'01' * 32}"])
+    assert line.values(table.ROUTE) == {"tls_pins": (bytes(32), b"\1" * 32)}
 
 
 def test_tls_is_asked_for_of_a_server_that_has_it() -> None:
     """`server = "h"` below `tls-ca` is a slip that must not send mail in plain."""
     with pytest.raises(ConfigError, match="write qmtps://NAME for TLS"):
-        table.make_route(b"M", b"", "h", {"tls-ca": b"/ca"})
+        make(tls_ca=b"/ca")
 
 
 def test_only_flags_that_were_given_count() -> None:
     """Else every default of a flag would beat the file."""
-    assert table.given(parse([]), table.ROUTE) == {}
-    assert table.given(parse([]), table.PROCESS) == {}
+    assert parse([]).values((*table.ROUTE, *table.PROCESS)) == {}
     words = ["--cur", "--no-bounce", "--sender=", "--max-bounces=0", "--recipient=a@b"]
-    assert table.given(parse(words), table.ROUTE) == {
-        "cur": True,
+    assert parse(words).values(table.ROUTE) == {
+        "include_cur": True,
         "bounce": False,
         "sender": b"",
-        "max-bounces": 0,
-        "recipient": (b"a@b",),
+        "max_bounces": 0,
+        "recipients": (b"a@b",),
     }

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,6 @@ from tests.fakes import FileSystem
 from tests.helpers import (
     answer_all,
     command,
-    make_maildir,
     names,
     run,
     serving,
@@ -32,12 +31,6 @@ from tests.helpers import (
 
 TEXT = b"Subject: hello\n\nbody\n"
 WHO = ("--sender", "s@x", "--recipient", "a@y", "--recipient", "b@y")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """An empty maildir."""
-    return make_maildir(tmp_path / "M")
 
 
 def enqueue(
@@ -238,11 +231,10 @@ def test_told_to_stop_while_it_writes_it_reads_no_more(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def maildir(path: Path) -> Iterator[Maildir]:
-    """The maildir, open."""
-    with Maildir(os.fsencode(path)) as opened:
-        opened.durable_envelope()
-        yield opened
+def maildir(maildir: Maildir) -> Maildir:
+    """The maildir, open, with a directory of sidecars."""
+    maildir.durable_envelope()
+    return maildir
 
 
 def test_the_sidecar_is_durable_before_the_message_is_seen(
@@ -252,13 +244,13 @@ def test_the_sidecar_is_durable_before_the_message_is_seen(
     calls = FileSystem(monkeypatch, tmp_path)
     name = writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT]).decode()
     assert calls.calls == [
-        "fsync M/tmp/*",
-        "fsync M/tmp/*",
-        f"rename M/tmp/* -> M/envelope/{name}.json",
-        "fsync M/envelope",
-        f"link M/tmp/* -> M/new/{name}",
-        "unlink M/tmp/*",
-        "fsync M/new",
+        "fsync Maildir/tmp/*",
+        "fsync Maildir/tmp/*",
+        f"rename Maildir/tmp/* -> Maildir/envelope/{name}.json",
+        "fsync Maildir/envelope",
+        f"link Maildir/tmp/* -> Maildir/new/{name}",
+        "unlink Maildir/tmp/*",
+        "fsync Maildir/new",
     ]
 
 
@@ -266,13 +258,13 @@ def test_the_sidecar_is_durable_before_the_message_is_seen(
 @pytest.mark.parametrize(
     ("call", "nth"),
     [
-        ("fsync M/tmp", 1),
-        ("fsync M/tmp", 2),
+        ("fsync Maildir/tmp", 1),
+        ("fsync Maildir/tmp", 2),
         ("rename", 1),
-        ("fsync M/envelope", 1),
+        ("fsync Maildir/envelope", 1),
         ("link", 1),
-        ("unlink M/tmp", 1),
-        ("fsync M/new", 1),
+        ("unlink Maildir/tmp", 1),
+        ("fsync Maildir/new", 1),
     ],
 )
 def test_what_fails_is_taken_back(
@@ -298,8 +290,8 @@ def test_a_message_that_cannot_be_taken_back_keeps_its_sidecar(
 ) -> None:
     """Better sent twice than to whom its headers say."""
     calls = FileSystem(monkeypatch, tmp_path)
-    calls.fail("fsync M/new", errno.EIO)
-    calls.always_fail("unlink M/new", errno.EROFS)
+    calls.fail("fsync Maildir/new", errno.EIO)
+    calls.always_fail("unlink Maildir/new", errno.EROFS)
     with pytest.raises(LocalError, match="Input/output error"):
         writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
     (name,) = names(path / "new")

@@ -20,7 +20,7 @@ from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.transport import command
 from maildirqmtp.transport.endpoint import CommandEndpoint
 from maildirqmtp.transport.transport import Transport, connect
-from tests.helpers import DEADLINE_S, runs, wait_until
+from tests.helpers import DEADLINE_S, open_descriptors, runs, wait_until
 
 Start = Callable[..., Transport]
 
@@ -48,11 +48,6 @@ def start(log: list[str]) -> Iterator[Start]:
     assert threading.active_count() == threads
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-
-
-def open_descriptors() -> set[str]:
-    """Return the numbers of our open descriptors, but for the one that looks."""
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
 def python(code: str) -> tuple[str, ...]:
@@ -311,8 +306,10 @@ def test_several_have_their_time_to_end_at_the_same_time(
     for transport in transports:
         transport.hang_up()
     monkeypatch.setattr(command, "EXIT_GRACE_S", 1_000.0)  # for one that gets its time only now
+    children = [transport._process.pid for transport in transports]  # type: ignore[attr-defined]
     for transport in transports:
         transport.close()
+    assert not any(map(runs, children))
 
 
 def test_an_exit_at_once_takes_them_along() -> None:
@@ -345,7 +342,8 @@ def test_a_fork_of_ours_leaves_them_alone() -> None:
         "assert os.waitpid(pid, 0)[1] == 0\n"
         "assert t._look() is None, t._look()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 0
 
 
 def test_what_it_leaves_behind_is_ended(start: Start) -> None:

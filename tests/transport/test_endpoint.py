@@ -14,14 +14,13 @@ from maildirqmtp.transport.endpoint import (
     CommandEndpoint,
     Endpoint,
     TcpEndpoint,
-    Tls,
     UcspiEndpoint,
     UnixEndpoint,
-    make_tls,
     parse_endpoint,
     parse_pin,
     parse_port,
 )
+from maildirqmtp.transport.tls_options import Tls, make_tls
 
 CHECKED = settings(deadline=None)
 
@@ -344,3 +343,42 @@ def test_no_text_raises_anything_but_a_config_error(text: str) -> None:
         assert parse_endpoint(str(server)) == server
     assert str(server).isprintable()
     assert parse_endpoint(server.text) == server
+
+
+KINDS: list[Endpoint] = [
+    TcpEndpoint("a"),
+    TcpEndpoint("a", 1),
+    TcpEndpoint("a", 209, True),
+    TcpEndpoint("unix", 209),
+    UnixEndpoint("a"),
+    UnixEndpoint("209"),
+    CommandEndpoint(("a",)),
+    CommandEndpoint(("a", "a")),
+    UcspiEndpoint(),
+]
+
+
+@pytest.mark.parametrize("one", KINDS, ids=repr)
+def test_an_endpoint_equals_only_its_own_kind(one: Endpoint) -> None:
+    """A client told to use `exec:a` after `unix:a` would go on with the old connection."""
+    assert [other for other in KINDS if other == one] == [one]
+    assert len([other for other in KINDS if other != one]) == len(KINDS) - 1
+    assert one != tuple(one) if isinstance(one, tuple) else one != "-"
+    again = parse_endpoint(one.text)
+    assert (again, hash(again)) == (one, hash(one))
+    assert len({*KINDS, again}) == len(KINDS)
+
+
+@pytest.mark.parametrize("one", KINDS, ids=repr)
+def test_an_endpoint_is_true(one: Endpoint) -> None:
+    """`server or default` must not lose `-`, which has no fields."""
+    assert one
+
+
+@pytest.mark.parametrize("one", [*KINDS, Tls()], ids=repr)
+def test_endpoints_and_options_cannot_be_changed(one: object) -> None:
+    """They are shared by routes, threads and connections."""
+    with pytest.raises((AttributeError, TypeError)):
+        one.host = "b"  # type: ignore[attr-defined]
+    with pytest.raises((AttributeError, TypeError)):
+        one.ca = "b"  # type: ignore[attr-defined]

@@ -18,29 +18,12 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConfigError, ConnectError, ConnectTimeout, TransportError
-from maildirqmtp.transport.endpoint import TcpEndpoint, Tls, parse_pin
-from maildirqmtp.transport.tls import RECORD_BYTES, TlsTransport
+from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin
+from maildirqmtp.transport.tls import RECORD_BYTES, TlsTransport, is_cut_off
+from maildirqmtp.transport.tls_options import Tls
 from maildirqmtp.transport.transport import Transport, connect
 from tests.certificates import Authority, Identity, over_tls, reads_all
 from tests.helpers import DEADLINE_S, Peer, Script, serving, wait_until
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom the client trusts."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom nobody trusts."""
-    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
-
-
-@pytest.fixture(scope="module")
-def identity(authority: Authority) -> Identity:
-    """A good certificate for this machine."""
-    return authority.issue("localhost", "127.0.0.1")
 
 
 def received(transport: Transport) -> bytes:
@@ -255,6 +238,20 @@ def test_an_end_that_nobody_announced_is_an_error(authority: Authority, identity
             received(transport)
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(ssl.SSLEOFError, None), (ssl.SSLError, "UNEXPECTED_EOF_WHILE_READING")],
+)
+def test_every_python_says_that_it_was_cut_off(kind: type[ssl.SSLError], reason: str) -> None:
+    """With Debian 12's, the log would say that TLS is broken, and not that the wire was cut."""
+    error = kind(1, "no text that a version could not change")
+    error.reason = reason
+    assert is_cut_off(error)
+    error = ssl.SSLError(1, "")
+    error.reason = "WRONG_VERSION_NUMBER"
+    assert not is_cut_off(error)
+
+
 def test_we_say_farewell(authority: Authority, identity: Identity) -> None:
     """A server that logs every cut connection would log every run."""
     taken: list[bytes] = []
@@ -264,6 +261,7 @@ def test_we_say_farewell(authority: Authority, identity: Identity) -> None:
         transport.close()
         transport.close()
         wait_until(lambda: b"".join(taken) == b"all of it", "the server to have read it")
+        assert transport._socket.fileno() == -1, "it is not closed"  # type: ignore[attr-defined]
 
 
 def send_for_ever(transport: Transport) -> None:

@@ -65,8 +65,10 @@ def test_the_end_is_empty(pair: Pair) -> None:
 
 def test_closing_twice_is_harmless(pair: Pair) -> None:
     """Error paths meet."""
-    pair[0].close()
-    pair[0].close()
+    ours, theirs = pair
+    ours.close()
+    ours.close()
+    assert theirs.recv(1) == b""
 
 
 def test_a_broken_connection_names_the_server(pair: Pair, tmp_path: Path) -> None:

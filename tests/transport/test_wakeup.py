@@ -65,6 +65,9 @@ def test_bytes_of_signals_are_taken_in_too(wake: Wakeup) -> None:
 def test_clearing_when_nothing_came_does_not_wait(wake: Wakeup) -> None:
     """The thread would hang for ever."""
     wake.clear()
+    assert not is_due(wake)
+    wake.set()
+    assert is_due(wake)
 
 
 def test_after_the_end_it_writes_to_nobody() -> None:

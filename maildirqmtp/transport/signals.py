@@ -1,0 +1,44 @@
+"""Signal handlers for as long as something runs."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+
+
+@contextmanager
+def signal_handlers(
+    numbers: Iterable[int],
+    handler: Callable[[int, FrameType | None], object],
+    *,
+    wakeup_fd: int | None = None,
+    keep_ignored: bool = False,
+) -> Iterator[None]:
+    """Let `handler` handle these signals, and put the earlier handlers back at the end.
+
+    Python runs a handler between two bytecodes of the main thread. One that runs
+    just before a selector waits would not end that wait: the kernel also writes a
+    byte to `wakeup_fd`, which the selector waits for. `keep_ignored` leaves signals
+    that the caller ignores ignored, as nohup(1) expects. In the main thread only.
+    """
+    chosen = [
+        number
+        for number in numbers
+        if not (keep_ignored and signal.getsignal(number) is signal.SIG_IGN)
+    ]
+    before = {number: signal.signal(number, handler) for number in chosen}
+    earlier_fd = None
+    if wakeup_fd is not None:
+        earlier_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        if earlier_fd is not None:
+            signal.set_wakeup_fd(earlier_fd)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

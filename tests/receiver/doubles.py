@@ -1,0 +1,60 @@
+"""What tests of the receiver share: its log, its clock, and a thread to serve in."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import re
+import threading
+from collections.abc import Iterator
+
+from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.server import Server
+from tests.helpers import DEADLINE_S
+
+
+class Log:
+    """Takes the server's log lines, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.lines: queue.Queue[str] = queue.Queue()
+
+    def __call__(self, importance: Importance, text: str) -> None:
+        self.lines.put(text)
+
+    def wait_for(self, pattern: str) -> str:
+        """Return the next line that matches; the lines before it are forgotten."""
+        while not re.search(pattern, line := self.lines.get(timeout=DEADLINE_S)):
+            pass
+        return line
+
+    def has(self, pattern: str) -> bool:
+        """Say whether such a line has come since one was last looked for."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if re.search(pattern, self.lines.get_nowait()):
+                    return True
+        return False
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@contextlib.contextmanager
+def serving_thread(server: Server) -> Iterator[None]:
+    """Run the server in a thread, as --demo does; it has to end when told to."""
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
