@@ -20,22 +20,27 @@ from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, p
 
 
 class AddressType(BytesType):
-    """An address of the envelope. `what` is sender or recipient; only a sender may be empty."""
+    """An address of the envelope, quoted where it has to be; kept raw.
+
+    `what` is sender or recipient; only a sender may be empty.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__("ADDRESS")
         self._what = what
 
     def parse(self, text: str, where: str) -> bytes:
-        from maildirqmtp.qmtp.protocol import check_address
+        from maildirqmtp.mail import addresses
 
-        address = os.fsencode(text)
-        reason = check_address(address, self._what)
-        if reason is None and not address and self._what == "recipient":
-            reason = "a recipient must not be empty"
-        if reason is not None:
-            raise ConfigError(f"{where}: {reason}")
-        return address
+        try:
+            return addresses.parse(os.fsencode(text), self._what)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    def to_text(self, value: bytes) -> str:
+        from maildirqmtp.mail import addresses
+
+        return os.fsdecode(addresses.quote(value))
 
 
 class PortType(NumberType):
