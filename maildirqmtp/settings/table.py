@@ -98,6 +98,12 @@ SERVER = Setting("server", "server", TextType("SERVER"), "where messages go")
 SENDER = Setting(
     "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
 )
+_DEFAULT_SENDER = Setting(
+    "default-sender",
+    "default_sender",
+    AddressType("sender"),
+    "envelope sender where the messages say none",
+)
 RECIPIENT = Setting(
     "recipient",
     "recipients",
@@ -175,6 +181,7 @@ ROUTE: tuple[Setting[Any], ...] = (
     _SENT,
     _FAILED,
     SENDER,
+    _DEFAULT_SENDER,
     RECIPIENT,
     _BOUNCE,
     Setting(
