@@ -133,7 +133,7 @@ class BatchQueue:
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
         """Return those of these names that this run has not tried."""
         tried = self._tried
-        return [name for name in names if name.partition(b":")[0] not in tried]
+        return [n for n in names if n not in tried and n.partition(b":")[0] not in tried]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
