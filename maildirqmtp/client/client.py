@@ -143,7 +143,8 @@ class QMTPClient(BaseClient):
 
     Seconds: `connect_timeout` (60) for each address of the server;
     `write_timeout` (73) without a byte taken by the server; `response_timeout`
-    (3,600) for the answers to a package, from its last byte on; `session_limit`
+    (3,600) without an answer, from the last one or from the last byte of the package
+    whose answer is due; `session_limit`
     (3,000), after which a connection is replaced between two packages, as a
     session lasts an hour at most (qmtp.txt, section 2); `grace_time` (10) for
     the other responses of the first package with several recipients, after its
