@@ -82,10 +82,13 @@ def names(directory: Path) -> list[str]:
 
 
 def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return every file under a path, with its inode, mode and content, to compare later."""
+    """Return every file under a path, with its inode, mode and content, to compare later.
+
+    The lock file is not among them: every run makes it, and leaves it.
+    """
     found = {}
     for directory, _, files in os.walk(path):
-        for name in files:
+        for name in set(files) - {".maildirqmtp-lock"}:
             file = os.path.join(directory, name)
             status = os.lstat(file)
             content = b""

@@ -12,12 +12,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir import locking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
 
+    from maildirqmtp.maildir.locking import Lock
     from maildirqmtp.maildir.maildir import Maildir
 
     class Claimant(Protocol):
@@ -58,7 +59,7 @@ class MaildirLocks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], tuple[int, int, Reservations]] = {}
+        self._held: dict[tuple[int, int], tuple[int, Lock, Reservations]] = {}
 
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[Reservations]:
@@ -70,21 +71,17 @@ class MaildirLocks:
         key = (status.st_dev, status.st_ino)
         with self._lock:
             if key in self._held:
-                users, fd, reservations = self._held[key]
+                users, lock, reservations = self._held[key]
             else:
-                maildir.lock()
-                # The lock is the open file's: with a descriptor of our own it outlives the route.
-                try:
-                    users, fd, reservations = 0, os.dup(maildir.root.fd), Reservations()
-                except OSError as error:
-                    raise local_error("lock", maildir.path, error) from error
-            self._held[key] = (users + 1, fd, reservations)
+                # Not the maildir's own, which ends with the route that opened it.
+                users, lock, reservations = 0, locking.acquire(maildir.root), Reservations()
+            self._held[key] = (users + 1, lock, reservations)
         try:
             yield reservations
         finally:
             with self._lock:
-                users, fd, reservations = self._held.pop(key)
+                users, lock, reservations = self._held.pop(key)
                 if users > 1:
-                    self._held[key] = (users - 1, fd, reservations)
+                    self._held[key] = (users - 1, lock, reservations)
                 else:
-                    os.close(fd)
+                    lock.close()

@@ -22,7 +22,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, Side
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import files, safety, sidecars
+from maildirqmtp.maildir import files, locking, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import LAST_S, printable
@@ -76,7 +76,7 @@ def _read(maildir: Maildir, name: bytes) -> dict[str, Any] | None:
         return None  # no daemon, or none of ours: what waits can be told without it
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
-    holder = safety.lock_holder(maildir.root.fd)
+    holder = locking.holder(maildir.root)
     return found if holder is not None and holder == found.get("pid") else None
 
 
