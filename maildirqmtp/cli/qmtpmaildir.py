@@ -18,7 +18,7 @@ from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
-from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, only_domains
+from maildirqmtp.receiver.policy import DEFAULT_POLICY, Log, Policy, Severity, only_domains
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream, stdio_peer
 from maildirqmtp.settings.units import parse_bytes, parse_seconds
@@ -37,15 +37,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the receiver; return the exit code."""
-    log = stderr_log(Importance.NOTICE)
+    log = stderr_log(Severity.NOTICE)
     try:
         options = _parser().parse_args(argv)
         return _run(options)
     except ConfigError as error:
-        log(Importance.ERROR, str(error))
+        log(Severity.ERROR, str(error))
         return EXIT_USAGE
     except QMTPError as error:
-        log(Importance.ERROR, str(error))
+        log(Severity.ERROR, str(error))
         return EXIT_TEMPORARY
     except KeyboardInterrupt:
         return EXIT_OK  # before the handlers were in place; nothing had begun
@@ -61,15 +61,16 @@ def _run(options: argparse.Namespace) -> int:
     if options.stdio:
         _require_stdio()
     listen = DEFAULT_LISTEN if options.listen is None else options.listen
-    wrap = _tls_server(options)
+    per_client = options.max_per_client
     server = Server(
         options.dir,
         listen=None if options.stdio else parse_listen(listen),
         policy=policy,
-        wrap=wrap,
+        wrap=_tls_server(options),
         max_connections=_count(options.max_connections, "--max-connections"),
+        max_per_client=None if per_client is None else _count(per_client, "--max-per-client"),
         timeout_s=timeout_s,
-        log=stderr_log(_importance(options)),
+        log=stderr_log(_severity(options)),
     )
     stop_signals = (signal.SIGTERM, signal.SIGINT)
     with (
@@ -90,8 +91,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 stopped or client done, 111 trouble, 100 wrong usage.",
         allow_abbrev=False,
     )
+    parser.add_argument("dir", metavar="DIR", help="the maildir; made if it is missing")
+    _add_network_options(parser)
+    _add_limits(parser)
+    _add_tls_options(parser)
     add = parser.add_argument
-    add("dir", metavar="DIR", help="the maildir; made if it is missing")
+    add("-v", "--verbose", action="store_true", help="log accepted messages too")
+    add("-q", "--quiet", action="store_true", help="log nothing but errors")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--listen",
         metavar="HOST:PORT",
@@ -110,11 +122,21 @@ def _parser() -> argparse.ArgumentParser:
         help="take recipients of this domain only; may be repeated; "
         "required to listen beyond loopback",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--max-size",
         metavar="SIZE",
         default=str(MAX_MESSAGE),
         help="refuse larger messages, as in 64k 32M 1G (default %(default)s bytes)",
+    )
+    add(
+        "--min-free",
+        metavar="SIZE",
+        default="0",
+        help="defer all mail while the file system has less space left (default %(default)s)",
     )
     add(
         "--max-connections",
@@ -123,34 +145,40 @@ def _parser() -> argparse.ArgumentParser:
         help="clients at once; others wait (default %(default)s)",
     )
     add(
+        "--max-per-client",
+        metavar="N",
+        help="connections at once of one IP address, or IPv6 /64; more are closed "
+        "(default half of --max-connections)",
+    )
+    add(
         "--timeout",
         metavar="TIME",
         default=f"{TIMEOUT_S:.0f}",
         help="drop a client idle for so long, as in 90s 5m (default %(default)s seconds)",
     )
+
+
+def _add_tls_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--tls-cert", metavar="FILE", help="speak TLS only, with this certificate (PEM)")
     add("--tls-key", metavar="FILE", help="its key, where it is not in the same file")
     add(
         "--tls-client-ca",
         metavar="FILE",
-        help="let in only who has a certificate of this authority (PEM)",
+        help="accept only clients with a certificate of this authority (PEM)",
     )
     add(
         "--tls-client-name",
         metavar="NAME",
         action="append",
         default=[],
-        help="of these only who has this name in it, as subjectAltName or common name; "
-        "may be repeated",
+        help="of these only clients with this name in their certificate, as subjectAltName or "
+        "common name; may be repeated",
     )
-    add("-v", "--verbose", action="store_true", help="log accepted messages too")
-    add("-q", "--quiet", action="store_true", help="log nothing but errors")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
 
 
 def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream]:
-    """Return what makes a stream of a client's socket: in plain, or by TLS."""
+    """Return the function that makes a stream of a socket: plain text, or TLS."""
     if options.tls_cert is None:
         for flag in ("tls_key", "tls_client_ca", "tls_client_name"):
             if getattr(options, flag):
@@ -159,7 +187,7 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
     if options.stdio or (options.listen or "").startswith("unix:"):
         raise ConfigError("--tls-cert: TLS is for TCP; with --stdio, let sslserver or ssh do it")
     if options.tls_client_name and options.tls_client_ca is None:
-        raise ConfigError("--tls-client-name: nobody vouches for names without --tls-client-ca")
+        raise ConfigError("--tls-client-name: names prove nothing without --tls-client-ca")
     from maildirqmtp.receiver.tls import TlsServer
 
     return TlsServer(
@@ -168,9 +196,9 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
 
 
 def parse_listen(text: str) -> tuple[str, int] | bytes:
-    """Read HOST:PORT, HOST, [::1]:PORT or unix:PATH; port 0 lets the kernel choose. `ConfigError`.
+    """Parse HOST:PORT, HOST, [::1]:PORT or unix:PATH; port 0 lets the kernel choose.
 
-    A path is returned as bytes.
+    A path is returned as bytes. Raises `ConfigError` for anything else.
     """
     if text.startswith("unix:"):
         path = os.fsencode(text.removeprefix("unix:"))
@@ -192,13 +220,13 @@ def _policy(options: argparse.Namespace) -> Policy:
     max_size = parse_bytes(options.max_size, "--max-size")
     if max_size < 1:
         raise ConfigError(f"--max-size: at least one byte, not {options.max_size!r}")
+    min_free = parse_bytes(options.min_free, "--min-free")
     domains = [os.fsencode(name) for name in options.domain]
     for domain in domains:
         if not domain or any(c in b"@ \t\r\n\0" for c in domain):
             raise ConfigError(f"--domain: a name as example.org, not {printable(domain)!r}")
-    if domains:
-        return Policy(max_size=max_size, refuse=only_domains(domains))
-    return Policy(max_size=max_size, refuse=DEFAULT_POLICY.refuse)
+    refuse = only_domains(domains) if domains else DEFAULT_POLICY.refuse
+    return Policy(max_size=max_size, min_free=min_free, refuse=refuse)
 
 
 def _count(text: str, where: str) -> int:
@@ -207,10 +235,10 @@ def _count(text: str, where: str) -> int:
     return int(text)
 
 
-def _importance(options: argparse.Namespace) -> Importance:
+def _severity(options: argparse.Namespace) -> Severity:
     if options.quiet:
-        return Importance.ERROR
-    return Importance.DETAIL if options.verbose else Importance.NOTICE
+        return Severity.ERROR
+    return Severity.INFO if options.verbose else Severity.NOTICE
 
 
 def _require_stdio() -> None:
@@ -222,12 +250,12 @@ def _require_stdio() -> None:
             raise ConfigError(f"--stdio: standard {name} is closed") from None
 
 
-def stderr_log(limit: Importance) -> Log:
+def stderr_log(limit: Severity) -> Log:
     """Return a log that writes lines up to `limit` on standard error."""
 
-    def log(importance: Importance, text: str) -> None:
-        if importance <= limit and sys.stderr is not None:
-            # Mail goes on where nobody can read the log: disk full, reader gone.
+    def log(severity: Severity, text: str) -> None:
+        if severity <= limit and sys.stderr is not None:
+            # Mail goes on without a log: disk full, reader gone.
             with contextlib.suppress(OSError, ValueError):
                 print(f"qmtpmaildir: {text}", file=sys.stderr, flush=True)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import ConfigError
+from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.maildir.files import Folder, local_error, replace
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     #: Name, help, type, and the value of each route.
     Metric = tuple[str, str, str, list[tuple[dict[str, str], float]]]
+
+#: Seconds for which the text made for one client is given to the others as well.
+FRESH_S = 1.0
 
 _COUNTERS = (
     ("accepted", "Recipients that the server has accepted."),
@@ -112,15 +116,24 @@ def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
 
 
 def serve(
-    listen: tuple[str, int], snapshots: Callable[[], Iterable[Snapshot]]
+    listen: tuple[str, int],
+    snapshots: Callable[[], Iterable[Snapshot]],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[], None]:
-    """Serve the metrics over HTTP, in threads; return what stops that. Raises `ConfigError`."""
+    """Serve the metrics over HTTP at `/metrics`, in a thread; return what stops that.
+
+    They are made once in `FRESH_S` at most, however many clients ask. `clock`
+    is monotonic seconds. Raises `ConfigError` where the extra is missing, or
+    the address cannot be used.
+    """
     try:
-        from prometheus_client import CollectorRegistry, Metric, start_http_server
+        from prometheus_client import CollectorRegistry, Metric
+        from prometheus_client.exposition import choose_encoder
     except ImportError:
         raise ConfigError(
             "--metrics-listen needs the extra `metrics`: pip install 'maildirqmtp[metrics]'"
         ) from None
+    from maildirqmtp.daemon.http_server import NOT_FOUND, HttpServer, Reply, Request
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
@@ -132,15 +145,21 @@ def serve(
 
     registry = CollectorRegistry()
     registry.register(Collector())
-    host, port = listen
+    last: tuple[float, Reply] | None = None
+
+    def reply(request: Request) -> Reply:
+        nonlocal last
+        if request.path not in ("/", "/metrics"):
+            return NOT_FOUND
+        now_s = clock()
+        if last is None or now_s - last[0] >= FRESH_S:
+            encode, content_type = choose_encoder(request.fields.get("accept", ""))
+            last = now_s, Reply(encode(registry), content_type)
+        return last[1]
+
     try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"--metrics-listen: {host}:{port}: {error.strerror}") from None
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return stop
+        server = HttpServer(listen, reply)
+        server.start()
+    except LocalError as error:
+        raise ConfigError(f"--metrics-listen: {error}") from None
+    return server.stop

@@ -14,8 +14,9 @@ from maildirqmtp.forwarder import mailers
 from maildirqmtp.forwarder.route import BounceMethod
 from maildirqmtp.mail import dsn
 from maildirqmtp.mail.addresses import takes_no_bounce
-from maildirqmtp.maildir import names, writing
+from maildirqmtp.maildir import names
 from maildirqmtp.text import printable
+from maildirqmtp.transport.host_name import full_host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class Bouncer:
             original=original,
             complete=complete,
             identifier=identifier,
-            host=writing.host_name(),
+            host=self._route.hostname or full_host_name(),
             server=None if queued.refusal else self._route.server.host,
             arrived_s=message.mtime_s,
             now_s=self._wall_clock(),

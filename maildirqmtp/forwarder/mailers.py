@@ -6,10 +6,8 @@ Each way either has the bounce for good when `send` returns, or raises
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,29 +90,25 @@ class SendmailMailer:
 
     def _run(self, bounce: bytes, recipient: bytes) -> tuple[int | None, bytes]:
         """Return the exit code, None where it took too long, and the beginning of its complaint."""
-        import subprocess
         import tempfile
+
+        from maildirqmtp.transport.process import DEVNULL, Process
 
         try:
             # Files, not pipes: what it may have left running would hold a pipe open for ever.
             with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as complaint:
                 text.write(bounce)
                 text.seek(0)
-                process = subprocess.Popen(
+                process = Process(
                     [*self._command, b"-i", b"-f", b"", b"--", addresses.quote(recipient)],
                     stdin=text,
-                    stdout=subprocess.DEVNULL,
+                    stdout=DEVNULL,
                     stderr=complaint,
-                    start_new_session=True,
                 )
                 try:
-                    code: int | None = process.wait(self._timeout_s)
-                except subprocess.TimeoutExpired:
-                    code = None
+                    code = process.reap() if process.exits(self._timeout_s) else None
                 finally:
-                    if process.returncode is None:
-                        _kill(process.pid)
-                        process.wait()
+                    process.end(0.0)
                 return code, os.pread(complaint.fileno(), _COMPLAINT_BYTES, 0)
         except OSError as error:
             raise local_error("run, to send a bounce,", self._command[0], error) from error
@@ -164,11 +158,6 @@ class QueueMailer:
         sidecars.write(self._maildir, name, Sidecar(b"", (self._prefix + recipient,)))
         writing.deliver_as(self._maildir, name, [bounce])
         return name
-
-
-def _kill(process_group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process_group, signal.SIGKILL)
 
 
 def _name(identifier: str) -> bytes:

@@ -1,10 +1,11 @@
-"""A message of the maildir with its envelope: whom it goes to, and what was answered.
+"""A queued message: one of the maildir, its recipients, and what was answered.
 
 `prepare` makes it from a name in the maildir.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.outgoing import Piece
 
 
+#: What to do about a message that is held, by where the reason lies.
+_BY_HEADER = "give --sender and --recipient, or a sidecar"
+_BY_DEFAULT = "give --default-sender or --sender, or a sidecar"
+_BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
+_MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
+
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
-# What else a held message can be given, and where that is explained.
-_SIDECAR = "a sidecar, as --enqueue does (ENVELOPE in maildirqmtp(1))"
 
 
 class QueuedMessage(OutgoingMessage):
@@ -105,38 +110,55 @@ class QueuedMessage(OutgoingMessage):
         return printable(self.message.folder.join(self.message.name))
 
 
-def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> QueuedMessage | None:
-    """Open a message and find its envelope; None where it is none, or not ours.
+class PassedOver(Enum):
+    """Why a file of the maildir is not sent, without being held."""
+
+    #: It is gone, or a link, a directory, ...
+    NO_MESSAGE = auto()
+    #: None of its recipients begins with the route's prefix.
+    FOR_OTHERS = auto()
+
+
+def prepare(
+    maildir: Maildir, route: Route, folder: Folder, name: bytes
+) -> QueuedMessage | PassedOver:
+    """Open a message and find its envelope.
 
     Raises `EnvelopeError`, `LocalError` or `FileChangedError` where the message
     has to be held: then nothing of it may be sent.
     """
     message = maildir.load(folder, name)
     if message is None:
-        return None
+        return PassedOver.NO_MESSAGE
     taken = False
     try:
         queued = _addressed(maildir, route, message)
-        taken = queued is not None
+        taken = isinstance(queued, QueuedMessage)
         return queued
     finally:
         if not taken:
             message.close()
 
 
-def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | None:
+def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | PassedOver:
     trace = trace_of(message)
-    known = sidecars.read_known(maildir, message.name) if maildir.has_envelopes else None
+    known = _sidecar(maildir, message)
     sidecar = known[0] if known else None
     if sidecar is None:
         sender, everyone = _sender(route, trace), _recipients(route, trace)
     else:
         sender, everyone = sidecar.sender, sidecar.recipients
         if not everyone:
-            raise EnvelopeError("its sidecar has no recipient; nobody is owed this message")
-    recipients = envelope.ours(everyone, route.prefix)
+            raise _with_way_out(
+                EnvelopeError("its sidecar has no recipient; nobody is owed this message"),
+                "remove both, or correct the sidecar",
+            )
+    try:
+        recipients = envelope.ours(everyone, route.prefix)
+    except EnvelopeError as error:
+        raise _with_way_out(error, _BY_SIDECAR if sidecar else _BY_HEADER) from None
     if not recipients:
-        return None
+        return PassedOver.FOR_OTHERS
     others: tuple[bytes, ...] = ()
     if len(everyone) > 1:
         if len(names.unique(message.name)) > _NAME_BYTES:
@@ -149,7 +171,8 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
     queued.sidecar_identity = known[1] if known else None
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
-            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE})"
+            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
+            f"move it out of the maildir"
         )
     received = header.count_received(message.data)
     if received >= header.MAX_RECEIVED:
@@ -170,11 +193,19 @@ def trace_of(message: Message) -> Trace:
         if trace is not None:
             return trace
         if length >= WHOLE_MAX:
-            raise EnvelopeError(
-                f"the trace lines on top of it do not end within {WHOLE_MAX} bytes; remove them"
-            )
+            said = f"the trace lines on top of it do not end within {WHOLE_MAX} bytes"
+            raise _with_way_out(EnvelopeError(said), "remove them")
         length *= 2
         message.read_top(length)
+
+
+def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
+    if not maildir.has_envelopes:
+        return None
+    try:
+        return sidecars.read_known(maildir, message.name)
+    except EnvelopeError as error:
+        raise _with_way_out(error, _BY_SIDECAR) from None
 
 
 def _sender(route: Route, trace: Trace) -> bytes:
@@ -183,13 +214,11 @@ def _sender(route: Route, trace: Trace) -> bytes:
     if trace.sender is not None:
         return trace.sender
     if trace.sender_fault:
-        raise EnvelopeError(f"{trace.sender_fault}; give --sender ADDRESS, or write {_SIDECAR}")
+        raise _with_way_out(EnvelopeError(trace.sender_fault), _BY_HEADER)
     if route.default_sender is not None:
         return route.default_sender
-    raise EnvelopeError(
-        f"no envelope: no Return-Path line on top of it; give --default-sender ADDRESS, or "
-        f"write {_SIDECAR}"
-    )
+    way_out = _BY_DEFAULT if route.recipients or trace.recipients else _BY_HEADER
+    raise _with_way_out(EnvelopeError("no envelope: no Return-Path line on top of it"), way_out)
 
 
 def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:
@@ -198,4 +227,9 @@ def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:
     if trace.recipients:
         return trace.recipients
     fault = trace.recipients_fault or "no envelope: no Delivered-To line on top of it"
-    raise EnvelopeError(f"{fault}; give --recipient ADDRESS, or write {_SIDECAR}")
+    raise _with_way_out(EnvelopeError(fault), _BY_HEADER)
+
+
+def _with_way_out(error: EnvelopeError, way_out: str) -> EnvelopeError:
+    """Return the error with what to do about it: its reader is not who wrote this program."""
+    return type(error)(f"{error}; {way_out}; {_MANUAL}")

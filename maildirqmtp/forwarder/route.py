@@ -58,7 +58,8 @@ class Route(NamedTuple):
     they are given; `default_sender` counts where these lines give no sender.
     `failed` None means `.Failed` inside the maildir; `sent` None means that
     accepted messages are removed. `sendmail` is the command that
-    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    takes DSNs, and its first arguments. `hostname` is the name that DSNs give this
+    host, None its fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     """
@@ -75,6 +76,7 @@ class Route(NamedTuple):
     bounce: bool = False
     bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
+    hostname: str | None = None
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S
     window_messages: int = WINDOW_MESSAGES

@@ -189,15 +189,21 @@ def _boundary(identifier: str, parts: list[bytes]) -> str:
 
 
 def _code(response: str) -> str:
-    """Return the status code (RFC 3463) that a response names; a general one where none.
+    """Return the status code (RFC 3463) of a response.
 
-    5.x.x for a D; for a Z that came too late 4.x.x, or 4.4.7, delivery time expired.
+    A D is permanent, whatever the code in its text says: class 5, with subject and
+    detail of that code (RFC 3463, 2: they are the same in each class), 5.0.0 where
+    there is none. A Z has failed because it came too late: the 4.x.x of its text, or
+    4.4.7, delivery time expired.
     """
-    digit, default = ("5", "5.0.0") if response.startswith("D") else ("4", "4.4.7")
-    for found in _CODE.finditer(response):
-        if found[1] == digit:
+    codes = list(_CODE.finditer(response))
+    letter = "5" if response.startswith("D") else "4"
+    for found in codes:
+        if found[1] == letter:
             return found[0]
-    return default
+    if letter == "4":
+        return "4.4.7"
+    return f"5{codes[0][2]}" if codes else "5.0.0"
 
 
 def _to(sender: bytes) -> str:

@@ -124,7 +124,7 @@ def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
     return fd
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of it to a file. Raises `OSError`."""
     view = memoryview(data)
     while view:

@@ -117,8 +117,7 @@ class Maildir:
         """Close every directory, and let others have the lock."""
         while self._open:
             os.close(self._open.pop().fd)
-        if self._lock is not None:
-            self._lock.close()
+        self.unlock()
 
     @property
     def has_envelopes(self) -> bool:
@@ -167,6 +166,12 @@ class Maildir:
         if self._lock is None:
             self._lock = locking.acquire(self.root)
 
+    def unlock(self) -> None:
+        """Let other forwarders at the maildir; harmless where it is not locked."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
 
@@ -204,7 +209,8 @@ class Maildir:
 
         Oldest by the seconds that begin the name (maildir(5)), else by the
         modification time; only names without seconds cost a stat. `choose` is
-        given the names of each directory, and returns those that are wanted.
+        given the names of each directory, and returns those that are wanted. What
+        is flagged as trashed or as a draft in cur/ is nobody's to send.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
@@ -213,7 +219,7 @@ class Maildir:
             if choose is not None:
                 found = choose(iter(found))
             for name in found:
-                if name[0] != _DOT:
+                if name[0] != _DOT and not (folder is self.cur and names.is_trash_or_draft(name)):
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
                         entries.append((self._mtime(folder, name), name, number))

@@ -145,7 +145,12 @@ def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
     except OSError as error:
         maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
-    maildir.tmp.discard(tmp_name)
+    # It is delivered. Reported as a failure, it would be delivered again; the second name goes
+    # with the next cleaning of tmp/.
+    try:  # noqa: SIM105 (contextlib would be a part of every start-up)
+        maildir.tmp.discard(tmp_name)
+    except LocalError:
+        pass
     return tmp_name
 
 

@@ -1,8 +1,8 @@
 """The receiver, `qmtpmaildir`: a small QMTP server that delivers into a maildir.
 
-    cli -> serving -> connection -> session -> spool -> (filing, maildir)
+    cli -> server -> connection -> session -> storage, spool -> maildir
 
-`session` knows packages and files but no sockets; `connection` and `serving`
-know sockets but no packages; `policy` says what is taken, `streams` hides what
-kind of connection it is.
+`session` knows packages and files but no sockets; `connection` and `server`
+know sockets but no packages; `policy` holds what is accepted and the limits,
+`streams` hides the kind of connection.
 """

@@ -1,4 +1,4 @@
-"""One client of the receiver: its stream, its session, and what waits to be written.
+"""One client of the receiver: its stream, its session, and responses that wait to be written.
 
     | phase     | reads              | leaves it when                                  |
     | --------- | ------------------ | ----------------------------------------------- |
@@ -7,16 +7,25 @@
     | LINGERING | and throws it away | the client closes; 5 s                          |
     | CLOSED    | nothing            |                                                 |
 
-LINGERING is there because a socket that is closed with bytes unread makes the
-kernel send a reset, which may overtake responses; what they accepted would be
-sent again.
+LINGERING exists because closing a socket with unread bytes makes the kernel
+send a reset, which may overtake responses; what they accepted would be sent
+again.
+
+How long a client can keep its place:
+
+    | what it does                 | place lost after | while other clients wait |
+    | ---------------------------- | ---------------- | ------------------------ |
+    | nothing, between packages    | `timeout_s`      | 5 s                      |
+    | under 100 bytes a second     | `timeout_s`      | 60 s                     |
+    | anything else                | an hour, and 10 minutes for the last package |
 """
 
+import contextlib
 import selectors
 from collections.abc import Callable
 from enum import Enum, auto
 
-from maildirqmtp.receiver.policy import Importance, Log
+from maildirqmtp.receiver.policy import Log, Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import Stream
 
@@ -24,13 +33,21 @@ from maildirqmtp.receiver.streams import Stream
 OUTPUT_MAX = 64 << 10
 #: Seconds of a session after which it takes no new package (qmtp.txt, section 2).
 SESSION_S = 3_600.0
-#: Seconds that a client has to see our end before it is cut off.
+#: Seconds more for the package that is under way then.
+LAST_PACKAGE_S = 600.0
+#: Seconds that a client has to close its side after ours was closed.
 LINGER_S = 5.0
 #: Seconds that a client has to take its responses when the receiver stops.
 STOP_S = 10.0
-
 #: Seconds that a client has for its TLS handshake.
 HANDSHAKE_S = 30.0
+#: Bytes a second, in both directions together, below which a client in a package is slow
+#: (Postfix's smtpd_min_data_rate is 500; satellite telephones carry 300).
+MIN_RATE = 100.0
+#: Seconds over which the rate is measured at least.
+RATE_S = 60.0
+#: Seconds between packages after which a client gives its place to one that waits.
+IDLE_S = 5.0
 
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
@@ -38,7 +55,7 @@ _NEVER = float("inf")
 
 
 class Phase(Enum):
-    """Where a connection is in its life."""
+    """The phases of a connection; see the table of the module."""
 
     OPEN = auto()
     CLOSING = auto()
@@ -49,8 +66,10 @@ class Phase(Enum):
 class Connection:
     """A client. `handle` what is ready, then give it its `turn`; only the disk is waited for.
 
-    `failed` is true once it ended with something lost: in the middle of a
-    package, with responses unwritten, or by a violation of the protocol.
+    `client` is the same for all connections that count as one client, and empty
+    where there is no limit. `failed` is true once something was lost: it ended
+    in the middle of a package, with responses unwritten, or by a violation of
+    the protocol. `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -60,11 +79,11 @@ class Connection:
         timeout_s: float,
         clock: Callable[[], float],
         log: Log,
+        client: str = "",
     ) -> None:
         self.stream = stream
+        self.client = client
         self.failed = False
-        #: What the selector waits for on our behalf, by descriptor.
-        self.registered: dict[int, int] = {}
         self._session = session
         self._timeout_s = timeout_s
         self._clock = clock
@@ -72,16 +91,19 @@ class Connection:
         self._phase = Phase.OPEN
         self._output = bytearray()
         self._progress_s = clock()
+        self._rate_from_s = self._progress_s
+        self._rate_bytes = 0
         self._session_end_s = self._progress_s + SESSION_S
+        self._winding_down = False
         self._handshaking = stream.handshaking
         self._give_up_s = self._progress_s + HANDSHAKE_S if self._handshaking else _NEVER
         self._ended_by_client = False
         self._stopping = False
-        self._log(Importance.DETAIL, "connected")
+        self._log(Severity.INFO, "connected")
 
     @property
     def closed(self) -> bool:
-        """True once nothing more can happen; `release` it then."""
+        """True once nothing more can happen; call `release` then."""
         return self._phase is Phase.CLOSED
 
     @property
@@ -91,13 +113,45 @@ class Connection:
 
     @property
     def deadline_s(self) -> float:
-        """The time at which it wants a turn although nothing is ready."""
+        """The time at which it needs a turn although nothing is ready."""
         if self.can_work:
             return self._clock()
         if self._phase is Phase.LINGERING:
             return self._give_up_s
+        rate_s = self._rate_from_s + max(self._timeout_s, RATE_S) if self._owes else _NEVER
         idle_s = self._progress_s + self._timeout_s
-        return min(idle_s, self._session_end_s, self._give_up_s)
+        return min(idle_s, rate_s, self._session_end_s, self._give_up_s)
+
+    @property
+    def _owes(self) -> bool:
+        """True while the client has to send the rest of a package, or to take responses."""
+        return bool(self._output) or not self._session.between_packages
+
+    @property
+    def expendable_s(self) -> float:
+        """The time from which its place may go to a client that waits; infinite for never."""
+        if self._phase not in (Phase.OPEN, Phase.CLOSING) or self.can_work:
+            return _NEVER
+        if not self._owes:
+            return self._progress_s + IDLE_S
+        measured_s = self._clock() - self._rate_from_s
+        slow = self._rate_bytes < MIN_RATE * max(measured_s, RATE_S)
+        return self._rate_from_s + RATE_S if slow else _NEVER
+
+    def make_way(self) -> None:
+        """Give up this client for one that waits."""
+        if self._owes:
+            self._fail("slow, while others wait; closing")
+        else:
+            self._log(Severity.INFO, "idle, while others wait; closing")
+        self._phase = Phase.CLOSED
+
+    def abort(self, reason: str) -> None:
+        """Give up this client for trouble of this machine. Raises nothing."""
+        self.failed = True
+        self._phase = Phase.CLOSED
+        with contextlib.suppress(MemoryError):
+            self._fail(f"{reason}; closing")
 
     def interest(self) -> dict[int, int]:
         """Return what to wait for: descriptors and selector events."""
@@ -131,6 +185,7 @@ class Connection:
         if written:
             del self._output[:written]
             self._progress_s = now_s
+            self._rate_bytes += written
 
     def _read(self) -> None:
         data = self.stream.read()
@@ -140,8 +195,12 @@ class Connection:
         if data is None or (data and self._phase is Phase.LINGERING):
             return
         if data:
+            now_s = self._clock()
+            if not self._owes:
+                self._rate_from_s, self._rate_bytes = now_s, 0
             self._session.feed(data)
-            self._progress_s = self._clock()
+            self._progress_s = now_s
+            self._rate_bytes += len(data)
         else:
             self._ended_by_client = True
             self._phase = Phase.CLOSED if self._phase is Phase.LINGERING else Phase.CLOSING
@@ -160,12 +219,14 @@ class Connection:
             self._finish()
 
     def _work(self) -> None:
+        began_s = self._clock()
         self._session.work()
         self._output += self._session.take_output()
         if self._session.violation is not None:
             self._fail(f"protocol violation: {self._session.violation}; closing")
-        # The time that the disk took is not the client's.
+        # The time that the disk took does not count against the client.
         self._progress_s = self._clock()
+        self._rate_from_s += self._progress_s - began_s
         if self._stopping:
             self._give_up_s = self._progress_s + STOP_S
 
@@ -177,17 +238,19 @@ class Connection:
         self._give_up_s = min(self._give_up_s, self._clock() + STOP_S)
 
     def release(self) -> None:
-        """Give the descriptors back, and throw away what is not complete."""
+        """Close the stream, and throw away what is not complete."""
         self._phase = Phase.CLOSED
         self._output.clear()
-        self._session.close()
-        self.stream.close()
+        try:
+            self._session.close()
+        finally:
+            self.stream.close()
 
     def _finish(self) -> None:
         if self._ended_by_client and not self._session.between_packages:
             self._fail("went away in the middle of a package; nothing of it was stored")
         else:
-            self._log(Importance.DETAIL, "closed")
+            self._log(Severity.INFO, "closed")
         self._give_up_s = min(self._give_up_s, self._clock() + LINGER_S)
         lingers = not self._ended_by_client and self.stream.half_close()
         self._phase = Phase.LINGERING if lingers else Phase.CLOSED
@@ -203,10 +266,28 @@ class Connection:
         elif self._phase is Phase.LINGERING:
             return
         elif now_s >= self._session_end_s:
-            self._session_end_s = _NEVER
-            self._session.wind_down()
+            self._end_session(now_s)
         elif now_s - self._progress_s >= self._timeout_s and not self.can_work:
             self._time_out()
+        elif self._owes and now_s - self._rate_from_s >= RATE_S:
+            self._check_rate(now_s - self._rate_from_s)
+
+    def _end_session(self, now_s: float) -> None:
+        if not self._winding_down:
+            self._winding_down = True
+            self._session_end_s = now_s + LAST_PACKAGE_S
+            self._session.wind_down()
+        else:
+            self._fail("did not end its last package after an hour; closing")
+            self._phase = Phase.CLOSED
+
+    def _check_rate(self, measured_s: float) -> None:
+        """Drop a client that was slow for as long as it may be idle."""
+        if self._rate_bytes >= MIN_RATE * measured_s:
+            self._rate_from_s, self._rate_bytes = self._clock(), 0
+        elif measured_s >= self._timeout_s and not self.can_work:
+            self._fail(f"slower than {MIN_RATE:.0f} bytes a second; closing")
+            self._phase = Phase.CLOSED
 
     def _time_out(self) -> None:
         if self._output:
@@ -216,12 +297,12 @@ class Connection:
             self._fail(f"sent nothing for {self._timeout_s:.0f} s, amid a package; closing")
             self._phase = Phase.CLOSED
         else:
-            self._log(Importance.DETAIL, f"idle for {self._timeout_s:.0f} s")
+            self._log(Severity.INFO, f"idle for {self._timeout_s:.0f} s")
             self._phase = Phase.CLOSING
 
     def _fail(self, text: str) -> None:
         self.failed = True
-        self._log(Importance.NOTICE, text)
+        self._log(Severity.NOTICE, text)
 
-    def _log(self, importance: Importance, text: str) -> None:
-        self._write_log(importance, f"{self._session.peer}: {text}")
+    def _log(self, severity: Severity, text: str) -> None:
+        self._write_log(severity, f"{self._session.peer}: {text}")

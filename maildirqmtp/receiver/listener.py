@@ -1,4 +1,4 @@
-"""Where the receiver listens: TCP, or a Unix socket."""
+"""The sockets that the receiver listens on: TCP, or a Unix socket."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import stat
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.text import printable
 
-#: Clients that the kernel keeps for us while we have as many as we want.
+#: Clients that wait in the kernel while all places are taken.
 BACKLOG = 128
 #: unix(7): 108, with a NUL at the end.
 _PATH_BYTES = 107
@@ -20,7 +20,7 @@ def show_address(host: str, port: int) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether only this machine can reach a numeric address: 127.0.0.0/8 and ::1."""
+    """True for a numeric address that only this machine can reach: 127.0.0.0/8 and ::1."""
     return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
 
 
@@ -39,7 +39,7 @@ def open_listener(host: str, port: int, loopback_only: bool) -> socket.socket:
     family, kind, protocol, _, address = found[0]
     if loopback_only and not is_loopback(str(address[0])):
         raise ConfigError(
-            f"to listen on {where}, which others can reach, name the domains to accept "
+            f"to listen on {where}, which other machines can reach, name the domains to accept "
             f"mail for with --domain"
         )
     listener = socket.socket(family, kind, protocol)
@@ -61,7 +61,7 @@ def _explain(error: OSError, port: int) -> str:
 
 
 class _UnixListener(socket.socket):
-    """Takes its name away with it, as long as that is still its own."""
+    """A listener that removes its name when it closes, unless another socket has it now."""
 
     path = b""
     identity = (0, 0)
@@ -78,8 +78,8 @@ class _UnixListener(socket.socket):
 def open_unix_listener(path: bytes) -> socket.socket:
     """Return a non-blocking Unix socket that listens; only its owner can connect.
 
-    It gets its name when it is ready, in place of one that nobody listens on.
-    Raises `LocalError`, also where somebody does, or the name is no socket's.
+    It gets its name when it is ready, and replaces a socket without a listener.
+    Raises `LocalError`, also where the name has a listener, or is no socket's.
     """
     if len(path) > _PATH_BYTES:
         raise LocalError(
@@ -91,7 +91,7 @@ def open_unix_listener(path: bytes) -> socket.socket:
     making = os.path.join(directory, b".%b.%d" % (name[:20], os.getpid()))
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(making)  # of a process of this number that died here
+            os.unlink(making)  # left by a process of this number that died here
         listener.bind(making)
         listener.path, listener.identity = making, _identity(making)
         os.chmod(making, 0o600)
@@ -116,16 +116,16 @@ def _identity(path: bytes) -> tuple[int, int]:
 
 
 def _make_way(path: bytes) -> None:
-    """See that a name can be taken: it is free, or a socket that its listener left behind."""
+    """Check that a name can be taken: it is free, or a socket whose listener is gone."""
     shown = f"cannot listen on unix:{printable(path)}"
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise LocalError(f"{shown}: there is something that is no socket")
+            raise LocalError(f"{shown}: it exists and is no socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(path)
     except (FileNotFoundError, ConnectionRefusedError):
         return
     except BlockingIOError:
-        pass  # its listener is there, and busy
-    raise LocalError(f"{shown}: somebody listens there already")
+        pass  # it has a listener, which is busy
+    raise LocalError(f"{shown}: another process listens there already")

@@ -2,6 +2,10 @@
 
 The fsyncs block everybody, but only for one batch at a time: each client with
 packages to deliver gets one batch per round.
+
+Trouble of this machine ends at most one client: memory that runs out while a
+client is served closes that client; descriptors that run out make the server
+pause before it accepts again.
 """
 
 import contextlib
@@ -10,31 +14,50 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import writing
-from maildirqmtp.maildir.cleanup import clean
-from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.receiver.connection import Connection
 from maildirqmtp.receiver.listener import open_listener, open_unix_listener, show_address
-from maildirqmtp.receiver.policy import DEFAULT_POLICY, Importance, Log, Policy, silent
+from maildirqmtp.receiver.policy import (
+    DEFAULT_POLICY,
+    Log,
+    Policy,
+    Severity,
+    ThrottledLog,
+    silent,
+)
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.streams import SocketStream, Stream, peer_name
+from maildirqmtp.receiver.storage import Storage
+from maildirqmtp.receiver.streams import SocketStream, Stream, client_of, peer_name
 from maildirqmtp.text import printable
+from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
 #: Seconds without a byte either way; mailfront's value.
 TIMEOUT_S = 1_200.0
-#: Seconds without accepting anybody after the descriptors ran out.
+#: Seconds without accepting after an error that may last, such as no descriptors left.
 ACCEPT_PAUSE_S = 1.0
+#: Seconds without waiting for clients after poll(2) failed for lack of memory.
+SELECT_PAUSE_S = 0.2
 
-# Seconds; poll(2) counts milliseconds in an int.
-_LONGEST_PAUSE_S = 86_400.0
-# What accept() says when this machine, not the client, is the reason.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+# What accept(2) reports of the network or of a client that is gone already; the next may do.
+_ONE_CLIENT = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPROTO,
+        errno.ENOPROTOOPT,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENONET,
+        errno.ETIMEDOUT,
+    }
+)
+# Errors of that kind in a row after which they count as lasting.
+_MAX_IN_A_ROW = 20
 
 
 class Server:
@@ -42,11 +65,12 @@ class Server:
 
     `listen` is (host, port), with port 0 for any; or the path of a Unix socket;
     None for a server that only `serve_stream` will use. `address` is the host
-    and port it is bound to. `wrap` makes a stream of a socket that has
-    connected, as `tls.Gate.welcome` does. `serve` returns
-    after `stop`, which any thread or signal handler may call; `wakeup_fd` is
-    for `signal.set_wakeup_fd`. A context manager; leaving it, or `close`, lets
-    go of everything.
+    and port it is bound to. `wrap` makes a stream of a connected socket, as
+    `TlsServer.wrap` does. `max_per_client` is the most connections of one IP
+    address (IPv6: of one /64); None for half of `max_connections`. `serve`
+    returns after `stop`, which any thread or signal handler may call;
+    `wakeup_fd` is for `signal.set_wakeup_fd`. A context manager; leaving it, or
+    `close`, releases everything.
 
     Raises `LocalError` where the maildir or the address cannot be used, and
     `ConfigError` for an address beyond loopback with a policy that refuses
@@ -61,6 +85,7 @@ class Server:
         policy: Policy = DEFAULT_POLICY,
         wrap: Callable[[socket.socket], Stream] = SocketStream,
         max_connections: int = MAX_CONNECTIONS,
+        max_per_client: int | None = None,
         timeout_s: float = TIMEOUT_S,
         log: Log = silent,
         clock: Callable[[], float] = time.monotonic,
@@ -68,15 +93,23 @@ class Server:
         self._policy = policy
         self._make_stream = wrap
         self._max_connections = max_connections
+        self._max_per_client = max_per_client or (max_connections + 1) // 2
         self._timeout_s = timeout_s
         self._log = log
+        self._trouble = ThrottledLog(log, clock)
+        self._crowded = ThrottledLog(log, clock)
         self._clock = clock
         self._connections: list[Connection] = []
+        self._registrations: dict[Connection, DescriptorRegistration] = {}
         self._accept_after_s = 0.0
+        self._accept_failures = 0
+        #: True while all places are taken and a client waits in the kernel.
+        self._others_wait = False
         self._stop_asked = False
         self._stopping = False
         with contextlib.ExitStack() as undo:
-            self._maildir = undo.enter_context(_open_maildir(os.fsencode(maildir)))
+            self._storage = Storage(os.fsencode(maildir))
+            undo.callback(self._storage.close)
             self._listener: socket.socket | None = None
             self.address: tuple[str, int] | None = None
             self._where = ""
@@ -105,22 +138,23 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Drop every client and let go of everything; harmless twice."""
+        """Drop every client and release everything; harmless twice."""
         for connection in self._connections:
             connection.release()
         self._connections.clear()
+        self._registrations.clear()
         self._close()
 
     def stop(self) -> None:
         """Ask `serve` to answer what is complete, and return. For any thread."""
         self._stop_asked = True
-        with contextlib.suppress(OSError):  # full, so it wakes anyhow; or closed already
+        with contextlib.suppress(OSError):  # full, which wakes as well; or closed already
             self._wake_in.send(b"\0")
 
     def serve(self) -> None:
-        """Serve whoever connects, until `stop`."""
+        """Serve the clients that connect, until `stop`."""
         if self._where:
-            self._log(Importance.NOTICE, f"listening on {self._where}")
+            self._log(Severity.NOTICE, f"listening on {self._where}")
         while self._connections or not self._stopping:
             self._round()
 
@@ -138,21 +172,44 @@ class Server:
     def _round(self) -> None:
         self._arrange_listener()
         for connection in self._connections:
-            self._arrange(connection)
-        for key, events in self._selector.select(self._pause_s()):
-            key.data(events)
+            self._guard(connection, partial(self._arrange, connection))
+        for key, events in self._select():
+            if isinstance(key.data, Connection):
+                self._guard(key.data, partial(key.data.handle, events))
+            else:
+                key.data(events)
         if self._stop_asked and not self._stopping:
             self._begin_stop()
+        self._make_way()
         for connection in list(self._connections):
-            connection.turn()
+            self._guard(connection, connection.turn)
             if connection.closed:
-                self._arrange(connection)
-                connection.release()
-                self._connections.remove(connection)
+                self._drop(connection)
+
+    def _select(self) -> list[tuple[selectors.SelectorKey, int]]:
+        try:
+            return self._selector.select(self._pause_s())
+        except (OSError, MemoryError) as error:
+            self._trouble(Severity.ERROR, f"cannot wait for clients: {_reason(error)}")
+            time.sleep(SELECT_PAUSE_S)
+            return []
+
+    def _guard(self, connection: Connection, action: Callable[[], None]) -> None:
+        """Do something for a client; for lack of memory only that client ends."""
+        try:
+            action()
+        except MemoryError as error:
+            connection.abort(_reason(error))
+
+    def _drop(self, connection: Connection) -> None:
+        self._arrange(connection)
+        del self._registrations[connection]
+        self._connections.remove(connection)
+        self._guard(connection, connection.release)
 
     def _begin_stop(self) -> None:
         self._stopping = True
-        self._log(Importance.NOTICE, "stopping")
+        self._log(Severity.NOTICE, "stopping")
         self._arrange_listener()
         if self._listener is not None:
             self._listener.close()
@@ -160,31 +217,47 @@ class Server:
             connection.stop()
 
     def _pause_s(self) -> float | None:
-        """Return how long the selector may wait; None for ever."""
+        """Return how long the selector may wait, in seconds; None without limit."""
         times_s = [connection.deadline_s for connection in self._connections]
+        if self._others_wait:
+            times_s += [connection.expendable_s for connection in self._connections]
         if self._listener is not None and self._accept_after_s:
             times_s.append(self._accept_after_s)
-        return min(max(0.0, min(times_s) - self._clock()), _LONGEST_PAUSE_S) if times_s else None
+        return seconds_until(min(times_s, default=None), self._clock())
+
+    @property
+    def _full(self) -> bool:
+        return len(self._connections) >= self._max_connections
+
+    def _make_way(self) -> None:
+        """Where a client waits, close the one that has been idle or slow for longest."""
+        if self._others_wait and self._full:
+            self._close_expendable(self._connections)
+        if not self._full:
+            self._others_wait = False
+
+    def _close_expendable(self, connections: Iterable[Connection]) -> bool:
+        """Close the one that may go; False where all are at work."""
+        found = min(connections, key=lambda c: c.expendable_s, default=None)
+        if found is None or found.expendable_s > self._clock():
+            return False
+        found.make_way()
+        self._drop(found)
+        return True
 
     def _arrange(self, connection: Connection) -> None:
-        """Make the selector wait for what the connection wants, and for nothing else."""
+        """Make the selector wait for what the connection is interested in, and nothing else."""
         wanted = {} if connection.closed else connection.interest()
-        for fd in connection.registered.keys() - wanted.keys():
-            self._selector.unregister(fd)
-        for fd, events in wanted.items():
-            if fd not in connection.registered:
-                self._selector.register(fd, events, connection.handle)
-            elif connection.registered[fd] != events:
-                self._selector.modify(fd, events, connection.handle)
-        connection.registered = wanted
+        self._registrations[connection].want(wanted)
 
     def _arrange_listener(self) -> None:
         if self._listener is None or self._listener.fileno() < 0:
             return
         if self._accept_after_s and self._clock() >= self._accept_after_s:
             self._accept_after_s = 0.0
-        full = len(self._connections) >= self._max_connections
-        wanted = not (self._stopping or full or self._accept_after_s)
+        # Where all places are taken, only whether anybody waits is of interest.
+        knows = self._full and self._others_wait
+        wanted = not (self._stopping or knows or self._accept_after_s)
         if wanted != (self._listener.fileno() in self._selector.get_map()):
             if wanted:
                 accept = partial(self._accept, self._listener)
@@ -193,40 +266,54 @@ class Server:
                 self._selector.unregister(self._listener)
 
     def _accept(self, listener: socket.socket, _: int) -> None:
-        while len(self._connections) < self._max_connections:
+        self._others_wait = self._full
+        while not self._full:
             try:
                 sock, address = listener.accept()
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._log(Importance.ERROR, f"cannot accept a connection: {error.strerror}")
-                    self._accept_after_s = self._clock() + ACCEPT_PAUSE_S
-                return  # nobody there any more, or gone before we looked
+            except BlockingIOError:
+                return
+            except (OSError, MemoryError) as error:
+                self._accept_failed(error)
+                return
+            self._accept_failures = 0
             peer = peer_name(address[0]) if address else "unix"
-            try:
-                stream = self._make_stream(sock)
-            except OSError as error:
+            client = client_of(address[0]) if address else ""
+            if not self._has_place(client):
                 sock.close()
-                self._log(Importance.DETAIL, f"{peer}: gone at once: {error.strerror}")
+                limit = f"{self._max_per_client} connections already, and no more for one client"
+                self._crowded(Severity.NOTICE, f"{peer}: {limit}")
                 continue
-            self._welcome(stream, peer)
+            try:
+                self._welcome(self._make_stream(sock), peer, client)
+            except (OSError, MemoryError) as error:
+                sock.close()
+                self._log(Severity.INFO, f"{peer}: closed at once: {_reason(error)}")
 
-    def _welcome(self, stream: Stream, peer: str) -> Connection:
-        session = Session(self._maildir, peer, self._policy, self._log)
-        connection = Connection(stream, session, self._timeout_s, self._clock, self._log)
+    def _accept_failed(self, error: OSError | MemoryError) -> None:
+        """Go on at once after the end of one client, after a pause for anything that may last."""
+        self._accept_failures += 1
+        one_client = isinstance(error, OSError) and error.errno in _ONE_CLIENT
+        if not one_client or self._accept_failures >= _MAX_IN_A_ROW:
+            self._trouble(Severity.ERROR, f"cannot accept a connection: {_reason(error)}")
+            self._accept_after_s = self._clock() + ACCEPT_PAUSE_S
+
+    def _has_place(self, client: str) -> bool:
+        """Say whether one more connection of this client is allowed; an idle one makes way."""
+        own = [connection for connection in self._connections if connection.client == client]
+        if not client or len(own) < self._max_per_client:
+            return True
+        return self._close_expendable(own)
+
+    def _welcome(self, stream: Stream, peer: str, client: str = "") -> Connection:
+        session = Session(self._storage, peer, self._policy, self._log)
+        connection = Connection(stream, session, self._timeout_s, self._clock, self._log, client)
         self._connections.append(connection)
+        self._registrations[connection] = DescriptorRegistration(self._selector, connection)
         return connection
 
     def _drain_wake(self, _: int) -> None:
         self._wake_out.recv(4_096)
 
 
-def _open_maildir(path: bytes) -> Maildir:
-    """Open the maildir, made if it is missing, and clean its tmp/."""
-    writing.create(path)
-    maildir = Maildir(path)
-    try:
-        clean(maildir, time.time())
-    except LocalError:
-        maildir.close()
-        raise
-    return maildir
+def _reason(error: OSError | MemoryError) -> str:
+    return "out of memory" if isinstance(error, MemoryError) else error.strerror or str(error)

@@ -1,7 +1,7 @@
 """The text of one message while it arrives: in memory, and in a file when it is large.
 
-The file has a name in tmp/ only for the moment between its making and its
-unlinking, so that nothing is left of it whatever becomes of this process.
+The file has a name in tmp/ only between open() and unlink(), so that nothing
+is left of it after a crash.
 """
 
 import errno
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
-from maildirqmtp.maildir.files import local_error
-from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.files import local_error, write_all
+from maildirqmtp.receiver.storage import Storage
 
 #: Bytes of text that are kept in memory; a larger text goes to a file.
 MEMORY_MAX = 256 << 10
@@ -23,15 +23,16 @@ _COPY_BYTES = 1 << 20
 class Spool:
     """A text that is appended to, and then read once for each recipient.
 
-    With `crlf` every CR LF becomes LF on its way in; a CR without LF stays
-    (qmtp.txt, section 4). Trouble with the file is kept in `trouble`, not
-    raised: the rest of the message has to be read anyhow, and is thrown away.
+    With `crlf` every CR LF becomes LF as it is stored; a CR without LF stays
+    (qmtp.txt, section 4). An error of the file is kept in `trouble`, not
+    raised: the rest of the message has to be read in any case, and is dropped.
+    `size` is the bytes stored so far.
     """
 
-    __slots__ = ("_crlf", "_fd", "_held", "_maildir", "_memory", "size", "trouble")
+    __slots__ = ("_crlf", "_fd", "_held", "_memory", "_storage", "size", "trouble")
 
-    def __init__(self, maildir: Maildir, crlf: bool) -> None:
-        self._maildir = maildir
+    def __init__(self, storage: Storage, crlf: bool) -> None:
+        self._storage = storage
         self._crlf = crlf
         self._held = b""
         self._memory = bytearray()
@@ -40,7 +41,7 @@ class Spool:
         self.trouble: LocalError | None = None
 
     def append(self, data: bytes) -> None:
-        """Take in a piece of the text, as the client sent it."""
+        """Append a piece of the text, as the client sent it."""
         if self._crlf:
             data = self._held + data
             # The CR that ends this piece may belong to a LF that begins the next one.
@@ -49,7 +50,7 @@ class Spool:
         self._store(data)
 
     def finish(self) -> None:
-        """Say that the text is complete."""
+        """The text is complete."""
         self._store(self._held)
         self._held = b""
 
@@ -61,20 +62,25 @@ class Spool:
             self._memory += data
             return
         name = b""
+        tmp = self._storage.tmp
         try:
             if self._fd < 0:
                 name = writing.unique_name()
-                self._fd = os.open(name, _CREATE, 0o600, dir_fd=self._maildir.tmp.fd)
-                os.unlink(name, dir_fd=self._maildir.tmp.fd)
-                _write_all(self._fd, self._memory)
+                self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp.fd)
+                os.unlink(name, dir_fd=tmp.fd)
+                write_all(self._fd, self._memory)
                 self._memory = bytearray()
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
         except OSError as error:
-            self.trouble = local_error("write", self._maildir.tmp.join(name), error)
+            self.trouble = local_error("write", tmp.join(name), error)
             self.discard()
 
+    def top(self, count: int) -> bytes:
+        """Return the first `count` bytes of the text. Raises `OSError`."""
+        return bytes(self._memory[:count]) if self._fd < 0 else os.pread(self._fd, count, 0)
+
     def pieces(self, header: bytes) -> Iterator[bytes]:
-        """Return `header` and then the text, in pieces; may be asked for again and again.
+        """Return `header` and then the text, in pieces; may be called for each recipient.
 
         Raises `OSError` where the file cannot be read.
         """
@@ -91,14 +97,8 @@ class Spool:
             yield piece
 
     def discard(self) -> None:
-        """Let go of the text; harmless twice."""
+        """Free the text's memory and file; harmless twice."""
         self._memory = bytearray()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _write_all(fd: int, data: bytes | bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -1,7 +1,7 @@
-"""What the receiver's clients are on: a socket, or stdin and stdout; TLS is in `tls`.
+"""The connections of the receiver's clients: a socket, or stdin and stdout; TLS is in `tls`.
 
-A stream is two descriptors to wait for, and what can be done with them without
-waiting. Reading and writing raise `OSError` where the client is gone.
+A stream is two descriptors to wait for, and operations on them that do not
+block. Reading and writing raise `OSError` where the client is gone.
 """
 
 import os
@@ -18,7 +18,7 @@ class Stream(Protocol):
 
     read_fd: int
     write_fd: int
-    #: True until it is known who the client is; `read` sees to it.
+    #: True until the client is authenticated, by calls of `read`.
     handshaking: bool
     #: True where `read` has to wait until something can be written.
     read_wants_write: bool
@@ -30,10 +30,10 @@ class Stream(Protocol):
         """Write some of `data`; return how many bytes went."""
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; False where that cannot be told."""
+        """Tell the client that no more comes; False where the stream cannot tell."""
 
     def close(self) -> None:
-        """Let go of the client; harmless twice."""
+        """Close the connection; harmless twice."""
 
 
 class SocketStream:
@@ -80,9 +80,9 @@ class SocketStream:
 class StdioStream:
     """Standard input and output, under ssh, tcpserver or inetd.
 
-    They are left as blocking as they are, since others may share them: a read
-    follows only on readiness, and a write is of a length that does not block
-    then.
+    They stay as blocking as they are, since other processes may share them: a
+    read is made only when there is something to read, and a write has a length
+    that does not block then.
     """
 
     handshaking = False
@@ -97,11 +97,11 @@ class StdioStream:
         return os.read(self.read_fd, READ_BYTES)
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write what a pipe that is ready takes for sure (POSIX: PIPE_BUF)."""
+        """Write as much as a pipe that is ready takes without blocking (pipe(7): PIPE_BUF)."""
         return os.write(self.write_fd, data[: select.PIPE_BUF])
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; False for a pipe, where our exit tells."""
+        """Tell the client that no more comes; False for a pipe, where only our exit does."""
         try:
             with socket.socket(fileno=os.dup(self.write_fd)) as sock:
                 sock.shutdown(socket.SHUT_WR)
@@ -110,11 +110,11 @@ class StdioStream:
         return True
 
     def close(self) -> None:
-        """Do nothing; the descriptors go with the process."""
+        """Do nothing: the descriptors close when the process ends."""
 
 
 def stdio_peer() -> str:
-    """Say who is behind standard input: tcpserver, sshd and inetd tell."""
+    """Return the peer of standard input, as tcpserver, sshd and inetd tell it."""
     for variable in ("TCPREMOTEIP", "TCP6REMOTEIP", "SSH_CONNECTION"):
         words = os.environ.get(variable, "").split()
         if words and words[0].isascii() and words[0].isprintable() and len(words[0]) < 100:
@@ -131,3 +131,17 @@ def stdio_peer() -> str:
 def peer_name(address: str) -> str:
     """Return an IP address as RFC 5321, 4.1.3 writes it: `[192.0.2.1]`, `[IPv6:::1]`."""
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def client_of(address: str) -> str:
+    """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 address.
+
+    Whoever has one address of IPv6 usually has the whole /64 (RFC 6177).
+    """
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except OSError:
+        return address
+    if packed.startswith(bytes(10) + b"\xff\xff"):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"

@@ -9,6 +9,7 @@ from maildirqmtp.forwarder.route import BounceMethod, BounceVia
 from maildirqmtp.settings.types import (
     BytesType,
     NumberType,
+    TextType,
     ValueType,
     digits,
     expanded,
@@ -20,9 +21,10 @@ from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, p
 
 
 class AddressType(BytesType):
-    """An address of the envelope, quoted where it has to be; kept raw.
+    """One address of the envelope, raw. `what` is sender or recipient; only a sender may be empty.
 
-    `what` is sender or recipient; only a sender may be empty.
+    It may be written as in a header: in angle brackets, and with a local part in
+    quotation marks. Nothing else is understood: no display name, no list.
     """
 
     def __init__(self, what: str) -> None:
@@ -123,6 +125,18 @@ class ShellWordsType(ValueType[tuple[bytes, ...]]):
     def to_toml(self, value: tuple[bytes, ...]) -> str:
         program, *arguments = value
         return quoted(self.to_text((os.fsencode(unexpanded(os.fsdecode(program))), *arguments)))
+
+
+class HostNameType(TextType):
+    """A host's name, as it can stand in every header field (RFC 1123, 2.1)."""
+
+    wanted = "a name in quotes"
+
+    def parse(self, text: str, where: str) -> str:
+        plain = text.isascii() and text.replace("-", "x").replace(".", "x").isalnum()
+        if not plain or text[0] in ".-" or text[-1] in ".-" or ".." in text or len(text) > 253:
+            raise ConfigError(f"{where}: a name as in mail.example.org is needed, not {text!r}")
+        return text
 
 
 class PinType(ValueType[bytes]):

@@ -1,12 +1,11 @@
 """`maildirqmtp --enqueue`: put a message into a maildir, with its envelope beside it.
 
-What a writer has to do, in this order: write the message in tmp/, fsync; write
-the sidecar in tmp/, fsync, rename it into envelope/, fsync that directory;
-rename (or link) the message into new/, fsync that directory. Then, and only
-then, say that it is taken.
+The order of a writer: write the message in tmp/, fsync; write the sidecar in
+tmp/, fsync, rename it into envelope/, fsync that directory; rename (or link)
+the message into new/, fsync that directory. Only then is its name printed.
 
-SIGTERM, SIGINT and SIGHUP end the waiting for more of the message, and nothing
-of it is left. Once all of it is there they change nothing: it is taken.
+SIGTERM, SIGINT and SIGHUP end the wait for more of the message, and nothing of
+it is left. After its last byte they change nothing: it is enqueued.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE, MAX_RECIPIENTS
+from maildirqmtp.submission.trace_lines import remove_trace
 from maildirqmtp.transport.signals import signal_handlers
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) -> int:
     """Take a message from standard input; return the exit code.
 
-    Prints its name. Raises `ConfigError`, `EnvelopeError` for a message or an
-    envelope that is too large, and `LocalError`; then nothing has been taken.
+    `sender` and `recipients` are raw. Prints the message's name. Raises
+    `ConfigError`, `EnvelopeError` for a message or an envelope that is too
+    large, and `LocalError`; then nothing has been taken.
     """
     if sender is None or not recipients:
         raise ConfigError("--enqueue needs --sender and at least one --recipient")
@@ -48,20 +49,20 @@ def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) ->
             f"and {MAX_BYTES} bytes with all that belongs to them, are taken at once"
         )
     if sys.stdin is None:
-        # The next file that is opened would be taken for it.
+        # The next file that is opened would get its descriptor.
         raise LocalError("standard input is closed; the message is read from there")
     given = Input(sys.stdin.fileno())
     with signal_handlers(_SIGNALS, given.stop, keep_ignored=True):
         with Maildir(path) as maildir:
-            name = writing.enqueue(maildir, content, given.pieces())
-        # From here on it is taken: a failure would have it enqueued twice.
+            name = writing.enqueue(maildir, content, remove_trace(given.pieces()))
+        # It is enqueued: an exit code other than 0 would have it enqueued twice.
         with contextlib.suppress(OSError):
             print(os.fsdecode(name), flush=True)
     return EXIT_OK
 
 
 class Input:
-    """A message that is read from a descriptor; a signal ends the waiting for it."""
+    """A message that is read from a descriptor; a signal ends the wait for more of it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -69,7 +70,7 @@ class Input:
         self._stopped = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """End the waiting for more of it, with an exception where it is waited for now."""
+        """Read no more; raises `LocalError` in the handler while a read waits."""
         self._stopped = True
         if self._reading:
             raise self._told_to_stop()

@@ -18,7 +18,7 @@ from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
 from maildirqmtp.cli.qmtpmaildir import main, parse_listen, stderr_log
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
-from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.streams import StdioStream
 from tests.helpers import DEADLINE_S, command, names
 
@@ -250,7 +250,7 @@ def test_a_log_without_stderr_says_nothing(
 ) -> None:
     """Python sets `sys.stderr` to None where descriptor 2 was closed."""
     monkeypatch.setattr(sys, "stderr", None)
-    stderr_log(Importance.DETAIL)(Importance.ERROR, "nobody hears")
+    stderr_log(Severity.INFO)(Severity.ERROR, "nobody hears")
     assert capsys.readouterr().out == ""
 
 

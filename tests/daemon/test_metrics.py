@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.fakes import FakeClock
 
 SERVER = TcpEndpoint("mail.example.org")
 
@@ -222,18 +224,55 @@ def fetch(port: int) -> str:
         return text
 
 
-def test_over_http_it_is_the_same() -> None:
+def test_over_http_it_is_the_same(clock: FakeClock) -> None:
     """As it is at that moment; when it is stopped, the port is free again."""
     port, shown = free_port(), [snapshot(b'/q"', state="stuck", messages=7)]
-    stop = metrics.serve(("127.0.0.1", port), lambda: shown)
+    stop = metrics.serve(("127.0.0.1", port), lambda: shown, clock)
     try:
         assert values(fetch(port)) == values(rendered(*shown))
         shown[0] = snapshot(b'/q"', messages=8)
+        clock.advance(1.0)
         assert values(fetch(port))["maildirqmtp_queue_messages"] == 8.0
     finally:
         stop()
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
+    """With a thousand routes each costs a tenth of a second of the processor."""
+    asked: list[float] = []
+
+    def snapshots() -> list[Snapshot]:
+        asked.append(clock())
+        return [snapshot()]
+
+    port = free_port()
+    stop = metrics.serve(("127.0.0.1", port), snapshots, clock)
+    try:
+        assert len({fetch(port) for _ in range(20)}) == 1
+        assert len(asked) == 1
+        clock.advance(1.0)
+        fetch(port)
+        assert len(asked) == 2
+    finally:
+        stop()
+
+
+def test_openmetrics_where_prometheus_prefers_it() -> None:
+    """As the client library of Prometheus serves it; anything else is not found."""
+    port = free_port()
+    stop = metrics.serve(("127.0.0.1", port), lambda: [snapshot()])
+    try:
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        url = f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/", headers=accept)) as response:
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert response.read().endswith(b"# EOF\n")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}/favicon.ico")
+    finally:
+        stop()
 
 
 def test_a_port_that_is_taken_is_a_wrong_configuration() -> None:

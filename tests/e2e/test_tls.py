@@ -139,7 +139,7 @@ def test_client_certificates(
         assert process.stderr is not None
         log = process.stderr.read()
     assert len(delivered(there)) == 8
-    assert "its certificate is for other.example.org, who is not permitted" in log
+    assert "its certificate is for other.example.org, which is not permitted" in log
     assert "TLS: peer did not return a certificate" in log
     assert "its certificate is not trusted: " in log
 

@@ -6,6 +6,7 @@ long as another one follows. Here nothing is forgiven; see `durability`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -18,7 +19,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder import settle
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.mailers import QueueMailer
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
@@ -26,6 +27,7 @@ from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
 from tests.faults.durability import Model, record
@@ -241,8 +243,7 @@ def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A K makes the receiver responsible: when it leaves, the message is on disk."""
-    path = tmp_path / "m"
-    writing.create(os.fsencode(path))
+    storage = Storage(os.fsencode(tmp_path / "m"))
     model = Model(tmp_path)
     torn: dict[str, None] = {}
 
@@ -252,8 +253,8 @@ def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     record(monkeypatch, model, check)
     taken = 0
-    with Maildir(os.fsencode(path)) as maildir:
-        session = Session(maildir, "test")
+    with contextlib.closing(storage):
+        session = Session(storage, "test")
         for length in (3, 500, 300_000):
             recipients = (b"a@example.org", b"b@example.org")
             text = b"x" * length
@@ -293,7 +294,7 @@ def test_removals_are_durable_a_second_later(
         settler = settle.Settler(maildir, route, report, clock, clock)
 
         queued = prepare(maildir, route, *candidates[0])
-        assert queued is not None
+        assert isinstance(queued, QueuedMessage)
         queued.answers = [Response(Status.ACCEPTED, b"ok")]
         settler.settle(queued)
         assert name in model.least()["m/new"]

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 
-from maildirqmtp.receiver.policy import Importance
+from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.server import Server
 from tests.helpers import DEADLINE_S
 
@@ -19,7 +19,7 @@ class Log:
     def __init__(self) -> None:
         self.lines: queue.Queue[str] = queue.Queue()
 
-    def __call__(self, importance: Importance, text: str) -> None:
+    def __call__(self, severity: Severity, text: str) -> None:
         self.lines.put(text)
 
     def wait_for(self, pattern: str) -> str:

@@ -84,7 +84,7 @@ def test_a_socket_that_somebody_listens_on_stays(path: Path) -> None:
             with contextlib.suppress(BlockingIOError):
                 while busy:
                     clients.enter_context(contextlib.closing(dial(path)))
-            with pytest.raises(LocalError, match="somebody listens there already"):
+            with pytest.raises(LocalError, match="another process listens there already"):
                 open_unix_listener(os.fsencode(path))
         assert [entry.name for entry in path.parent.iterdir()] == ["socket"]
         inode = path.stat().st_ino
@@ -105,7 +105,7 @@ def test_what_is_no_socket_stays(path: Path, kind: str) -> None:
             left.bind(str(target))
         path.symlink_to(target)
     before = path.lstat()
-    with pytest.raises(LocalError, match="there is something that is no socket"):
+    with pytest.raises(LocalError, match="it exists and is no socket"):
         open_unix_listener(os.fsencode(path))
     assert path.lstat().st_ino == before.st_ino
     assert {entry.name for entry in path.parent.iterdir()} <= {"socket", "target"}

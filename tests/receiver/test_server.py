@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import select
+import selectors
 import socket
 import struct
 import threading
@@ -15,13 +17,13 @@ import pytest
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import server
-from maildirqmtp.receiver.connection import SESSION_S, STOP_S, Connection
+from maildirqmtp.receiver.connection import IDLE_S, SESSION_S, STOP_S, Connection
 from maildirqmtp.receiver.listener import is_loopback, open_listener, show_address
 from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.streams import SocketStream, StdioStream, peer_name, stdio_peer
-from tests.helpers import DEADLINE_S, names
+from maildirqmtp.receiver.streams import SocketStream, StdioStream, client_of, peer_name, stdio_peer
+from tests.helpers import DEADLINE_S, names, wait_until
 from tests.receiver.doubles import Clock, Log, serving_thread
 
 REFUSED = Policy(refuse=only_domains([b"example.org"]))
@@ -67,9 +69,10 @@ class Client:
         return self._reader.pending == 0 and self.sock.recv(1) == b""
 
 
-def connect(server: Server) -> Client:
-    assert server.address is not None
-    return Client(socket.create_connection(server.address, DEADLINE_S))
+def connect(server: Server | tuple[str, int]) -> Client:
+    address = server.address if isinstance(server, Server) else server
+    assert address is not None
+    return Client(socket.create_connection(address, DEADLINE_S))
 
 
 def connect_narrowly(server: Server) -> Client:
@@ -276,25 +279,275 @@ def test_more_clients_than_places(start: Callable[..., Server]) -> None:
         assert second.responses(1) == "K"
 
 
+def failing_accept(
+    monkeypatch: pytest.MonkeyPatch, errors: Iterator[BaseException | None]
+) -> list[float]:
+    """Let accept(2) fail with these; return the list of the calls that failed."""
+    accept = socket.socket.accept
+    calls: list[float] = []
+
+    def fail_first(listener: socket.socket) -> tuple[socket.socket, object]:
+        error = next(errors, None)
+        if error is None:
+            return accept(listener)
+        calls.append(time.monotonic())
+        raise error
+
+    monkeypatch.setattr(socket.socket, "accept", fail_first)
+    return calls
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
 def test_no_descriptors_left(
     start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """The server says so and tries again, instead of dying or burning the processor."""
-    accept = socket.socket.accept
-    failures = [errno.EMFILE, errno.ECONNABORTED]
-
-    def fail_first(listener: socket.socket) -> tuple[socket.socket, object]:
-        if failures:
-            code = failures.pop(0)
-            raise OSError(code, os.strerror(code))
-        return accept(listener)
-
-    monkeypatch.setattr(socket.socket, "accept", fail_first)
+    failing_accept(monkeypatch, map(os_error, [errno.EMFILE, errno.ECONNABORTED]))
     monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.01)
     with connect(start()) as client:
         client.send(package())
         assert client.responses(1) == "K"
     log.wait_for("cannot accept a connection: Too many open files")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EPERM, errno.EINVAL, None])
+def test_an_error_that_lasts_does_not_spin(
+    start: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock,
+    log: Log,
+    number: int | None,
+) -> None:
+    """200,000 lines of log in 3 seconds, and a processor, were the price of a full table."""
+    broken = False
+    error = MemoryError() if number is None else os_error(number)
+    calls = failing_accept(monkeypatch, iter(lambda: error if broken else None, 0))
+    with connect(start(clock=clock)) as client:
+        client.send(package())
+        assert client.responses(1) == "K"
+        broken = True
+        with connect(server_of(client)) as waiting:
+            log.wait_for("cannot accept a connection: ")
+            for _ in range(50):  # rounds of the loop; the clock stands still
+                client.send(package())
+                assert client.responses(1) == "K"
+            assert len(calls) == 1
+            clock.now_s += server.ACCEPT_PAUSE_S
+            client.send(package())
+            assert client.responses(1) == "K"
+            wait_until(lambda: len(calls) == 2, "another try")
+            broken = False
+            clock.now_s += server.ACCEPT_PAUSE_S
+            client.send(package() + package())
+            assert client.responses(2) == "KK"
+            waiting.send(package())
+            assert waiting.responses(1) == "K"
+    assert not log.has("cannot accept"), "at most one line a minute"
+
+
+def test_clients_that_are_gone_at_once_do_not_spin(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, clock: Clock, log: Log
+) -> None:
+    """One of them is no reason to pause; the same error again and again is."""
+    broken = False
+    error = os_error(errno.ECONNABORTED)
+    calls = failing_accept(monkeypatch, iter(lambda: error if broken else None, 0))
+    with connect(start(clock=clock)) as client:
+        client.send(package())
+        assert client.responses(1) == "K"
+        broken = True
+        with connect(server_of(client)):
+            log.wait_for("cannot accept a connection: Software caused connection abort")
+            client.send(package())
+            assert client.responses(1) == "K"
+        assert len(calls) == 20
+
+
+# More clients than places
+
+
+def server_of(client: Client) -> tuple[str, int]:
+    """Return the address that a client is connected to."""
+    host, port = client.sock.getpeername()
+    return host, port
+
+
+def connect_from(source: str, server: Server) -> Client:
+    """Connect from another address of loopback: another client."""
+    assert server.address is not None
+    return Client(socket.create_connection(server.address, DEADLINE_S, (source, 0)))
+
+
+def test_one_client_cannot_have_all_places(start: Callable[..., Server], log: Log) -> None:
+    """40 connections of one machine shut everybody out for 20 minutes."""
+    server = start(max_connections=4)
+    with contextlib.ExitStack() as stack:
+        greedy = [stack.enter_context(connect(server)) for _ in range(2)]
+        for client in greedy:
+            client.send(package() + package()[:5])
+            assert client.responses(1) == "K"
+        for _ in range(10):
+            with connect(server) as refused:
+                assert refused.at_end()
+        other = stack.enter_context(connect_from("127.0.0.2", server))
+        other.send(package())
+        assert other.responses(1) == "K"
+        for client in greedy:
+            client.send(package()[5:])
+            assert client.responses(1) == "K"
+    log.wait_for(r"\[127.0.0.1\]: 2 connections already, and no more for one client")
+    assert not log.has("connections already"), "at most one line a minute"
+
+
+def test_an_idle_connection_makes_way_for_the_same_client(
+    start: Callable[..., Server], clock: Clock
+) -> None:
+    """A client that has forgotten its connections can still send mail."""
+    server = start(max_connections=4, clock=clock)
+    with connect(server) as old, connect(server) as busy:
+        for client in (old, busy):
+            client.send(package())
+            assert client.responses(1) == "K"
+        busy.send(package()[:5])
+        clock.now_s += IDLE_S
+        with connect(server) as new:
+            new.send(package())
+            assert new.responses(1) == "K"
+        assert old.at_end()
+        busy.send(package()[5:])
+        assert busy.responses(1) == "K"
+
+
+def test_idle_ones_go_first_when_others_wait(
+    start: Callable[..., Server], clock: Clock, log: Log
+) -> None:
+    """The one that is idle for longest; those at work stay."""
+    server = start(max_connections=3, clock=clock)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect_from(f"127.0.0.{n}", server)) for n in range(1, 4)]
+        for client in clients:
+            client.send(package())
+            assert client.responses(1) == "K"
+            clock.now_s += 1.0
+        busy, longest, idle = clients
+        busy.send(package()[:5])
+        clock.now_s += IDLE_S
+        with connect_from("127.0.0.9", server) as new:
+            new.send(package())
+            assert new.responses(1) == "K"
+        assert longest.at_end()
+        log.wait_for(r"\[127.0.0.2\]: idle, while others wait; closing")
+        busy.send(package()[5:])
+        idle.send(package())
+        assert busy.responses(1) + idle.responses(1) == "KK"
+
+
+def test_a_full_server_waits_without_spinning(start: Callable[..., Server], clock: Clock) -> None:
+    """Where nobody may be sent away, the one that waits costs nothing."""
+    server = start(max_connections=1, clock=clock)
+    rounds: list[int] = []
+    real = server._select
+    server._select = lambda: rounds.append(1) or real()  # type: ignore[func-returns-value,method-assign]
+    with connect(server) as client:
+        client.send(package()[:5])
+        with connect_from("127.0.0.2", server) as waiting:
+            wait_until(lambda: server._others_wait, "the server to know of it")
+            before = len(rounds)
+            client.send(package()[5:])
+            assert client.responses(1) == "K"
+            assert len(rounds) - before < 10
+            client.sock.close()
+            waiting.send(package())
+            assert waiting.responses(1) == "K"
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%lo", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_what_counts_as_one_client(address: str, client: str) -> None:
+    """Whoever has one address of a /64 has 2^64 of them."""
+    assert client_of(address) == client
+
+
+# Trouble of this machine
+
+
+def test_no_memory_for_a_client_ends_that_client(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """Not the process, and with it everybody's mail."""
+    server = start()
+    feed = Session.feed
+
+    def greedy(session: Session, data: bytes) -> None:
+        if data.endswith(b"greedy"):
+            raise MemoryError
+        feed(session, data)
+
+    monkeypatch.setattr(Session, "feed", greedy)
+    with connect(server) as one, connect(server) as other:
+        one.send(b"greedy")
+        assert one.at_end()
+        log.wait_for(r"\[127.0.0.1\]: out of memory; closing")
+        other.send(package())
+        assert other.responses(1) == "K"
+
+
+@pytest.mark.parametrize("what", ["work", "__init__"])
+def test_no_memory_for_a_session(
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Nor at any other point; a copy that is half written goes."""
+    server = start()
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, what, fail)
+        with connect(server) as one:
+            one.send(package())
+            with contextlib.suppress(ConnectionResetError):
+                assert one.sock.recv(1) == b""
+    with connect(server) as other:
+        other.send(package())
+        assert other.responses(1) == "K"
+
+
+@pytest.mark.parametrize("error", [os_error(errno.ENOMEM), MemoryError()])
+def test_no_memory_to_wait_for_clients(
+    path: Path, monkeypatch: pytest.MonkeyPatch, log: Log, error: Exception
+) -> None:
+    """poll(2) may say so; the next time it may work again."""
+    real = selectors.PollSelector.select
+    failures = [error] * 3
+
+    def fail_first(selector: selectors.PollSelector, timeout: float | None = None) -> object:
+        if failures:
+            raise failures.pop()
+        return real(selector, timeout)
+
+    monkeypatch.setattr(selectors.PollSelector, "select", fail_first)
+    monkeypatch.setattr(server, "SELECT_PAUSE_S", 0.01)
+    with contextlib.ExitStack() as stack:
+        serving = stack.enter_context(Server(path, listen=("127.0.0.1", 0), log=log))
+        stack.enter_context(serving_thread(serving))
+        client = stack.enter_context(connect(serving))
+        client.send(package())
+        assert client.responses(1) == "K"
+    log.wait_for("cannot wait for clients: ")
+    assert not log.has("cannot wait"), "at most one line a minute"
 
 
 def test_stop_answers_what_is_complete(path: Path, log: Log) -> None:
@@ -442,10 +695,10 @@ def test_maildirs_that_cannot_be_used(path: Path, monkeypatch: pytest.MonkeyPatc
             Server(path)
     real_open = os.open
 
-    def open_but_parents(name: bytes, flags: int, **options: int) -> int:
+    def open_but_parents(name: bytes, flags: int, *mode: int, **options: int) -> int:
         if name == b"..":
             raise PermissionError
-        return real_open(name, flags, **options)
+        return real_open(name, flags, *mode, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", open_but_parents)
@@ -499,6 +752,22 @@ def test_stdio_on_pipes(path: Path) -> None:
         thread.join(DEADLINE_S)
         assert outcome == [True]
         assert not stream.half_close()
+
+
+def test_stdio_never_writes_more_than_a_pipe_takes(path: Path) -> None:
+    """Behind a pipe that others share, and that blocks, nothing else would go on."""
+    read_fd, write_fd = os.pipe()
+    stream = StdioStream(0, write_fd)
+    written: list[int] = []
+    thread = threading.Thread(target=lambda: written.append(stream.write(b"x" * 1_000_000)))
+    thread.start()
+    thread.join(5.0)
+    hung = thread.is_alive()
+    os.close(read_fd)
+    thread.join(DEADLINE_S)
+    os.close(write_fd)
+    assert not hung
+    assert written == [select.PIPE_BUF]
 
 
 @pytest.mark.parametrize(
@@ -571,7 +840,7 @@ class Broken:
 
 def broken_connection(path: Path, log: Log, clock: Clock, error: OSError | None) -> Connection:
     with Server(path, listen=None) as server:
-        session = Session(server._maildir, "p", log=log)
+        session = Session(server._storage, "p", log=log)
     connection = Connection(Broken(error), session, 100.0, clock, log)
     connection.handle(1)
     connection.turn()
@@ -594,7 +863,7 @@ def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:
     """After everything was said a reset is no news."""
     one, other = socket.socketpair()
     with Server(path, listen=None) as server, one, other:
-        session = Session(server._maildir, "p", log=log)
+        session = Session(server._storage, "p", log=log)
         stream = SocketStream(one)
         connection = Connection(stream, session, 100.0, clock, log)
         connection.stop()

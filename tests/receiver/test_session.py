@@ -1,9 +1,10 @@
 """The receiver's session: packages in, files in new/ and responses out."""
 
+import contextlib
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from maildirqmtp.qmtp.protocol import (
     package_head,
     package_tail,
 )
-from maildirqmtp.receiver.policy import Importance, Policy, only_domains
+from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
+from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.text import rfc5322_date
 
 NOW_S = 1_795_398_047.5
@@ -73,14 +75,22 @@ def texts(maildir: Maildir) -> list[bytes]:
 
 
 @pytest.fixture
-def session(maildir: Maildir) -> Session:
-    return Session(maildir, "[192.0.2.1]", now=lambda: NOW_S)
+def storage(maildir: Maildir) -> Iterator[Storage]:
+    with contextlib.closing(Storage(maildir.path)) as opened:
+        yield opened
 
 
-def test_a_copy_begins_with_its_envelope(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def session(storage: Storage) -> Session:
+    return Session(storage, "[192.0.2.1]", now=lambda: NOW_S)
+
+
+def test_a_copy_begins_with_its_envelope(
+    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without these lines nobody, our own forwarder included, knows whom it was for."""
     monkeypatch.setattr("socket.gethostname", lambda: "mx.example.org")
-    session = Session(maildir, "[192.0.2.1]", now=lambda: NOW_S)
+    session = Session(storage, "[192.0.2.1]", now=lambda: NOW_S)
     output = session.receive(package())
     assert stored(maildir) == [
         b"Return-Path: <a@b>\n"
@@ -208,9 +218,11 @@ def test_lf_encoding_is_stored_as_it_is(maildir: Maildir, session: Session) -> N
 # No st.binary: hypothesis would compare its choices with the others' ints, an error with -bb.
 @given(pieces=st.lists(st.sampled_from([b"", b"x", b"\r", b"\n", b"\r\n", b"a\r", b"\nb\r\r"])))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_crlf_wherever_the_network_cuts(maildir: Maildir, pieces: list[bytes]) -> None:
+def test_crlf_wherever_the_network_cuts(
+    maildir: Maildir, storage: Storage, pieces: list[bytes]
+) -> None:
     """A CR LF that falls between two reads is one line end, not a CR and a line end."""
-    spool = Spool(maildir, crlf=True)
+    spool = Spool(storage, crlf=True)
     for piece in pieces:
         spool.append(piece)
     spool.finish()
@@ -235,9 +247,9 @@ def test_at_the_edge_of_memory(maildir: Maildir, session: Session, size: int) ->
     assert texts(maildir) == [b"x" * size]
 
 
-def test_three_recipients_one_outside_the_domain(maildir: Maildir) -> None:
+def test_three_recipients_one_outside_the_domain(maildir: Maildir, storage: Storage) -> None:
     """An open relay to a maildir is still an open relay; but the others get their mail."""
-    session = Session(maildir, "p", Policy(refuse=only_domains([b"Example.ORG", b"d.e"])))
+    session = Session(storage, "p", Policy(refuse=only_domains([b"Example.ORG", b"d.e"])))
     output = session.receive(package(recipients=(b"a@example.org", b"b@example.net", b"c@D.E")))
     assert letters(output) == "KDK"
     assert "(#5.7.1)" in answers(output)[1]
@@ -257,14 +269,14 @@ def test_no_restriction(maildir: Maildir, session: Session) -> None:
 @pytest.mark.parametrize(
     "recipient", [b"example.org", b"x", b"x@", b"x@sub.example.org", b"x@example.org@other"]
 )
-def test_what_is_outside_a_domain(maildir: Maildir, recipient: bytes) -> None:
-    session = Session(maildir, "p", Policy(refuse=only_domains([b"example.org"])))
+def test_what_is_outside_a_domain(maildir: Maildir, storage: Storage, recipient: bytes) -> None:
+    session = Session(storage, "p", Policy(refuse=only_domains([b"example.org"])))
     assert letters(session.receive(package(recipients=(recipient,)))) == "D"
 
 
-def test_max_size(maildir: Maildir) -> None:
+def test_max_size(maildir: Maildir, storage: Storage) -> None:
     """Too large is refused for everyone, for good, and the connection lives on."""
-    session = Session(maildir, "p", Policy(max_size=10))
+    session = Session(storage, "p", Policy(max_size=10))
     output = session.receive(package(b"x" * 11, recipients=(b"c@d", b"", b"e@f")))
     assert letters(output) == "DDD"
     assert all("(#5.3.4)" in answer for answer in answers(output))
@@ -272,9 +284,9 @@ def test_max_size(maildir: Maildir) -> None:
     assert texts(maildir) == [b"x" * 10]
 
 
-def test_max_size_above_the_protocols_usual_limit(maildir: Maildir) -> None:
+def test_max_size_above_the_protocols_usual_limit(maildir: Maildir, storage: Storage) -> None:
     """Asking for more than 200 MB gives more than 200 MB."""
-    session = Session(maildir, "p", Policy(max_size=300_000_000))
+    session = Session(storage, "p", Policy(max_size=300_000_000))
     assert session.receive(b"300000001:\n") == b""
     assert not session.ended
     assert session.receive(b"x") == b""
@@ -319,10 +331,10 @@ def test_local_trouble_is_temporary(
     assert letters(session.receive(package())) == "K"
 
 
-def test_file_size_limit_amid_a_large_message(maildir: Maildir) -> None:
+def test_file_size_limit_amid_a_large_message(maildir: Maildir, storage: Storage) -> None:
     """The spool file cannot grow: the rest is read and thrown away, then Z; no lost step."""
     log: list[str] = []
-    session = Session(maildir, "p", log=lambda _, text: log.append(text))
+    session = Session(storage, "p", log=lambda _, text: log.append(text))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY_MAX + 100_000, hard))
     try:
@@ -352,7 +364,7 @@ def test_one_directory_sync_before_any_k(
     seen: list[tuple[int, bytes]] = []
 
     def sync(folder: Folder) -> None:
-        assert folder is maildir.new
+        assert folder.path == maildir.new.path
         seen.append((len(stored(maildir)), session.take_output()))
 
     monkeypatch.setattr(Folder, "sync", sync)
@@ -362,32 +374,36 @@ def test_one_directory_sync_before_any_k(
     assert len(seen) == 1
 
 
-def test_directory_sync_that_fails(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_sync_that_fails(
+    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No K of that batch gets out; the copies go, since the client will send them again."""
 
     def sync(folder: Folder) -> None:
         raise LocalError("cannot make durable")
 
-    log: list[tuple[Importance, str]] = []
-    session = Session(maildir, "p", log=lambda *line: log.append(line))
+    log: list[tuple[Severity, str]] = []
+    session = Session(storage, "p", log=lambda *line: log.append(line))
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "sync", sync)
         output = session.receive(package() + package(recipients=(b"", b"c@d")))
     assert letters(output) == "ZDZ"
     assert stored(maildir) == []
-    assert [text for importance, text in log if importance is Importance.ERROR] == [
+    assert [text for severity, text in log if severity is Severity.ERROR] == [
         "p: cannot make durable; 2 copies withdrawn"
     ]
 
 
-def test_copies_that_cannot_be_withdrawn(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_that_cannot_be_withdrawn(
+    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They will be there twice, which is better than an answer that never comes."""
 
     def fail(*_: object) -> None:
         raise LocalError("read-only all of a sudden")
 
     log: list[str] = []
-    session = Session(maildir, "p", log=lambda _, text: log.append(text))
+    session = Session(storage, "p", log=lambda _, text: log.append(text))
     publish = writing.publish
 
     def publish_and_break(target: Maildir, name: bytes) -> bytes:
@@ -403,26 +419,175 @@ def test_copies_that_cannot_be_withdrawn(maildir: Maildir, monkeypatch: pytest.M
 
 
 def test_a_batch_is_bounded(maildir: Maildir, session: Session) -> None:
-    """One client with 10,000 recipients must not hold up the others for minutes."""
-    session.feed(package(b"x", recipients=(b"",) * (BATCH_RECIPIENTS + 1)))
+    """One client with a thousand recipients must not hold up the others for minutes."""
+    session.feed(package(b"x", recipients=(b"c@d",) * (BATCH_RECIPIENTS + 1)))
     session.work()
-    assert letters(session.take_output()) == "D" * BATCH_RECIPIENTS
+    assert len(stored(maildir)) == BATCH_RECIPIENTS
     assert session.busy
     assert not session.between_packages
     session.work()
-    assert letters(session.take_output()) == "D"
-    assert not session.busy
+    assert letters(session.take_output()) == "K" * (BATCH_RECIPIENTS + 1)
     assert session.between_packages
+
+
+def test_the_responses_of_a_package_come_together(session: Session) -> None:
+    """A client may take the first, and silence after it, for a server that answers once."""
+    session.feed(package(b"x", recipients=(b"",) * (2 * BATCH_RECIPIENTS + 1)) + package())
+    session.work()
+    session.work()
+    assert session.take_output() == b""
+    session.work()
+    assert letters(session.take_output()) == "D" * (2 * BATCH_RECIPIENTS + 1) + "K"
 
 
 def test_a_batch_is_bounded_in_bytes(
     maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """So is one with a few recipients of a large message."""
     monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
     session.feed(package(recipients=(b"c@d", b"e@f")))
     session.work()
-    assert letters(session.take_output()) == "K"
-    assert letters(session.receive(b"")) == "K"
+    assert len(stored(maildir)) == 1
+    assert letters(session.receive(b"")) == "KK"
+
+
+def test_client_that_vanishes_amid_the_delivery(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no response and sends all of it again; the copies made so far would come twice."""
+    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
+    session.feed(package(recipients=(b"c@d", b"e@f")))
+    session.work()
+    session.close()
+    assert stored(maildir) == []
+    assert session.take_output() == b""
+
+
+def test_a_thousand_recipients_a_package(maildir: Maildir, session: Session) -> None:
+    """The rest is deferred, and comes again: the work that one package makes is bounded."""
+    output = session.receive(package(b"", recipients=(b"c@d",) * 1_002))
+    assert letters(output) == "K" * 1_000 + "ZZ"
+    assert "(#4.5.3)" in answers(output)[-1]
+    assert len(stored(maildir)) == 1_000
+
+
+def test_the_copies_of_a_package_are_bounded_in_bytes(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes of recipients must not make hundreds of gigabytes of copies."""
+    monkeypatch.setattr("maildirqmtp.receiver.delivery.MAX_PACKAGE_BYTES", 2_500)
+    small = Session(session._storage, "p", Policy(max_size=2_500))
+    output = small.receive(package(b"x" * 1_000, recipients=(b"c@d",) * 4))
+    assert letters(output) == "KKZZ"
+    assert "(#4.5.3)" in answers(output)[-1]
+    assert letters(small.receive(package(b"x" * 2_500, recipients=(b"c@d",) * 2))) == "KZ"
+    assert len(stored(maildir)) == 3
+
+
+def test_min_free(maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the machine needs some of the disk; mail can wait at its sender."""
+    session = Session(storage, "p", Policy(min_free=1_000))
+    monkeypatch.setattr(storage, "free_bytes", lambda: 1_100)
+    assert letters(session.receive(package(b"x" * 100))) == "K"
+    output = session.receive(package(b"x" * 101, recipients=(b"c@d", b"")))
+    assert letters(output) == "ZZ"
+    assert "(#4.3.1)" in answers(output)[0]
+    monkeypatch.setattr(storage, "free_bytes", fail_with(errno.EIO))
+    assert letters(session.receive(package())) == "Z"
+    assert len(stored(maildir)) == 1
+
+
+@pytest.mark.parametrize("line", [b"Received: x\n", b"received : x\n\ty\n", b"RECEIVED:x\r\n"])
+@pytest.mark.parametrize(("lines", "letter"), [(99, "K"), (100, "D"), (1_000, "D")])
+def test_a_mail_loop_ends(session: Session, line: bytes, lines: int, letter: str) -> None:
+    """Two machines that forward to each other would do so for ever (RFC 5321, 6.3)."""
+    encoding = ENCODING_CRLF if line.endswith(b"\r\n") else ENCODING_LF
+    output = session.receive(package(b"X: y\n" + line * lines + b"\nhi\n", encoding=encoding))
+    assert letters(output) == letter
+    assert letter == "K" or "(#5.4.6)" in answers(output)[0]
+
+
+def test_a_mail_loop_of_a_large_message_ends(session: Session) -> None:
+    """Its text is in a file, and its header is read from there."""
+    text = b"Received: x\n" * 100 + b"\n" + b"x" * MEMORY_MAX
+    assert letters(session.receive(package(text))) == "D"
+    text = b"\n" + b"Received: x\n" * 100 + b"x" * MEMORY_MAX
+    assert letters(session.receive(package(text))) == "K"
+
+
+# The log
+
+
+def log_of(storage: Storage, data: bytes) -> list[tuple[Severity, str]]:
+    """Return what a session logs that receives this."""
+    log: list[tuple[Severity, str]] = []
+    session = Session(
+        storage, "p", Policy(refuse=only_domains([b"d"])), lambda *line: log.append(line)
+    )
+    session.receive(data)
+    session.close()
+    session.close()
+    return log
+
+
+def test_one_line_of_log_a_package(storage: Storage) -> None:
+    """600 kB of refused recipients made 18 MB of log."""
+    recipients = (b"a@d", b"b@d", b"x@y", b"z", b"")
+    ((severity, line),) = log_of(storage, package(recipients=recipients))
+    assert severity is Severity.NOTICE
+    assert line.startswith("p: <a@b> to 5 recipients: 2 accepted, ")
+    assert line.endswith("; 3 refused, first <x@y>: 553 that domain is not served here (#5.7.1)")
+    ((severity, line),) = log_of(storage, package(recipients=recipients[:2]))
+    assert severity is Severity.INFO
+    assert "to 2 recipients: 2 accepted, " in line
+    assert log_of(storage, package(recipients=())) == []
+
+
+def test_the_log_of_a_session_is_bounded(storage: Storage) -> None:
+    """Refused packages of 20 bytes each, without end, must not fill the disk."""
+    log = log_of(storage, package(b"", recipients=(b"x",)) * 1_003)
+    assert len(log) == 1_001
+    assert log[-1] == (Severity.NOTICE, "p: 3 more packages refused or deferred")
+
+
+def test_a_full_disk_is_one_line_a_package(
+    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each of a thousand recipients; and the disk is tried only once."""
+    tries: list[int] = []
+
+    def write(fd: int, data: object) -> int:
+        tries.append(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        log = log_of(storage, package(recipients=(b"c@d",) * 100))
+    assert [severity for severity, _ in log] == [Severity.ERROR, Severity.NOTICE]
+    assert len(tries) == 1
+    assert stored(maildir) == []
+
+
+# Files and answers
+
+
+def test_a_copy_whose_name_in_tmp_stays_is_delivered(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is in new/: a Z would have the client send it a second time."""
+    unlink = os.unlink
+
+    def unlink_but_tmp(name: bytes, *, dir_fd: int) -> None:
+        if os.path.samestat(os.fstat(dir_fd), os.fstat(maildir.tmp.fd)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink_but_tmp)
+        assert letters(session.receive(package())) == "K"
+    assert len(os.listdir(maildir.new.fd)) == 1
+    for name in os.listdir(maildir.tmp.fd):
+        os.unlink(name, dir_fd=maildir.tmp.fd)
 
 
 @pytest.mark.parametrize("size", [100, MEMORY_MAX * 2])
@@ -454,19 +619,17 @@ def test_wind_down_amid_a_package(maildir: Maildir, session: Session) -> None:
     assert session.violation is None
 
 
-def test_nothing_from_a_client_can_command_a_terminal(maildir: Maildir) -> None:
+def test_nothing_from_a_client_can_command_a_terminal(maildir: Maildir, storage: Storage) -> None:
     """A log that is read on a terminal must not be able to reprogram it, or to lie."""
-    log: list[tuple[Importance, str]] = []
-    session = Session(maildir, "p", log=lambda *line: log.append(line))
+    log: list[tuple[Severity, str]] = []
+    session = Session(storage, "p", log=lambda *line: log.append(line))
     session.receive(package(sender=b"\x1b[2J", recipients=(b"a\nb", b"x" * 900, b"\xe2\x80\xaec")))
+    session.receive(package(sender=b"\x1b[2J", recipients=(b"\x1b[2J" * 200,)))
     session.receive(b"\x1b[2J")
     assert all(text.isprintable() for _, text in log)
-    assert [importance for importance, _ in log] == [
-        Importance.NOTICE,
-        Importance.DETAIL,
-        Importance.DETAIL,
-    ]
-    assert "<?[2J> to <a?b>: refused: 553 recipient a?b has a LF in it" in log[0][1]
-    assert len(log[1][1]) < 400
+    assert [severity for severity, _ in log] == [Severity.NOTICE, Severity.INFO]
+    assert "1 refused, first <a?b>: 553 recipient a?b has a LF in it" in log[0][1]
+    assert "<?[2J> to <?[2J?[2J" in log[1][1]
+    assert all(len(text) < 500 for _, text in log)
     assert session.violation is not None
     assert session.violation.isprintable()

@@ -163,7 +163,7 @@ def test_a_client_that_is_not_permitted_stores_nothing(
     with connect(server, authority, authority.issue("other.example.org")) as client:
         with contextlib.suppress(OSError):
             client.sendall(PACKAGE)
-        log.wait_for("its certificate is for other.example.org, who is not permitted")
+        log.wait_for("its certificate is for other.example.org, which is not permitted")
     assert list((tmp_path / "Maildir" / "new").iterdir()) == []
     with connect(server, authority, authority.issue("LAPTOP.example.org")) as client:
         client.sendall(PACKAGE)
@@ -236,7 +236,7 @@ def test_half_a_message_of_tls_s_own_ends_it(
         with contextlib.suppress(OSError):
             while client.recv(65_536):
                 pass
-    log.wait_for("it keeps back half of a message of TLS's own")
+    log.wait_for("half a handshake message, and no rest")
 
 
 def unread(sock: socket.socket) -> int:

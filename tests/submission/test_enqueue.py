@@ -17,6 +17,7 @@ from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.submission.enqueue import Input
+from maildirqmtp.submission.trace_lines import remove_trace
 from tests.fakes import FileSystem
 from tests.helpers import (
     answer_all,
@@ -109,6 +110,66 @@ def test_what_could_never_be_sent_is_refused(
     assert snapshot(path) == {}
 
 
+@pytest.mark.parametrize(
+    ("sender", "recipient", "raw"),
+    [
+        ("<>", "<a@x>", ("", "a@x")),
+        ("", "a@x", ("", "a@x")),
+        ("MAILER-DAEMON", " <a@x> ", ("", "a@x")),
+        ("#@[]", '"jane x"@y', ("#@[]", "jane x@y")),
+        ("<mailer-daemon@x>", r'<"a\"\b,c"@y>', ("mailer-daemon@x", 'a"b,c@y')),
+        ('""@x', "root", ('""@x', "root")),
+        ("ä@ö.example", "a+b=c/d@[192.0.2.1]", ("ä@ö.example", "a+b=c/d@[192.0.2.1]")),
+    ],
+)
+def test_addresses_as_mail_programs_write_them(
+    path: Path, sender: str, recipient: str, raw: tuple[str, str]
+) -> None:
+    """Sent as they are written, they would be other people's, or nobody's."""
+    assert enqueue(path, "--sender", sender, "--recipient", recipient).returncode == 0
+    (name,) = names(path / "new")
+    found = sidecar(path, name)
+    assert (found["sender"], found["recipients"]) == (raw[0], [raw[1]])
+
+
+@pytest.mark.parametrize("option", ["--sender", "--recipient"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "Joe <a@x>",
+        "a@b,c@d",
+        "a@b,",
+        ",a@b",
+        "<a@b>,<c@d>",
+        "a b@c",
+        "a@b c",
+        "a@b (Joe)",
+        "<a@b",
+        "a@b>",
+        "<<a@b>>",
+        '"a@b',
+        "<a@b> c@d",
+        "mailto: a@b",
+    ],
+)
+def test_what_is_not_one_address_is_refused(path: Path, option: str, address: str) -> None:
+    """With the option's name; it would wait for fourteen days, and then be bounced."""
+    other = {"--sender": "--recipient", "--recipient": "--sender"}[option]
+    result = enqueue(path, option, address, other, "a@x")
+    assert result.returncode == 100
+    assert f"{option}: {address!r} is not one address" in result.stderr.decode()
+    assert snapshot(path) == {}
+
+
+@pytest.mark.parametrize("recipient", ["", "<>", " ", "< >"])
+def test_an_empty_recipient_is_refused(path: Path, recipient: str) -> None:
+    """Servers take it, and then it is nobody's."""
+    result = enqueue(path, "--sender", "s@x", "--recipient", recipient)
+    assert result.returncode == 100
+    assert b"--recipient: " in result.stderr
+    assert snapshot(path) == {}
+
+
 def test_a_missing_maildir_is_told(tmp_path: Path) -> None:
     """Not made: it would be a place where nobody looks."""
     result = enqueue(tmp_path / "nowhere")
@@ -167,6 +228,63 @@ def test_what_is_taken_is_taken_though_its_name_cannot_be_told(path: Path, redir
     result = enqueue(path, redirect=redirect)
     assert result.returncode == 0
     assert len(names(path / "new")) == len(names(path / "envelope")) == 1
+
+
+# Lines of an earlier delivery
+
+FROM = b"From jane Thu Jan  1 00:00:00 2026\n"
+TRACE = b"Return-Path: <old@x>\nDelivered-To: old@y\n"
+
+
+@pytest.mark.parametrize(
+    ("top", "kept"),
+    [
+        (b"", b""),
+        (FROM, b""),
+        (FROM.replace(b"\n", b"\r\n"), b""),
+        (TRACE, b""),
+        (FROM + TRACE, b""),
+        (FROM + b"Delivered-To: old@y\nReturn-path: <>\n", b""),
+        (
+            FROM + b"Return-path: <old@x>\nX-Original-To: old@y\n" + TRACE[21:],
+            b"X-Original-To: old@y\n",
+        ),
+        (FROM + TRACE + b"Received: x\n" + TRACE, b"Received: x\n" + TRACE),
+        (b"From: jane\n", b"From: jane\n"),
+        (b"Received: x\n" + FROM, b"Received: x\n" + FROM),
+        (FROM + FROM, FROM),
+    ],
+)
+@pytest.mark.parametrize("text", [TEXT, b"", TEXT * 20_000])
+def test_lines_of_an_earlier_delivery_are_not_part_of_it(
+    path: Path, top: bytes, kept: bytes, text: bytes
+) -> None:
+    """A `From ` line would end its header, Return-Path say where bounces of another one went."""
+    result = enqueue(path, text=top + text)
+    assert result.returncode == 0
+    (file,) = (path / "new").iterdir()
+    assert file.read_bytes() == kept + text
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 16])
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (b"From ", b""),
+        (b"From x", b""),
+        (b"From x\n", b""),
+        (b"Fro", b"Fro"),
+        (b"", b""),
+        (b"From " + b"x" * 2_000_000 + b"\n", None),
+        (b"Return-Path: <" + b"x" * 2_000_000 + b">\n" + TEXT, None),
+        (FROM + TRACE + b"\0\r\n\xff" * 1_000, b"\0\r\n\xff" * 1_000),
+    ],
+)
+def test_wherever_the_input_is_cut(text: bytes, kept: bytes | None, piece: int) -> None:
+    """A pipe gives what it has; a line without end is not waited for in all of memory."""
+    size = piece if len(text) < 10_000 else 1 << 16
+    pieces = (text[at : at + size] for at in range(0, len(text), size))
+    assert b"".join(remove_trace(pieces)) == (text if kept is None else kept)
 
 
 # Told to stop
@@ -263,7 +381,6 @@ def test_the_sidecar_is_durable_before_the_message_is_seen(
         ("rename", 1),
         ("fsync Maildir/envelope", 1),
         ("link", 1),
-        ("unlink Maildir/tmp", 1),
         ("fsync Maildir/new", 1),
     ],
 )
@@ -283,6 +400,18 @@ def test_what_fails_is_taken_back(
         writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
     assert calls.heal()
     assert snapshot(path) == {}
+
+
+def test_a_name_in_tmp_that_stays_is_no_failure(
+    maildir: Maildir, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is in new/, with its sidecar: enqueued once more, it would be sent twice."""
+    calls = FileSystem(monkeypatch, tmp_path)
+    calls.fail_nth("unlink Maildir/tmp", 1, errno.EIO)
+    name = writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT]).decode()
+    assert calls.heal()
+    assert names(path / "new") == [name]
+    assert names(path / "envelope") == [f"{name}.json"]
 
 
 def test_a_message_that_cannot_be_taken_back_keeps_its_sidecar(

@@ -1,0 +1,60 @@
+"""Lines that a delivery agent has put on top of a message that is handed over.
+
+They are about an earlier delivery: preline(1), procmail and maildrop write an
+mbox `From ` line and Return-Path, Delivered-To or Envelope-to. Left there, the
+`From ` line would end the header of what is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maildirqmtp.mail import envelope
+from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_FROM_LINE = b"From "
+
+
+def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a message without the lines of an earlier delivery on top of it.
+
+    One `From ` line goes, and what the forwarder removes of a message's trace
+    lines: the first Return-Path, the first Delivered-To, all Envelope-to. Later
+    lines of these stay, by which mail loops are found; so where the forwarder
+    would remove one more, the lines are left to it. At most 1 MiB is held.
+    """
+    source = iter(pieces)
+    top, complete, limit = b"", False, TOP_BYTES
+    while True:
+        while not complete and len(top) < limit:
+            piece = next(source, b"")
+            top += piece
+            complete = not piece
+        kept = _without_trace(top, complete)
+        if kept is not None or limit >= WHOLE_MAX:
+            break
+        limit *= 4
+    yield top if kept is None else kept
+    yield from source
+
+
+def _without_trace(top: bytes, complete: bool) -> bytes | None:
+    """Return the beginning of a message without its trace lines; None where it is too short."""
+    if top.startswith(_FROM_LINE):
+        end = top.find(b"\n")
+        if end < 0 and not complete:
+            return None
+        top = top[end + 1 :] if end >= 0 else b""
+    rest = _as_sent(top, complete)
+    if rest is None:
+        return None
+    return rest if _as_sent(rest, complete) == rest else top
+
+
+def _as_sent(top: bytes, complete: bool) -> bytes | None:
+    """Return what the forwarder sends of a message with this beginning; None: more is needed."""
+    trace = envelope.read_trace(top, complete)
+    return None if trace is None else trace.kept + top[trace.offset :]

@@ -1,0 +1,213 @@
+"""One client of the receiver against the clock: who is slow, idle, or does not read."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.receiver.connection import (
+    IDLE_S,
+    LAST_PACKAGE_S,
+    MIN_RATE,
+    OUTPUT_MAX,
+    RATE_S,
+    SESSION_S,
+    Connection,
+)
+from maildirqmtp.receiver.policy import Policy, Severity, only_domains
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.storage import Storage
+
+TIMEOUT_S = 1_200.0
+PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
+REFUSED = package_head(0) + package_tail(b"a@b", (b"c@d",) * 900)
+
+
+class Stream:
+    """A client whose bytes a test gives, and who takes as many as a test allows."""
+
+    read_fd = write_fd = 99
+    handshaking = read_wants_write = False
+
+    def __init__(self) -> None:
+        self.incoming: list[bytes] = []
+        self.taken = 0
+        self.takes = 1 << 30
+
+    def read(self) -> bytes | None:
+        return self.incoming.pop(0) if self.incoming else None
+
+    def write(self, data: bytes | bytearray) -> int:
+        count = min(self.takes, len(data))
+        self.taken += count
+        return count
+
+    def half_close(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """A connection, its stream, its clock and its log."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.now_s = 1_000.0
+        self.log: list[str] = []
+        self.stream = Stream()
+        policy = Policy(refuse=only_domains([b"example.org"]))
+        session = Session(storage, "p", policy, self._log)
+        clock = lambda: self.now_s  # noqa: E731
+        self.connection = Connection(self.stream, session, TIMEOUT_S, clock, self._log)
+
+    def _log(self, severity: Severity, text: str) -> None:
+        self.log.append(text)
+
+    def give(self, data: bytes = b"") -> None:
+        """Let the client send something, and let the server do all that it can."""
+        if data:
+            self.stream.incoming.append(data)
+        wanted = self.connection.interest().get(99, 0)
+        self.connection.handle(wanted)
+        self.connection.turn()
+        while self.connection.can_work:
+            self.connection.turn()
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by, up to the moment at which the connection wants a turn."""
+        self.now_s += seconds
+        self.connection.turn()
+
+    @property
+    def expendable(self) -> bool:
+        """True where it would have to make way now."""
+        return self.connection.expendable_s <= self.now_s
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with contextlib.closing(Storage(os.fsencode(tmp_path / "M"))) as storage:
+        yield World(storage)
+
+
+def test_responses_do_not_pile_up(world: World) -> None:
+    """A client that sends and does not read must not fill the memory, nor the disk."""
+    world.stream.takes = 0
+    for _ in range(100):
+        world.give(REFUSED)
+    assert OUTPUT_MAX < len(world.connection._output) < OUTPUT_MAX + 100_000
+    assert world.connection.interest() == {99: 2}
+    assert not world.connection.can_work
+    world.stream.takes = 1 << 30
+    while world.stream.incoming or world.connection.interest().get(99, 0) & 2:
+        world.give()
+    assert world.log.count("p: connected") == 1
+    assert len(world.log) == 101
+
+
+def test_a_client_that_trickles_is_dropped(world: World) -> None:
+    """A byte a minute kept a place for ever."""
+    world.give(package_head(1_000_000))
+    for second in range(0, int(TIMEOUT_S) - 60, 60):
+        world.wait(60)
+        world.give(b"x" if second else b"")
+        assert not world.connection.closed
+    world.wait(60)
+    assert world.connection.closed
+    assert world.connection.failed
+    assert world.log[-1] == "p: slower than 100 bytes a second; closing"
+
+
+def test_a_client_that_takes_its_responses_byte_by_byte_is_dropped(world: World) -> None:
+    """The same from the other side."""
+    world.stream.takes = 1
+    world.give(REFUSED)
+    for _ in range(int(TIMEOUT_S) // 60):
+        assert not world.connection.closed
+        world.wait(60)
+        world.connection.handle(2)
+    assert world.connection.closed
+    assert "slower than 100 bytes a second" in world.log[-1]
+
+
+def test_a_slow_link_is_not_slow_enough_to_be_dropped(world: World) -> None:
+    """A satellite telephone carries 300 bytes a second, with pauses of some minutes."""
+    world.give(package_head(1_000_000))
+    for _ in range(10):
+        world.wait(300)
+        world.give(b"x" * int(300 * MIN_RATE))
+        assert not world.connection.closed
+        assert not world.expendable
+
+
+def test_time_that_the_disk_takes_is_not_the_clients(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fsync of minutes must not cost the connection."""
+    store = Storage.store
+
+    def slow(storage: Storage, pieces: list[bytes]) -> object:
+        world.now_s += 3 * TIMEOUT_S / 4
+        return store(storage, pieces)
+
+    monkeypatch.setattr(Storage, "store", slow)
+    world.give(PACKAGE * 2 + PACKAGE[:5])
+    world.wait(1)
+    assert not world.connection.closed
+    assert not world.expendable
+
+
+def test_an_idle_client_makes_way_after_some_seconds(world: World) -> None:
+    """It has nothing to lose; another one waits with mail."""
+    world.give(PACKAGE)
+    world.give()
+    assert not world.expendable
+    assert world.connection.expendable_s == world.now_s + IDLE_S
+    world.wait(IDLE_S)
+    assert world.expendable
+    world.connection.make_way()
+    assert world.connection.closed
+    assert not world.connection.failed
+
+
+def test_a_client_at_work_makes_no_way(world: World) -> None:
+    """Not amid a package that comes at a fair rate; once it stalls, it does."""
+    world.give(package_head(1_000_000))
+    for _ in range(20):
+        world.wait(10)
+        assert not world.expendable
+        world.give(b"x" * 1_250)
+    world.wait(RATE_S)
+    assert world.expendable
+    world.connection.make_way()
+    assert world.connection.failed
+    assert world.log[-1] == "p: slow, while others wait; closing"
+
+
+def test_an_hour_and_no_more(world: World) -> None:
+    """Not even for a package that comes at the least rate for days."""
+    world.give(package_head(100_000_000))
+    for _ in range(int(SESSION_S + LAST_PACKAGE_S) // 60):
+        assert not world.connection.closed
+        world.wait(60)
+        world.give(b"x" * int(60 * MIN_RATE))
+    assert world.connection.closed
+    assert world.log[-1] == "p: did not end its last package after an hour; closing"
+
+
+def test_the_deadline_is_never_passed_in_a_spin(world: World) -> None:
+    """A deadline that is over and changes nothing would take a whole processor."""
+    for data in (b"", PACKAGE[:5], b"x"):
+        world.give(data)
+        for _ in range(3):
+            before = world.connection.deadline_s
+            assert before > world.now_s
+            world.wait(before - world.now_s)
+            if world.connection.closed:
+                return
+            world.give(PACKAGE[5:] + PACKAGE[:5])
+            assert world.connection.deadline_s > world.now_s

@@ -1,0 +1,209 @@
+"""The receiver's maildir: known by its path, and only good where mail can be found."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import writing
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.policy import Severity
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
+from maildirqmtp.receiver.storage import Storage
+from tests.fakes import FileSystem
+from tests.helpers import open_descriptors
+
+PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
+LARGE = package_head(300_000) + b"x" * 300_000 + package_tail(b"a@b", (b"c@example.org",))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "M"
+
+
+@pytest.fixture
+def storage(path: Path) -> Iterator[Storage]:
+    with contextlib.closing(Storage(os.fsencode(path))) as opened:
+        yield opened
+
+
+def letters(output: bytes) -> str:
+    reader = ResponseReader()
+    reader.feed(output)
+    found = ""
+    while (response := reader.next()) is not None:
+        found += response.status.value
+    return found
+
+
+def new(path: Path) -> int:
+    return len(os.listdir(path / "new"))
+
+
+def moved_away(path: Path) -> None:
+    """`mv DIR`: the descriptors of the receiver go along."""
+    path.rename(path.with_name("old"))
+
+
+def made_anew(path: Path) -> None:
+    """Replaced by another maildir, or mounted over."""
+    moved_away(path)
+    writing.create(os.fsencode(path))
+
+
+def only_new_made_anew(path: Path) -> None:
+    """A mount on new/ alone does the same."""
+    (path / "new").rename(path / "old-new")
+    (path / "new").mkdir()
+
+
+@pytest.mark.parametrize("package", [PACKAGE, LARGE])
+@pytest.mark.parametrize("replace", [moved_away, made_anew, only_new_made_anew])
+def test_mail_that_nobody_would_find_is_not_accepted(
+    storage: Storage, path: Path, package: bytes, replace: object
+) -> None:
+    """A K for it would be mail lost: it lies where no reader looks."""
+    log: list[str] = []
+    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    assert letters(session.receive(package)) == "K"
+    replace(path)  # type: ignore[operator]
+    assert letters(session.receive(package)) == "Z"
+    assert "was renamed, replaced or mounted over" in log[1]
+    if replace is moved_away:
+        assert letters(session.receive(package)) == "Z"
+        assert "cannot open the maildir directory" in log[-2]
+        assert not path.exists(), "a maildir that is missing must not be filled again"
+        path.with_name("old").rename(path)
+        assert letters(session.receive(package)) == "K"
+        assert new(path) == 2
+    else:
+        assert letters(session.receive(package)) == "K"
+        assert new(path) == 1
+
+
+def test_a_maildir_that_is_removed_and_comes_back(storage: Storage, path: Path) -> None:
+    """Without a restart, though no file can be made in what is open."""
+    session = Session(storage, "p")
+    for name in ("new", "cur", "tmp"):
+        (path / name).rmdir()
+    path.rmdir()
+    assert letters(session.receive(PACKAGE)) == "Z"
+    writing.create(os.fsencode(path))
+    assert letters(session.receive(PACKAGE)) == "K"
+    assert new(path) == 1
+
+
+def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) -> None:
+    """Another client has made the receiver open the new one, in between."""
+    early = storage.store([b"early"])
+    made_anew(path)
+    with pytest.raises(LocalError):
+        storage.commit([storage.store([b"x"])])
+    late = storage.store([b"late"])
+    with pytest.raises(LocalError, match="not the maildir that the mail went to"):
+        storage.commit([early])
+    storage.commit([late])
+    assert storage.withdraw([early]) == []
+    assert new(path) == 1
+
+
+def test_only_its_own_copies_are_withdrawn(storage: Storage, path: Path) -> None:
+    """A file of that name in another maildir is somebody's mail."""
+    early = storage.store([b"early"])
+    made_anew(path)
+    with pytest.raises(LocalError):
+        storage.commit([early])
+    late = storage.store([b"late"])
+    (path / "new" / os.fsdecode(early.name)).write_bytes(b"another's")
+    assert storage.withdraw([early, late]) == []
+    assert os.listdir(path / "new") == [os.fsdecode(early.name)]
+
+
+def test_copies_are_durable_before_they_count(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K is said after that; a power cut must not take what was accepted."""
+    system = FileSystem(monkeypatch, path)
+    copies = [storage.store([b"text"]) for _ in range(2)]
+    storage.commit(copies)
+    assert system.of("fsync") == ["fsync tmp/*", "fsync tmp/*", "fsync new"]
+    system.fail("fsync new", errno.EIO)
+    with pytest.raises(LocalError):
+        storage.commit(copies)
+
+
+def test_opening_the_maildir_again_costs_no_descriptor(storage: Storage, path: Path) -> None:
+    """A receiver runs for years, and its maildir may be mounted anew each day."""
+    before = len(open_descriptors())
+    for number in range(3):
+        path.rename(path.with_name(f"old-{number}"))
+        writing.create(os.fsencode(path))
+        with pytest.raises(LocalError):
+            storage.commit([storage.store([b"x"])])
+        storage.commit([storage.store([b"x"])])
+    assert len(open_descriptors()) == before
+
+
+@pytest.mark.parametrize("size", [10, MEMORY_MAX + 10])
+def test_a_spool_goes_on_after_a_write_that_took_a_part(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The system may take a part; the rest must not be lost."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[: 100 << 10])))
+    text = os.urandom(size)
+    spool = Spool(storage, crlf=False)
+    spool.append(text)
+    spool.finish()
+    assert b"".join(spool.pieces(b"top\n")) == b"top\n" + text
+    spool.discard()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
+def test_without_hard_links_it_does_not_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Else each message is deferred, for ever, and the reason stands in a log."""
+
+    def link(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(LocalError, match="needs a file system with hard links"):
+        Storage(os.fsencode(path))
+    assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
+
+
+@pytest.mark.parametrize("call", ["open", "link"])
+def test_a_full_disk_does_not_keep_it_from_starting(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It may have room when mail comes; until then the mail is deferred."""
+    writing.create(os.fsencode(path))
+    real = getattr(os, call)
+
+    def full(*arguments: object, **options: object) -> object:
+        if call == "link" or len(arguments) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **options)
+
+    log: list[tuple[Severity, str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with contextlib.closing(Storage(os.fsencode(path))) as storage:
+            session = Session(storage, "p", log=lambda *line: log.append(line))
+            assert letters(session.receive(PACKAGE)) == "Z"
+    assert "No space left on device" in log[0][1]
+    assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
+
+
+def test_free_bytes(storage: Storage, path: Path) -> None:
+    """As df(1) counts what is available."""
+    found = os.statvfs(path)
+    assert abs(storage.free_bytes() - found.f_bavail * found.f_frsize) < 1 << 30
