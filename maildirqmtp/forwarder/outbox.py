@@ -137,10 +137,10 @@ class Outbox:
         queued.refuse()
         kept = self._settler.settle(queued)
         queued.close()
-        if kept is None:
-            self._queue.gone(name)
-        else:
+        if kept is not None:
             self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+        elif self._queue.gone(name):
+            self._report.no_longer_held()
         self._queue.add(self._settler.take_bounces())
 
     @property

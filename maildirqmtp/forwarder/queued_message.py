@@ -1,4 +1,4 @@
-"""A queued message: one of the maildir, its recipients, and what was answered.
+"""A message of the maildir with its envelope: whom it goes to, and what was answered.
 
 `prepare` makes it from a name in the maildir.
 """
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.outgoing import Piece
 
 
-#: What to do about a message that is held, by where the reason lies.
-_BY_HEADER = "give --sender and --recipient, or a sidecar"
-_BY_DEFAULT = "give --default-sender or --sender, or a sidecar"
-_BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
-_MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
-
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
+# What to do about a message that is held, by where the reason lies, and where that is explained.
+_SIDECAR = "a sidecar, as --enqueue does"
+_BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
+_BY_OPTIONS = f"give --sender and --recipient, or write {_SIDECAR}"
+_MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
 
 
 class QueuedMessage(OutgoingMessage):
@@ -135,6 +134,8 @@ def prepare(
         queued = _addressed(maildir, route, message)
         taken = isinstance(queued, QueuedMessage)
         return queued
+    except EnvelopeError as error:
+        raise type(error)(f"{error}; {_MANUAL}") from None
     finally:
         if not taken:
             message.close()
@@ -149,14 +150,14 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
     else:
         sender, everyone = sidecar.sender, sidecar.recipients
         if not everyone:
-            raise _with_way_out(
-                EnvelopeError("its sidecar has no recipient; nobody is owed this message"),
-                "remove both, or correct the sidecar",
+            raise EnvelopeError(
+                "its sidecar has no recipient; nobody is owed this message; remove both, or "
+                "correct the sidecar"
             )
     try:
         recipients = envelope.ours(everyone, route.prefix)
     except EnvelopeError as error:
-        raise _with_way_out(error, _BY_SIDECAR if sidecar else _BY_HEADER) from None
+        raise EnvelopeError(f"{error}; {_BY_SIDECAR if sidecar else _BY_OPTIONS}") from None
     if not recipients:
         return PassedOver.FOR_OTHERS
     others: tuple[bytes, ...] = ()
@@ -182,6 +183,15 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
     return queued
 
 
+def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
+    if not maildir.has_envelopes:
+        return None
+    try:
+        return sidecars.read_known(maildir, message.name)
+    except EnvelopeError as error:
+        raise type(error)(f"{error}; {_BY_SIDECAR}") from None
+
+
 def trace_of(message: Message) -> Trace:
     """Return what the lines on top say; more of a large message is read where they need it.
 
@@ -193,19 +203,11 @@ def trace_of(message: Message) -> Trace:
         if trace is not None:
             return trace
         if length >= WHOLE_MAX:
-            said = f"the trace lines on top of it do not end within {WHOLE_MAX} bytes"
-            raise _with_way_out(EnvelopeError(said), "remove them")
+            raise EnvelopeError(
+                f"the trace lines on top of it do not end within {WHOLE_MAX} bytes; remove them"
+            )
         length *= 2
         message.read_top(length)
-
-
-def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
-    if not maildir.has_envelopes:
-        return None
-    try:
-        return sidecars.read_known(maildir, message.name)
-    except EnvelopeError as error:
-        raise _with_way_out(error, _BY_SIDECAR) from None
 
 
 def _sender(route: Route, trace: Trace) -> bytes:
@@ -214,11 +216,13 @@ def _sender(route: Route, trace: Trace) -> bytes:
     if trace.sender is not None:
         return trace.sender
     if trace.sender_fault:
-        raise _with_way_out(EnvelopeError(trace.sender_fault), _BY_HEADER)
+        raise EnvelopeError(f"{trace.sender_fault}; give --sender ADDRESS, or write {_SIDECAR}")
     if route.default_sender is not None:
         return route.default_sender
-    way_out = _BY_DEFAULT if route.recipients or trace.recipients else _BY_HEADER
-    raise _with_way_out(EnvelopeError("no envelope: no Return-Path line on top of it"), way_out)
+    raise EnvelopeError(
+        f"no envelope: no Return-Path line on top of it; give --default-sender ADDRESS, or "
+        f"write {_SIDECAR}"
+    )
 
 
 def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:
@@ -227,9 +231,4 @@ def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:
     if trace.recipients:
         return trace.recipients
     fault = trace.recipients_fault or "no envelope: no Delivered-To line on top of it"
-    raise _with_way_out(EnvelopeError(fault), _BY_HEADER)
-
-
-def _with_way_out(error: EnvelopeError, way_out: str) -> EnvelopeError:
-    """Return the error with what to do about it: its reader is not who wrote this program."""
-    return type(error)(f"{error}; {way_out}; {_MANUAL}")
+    raise EnvelopeError(f"{fault}; give --recipient ADDRESS, or write {_SIDECAR}")

@@ -21,10 +21,9 @@ from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, p
 
 
 class AddressType(BytesType):
-    """One address of the envelope, raw. `what` is sender or recipient; only a sender may be empty.
+    """An address of the envelope, quoted where it has to be; kept raw.
 
-    It may be written as in a header: in angle brackets, and with a local part in
-    quotation marks. Nothing else is understood: no display name, no list.
+    `what` is sender or recipient; only a sender may be empty.
     """
 
     def __init__(self, what: str) -> None:
