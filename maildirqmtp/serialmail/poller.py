@@ -8,16 +8,16 @@ _MAX_WAIT_S = 86_400.0
 
 
 class DescriptorPoller:
-    """Descriptors and what is waited for on each. `clock` is monotonic seconds."""
+    """Waits for events of descriptors. `clock` is monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        #: Those that no selector takes, for they are always ready.
+        #: Descriptors that epoll refuses because they are always ready.
         self._always: dict[int, int] = {}
 
     def watch(self, fd: int, events: int) -> None:
-        """Wait for these events from now on, or for none."""
+        """Wait for these events of a descriptor from now on; 0 for none."""
         if fd in self._always:
             self._always[fd] = events
             return
@@ -31,15 +31,15 @@ class DescriptorPoller:
             elif known.events != events:
                 self._selector.modify(fd, events)
         except PermissionError:
-            self._always[fd] = events  # what epoll_ctl(2) says of files and /dev/null
+            self._always[fd] = events  # epoll_ctl(2): EPERM for files and /dev/null
 
     def wait(self, until: float | None) -> dict[int, int]:
-        """Return which descriptors are ready for what, at this time of the clock at the latest."""
+        """Return the events of the descriptors that are ready; empty at the time `until`."""
         ready = {fd: events for fd, events in self._always.items() if events}
         wait_s = None if until is None else min(max(0.0, until - self._clock()), _MAX_WAIT_S)
         found = self._selector.select(0 if ready else wait_s)
         return ready | {key.fd: events for key, events in found}
 
     def close(self) -> None:
-        """Let go of them all."""
+        """Close the selector; the descriptors stay open."""
         self._selector.close()
