@@ -94,6 +94,7 @@ class WatchQueue:
         self._wake = wake
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
+        self._last: deque[bytes] = deque()
         self._heap: list[tuple[float, int, bytes]] = []
         self._order = count()
         self._missed: set[bytes] = set()
@@ -131,14 +132,16 @@ class WatchQueue:
         """See `forwarder.queue.Queue`. Those that wait and are due count, too."""
         if not self.open:
             return 0
-        return len(self._fresh) + (self._next_due() is not None)
+        return len(self._fresh) + len(self._last) + (self._next_due() is not None)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
         while self.open:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
-                return None
+                if not self._last:
+                    return None
+                key = self._last.popleft()
             entry = self._known[key]
             if entry.due is not None:
                 heappop(self._heap)
@@ -173,7 +176,7 @@ class WatchQueue:
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `forwarder.queue.Queue`."""
         for folder, name in candidates:
-            self._fresh.append(self._return(folder, name))
+            self._last.append(self._return(folder, name))
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
@@ -208,13 +211,13 @@ class WatchQueue:
         self._release(key)
         return False
 
-    def vanished(self, name: bytes) -> None:
+    def vanished(self, name: bytes) -> bool:
         """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
-        self.gone(name)
         # Once until the next regular scan: a file system may list what it does not have.
         if self._include_cur and _base(name) not in self._sought:
             self._sought.add(_base(name))
             self._look = True
+        return self.gone(name)
 
     def later(
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False

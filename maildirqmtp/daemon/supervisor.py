@@ -94,8 +94,6 @@ class _Runner:
     def _work(self) -> None:
         try:
             self.worker.run()
-        except LocalError as error:
-            self.crash = str(error)
         except BaseException:
             # A bug. The others are stopped, and whoever started us may start us again.
             self.crash = traceback.format_exc()
@@ -212,7 +210,6 @@ class Supervisor:
             self._new_report(self._name(route)),
             self._locks,
             self._published,
-            patient=self._config.path is not None,
         )
         worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)
@@ -304,7 +301,8 @@ class Supervisor:
         from maildirqmtp.daemon.status import write
 
         try:
-            write(snapshot)
+            if snapshot.state != "no maildir":
+                write(snapshot)
         except LocalError as error:
             if snapshot.route.maildir not in self._unwritable:
                 self._unwritable.add(snapshot.route.maildir)

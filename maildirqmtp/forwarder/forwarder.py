@@ -12,7 +12,7 @@ A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
 
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.outbox import Outbox
@@ -21,16 +21,18 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.server_memory import ServerMemory
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
-from maildirqmtp.pipeline.capabilities import Capabilities
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.readiness import seconds_until
+from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
 #: Seconds that a run which is told to stop waits for what is in flight.
@@ -42,8 +44,6 @@ BOUNCE_SLACK_S = 360.0
 #: until the next is tried, after one that failed.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
-#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
-MAX_WAIT_S = 86_400.0
 
 
 class Forwarder:
@@ -84,19 +84,22 @@ class Forwarder:
         self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
-        self._state = State(maildir.root, clock, wall_clock) if state is None else state
-        self._settler = Settler(maildir, route, report, clock, wall_clock, self._state)
+        state = State(maildir.root, clock, wall_clock) if state is None else state
+        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._server_memory = ServerMemory(route, state)
         #: What is known of the server.
-        self.capabilities = Capabilities(one_recipient=route.one_recipient)
-        self.queue = BatchQueue(self._scan, clock) if queue is None else queue
+        self.capabilities = self._server_memory.capabilities
+        if queue is None:
+            queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
+        self.queue = queue
         self._recovery = Recovery(self._settler, report, route.server)
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
         )
-        self._pool = ConnectionPool(
+        self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
-            self._unchanged,
+            lambda queued: maildir.is_same(queued.message),
             clock,
             self.capabilities,
         )
@@ -188,9 +191,6 @@ class Forwarder:
                 self._total += self.queue.refill()
             except LocalError as error:
                 self._settler.stop_taking(error)
-
-    def _scan(self, choose: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Candidates:
-        return self._maildir.scan(self._route.include_cur, choose)
 
     def _attempt(self) -> bool:
         """Connect, and send until the connections end; say whether others may help."""
@@ -338,6 +338,7 @@ class Forwarder:
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""
         unfinished = self._pool.end(connection)
+        self._server_memory.learn(connection.pipeline)
         self._settle(connection)
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
@@ -364,7 +365,7 @@ class Forwarder:
                 due.append(connection.idle_since + self._route.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
-        wait_s = None if first is None else min(max(0.0, first - now), MAX_WAIT_S)
+        wait_s = seconds_until(first, now)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.watchdog_deadline = now + (wait_s or 0.0) + slack_s
         ready = self._selector.select(wait_s)
@@ -395,6 +396,3 @@ class Forwarder:
         bounces = self._settler.take_bounces()
         self._total += len(bounces)
         self.queue.add(bounces)
-
-    def _unchanged(self, queued: QueuedMessage) -> bool:
-        return self._maildir.is_same(queued.message)

@@ -129,6 +129,20 @@ class Outbox:
             queued.message.close()
             self._queue.put_back([(queued.message.folder, queued.message.name)])
 
+    def _refuse(self, queued: QueuedMessage) -> None:
+        """Settle a message that must not be sent as one that the server refused."""
+        if not self._proven:
+            self.prove()
+        name = queued.message.name
+        queued.refuse()
+        kept = self._settler.settle(queued)
+        queued.close()
+        if kept is not None:
+            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+        elif self._queue.gone(name):
+            self._report.no_longer_held()
+        self._queue.add(self._settler.take_bounces())
+
     @property
     def left(self) -> int:
         """How many there are still to be sent now."""
@@ -146,9 +160,13 @@ class Outbox:
             return None
         if isinstance(queued, PassedOver):
             if not is_there:
-                self._queue.vanished(name)
+                if self._queue.vanished(name):
+                    self._report.no_longer_held()
             elif self._queue.later(name, None, "") and queued is PassedOver.FOR_OTHERS:
                 self._report.for_others()
+            return None
+        if queued.refusal is not None:
+            self._refuse(queued)
             return None
         if self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)

@@ -52,7 +52,7 @@ class Queue(Protocol):
         ...
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Put these, which were not tried to the end, behind all others."""
+        """Put these, which were not tried to the end, behind all others, present and to come."""
         ...
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
@@ -60,15 +60,18 @@ class Queue(Protocol):
         ...
 
     def rotate(self) -> None:
-        """Put the last before the first."""
+        """Put the last before the first, but for those that are postponed."""
         ...
 
     def gone(self, name: bytes) -> bool:
         """A message is done; say whether it had been held in this run."""
         ...
 
-    def vanished(self, name: bytes) -> None:
-        """There is no file of this name any more; a scan may find it under another."""
+    def vanished(self, name: bytes) -> bool:
+        """There is no file of this name any more; say whether it had been held in this run.
+
+        A scan may find the file under another name.
+        """
         ...
 
     def later(
@@ -98,6 +101,7 @@ class BatchQueue:
 
     def __init__(self, scan: Scan, clock: Callable[[], float] = time.monotonic) -> None:
         self._candidates: Candidates = deque()
+        self._last: Candidates = deque()
         self._scan = scan
         self._clock = clock
         self._rescan_until = clock() + RESCAN_FOR_S
@@ -106,11 +110,12 @@ class BatchQueue:
         self._vanished: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._candidates)
+        return len(self._candidates) + len(self._last)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
-        return self._candidates.popleft() if self._candidates else None
+        candidates = self._candidates or self._last
+        return candidates.popleft() if candidates else None
 
     @property
     def may_rescan(self) -> bool:
@@ -136,7 +141,7 @@ class BatchQueue:
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
-        self._candidates.extend(candidates)
+        self._last.extend(candidates)
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -150,13 +155,14 @@ class BatchQueue:
         """See `Queue`."""
         return bool(self._held) and self._held.pop(_key(name), None) is not None
 
-    def vanished(self, name: bytes) -> None:
+    def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
         key = _key(name)
         # A file system may list what it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
             self._tried.add(key)
+        return self.gone(name)
 
     def later(
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False

@@ -98,6 +98,12 @@ SERVER = Setting("server", "server", TextType("SERVER"), "where messages go")
 SENDER = Setting(
     "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
 )
+_DEFAULT_SENDER = Setting(
+    "default-sender",
+    "default_sender",
+    AddressType("sender"),
+    "envelope sender where the messages say none",
+)
 RECIPIENT = Setting(
     "recipient",
     "recipients",
@@ -164,7 +170,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         "response-timeout",
         "response_timeout_s",
         DurationType(),
-        "for the answer to a message ({default})",
+        "without an answer from the server, while it owes one ({default})",
     ),
     Setting(
         "lifetime",
@@ -175,6 +181,7 @@ ROUTE: tuple[Setting[Any], ...] = (
     _SENT,
     _FAILED,
     SENDER,
+    _DEFAULT_SENDER,
     RECIPIENT,
     _BOUNCE,
     Setting(
@@ -204,7 +211,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         "one-recipient",
         "one_recipient",
         SwitchType(),
-        "one package for each recipient, for a server that answers once per package",
+        "a package for each recipient: the server answers once per package",
     ),
     Setting(
         "tls-ca",

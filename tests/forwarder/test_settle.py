@@ -164,8 +164,10 @@ def test_a_message_that_changed_is_kept(case: Case) -> None:
     one, two = case.add("1.a", "a@y"), case.add("2.a")
     with (case.path / "new" / "1.a").open("ab") as file:
         file.write(b"more")
-    case.settle(one, "Kok")
-    case.settle(two, "Kok")
+    kept = case.settle(one, "Kok")
+    assert kept is not None, "the daemon would forget it"
+    assert kept.at_next_scan
+    assert case.settle(two, "Kok") is None
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.sidecar()["recipients"] == ["a@y"]
@@ -831,3 +833,14 @@ def check_nobody_is_lost(
     for recipient, answer in zip(recipients, answers, strict=True):
         assert answer not in "Z-" or recipient in owed
         assert answer != "D" or recipient in owed or recipient in failed
+
+
+def test_a_link_named_failed_takes_nothing_elsewhere(case: Case) -> None:
+    """Whoever may write into the maildir would have us write where only we may."""
+    elsewhere = make_maildir(case.root / "Elsewhere")
+    one = case.add("1.a")
+    case.failed.symlink_to(elsewhere)
+    case.settle(one, "Dno")
+    assert case.settler.local_error is not None
+    assert case.new == ["1.a"]
+    assert snapshot(elsewhere) == {}

@@ -77,6 +77,7 @@ bounce = false
 bounce-via = "server"
 sendmail = "mta -x"
 cur = true
+one-recipient = true
 rescan = 10
 idle-timeout = "5m"
 
@@ -106,6 +107,7 @@ def test_every_key(path: Path) -> None:
         bounce_via=BounceVia(BounceMethod.SERVER),
         sendmail=(b"mta", b"-x"),
         include_cur=True,
+        one_recipient=True,
         rescan_s=10,
         idle_s=300,
         max_bounces=7,
@@ -439,6 +441,7 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         grace_s=st.just(FENCE_GRACE_S),
         session_s=st.just(SESSION_S),
         connections=st.integers(1, 100),
+        one_recipient=st.booleans(),
         tls=st.none(),
     ),
     st.integers(-1, 1),
