@@ -211,13 +211,13 @@ class WatchQueue:
         self._release(key)
         return False
 
-    def vanished(self, name: bytes) -> None:
+    def vanished(self, name: bytes) -> bool:
         """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
-        self.gone(name)
         # Once until the next regular scan: a file system may list what it does not have.
         if self._include_cur and _base(name) not in self._sought:
             self._sought.add(_base(name))
             self._look = True
+        return self.gone(name)
 
     def later(
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False

@@ -296,7 +296,8 @@ class Supervisor:
         from maildirqmtp.daemon.status import write
 
         try:
-            write(snapshot)
+            if snapshot.state != "no maildir":
+                write(snapshot)
         except LocalError as error:
             if snapshot.route.maildir not in self._unwritable:
                 self._unwritable.add(snapshot.route.maildir)

@@ -12,7 +12,7 @@ A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
 
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.outbox import Outbox
@@ -21,11 +21,11 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.server_memory import ServerMemory
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
-from maildirqmtp.maildir.state import ONE_RECIPIENT, State
-from maildirqmtp.pipeline.capabilities import Capabilities
+from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
@@ -84,21 +84,24 @@ class Forwarder:
         self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
-        self._state = State(maildir.root, clock, wall_clock) if state is None else state
-        known = route.one_recipient or self._state.has_shown(str(route.server), ONE_RECIPIENT)
-        self._capabilities = Capabilities(one_recipient=known)
-        self._settler = Settler(maildir, route, report, clock, wall_clock, self._state)
-        self.queue = BatchQueue(self._scan, clock) if queue is None else queue
-        self._recovery = Recovery(self._settler, report, route.server, self._state)
+        state = State(maildir.root, clock, wall_clock) if state is None else state
+        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._server_memory = ServerMemory(route, state)
+        #: What is known of the server.
+        self.capabilities = self._server_memory.capabilities
+        if queue is None:
+            queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
+        self.queue = queue
+        self._recovery = Recovery(self._settler, report, route.server)
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
         )
-        self._pool = ConnectionPool(
+        self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
-            self._unchanged,
+            lambda queued: maildir.is_same(queued.message),
             clock,
-            self._capabilities,
+            self.capabilities,
         )
         self._more_at = 0.0
         self._total = 0
@@ -183,14 +186,11 @@ class Forwarder:
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
-        if self._may_take:
+        if self._may_take and not self.outbox.left:
             try:
                 self._total += self.queue.refill()
             except LocalError as error:
                 self._settler.stop_taking(error)
-
-    def _scan(self, choose: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Candidates:
-        return self._maildir.scan(self._route.include_cur, choose)
 
     def _attempt(self) -> bool:
         """Connect, and send until the connections end; say whether others may help."""
@@ -338,6 +338,7 @@ class Forwarder:
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""
         unfinished = self._pool.end(connection)
+        self._server_memory.learn(connection.pipeline)
         self._settle(connection)
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
@@ -395,6 +396,3 @@ class Forwarder:
         bounces = self._settler.take_bounces()
         self._total += len(bounces)
         self.queue.add(bounces)
-
-    def _unchanged(self, queued: QueuedMessage) -> bool:
-        return self._maildir.is_same(queued.message)

@@ -147,8 +147,8 @@ class Outbox:
         if queued is None:
             if is_there:
                 self._queue.later(name, None, "")
-            else:
-                self._queue.vanished(name)
+            elif self._queue.vanished(name):
+                self._report.no_longer_held()
         elif self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)
         return queued

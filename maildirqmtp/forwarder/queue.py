@@ -67,8 +67,11 @@ class Queue(Protocol):
         """A message is done; say whether it had been held in this run."""
         ...
 
-    def vanished(self, name: bytes) -> None:
-        """There is no file of this name any more; a scan may find it under another."""
+    def vanished(self, name: bytes) -> bool:
+        """There is no file of this name any more; say whether it had been held in this run.
+
+        A scan may find the file under another name.
+        """
         ...
 
     def later(
@@ -152,13 +155,14 @@ class BatchQueue:
         """See `Queue`."""
         return bool(self._held) and self._held.pop(_key(name), None) is not None
 
-    def vanished(self, name: bytes) -> None:
+    def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
         key = _key(name)
         # A file system may list what it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
             self._tried.add(key)
+        return self.gone(name)
 
     def later(
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False

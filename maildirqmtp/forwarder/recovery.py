@@ -24,7 +24,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
-from maildirqmtp.maildir.state import ONE_RECIPIENT
 from maildirqmtp.qmtp.protocol import DEFERRED
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
-    from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pipeline import Pipeline
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.endpoint import Endpoint
@@ -52,14 +50,13 @@ _MAX_SUSPECTS = 1_000
 class Recovery:
     """Clears up after the connections of one route, and judges whether to go on.
 
-    `server` is where they lead; what it has shown is remembered in `state`.
+    `server` is where they lead, for what is said about a server that never says anything.
     """
 
-    def __init__(self, settler: Settler, report: Report, server: Endpoint, state: State) -> None:
+    def __init__(self, settler: Settler, report: Report, server: Endpoint) -> None:
         self._settler = settler
         self._report = report
         self._server = server
-        self._state = state
         self._faults: dict[bytes, int] = {}
         self._without_progress = 0
         self._set_aside = 0
@@ -120,8 +117,6 @@ class Recovery:
             self._report.closed(name, str(error), idle)
         if pipeline.remark:
             self._report.note(pipeline.remark)
-        if pipeline.capabilities.take_news():
-            self._state.remember(str(self._server), ONE_RECIPIENT)
         silent = not pipeline.capabilities.has_spoken
         for queued in unfinished:
             self._report.in_doubt(queued, silent)

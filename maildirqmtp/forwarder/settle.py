@@ -257,7 +257,8 @@ class Settler:
             grace_s = min(FIRST_DEFERRED_S, lifetime_s)
             if age_s < lifetime_s - 2 * grace_s:
                 return None  # so that one tried all the time has had its day by then
-            if now_s - self._state.first_deferral(queued.message.name) < grace_s:
+            since_s = self._state.first_deferral(queued.message.name)
+            if max(0.0, now_s - since_s) < grace_s:
                 return None
         if age_s >= lifetime_s:
             return f"{answer} (too old: {age_s / 86_400:.1f} days)"

@@ -131,7 +131,7 @@ class Run(ServersInTurn):
         self.got: list[tuple[float, bytes]] = []
         self.log = io.StringIO()
         self.report = Report(self.log, None, 0, None, self.clock, wall_clock=self.wall)
-        self.locks = MaildirLocks()
+        self.locks = MaildirLocks(self.clock, self.wall)
         self.watches: list[FakeWatch] = []
         self.published: list[tuple[float, Snapshot]] = []
         wait_in(monkeypatch, self.clock)
