@@ -23,10 +23,11 @@ from maildirqmtp.pipeline.limits import (
 )
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.results import SendResult
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, check_tls, parse_endpoint, parse_port
 from maildirqmtp.transport.readiness import ConnectionSelector
 from maildirqmtp.transport.tls_options import Tls
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.transport import Transport
 
 _log = logging.getLogger("maildirqmtp")
 

@@ -72,6 +72,13 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         wake.close()
 
 
+def _watched(route: Route) -> str:
+    """Say what a route watches, and where its mail goes."""
+    folders = "new and cur" if route.include_cur else "new"
+    prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
+    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {route.server}"
+
+
 class _Runner:
     """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
 
@@ -87,8 +94,6 @@ class _Runner:
     def _work(self) -> None:
         try:
             self.worker.run()
-        except LocalError as error:
-            self.crash = str(error)
         except BaseException:
             # A bug. The others are stopped, and whoever started us may start us again.
             self.crash = traceback.format_exc()
@@ -205,8 +210,8 @@ class Supervisor:
             self._new_report(self._name(route)),
             self._locks,
             self._published,
-            patient=self._config.path is not None,
         )
+        worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)
         runner.thread.start()
 

@@ -54,8 +54,7 @@ class Worker:
     """Forwards one route until it is told to stop.
 
     `on_publish` is called in the worker's thread when there is a new
-    `snapshot`. `patient`: a maildir that cannot be opened at the start is waited
-    for, as one that goes away later always is; otherwise `run` raises `LocalError`.
+    `snapshot`. A maildir that cannot be opened or locked is waited for.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class Worker:
         locks: MaildirLocks,
         on_publish: Callable[[Snapshot], None],
         *,
-        patient: bool = False,
         connector: Callable[[Endpoint, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
         wall_clock: Callable[[], float] = time.time,
@@ -75,7 +73,6 @@ class Worker:
         self.report = report
         self._locks = locks
         self._on_publish = on_publish
-        self._patient = patient
         self._connector = connector
         self._clock = clock
         self._wall_clock = wall_clock
@@ -138,13 +135,11 @@ class Worker:
     # The thread
 
     def run(self) -> None:
-        """Forward until told to stop. Raises `LocalError` at the start, where not `patient`."""
+        """Forward until told to stop."""
         while not self._stopping.is_set():
             try:
                 self._serve()
             except LocalError as error:
-                if not self._patient:
-                    raise
                 self._complain(str(error))
                 self._publish("no maildir")
                 self._sleep(self.route.rescan_s)
@@ -203,7 +198,6 @@ class Worker:
             # Watched before the first scan: what comes in between is found by the one or the other.
             watch = Watch(maildir.new.path, queue.look_again, self.report.note)
             stack.callback(watch.close)
-            self._patient = True
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)

@@ -29,8 +29,10 @@ from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.readiness import seconds_until
+from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
 #: Seconds that a run which is told to stop waits for what is in flight.
@@ -42,8 +44,6 @@ BOUNCE_SLACK_S = 360.0
 #: until the next is tried, after one that failed.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
-#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
-MAX_WAIT_S = 86_400.0
 
 
 class Forwarder:
@@ -365,7 +365,7 @@ class Forwarder:
                 due.append(connection.idle_since + self._route.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
-        wait_s = None if first is None else min(max(0.0, first - now), MAX_WAIT_S)
+        wait_s = seconds_until(first, now)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.watchdog_deadline = now + (wait_s or 0.0) + slack_s
         ready = self._selector.select(wait_s)

@@ -89,6 +89,13 @@ class Message:
         self.size = size
         self.fd = fd
 
+    def read_top(self, max_bytes: int) -> None:
+        """Have more of a large message in `data`. Raises `LocalError`."""
+        try:
+            self.data = os.pread(self.fd, max_bytes, 0)
+        except OSError as error:
+            raise local_error("read", self.folder.join(self.name), error) from error
+
     @property
     def mtime_s(self) -> float:
         """Modification time, in seconds of the epoch."""
@@ -131,7 +138,7 @@ def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
     return fd
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of it to a file. Raises `OSError`."""
     view = memoryview(data)
     while view:

@@ -98,12 +98,11 @@ class Conversation:
                 while not self._turn():
                     pass
             finally:
-                for fd in (self._names_fd, self._line.read_fd, self._line.write_fd):
-                    self._ready.watch(fd, 0)
+                self._ready.watch({})
                 # A package that is not whole is thrown away by the server: never complete it.
                 unfinished = self._pipeline.close()
             while self._results:
-                self._ready.watch(self._results_fd, selectors.EVENT_WRITE)
+                self._ready.watch({self._results_fd: selectors.EVENT_WRITE})
                 self._write_results(self._ready.wait(None))
         return self._how_it_ended(unfinished) or self._fatal
 
@@ -122,8 +121,7 @@ class Conversation:
         wanted[line.read_fd] |= read if answers and not pipeline.ended else 0
         wanted[line.write_fd] |= write if pipeline.wants_write and not pipeline.ended else 0
         wanted[self._results_fd] |= write if self._results else 0
-        for fd, events in wanted.items():
-            self._ready.watch(fd, events)
+        self._ready.watch(wanted)
         ready = self._ready.wait(self._deadline())
         if ready.get(line.read_fd, 0) & read:
             pipeline.read()

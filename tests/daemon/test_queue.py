@@ -139,6 +139,17 @@ def test_what_is_out_is_not_handed_out_again() -> None:
         assert b.take_all() == []
 
 
+def test_what_is_out_is_not_handed_out_when_its_old_time_comes() -> None:
+    """It was none, to be looked at later; then a reader renamed it, and it was tried at once."""
+    b = bench()
+    assert b.look(A) == [A]
+    b.queue.later(A, NOW, "")
+    assert b.look(A + b":2,S") == [A + b":2,S"]
+    for _ in range(100):
+        b.rescan()
+        assert b.take_all() == []
+
+
 def test_what_is_gone_is_forgotten_and_may_come_again() -> None:
     """The same name, put back by an administrator, is a new message."""
     b = bench()

@@ -159,7 +159,7 @@ class Run(ServersInTurn):
         self.servers.append(made)
         return made
 
-    def make(self, *, patient: bool = True, **options: object) -> Worker:
+    def make(self, **options: object) -> Worker:
         """Make the daemon."""
         route = Route(
             os.fsencode(self.path),
@@ -171,7 +171,6 @@ class Run(ServersInTurn):
             self.report,
             self.locks,
             lambda snapshot: self.published.append((self.clock.now - 1_000.0, snapshot)),
-            patient=patient,
             connector=self.connect,
             clock=self.clock,
             wall_clock=self.wall,
@@ -191,9 +190,9 @@ class Run(ServersInTurn):
         """Plan something for so many seconds after the start."""
         self.clock.at(1_000.0 + seconds, lambda: (action(), None)[1])
 
-    def go(self, until: float, *, patient: bool = True, **options: object) -> None:
+    def go(self, until: float, **options: object) -> None:
         """Run the daemon, and stop it after so many seconds."""
-        worker = self.make(patient=patient, **options)
+        worker = self.make(**options)
         self.at(until, worker.stop)
         self.run()
 
@@ -399,23 +398,21 @@ def test_the_whole_maildir_replaced(run: Run) -> None:
 
 
 def test_a_maildir_that_is_not_there_at_the_start(run: Run) -> None:
-    """On the command line it is a typing error; of a configuration's, others still go."""
+    """A disk may be mounted later than the daemon starts; and it is said what is waited for."""
     run.path.rename(run.path.with_name("away"))
-    run.make(patient=False)
-    with pytest.raises(LocalError, match="check the path"):
-        run.run()
     run.at(100, lambda: make_maildir(run.path))
     run.at(101, lambda: run.add(1))
-    run.go(200, patient=True)
+    run.go(200)
     assert [recipient for _, recipient in run.got] == [b"r1@y"]
     assert run.said("cannot open the maildir directory") == 1
+    assert run.said("check the path; trying again every 30 s") == 1
 
 
 def test_one_that_was_there_is_waited_for(run: Run) -> None:
-    """Also on the command line: a daemon does not die of a disk that is unmounted."""
+    """A daemon does not die of a disk that is unmounted."""
     away = run.path.with_name("away")
     run.at(10, lambda: run.path.rename(away))
-    run.go(200, patient=False)
+    run.go(200)
     assert run.states[-2:] == ["no maildir", "stopped"]
 
 

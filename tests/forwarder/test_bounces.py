@@ -16,7 +16,7 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
 from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail import dsn
@@ -288,6 +288,16 @@ def test_after_an_hour_a_daemon_bounces_again(case: Case) -> None:
     assert case.log.getvalue().count("--max-bounces") == 2
 
 
+def test_a_clock_that_was_set_back_does_not_silence_a_daemon(case: Case) -> None:
+    """By a year, say: for that long no sender would hear of a failure."""
+    case.open(max_bounces=1)
+    for number, days in enumerate((0, -365, -365)):
+        case.now = NOW + days * 86_400.0
+        case.settle(case.add(f"{number}.a"), "Dno")
+    assert len(case.mailer.sent) == 2
+    assert names(case.failed / "new") == ["2.a"]
+
+
 def test_bounces_that_failed_do_not_count(case: Case) -> None:
     """A mailer that was ill for a while must not use them up."""
     case.open(max_bounces=1)
@@ -373,7 +383,7 @@ def test_a_bouncer_says_where_its_bounce_is(
             os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
         )
         one = prepare(maildir, route, maildir.new, b"1.a")
-        assert one is not None
+        assert isinstance(one, QueuedMessage)
         report = Report(io.StringIO(), clock=FakeClock())
         bouncer = Bouncer(maildir, route, report, lambda: NOW)
         calls = FileSystem(monkeypatch, tmp_path)

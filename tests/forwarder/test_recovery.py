@@ -19,7 +19,7 @@ from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
-from tests.forwarder.test_forwarder import Run
+from tests.forwarder.test_forwarder import NOW, Run
 from tests.helpers import Package
 
 HOUR_S = 3_600
@@ -274,13 +274,30 @@ def test_a_server_that_is_known_to_answer_once_costs_no_time_and_no_duplicate(ru
     assert set(run.received.values()) == {1}
     assert run.clock() == 1_000
     assert run.report.counters.in_doubt == 0
-    assert remembered(run) == {state.PROVEN}
+    assert remembered(run) == {}
 
 
-def remembered(run: Run) -> set[str]:
-    """What the maildir's state file has of servers."""
-    content = json.loads((run.path / os.fsdecode(state.NAME)).read_text())
-    return {what for shown in content["servers"].values() for what in shown}
+def remembered(run: Run) -> dict[str, float]:
+    """Return the servers that the state file says answer once per package, and since when."""
+    path = run.path / os.fsdecode(state.NAME)
+    content = json.loads(path.read_text()) if path.exists() else {"servers": {}}
+    servers: dict[str, dict[str, float]] = content["servers"]
+    return {name: of["one_recipient"] for name, of in servers.items() if "one_recipient" in of}
+
+
+def test_that_a_server_answers_once_is_remembered(run: Run) -> None:
+    """To find it out costs 10 s and duplicates; the next runs know it, for 30 days."""
+    run.scripts = [once]
+    run.add_shared("1.a", "a@y", "b@y", "c@y")
+    run.go()
+    assert run.clock() == 1_010
+    assert remembered(run) == {"mail.example.org:209": NOW}
+    run.add_shared("2.a", "d@y", "e@y", "f@y")
+    run.go()
+    assert run.clock() == 1_010
+    assert run.new == []
+    assert all(len(who) == 1 for who in list(run.received)[1:])
+    assert run.report.counters.in_doubt == 2
 
 
 def test_a_connection_that_broke_off_is_nothing_to_remember(run: Run) -> None:
@@ -295,7 +312,7 @@ def test_a_connection_that_broke_off_is_nothing_to_remember(run: Run) -> None:
     run.go()
     assert run.new == []
     assert [len(who) for who in run.received] == [3, 1, 1]
-    assert remembered(run) == {state.PROVEN}
+    assert remembered(run) == {}
 
 
 def test_a_message_to_very_many_goes_in_several_packages(run: Run) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
@@ -140,7 +140,7 @@ def test_with_cur_each_directory_is_synced(case: Case) -> None:
     """The removal of a message in cur/ is not made durable by new/."""
     add_message(case.path, "1.a:2,S", folder="cur")
     one = prepare(case.maildir, case.route, case.maildir.cur, b"1.a:2,S")
-    assert one is not None
+    assert isinstance(one, QueuedMessage)
     two = case.add("2.a")
     system = case.watch()
     case.settle(one, "Kok")
@@ -164,8 +164,10 @@ def test_a_message_that_changed_is_kept(case: Case) -> None:
     one, two = case.add("1.a", "a@y"), case.add("2.a")
     with (case.path / "new" / "1.a").open("ab") as file:
         file.write(b"more")
-    case.settle(one, "Kok")
-    case.settle(two, "Kok")
+    kept = case.settle(one, "Kok")
+    assert kept is not None, "the daemon would forget it"
+    assert kept.at_next_scan
+    assert case.settle(two, "Kok") is None
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.sidecar()["recipients"] == ["a@y"]
@@ -831,3 +833,14 @@ def check_nobody_is_lost(
     for recipient, answer in zip(recipients, answers, strict=True):
         assert answer not in "Z-" or recipient in owed
         assert answer != "D" or recipient in owed or recipient in failed
+
+
+def test_a_link_named_failed_takes_nothing_elsewhere(case: Case) -> None:
+    """Whoever may write into the maildir would have us write where only we may."""
+    elsewhere = make_maildir(case.root / "Elsewhere")
+    one = case.add("1.a")
+    case.failed.symlink_to(elsewhere)
+    case.settle(one, "Dno")
+    assert case.settler.local_error is not None
+    assert case.new == ["1.a"]
+    assert snapshot(elsewhere) == {}
