@@ -20,7 +20,7 @@ from typing import Any
 from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 
 #: Seconds after which a test gives up waiting for something that should happen at once.
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
