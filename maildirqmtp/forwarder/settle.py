@@ -211,19 +211,7 @@ class Settler:
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
         self._catch_up(queued.message)
-        reason = ""
-        failures: dict[int, str] = {}
-        owed: list[int] = []
-        for index, answer in enumerate(queued.answers):
-            if answer is not None and answer.status is ACCEPTED:
-                self._report.one_accepted(queued, index, answer.text)
-            elif answer is not None and (text := self.failure(queued, answer)) is not None:
-                failures[index] = text
-            else:
-                owed.append(index)
-                reason = reason or (answer.text or "deferred" if answer else "not answered")
-                if answer is not None:
-                    self._report.deferred(queued, index, answer.text)
+        failures, owed, reason = self._outcomes(queued)
         refusal = self._refusal(queued) if failures else ""
         if failures and refusal == "":
             no_bounce_yet = self._bounce(queued, failures)
@@ -245,6 +233,26 @@ class Settler:
             return Kept(reason)
         self._remove(queued)
         return None
+
+    def _outcomes(self, queued: QueuedMessage) -> tuple[dict[int, str], list[int], str]:
+        """Return the failures by recipient, the recipients still owed it, and why the first is.
+
+        Reports those who have it, and those who were deferred.
+        """
+        failures: dict[int, str] = {}
+        owed: list[int] = []
+        reason = ""
+        for index, answer in enumerate(queued.answers):
+            if answer is not None and answer.status is ACCEPTED:
+                self._report.one_accepted(queued, index, answer.text)
+            elif answer is not None and (text := self.failure(queued, answer)) is not None:
+                failures[index] = text
+            else:
+                owed.append(index)
+                reason = reason or (answer.text or "deferred" if answer else "not answered")
+                if answer is not None:
+                    self._report.deferred(queued, index, answer.text)
+        return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
         """Say why a recipient is given up on; None where it is to be tried again."""
