@@ -52,6 +52,25 @@ def test_every_flag_is_told(flag: str) -> None:
     assert re.search(f"{flag}\\b", MANUAL_1)
 
 
+def man_paragraph(text: str, name: str) -> str:
+    """Return what a manual says below a flag or a key, to the next one."""
+    found = re.search(f'(?ms)^\\.B[IR]* "?{name}\\b.*?(?=^\\.TP|^\\.SH|\\Z)', text)
+    assert found is not None, name
+    return found[0]
+
+
+@pytest.mark.parametrize("key", [s.key for s in table.ROUTE if "{default}" in s.help])
+def test_defaults_are_told_as_they_are(key: str) -> None:
+    """In README and both manuals; a wrong one is believed until mail is late."""
+    setting = table.by_key(table.ROUTE)[key]
+    assert setting.default is not None
+    default = setting.type.to_text(setting.default)
+    told = [row for row in rows(section("Options")) if f"`{setting.flag}" in row[0]]
+    assert default in told[0][2]
+    assert default in man_paragraph(MANUAL_1, setting.flag)
+    assert default in man_paragraph(MANUAL_5, key)
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_told(key: str) -> None:
     """In README's table and in the manual of the file."""

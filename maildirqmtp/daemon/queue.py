@@ -231,9 +231,10 @@ class WatchQueue:
         if birth_s is not None:
             entry.birth_s = birth_s
         reason = reason[:_REASON_MAX]
-        is_news = reason != entry.reason
+        is_ours = bool(reason)
+        is_news = reason != entry.reason or is_ours != entry.ours
         entry.reason = reason
-        entry.ours = bool(reason)
+        entry.ours = is_ours
         entry.tries += 1
         now, now_s = self._clock(), self._wall_clock()
         wait_s = self._rescan_s if at_next_scan else retry_at(entry.birth_s, now_s) - now_s

@@ -72,6 +72,13 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         wake.close()
 
 
+def _watched(route: Route) -> str:
+    """Say what a route watches, and where its mail goes."""
+    folders = "new and cur" if route.include_cur else "new"
+    prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
+    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {route.server}"
+
+
 class _Runner:
     """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
 
@@ -204,6 +211,7 @@ class Supervisor:
             self._locks,
             self._published,
         )
+        worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)
         runner.thread.start()
 

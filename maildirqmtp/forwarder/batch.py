@@ -60,6 +60,8 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             if queue is not None and not queue.may_rescan:
                 report.problem(f"stopped after an hour ({len(left)} left)", len(left))
                 return
+    except LocalError as error:
+        report.problem(str(error), 0 if forwarder is None else forwarder.outbox.left)
     finally:
         if forwarder is not None:
             forwarder.close()

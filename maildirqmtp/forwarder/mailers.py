@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.mail import addresses
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
@@ -28,8 +29,9 @@ SENDMAIL_REST_S = 3_600.0
 #: Bytes of its complaint that are shown.
 _COMPLAINT_BYTES = 300
 # sendmail takes its argument for a list of addresses, and of other things: a sender that is not
-# clearly one address would send the bounce wherever its author liked.
+# clearly one address, quoted or not, would send the bounce wherever its author liked.
 _ONE_ADDRESS = re.compile(
+    rb"""\"[A-Za-z0-9!#$%&'*+/=?^_`{}~. \x80-\xff-]+\"@[A-Za-z0-9.\x80-\xff-]+|"""
     rb"""[^|/\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*(\[[0-9A-Za-z.:]+\])?"""
 )
 
@@ -69,7 +71,7 @@ class SendmailMailer:
 
     def can_reach(self, recipient: bytes) -> bool:
         """See `Mailer`."""
-        return _ONE_ADDRESS.fullmatch(recipient) is not None
+        return _ONE_ADDRESS.fullmatch(addresses.quote(recipient)) is not None
 
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `Mailer`."""
@@ -98,7 +100,7 @@ class SendmailMailer:
                 text.write(bounce)
                 text.seek(0)
                 process = Process(
-                    [*self._command, b"-i", b"-f", b"", b"--", recipient],
+                    [*self._command, b"-i", b"-f", b"", b"--", addresses.quote(recipient)],
                     stdin=text,
                     stdout=DEVNULL,
                     stderr=complaint,
@@ -125,7 +127,7 @@ class MaildirMailer:
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `Mailer`. The same bounce again replaces the first."""
         writing.create(self._path)
-        top = b"Return-Path: <>\nDelivered-To: %b\n" % recipient
+        top = b"Return-Path: <>\nDelivered-To: %b\n" % addresses.quote(recipient)
         with Maildir(self._path) as maildir:
             writing.deliver_as(maildir, _name(identifier), [top, bounce])
         return None

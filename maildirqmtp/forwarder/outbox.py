@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
@@ -129,6 +129,20 @@ class Outbox:
             queued.message.close()
             self._queue.put_back([(queued.message.folder, queued.message.name)])
 
+    def _refuse(self, queued: QueuedMessage) -> None:
+        """Settle a message that must not be sent as one that the server refused."""
+        if not self._proven:
+            self.prove()
+        name = queued.message.name
+        queued.refuse()
+        kept = self._settler.settle(queued)
+        queued.close()
+        if kept is not None:
+            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+        elif self._queue.gone(name):
+            self._report.no_longer_held()
+        self._queue.add(self._settler.take_bounces())
+
     @property
     def left(self) -> int:
         """How many there are still to be sent now."""
@@ -138,17 +152,22 @@ class Outbox:
         """Return a message that is ours and can be sent; None after telling the queue."""
         try:
             queued = prepare(self._maildir, self._route, folder, name)
-            is_there = queued is not None or folder.has(name)
+            is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)
             if self._queue.later(name, None, str(error), at_next_scan):
                 self._report.held(name, str(error))
             return None
-        if queued is None:
-            if is_there:
-                self._queue.later(name, None, "")
-            elif self._queue.vanished(name):
-                self._report.no_longer_held()
-        elif self._report.detailed:
+        if isinstance(queued, PassedOver):
+            if not is_there:
+                if self._queue.vanished(name):
+                    self._report.no_longer_held()
+            elif self._queue.later(name, None, "") and queued is PassedOver.FOR_OTHERS:
+                self._report.for_others()
+            return None
+        if queued.refusal is not None:
+            self._refuse(queued)
+            return None
+        if self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)
         return queued

@@ -35,8 +35,9 @@ ERROR, WARNING, INFO = 3, 4, 6
 
 
 class Counters:
-    """What a run did. Outcomes count recipients, `held` and `messages` count messages.
+    """What a run did. Outcomes count recipients; `held`, `messages` and `others`, messages.
 
+    `others` are those without a recipient that begins with the prefix.
     `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
     who may get a message twice; `problems` counts what went wrong on this machine
     or on the way to the server; `left` are messages that were not tried.
@@ -52,6 +53,7 @@ class Counters:
         "in_doubt",
         "left",
         "messages",
+        "others",
         "problems",
     )
 
@@ -63,6 +65,7 @@ class Counters:
         self.held = 0
         self.in_doubt = 0
         self.messages = 0
+        self.others = 0
         self.bytes = 0
         self.problems = 0
         self.left = 0
@@ -181,6 +184,10 @@ class Report:
         self._line(0, f"{printable(name)}: held: {reason}")
         self._json("held", message=printable(name), reason=reason)
 
+    def for_others(self) -> None:
+        """A message has no recipient that begins with the prefix; it stays for other routes."""
+        self.counters.others += 1
+
     def no_longer_held(self) -> None:
         """A message that was held in this run is done."""
         self.counters.held -= 1
@@ -262,11 +269,12 @@ class Report:
         seconds = self._clock() - self._began
         bounced = f"{c.bounced} bounced, " if c.bounced else ""
         left = f", {c.left} left" if c.left else ""
+        others = f", {c.others} for others" if c.others else ""
         self._line(
             0,
             f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
             f"{c.held} held, "
-            f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
+            f"{c.in_doubt} in doubt{left}{others}, {c.bytes} bytes, {seconds:.2f} s",
             INFO,
         )
         self._json(
@@ -278,6 +286,7 @@ class Report:
             held=c.held,
             in_doubt=c.in_doubt,
             left=c.left,
+            others=c.others,
             messages=c.messages,
             bytes=c.bytes,
             seconds=round(seconds, 3),

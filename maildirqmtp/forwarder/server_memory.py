@@ -36,5 +36,5 @@ class ServerMemory:
             self._state.forget_shown(self._server, PROVEN)
         elif pipeline.answered:
             self._state.remember(self._server, PROVEN)
-        if self.capabilities.found_one_recipient:
+        if self.capabilities.take_news():
             self._state.remember(self._server, ONE_RECIPIENT)

@@ -89,6 +89,13 @@ class Message:
         self.size = size
         self.fd = fd
 
+    def read_top(self, max_bytes: int) -> None:
+        """Have more of a large message in `data`. Raises `LocalError`."""
+        try:
+            self.data = os.pread(self.fd, max_bytes, 0)
+        except OSError as error:
+            raise local_error("read", self.folder.join(self.name), error) from error
+
     @property
     def mtime_s(self) -> float:
         """Modification time, in seconds of the epoch."""

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare, trace_of
 from maildirqmtp.forwarder.settle import Settler
-from maildirqmtp.mail import envelope
 from maildirqmtp.qmtp.protocol import ACCEPTED
 from maildirqmtp.serialmail.client import Client
 from maildirqmtp.serialmail.feeder import Feeder
@@ -189,7 +188,7 @@ class ClientLoop:
     def _prepare(self, folder: Folder, name: bytes) -> QueuedMessage | None:
         try:
             queued = prepare(self._maildir, self._route, folder, name)
-            if queued is None:
+            if isinstance(queued, PassedOver):
                 return None
             try:
                 _check(queued)
@@ -215,6 +214,6 @@ def _check(queued: QueuedMessage) -> None:
     if sidecar is None:
         return
     message = queued.message
-    trace = envelope.read_trace(message.data, message.fd < 0)
+    trace = trace_of(message)
     if (trace.sender, trace.recipients) != (sidecar.sender, sidecar.recipients):
         raise EnvelopeError("its sidecar is not what its lines say, and a client reads only those")

@@ -63,7 +63,7 @@ class SettlerCase:
         """Open a message of new/."""
         self.maildir.scan()
         found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
+        assert isinstance(found, QueuedMessage)
         return found
 
     def settle(self, one: QueuedMessage, *answers: str | None) -> Kept | None:

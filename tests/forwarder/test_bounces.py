@@ -16,7 +16,7 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
 from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail import dsn
@@ -383,7 +383,7 @@ def test_a_bouncer_says_where_its_bounce_is(
             os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
         )
         one = prepare(maildir, route, maildir.new, b"1.a")
-        assert one is not None
+        assert isinstance(one, QueuedMessage)
         report = Report(io.StringIO(), clock=FakeClock())
         bouncer = Bouncer(maildir, route, report, lambda: NOW)
         calls = FileSystem(monkeypatch, tmp_path)

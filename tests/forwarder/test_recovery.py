@@ -5,6 +5,7 @@ Servers in memory, as in `test_forwarder`; the time they take is the clock's.
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,10 @@ from maildirqmtp.errors import ConnectError
 from maildirqmtp.forwarder import recovery
 from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, Recovery
 from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.maildir import state
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
-from tests.forwarder.test_forwarder import Run
+from tests.forwarder.test_forwarder import NOW, Run
 from tests.helpers import Package
 
 HOUR_S = 3_600
@@ -145,9 +147,9 @@ def test_poison_that_is_all_there_is_left_is_named(run: Run) -> None:
     assert run.code == 111
 
 
-def make_recovery(run: Run, server: Endpoint | None = None) -> Recovery:
+def make_recovery(run: Run) -> Recovery:
     """A recovery by itself, for what needs no connection."""
-    return Recovery(Settler.__new__(Settler), run.report, server or TcpEndpoint("mail.example.org"))
+    return Recovery(Settler.__new__(Settler), run.report, TcpEndpoint("mail.example.org"))
 
 
 def test_suspicion_is_dropped_with_the_answer(run: Run) -> None:
@@ -272,16 +274,35 @@ def test_a_server_that_is_known_to_answer_once_costs_no_time_and_no_duplicate(ru
     assert set(run.received.values()) == {1}
     assert run.clock() == 1_000
     assert run.report.counters.in_doubt == 0
-    assert not run.forwarder.capabilities.found_one_recipient
+    assert remembered(run) == {}
 
 
-def test_that_a_server_answers_once_is_there_to_be_remembered(run: Run) -> None:
-    """The next run can begin with it; what was only broken off is not remembered for weeks."""
-    run.add_shared("1.a", "a@y", "b@y")
+def remembered(run: Run) -> dict[str, float]:
+    """Return the servers that the state file says answer once per package, and since when."""
+    path = run.path / os.fsdecode(state.NAME)
+    content = json.loads(path.read_text()) if path.exists() else {"servers": {}}
+    servers: dict[str, dict[str, float]] = content["servers"]
+    return {name: of["one_recipient"] for name, of in servers.items() if "one_recipient" in of}
+
+
+def test_that_a_server_answers_once_is_remembered(run: Run) -> None:
+    """To find it out costs 10 s and duplicates; the next runs know it, for 30 days."""
     run.scripts = [once]
+    run.add_shared("1.a", "a@y", "b@y", "c@y")
     run.go()
-    assert run.forwarder.capabilities.found_one_recipient
-    run.add_shared("1.a", "a@y", "b@y")
+    assert run.clock() == 1_010
+    assert remembered(run) == {"mail.example.org:209": NOW}
+    run.add_shared("2.a", "d@y", "e@y", "f@y")
+    run.go()
+    assert run.clock() == 1_010
+    assert run.new == []
+    assert all(len(who) == 1 for who in list(run.received)[1:])
+    assert run.report.counters.in_doubt == 2
+
+
+def test_a_connection_that_broke_off_is_nothing_to_remember(run: Run) -> None:
+    """For the rest of the run it is taken so, to be safe; not for weeks."""
+    run.add_shared("1.a", "a@y", "b@y", "c@y")
 
     def breaks_off(server: FakeServer, package: Package) -> None:
         once(server, package)
@@ -289,8 +310,9 @@ def test_that_a_server_answers_once_is_there_to_be_remembered(run: Run) -> None:
 
     run.scripts = [breaks_off, accept]
     run.go()
-    assert run.forwarder.capabilities.one_recipient
-    assert not run.forwarder.capabilities.found_one_recipient
+    assert run.new == []
+    assert [len(who) for who in run.received] == [3, 1, 1]
+    assert remembered(run) == {}
 
 
 def test_a_message_to_very_many_goes_in_several_packages(run: Run) -> None:

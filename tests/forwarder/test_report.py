@@ -76,6 +76,8 @@ def everything(report: Report) -> None:
     doubted.doubtful = (1,)
     report.in_doubt(doubted)
     report.held(b"2.a", "no envelope")
+    report.for_others()
+    report.for_others()
     report.closed("mail.example.org:209", "connection reset")
     report.note("it answers once")
     report.problem("disk full", 7)
@@ -96,7 +98,8 @@ LINES = [
     (-1, "disk full"),
     (
         0,
-        "2 accepted, 1 deferred, 1 failed, 1 held, 1 in doubt, 7 left, 6 bytes, 2.50 s",
+        "2 accepted, 1 deferred, 1 failed, 1 held, 1 in doubt, 7 left, 2 for others, "
+        "6 bytes, 2.50 s",
     ),
 ]
 
@@ -149,6 +152,7 @@ def test_every_event_is_an_object_on_a_line() -> None:
         "held": 1,
         "in_doubt": 1,
         "left": 7,
+        "others": 2,
         "messages": 1,
         "bytes": 6,
         "seconds": 0.0,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
@@ -140,7 +140,7 @@ def test_with_cur_each_directory_is_synced(case: Case) -> None:
     """The removal of a message in cur/ is not made durable by new/."""
     add_message(case.path, "1.a:2,S", folder="cur")
     one = prepare(case.maildir, case.route, case.maildir.cur, b"1.a:2,S")
-    assert one is not None
+    assert isinstance(one, QueuedMessage)
     two = case.add("2.a")
     system = case.watch()
     case.settle(one, "Kok")

@@ -370,7 +370,7 @@ def test_the_grace_time_ends_at_its_second() -> None:
     assert "once per package" in line.pipe.remark
     assert line.pipe.close() == [one]
     assert line.capabilities.one_recipient
-    assert line.capabilities.found_one_recipient, "the next run would find it out once more"
+    assert line.capabilities.take_news(), "the next run would find it out once more"
     assert one.doubtful == (1, 2)
     assert one.owed() == [1, 2]
 
