@@ -66,6 +66,14 @@ def _being_written(folder: Folder, name: bytes) -> FileChangedError:
     )
 
 
+def _read_whole(fd: int, size: int) -> bytes:
+    """Return all of a file of so many bytes; one more, or fewer, where it is not of that size."""
+    data = os.read(fd, size + 1)
+    while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
+        data += more
+    return data
+
+
 class Maildir:
     """A maildir that is open. A context manager; leaving it lets go of the lock.
 
@@ -281,9 +289,7 @@ class Maildir:
                 top = os.read(fd, TOP_BYTES)
                 keep = True
                 return Message(folder, name, identity_of(status), top, size, fd)
-            data = os.read(fd, size + 1)
-            while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
-                data += more
+            data = _read_whole(fd, size)
             if len(data) != size:
                 raise _being_written(folder, name)
             return Message(folder, name, identity_of(status), data, size)
