@@ -164,7 +164,7 @@ def _without_leavers() -> BaseObserver | None:
             )
 
     observer = InotifyObserver()
-    observer._emitter_class = Emitter
+    observer._emitter_class = Emitter  # noqa: SLF001 (watchdog has no other way)
     return observer
 
 

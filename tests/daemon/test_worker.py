@@ -685,7 +685,7 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, shared),) = run.locks._held.values()
+        ((_, _, shared),) = run.locks._held.values()
         free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)
