@@ -95,7 +95,7 @@ class _Runner:
         try:
             self.worker.run()
         except BaseException:
-            # A bug. The others are stopped, and whoever started us may start us again.
+            # A bug. The others are stopped; a supervisor of this process may start it again.
             self.crash = traceback.format_exc()
         finally:
             self.done = True

@@ -111,7 +111,7 @@ def file_system(path: bytes) -> str:
                 if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
                     return right.split()[0]
     except OSError:
-        pass  # no /proc, or no such directory: whoever scans it will say so
+        pass  # no /proc, or no such directory: the next scan says so
     return ""
 
 

@@ -52,11 +52,12 @@ SYNC_S = 1.0
 
 
 class Settler:
-    """Settles the deliveries of one route. Errors on the files end in `trouble`.
+    """Settles the messages of one route. Errors on the files end up in `local_error`.
 
-    After a `local_error` no message may be taken from this maildir any more: what is
+    While there is one, no message may be taken from this maildir: what is
     accepted could not be removed, and would be sent again. `wall_clock` is
-    seconds of the epoch, `clock` monotonic seconds.
+    seconds of the epoch, `clock` monotonic seconds. `state` knows when a message
+    was first deferred; None lets its age alone decide, as serialmail does.
     """
 
     def __init__(
