@@ -219,10 +219,9 @@ def _sender(route: Route, trace: Trace) -> bytes:
         raise EnvelopeError(f"{trace.sender_fault}; give --sender ADDRESS, or write {_SIDECAR}")
     if route.default_sender is not None:
         return route.default_sender
-    raise EnvelopeError(
-        f"no envelope: no Return-Path line on top of it; give --default-sender ADDRESS, or "
-        f"write {_SIDECAR}"
-    )
+    by_default = f"give --default-sender ADDRESS, or write {_SIDECAR}"
+    way_out = by_default if route.recipients or trace.recipients else _BY_OPTIONS
+    raise EnvelopeError(f"no envelope: no Return-Path line on top of it; {way_out}")
 
 
 def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:

@@ -67,7 +67,8 @@ def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
     assert captured.out.startswith("2.a: ")
     assert captured.err == (
         "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it; give --sender "
-        "and --recipient, or a sidecar; see HELD MESSAGES in maildirqmtp(1)\n"
+        "and --recipient, or write a sidecar, as --enqueue does; see HELD MESSAGES in "
+        "maildirqmtp(1)\n"
     )
 
 
