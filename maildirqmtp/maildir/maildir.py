@@ -281,8 +281,7 @@ class Maildir:
                     f"the maildir's owner, and may only have been linked here; chown it, or run "
                     f"this as the maildir's owner"
                 )
-            # Never renamed since it was written to: maybe by somebody who is not done yet.
-            if status.st_ctime_ns == status.st_mtime_ns and safety.has_writer(fd):
+            if safety.is_being_written(fd, status):
                 raise _being_written(folder, name)
             size = status.st_size
             if size > WHOLE_MAX:
