@@ -40,7 +40,7 @@ class QueuedMessage(OutgoingMessage):
     """A message of the maildir on its way to some recipients; see `OutgoingMessage`.
 
     `recipients` are without the prefix. `others` are those without the prefix:
-    somebody else's, and still owed it when we are done. What is sent is `kept`
+    left for other routes, and still owed it when this one is done. What is sent is `kept`
     and then the file from `offset` on. `message_id` is for the log, where that
     wants it. `sidecar_identity` tells whether the sidecar was replaced since.
     `refusal` is our own final answer to a message that must not be sent, None

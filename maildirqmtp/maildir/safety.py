@@ -60,7 +60,7 @@ def _free_probe(fd: int) -> bytes:
     try:
         _unlink_if_there(fd, _PROBE)  # an earlier run may have died right here
     except IsADirectoryError:
-        # Somebody has planted it; a name that can be known could stop us for ever.
+        # Planted by another user; a name that can be foreseen could stop us for ever.
         return _other_probe()
     return _PROBE
 
@@ -101,7 +101,7 @@ def closes_soon(fd: int, status: os.stat_result) -> bool:
 
 
 def has_writer(fd: int) -> bool:
-    """Say whether somebody has this file, which we opened for reading, open for writing.
+    """Say whether a file that we have opened for reading is open for writing as well.
 
     By asking for a lease (fcntl(2)). False where the kernel does not tell:
     another file system, another's file.
