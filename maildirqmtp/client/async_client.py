@@ -7,7 +7,7 @@ from typing import Self
 
 from maildirqmtp.client.client import BaseClient
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
-from maildirqmtp.client.session import NextStep
+from maildirqmtp.client.session import ClientSession, NextStep
 from maildirqmtp.errors import TransportError
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.transport import Transport
@@ -101,7 +101,7 @@ class AsyncQMTPClient(BaseClient):
         if self._owner is asyncio.current_task():
             raise RuntimeError("this task is in a send_many of this client already")
         async with self._turns:
-            run = self._run = _Run(self, packages)
+            run = self._run = _Run(self, self._session, packages)
             self._owner = asyncio.current_task()
             self._session.begin()
             try:
@@ -122,10 +122,13 @@ class _Run:
     """One `send_many`: where its packages come from, and how it waits."""
 
     def __init__(
-        self, client: AsyncQMTPClient, packages: Iterable[Package] | AsyncIterable[Package]
+        self,
+        client: AsyncQMTPClient,
+        session: ClientSession,
+        packages: Iterable[Package] | AsyncIterable[Package],
     ) -> None:
         self._client = client
-        self._session = client._session
+        self._session = session
         self._source: Iterator[Package] | None = None
         self._async_source: AsyncIterator[Package] | None = None
         self._coming: asyncio.Future[Package] | None = None

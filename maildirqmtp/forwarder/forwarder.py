@@ -186,7 +186,7 @@ class Forwarder:
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
-        if self._may_take:
+        if self._may_take and not self.outbox.left:
             try:
                 self._total += self.queue.refill()
             except LocalError as error:
