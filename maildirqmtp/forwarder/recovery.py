@@ -12,7 +12,9 @@ answered something, or was ended by us       may help: that is progress
 turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
 ended with a message that is set aside       may help, but not for the tenth time in a row
-ended otherwise without an answer            may help, but not for the third time in a row
+ended otherwise without an answer            may help, but not for the third time in a row; the
+                                             tenth, where the server has answered in this run
+                                             and did not time out
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
 against a message only where the connection had nothing before it: a server that takes one
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Connections in a row without progress, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
+#: The same for a server that has answered before and fails at once: it may dislike many messages.
+MAX_FROM_KNOWN_SERVER = 10
 #: Messages set aside in a row without an answer in between, after which it is, too.
 MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
@@ -61,6 +65,7 @@ class Recovery:
         self._without_progress = 0
         self._set_aside = 0
         self._tried: list[bytes] = []
+        self._has_answered = False
         self._silence_told = False
 
     def is_suspect(self, queued: QueuedMessage) -> bool:
@@ -149,6 +154,7 @@ class Recovery:
         narrowed = bool(in_flight and error and connection.window.shrink(in_flight))
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
+        self._has_answered = self._has_answered or pipeline.answered > 0
         if pipeline.answered or ours:
             return self._begin_anew("")
         if isinstance(error, ConnectError):
@@ -162,7 +168,9 @@ class Recovery:
         else:
             self._without_progress += 1
         self._tried += [queued.message.name for queued in unfinished]
-        if self._without_progress < MAX_WITHOUT_PROGRESS and self._set_aside < MAX_SET_ASIDE:
+        patient = self._has_answered and not isinstance(error, TimeoutError)
+        limit = MAX_FROM_KNOWN_SERVER if patient else MAX_WITHOUT_PROGRESS
+        if self._without_progress < limit and self._set_aside < MAX_SET_ASIDE:
             return ""
         tried = printable(b", ".join(dict.fromkeys(self._tried)))
         return self._begin_anew(
