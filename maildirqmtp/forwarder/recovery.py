@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.endpoint import Endpoint
 
-#: Connections in a row without progress, after which a server is given up for now.
+#: Connections in a row without progress, to each address, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
 #: The same for a server that has answered before and fails at once: it may dislike many messages.
 MAX_FROM_KNOWN_SERVER = 10
@@ -62,7 +62,8 @@ class Recovery:
         self._report = report
         self._server = server
         self._faults: dict[bytes, int] = {}
-        self._without_progress = 0
+        # By address: those that were of no use are tried last, so that all have their turn.
+        self._without_progress: dict[object, int] = {}
         self._set_aside = 0
         self._tried: list[bytes] = []
         self._has_answered = False
@@ -106,7 +107,7 @@ class Recovery:
                 (last if at_fault else again).append((message.folder, message.name))
         stop_reason = self._judge(connection, unfinished, culprit)
         queue.put_back(again)
-        if at_fault and self._without_progress == 1:
+        if at_fault and sum(self._without_progress.values()) == 1:
             # Its neighbours may be as bad, and would stop this run, and all that follow, here.
             queue.rotate()
         queue.postpone(last)
@@ -163,14 +164,18 @@ class Recovery:
             return ""
         if culprit:
             # Progress; but a server that does it to every message is dead.
-            self._without_progress = 0
+            self._without_progress.clear()
             self._set_aside += 1
+            in_vain = 0
         else:
-            self._without_progress += 1
+            # Only TCP has several addresses.
+            address = getattr(pipeline.transport, "address", None)
+            in_vain = self._without_progress.get(address, 0) + 1
+            self._without_progress[address] = in_vain
         self._tried += [queued.message.name for queued in unfinished]
         patient = self._has_answered and not isinstance(error, TimeoutError)
         limit = MAX_FROM_KNOWN_SERVER if patient else MAX_WITHOUT_PROGRESS
-        if self._without_progress < limit and self._set_aside < MAX_SET_ASIDE:
+        if in_vain < limit and self._set_aside < MAX_SET_ASIDE:
             return ""
         tried = printable(b", ".join(dict.fromkeys(self._tried)))
         return self._begin_anew(
@@ -180,7 +185,8 @@ class Recovery:
 
     def _begin_anew(self, why: str) -> str:
         """Begin to count anew; return `why`."""
-        self._without_progress = self._set_aside = 0
+        self._without_progress.clear()
+        self._set_aside = 0
         self._tried.clear()
         return why
 

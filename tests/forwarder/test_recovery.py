@@ -15,7 +15,7 @@ import pytest
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.forwarder import recovery
 from maildirqmtp.forwarder.forwarder import Forwarder
-from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, Recovery
+from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, MAX_WITHOUT_PROGRESS, Recovery
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
@@ -159,6 +159,28 @@ def test_a_third_of_all_messages_may_be_poison(run: Run, fault: str) -> None:
     run.go()
     assert sorted(run.new) == sorted(f"{number}.a" for number in bad)
     assert run.report.counters.accepted == 60
+
+
+@pytest.mark.parametrize("addresses", [2, 5])
+def test_every_address_has_its_turn_before_a_server_is_given_up(run: Run, addresses: int) -> None:
+    """The last of five addresses is the one that works, and no run came that far."""
+    reach = run.connect
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        made = reach(server, timeout_s)
+        # Those that were of no use are tried last, the one longest ago first.
+        made.address = (len(run.servers) - 1) % addresses  # type: ignore[attr-defined]
+        return made
+
+    run.connect = connect  # type: ignore[method-assign]
+    run.add(20)
+    run.scripts = [hang_up]
+    run.go()
+    assert len(run.servers) == addresses * (MAX_WITHOUT_PROGRESS - 1) + 1
+    run.servers.clear()
+    run.scripts = [*[hang_up] * (addresses - 1), accept]
+    run.go()
+    assert run.new == []
 
 
 def make_recovery(run: Run) -> Recovery:
