@@ -1,5 +1,12 @@
 """Text: what others wrote, made safe to show; dates as mail writes them."""
 
+from collections.abc import Iterable
+
+
+def each_of(value: str | bytes | Iterable[str | bytes]) -> Iterable[str | bytes]:
+    """Return what may be written as one text or as several: always as several."""
+    return (value,) if isinstance(value, (str, bytes)) else value
+
 
 def printable(raw: bytes) -> str:
     """Decode UTF-8 and replace whatever a terminal could obey with `?`.

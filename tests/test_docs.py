@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,25 @@ def test_every_flag_is_told(flag: str) -> None:
     short = {"--verbose": "`-v`", "--quiet": "`-q`"}
     assert short.get(flag, f"`{flag}") in section("Options")
     assert re.search(f"{flag}\\b", MANUAL_1)
+
+
+def man_paragraph(text: str, name: str) -> str:
+    """Return what a manual says below a flag or a key, to the next one."""
+    found = re.search(f'(?ms)^\\.B[IR]* "?{name}\\b.*?(?=^\\.TP|^\\.SH|\\Z)', text)
+    assert found is not None, name
+    return found[0]
+
+
+@pytest.mark.parametrize("key", [s.key for s in table.ROUTE if "{default}" in s.help])
+def test_defaults_are_told_as_they_are(key: str) -> None:
+    """In README and both manuals; a wrong one is believed until mail is late."""
+    setting = table.by_key(table.ROUTE)[key]
+    assert setting.default is not None
+    default = setting.type.to_text(setting.default)
+    told = [row for row in rows(section("Options")) if f"`{setting.flag}" in row[0]]
+    assert default in told[0][2]
+    assert default in man_paragraph(MANUAL_1, setting.flag)
+    assert default in man_paragraph(MANUAL_5, key)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -145,3 +166,91 @@ def test_links_lead_somewhere() -> None:
             assert target[1:] in anchors, target
         else:
             assert (ROOT / target).exists(), target
+
+
+# For developers
+
+PACKAGE = ROOT / "maildirqmtp"
+ARCHITECTURE = (ROOT / "contrib" / "doc" / "architecture.md").read_text()
+TESTS_RUN = (ROOT / "tests" / "run").read_text()
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+
+
+def defined_names() -> set[str]:
+    """Return the classes and functions of the package, methods also as `Class.method`."""
+    found: set[str] = set()
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (*functions, ast.ClassDef)):
+                found |= {node.name, f"{path.stem}.{node.name}"}
+            if isinstance(node, ast.ClassDef):
+                methods = {n.name for n in node.body if isinstance(n, functions)}
+                found |= {f"{node.name}.{name}" for name in methods}
+    return found
+
+
+def quoted(text: str) -> list[str]:
+    """Return what stands in backticks, each once."""
+    return sorted(set(re.findall("`([^`\n]+)`", text)))
+
+
+#: A class, a method, or a function with its module; a file; a file of a maildir.
+NAME = r"(?:\w+\.)?\w*[A-Z]\w*[a-z]\w*(?:\.\w+)*|\w+\.(?!(?:py|md|json|toml)$)\w+"
+FILE = r"[\w./]*/[\w./]*|\w+\.(?:py|md)"
+OF_A_MAILDIR = r"(?:\.Failed/)?(?:new|cur|tmp|envelope)/(?:NAME\.json)?"
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """A map with streets that are gone misleads whoever is new."""
+    known = defined_names()
+    named = quoted(ARCHITECTURE)
+    assert not [name for name in named if re.fullmatch(NAME, name) and name not in known]
+    files = [n for n in named if re.fullmatch(FILE, n) and not re.fullmatch(OF_A_MAILDIR, n)]
+    places = (ROOT, PACKAGE)
+    assert not [name for name in files if not any((place / name).exists() for place in places)]
+    assert len(files) > 15
+    assert len([name for name in named if name in known]) > 50
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    """A room without its rule is where anything is put."""
+    rows_of_rooms = [row[0].strip("`/") for row in rows(ARCHITECTURE.split("## ")[1])[2:]]
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert set(rows_of_rooms) == rooms | {"top level"}
+
+
+def test_each_word_stands_in_the_glossary_once() -> None:
+    """Two meanings of one word are what a glossary is against."""
+    words = [row[0] for row in rows(ARCHITECTURE.split("## Glossary")[1])[2:]]
+    assert words == sorted(set(words), key=str.lower)
+
+
+def test_contributing_names_what_exists() -> None:
+    """The first command that a newcomer copies must not fail."""
+    for command in quoted(CONTRIBUTING):
+        for word in command.split():
+            if re.fullmatch(r"(tests|contrib|\.github|maildirqmtp)/[\w./-]+", word):
+                assert word.isupper() or "ROOM" in word or (ROOT / word).exists(), word
+    assert len(CONTRIBUTING.splitlines()) < 80, "one page"
+
+
+def test_what_is_tested_on_each_push_is_what_is_promised() -> None:
+    """A Python that is promised and not tested is found out by users."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    tested = re.findall(r'"(3\.\d+)"', workflow)
+    classifiers = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert project["requires-python"] == f">={tested[0]}"
+    assert set(classifiers) <= set(tested)
+    assert "run: tests/run" in workflow
+
+
+def test_each_commit_is_checked_as_tests_run_does() -> None:
+    """Else a commit passes here and fails there."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    checks = re.findall(r'(?m)^"\$venv/bin/(ruff|mypy)"( check| format)?', TESTS_RUN)
+    assert len(checks) == 3
+    for program, what in checks:
+        assert f"entry: .venv/bin/{program}{what}" in hooks

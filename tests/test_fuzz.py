@@ -16,7 +16,7 @@ import pytest
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.forwarder import Forwarder
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
@@ -242,7 +242,8 @@ def fuzz_envelopes(numbers: range, path: Path) -> None:
                 except (EnvelopeError, LocalError, FileChangedError) as error:
                     reasons.add(str(error))
                     continue
-                if found is None:
+                if isinstance(found, PassedOver):
+                    assert found is PassedOver.FOR_OTHERS, number
                     assert route.prefix, number
                     continue
                 for address in (found.sender, *found.recipients):
@@ -298,7 +299,7 @@ def fuzz_sidecars(numbers: range, path: Path) -> None:
                 reasons.add(str(error))
                 held += 1
                 continue
-            assert found is not None, number
+            assert isinstance(found, QueuedMessage), number
             assert b"nobody@y" not in found.recipients, f"{number}: the headers were believed"
             sent += 1
             for address in (found.sender, *found.recipients):

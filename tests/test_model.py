@@ -528,8 +528,8 @@ class Model(RuleBasedStateMachine):
             engine = Forwarder(
                 route, opened, ModelReport(self), self.connect, self.clock, lambda: self.now
             )
-            engine.run_batch(candidates)
-            engine.close()
+            with contextlib.closing(engine):
+                engine.run_batch(candidates)
             clean(opened, self.now)
 
     # What must hold

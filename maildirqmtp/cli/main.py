@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import ConfigError, EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.settings import table
 from maildirqmtp.settings.command_line import (
@@ -24,7 +24,6 @@ from maildirqmtp.settings.command_line import (
     make_route,
     parse,
 )
-from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +78,11 @@ def _do(line: CommandLine) -> int:
     if line.watch or line.config is not None:
         return _stay(line)
     route = make_route(line)
-    return _dry_run(route, bool(line.json)) if line.dry_run else _flush(route, line)
+    if line.dry_run:
+        from maildirqmtp.cli.dry_run import dry_run
+
+        return dry_run(route, bool(line.json), _complain)
+    return _flush(route, line)
 
 
 def _mend_output() -> None:
@@ -155,49 +158,15 @@ def _stay(line: CommandLine) -> int:
 
 def _status(line: CommandLine) -> int:
     """Tell what waits in a maildir, or in those of a file."""
-    from maildirqmtp.daemon.status import show, show_maildir
+    from maildirqmtp.cli.status import show, show_maildir
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, bool(line.include_cur), bool(line.json))
+        return show_maildir(path, line.include_cur, bool(line.json))
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)
     return show(found.routes, found.json)
-
-
-def _dry_run(chosen: Route, as_json: bool) -> int:
-    """List what would be sent on standard output; reasons for the rest on standard error."""
-    from maildirqmtp.forwarder.queued_message import prepare
-    from maildirqmtp.maildir.maildir import Maildir
-
-    held = 0
-    with Maildir(chosen.maildir) as maildir:
-        for folder, name in maildir.scan(chosen.include_cur):
-            try:
-                queued = prepare(maildir, chosen, folder, name)
-            except (EnvelopeError, FileChangedError, LocalError) as error:
-                _complain(f"{printable(name)}: held: {error}")
-                held += 1
-                continue
-            if queued is None:
-                continue
-            queued.message.close()
-            shown = {
-                "message": printable(name),
-                "sender": printable(queued.sender),
-                "recipients": [printable(r) for r in queued.recipients],
-                "bytes": queued.length,
-            }
-            if as_json:
-                import json
-
-                print(json.dumps({"event": "would-send", **shown}))
-            else:
-                to = ", ".join(printable(r) for r in queued.recipients)
-                print(f"{shown['message']}: <{shown['sender']}> to {to}, {queued.length} bytes")
-    sys.stdout.flush()
-    return EXIT_TEMPORARY if held else EXIT_OK
 
 
 def _flush(chosen: Route, line: CommandLine) -> int:

@@ -11,6 +11,7 @@ from maildirqmtp.client.session import NextStep
 from maildirqmtp.errors import TransportError
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.transport import Transport
+from maildirqmtp.transport.wrapper import TransportWrapper
 
 
 class AsyncQMTPClient(BaseClient):
@@ -61,7 +62,7 @@ class AsyncQMTPClient(BaseClient):
                 # The thread goes on; what it connects to must not stay open.
                 dialling.add_done_callback(_hang_up)
                 raise
-            self._use(_Aside(transport) if transport.close_waits else transport, address)
+            self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
 
     def disconnect(self) -> None:
         """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
@@ -221,34 +222,17 @@ class _Run:
             self._woken.set_result(None)
 
 
-class _Aside:
-    """A command, whose end is waited for in a thread."""
+class _ClosedInThread(TransportWrapper):
+    """A command: its end is waited for in a thread."""
 
-    send_needs_read = False
-    receive_needs_write = False
-    piecemeal = False
     close_waits = False
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._closed = False
-        self.name = transport.name
-        self.read_fd = transport.read_fd
-        self.write_fd = transport.write_fd
-        self.can_send_file = transport.can_send_file
-        self.send = transport.send
-        self.send_file = transport.send_file
-        self.receive = transport.receive
-
-    def hang_up(self) -> None:
-        """See `Transport`."""
-        self._transport.hang_up()
+    _closed = False
 
     def close(self) -> None:
-        """See `Transport`; where no event loop runs, it is waited for here."""
+        """See `Transport`; where no event loop runs, the end is waited for here."""
         if not self._closed:
             self._closed = True
-            _close(self._transport)
+            _close(self._inner)
 
 
 def _close(transport: Transport) -> None:

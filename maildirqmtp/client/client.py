@@ -23,10 +23,11 @@ from maildirqmtp.pipeline.limits import (
 )
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.results import SendResult
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, check_tls, parse_endpoint, parse_port
 from maildirqmtp.transport.readiness import ConnectionSelector
 from maildirqmtp.transport.tls_options import Tls
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.transport import Transport
 
 _log = logging.getLogger("maildirqmtp")
 
@@ -139,7 +140,8 @@ class QMTPClient(BaseClient):
 
     Seconds: `connect_timeout` (60) for each address of the server;
     `write_timeout` (73) without a byte taken by the server; `response_timeout`
-    (3,600) for the answers to a package, from its last byte on; `session_limit`
+    (3,600) without an answer, from the last one or from the last byte of the package
+    whose answer is due; `session_limit`
     (3,000), after which a connection is replaced between two packages, as a
     session lasts an hour at most (qmtp.txt, section 2); `grace_time` (10) for
     the other responses of the first package with several recipients, after its

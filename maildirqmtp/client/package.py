@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 from maildirqmtp.errors import PackageError
 from maildirqmtp.qmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_RECIPIENTS, check_address
 from maildirqmtp.results import as_bytes
+from maildirqmtp.text import each_of
 
 
 class SupportsPath(Protocol):
@@ -72,10 +73,9 @@ class Package:
         *,
         encoding: Encoding = "unix",
     ) -> None:
-        each = (recipients,) if isinstance(recipients, (str, bytes)) else recipients
         put = object.__setattr__
         put(self, "sender", as_bytes(sender))
-        put(self, "recipients", tuple([as_bytes(recipient) for recipient in each]))
+        put(self, "recipients", tuple([as_bytes(recipient) for recipient in each_of(recipients)]))
         put(self, "message", message)
         put(self, "encoding", encoding)
         if wrong := self._wrong():

@@ -32,14 +32,13 @@ from maildirqmtp.pipeline.pipeline import Pipeline
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.results import SendResult
 from maildirqmtp.text import printable
+from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
 
 _log = logging.getLogger("maildirqmtp")
 
 #: Seconds for which packages are taken without a look at the connection.
 LOOK_S = 0.02
-#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
-MAX_WAIT_S = 86_400.0
 
 
 class NextStep(Enum):
@@ -220,7 +219,7 @@ class ClientSession:
     def wait_s(self) -> float | None:
         """Return the seconds after which `turn` has something to do in any case."""
         deadline = self._pipeline.next_deadline() if self._pipeline is not None else None
-        return None if deadline is None else min(max(0.0, deadline - self._clock()), MAX_WAIT_S)
+        return seconds_until(deadline, self._clock())
 
     def turn(self, readable: bool, writable: bool) -> None:
         """Read and write what can be, and look at the clock."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from maildirqmtp.daemon.reservations import Reservations
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.transport.wakeup import Wakeup
 
 #: Part of the time that may go into scanning while events keep coming.
 _SCAN_SHARE = 0.1
@@ -63,13 +64,13 @@ def _base(name: bytes) -> bytes:
 class WatchQueue:
     """The messages of a maildir, as scan after scan finds them.
 
-    `look_again` may be called from any thread: at the next `tick` there is a
-    scan, and one every `rescan_s` seconds without it. Where scanning takes
-    long, because very many wait, it is done less often than events come.
-    `on_tick` is called with each `tick`, and by the time `tick_at` of the
-    clock; `on_scan` before each scan: it may call `close`, and then nothing is handed
-    out any more. `clock` is seconds that only go on; `wall_clock` seconds of
-    the epoch.
+    `look_again` may be called from any thread: it makes a scan due, and sets `wake`.
+    Without it one is due every `rescan_s` seconds. Where scanning takes long,
+    because very many wait, scans are due less often than events come. `clock` is
+    seconds that only go on; `wall_clock` seconds of the epoch.
+
+    `open` is false once `close` was called; then nothing is handed out any more.
+    `local_error` is why the last scan failed.
     """
 
     def __init__(
@@ -80,31 +81,28 @@ class WatchQueue:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         reservations: Reservations | None = None,
-        on_scan: Callable[[], None] | None = None,
-        on_tick: Callable[[], None] | None = None,
+        wake: Wakeup | None = None,
     ) -> None:
         self.open = True
-        self.tick_at: float | None = None
-        #: Makes whoever calls `tick` do so soon; for `look_again`.
-        self.wake: Callable[[], None] = lambda: None
-        self.trouble: LocalError | None = None
+        self.local_error: LocalError | None = None
         self._maildir = maildir
         self._include_cur = include_cur
         self._rescan_s = rescan_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._reservations = reservations
-        self._on_scan = on_scan
-        self._on_tick = on_tick
+        self._wake = wake
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
+        self._last: deque[bytes] = deque()
         self._heap: list[tuple[float, int, bytes]] = []
         self._order = count()
         self._missed: set[bytes] = set()
+        self._sought: set[bytes] = set()
         self._look = True
         self._rescan_at = self._not_before = clock()
 
-    # Told from outside
+    # Called from outside
 
     def close(self) -> None:
         """Hand out nothing more."""
@@ -113,16 +111,17 @@ class WatchQueue:
     def look_again(self) -> None:
         """There may be something new; from any thread."""
         self._look = True
-        self.wake()
+        if self._wake is not None:
+            self._wake.set()
 
     def try_all(self) -> None:
         """Make all that wait due now."""
         now = self._clock()
-        for waiting in self._known.values():
-            if waiting.due is not None:
-                waiting.due = now
+        for entry in self._known.values():
+            if entry.due is not None:
+                entry.due = now
         self._heap = [
-            (now, next(self._order), key) for key, w in self._known.items() if w.due is not None
+            (now, next(self._order), key) for key, e in self._known.items() if e.due is not None
         ]
         heapify(self._heap)
         self._look = True
@@ -130,59 +129,65 @@ class WatchQueue:
     # Handing out
 
     def __len__(self) -> int:
-        """See `queues.Queue`. Those that wait and are due count, too."""
+        """See `forwarder.queue.Queue`. Those that wait and are due count, too."""
         if not self.open:
             return 0
-        return len(self._fresh) + (self._next_due() is not None)
+        return len(self._fresh) + len(self._last) + (self._next_due() is not None)
 
     def take(self) -> tuple[Folder, bytes] | None:
-        """See `queues.Queue`."""
+        """See `forwarder.queue.Queue`."""
         while self.open:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
-                return None
-            waiting = self._known[key]
-            if waiting.due is not None:
+                if not self._last:
+                    return None
+                key = self._last.popleft()
+            entry = self._known[key]
+            if entry.due is not None:
                 heappop(self._heap)
-                waiting.due = None
+                entry.due = None
             if self._reservations is not None and not self._reservations.take(key, self):
                 # Another route has it. When that lets go of it, a scan finds it as a new one.
                 del self._known[key]
                 continue
-            return waiting.folder, waiting.name
+            return entry.folder, entry.name
         return None
 
     def _next_due(self) -> bytes | None:
         heap = self._heap
         while heap:
             due, _, key = heap[0]
-            waiting = self._known.get(key)
-            if waiting is None or waiting.due != due:
+            entry = self._known.get(key)
+            if entry is None or entry.due != due:
                 heappop(heap)  # what has been taken, forgotten or moved since
             else:
                 return key if due <= self._clock() else None
         return None
 
+    def refill(self) -> int:
+        """See `forwarder.queue.Queue`. The worker scans, in its own time."""
+        return 0
+
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """See `queues.Queue`."""
+        """See `forwarder.queue.Queue`."""
         for folder, name in reversed(candidates):
             self._fresh.appendleft(self._return(folder, name))
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """See `queues.Queue`."""
+        """See `forwarder.queue.Queue`."""
         for folder, name in candidates:
-            self._fresh.append(self._return(folder, name))
+            self._last.append(self._return(folder, name))
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
-        """Let go of a message that was out; return its key."""
+        """Make a message that was out fresh again; return its key."""
         key = _base(name)
-        waiting = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
-        waiting.folder, waiting.name = folder, name
-        self._forget(key)
+        entry = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
+        entry.folder, entry.name = folder, name
+        self._release(key)
         return key
 
-    def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """See `queues.Queue`."""
+    def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
+        """See `forwarder.queue.Queue`."""
         for folder, name in candidates:
             key = _base(name)
             if key not in self._known:
@@ -190,96 +195,116 @@ class WatchQueue:
                 self._fresh.append(key)
 
     def rotate(self) -> None:
-        """See `queues.Queue`."""
+        """See `forwarder.queue.Queue`."""
         self._fresh.rotate(1)
 
-    def _forget(self, key: bytes) -> None:
+    def _release(self, key: bytes) -> None:
         if self._reservations is not None:
             self._reservations.release(key)
 
-    # Told what became of them
+    # What became of them
 
-    def gone(self, name: bytes) -> None:
-        """See `queues.Queue`."""
+    def gone(self, name: bytes) -> bool:
+        """See `forwarder.queue.Queue`; what was held is not remembered for a daemon's lifetime."""
         key = _base(name)
         self._known.pop(key, None)
-        self._forget(key)
+        self._release(key)
+        return False
 
-    def later(self, name: bytes, birth_s: float | None, reason: str, soon: bool = False) -> bool:
-        """See `queues.Queue`. An empty reason: it is no message of this route."""
+    def vanished(self, name: bytes) -> bool:
+        """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
+        # Once until the next regular scan: a file system may list what it does not have.
+        if self._include_cur and _base(name) not in self._sought:
+            self._sought.add(_base(name))
+            self._look = True
+        return self.gone(name)
+
+    def later(
+        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+    ) -> bool:
+        """See `forwarder.queue.Queue`."""
         key = _base(name)
-        self._forget(key)
-        waiting = self._known.get(key)
-        if waiting is None:
+        self._release(key)
+        entry = self._known.get(key)
+        if entry is None:
             return True
         if birth_s is not None:
-            waiting.birth_s = birth_s
+            entry.birth_s = birth_s
         reason = reason[:_REASON_MAX]
-        is_news = reason != waiting.reason
-        waiting.reason = reason
-        waiting.ours = bool(reason)
-        waiting.tries += 1
+        is_ours = bool(reason)
+        is_news = reason != entry.reason or is_ours != entry.ours
+        entry.reason = reason
+        entry.ours = is_ours
+        entry.tries += 1
         now, now_s = self._clock(), self._wall_clock()
-        wait_s = self._rescan_s if soon else retry_at(waiting.birth_s, now_s) - now_s
-        waiting.due = now + wait_s
-        heappush(self._heap, (waiting.due, next(self._order), key))
+        wait_s = self._rescan_s if at_next_scan else retry_at(entry.birth_s, now_s) - now_s
+        self._wait_until(entry, key, now + wait_s)
         return is_news
+
+    def _wait_until(self, entry: QueueEntry, key: bytes, due: float) -> None:
+        entry.due = due
+        heappush(self._heap, (due, next(self._order), key))
 
     # The scan
 
-    def tick(self) -> None:
-        """See `queues.Queue`."""
-        if self._on_tick is not None:
-            self._on_tick()
+    def scan_due(self) -> bool:
+        """Say whether it is time for a scan."""
         now = self._clock()
-        if now >= self._rescan_at or (self._look and now >= self._not_before):
-            self._scan(now)
+        return self.open and (now >= self._rescan_at or (self._look and now >= self._not_before))
 
     def next_deadline(self) -> float | None:
-        """See `queues.Queue`."""
+        """See `forwarder.queue.Queue`: also the time at which a scan is due."""
         if not self.open:
             return None
         at = self._not_before if self._look else self._rescan_at
-        if self.tick_at is not None:
-            at = min(at, self.tick_at)
         if self._next_due() is None and self._heap:
             at = min(at, self._heap[0][0])
         return at
 
-    def _scan(self, now: float) -> None:
+    def scan(self) -> None:
+        """Look at the maildir; what went wrong is in `local_error`."""
         # Before the scan, not after: what comes meanwhile asks for another one.
         self._look = False
-        self._rescan_at = now + self._rescan_s
-        if self._on_scan is not None:
-            self._on_scan()
-        if not self.open:
-            return
         began = self._clock()
+        if began >= self._rescan_at:
+            self._sought.clear()
+        self._rescan_at = began + self._rescan_s
         seen: set[bytes] = set()
         try:
-            found = self._maildir.scan(self._include_cur, lambda names: self._new(names, seen))
+            found = self._maildir.scan(self._include_cur, lambda names: self._news(names, seen))
         except LocalError as error:
-            self.trouble = error
+            self.local_error = error
             return
-        self.trouble = None
+        self.local_error = None
         now_s = self._wall_clock()
         for folder, name in found:
             key = _base(name)
-            if key not in self._known:
+            entry = self._known.get(key)
+            if entry is None:
                 self._known[key] = QueueEntry(folder, name, _birth_s(name, now_s))
                 self._fresh.append(key)
+            elif entry.name != name or entry.folder is not folder:
+                self._move(entry, key, folder, name)
         self._forget_missing(seen)
         self._not_before = began + (self._clock() - began) / _SCAN_SHARE
 
-    def _new(self, names: Iterator[bytes], seen: set[bytes]) -> Iterable[bytes]:
+    def _news(self, names: Iterator[bytes], seen: set[bytes]) -> Iterable[bytes]:
+        """Return what is new, or has been moved or flagged by a mail reader."""
         known = self._known
-        new = []
+        news = []
         for name in names:
             key = _base(name)
             seen.add(key)
-            if key not in known:
-                new.append(name)
-        return new
+            entry = known.get(key)
+            if entry is None or entry.name != name:
+                news.append(name)
+        return news
+
+    def _move(self, entry: QueueEntry, key: bytes, folder: Folder, name: bytes) -> None:
+        """Have a message where it is now; what was none where it was may be one here."""
+        entry.folder, entry.name = folder, name
+        if not entry.ours and entry.due is not None:
+            self._wait_until(entry, key, self._clock())
 
     def _forget_missing(self, seen: set[bytes]) -> None:
         """Forget those that wait and were neither in this scan nor in the one before."""
@@ -298,7 +323,7 @@ class WatchQueue:
 
     def waiting(self) -> list[QueueEntry]:
         """Return what is known of each message of this route."""
-        return [waiting for waiting in self._known.values() if waiting.ours]
+        return [entry for entry in self._known.values() if entry.ours]
 
 
 def _birth_s(name: bytes, now_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Who of several routes has a message of one maildir in hand.
+"""What the routes of one process share of a maildir: its lock, its messages in hand, its state.
 
 Routes with different prefixes may share a maildir, and a message with several
 recipients may be for both. Each rewrites its sidecar; if both did so at the same
@@ -9,59 +9,78 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.files import Folder, local_error
+from maildirqmtp.maildir.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Protocol
 
     from maildirqmtp.maildir.maildir import Maildir
 
-    class Claimant(Protocol):
-        """A route's queue."""
+    class RouteQueue(Protocol):
+        """The queue of a route."""
 
         def look_again(self) -> None:
-            """A message that was refused may be free now."""
+            """A message that could not be taken may be free now."""
 
 
 class Reservations:
-    """The messages of one maildir that are in hand; shared by threads."""
+    """The messages of one maildir that are in hand, each of one route; shared by threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[bytes, list[Claimant]] = {}
+        self._held: dict[bytes, list[RouteQueue]] = {}
 
-    def take(self, key: bytes, claimant: Claimant) -> bool:
+    def take(self, key: bytes, queue: RouteQueue) -> bool:
         """Take a message; False where another has it: `look_again` is called when it is free."""
         with self._lock:
             refused = self._held.get(key)
             if refused is None:
                 self._held[key] = []
                 return True
-            if claimant not in refused:
-                refused.append(claimant)
+            if queue not in refused:
+                refused.append(queue)
             return False
 
     def release(self, key: bytes) -> None:
         """Let go of a message; harmless where it is not held."""
         with self._lock:
             refused = self._held.pop(key, [])
-        for claimant in refused:
-            claimant.look_again()
+        for queue in refused:
+            queue.look_again()
+
+
+class SharedMaildir(NamedTuple):
+    """What the routes of one maildir share; `root` is a descriptor of its directory."""
+
+    root: Folder
+    reservations: Reservations
+    state: State
 
 
 class MaildirLocks:
-    """The locks that this process holds on maildirs, one for all the routes of each."""
+    """The locks that this process holds on maildirs, one for all the routes of each.
 
-    def __init__(self) -> None:
+    `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], tuple[int, int, Reservations]] = {}
+        self._held: dict[tuple[int, int], tuple[int, SharedMaildir]] = {}
 
     @contextmanager
-    def hold(self, maildir: Maildir) -> Iterator[Reservations]:
+    def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
         """Keep other processes away from a maildir; yield what its routes share.
 
         Raises `LocalError`, which names the process that holds the lock.
@@ -70,21 +89,26 @@ class MaildirLocks:
         key = (status.st_dev, status.st_ino)
         with self._lock:
             if key in self._held:
-                users, fd, reservations = self._held[key]
+                users, shared = self._held[key]
             else:
                 maildir.lock()
-                # The lock is the open file's: with a descriptor of our own it outlives the route.
-                try:
-                    users, fd, reservations = 0, os.dup(maildir.root.fd), Reservations()
-                except OSError as error:
-                    raise local_error("lock", maildir.path, error) from error
-            self._held[key] = (users + 1, fd, reservations)
+                users, shared = 0, self._share(maildir)
+            self._held[key] = (users + 1, shared)
         try:
-            yield reservations
+            yield shared
         finally:
             with self._lock:
-                users, fd, reservations = self._held.pop(key)
+                users, shared = self._held.pop(key)
                 if users > 1:
-                    self._held[key] = (users - 1, fd, reservations)
+                    self._held[key] = (users - 1, shared)
                 else:
-                    os.close(fd)
+                    os.close(shared.root.fd)
+
+    def _share(self, maildir: Maildir) -> SharedMaildir:
+        # The lock is the open file's: with a descriptor of our own it outlives the route.
+        try:
+            root = Folder(os.dup(maildir.root.fd), maildir.root.path, maildir.root.owner)
+        except OSError as error:
+            raise local_error("lock", maildir.path, error) from error
+        state = State(root, self._clock, self._wall_clock, threading.Lock())
+        return SharedMaildir(root, Reservations(), state)

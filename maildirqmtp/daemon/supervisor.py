@@ -72,6 +72,13 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         wake.close()
 
 
+def _watched(route: Route) -> str:
+    """Say what a route watches, and where its mail goes."""
+    folders = "new and cur" if route.include_cur else "new"
+    prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
+    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {route.server}"
+
+
 class _Runner:
     """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
 
@@ -87,8 +94,6 @@ class _Runner:
     def _work(self) -> None:
         try:
             self.worker.run()
-        except LocalError as error:
-            self.crash = str(error)
         except BaseException:
             # A bug. The others are stopped, and whoever started us may start us again.
             self.crash = traceback.format_exc()
@@ -117,7 +122,7 @@ class Supervisor:
         self._reload = reload
         self._notifier = notifier
         self._wake = wake
-        self._locks = MaildirLocks()
+        self._locks = MaildirLocks(boot_clock)
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
@@ -205,8 +210,8 @@ class Supervisor:
             self._new_report(self._name(route)),
             self._locks,
             self._published,
-            patient=self._config.path is not None,
         )
+        worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)
         runner.thread.start()
 
@@ -235,7 +240,7 @@ class Supervisor:
             if runner.worker.stuck or runner.crash:
                 self._code = EXIT_TEMPORARY
             if runner.crash:
-                runner.worker.report.trouble(runner.crash)
+                runner.worker.report.problem(runner.crash)
                 self._stop()
             elif self._stop_by is None:
                 runner.worker.report.summary(self._code)
@@ -282,7 +287,7 @@ class Supervisor:
         try:
             self._apply(self._reload())
         except ConfigError as error:
-            self._report.trouble(f"{error}; going on as before")
+            self._report.problem(f"{error}; going on as before")
         else:
             self._report.note("the configuration has been read again")
 
@@ -296,7 +301,8 @@ class Supervisor:
         from maildirqmtp.daemon.status import write
 
         try:
-            write(snapshot)
+            if snapshot.state != "no maildir":
+                write(snapshot)
         except LocalError as error:
             if snapshot.route.maildir not in self._unwritable:
                 self._unwritable.add(snapshot.route.maildir)
@@ -329,7 +335,7 @@ class Supervisor:
             except LocalError as error:
                 if str(error) != self._metrics_failed:
                     self._metrics_failed = str(error)
-                    self._report.trouble(str(error))
+                    self._report.problem(str(error))
 
     def _turns(self) -> bool:
         now = boot_clock()

@@ -1,10 +1,11 @@
-"""One route in watch mode: the maildir's comings and goings, back-off, and what it is up to.
+"""One route in watch mode: scans, connections and back-off in one loop, and its snapshots.
 
-    open and lock the maildir -> watch new/ -> scan -> engine ...
-          ^                                              |
-          +--- the path leads elsewhere, or nowhere -----+
+    open and lock the maildir -> watch new/ -> scan -> connect -> turn -> turn -> ...
+          ^                                      ^                          |
+          |                                      +---- nothing to send -----+
+          +--- the path leads elsewhere, or nowhere ------------------------+
 
-Runs in a thread of its own. What other threads say (`stop`, `try_all`) is a
+Runs in a thread of its own. What other threads ask for (`stop`, `try_all`) is a
 flag and a wake-up; what they want to know is in `snapshot`, replaced as a whole.
 """
 
@@ -23,7 +24,9 @@ from maildirqmtp.daemon.watcher import Watch
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 PUBLISH_S = 1.0
 #: Seconds between two cleanings of tmp/ and envelope/.
 CLEAN_S = 6 * 3_600.0
-#: Messages that a snapshot tells of one by one.
+#: Messages that a snapshot lists.
 MOST_SHOWN = 10_000
 
 
@@ -50,9 +53,8 @@ def boot_clock() -> float:
 class Worker:
     """Forwards one route until it is told to stop.
 
-    `on_publish` is called in the daemon's thread when there is a new
-    `snapshot`. `patient`: a maildir that cannot be opened at the start is waited
-    for, as one that goes away later always is; otherwise `run` raises `LocalError`.
+    `on_publish` is called in the worker's thread when there is a new
+    `snapshot`. A maildir that cannot be opened or locked is waited for.
     """
 
     def __init__(
@@ -62,7 +64,6 @@ class Worker:
         locks: MaildirLocks,
         on_publish: Callable[[Snapshot], None],
         *,
-        patient: bool = False,
         connector: Callable[[Endpoint, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
         wall_clock: Callable[[], float] = time.time,
@@ -72,7 +73,6 @@ class Worker:
         self.report = report
         self._locks = locks
         self._on_publish = on_publish
-        self._patient = patient
         self._connector = connector
         self._clock = clock
         self._wall_clock = wall_clock
@@ -80,14 +80,13 @@ class Worker:
         self._try_again_at = 0.0
         self._forwarder: Forwarder | None = None
         self._queue: WatchQueue | None = None
-        self._maildir: Maildir | None = None
-        self._watch: Watch | None = None
+        self._publish_at: float | None = None
         self._stopping = threading.Event()
-        self._nudge = threading.Event()
+        self._interrupt = threading.Event()
         self._all_now = False
         self._complaint = ""
         self._answered_s = 0.0
-        self._back_by = clock() + SLACK_S
+        self._own_deadline = clock() + SLACK_S
         self._clean_at = 0.0
         self._published_at = 0.0
         self._published: tuple[object, ...] = ()
@@ -98,28 +97,29 @@ class Worker:
     def stop(self, at_once: bool = False) -> None:
         """Take no more messages, finish what is in flight or give it up, return from `run`."""
         self._stopping.set()
-        self._poke(lambda forwarder: forwarder.stop(at_once))
+        forwarder = self._forwarder
+        if forwarder is not None:
+            forwarder.stop(at_once)
+        self._interrupt_wait()
 
     def try_all(self) -> None:
         """Try everything now: what waits, the server, a maildir that is not there."""
         self._all_now = True
-        self._poke(None)
+        self._interrupt_wait()
 
-    def _poke(self, tell: Callable[[Forwarder], None] | None) -> None:
-        self._nudge.set()
+    def _interrupt_wait(self) -> None:
+        self._interrupt.set()
         forwarder = self._forwarder
         if forwarder is not None:
-            if tell is not None:
-                tell(forwarder)
             forwarder.wake.set()
 
     @property
     def watchdog_deadline(self) -> float:
-        """The clock's time until which nobody need worry about this thread."""
+        """The clock's time by which the thread comes back from what it is doing, or hangs."""
         forwarder = self._forwarder
-        return (
-            self._back_by if forwarder is None else max(self._back_by, forwarder.watchdog_deadline)
-        )
+        if forwarder is None:
+            return self._own_deadline
+        return max(self._own_deadline, forwarder.watchdog_deadline)
 
     @property
     def connecting(self) -> bool:
@@ -135,127 +135,98 @@ class Worker:
     # The thread
 
     def run(self) -> None:
-        """Forward until told to stop. Raises `LocalError` at the start, where not `patient`."""
+        """Forward until told to stop."""
         while not self._stopping.is_set():
             try:
                 self._serve()
             except LocalError as error:
-                if not self._patient:
-                    raise
                 self._complain(str(error))
                 self._publish("no maildir")
                 self._sleep(self.route.rescan_s)
         self._publish("stuck" if self.stuck else "stopped")
 
     def _sleep(self, seconds: float) -> None:
-        self._back_by = self._clock() + seconds + SLACK_S
-        self._nudge.wait(seconds)
-        self._nudge.clear()
-        self._back_by = self._clock() + SLACK_S
+        self._own_deadline = self._clock() + seconds + SLACK_S
+        self._interrupt.wait(seconds)
+        self._interrupt.clear()
+        self._own_deadline = self._clock() + SLACK_S
 
     def _complain(self, what: str) -> None:
         """Say it once, not with each try."""
         if what != self._complaint:
-            self.report.trouble(f"{what}; trying again every {self.route.rescan_s:g} s")
+            self.report.problem(f"{what}; trying again every {self.route.rescan_s:g} s")
         self._complaint = what
 
     def _serve(self) -> None:
-        """Open the maildir and forward, until told to stop or it is another's."""
+        """Open the maildir and forward, until told to stop or the path leads elsewhere."""
         route = self.route
         with ExitStack() as stack:
-            maildir = self._maildir = stack.enter_context(Maildir(route.maildir))
-            reservations = stack.enter_context(self._locks.hold(maildir))
+            maildir = stack.enter_context(Maildir(route.maildir))
+            shared = stack.enter_context(self._locks.hold(maildir))
+            try:
+                wake = Wakeup()
+            except OSError as error:
+                raise local_error("make a pipe, to watch", maildir.path, error) from error
+            stack.callback(wake.close)
             queue = self._queue = WatchQueue(
                 maildir,
                 route.include_cur,
                 route.rescan_s,
                 self._clock,
                 self._wall_clock,
-                reservations,
-                self._before_scan,
-                self._tick,
+                shared.reservations,
+                wake,
             )
             forwarder = Forwarder(
-                route, maildir, self.report, self._connector, self._clock, self._wall_clock, queue
+                route,
+                maildir,
+                self.report,
+                self._connector,
+                self._clock,
+                self._wall_clock,
+                queue,
+                wake,
+                shared.state,
             )
             stack.callback(forwarder.close)
             self._forwarder = forwarder
             stack.callback(self._no_forwarder)
             stack.callback(forwarder.finish)
             if self._stopping.is_set():
-                return  # told so before there was an engine to tell
+                return  # told so before there was a forwarder to tell
 
-            queue.wake = forwarder.wake.set
             # Watched before the first scan: what comes in between is found by the one or the other.
-            self._watch = Watch(maildir.new.path, queue.look_again, self.report.note)
-            stack.callback(self._watch.close)
-            self._patient = True
-            self._turn(forwarder, queue)
+            watch = Watch(maildir.new.path, queue.look_again, self.report.note)
+            stack.callback(watch.close)
+            self._publish_if_due()
+            while forwarder.connected or (queue.open and not forwarder.stopping):
+                self._tick(maildir, watch, queue)
+                self._step(forwarder, queue)
 
     def _no_forwarder(self) -> None:
         self._forwarder = None
-        self._back_by = self._clock() + SLACK_S
+        self._own_deadline = self._clock() + SLACK_S
 
-    def _turn(self, forwarder: Forwarder, queue: WatchQueue) -> None:
-        """Connect where there is mail, rest where there is none."""
-        queue.tick()
-        while queue.open and not forwarder.stopping:
-            if forwarder.trouble is not None:
-                self._mend(forwarder)
-            elif self._clock() < self._try_again_at or not forwarder.outbox.has_next():
-                self._proven(queue)
-                waits = self._clock() < self._try_again_at
-                until = self._try_again_at if waits else self._clock() + self.route.rescan_s
-                self._rest(forwarder, until)
-            else:
-                self._proven(queue)
-                self._attempt(forwarder, queue)
+    # One round of the loop
 
-    def _proven(self, queue: WatchQueue) -> None:
-        if self._complaint and queue.trouble is None:
-            self.report.note("the maildir is in order again")
-            self._complaint = ""
-
-    def _rest(self, forwarder: Forwarder, until: float) -> None:
-        self._publish_soon()
-        forwarder.rest(until)
-
-    def _mend(self, forwarder: Forwarder) -> None:
-        self._publish("stuck")
-        forwarder.rest(self._clock() + self.route.rescan_s)
-        if forwarder.mend():
-            self.report.note("the maildir can be changed again; going on")
-
-    def _attempt(self, forwarder: Forwarder, queue: WatchQueue) -> None:
-        may_help = forwarder.attempt()
-        # Not "later than": clocks are set back, and then the back-off would never end.
-        if forwarder.answered_s not in (0.0, self._answered_s):
-            self._answered_s = forwarder.answered_s
+    def _tick(self, maildir: Maildir, watch: Watch, queue: WatchQueue) -> None:
+        """Do what is due, between the turns of the forwarder."""
+        if self._all_now:
+            self._all_now = False
+            self._try_again_at = 0.0
             self._backoff.succeeded()
-        forwarder.outbox.put_back()
-        queue.look_again()
-        if may_help or forwarder.stopping:
-            return
-        wait_s = self._backoff.failed()
-        self._try_again_at = self._clock() + wait_s
-        waiting = len(queue.waiting())
-        self.report.trouble(
-            f"{forwarder.stop_reason}; {waiting} waiting, next try in {wait_s:.1f} s"
-        )
-        self._publish("backing off")
+            queue.try_all()
+        if queue.scan_due():
+            self._scan(maildir, watch, queue)
+        if queue.local_error is not None:
+            self._complain(str(queue.local_error))
 
-    # Called by the queue, in the engine's turns
-
-    def _before_scan(self) -> None:
-        maildir, queue, watch = self._maildir, self._queue, self._watch
-        assert maildir is not None
-        assert queue is not None
+    def _scan(self, maildir: Maildir, watch: Watch, queue: WatchQueue) -> None:
         if not maildir.is_current():
             self.report.note("the maildir has been replaced, or is gone; opening it anew")
             queue.close()
             return
-        if watch is not None:
-            watch.check()
+        watch.check()
         now = self._clock()
         if now >= self._clean_at:
             self._clean_at = now + CLEAN_S
@@ -263,28 +234,70 @@ class Worker:
                 clean(maildir, self._wall_clock())
             except LocalError as error:
                 self.report.note(str(error))
+        queue.scan()
 
-    def _tick(self) -> None:
-        queue = self._queue
-        assert queue is not None
-        if self._all_now:
-            self._all_now = False
-            self._try_again_at = 0.0
+    def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+        """Send while there is a connection; connect where there is mail; else wait."""
+        now = self._clock()
+        if forwarder.connected:
+            self._publish_if_due()
+            forwarder.turn(self._publish_at)
+            if not forwarder.connected:
+                self._disconnected(forwarder, queue)
+        elif not queue.open:
+            return
+        elif forwarder.local_error is not None:
+            self._mend(forwarder)
+        elif now < self._try_again_at or not forwarder.outbox.has_next():
+            self._proven(queue)
+            self._publish_if_due()
+            until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
+            if self._publish_at is not None:
+                until = min(until, self._publish_at)
+            forwarder.rest(until)
+        else:
+            self._proven(queue)
+            if not forwarder.connect():
+                self._disconnected(forwarder, queue)
+
+    def _proven(self, queue: WatchQueue) -> None:
+        if self._complaint and queue.local_error is None:
+            self.report.note("the maildir is in order again")
+            self._complaint = ""
+
+    def _mend(self, forwarder: Forwarder) -> None:
+        self._publish("stuck")
+        forwarder.rest(self._clock() + self.route.rescan_s)
+        if forwarder.mend():
+            self.report.note("the maildir can be changed again; going on")
+
+    def _disconnected(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+        """There is no connection any more, or none could be made: back off where that helps."""
+        # Not "later than": clocks are set back, and then the back-off would never end.
+        if forwarder.answered_s not in (0.0, self._answered_s):
+            self._answered_s = forwarder.answered_s
             self._backoff.succeeded()
-            queue.try_all()
-        if queue.trouble is not None:
-            self._complain(str(queue.trouble))
-        self._publish_soon()
+        forwarder.outbox.put_back()
+        queue.look_again()
+        if forwarder.may_help or forwarder.stopping:
+            return
+        wait_s = self._backoff.failed()
+        self._try_again_at = self._clock() + wait_s
+        waiting = len(queue.waiting())
+        self.report.problem(
+            f"{forwarder.stop_reason}; {waiting} waiting, next try in {wait_s:.1f} s"
+        )
+        self._publish("backing off")
 
-    # What it is up to
+    # Snapshots
 
-    def _publish_soon(self) -> None:
+    def _publish_if_due(self) -> None:
         """Publish, if something has changed, and not more often than once a second."""
         queue, forwarder = self._queue, self._forwarder
         if queue is None or forwarder is None:
             return
         counters = self.report.counters
-        if forwarder.trouble is not None:
+        if forwarder.local_error is not None:
             state = "stuck"
         elif forwarder.connected:
             state = "connected"
@@ -293,13 +306,13 @@ class Worker:
             state = "backing off" if waits else "idle"
         news = (len(queue), queue.size, counters.as_tuple())
         if news == self._published and state == self.snapshot.state:
-            queue.tick_at = None
+            self._publish_at = None
         elif self._clock() >= self._published_at + PUBLISH_S:
             self._published = news
-            queue.tick_at = None
+            self._publish_at = None
             self._publish(state)
         else:
-            queue.tick_at = self._published_at + PUBLISH_S
+            self._publish_at = self._published_at + PUBLISH_S
 
     def _publish(self, state: str) -> None:
         queue = self._queue

@@ -11,44 +11,70 @@ from maildirqmtp.maildir.maildir import Maildir
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.forwarder import Forwarder
+    from maildirqmtp.forwarder.queue import BatchQueue
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.maildir import Candidates
 
 
 def flush(route: Route, report: Report) -> int:
-    """Forward what is in the maildir now; return the exit code, 0 or 111.
+    """Forward what is in the maildir, and what comes meanwhile; return the exit code, 0 or 111.
 
     SIGTERM and SIGINT make it finish what is in flight, for 30 s at most. In
     the main thread only.
     """
     try:
         with Maildir(route.maildir) as maildir:
-            maildir.lock()
-            candidates = maildir.scan(route.include_cur)
-            if candidates:
-                # Not before: cron finds most maildirs empty, and that should cost next to nothing.
-                from maildirqmtp.forwarder.forwarder import Forwarder
-
-                _run(Forwarder(route, maildir, report), candidates)
-            clean(maildir, time.time())
+            _flush(route, report, maildir)
     except LocalError as error:
-        report.trouble(str(error))
+        report.problem(str(error))
     report.summary()
     return report.counters.exit_code
 
 
-def _run(forwarder: Forwarder, candidates: Candidates) -> None:
-    """Run the forwarder; SIGTERM and SIGINT stop it in an orderly way."""
+def _flush(route: Route, report: Report, maildir: Maildir) -> None:
+    forwarder: Forwarder | None = None
+    queue: BatchQueue | None = None
+    untried = None
+    try:
+        while True:
+            maildir.lock()
+            candidates = maildir.scan(route.include_cur, untried)
+            through = True
+            if candidates:
+                # Not before: cron finds most maildirs empty, and that should cost next to nothing.
+                if forwarder is None:
+                    from maildirqmtp.forwarder.forwarder import Forwarder
+                    from maildirqmtp.forwarder.queue import BatchQueue
+
+                    queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose))
+                    untried = queue.untried
+                    forwarder = Forwarder(route, maildir, report, queue=queue)
+                through = _run(forwarder, candidates)
+            clean(maildir, time.time())
+            maildir.unlock()
+            # A run that found the maildir locked has left its mail to this one.
+            left = maildir.scan(route.include_cur, untried) if through else ()
+            if not left:
+                return
+            if queue is not None and not queue.may_rescan:
+                report.problem(f"stopped after an hour ({len(left)} left)", len(left))
+                return
+    except LocalError as error:
+        report.problem(str(error), 0 if forwarder is None else forwarder.outbox.left)
+    finally:
+        if forwarder is not None:
+            forwarder.close()
+
+
+def _run(forwarder: Forwarder, candidates: Candidates) -> bool:
+    """Run a batch; SIGTERM and SIGINT stop it in an orderly way. Say whether it got through."""
     import signal
 
     from maildirqmtp.transport.signals import signal_handlers
 
     stop_signals = (signal.SIGTERM, signal.SIGINT)
-    try:
-        with signal_handlers(
-            stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
-        ):
-            forwarder.run_batch(candidates)
-    finally:
-        forwarder.close()
+    with signal_handlers(
+        stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
+    ):
+        return forwarder.run_batch(candidates)

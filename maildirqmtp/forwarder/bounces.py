@@ -13,8 +13,10 @@ from maildirqmtp.errors import FileChangedError
 from maildirqmtp.forwarder import mailers
 from maildirqmtp.forwarder.route import BounceMethod
 from maildirqmtp.mail import dsn
-from maildirqmtp.maildir import names, writing
+from maildirqmtp.mail.addresses import takes_no_bounce
+from maildirqmtp.maildir import names
 from maildirqmtp.text import printable
+from maildirqmtp.transport.host_name import full_host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ class Bouncer:
     def refusal(self, queued: QueuedMessage) -> str:
         """Say why a failure of this message does not become a bounce; empty where it does."""
         sender = printable(queued.sender)
-        if queued.sender in dsn.NO_BOUNCE:
+        if takes_no_bounce(queued.sender):
             return f"it came from <{sender}>"
         if not self._mailer.can_reach(queued.sender):
             return f"<{sender}> is no plain address"
@@ -82,8 +84,8 @@ class Bouncer:
             original=original,
             complete=complete,
             identifier=identifier,
-            host=writing.host_name(),
-            server=self._route.server.host,
+            host=self._route.hostname or full_host_name(),
+            server=None if queued.refusal else self._route.server.host,
             arrived_s=message.mtime_s,
             now_s=self._wall_clock(),
         )

@@ -1,17 +1,17 @@
-"""One route at work: candidates -> pipeline -> settle.
+"""One route at work: queue -> outbox -> connections -> settle -> report.
 
-One thread, one selector. Each turn fills the pipeline from the queue, waits
-until the connection can be read or written or something is due, lets the
-pipeline write and read, and settles what has been answered. After responses
-everything is settled before anything more is sent: at most the window is ever
-sent and not settled. What a connection left undone is the business of `recovery`.
+One thread, one selector. Each turn fills the connections from the outbox, waits
+until one of them can be read or written or something is due, lets them write and
+read, and settles what has been answered. After responses everything is settled
+before anything more is sent: at most the window is ever sent and not settled.
+`recovery` decides about what a connection left undone.
 
-A batch and watch mode differ in their queue, and in who calls `attempt` again.
+A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
+`connect`, `turn` and `rest`, and does its own work in between.
 """
 
 import selectors
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
@@ -21,15 +21,18 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.server_memory import ServerMemory
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
-from maildirqmtp.pipeline.capabilities import Capabilities
+from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.pipeline.window import shares
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.readiness import seconds_until
+from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
 #: Seconds that a run which is told to stop waits for what is in flight.
@@ -41,24 +44,22 @@ BOUNCE_SLACK_S = 360.0
 #: until the next is tried, after one that failed.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
-#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
-MAX_WAIT_S = 86_400.0
 
 
 class Forwarder:
     """Forwards one maildir to one server; the maildir is open and locked.
 
-    `capabilities` is what earlier runs have shown of the server, where that is known.
     `queue` None is for `run_batch`. With one that stays open (watch mode) a
-    connection is kept for `route.idle_s` while there is nothing to send, and
-    `attempt` and `rest` are called in turns. Raises `LocalError` where this
-    machine has no pipe for it. `connector`, `clock` (seconds that only go on)
-    and `wall_clock` (seconds of the epoch) are for tests.
+    connection is kept for `route.idle_s` while there is nothing to send. `wake`
+    interrupts any wait, `state` is the maildir's; None makes one of its own. `connector`, `clock`
+    (seconds that only go on) and `wall_clock` (seconds of the epoch) are for tests.
+    Raises `LocalError` where this machine has no descriptor for it.
 
-    `outbox` has the messages to be sent. `stop_reason` says why the last connection
-    was of no use, `watchdog_deadline` is the clock's time until which nobody need worry
-    about this engine, `answered_s` the time of the epoch of the last answer,
-    `connecting` whether a first connection is being made.
+    `stop_reason`: why the last connection was of no use; empty where it was of use.
+    `may_help`: whether another connection may be of use, once there is none.
+    `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
+    from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the
+    last answer, 0 for none. `connecting`: a first connection is being made.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class Forwarder:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         queue: Queue | None = None,
-        capabilities: Capabilities | None = None,
+        wake: Wakeup | None = None,
+        state: State | None = None,
     ) -> None:
         self.stop_reason = ""
+        self.may_help = False
         self.answered_s = 0.0
         self.watchdog_deadline = clock() + SLACK_S
         self._route = route
@@ -81,33 +84,39 @@ class Forwarder:
         self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
         self._clock = clock
         self._wall_clock = wall_clock
-        self._settler = Settler(maildir, route, report, clock, wall_clock)
-        queue = BatchQueue(deque()) if queue is None else queue
-        self.outbox = Outbox(maildir, route, report, self._settler, queue)
+        state = State(maildir.root, clock, wall_clock) if state is None else state
+        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._server_memory = ServerMemory(route, state)
         #: What is known of the server.
-        self.capabilities = capabilities or Capabilities()
-        if route.one_recipient:
-            self.capabilities.one_recipient = True
-        self._pool = ConnectionPool(
+        self.capabilities = self._server_memory.capabilities
+        if queue is None:
+            queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
+        self.queue = queue
+        self._recovery = Recovery(self._settler, report, route.server)
+        self.outbox = Outbox(
+            maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
+        )
+        self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
-            self._unchanged,
+            lambda queued: maildir.is_same(queued.message),
             clock,
             self.capabilities,
         )
         self._more_at = 0.0
-        self._recovery = Recovery(self._settler, report, route.server)
-        self._begun: Connection[QueuedMessage] | None = None
         self._total = 0
         self._stop_at: float | None = None
         self.connecting = False
+        self._owns_wake = wake is None
         try:
-            #: Makes the engine look around at once.
-            self.wake = Wakeup()
+            #: Interrupts a wait.
+            self.wake = Wakeup() if wake is None else wake
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self.wake.fd, selectors.EVENT_READ)
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
 
-    # Told from outside
+    # Called from outside
 
     @property
     def stopping(self) -> bool:
@@ -115,9 +124,9 @@ class Forwarder:
         return self._stop_at is not None
 
     @property
-    def trouble(self) -> LocalError | None:
+    def local_error(self) -> LocalError | None:
         """What keeps it from taking more messages from this maildir."""
-        return self._settler.trouble
+        return self._settler.local_error
 
     def stop(self, at_once: bool = False) -> None:
         """Take no more messages, finish what is in flight, return. From any thread.
@@ -130,7 +139,7 @@ class Forwarder:
             self._stop_at = self._clock() + STOP_S
 
     def interrupt(self) -> None:
-        """Stop, the second time at once; for a signal handler in the engine's own thread.
+        """Stop, the second time at once; for a signal handler in the forwarder's own thread.
 
         While connecting, when nothing is in flight, it ends that at once by an
         exception from the handler.
@@ -140,70 +149,102 @@ class Forwarder:
             raise ConnectError("told to stop while connecting")
 
     def close(self) -> None:
-        """Close the engine's own descriptors."""
-        self.wake.close()
+        """Close the forwarder's own descriptors."""
+        self._selector.close()
+        if self._owns_wake:
+            self.wake.close()
 
     # A batch
 
-    def run_batch(self, candidates: Candidates) -> None:
-        """Try each of these once, then return. Raises `LocalError`.
+    def run_batch(self, candidates: Candidates) -> bool:
+        """Try each of these once, and what comes meanwhile. Raises `LocalError`.
 
-        What is left, and why, is in the report.
+        What is left, and why, is in the report. Returns False where it had to end
+        before everything was tried.
         """
-        self.outbox.queue = BatchQueue(candidates)
-        self._total = len(candidates)
+        self.queue.add(candidates)
+        self._total += len(candidates)
         try:
-            while self.outbox.has_next():
+            while self._has_next():
                 if not self._may_take:
                     self.stop_reason = "stopped before the end"
-                elif self.attempt():
+                elif self._attempt():
                     continue
                 left = self.outbox.left
                 if left:
-                    self._report.trouble(f"{self.stop_reason} ({left} left)", left)
-                break
+                    self._report.problem(f"{self.stop_reason} ({left} left)", left)
+                return False
         finally:
             self.finish()
+        return self._may_take
+
+    def _has_next(self) -> bool:
+        if self.outbox.has_next():
+            return True
+        self._refill()
+        return self.outbox.has_next()
+
+    def _refill(self) -> None:
+        """Look for what has come since, where all that was known has been tried."""
+        if self._may_take:
+            try:
+                self._total += self.queue.refill()
+            except LocalError as error:
+                self._settler.stop_taking(error)
+
+    def _attempt(self) -> bool:
+        """Connect, and send until the connections end; say whether others may help."""
+        if not self.connect():
+            return False
+        while self.connected:
+            self.turn()
+        return self.may_help
 
     # What both modes are made of
 
-    def attempt(self) -> bool:
-        """Connect, and send until the connections end; say whether others may help."""
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+        return bool(self._pool.open)
+
+    def connect(self) -> bool:
+        """Open a first connection; say whether that could be done."""
+        self.may_help = False
         try:
             transport = self._connect(self._route.connect_timeout_s)
         except TransportError as error:
             self.stop_reason = f"{error}; nothing has happened to the messages that are left"
             return False
-        if self.outbox.queue.open:
+        if self.queue.open:
             self._pool.forget()  # a daemon outlives the server's software
-        may_help = False
         try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self.wake.fd, selectors.EVENT_READ)
-                self._open(transport, selector)
-                while self._pool.open:
-                    may_help = self._turn(selector) or may_help
+            self._open(transport)
         except OSError as error:
-            # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
-            transport.close()
-            for connection in [*self._pool.open]:
-                self._end(connection)
             self.stop_reason = f"cannot wait for {transport.name}: {error.strerror}"
             return False
-        return may_help
+        return True
+
+    def turn(self, until: float | None = None) -> None:
+        """Fill, wait (until this time of the clock at most), write and read, settle."""
+        name = self._pool.open[0].pipeline.transport.name
+        try:
+            self._turn(until)
+        except OSError as error:
+            # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
+            for connection in [*self._pool.open]:
+                self._end(connection)
+            self.may_help = False
+            self.stop_reason = f"cannot wait for {name}: {error.strerror}"
 
     def rest(self, until: float) -> None:
         """Without a connection, wait for something to do, or until this time of the clock.
 
-        Raises `LocalError` where this machine has no descriptor left to wait with.
+        Raises `LocalError` where this machine cannot wait.
         """
         try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self.wake.fd, selectors.EVENT_READ)
-                self._wait(selector, (), until)
+            self._wait((), until)
         except OSError as error:
             raise local_error("wait for mail in", self._maildir.path, error) from error
-        self.outbox.queue.tick()
         self._settler.tick()
 
     def mend(self) -> bool:
@@ -231,54 +272,40 @@ class Forwarder:
 
     @property
     def _may_take(self) -> bool:
-        return self._settler.trouble is None and self._stop_at is None
+        return self._settler.local_error is None and self._stop_at is None
 
     # Connections
 
-    def _open(self, transport: Transport, selector: selectors.BaseSelector) -> None:
+    def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
-        self._pool.add(transport, selector)
+        self._pool.add(transport, self._selector)
         self._report.connected(transport.name)
 
-    def _open_more(self, selector: selectors.BaseSelector) -> None:
+    def _open_more(self) -> None:
         """Use as many connections as are allowed, while more mail waits than is under way."""
-        while self._pool.windows and len(self.outbox.queue) and self._clock() >= self._more_at:
+        while self._pool.windows and len(self.queue) and self._clock() >= self._more_at:
             try:
-                self._open(
-                    self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)), selector
-                )
+                self._open(self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)))
             except TransportError as error:
                 # What there is goes on; the server may not want more of us.
                 self._more_at = self._clock() + MORE_AGAIN_S
                 self._report.note(f"{error}; going on with {len(self._pool.open)} connections")
 
-    @property
-    def connected(self) -> bool:
-        """True while there is a connection."""
-        return bool(self._pool.open)
-
-    def _turn(self, selector: selectors.BaseSelector) -> bool:
-        """Fill, wait, write and read, settle; say whether a connection that ended was of use."""
+    def _turn(self, until: float | None) -> None:
         pool = self._pool.open
-        if self._may_take and self._pool.may_add():
-            self._open_more(selector)
         if self._may_take:
-            self._fill(pool)
-        may_help = False
-        over = [
-            connection
-            for connection in pool
-            if connection.pipeline.ended or self._is_over(connection)
-        ]
-        for connection in over:
-            connection.pipeline.transport.hang_up()  # commands are to exit at the same time
-        for connection in over:
-            may_help = self._end(connection) or may_help
+            if self._pool.may_add():
+                self._open_more()
+            self.outbox.fill(self._pool)
+            if not any(connection.pipeline.packages_in_flight for connection in pool):
+                self._refill()
+                self.outbox.fill(self._pool)
+        self._end_those_over()
         for connection in pool:
             connection.watch()
         if not pool:
-            return may_help
-        for key, events in self._wait(selector, pool):
+            return
+        for key, events in self._wait(pool, until):
             if key.data is not None:
                 key.data.turn(events)
         for connection in pool:
@@ -287,71 +314,49 @@ class Forwarder:
             if self._stop_at is not None and self._clock() >= self._stop_at:
                 connection.pipeline.give_up()
         self._settler.tick()
-        self.outbox.queue.tick()
-        return may_help
 
-    def _fill(self, pool: list[Connection[QueuedMessage]]) -> None:
-        """Put what there is room for; each message where the least is under way."""
-        connection, outbox = pool[0], self.outbox
-        while True:
-            if len(pool) > 1:
-                connection = self._pool.for_next()
-            if not connection.pipeline.has_room():
-                return
-            queued = outbox.look()
-            if queued is None:
-                return
-            queued.alone = self._recovery.is_suspect(queued)
-            if queued.next:
-                # The rest of its packages go where the first went: they have one result.
-                assert self._begun is not None
-                connection = self._begun
-                if not connection.pipeline.has_room():
-                    return
-            if not connection.pipeline.can_take(queued):
-                return
-            if connection.pipeline.put(queued):
-                outbox.pending = None
-            else:
-                self._begun = connection
+    def _end_those_over(self) -> None:
+        over = [
+            connection
+            for connection in self._pool.open
+            if connection.pipeline.ended or self._is_over(connection)
+        ]
+        for connection in over:
+            connection.pipeline.transport.hang_up()  # commands are to exit at the same time
+        for connection in over:
+            self._end(connection)
 
     def _is_over(self, connection: Connection[QueuedMessage]) -> bool:
         """Say whether a connection has nothing in flight and is of no more use."""
         pipeline = connection.pipeline
         if pipeline.packages_in_flight:
             return False
-        if not self.outbox.queue.open or pipeline.draining or not self._may_take:
+        if not self.queue.open or pipeline.draining or not self._may_take:
             return True
         return self._clock() - connection.idle_since >= self._route.idle_s
 
-    def _end(self, connection: Connection[QueuedMessage]) -> bool:
-        """Close a connection, and clear up after it; say whether another may help."""
+    def _end(self, connection: Connection[QueuedMessage]) -> None:
+        """Close a connection, and clear up after it; note whether another may help."""
         unfinished = self._pool.end(connection)
+        self._server_memory.learn(connection.pipeline)
         self._settle(connection)
-        pending = self.outbox.pending
-        if pending is not None and pending.next and self._begun is connection:
-            # Some of its recipients have been put into packages; it starts anew from the disk.
-            self.outbox.pending = None
-            pending.message.close()
-            if not any(pending is queued for queued in unfinished):
-                unfinished.append(pending)
-        self.stop_reason = self._recovery.clear_up(connection, unfinished, self.outbox.queue)
+        half_put = self.outbox.ended(connection)
+        if half_put is not None and not any(half_put is queued for queued in unfinished):
+            unfinished.append(half_put)
+        self.stop_reason = self._recovery.clear_up(connection, unfinished, self.queue)
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
-        return not self.stop_reason or not self._may_take
+        self.may_help = self.may_help or not self.stop_reason or not self._may_take
 
     def _wait(
-        self,
-        selector: selectors.BaseSelector,
-        pool: Sequence[Connection[QueuedMessage]],
-        until: float | None = None,
+        self, pool: Sequence[Connection[QueuedMessage]], until: float | None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
         due = [
             until,
             self._settler.next_deadline,
-            self.outbox.queue.next_deadline(),
+            self.queue.next_deadline(),
             self._stop_at,
         ]
         for connection in pool:
@@ -360,10 +365,10 @@ class Forwarder:
                 due.append(connection.idle_since + self._route.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
-        wait_s = None if first is None else min(max(0.0, first - now), MAX_WAIT_S)
+        wait_s = seconds_until(first, now)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.watchdog_deadline = now + (wait_s or 0.0) + slack_s
-        ready = selector.select(wait_s)
+        ready = self._selector.select(wait_s)
         for key, _ in ready:
             if key.fd == self.wake.fd:
                 self.wake.clear()
@@ -377,20 +382,17 @@ class Forwarder:
             name = queued.message.name  # with --cur, settling may find it under another
             kept = self._settler.settle(queued)
             self._recovery.answered(name)
-            if kept is None:
-                self.outbox.queue.gone(name)
-            else:
-                self.outbox.queue.later(name, queued.message.mtime_s, kept.reason, kept.soon)
+            if kept is not None:
+                self.queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+            elif self.queue.gone(name):
+                self._report.no_longer_held()
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
-        self._report.progress(self._total - len(self.outbox.queue), self._total)
+        self._report.progress(self._total - len(self.queue), self._total)
 
     def _take_bounces(self) -> None:
         """Send the bounces, too, that settling has put into the maildir."""
         bounces = self._settler.take_bounces()
         self._total += len(bounces)
-        self.outbox.queue.add(bounces)
-
-    def _unchanged(self, queued: QueuedMessage) -> bool:
-        return self._maildir.is_same(queued.message)
+        self.queue.add(bounces)

@@ -6,14 +6,13 @@ Each way either has the bounce for good when `send` returns, or raises
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.mail import addresses
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
@@ -30,8 +29,9 @@ SENDMAIL_REST_S = 3_600.0
 #: Bytes of its complaint that are shown.
 _COMPLAINT_BYTES = 300
 # sendmail takes its argument for a list of addresses, and of other things: a sender that is not
-# clearly one address would send the bounce wherever its author liked.
+# clearly one address, quoted or not, would send the bounce wherever its author liked.
 _ONE_ADDRESS = re.compile(
+    rb"""\"[A-Za-z0-9!#$%&'*+/=?^_`{}~. \x80-\xff-]+\"@[A-Za-z0-9.\x80-\xff-]+|"""
     rb"""[^|/\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*(\[[0-9A-Za-z.:]+\])?"""
 )
 
@@ -71,7 +71,7 @@ class SendmailMailer:
 
     def can_reach(self, recipient: bytes) -> bool:
         """See `Mailer`."""
-        return _ONE_ADDRESS.fullmatch(recipient) is not None
+        return _ONE_ADDRESS.fullmatch(addresses.quote(recipient)) is not None
 
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `Mailer`."""
@@ -90,29 +90,25 @@ class SendmailMailer:
 
     def _run(self, bounce: bytes, recipient: bytes) -> tuple[int | None, bytes]:
         """Return the exit code, None where it took too long, and the beginning of its complaint."""
-        import subprocess
         import tempfile
+
+        from maildirqmtp.transport.process import DEVNULL, Process
 
         try:
             # Files, not pipes: what it may have left running would hold a pipe open for ever.
             with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as complaint:
                 text.write(bounce)
                 text.seek(0)
-                process = subprocess.Popen(
-                    [*self._command, b"-i", b"-f", b"", b"--", recipient],
+                process = Process(
+                    [*self._command, b"-i", b"-f", b"", b"--", addresses.quote(recipient)],
                     stdin=text,
-                    stdout=subprocess.DEVNULL,
+                    stdout=DEVNULL,
                     stderr=complaint,
-                    start_new_session=True,
                 )
                 try:
-                    code: int | None = process.wait(self._timeout_s)
-                except subprocess.TimeoutExpired:
-                    code = None
+                    code = process.reap() if process.exits(self._timeout_s) else None
                 finally:
-                    if process.returncode is None:
-                        _kill(process.pid)
-                        process.wait()
+                    process.end(0.0)
                 return code, os.pread(complaint.fileno(), _COMPLAINT_BYTES, 0)
         except OSError as error:
             raise local_error("run, to send a bounce,", self._command[0], error) from error
@@ -131,7 +127,7 @@ class MaildirMailer:
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `Mailer`. The same bounce again replaces the first."""
         writing.create(self._path)
-        top = b"Return-Path: <>\nDelivered-To: %b\n" % recipient
+        top = b"Return-Path: <>\nDelivered-To: %b\n" % addresses.quote(recipient)
         with Maildir(self._path) as maildir:
             writing.deliver_as(maildir, _name(identifier), [top, bounce])
         return None
@@ -162,11 +158,6 @@ class QueueMailer:
         sidecars.write(self._maildir, name, Sidecar(b"", (self._prefix + recipient,)))
         writing.deliver_as(self._maildir, name, [bounce])
         return name
-
-
-def _kill(process_group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process_group, signal.SIGKILL)
 
 
 def _name(identifier: str) -> bytes:

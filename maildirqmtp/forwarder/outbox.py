@@ -1,14 +1,22 @@
-"""From the queue to a message that can be sent: opened, with its envelope, and ours."""
+"""The messages that go next: from the queue, opened and with their envelope, into connections.
+
+    queue --take--> opened, addressed --put--> connection
+
+A message may need several packages. All of them go into the connection that has the
+first, for they have one result. Which message is half put, and where, is known here only.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -16,36 +24,58 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
 
 class Outbox:
-    """Takes messages from the queue; `pending` is the one whose turn is next."""
+    """Takes messages from the queue, and puts them into the connections of a pool.
 
-    __slots__ = ("_maildir", "_proven", "_report", "_route", "_settler", "pending", "queue")
+    `is_suspect` says which messages have to go alone, because a connection ended on them.
+    """
+
+    __slots__ = (
+        "_half_put_on",
+        "_is_suspect",
+        "_maildir",
+        "_next",
+        "_proven",
+        "_queue",
+        "_report",
+        "_route",
+        "_settler",
+    )
 
     def __init__(
-        self, maildir: Maildir, route: Route, report: Report, settler: Settler, queue: Queue
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        settler: Settler,
+        queue: Queue,
+        is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
     ) -> None:
-        self.queue = queue
-        self.pending: QueuedMessage | None = None
+        self._queue = queue
+        self._is_suspect = is_suspect
+        self._next: QueuedMessage | None = None
+        self._half_put_on: Connection[QueuedMessage] | None = None
         self._maildir = maildir
         self._route = route
         self._report = report
         self._settler = settler
         self._proven = False
 
-    def look(self) -> QueuedMessage | None:
+    def next(self) -> QueuedMessage | None:
         """Return the next message that is ours and can be sent; it stays the next one."""
-        while self.pending is None and (candidate := self.queue.take()) is not None:
-            self.pending = self._open(*candidate)
-        return self.pending
+        while self._next is None and (candidate := self._queue.take()) is not None:
+            self._next = self._open(*candidate)
+        return self._next
 
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.
 
         Before the first is sent it proves that messages can be removed.
         """
-        if self.look() is None:
+        if self.next() is None:
             return False
         if not self._proven:
             self.prove()
@@ -57,29 +87,87 @@ class Outbox:
         self._settler.prove_sent()
         self._proven = True
 
+    def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
+        """Put what there is room for; each message where the least is in flight."""
+        connection = pool.open[0]
+        while True:
+            if len(pool.open) > 1:
+                connection = pool.for_next()
+            if not connection.pipeline.has_room():
+                return
+            queued = self.next()
+            if queued is None:
+                return
+            queued.alone = self._is_suspect(queued)
+            if self._half_put_on is not None:
+                connection = self._half_put_on
+                if not connection.pipeline.has_room():
+                    return
+            if not connection.pipeline.can_take(queued):
+                return
+            if connection.pipeline.put(queued):
+                self._next = self._half_put_on = None
+            else:
+                self._half_put_on = connection
+
+    def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
+        """Return the message that was half put on a connection which has ended, if there is one.
+
+        It begins anew, from the disk.
+        """
+        if self._half_put_on is not connection:
+            return None
+        queued, self._next, self._half_put_on = self._next, None, None
+        assert queued is not None
+        queued.message.close()
+        return queued
+
     def put_back(self) -> None:
         """Put back the message that waits for its turn: it may be another when that comes."""
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            pending.message.close()
-            self.queue.put_back([(pending.message.folder, pending.message.name)])
+        queued, self._next = self._next, None
+        if queued is not None:
+            queued.message.close()
+            self._queue.put_back([(queued.message.folder, queued.message.name)])
+
+    def _refuse(self, queued: QueuedMessage) -> None:
+        """Settle a message that must not be sent as one that the server refused."""
+        if not self._proven:
+            self.prove()
+        name = queued.message.name
+        queued.refuse()
+        kept = self._settler.settle(queued)
+        queued.close()
+        if kept is not None:
+            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+        elif self._queue.gone(name):
+            self._report.no_longer_held()
+        self._queue.add(self._settler.take_bounces())
 
     @property
     def left(self) -> int:
         """How many there are still to be sent now."""
-        return len(self.queue) + (self.pending is not None)
+        return len(self._queue) + (self._next is not None)
 
     def _open(self, folder: Folder, name: bytes) -> QueuedMessage | None:
         """Return a message that is ours and can be sent; None after telling the queue."""
         try:
             queued = prepare(self._maildir, self._route, folder, name)
+            is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
-            soon = isinstance(error, FileChangedError)
-            if self.queue.later(name, None, str(error), soon):
+            at_next_scan = isinstance(error, FileChangedError)
+            if self._queue.later(name, None, str(error), at_next_scan):
                 self._report.held(name, str(error))
             return None
-        if queued is None:
-            self.queue.later(name, None, "")
-        elif self._report.detailed:
+        if isinstance(queued, PassedOver):
+            if not is_there:
+                if self._queue.vanished(name):
+                    self._report.no_longer_held()
+            elif self._queue.later(name, None, "") and queued is PassedOver.FOR_OTHERS:
+                self._report.for_others()
+            return None
+        if queued.refusal is not None:
+            self._refuse(queued)
+            return None
+        if self._report.detailed:
             queued.message_id = header.message_id(queued.message.data)
         return queued

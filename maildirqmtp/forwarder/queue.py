@@ -1,24 +1,35 @@
-"""Which message next: what the engine needs of a queue, and that of a batch.
+"""Which message next: what the forwarder needs of a queue, and the queue of a batch.
 
 A queue hands out candidates (`take`) and is told what became of each: `gone` (no
-longer there, or no longer ours to send), `later` (still there, try again in
-time) or put back (`put_back`: not tried after all). That of watch mode has a
-room of its own, `watch_queue`.
+longer there, or done), `later` (still there, to be tried again in time), or not
+tried to the end (`put_back`, `postpone`). The queue of watch mode is in `daemon.queue`.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Candidates
 
+    #: Returns what is in the maildir of the names that a filter leaves; see `Maildir.scan`.
+    Scan = Callable[[Callable[[Iterator[bytes]], Iterable[bytes]]], Candidates]
+
+#: Seconds for which a batch looks for more mail when it has tried all that it knew of.
+RESCAN_FOR_S = 3_600.0
+#: Times that a file which a scan lists is sought in vain under its name.
+_MAX_VANISHED = 10
+
 
 class Queue(Protocol):
-    """What the engine needs of either."""
+    """What the forwarder needs of either queue."""
 
-    #: False where there is nothing more to come once it is empty.
+    #: False where nothing more comes once it is empty and `refill` has found nothing.
     open: bool
 
     def __len__(self) -> int:
@@ -29,56 +40,100 @@ class Queue(Protocol):
         """Return the next candidate."""
         ...
 
+    def refill(self) -> int:
+        """Look for more, where all that was known has been tried; say how many there are.
+
+        Raises `LocalError`.
+        """
+        ...
+
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Have these, which were not tried to the end, before all others again."""
+        """Put these, which were not tried to the end, before all others."""
         ...
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Put these, which were not tried to the end, behind all others."""
+        """Put these, which were not tried to the end, behind all others, present and to come."""
         ...
 
-    def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """Put these, which are new, behind all others."""
         ...
 
     def rotate(self) -> None:
-        """Have the last before the first."""
+        """Put the last before the first, but for those that are postponed."""
         ...
 
-    def gone(self, name: bytes) -> None:
-        """A candidate is not to come again."""
+    def gone(self, name: bytes) -> bool:
+        """A message is done; say whether it had been held in this run."""
         ...
 
-    def later(self, name: bytes, birth_s: float | None, reason: str, soon: bool = False) -> bool:
-        """A candidate stays; say whether this reason is another than the last time.
+    def vanished(self, name: bytes) -> bool:
+        """There is no file of this name any more; say whether it had been held in this run.
 
-        `birth_s` is the file's time, None where it is not known. `soon`: at the next rescan.
+        A scan may find the file under another name.
         """
         ...
 
-    def tick(self) -> None:
-        """Look whether there is anything new, if it is time to."""
+    def later(
+        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+    ) -> bool:
+        """A candidate stays; say whether this reason is another than the last time.
+
+        `birth_s` is the file's time, None where it is not known. `at_next_scan`: the
+        file is not what it was, and is tried again with the next scan. An empty reason
+        stands for what is no message of this route.
+        """
         ...
 
     def next_deadline(self) -> float | None:
-        """Return the clock's time at which `tick` or `take` may have something to do."""
+        """Return the clock's time at which `take` may have something more."""
         ...
 
 
 class BatchQueue:
-    """What one scan found; each is tried once."""
+    """What the scans of one run find; each message is tried once.
+
+    A message that changed while it was sent is tried twice. `scan` looks at the
+    maildir again. `clock` is seconds that only go on.
+    """
 
     open = False
 
-    def __init__(self, candidates: Candidates) -> None:
-        self._candidates = candidates
+    def __init__(self, scan: Scan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._candidates: Candidates = deque()
+        self._last: Candidates = deque()
+        self._scan = scan
+        self._clock = clock
+        self._rescan_until = clock() + RESCAN_FOR_S
+        self._tried: set[bytes] = set()
+        self._held: dict[bytes, str] = {}
+        self._vanished: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._candidates)
+        return len(self._candidates) + len(self._last)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
-        return self._candidates.popleft() if self._candidates else None
+        candidates = self._candidates or self._last
+        return candidates.popleft() if candidates else None
+
+    @property
+    def may_rescan(self) -> bool:
+        """True for an hour: mail may come as fast as it goes."""
+        return self._clock() < self._rescan_until
+
+    def refill(self) -> int:
+        """See `Queue`."""
+        if not self.may_rescan:
+            return 0
+        found = self._scan(self.untried)
+        self._candidates.extend(found)
+        return len(found)
+
+    def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
+        """Return those of these names that this run has not tried."""
+        tried = self._tried
+        return [name for name in names if name.partition(b":")[0] not in tried]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -86,9 +141,9 @@ class BatchQueue:
 
     def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
-        self._candidates.extend(candidates)
+        self._last.extend(candidates)
 
-    def add(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
         self._candidates.extend(candidates)
 
@@ -96,16 +151,36 @@ class BatchQueue:
         """See `Queue`."""
         self._candidates.rotate(1)
 
-    def gone(self, name: bytes) -> None:
+    def gone(self, name: bytes) -> bool:
         """See `Queue`."""
+        return bool(self._held) and self._held.pop(_key(name), None) is not None
 
-    def later(self, name: bytes, birth_s: float | None, reason: str, soon: bool = False) -> bool:
+    def vanished(self, name: bytes) -> bool:
+        """See `Queue`."""
+        key = _key(name)
+        # A file system may list what it does not have.
+        self._vanished[key] = self._vanished.get(key, 0) + 1
+        if self._vanished[key] >= _MAX_VANISHED:
+            self._tried.add(key)
+        return self.gone(name)
+
+    def later(
+        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+    ) -> bool:
         """See `Queue`. The next run tries again."""
-        return True
-
-    def tick(self) -> None:
-        """See `Queue`."""
+        key = _key(name)
+        before = self._held.get(key)
+        if at_next_scan and before is None:
+            self._held[key] = reason
+        else:
+            self._tried.add(key)
+        return reason != before
 
     def next_deadline(self) -> None:
         """See `Queue`."""
         return
+
+
+def _key(name: bytes) -> bytes:
+    """Return what a message keeps when a mail reader moves or flags it."""
+    return name.partition(b":")[0]

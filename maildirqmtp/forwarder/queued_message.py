@@ -1,32 +1,39 @@
-"""A delivery: one message, whom it goes to, and what was answered.
+"""A message of the maildir with its envelope: whom it goes to, and what was answered.
 
-`prepare` is the first half of the way that all data goes: from a name in the
-maildir to a message with its envelope.
+`prepare` makes it from a name in the maildir.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError
-from maildirqmtp.mail import envelope
+from maildirqmtp.mail import envelope, header
 from maildirqmtp.maildir import names, sidecars
 from maildirqmtp.maildir.files import Folder, Message
-from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX, Maildir
 from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
-from maildirqmtp.qmtp.protocol import MAX_MESSAGE
+from maildirqmtp.qmtp.protocol import FAILED, MAX_MESSAGE, Response
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.mail.envelope import Trace
     from maildirqmtp.mail.sidecar import Sidecar
+    from maildirqmtp.maildir.files import Identity
     from maildirqmtp.pipeline.outgoing import Piece
 
 
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
+# What to do about a message that is held, by where the reason lies, and where that is explained.
+_SIDECAR = "a sidecar, as --enqueue does"
+_BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
+_BY_OPTIONS = f"give --sender and --recipient, or write {_SIDECAR}"
+_MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
 
 
 class QueuedMessage(OutgoingMessage):
@@ -35,10 +42,21 @@ class QueuedMessage(OutgoingMessage):
     `recipients` are without the prefix. `others` are those without the prefix:
     somebody else's, and still owed it when we are done. What is sent is `kept`
     and then the file from `offset` on. `message_id` is for the log, where that
-    wants it.
+    wants it. `sidecar_identity` tells whether the sidecar was replaced since.
+    `refusal` is our own final answer to a message that must not be sent, None
+    where it may.
     """
 
-    __slots__ = ("kept", "message", "message_id", "offset", "others", "sidecar")
+    __slots__ = (
+        "kept",
+        "message",
+        "message_id",
+        "offset",
+        "others",
+        "refusal",
+        "sidecar",
+        "sidecar_identity",
+    )
 
     def __init__(
         self,
@@ -57,6 +75,14 @@ class QueuedMessage(OutgoingMessage):
         self.sidecar = sidecar
         self.others = others
         self.message_id = b""
+        self.sidecar_identity: Identity | None = None
+        self.refusal: Response | None = None
+
+    def refuse(self) -> None:
+        """Answer for all recipients with our own `refusal`, in place of the server."""
+        assert self.refusal is not None
+        self.answers = [self.refusal] * len(self.recipients)
+        self.unanswered = 0
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
         """See `OutgoingMessage`."""
@@ -83,49 +109,57 @@ class QueuedMessage(OutgoingMessage):
         return printable(self.message.folder.join(self.message.name))
 
 
-def prepare(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> QueuedMessage | None:
-    """Open a message and find its envelope; None where it is none, or not ours.
+class PassedOver(Enum):
+    """Why a file of the maildir is not sent, without being held."""
+
+    #: It is gone, or a link, a directory, ...
+    NO_MESSAGE = auto()
+    #: None of its recipients begins with the route's prefix.
+    FOR_OTHERS = auto()
+
+
+def prepare(
+    maildir: Maildir, route: Route, folder: Folder, name: bytes
+) -> QueuedMessage | PassedOver:
+    """Open a message and find its envelope.
 
     Raises `EnvelopeError`, `LocalError` or `FileChangedError` where the message
     has to be held: then nothing of it may be sent.
     """
     message = maildir.load(folder, name)
     if message is None:
-        return None
+        return PassedOver.NO_MESSAGE
     taken = False
     try:
         queued = _addressed(maildir, route, message)
-        taken = queued is not None
+        taken = isinstance(queued, QueuedMessage)
         return queued
+    except EnvelopeError as error:
+        raise type(error)(f"{error}; {_MANUAL}") from None
     finally:
         if not taken:
             message.close()
 
 
-def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | None:
-    sidecar = sidecars.read(maildir, message.name) if maildir.has_envelopes else None
-    given = sidecar is not None or (route.sender is not None and bool(route.recipients))
-    try:
-        trace = envelope.read_trace(message.data, message.fd < 0)
-    except EnvelopeError:
-        if not given:
-            raise
-        # The envelope does not hang on these lines, so they are text like any other.
-        trace = envelope.Trace(None, (), b"", 0)
-    if sidecar is not None:
-        sender: bytes | None = sidecar.sender
-        everyone = sidecar.recipients
-        if not everyone:
-            raise EnvelopeError("its sidecar has no recipient; nobody is owed this message")
+def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessage | PassedOver:
+    trace = trace_of(message)
+    known = _sidecar(maildir, message)
+    sidecar = known[0] if known else None
+    if sidecar is None:
+        sender, everyone = _sender(route, trace), _recipients(route, trace)
     else:
-        sender = trace.sender if route.sender is None else route.sender
-        everyone = route.recipients or trace.recipients
-    if not everyone or sender is None:
-        missing = "Return-Path" if sender is None else "Delivered-To"
-        raise EnvelopeError(f"no envelope: no {missing} line on top of it")
-    recipients = envelope.ours(everyone, route.prefix)
+        sender, everyone = sidecar.sender, sidecar.recipients
+        if not everyone:
+            raise EnvelopeError(
+                "its sidecar has no recipient; nobody is owed this message; remove both, or "
+                "correct the sidecar"
+            )
+    try:
+        recipients = envelope.ours(everyone, route.prefix)
+    except EnvelopeError as error:
+        raise EnvelopeError(f"{error}; {_BY_SIDECAR if sidecar else _BY_OPTIONS}") from None
     if not recipients:
-        return None
+        return PassedOver.FOR_OTHERS
     others: tuple[bytes, ...] = ()
     if len(everyone) > 1:
         if len(names.unique(message.name)) > _NAME_BYTES:
@@ -135,8 +169,66 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
             )
         others = tuple(r for r in everyone if not r.startswith(route.prefix))
     queued = QueuedMessage(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
+    queued.sidecar_identity = known[1] if known else None
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
-            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE})"
+            f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
+            f"move it out of the maildir"
+        )
+    received = header.count_received(message.data)
+    if received >= header.MAX_RECEIVED:
+        queued.refusal = Response(
+            FAILED, b"mail loop: it has %d Received lines (#5.4.6)" % received
         )
     return queued
+
+
+def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
+    if not maildir.has_envelopes:
+        return None
+    try:
+        return sidecars.read_known(maildir, message.name)
+    except EnvelopeError as error:
+        raise type(error)(f"{error}; {_BY_SIDECAR}") from None
+
+
+def trace_of(message: Message) -> Trace:
+    """Return what the lines on top say; more of a large message is read where they need it.
+
+    Raises `EnvelopeError` where that is too much, and `LocalError`.
+    """
+    length = TOP_BYTES
+    while True:
+        trace = envelope.read_trace(message.data, message.fd < 0)
+        if trace is not None:
+            return trace
+        if length >= WHOLE_MAX:
+            raise EnvelopeError(
+                f"the trace lines on top of it do not end within {WHOLE_MAX} bytes; remove them"
+            )
+        length *= 2
+        message.read_top(length)
+
+
+def _sender(route: Route, trace: Trace) -> bytes:
+    if route.sender is not None:
+        return route.sender
+    if trace.sender is not None:
+        return trace.sender
+    if trace.sender_fault:
+        raise EnvelopeError(f"{trace.sender_fault}; give --sender ADDRESS, or write {_SIDECAR}")
+    if route.default_sender is not None:
+        return route.default_sender
+    raise EnvelopeError(
+        f"no envelope: no Return-Path line on top of it; give --default-sender ADDRESS, or "
+        f"write {_SIDECAR}"
+    )
+
+
+def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:
+    if route.recipients:
+        return route.recipients
+    if trace.recipients:
+        return trace.recipients
+    fault = trace.recipients_fault or "no envelope: no Delivered-To line on top of it"
+    raise EnvelopeError(f"{fault}; give --recipient ADDRESS, or write {_SIDECAR}")

@@ -2,8 +2,8 @@
 
 unfinished message                           goes
 the file changed while it was sent           held; sent as it is now, the next time
-alone in flight at a fault, first time       to the end of the queue, to go alone
-alone in flight at a fault, second time      set aside: deferred, so that the others go on
+all that a connection had, at a fault        to the end of the queue, to go alone
+the same a second time                       set aside: deferred, so that the others go on
 some of its recipients were deferred         waits, as they do
 anything else                                back to the front of the queue
 
@@ -11,10 +11,12 @@ the connection                               another
 answered something, or was ended by us       may help: that is progress
 turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
-ended with a message that is set aside       may help, but not for the third time in a row
+ended with a message that is set aside       may help, but not for the tenth time in a row
 ended otherwise without an answer            may help, but not for the third time in a row
 
-A fault is a connection that the server ended, a time-out, or an answer that is none.
+A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
+against a message only where the connection had nothing before it: a server that takes one
+message, or so many, and hangs up has nothing against the next one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
 from maildirqmtp.qmtp.protocol import DEFERRED
+from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 #: Connections in a row without progress, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
 #: Messages set aside in a row without an answer in between, after which it is, too.
-MAX_SET_ASIDE = 3
+MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
 _MAX_SUSPECTS = 1_000
 
@@ -57,6 +60,7 @@ class Recovery:
         self._faults: dict[bytes, int] = {}
         self._without_progress = 0
         self._set_aside = 0
+        self._tried: list[bytes] = []
         self._silence_told = False
 
     def is_suspect(self, queued: QueuedMessage) -> bool:
@@ -86,8 +90,8 @@ class Recovery:
             if queued.unanswered < len(queued.recipients):
                 self._settler.settle(queued)
             if queued.reason:
-                self._report.held(message.name, queued.reason)
-                queue.later(message.name, message.mtime_s, queued.reason, soon=True)
+                if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
+                    self._report.held(message.name, queued.reason)
             elif culprit:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
@@ -146,10 +150,9 @@ class Recovery:
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         if pipeline.answered or ours:
-            self._without_progress = self._set_aside = 0
-            return ""
+            return self._begin_anew("")
         if isinstance(error, ConnectError):
-            return self._give_up(f"{error}; what is left stays as it is")
+            return self._begin_anew(f"{error}; what is left stays as it is")
         if narrowed and in_flight > 1:
             return ""
         if culprit:
@@ -158,22 +161,28 @@ class Recovery:
             self._set_aside += 1
         else:
             self._without_progress += 1
+        self._tried += [queued.message.name for queued in unfinished]
         if self._without_progress < MAX_WITHOUT_PROGRESS and self._set_aside < MAX_SET_ASIDE:
             return ""
-        return self._give_up(
+        tried = printable(b", ".join(dict.fromkeys(self._tried)))
+        return self._begin_anew(
             f"{pipeline.transport.name} is of no use: connection after connection without an "
-            f"answer; making no progress, giving up"
+            f"answer{f', with {tried}' if tried else ''}; making no progress, giving up"
         )
 
-    def _give_up(self, why: str) -> str:
+    def _begin_anew(self, why: str) -> str:
+        """Begin to count anew; return `why`."""
         self._without_progress = self._set_aside = 0
+        self._tried.clear()
         return why
 
 
 def _is_fault(pipeline: Pipeline[QueuedMessage]) -> bool:
-    """Say whether the end of a connection may be the doing of what was in flight."""
+    """Say whether the end of a connection may be the doing of the one message that it had."""
     error = pipeline.error
-    return error is not None and bool(pipeline.bytes_sent) and not isinstance(error, ConnectError)
+    if error is None or isinstance(error, ConnectError):
+        return False
+    return bool(pipeline.bytes_sent) and not pipeline.answered
 
 
 def _blame(pipeline: Pipeline[QueuedMessage]) -> str:

@@ -35,10 +35,11 @@ ERROR, WARNING, INFO = 3, 4, 6
 
 
 class Counters:
-    """What a run did. Outcomes count recipients, `held` and `messages` count messages.
+    """What a run did. Outcomes count recipients; `held`, `messages` and `others`, messages.
 
+    `others` are those without a recipient that begins with the prefix.
     `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
-    who may get a message twice; `trouble` counts what went wrong on this machine
+    who may get a message twice; `problems` counts what went wrong on this machine
     or on the way to the server; `left` are messages that were not tried.
     """
 
@@ -52,7 +53,8 @@ class Counters:
         "in_doubt",
         "left",
         "messages",
-        "trouble",
+        "others",
+        "problems",
     )
 
     def __init__(self) -> None:
@@ -63,13 +65,17 @@ class Counters:
         self.held = 0
         self.in_doubt = 0
         self.messages = 0
+        self.others = 0
         self.bytes = 0
-        self.trouble = 0
+        self.problems = 0
         self.left = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Return all of them by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return all of them by the names that the status file has."""
+        return {
+            "trouble" if name == "problems" else name: getattr(self, name)
+            for name in self.__slots__
+        }
 
     def as_tuple(self) -> tuple[int, ...]:
         """Return all of them, to be compared."""
@@ -78,7 +84,7 @@ class Counters:
     @property
     def exit_code(self) -> int:
         """0 where nothing of ours is left, else 111."""
-        left = self.deferred or self.failed or self.held or self.trouble or self.left
+        left = self.deferred or self.failed or self.held or self.problems or self.left
         return EXIT_TEMPORARY if left else EXIT_OK
 
 
@@ -178,6 +184,14 @@ class Report:
         self._line(0, f"{printable(name)}: held: {reason}")
         self._json("held", message=printable(name), reason=reason)
 
+    def for_others(self) -> None:
+        """A message has no recipient that begins with the prefix; it stays for other routes."""
+        self.counters.others += 1
+
+    def no_longer_held(self) -> None:
+        """A message that was held in this run is done."""
+        self.counters.held -= 1
+
     def _outcome(
         self,
         event: str,
@@ -227,9 +241,9 @@ class Report:
         self._line(1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
-    def trouble(self, what: str, left: int = 0) -> None:
+    def problem(self, what: str, left: int = 0) -> None:
         """The run cannot go on as it should; `left` messages are left because of it."""
-        self.counters.trouble += 1
+        self.counters.problems += 1
         self.counters.left += left
         self._line(-1, what, ERROR)
         self._json("trouble", reason=what, left=left)
@@ -255,11 +269,12 @@ class Report:
         seconds = self._clock() - self._began
         bounced = f"{c.bounced} bounced, " if c.bounced else ""
         left = f", {c.left} left" if c.left else ""
+        others = f", {c.others} for others" if c.others else ""
         self._line(
             0,
             f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
             f"{c.held} held, "
-            f"{c.in_doubt} in doubt{left}, {c.bytes} bytes, {seconds:.2f} s",
+            f"{c.in_doubt} in doubt{left}{others}, {c.bytes} bytes, {seconds:.2f} s",
             INFO,
         )
         self._json(
@@ -271,6 +286,7 @@ class Report:
             held=c.held,
             in_doubt=c.in_doubt,
             left=c.left,
+            others=c.others,
             messages=c.messages,
             bytes=c.bytes,
             seconds=round(seconds, 3),
@@ -307,6 +323,6 @@ class Report:
                 stream.write(f"{line}\n")
                 stream.flush()
             except OSError as error:
-                self.counters.trouble += 1
+                self.counters.problems += 1
                 return error
         return None

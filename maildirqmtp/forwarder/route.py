@@ -55,9 +55,11 @@ class Route(NamedTuple):
     """What to forward, where to, and how.
 
     `sender` and `recipients` replace what the messages' own lines say, where
-    they are given. `failed` None means `.Failed` inside the maildir; `sent`
-    None means that accepted messages are removed. `sendmail` is the command that
-    takes DSNs, and its first arguments. `tls` None is TLS by this system's
+    they are given; `default_sender` counts where these lines give no sender.
+    `failed` None means `.Failed` inside the maildir; `sent` None means that
+    accepted messages are removed. `sendmail` is the command that takes DSNs, and
+    its first arguments. `hostname` is the name that DSNs give this host, None its
+    fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     """
@@ -66,6 +68,7 @@ class Route(NamedTuple):
     server: Endpoint
     prefix: bytes = b""
     sender: bytes | None = None
+    default_sender: bytes | None = None
     recipients: tuple[bytes, ...] = ()
     include_cur: bool = False
     sent: bytes | None = None
@@ -73,6 +76,7 @@ class Route(NamedTuple):
     bounce: bool = False
     bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL
+    hostname: str | None = None
     max_bounces: int = MAX_BOUNCES
     lifetime_s: float = LIFETIME_S
     window_messages: int = WINDOW_MESSAGES

@@ -28,15 +28,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.forwarder.bounces import Bouncer
+    from maildirqmtp.maildir.files import Identity
+    from maildirqmtp.maildir.state import State
 
 
 class Kept(NamedTuple):
-    """A message is still there, to be sent again, and why; `soon`, for it is not what it was."""
+    """A message is still there, to be sent again, and why.
+
+    `at_next_scan`: it is not what it was, and is sent as it is now when a scan finds it.
+    """
 
     reason: str
-    soon: bool = False
+    at_next_scan: bool = False
 
 
+#: Seconds for which a message is tried again after its first deferral, however old it is: who
+#: was offline for weeks must not lose all to one greylisting. A shorter lifetime counts here, too.
+FIRST_DEFERRED_S = 86_400.0
 #: Removals after which the directory is made durable, and seconds.
 SYNC_REMOVALS = 1_000
 SYNC_S = 1.0
@@ -45,7 +53,7 @@ SYNC_S = 1.0
 class Settler:
     """Settles the deliveries of one route. Errors on the files end in `trouble`.
 
-    After `trouble` no message may be taken from this maildir any more: what is
+    After a `local_error` no message may be taken from this maildir any more: what is
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds.
     """
@@ -57,13 +65,15 @@ class Settler:
         report: Report,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        state: State | None = None,
     ) -> None:
-        self.trouble: LocalError | None = None
+        self.local_error: LocalError | None = None
         self._maildir = maildir
         self._route = route
         self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
+        self._state = state
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
@@ -71,7 +81,7 @@ class Settler:
         self._removals = 0
         self._removed_at = 0.0
         self._unsynced: dict[int, Folder] = {}
-        self._sidecars: list[bytes] = []
+        self._sidecars: list[tuple[bytes, Identity | None]] = []
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
 
     def prove_sent(self) -> None:
@@ -83,7 +93,7 @@ class Settler:
             self._target(self._route.sent).prove_changeable()
 
     def settle(self, queued: QueuedMessage) -> Kept | None:
-        """Carry out what is known of a delivery; what is not answered stays owed.
+        """Carry out what is known of a message; what is not answered stays owed.
 
         Returns None where the message is gone.
         """
@@ -102,18 +112,19 @@ class Settler:
         except FileChangedError as error:
             reason = f"{error}; kept, to be sent as it is now"
             self._report.held(queued.message.name, reason)
-            kept = Kept(reason, soon=True)
+            kept = Kept(reason, at_next_scan=True)
         except LocalError as error:
-            self._stop_taking(error)
+            self.stop_taking(error)
             kept = Kept(str(error))
         if self._removals >= SYNC_REMOVALS:
             self._sync()
         return kept
 
-    def _stop_taking(self, error: LocalError) -> None:
-        if self.trouble is None:
-            self._report.trouble(f"{error}; nothing more is taken from this maildir")
-        self.trouble = error
+    def stop_taking(self, error: LocalError) -> None:
+        """Let no more messages be taken from the maildir, because of this."""
+        if self.local_error is None:
+            self._report.problem(f"{error}; nothing more is taken from this maildir")
+        self.local_error = error
 
     # Done with
 
@@ -121,6 +132,8 @@ class Settler:
         """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
+            if self._maildir.has_envelopes:
+                self._check_sidecar(queued)
             if keep_in is not None:
                 self._catch_up(message)
                 target = self._target(keep_in)
@@ -141,7 +154,17 @@ class Settler:
         self._unsynced[message.folder.fd] = message.folder
         # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
         if queued.sidecar is not None and removal is DONE:
-            self._sidecars.append(message.name)
+            self._sidecars.append((message.name, queued.sidecar_identity))
+        if self._state is not None:
+            self._state.forget(message.name)
+
+    def _check_sidecar(self, queued: QueuedMessage) -> None:
+        """Raise `FileChangedError` where the sidecar is another than when the message was opened.
+
+        What that one says is still owed. Raises `LocalError`, too.
+        """
+        if sidecars.identity(self._maildir, queued.message.name) != queued.sidecar_identity:
+            raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _catch_up(self, message: Message) -> bool:
         """Follow a message that a mail reader has renamed while it was in flight."""
@@ -150,27 +173,39 @@ class Settler:
         )
 
     def tick(self) -> None:
-        """Make removals durable that are a second old."""
+        """Make removals durable that are a second old; write the state file, if that is due."""
         if self._removals and self._clock() - self._removed_at >= SYNC_S:
             self._sync()
+        if self._state is not None:
+            self._state.save_if_due()
+            self._note_fault(self._state)
+
+    def _note_fault(self, state: State) -> None:
+        fault = state.take_fault()
+        if fault is not None:
+            self._report.note(fault)
 
     @property
     def next_deadline(self) -> float | None:
         """The clock's time at which `tick` will have something to do."""
-        return self._removed_at + SYNC_S if self._removals else None
+        if self._removals:
+            return self._removed_at + SYNC_S
+        return None if self._state is None else self._state.next_deadline
 
     def _sync(self) -> None:
         """Make the removals durable, then remove the sidecars of this batch."""
         folders, self._unsynced = self._unsynced, {}
-        names, self._sidecars = self._sidecars, []
+        done, self._sidecars = self._sidecars, []
         self._removals = 0
         try:
             for folder in folders.values():
                 folder.sync()
-            for name in names:
-                sidecars.remove(self._maildir, name)
+            for name, identity in done:
+                # Another one is that of another message, which is about to come.
+                if sidecars.identity(self._maildir, name) == identity:
+                    sidecars.remove(self._maildir, name)
         except LocalError as error:
-            self._stop_taking(error)
+            self.stop_taking(error)
 
     # Everything else
 
@@ -215,8 +250,17 @@ class Settler:
         """Say why a recipient is given up on; None where it is to be tried again."""
         if answer.status is FAILED:
             return str(answer)
-        age_s = self._wall_clock() - queued.message.mtime_s
-        if age_s >= self._route.lifetime_s:
+        now_s = self._wall_clock()
+        age_s = now_s - queued.message.mtime_s
+        lifetime_s = self._route.lifetime_s
+        if self._state is not None:
+            grace_s = min(FIRST_DEFERRED_S, lifetime_s)
+            if age_s < lifetime_s - 2 * grace_s:
+                return None  # so that one tried all the time has had its day by then
+            since_s = self._state.first_deferral(queued.message.name)
+            if max(0.0, now_s - since_s) < grace_s:
+                return None
+        if age_s >= lifetime_s:
             return f"{answer} (too old: {age_s / 86_400:.1f} days)"
         return None
 
@@ -238,7 +282,7 @@ class Settler:
         except LocalError as error:
             if str(error) != self._no_bounces:
                 self._no_bounces = str(error)
-                self._report.trouble(f"no bounce can be sent: {error}; it is tried again")
+                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
             for index, text in failures.items():
                 self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
             return list(failures)
@@ -286,6 +330,7 @@ class Settler:
         if not self._maildir.is_same(queued.message):
             # The sidecar would be that of a message nobody has sent.
             raise FileChangedError("it changed while it was being sent")
+        self._check_sidecar(queued)
         recipients = tuple(self._original(queued, i) for i in owed) + queued.others
         failures = queued.sidecar.failures if queued.sidecar else ()
         content = Sidecar(queued.sender, recipients, failures)
@@ -311,13 +356,13 @@ class Settler:
     # The end
 
     def mend(self) -> bool:
-        """After `trouble`, try again to remove what is stuck; say whether all is well now."""
-        before = self.trouble
+        """After a `local_error`, try again to remove what is stuck; say whether all is well now."""
+        before = self.local_error
         still_stuck = self._remove_stuck()
         self._sync()
-        if self.trouble is before:
-            self.trouble = still_stuck[0][1] if still_stuck else None
-        return self.trouble is None
+        if self.local_error is before:
+            self.local_error = still_stuck[0][1] if still_stuck else None
+        return self.local_error is None
 
     def _remove_stuck(self) -> list[tuple[QueuedMessage, LocalError]]:
         """Try again to remove what the server has taken; return what still cannot be."""
@@ -336,7 +381,7 @@ class Settler:
         """Make everything durable; try once more to remove what could not be removed."""
         for queued, error in self._remove_stuck():
             name = printable(queued.message.name)
-            self._report.trouble(
+            self._report.problem(
                 f"the server has taken {name}, but {error}; remove it by hand, or it will be "
                 f"sent again"
             )
@@ -344,3 +389,6 @@ class Settler:
         for target in self._targets.values():
             target.close()
         self._targets.clear()
+        if self._state is not None:
+            self._state.save()
+            self._note_fault(self._state)

@@ -9,6 +9,9 @@ MAILER-DAEMON. getmail writes `unknown` where it knows no address.
 
 import re
 
+from maildirqmtp.qmtp.protocol import check_address
+from maildirqmtp.text import printable
+
 #: The raw null sender.
 NULL_SENDER = b""
 #: The sender of qmail's double bounces.
@@ -25,11 +28,10 @@ _TO_ESCAPE = re.compile(rb'(["\\])')
 # Dot-string (RFC 5321, 4.1.2), with the bytes of UTF-8 (RFC 6531, 3.3).
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\xff]+"
 _DOT_STRING = re.compile(rb"%b(?:\.%b)*" % (_ATOM, _ATOM))
-# One address of a list, in angle brackets or bare.
-_LISTED = (
-    rb'[ \t]*+(?:<((?:"(?:[^"\\]|\\.)*"|[^ \t\n"<>,])*)>|((?:"(?:[^"\\]|\\.)*"|[^ \t\n"<>,])+)|)'
-    rb"[ \t]*+(?:,|\Z)"
-)
+# One address, in angle brackets or bare, and blanks around it; and such a one in a list.
+_PIECE = rb'"(?:[^"\\]|\\.)*"|[^ \t"<>,]'
+_ONE = rb"[ \t]*+(?:<((?:%b)*)>|((?:%b)+))[ \t]*+" % (_PIECE, _PIECE)
+_LISTED = rb"(?:%b|[ \t]*+)(?:,|\Z)" % _ONE
 
 
 def unquote(address: bytes) -> bytes:
@@ -62,6 +64,29 @@ def raw_sender(address: bytes) -> bytes:
     """
     address = unquote(address)
     return NULL_SENDER if address.lower() == _NULL_SENDER_NAME else address
+
+
+def parse(text: bytes, what: str) -> bytes:
+    """Return the raw form of the one address of an option: bare or in brackets, maybe quoted.
+
+    `what` is "sender" or "recipient"; only a sender may be empty. Raises
+    `ValueError` for anything else than one address that servers take, and says
+    what is wrong.
+    """
+    match = re.compile(_ONE, re.DOTALL).fullmatch(text or b"<>")
+    if match is None:
+        raise ValueError(
+            f"{what} {printable(text)} is not one address; write one with a blank in it as "
+            f'"jane x"@example.org'
+        )
+    written = bytes(match[match.lastindex or 0])
+    address = raw_sender(written) if what == "sender" else unquote(written)
+    fault = check_address(address, what)
+    if fault is None and not address and what != "sender":
+        fault = f"a {what} must not be empty"
+    if fault is not None:
+        raise ValueError(fault)
+    return address
 
 
 def takes_no_bounce(sender: bytes) -> bool:

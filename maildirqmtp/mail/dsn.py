@@ -15,14 +15,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from maildirqmtp.mail.addresses import quote
 from maildirqmtp.text import printable, rfc5322_date
 
 #: Bytes of an original that are quoted whole; of a longer one, the header only.
 QUOTE_BYTES = 50_000
 #: Bytes of a line; longer ones cannot travel unencoded (RFC 5322, 2.1.1).
 MAX_LINE = 998
-#: Senders who get no bounce: the null sender, and that of qmail's double bounces.
-NO_BOUNCE = (b"", b"#@[]")
 
 # Bytes of a response and of an address that are shown; with its field's name each fits a line.
 _RESPONSE_BYTES = 600
@@ -32,9 +31,11 @@ _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 # A status code as RFC 3463 has it, and not a part of an IP address or of a version.
 _CODE = re.compile(r"(?<![0-9.])([45])(\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?[0-9])")
 _IP_ADDRESS = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
-# What can stand in To: as it is, with the non-ASCII characters of RFC 6532.
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=^_`{|}~\-\x80-\U0010ffff]+"
-_PLAIN = re.compile(rf"{_ATOM}(\.{_ATOM})*@{_ATOM}(\.{_ATOM})*")
+# What can stand in To: as it is, with the non-ASCII characters of RFC 6532; the local part may be a
+# quoted string (RFC 5322, 3.4.1), where that has nothing in it that a careless reader splits at.
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff"
+_DOT_ATOM = rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*"
+_PLAIN = re.compile(rf'(?:{_DOT_ATOM}|"[{_ATEXT}. ]+")@{_DOT_ATOM}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Bounce:
 
     `original` is the text as it was sent, or its first bytes where `complete`
     is false. `identifier` names this failure, always the same for the same one;
-    `host` is this machine, `server` the host that answered; "" where it has no
-    name in the DNS. Times are seconds of the epoch.
+    `host` is this machine, `server` the host that answered: "" where it has no
+    name in the DNS, None where no server was asked. Times are seconds of the epoch.
     """
 
     sender: bytes
@@ -61,7 +62,7 @@ class Bounce:
     complete: bool
     identifier: str
     host: str
-    server: str
+    server: str | None
     arrived_s: float
     now_s: float
 
@@ -109,7 +110,7 @@ def _explanation(bounce: Bounce) -> bytes:
         f"This is the mail forwarder at {_host(bounce.host)}.",
         "",
         "Your message could not be delivered to the recipients below, and will not be tried",
-        f"again. What {_one_line(bounce.server or 'the server')} said is with each of them.",
+        f"again. {_source(bounce.server)} is with each of them.",
         "",
     ]
     for failed in bounce.failed:
@@ -117,6 +118,10 @@ def _explanation(bounce: Bounce) -> bytes:
     text = "\n".join(lines).encode()
     kind = b"Content-Type: text/plain; charset=utf-8\n"
     return kind + _encoding(text) + b"\n" + text
+
+
+def _source(server: str | None) -> str:
+    return "The reason" if server is None else f"What {_one_line(server or 'the server')} said"
 
 
 def _status(bounce: Bounce, wide: bool) -> bytes:
@@ -127,7 +132,8 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
     ]
     # ASCII only, but in the wide form (RFC 3464, 2.1.1; RFC 6533, 3).
     line = _one_line if wide else lambda text: _NOT_ASCII.sub("?", _one_line(text))
-    server = f"[{bounce.server}]" if _IP_ADDRESS.fullmatch(bounce.server) else bounce.server
+    server = bounce.server or ""
+    server = f"[{server}]" if _IP_ADDRESS.fullmatch(server) else server
     for failed in bounce.failed:
         address = "rfc822" if failed.recipient.isascii() else "utf-8"
         lines += [
@@ -183,25 +189,32 @@ def _boundary(identifier: str, parts: list[bytes]) -> str:
 
 
 def _code(response: str) -> str:
-    """Return the status code (RFC 3463) that a response names; a general one where none.
+    """Return the status code (RFC 3463) of a response.
 
-    5.x.x for a D; for a Z that came too late 4.x.x, or 4.4.7, delivery time expired.
+    A D is permanent, whatever the code in its text says: class 5, with subject and
+    detail of that code (RFC 3463, 2: they are the same in each class), 5.0.0 where
+    there is none. A Z has failed because it came too late: the 4.x.x of its text, or
+    4.4.7, delivery time expired.
     """
-    digit, default = ("5", "5.0.0") if response.startswith("D") else ("4", "4.4.7")
-    for found in _CODE.finditer(response):
-        if found[1] == digit:
+    codes = list(_CODE.finditer(response))
+    letter = "5" if response.startswith("D") else "4"
+    for found in codes:
+        if found[1] == letter:
             return found[0]
-    return default
+    if letter == "4":
+        return "4.4.7"
+    return f"5{codes[0][2]}" if codes else "5.0.0"
 
 
 def _to(sender: bytes) -> str:
     shown = _shown(sender)
-    plain = len(sender) <= _ADDRESS_BYTES and _PLAIN.fullmatch(shown)
+    whole = shown.encode() == quote(sender)  # not cut, and nothing in it made printable
+    plain = whole and _PLAIN.fullmatch(shown)
     return f"<{shown}>" if plain else "undisclosed-recipients:;"
 
 
 def _shown(address: bytes) -> str:
-    return printable(address[:_ADDRESS_BYTES])
+    return printable(quote(address)[:_ADDRESS_BYTES])
 
 
 def _host(host: str) -> str:

@@ -1,149 +1,244 @@
 """The envelope, from the trace lines on top of a message.
 
-serialmail's rule is `Return-Path: <...>` and then `Delivered-To: ...`, and both
-go before the message is sent. The delivery agents of today write a few more
-lines, in another order; so this is what is looked at, and nothing below it:
+serialmail's rule is `Return-Path: <...>` and then `Delivered-To: ...`. The delivery agents of
+today write a few more lines, in another order; so this is what is looked at, and nothing below it:
 
-    block      = the lines on top whose field is one of these, any letter case:
-                 Return-Path, Delivered-To            taken, and removed
-                 X-Original-To (Postfix)              kept
-                 Envelope-to, Delivery-date (Exim)    kept
+    block      = the lines on top whose field is one of these, in any letter case:
+                 Return-Path, Delivered-To                 the first of each is removed
+                 Envelope-to (Exim)                        removed: it can name hidden recipients
+                 X-Original-To (Postfix), Delivery-date    kept
     sender     = the first Return-Path, between < and >; <> is the null sender
-    recipients = the first Delivered-To, else Envelope-to
+    recipients = the first Delivered-To, else the first Envelope-to
 
-From: and To: are never looked at. What is not clear raises; it is never guessed.
+A Return-Path or Delivered-To without a value goes on in the next line, where that begins with a
+blank, for Python's email package writes long addresses so. Otherwise a line that begins with a
+blank is the first line of the message after one of these two; the other fields go on over it.
+
+From: and To: are never looked at. What is not clear is never guessed; but only where the envelope
+depends on it does it hold the message.
 """
 
 import re
 from typing import NamedTuple
 
 from maildirqmtp.errors import EnvelopeError
+from maildirqmtp.mail import addresses
 from maildirqmtp.qmtp.protocol import MAX_RECIPIENTS, check_address
 from maildirqmtp.text import printable
 
-#: Bytes of one line of the block, its end included.
+#: Bytes of a line that the envelope is taken from, its end included.
 MAX_LINE = 8_192
-#: Bytes on top of a message within which the block has to end.
-MAX_BLOCK = 65_536
+#: Bytes of a value that a reason repeats.
+_SHOWN_BYTES = 200
 
 
 class Trace(NamedTuple):
     """What the block on top of a message says, and what is left of it.
 
-    `sender` is None and `recipients` empty where no line says. What is to be
-    sent is `kept` and then the file from `offset` on.
+    `sender` is None and `recipients` are empty where no line gives them, or where
+    one does not give them clearly: `sender_fault` and `recipients_fault` then say
+    what is wrong with it. What is to be sent is `kept` and then the file from
+    `offset` on.
     """
 
     sender: bytes | None
     recipients: tuple[bytes, ...]
     kept: bytes
     offset: int
+    sender_fault: str = ""
+    recipients_fault: str = ""
 
 
-# The form that qmail's own delivery writes, and below it nothing that begins as a line of the
-# block does. Everything else takes the long way round, whose patterns are compiled only then.
+# The form that qmail's own delivery writes, and below it nothing that begins as a field of the
+# block does. Everything else takes the long way round, whose pattern is compiled only then.
 _CLASSIC = re.compile(
-    rb"Return-Path: <([^\n\r\0]{0,999})>\n"
-    rb"Delivered-To: ([^\n\r\0\t <][^\n\r\0]{0,998})\n"
-    rb"(?!(?i:ret|del|x-o|env)|[ \t])"
+    rb"Return-Path: <((?!\")[^\n\r\0]{0,999})>\n"
+    rb"Delivered-To: ([^\n\r\0\t <\"][^\n\r\0]{0,998})\n"
+    rb"(?!(?i:ret|del|x-o|env))"
 )
-_REMOVED = (b"return-path", b"delivered-to")
+# Bytes below it that tell whether one of these fields follows.
+_CLASSIC_MARGIN = 3
 _FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
-_LINE = rb"(?i:(" + _FIELDS + rb"))[ \t]*:[ \t]?([^\n]*?)\r?(?:\n|\Z)"
-_FOLDED = rb"[ \t][^\n]*(?:\n|\Z)"
+_FIELD = rb"(?i:(" + _FIELDS + rb"))[ \t]*+:"
+_NAMES = tuple(_FIELDS.split(b"|"))
+_BLANK = b" \t"
 
 
-def read_trace(top: bytes, complete: bool) -> Trace:
-    """Read the block on top of a message.
+def read_trace(top: bytes, complete: bool) -> Trace | None:
+    """Read the block on top of a message; None where more of the file is needed to tell its end.
 
-    `top` is the file's beginning, `complete` whether it is all of it. Raises
-    `EnvelopeError` for a line above 8 KiB, a block above 64 KiB, a Return-Path
-    or Delivered-To that is folded or not understood, and an address that no
-    server takes. A message without a block gives a `Trace` without a sender.
+    `top` is the file's beginning, `complete` whether it is all of it: then there
+    is always a trace. A message without a block gives one without a sender.
     """
     match = _CLASSIC.match(top)
-    if match and (complete or len(top) - match.end() >= MAX_LINE):
+    if match and (complete or len(top) - match.end() >= _CLASSIC_MARGIN):
         sender, recipient = match.groups()
-        return Trace(sender, (recipient,), b"", match.end())
+        # No spelling of the null sender, and not said by getmail either.
+        if (not sender or b"@" in sender) and not addresses.is_unknown(recipient):
+            return Trace(sender, (recipient,), b"", match.end())
     return _read_block(top, complete)
 
 
-def _read_block(top: bytes, complete: bool) -> Trace:
-    line_at, folded_at = re.compile(_LINE).match, re.compile(_FOLDED).match
-    first: dict[bytes, bytes] = {}
-    kept: list[bytes] = []
-    name = b""
-    counts = False
+class _Line(NamedTuple):
+    """One field of the block: its name in small letters, and where it and its value are."""
+
+    name: bytes
+    start: int
+    value: int
+    end: int
+
+
+def _read_block(top: bytes, complete: bool) -> Trace | None:
+    field_at = re.compile(_FIELD).match
+    lines: list[_Line] = []
     offset = 0
-    while match := line_at(top, offset) or (folded_at(top, offset) if name else None):
-        line = match[0]
-        if len(line) > MAX_LINE or (match.end() == len(top) and not complete):
-            raise EnvelopeError(f"a trace line on top of it is longer than {MAX_LINE} bytes")
-        if match.lastindex:
-            name = match[1].lower()
-            counts = name not in first
-            if counts:
-                first[name] = match[2]
-        elif name in _REMOVED:
-            raise EnvelopeError("its Return-Path or Delivered-To line is folded")
-        elif counts:
-            first[name] += line
-        if name not in _REMOVED:
-            kept.append(line)
-        offset = match.end()
-        if offset > MAX_BLOCK:
-            raise EnvelopeError(f"the trace lines on top of it are more than {MAX_BLOCK} bytes")
-    if not complete and len(top) - offset < MAX_LINE and top.find(b"\n", offset) < 0:
-        # What follows is cut, and may be a Return-Path that would not be removed.
-        raise EnvelopeError(f"the trace lines on top of it do not end within {len(top)} bytes")
-    sender = _return_path(first[b"return-path"]) if b"return-path" in first else None
-    recipients: tuple[bytes, ...] = ()
-    if b"delivered-to" in first:
-        recipients = (_bare(first[b"delivered-to"]),)
-    elif b"envelope-to" in first:
-        recipients = _split(first[b"envelope-to"])
-    _check(sender, recipients)
-    return Trace(sender, recipients, b"".join(kept), offset)
+    while match := field_at(top, offset):
+        name = match[1].lower()
+        end = _end_of(top, match.end(), name)
+        if end < 0:
+            if not complete:
+                return None
+            end = len(top)
+        lines.append(_Line(name, offset, match.end(), end))
+        offset = end
+    if not complete and _may_go_on(top, offset):
+        return None
+    return _trace(top, lines, offset)
 
 
-def _return_path(value: bytes) -> bytes:
-    value = value.strip(b" \t")
-    if value[:1] != b"<" or value[-1:] != b">":
-        raise EnvelopeError(
-            f"its Return-Path is not of the form <address>: {printable(value[:200])}"
-        )
-    return value[1:-1]
+def _end_of(top: bytes, value: int, name: bytes) -> int:
+    """Return where a field ends, its line end included; -1 where its line does not end."""
+    end = _next_line(top, value)
+    if name in (b"return-path", b"delivered-to"):
+        if end > 0 and not top[value:end].strip(b" \t\r\n") and top[end : end + 1] in (b" ", b"\t"):
+            end = _next_line(top, end)
+        return end
+    while end > 0 and top[end : end + 1] in (b" ", b"\t"):
+        end = _next_line(top, end)
+    return end
 
 
-def _bare(value: bytes) -> bytes:
-    """Take off the angle brackets that some delivery agents (Dovecot's LMTP) write."""
-    stripped = value.strip(b" \t")
-    return stripped[1:-1] if stripped[:1] == b"<" and stripped[-1:] == b">" else value
+def _next_line(top: bytes, at: int) -> int:
+    """Return where the line at `at` ends, its LF included; -1 where it does not."""
+    return top.find(b"\n", at) + 1 or -1
 
 
-def _split(value: bytes) -> tuple[bytes, ...]:
-    """Split Exim's Envelope-to, which has several addresses where they shared a delivery."""
-    if b'"' in value:
-        raise EnvelopeError(
-            f"its Envelope-to has a quoted address, which is not understood: "
-            f"{printable(value[:200])}"
-        )
-    # Unfolded (RFC 5322, 2.2.3). A CR elsewhere stays, to be refused: a blank in its place, or
-    # nothing, would make it another address.
-    parts = value.replace(b"\r\n", b"").replace(b"\n", b"").split(b",")
-    if len(parts) > MAX_RECIPIENTS:  # more than a sidecar could hold after a partial outcome
-        raise EnvelopeError(f"its Envelope-to has more than {MAX_RECIPIENTS} addresses")
-    return tuple(_bare(part) for part in (p.strip(b" \t") for p in parts) if part)
+def _may_go_on(top: bytes, offset: int) -> bool:
+    """Say whether the block, as far as it can be seen, may go on where the file is cut."""
+    rest = top[offset:].rstrip(_BLANK).lower()  # blanks may stand before the colon
+    return any(name.startswith(rest) for name in _NAMES)
 
 
-def _check(sender: bytes | None, recipients: tuple[bytes, ...]) -> None:
-    """Refuse what no server takes, before it costs a connection."""
-    reasons = [check_address(sender, "sender")] if sender is not None else []
-    reasons += [check_address(recipient, "recipient") for recipient in recipients]
-    for reason in filter(None, reasons):
-        raise EnvelopeError(f"its envelope cannot be sent: {reason}")
-    if b"" in recipients:
-        raise EnvelopeError("its recipient is empty")
+def _trace(top: bytes, lines: list[_Line], offset: int) -> Trace:
+    first: dict[bytes, _Line] = {}
+    kept: list[bytes] = []
+    for line in lines:
+        is_first = first.setdefault(line.name, line) is line
+        if line.name == b"envelope-to":
+            continue
+        if not (is_first and line.name in (b"return-path", b"delivered-to")):
+            kept.append(top[line.start : line.end])
+    sender, sender_fault = _sender(top, first.get(b"return-path"))
+    recipients, fault = _delivered_to(top, first.get(b"delivered-to"))
+    if not recipients and not fault:
+        recipients, fault = _envelope_to(top, first.get(b"envelope-to"))
+    return Trace(sender, recipients, b"".join(kept), offset, sender_fault, fault)
+
+
+def _too_long(top: bytes, line: _Line) -> str:
+    """Say which line of a field is too long to take an address from; empty where none is."""
+    at = line.start
+    while at < line.end:
+        end = top.find(b"\n", at, line.end) + 1 or line.end
+        if end - at > MAX_LINE:
+            name = _title(line.name)
+            return f"its {name} line is longer than {MAX_LINE} bytes"
+        at = end
+    return ""
+
+
+def _title(name: bytes) -> str:
+    """Return a field's name as it is usually written."""
+    return {b"return-path": "Return-Path", b"delivered-to": "Delivered-To"}.get(name, "Envelope-to")
+
+
+def _value(top: bytes, line: _Line) -> bytes:
+    """Return what stands after the colon, unfolded (RFC 5322, 2.2.3) and without its line end.
+
+    A CR elsewhere stays, to be refused: a blank in its place, or nothing, would
+    make it another address.
+    """
+    value = top[line.value : line.end]
+    if value.endswith(b"\n"):
+        value = value[:-1]
+    return value.removesuffix(b"\r").replace(b"\r\n", b"").replace(b"\n", b"")
+
+
+def _sender(top: bytes, line: _Line | None) -> tuple[bytes | None, str]:
+    """Return the sender that a Return-Path gives, None where it gives none, and what is wrong."""
+    if line is None:
+        return None, ""
+    fault = _too_long(top, line)
+    if fault:
+        return None, fault
+    value = _value(top, line).strip(_BLANK)
+    sender = addresses.raw_sender(addresses.bare(value))
+    if addresses.is_unknown(sender):
+        return None, ""
+    # Bare, only a spelling of the null sender is clear.
+    if not (value.startswith(b"<") and value.endswith(b">")) and (sender or not value):
+        return None, f"its Return-Path is not of the form <address>: {_shown(value)}"
+    fault = check_address(sender, "sender") or ""
+    return (None, f"its envelope cannot be sent: {fault}") if fault else (sender, "")
+
+
+def _delivered_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str]:
+    """Return the recipient that a Delivered-To gives, none where it gives none, and a fault."""
+    if line is None:
+        return (), ""
+    fault = _too_long(top, line)
+    if fault:
+        return (), fault
+    value = _value(top, line)
+    if value[:1] in (b" ", b"\t"):
+        value = value[1:]
+    if top.find(b"\n", line.start, line.end) + 1 < line.end:  # its value is in a second line
+        value = value.strip(_BLANK)
+    recipient = addresses.bare(value)
+    if addresses.is_unknown(recipient):
+        return (), ""
+    return _recipients([recipient])
+
+
+def _envelope_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str]:
+    """Return the recipients that an Envelope-to gives: several where they shared a delivery."""
+    if line is None:
+        return (), ""
+    fault = _too_long(top, line)
+    if fault:
+        return (), fault
+    value = _value(top, line)
+    try:
+        found = addresses.split(value)
+    except ValueError:
+        return (), f"its Envelope-to is not understood: {_shown(value.strip(_BLANK))}"
+    if len(found) > MAX_RECIPIENTS:  # more than a sidecar could hold after a partial outcome
+        return (), f"its Envelope-to has more than {MAX_RECIPIENTS} addresses"
+    return _recipients([address for address in found if not addresses.is_unknown(address)])
+
+
+def _recipients(found: list[bytes]) -> tuple[tuple[bytes, ...], str]:
+    """Return the raw forms of what a header gives as recipients, or what is wrong with them."""
+    recipients = tuple(map(addresses.unquote, found))
+    for recipient in recipients:
+        fault = check_address(recipient, "recipient")
+        if fault:
+            return (), f"its envelope cannot be sent: {fault}"
+    return ((), "its recipient is empty") if b"" in recipients else (recipients, "")
+
+
+def _shown(value: bytes) -> str:
+    return printable(value[:_SHOWN_BYTES])
 
 
 def ours(recipients: tuple[bytes, ...], prefix: bytes) -> tuple[bytes, ...]:

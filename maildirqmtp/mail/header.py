@@ -2,7 +2,7 @@
 
 import re
 
-#: Bytes on top of a message within which Received lines are counted.
+#: Bytes on top of a message that are looked at.
 MAX_HEADER = 65_536
 #: Received lines that mean a loop (RFC 5321, 6.3).
 MAX_RECEIVED = 100
@@ -13,15 +13,18 @@ _RECEIVED = rb"\nreceived[ \t]*:"
 
 
 def header_end(top: bytes) -> int:
-    """Return where the header ends: before its empty line, or at the end of `top`.
+    """Return where the header ends: before its empty line, or after `MAX_HEADER` bytes.
 
     The index of the line end that is before the empty line, 0 where the first
     line is empty (RFC 5322, 2.1). Lines end with LF or CRLF.
     """
     if top.startswith((b"\n", b"\r\n")):
         return 0
-    ends = (top.find(b"\n\n"), top.find(b"\n\r\n"))
-    return min([end for end in ends if end >= 0], default=len(top))
+    end = top.find(b"\n\n", 0, MAX_HEADER)
+    if end < 0:
+        end = min(len(top), MAX_HEADER)
+    crlf = top.find(b"\n\r\n", 0, end)
+    return end if crlf < 0 else crlf
 
 
 def message_id(top: bytes) -> bytes:
@@ -39,5 +42,5 @@ def count_received(top: bytes) -> int:
     `top` is the beginning of a message, or all of it. `MAX_RECEIVED` or more
     are a mail loop (RFC 5321, 6.3).
     """
-    header = top[: min(header_end(top), MAX_HEADER)]
+    header = top[: header_end(top)]
     return len(re.findall(_RECEIVED, b"\n" + header.lower()))

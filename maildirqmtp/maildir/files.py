@@ -89,6 +89,13 @@ class Message:
         self.size = size
         self.fd = fd
 
+    def read_top(self, max_bytes: int) -> None:
+        """Have more of a large message in `data`. Raises `LocalError`."""
+        try:
+            self.data = os.pread(self.fd, max_bytes, 0)
+        except OSError as error:
+            raise local_error("read", self.folder.join(self.name), error) from error
+
     @property
     def mtime_s(self) -> float:
         """Modification time, in seconds of the epoch."""
@@ -131,7 +138,7 @@ def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
     return fd
 
 
-def write_all(fd: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of it to a file. Raises `OSError`."""
     view = memoryview(data)
     while view:
@@ -144,9 +151,15 @@ def load(folder: Folder, name: bytes, max_bytes: int) -> bytes:
     Also for a link, for anything that is not a regular file, and for one of
     more than `max_bytes`.
     """
+    return load_known(folder, name, max_bytes)[0]
+
+
+def load_known(folder: Folder, name: bytes, max_bytes: int) -> tuple[bytes, Identity]:
+    """Return the content of a regular file, and what the file is known by; as `load`."""
     fd = os.open(name, READ, dir_fd=folder.fd)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         data = b""
         while len(data) <= max_bytes and (more := os.read(fd, max_bytes + 1 - len(data))):
@@ -155,7 +168,7 @@ def load(folder: Folder, name: bytes, max_bytes: int) -> bytes:
         os.close(fd)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes")
-    return data
+    return data, identity_of(status)
 
 
 def replace(

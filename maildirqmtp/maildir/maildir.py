@@ -171,6 +171,13 @@ class Maildir:
         except OSError as error:
             raise local_error("lock", self.path, error) from error
 
+    def unlock(self) -> None:
+        """Let other forwarders at the maildir. Raises `LocalError`."""
+        try:
+            safety.unlock(self.root.fd)
+        except OSError as error:
+            raise local_error("unlock", self.path, error) from error
+
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
 
@@ -208,7 +215,8 @@ class Maildir:
 
         Oldest by the seconds that begin the name (maildir(5)), else by the
         modification time; only names without seconds cost a stat. `choose` is
-        given the names of each directory, and returns those that are wanted.
+        given the names of each directory, and returns those that are wanted. What
+        is flagged as trashed or as a draft in cur/ is nobody's to send.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
@@ -217,7 +225,7 @@ class Maildir:
             if choose is not None:
                 found = choose(iter(found))
             for name in found:
-                if name[0] != _DOT:
+                if name[0] != _DOT and not (folder is self.cur and names.is_trash_or_draft(name)):
                     seconds = name.partition(b".")[0]
                     if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
                         entries.append((self._mtime(folder, name), name, number))

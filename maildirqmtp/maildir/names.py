@@ -48,3 +48,9 @@ def of_sidecars(name: bytes) -> list[bytes]:
         base = shorter
         found.append(base + b".json")
     return found
+
+
+def is_trash_or_draft(name: bytes) -> bool:
+    """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
+    flags = name.rpartition(b":2,")[2] if b":2," in name else b""
+    return b"T" in flags or b"D" in flags

@@ -29,6 +29,11 @@ def lock(maildir_fd: int, path: bytes) -> None:
         ) from None
 
 
+def unlock(maildir_fd: int) -> None:
+    """Let go of the lock. Raises `OSError`."""
+    fcntl.flock(maildir_fd, fcntl.LOCK_UN)
+
+
 def _lock_holder(maildir_fd: int) -> str:
     holder = lock_holder(maildir_fd)
     return "another process" if holder is None else f"process {holder}"

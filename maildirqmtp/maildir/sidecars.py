@@ -29,12 +29,19 @@ def read(maildir: Maildir, message_name: bytes) -> Sidecar | None:
     Raises `SidecarError` for one that exists and cannot be used, whatever the
     reason: then the message is held.
     """
+    found = read_known(maildir, message_name)
+    return None if found is None else found[0]
+
+
+def read_known(maildir: Maildir, message_name: bytes) -> tuple[Sidecar, Identity] | None:
+    """Return the sidecar of a message and what it is known by (see `identity`); as `read`."""
     from maildirqmtp.mail import sidecar
 
     folder = maildir.envelope()
     for name in names.of_sidecars(message_name):
         try:
-            return sidecar.decode(files.load(folder, name, sidecar.MAX_BYTES))
+            data, known = files.load_known(folder, name, sidecar.MAX_BYTES)
+            return sidecar.decode(data), known
         except OSError as error:
             if error.errno not in _NOT_THERE:
                 said = f"its sidecar cannot be read: {error.strerror}"

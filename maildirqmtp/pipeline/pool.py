@@ -9,7 +9,7 @@ from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.outgoing import MessageT
 from maildirqmtp.pipeline.pipeline import Pipeline
 from maildirqmtp.pipeline.window import Window
-from maildirqmtp.transport.readiness import SelectorRegistration
+from maildirqmtp.transport.readiness import TransportRegistration
 from maildirqmtp.transport.transport import Transport
 
 
@@ -20,7 +20,7 @@ class Connection(Generic[MessageT]):
     Raises `OSError` if the selector cannot watch it.
     """
 
-    __slots__ = ("_interest", "idle_since", "pipeline", "window")
+    __slots__ = ("_registration", "idle_since", "pipeline", "window")
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Connection(Generic[MessageT]):
         self.window = window
         self.pipeline = Pipeline(transport, window, capabilities, limits, unchanged, clock)
         self.idle_since = clock()
-        self._interest = SelectorRegistration(selector, transport, self)
+        self._registration = TransportRegistration(selector, transport, self)
 
     def watch(self) -> None:
         """Register with the selector for what the connection waits for."""
-        self._interest.want(self.pipeline.wants_read, self.pipeline.wants_write)
+        self._registration.want_to(self.pipeline.wants_read, self.pipeline.wants_write)
 
     def turn(self, events: int) -> None:
         """Read and write what the selector says can be."""
@@ -48,7 +48,7 @@ class Connection(Generic[MessageT]):
 
     def close(self) -> list[MessageT]:
         """Close the connection; return what is unfinished, as `Pipeline.close` does."""
-        self._interest.drop()
+        self._registration.drop()
         return self.pipeline.close()
 
 

@@ -84,8 +84,6 @@ class Connection:
         self.stream = stream
         self.client = client
         self.failed = False
-        #: What the selector waits for on behalf of this connection, by descriptor.
-        self.registered: dict[int, int] = {}
         self._session = session
         self._timeout_s = timeout_s
         self._clock = clock

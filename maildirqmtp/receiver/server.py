@@ -31,6 +31,7 @@ from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.receiver.streams import SocketStream, Stream, client_of, peer_name
 from maildirqmtp.text import printable
+from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
@@ -41,8 +42,6 @@ ACCEPT_PAUSE_S = 1.0
 #: Seconds without waiting for clients after poll(2) failed for lack of memory.
 SELECT_PAUSE_S = 0.2
 
-# Seconds; poll(2) counts milliseconds in an int.
-_LONGEST_PAUSE_S = 86_400.0
 # What accept(2) reports of the network or of a client that is gone already; the next may do.
 _ONE_CLIENT = frozenset(
     {
@@ -101,6 +100,7 @@ class Server:
         self._crowded = ThrottledLog(log, clock)
         self._clock = clock
         self._connections: list[Connection] = []
+        self._registrations: dict[Connection, DescriptorRegistration] = {}
         self._accept_after_s = 0.0
         self._accept_failures = 0
         #: True while all places are taken and a client waits in the kernel.
@@ -142,6 +142,7 @@ class Server:
         for connection in self._connections:
             connection.release()
         self._connections.clear()
+        self._registrations.clear()
         self._close()
 
     def stop(self) -> None:
@@ -202,6 +203,7 @@ class Server:
 
     def _drop(self, connection: Connection) -> None:
         self._arrange(connection)
+        del self._registrations[connection]
         self._connections.remove(connection)
         self._guard(connection, connection.release)
 
@@ -221,7 +223,7 @@ class Server:
             times_s += [connection.expendable_s for connection in self._connections]
         if self._listener is not None and self._accept_after_s:
             times_s.append(self._accept_after_s)
-        return min(max(0.0, min(times_s) - self._clock()), _LONGEST_PAUSE_S) if times_s else None
+        return seconds_until(min(times_s, default=None), self._clock())
 
     @property
     def _full(self) -> bool:
@@ -246,14 +248,7 @@ class Server:
     def _arrange(self, connection: Connection) -> None:
         """Make the selector wait for what the connection is interested in, and nothing else."""
         wanted = {} if connection.closed else connection.interest()
-        for fd in connection.registered.keys() - wanted.keys():
-            self._selector.unregister(fd)
-        for fd, events in wanted.items():
-            if fd not in connection.registered:
-                self._selector.register(fd, events, connection)
-            elif connection.registered[fd] != events:
-                self._selector.modify(fd, events, connection)
-        connection.registered = wanted
+        self._registrations[connection].want(wanted)
 
     def _arrange_listener(self) -> None:
         if self._listener is None or self._listener.fileno() < 0:
@@ -313,6 +308,7 @@ class Server:
         session = Session(self._storage, peer, self._policy, self._log)
         connection = Connection(stream, session, self._timeout_s, self._clock, self._log, client)
         self._connections.append(connection)
+        self._registrations[connection] = DescriptorRegistration(self._selector, connection)
         return connection
 
     def _drain_wake(self, _: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
-from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.files import local_error, write_all
 from maildirqmtp.receiver.storage import Storage
 
 #: Bytes of text that are kept in memory; a larger text goes to a file.
@@ -68,9 +68,9 @@ class Spool:
                 name = writing.unique_name()
                 self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp.fd)
                 os.unlink(name, dir_fd=tmp.fd)
-                _write_all(self._fd, self._memory)
+                write_all(self._fd, self._memory)
                 self._memory = bytearray()
-            _write_all(self._fd, data)
+            write_all(self._fd, data)
         except OSError as error:
             self.trouble = local_error("write", tmp.join(name), error)
             self.discard()
@@ -102,9 +102,3 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _write_all(fd: int, data: bytes | bytearray) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -1,19 +1,13 @@
 """TLS for the receiver's clients, and the check of their certificates."""
 
-import contextlib
 import errno
 import socket
-import ssl
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.receiver.streams import READ_BYTES, SocketStream
+from maildirqmtp.receiver.streams import READ_BYTES
 from maildirqmtp.text import printable
-from maildirqmtp.transport.tls import is_cut_off
-
-#: The most text that a record holds (RFC 8446, 5.1).
-_RECORD_BYTES = 16 << 10
+from maildirqmtp.transport.tls_socket import TlsError, TlsSocket, server_context
 
 
 class TlsServer:
@@ -35,102 +29,70 @@ class TlsServer:
     ) -> None:
         self.client_names = frozenset(name.lower() for name in client_names)
         try:
-            self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+            self._context = server_context(cert, key, client_ca)
         except OSError as error:
-            _cannot_use("certificate authority", client_ca or "", error)
-        # Without renegotiation, writing never has to wait for incoming data.
-        self._context.options |= ssl.OP_NO_RENEGOTIATION
-        if client_ca is not None:
-            self._context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            self._context.load_cert_chain(cert, key, _no_password)
-        except OSError as error:
-            _cannot_use("certificate and key", " and ".join(filter(None, (cert, key))), error)
+            raise LocalError(error.strerror or str(error)) from error
 
     def wrap(self, sock: socket.socket) -> "TlsStream":
         """Return the stream of a connected socket. Raises `OSError` where the client is gone."""
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # see `SocketStream`
         sock.setblocking(False)
-        sock.getpeername()  # wrap_socket would leave an unconnected socket in plain text
-        wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        try:
-            return TlsStream(wrapped, self.client_names)
-        except OSError:
-            wrapped.close()
-            raise
+        return TlsStream(TlsSocket(sock, self._context), self.client_names)
 
 
-class TlsStream(SocketStream):
-    """A client under TLS. Its first `read`s do the handshake."""
+class TlsStream:
+    """A client under TLS; see `Stream`. Its first `read`s do the handshake."""
 
-    _socket: ssl.SSLSocket
-
-    def __init__(self, sock: ssl.SSLSocket, client_names: frozenset[str]) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: TlsSocket, client_names: frozenset[str]) -> None:
         self.handshaking = True
         self.read_wants_write = False
+        self.read_fd = self.write_fd = sock.fileno()
+        self._socket = sock
         self._client_names = client_names
 
     def read(self) -> bytes | None:
-        """Return what is there, b"" at the end, None when there is nothing yet.
-
-        EOF without close_notify counts as the end: truncation can forge nothing,
-        since a package that is not whole is thrown away in any case.
-        """
-        self.read_wants_write = False
-        try:
-            if self.handshaking:
-                self._socket.do_handshake()
-                if self._client_names:
-                    self._check_client()
-                self.handshaking = False
-            # At least a whole record: the selector does not see what OpenSSL keeps of one.
-            return self._socket.recv(READ_BYTES)
-        except ssl.SSLWantReadError:
-            return None
-        except ssl.SSLWantWriteError:
-            self.read_wants_write = True
-            return None
-        except ssl.SSLError as error:
-            if is_cut_off(error) and not self.handshaking:
-                return b""
-            raise OSError(errno.EPROTO, _explain(error)) from error
+        """Return what is there, b"" at the end, None when there is nothing yet."""
+        if self.handshaking:
+            done = self._socket.handshake()
+            self.read_wants_write = self._socket.read_needs_write
+            if not done:
+                return None
+            if self._client_names:
+                self._check_client()
+            self.handshaking = False
+        data = self._socket.read(READ_BYTES)
+        self.read_wants_write = self._socket.read_needs_write
+        return data
 
     def _check_client(self) -> None:
-        names = names_of(self._socket.getpeercert() or {})
+        names = names_of(self._socket.peer_names())
         if not self._client_names & {name.lower() for name in names}:
             shown = printable(", ".join(names).encode()[:500]) or "no name"
             raise OSError(errno.EACCES, f"its certificate is for {shown}, which is not permitted")
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write some of `data`; return how many bytes went.
-
-        A record that could not be written is encrypted already, and OpenSSL
-        wants the same bytes again; more may follow them.
-        """
-        try:
-            return self._socket.send(data[:_RECORD_BYTES])
-        except ssl.SSLWantWriteError:
-            return 0
-        except ssl.SSLWantReadError as error:
+        """Write some of `data`; return how many bytes went."""
+        sent = self._socket.write(data)
+        if self._socket.write_needs_read:
             # Only half a TLS message from the client makes a write wait for input; the
             # selector would report room to write all the time.
-            raise OSError(errno.EPROTO, "TLS: half a handshake message, and no rest") from error
-        except ssl.SSLError as error:
-            raise OSError(errno.EPROTO, _explain(error)) from error
+            raise TlsError("TLS: half a handshake message, and no rest")
+        return sent
 
     def half_close(self) -> bool:
         """Tell the client that no more comes; what it still sends is not decrypted."""
-        self._close_notify()
-        return super().half_close()
+        self._socket.close_notify()
+        try:
+            self._socket.shut_down(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
-        """Close the socket."""
-        self._close_notify()
-        super().close()
-
-    def _close_notify(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._socket.unwrap()  # does not wait for the client's close_notify
+        """Close the socket; harmless twice."""
+        self._socket.close_notify()
+        self._socket.close()
 
 
 def names_of(certificate: Mapping[str, object]) -> list[str]:
@@ -143,25 +105,3 @@ def names_of(certificate: Mapping[str, object]) -> list[str]:
     assert isinstance(subject, tuple)
     found += [value for part in subject for kind, value in part if kind == "commonName"]
     return found
-
-
-def _no_password() -> str:
-    """Refuse an encrypted key: OpenSSL would ask for a password on the terminal."""
-    raise PermissionError(errno.EACCES, "the key is encrypted; decrypt it first")
-
-
-def _cannot_use(what: str, path: str, error: OSError) -> NoReturn:
-    shown = printable(path.encode("utf-8", "replace"))
-    raise LocalError(f"cannot use the {what} {shown}: {_explain(error)}") from error
-
-
-def _explain(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if is_cut_off(error):
-        return "it closed the connection during the TLS handshake"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS: {error.reason.replace('_', ' ').lower()}"
-    if isinstance(error, ssl.SSLError):  # "[SSL] PEM lib (_ssl.c:3926)"
-        return "TLS: no PEM of that kind in it"
-    return error.strerror or str(error)

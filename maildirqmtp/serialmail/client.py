@@ -10,21 +10,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
-import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
+from maildirqmtp.transport.process import PIPE, Process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Seconds that a client has to exit once its input and output are closed, before SIGTERM.
 CLIENT_EXIT_S = 3.0
-#: Seconds more before SIGKILL.
-TERM_S = 1.0
 _READ_BYTES = 64 << 10
 #: Bytes of names under way to it, which cannot be taken back when we are told to stop.
 _PIPE_BYTES = 4_096
@@ -39,15 +35,10 @@ class Client:
 
     def __init__(self, words: Sequence[bytes]) -> None:
         try:
-            self._process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
-            )
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise LocalError(f"unable to run {printable(words[0])}: {why}") from error
+            self._process = Process(words, stdin=PIPE, stdout=PIPE, new_session=False)
+        except OSError as error:
+            raise LocalError(f"unable to run {printable(words[0])}: {error.strerror}") from error
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
         self._stdin, self._stdout = stdin, stdout
         self.names_fd = stdin.fileno()
         self.results_fd = stdout.fileno()
@@ -98,31 +89,15 @@ class Client:
 
     def reap(self) -> int:
         """After its exit: return its exit code, or less than 0 where a signal killed it."""
-        return self._process.wait()
+        return self._process.reap()
 
     def dismiss(self) -> None:
         """End it, whatever it is doing, with all that it has started. Harmless after `reap`."""
         self._stdin.close()
         self._stdout.close()
         try:
-            if self._process.returncode is None and not self._exits(CLIENT_EXIT_S):
-                self._kill(signal.SIGTERM)
-                self._exits(TERM_S)
+            self._process.end(CLIENT_EXIT_S)
         finally:
-            if self._process.returncode is None:
-                # Also what it has left behind; its number is nobody else's before it is reaped.
-                self._kill(signal.SIGKILL)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(TERM_S)
             if self.exit_fd >= 0:
                 os.close(self.exit_fd)
                 self.exit_fd = -1
-
-    def _exits(self, within_s: float) -> bool:
-        poll = select.poll()
-        poll.register(self.exit_fd, select.POLLIN)
-        return bool(poll.poll(within_s * 1_000))
-
-    def _kill(self, number: signal.Signals) -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, number)

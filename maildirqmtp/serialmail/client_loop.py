@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare, trace_of
 from maildirqmtp.forwarder.settle import Settler
-from maildirqmtp.mail import envelope
 from maildirqmtp.qmtp.protocol import ACCEPTED
 from maildirqmtp.serialmail.client import Client
 from maildirqmtp.serialmail.feeder import Feeder
@@ -91,7 +90,7 @@ class ClientLoop:
 
     def _run(self) -> int:
         without_result = 0
-        while self._stop_at is None and self._settler.trouble is None:
+        while self._stop_at is None and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
@@ -123,7 +122,7 @@ class ClientLoop:
         waiting = [first]
 
         def take() -> QueuedMessage | None:
-            if self._settler.trouble is not None:
+            if self._settler.local_error is not None:
                 return None
             return waiting.pop() if waiting else self._next()
 
@@ -161,8 +160,8 @@ class ClientLoop:
         kept = self._settler.settle(queued)
         if kept is not None:
             self._keep(queued)
-            trouble = self._settler.trouble
-            if trouble is not None and answer.status is ACCEPTED and not kept.soon:
+            trouble = self._settler.local_error
+            if trouble is not None and answer.status is ACCEPTED and not kept.at_next_scan:
                 self._report.twice(queued, trouble)
 
     def _keep(self, queued: QueuedMessage) -> None:
@@ -188,7 +187,7 @@ class ClientLoop:
     def _prepare(self, folder: Folder, name: bytes) -> QueuedMessage | None:
         try:
             queued = prepare(self._maildir, self._route, folder, name)
-            if queued is None:
+            if isinstance(queued, PassedOver):
                 return None
             try:
                 _check(queued)
@@ -214,6 +213,6 @@ def _check(queued: QueuedMessage) -> None:
     if sidecar is None:
         return
     message = queued.message
-    trace = envelope.read_trace(message.data, message.fd < 0)
+    trace = trace_of(message)
     if (trace.sender, trace.recipients) != (sidecar.sender, sidecar.recipients):
         raise EnvelopeError("its sidecar is not what its lines say, and a client reads only those")

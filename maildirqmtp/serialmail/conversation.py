@@ -98,12 +98,11 @@ class Conversation:
                 while not self._turn():
                     pass
             finally:
-                for fd in (self._names_fd, self._transport.read_fd, self._transport.write_fd):
-                    self._ready.watch(fd, 0)
+                self._ready.watch({})
                 # The server throws an incomplete package away: do not complete it.
                 unfinished = self._pipeline.close()
             while self._results:
-                self._ready.watch(self._results_fd, selectors.EVENT_WRITE)
+                self._ready.watch({self._results_fd: selectors.EVENT_WRITE})
                 self._write_results(self._ready.wait(None))
         return self._error(unfinished) or self._fatal
 
@@ -121,8 +120,7 @@ class Conversation:
         wanted[transport.read_fd] |= read if answers and not pipeline.ended else 0
         wanted[transport.write_fd] |= write if pipeline.wants_write and not pipeline.ended else 0
         wanted[self._results_fd] |= write if self._results else 0
-        for fd, events in wanted.items():
-            self._ready.watch(fd, events)
+        self._ready.watch(wanted)
         ready = self._ready.wait(self._deadline())
         if not answers:
             transport.heard_at = self._clock()  # the feeder is slow, not the server

@@ -14,6 +14,7 @@ from maildirqmtp.serialmail.client import Client
 from maildirqmtp.serialmail.report import path_of
 from maildirqmtp.serialmail.wire import ResultReader, WireError
 from maildirqmtp.text import printable
+from maildirqmtp.transport.readiness import seconds_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 #: client that reads all names before its first result gets the rest in another run.
 MAX_UNANSWERED = 20_000
 _NAMES_A_TURN = 64
-_MAX_WAIT_S = 86_400.0
 
 
 class Feeder:
@@ -70,8 +70,7 @@ class Feeder:
         """Write names, wait until the time `until` at most, read results. Raises `WireError`."""
         self._give()
         client, selector = self._client, self._selector
-        wait_s = None if until is None else min(max(0.0, until - self._clock()), _MAX_WAIT_S)
-        for key, _ in selector.select(wait_s):
+        for key, _ in selector.select(seconds_until(until, self._clock())):
             if key.fd == self._wake.fd:
                 self._wake.clear()
             elif key.fd == client.exit_fd:

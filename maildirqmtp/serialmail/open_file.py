@@ -8,7 +8,7 @@ import os
 import stat
 
 from maildirqmtp.errors import EnvelopeError, QMTPError
-from maildirqmtp.forwarder.queued_message import QueuedMessage
+from maildirqmtp.forwarder.queued_message import QueuedMessage, trace_of
 from maildirqmtp.mail import envelope
 from maildirqmtp.maildir.files import Folder, Message, identity_of
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
@@ -78,7 +78,10 @@ def _load(name: bytes) -> Message:
 
 
 def _addressed(message: Message, prefix: bytes) -> QueuedMessage | None:
-    trace = envelope.read_trace(message.data, message.fd < 0)
+    trace = trace_of(message)
+    fault = trace.sender_fault or trace.recipients_fault
+    if fault:
+        raise EnvelopeError(fault)
     if trace.sender is None or not trace.recipients:
         return None
     recipients = envelope.ours(trace.recipients, prefix)

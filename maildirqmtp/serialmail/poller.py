@@ -1,10 +1,9 @@
 """Waiting for several descriptors, files among them: standard input may be one, or /dev/null."""
 
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-#: Seconds that one wait takes at most: epoll_wait(2) counts milliseconds in 32 bits.
-_MAX_WAIT_S = 86_400.0
+from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
 
 
 class DescriptorPoller:
@@ -13,32 +12,32 @@ class DescriptorPoller:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        #: Descriptors that epoll refuses because they are always ready.
+        self._registration = DescriptorRegistration(self._selector)
+        #: Whether the selector takes a descriptor; one that it does not take is always ready.
+        self._selectable: dict[int, bool] = {}
         self._always: dict[int, int] = {}
 
-    def watch(self, fd: int, events: int) -> None:
-        """Wait for these events of a descriptor from now on; 0 for none."""
-        if fd in self._always:
-            self._always[fd] = events
-            return
-        known = self._selector.get_map().get(fd)
-        try:
-            if known is None:
-                if events:
-                    self._selector.register(fd, events)
-            elif not events:
+    def watch(self, wanted: Mapping[int, int]) -> None:
+        """Wait for these events on these descriptors from now on, and for nothing else."""
+        wanted = {fd: events for fd, events in wanted.items() if events}
+        self._always = {fd: events for fd, events in wanted.items() if not self._takes(fd)}
+        self._registration.want({fd: wanted[fd] for fd in wanted.keys() - self._always.keys()})
+
+    def _takes(self, fd: int) -> bool:
+        if fd not in self._selectable:
+            try:
+                self._selector.register(fd, selectors.EVENT_READ)
                 self._selector.unregister(fd)
-            elif known.events != events:
-                self._selector.modify(fd, events)
-        except PermissionError:
-            self._always[fd] = events  # epoll_ctl(2): EPERM for files and /dev/null
+                self._selectable[fd] = True
+            except PermissionError:  # epoll_ctl(2): EPERM for files and /dev/null
+                self._selectable[fd] = False
+        return self._selectable[fd]
 
     def wait(self, until: float | None) -> dict[int, int]:
         """Return the events of the descriptors that are ready; empty at the time `until`."""
-        ready = {fd: events for fd, events in self._always.items() if events}
-        wait_s = None if until is None else min(max(0.0, until - self._clock()), _MAX_WAIT_S)
-        found = self._selector.select(0 if ready else wait_s)
-        return ready | {key.fd: events for key, events in found}
+        wait_s = seconds_until(until, self._clock())
+        found = self._selector.select(0 if self._always else wait_s)
+        return self._always | {key.fd: events for key, events in found}
 
     def close(self) -> None:
         """Close the selector; the descriptors stay open."""

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import TransportError
+from maildirqmtp.transport.wrapper import TransportWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,33 +17,22 @@ END_OF_FILE = "network read error: end of file"
 NOT_WRITTEN = "unable to write to network"
 
 
-class RecordingTransport:
+class RecordingTransport(TransportWrapper):
     """A transport; `failure` is what serialmail says of its end, `heard_at` when a byte last came.
 
     `clock` is monotonic seconds.
     """
 
     def __init__(self, transport: Transport, clock: Callable[[], float]) -> None:
-        self.name = transport.name
-        self.read_fd = transport.read_fd
-        self.write_fd = transport.write_fd
-        self.can_send_file = transport.can_send_file
-        # The descriptors of a UCSPI client are in plain, and nothing of this changes.
-        self.send_needs_read = transport.send_needs_read
-        self.receive_needs_write = transport.receive_needs_write
-        self.piecemeal = transport.piecemeal
-        self.close_waits = transport.close_waits
-        self.hang_up = transport.hang_up
-        self.close = transport.close
+        super().__init__(transport)
         self.failure = ""
         self.heard_at = clock()
-        self._inner = transport
         self._clock = clock
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""
         try:
-            return self._inner.send(data)
+            return super().send(data)
         except TransportError:
             self.failure = NOT_WRITTEN
             raise
@@ -50,7 +40,7 @@ class RecordingTransport:
     def send_file(self, fd: int, offset: int, count: int) -> int | None:
         """See `Transport`."""
         try:
-            return self._inner.send_file(fd, offset, count)
+            return super().send_file(fd, offset, count)
         except TransportError:
             self.failure = NOT_WRITTEN
             raise
@@ -58,7 +48,7 @@ class RecordingTransport:
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`."""
         try:
-            data = self._inner.receive(max_bytes)
+            data = super().receive(max_bytes)
         except TransportError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             self.failure = f"network read error: {why}"

@@ -70,9 +70,9 @@ class SerialmailReport(Report):
             f"{self._name(queued)}: {why}",
         )
 
-    def trouble(self, what: str, left: int = 0) -> None:
+    def problem(self, what: str, left: int = 0) -> None:
         """See `Report`."""
-        self.counters.trouble += 1
+        self.counters.problems += 1
         self._line(-1, f"warning: {what}")
 
     def note(self, what: str) -> None:
@@ -81,7 +81,7 @@ class SerialmailReport(Report):
 
     def fatal(self, what: str) -> None:
         """The run ends because of this."""
-        self.counters.trouble += 1
+        self.counters.problems += 1
         self._line(-1, f"fatal: {what}")
 
     def _info(self, queued: QueuedMessage, outcome: str, text: str) -> None:

@@ -185,11 +185,24 @@ def check_together(line: CommandLine) -> None:
                 )
 
 
+def _check_arguments(words: list[str]) -> None:
+    """Refuse what is not DIR [PREFIX] SERVER. Raises `ConfigError`.
+
+    A port after a blank, as telnet has it, would be taken for SERVER, and the host
+    for PREFIX; no host's name is a port's number.
+    """
+    host, port = words[-2:] if len(words) > 1 else ("", "")
+    if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536 and len(words) > 1:
+        where = f"{host}:{port}" if len(words) > 2 else f"HOST:{port}"
+        raise ConfigError(f"{port!r} is a port, no server; write {where} as one word")
+    if not 2 <= len(words) <= 3:
+        raise ConfigError("DIR and SERVER, or DIR, PREFIX and SERVER are needed")
+
+
 def make_route(line: CommandLine) -> Route:
     """Return the route that the command line asks for. Raises `ConfigError`."""
     words = line.arguments
-    if not 2 <= len(words) <= 3:
-        raise ConfigError("DIR and SERVER, or DIR, PREFIX and SERVER are needed")
+    _check_arguments(words)
     values = table.prefix_defaults(len(words) == 3) | line.values(table.ROUTE)
     if len(words) == 3:
         values[table.PREFIX.field] = os.fsencode(words[1])

@@ -38,8 +38,9 @@ class ConfigFile:
         if len(raw) > MAX_BYTES:
             raise ConfigError(f"{self.name}: larger than {MAX_BYTES} bytes; is it the right file?")
         try:
-            # As tomllib does it, before it counts lines.
-            self.text = raw.decode().replace("\r\n", "\n")
+            # A byte order mark, which some editors write first, is no TOML. Line ends as tomllib
+            # makes them before it counts lines.
+            self.text = raw.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
             raise ConfigError(

@@ -9,6 +9,7 @@ from maildirqmtp.forwarder.route import BounceMethod, BounceVia
 from maildirqmtp.settings.types import (
     BytesType,
     NumberType,
+    TextType,
     ValueType,
     digits,
     expanded,
@@ -16,15 +17,13 @@ from maildirqmtp.settings.types import (
     unexpanded,
 )
 from maildirqmtp.settings.units import bytes_text, parse_window
-from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, parse_tcp
 
 
 class AddressType(BytesType):
-    """One address of the envelope, raw. `what` is sender or recipient; only a sender may be empty.
+    """An address of the envelope, quoted where it has to be; kept raw.
 
-    It may be written as in a header: in angle brackets, and with a local part in
-    quotation marks. Nothing else is understood: no display name, no list.
+    `what` is sender or recipient; only a sender may be empty.
     """
 
     def __init__(self, what: str) -> None:
@@ -33,25 +32,11 @@ class AddressType(BytesType):
 
     def parse(self, text: str, where: str) -> bytes:
         from maildirqmtp.mail import addresses
-        from maildirqmtp.qmtp.protocol import check_address
 
-        written = os.fsencode(text)
         try:
-            found = addresses.split(written) or [b""]
-        except ValueError:
-            found = []
-        bare = written.strip(b" \t")
-        if len(found) != 1 or bare.startswith(b",") or bare.endswith(b","):
-            unclear = f"{printable(written)!r} is not one address, as in joe@example.org"
-            raise ConfigError(f"{where}: {check_address(written, self._what) or unclear}")
-        raw = addresses.raw_sender if self._what == "sender" else addresses.unquote
-        address = raw(found[0])
-        reason = check_address(address, self._what)
-        if reason is None and not address and self._what == "recipient":
-            reason = "a recipient must not be empty"
-        if reason is not None:
-            raise ConfigError(f"{where}: {reason}")
-        return address
+            return addresses.parse(os.fsencode(text), self._what)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
     def to_text(self, value: bytes) -> str:
         from maildirqmtp.mail import addresses
@@ -139,6 +124,18 @@ class ShellWordsType(ValueType[tuple[bytes, ...]]):
     def to_toml(self, value: tuple[bytes, ...]) -> str:
         program, *arguments = value
         return quoted(self.to_text((os.fsencode(unexpanded(os.fsdecode(program))), *arguments)))
+
+
+class HostNameType(TextType):
+    """A host's name, as it can stand in every header field (RFC 1123, 2.1)."""
+
+    wanted = "a name in quotes"
+
+    def parse(self, text: str, where: str) -> str:
+        plain = text.isascii() and text.replace("-", "x").replace(".", "x").isalnum()
+        if not plain or text[0] in ".-" or text[-1] in ".-" or ".." in text or len(text) > 253:
+            raise ConfigError(f"{where}: a name as in mail.example.org is needed, not {text!r}")
+        return text
 
 
 class PinType(ValueType[bytes]):

@@ -17,6 +17,7 @@ from maildirqmtp.pipeline.limits import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
     AddressType,
     BounceViaType,
+    HostNameType,
     LoopbackType,
     PinType,
     PortType,
@@ -97,6 +98,12 @@ SERVER = Setting("server", "server", TextType("SERVER"), "where messages go")
 SENDER = Setting(
     "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
 )
+_DEFAULT_SENDER = Setting(
+    "default-sender",
+    "default_sender",
+    AddressType("sender"),
+    "envelope sender where the messages say none",
+)
 RECIPIENT = Setting(
     "recipient",
     "recipients",
@@ -118,6 +125,12 @@ _BOUNCE = Setting(
     "bounce",
     SwitchType(both_ways=True),
     "tell senders of failures, or not (with PREFIX: yes; else: no)",
+)
+_CUR = Setting(
+    "cur",
+    "include_cur",
+    SwitchType(both_ways=True),
+    "take messages from cur/, too (with PREFIX: yes; else: no); trash and drafts stay",
 )
 _PORT = Setting(
     "port",
@@ -157,7 +170,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         "response-timeout",
         "response_timeout_s",
         DurationType(),
-        "for the answer to a message ({default})",
+        "without an answer from the server, while it owes one ({default})",
     ),
     Setting(
         "lifetime",
@@ -168,6 +181,7 @@ ROUTE: tuple[Setting[Any], ...] = (
     _SENT,
     _FAILED,
     SENDER,
+    _DEFAULT_SENDER,
     RECIPIENT,
     _BOUNCE,
     Setting(
@@ -183,12 +197,21 @@ ROUTE: tuple[Setting[Any], ...] = (
         ShellWordsType("COMMAND"),
         "run as COMMAND -i -f '' -- SENDER ({default})",
     ),
-    Setting("cur", "include_cur", SwitchType(), "take messages from cur/ as well as from new/"),
+    Setting(
+        "hostname", "hostname", HostNameType("NAME"), "name in bounces (this host's full name)"
+    ),
+    _CUR,
     Setting(
         "connections",
         "connections",
         CountType("N"),
         "connections at the same time ({default})",
+    ),
+    Setting(
+        "one-recipient",
+        "one_recipient",
+        SwitchType(),
+        "a package for each recipient: the server answers once per package",
     ),
     Setting(
         "tls-ca",
@@ -235,11 +258,12 @@ DAEMON_ONLY: tuple[Setting[Any], ...] = (_RESCAN, _IDLE_TIMEOUT, _METRICS_FILE, 
 
 
 def prefix_defaults(classic: bool) -> Values:
-    """Return the defaults that depend on the form: serialmail's, with a prefix, or the short one.
+    """Return the defaults that depend on the form: the classic one, with a prefix, or the other.
 
-    A first try on somebody's inbox must not tell strangers of failures.
+    The classic form is serialmail's, which bounces and takes read mail as well. A
+    first try on somebody's inbox must neither tell strangers of failures nor empty it.
     """
-    return {_BOUNCE.field: classic}
+    return {_BOUNCE.field: classic, _CUR.field: classic}
 
 
 def make_route(values: Values) -> Route:

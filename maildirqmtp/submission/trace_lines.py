@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.mail import envelope
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
 
@@ -57,8 +56,5 @@ def _without_trace(top: bytes, complete: bool) -> bytes | None:
 
 def _as_sent(top: bytes, complete: bool) -> bytes | None:
     """Return what the forwarder sends of a message with this beginning; None: more is needed."""
-    try:
-        trace = envelope.read_trace(top, complete)
-    except EnvelopeError:
-        return top  # with its sidecar it is sent as it is
-    return trace.kept + top[trace.offset :]
+    trace = envelope.read_trace(top, complete)
+    return None if trace is None else trace.kept + top[trace.offset :]

@@ -8,11 +8,9 @@ command that has to wait for that to be read would never answer.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import select
 import signal
-import subprocess
 import threading
 import time
 import weakref
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
 from maildirqmtp.transport.descriptors import DescriptorTransport
+from maildirqmtp.transport.process import PIPE, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +29,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a command has to exit once its input and output are closed.
 EXIT_GRACE_S = 3.0
-#: Seconds more after SIGTERM; then comes SIGKILL.
-TERM_S = 1.0
-#: Seconds that all commands have to exit after SIGTERM, where we exit without waiting for them.
+#: Seconds that all commands have to exit after SIGTERM, where this process exits at once.
 EXIT_S = 0.3
 #: Seconds from the end of its output to its exit status.
 STATUS_S = 1.0
@@ -56,15 +53,15 @@ _running: weakref.WeakSet[CommandTransport] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """End what the process leaves behind, told to exit at once: ssh may hang for hours."""
-    # Not those of the process that has forked us.
+    """End the commands of a process that exits at once: ssh may hang for hours."""
+    # Not those of the process that has forked this one.
     left = [transport for transport in _running if transport.owner == os.getpid()]
     for transport in left:
-        transport._kill(signal.SIGTERM)
+        transport.process.signal(signal.SIGTERM)
     deadline = time.monotonic() + EXIT_S
     for transport in left:
-        transport._exited(deadline - time.monotonic())
-        transport._kill(signal.SIGKILL)
+        transport.process.exits(deadline - time.monotonic())
+        transport.process.signal(signal.SIGKILL)
 
 
 class CommandTransport(DescriptorTransport):
@@ -75,41 +72,25 @@ class CommandTransport(DescriptorTransport):
     def __init__(self, server: CommandEndpoint, log: Callable[[str], None]) -> None:
         self._command = server.command
         try:
-            self._process = subprocess.Popen(
-                server.words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
-        except ConnectError:
+            self.process = Process(server.words, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        except ConnectError:  # of a signal handler: told to stop
             raise
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise ConnectError(
-                getattr(error, "errno", None), f"cannot start {self._command} for {server}: {why}"
-            ) from error
-        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        assert stdin is not None
-        assert stdout is not None
-        assert stderr is not None
-        self._pipes = (stdin, stdout)
+        except OSError as error:
+            raise _not_started(server, error) from error
+        process = self.process
+        self._pipes = (process.stdin, process.stdout)
         self.owner = os.getpid()
         _running.add(self)
         self._heard = False
-        self._complaints: _Complaints | None = None
+        self._stderr: _StderrReader | None = None
         self._exit_by: float | None = None
-        super().__init__(stdout.fileno(), stdin.fileno(), str(server))
+        super().__init__(process.stdout.fileno(), process.stdin.fileno(), str(server))
         try:
-            self._complaints = _Complaints(stderr, self._command, log)
+            self._stderr = _StderrReader(process.stderr, self._command, log)
         except (OSError, RuntimeError) as error:  # no descriptor, no thread
-            stderr.close()
+            process.stderr.close()
             self.close()
-            why = getattr(error, "strerror", None) or str(error)
-            raise ConnectError(
-                getattr(error, "errno", None), f"cannot start {self._command} for {server}: {why}"
-            ) from error
+            raise _not_started(server, error) from error
 
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`. An exit status other than 0 is an error, not an end."""
@@ -125,61 +106,33 @@ class CommandTransport(DescriptorTransport):
         self._hung_up()
 
     def _hung_up(self) -> float:
-        """Close its input and output, if that was not done yet; return the seconds it has left."""
+        """Close its input and output, if still open; return the seconds it has left to exit."""
         now = time.monotonic()
         if self._exit_by is None:
             self._exit_by = now + EXIT_GRACE_S
+            self._forget_descriptors()
             for pipe in self._pipes:
                 pipe.close()
         return self._exit_by - now
 
     def close(self) -> None:
-        """See `Transport`. Waits for the command's end, and sees to it."""
+        """See `Transport`. Waits for the command's end, and ends it where it does not come."""
         if self._closed:
             return
         left_s = self._hung_up()
         self._closed = True
         try:
-            if not self._exited(left_s):
-                self._kill(signal.SIGTERM)
-                self._exited(TERM_S)
+            self.process.end(left_s)
         finally:
             _running.discard(self)
-            # Also what it has left behind; its number is nobody else's before it is reaped.
-            self._kill(signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # not ours to kill: sudo, say
-                self._process.wait(TERM_S)
-            if self._complaints is not None:
-                self._complaints.close()
-
-    def _kill(self, number: signal.Signals) -> None:
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, number)
-
-    def _exited(self, within_s: float) -> bool:
-        """Wait for the command's exit, without reaping it."""
-        deadline = time.monotonic() + within_s
-        pause_s = 0.001
-        while self._look() is None:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(pause_s)
-            pause_s = min(0.05, 2 * pause_s)
-        return True
-
-    def _look(self) -> tuple[int, int] | None:
-        """Return how it ended and with what, None while it runs."""
-        try:
-            found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return os.CLD_EXITED, 0  # somebody ignores SIGCHLD: there is no telling
-        return None if found is None else (found.si_code, found.si_status)
+            if self._stderr is not None:
+                self._stderr.close()
 
     def _ended(self, number: int | None) -> TransportError | None:
-        """Return the error for how the command ended; None where it did in peace, or not yet."""
-        if self._closed or not self._exited(STATUS_S):
+        """Return the error for how the command ended; None where it exited with 0, or not yet."""
+        if self._closed or not self.process.exits(STATUS_S):
             return None
-        how, what = self._look() or (os.CLD_EXITED, 0)
+        how, what = self.process.exit_status() or (os.CLD_EXITED, 0)
         if how == os.CLD_EXITED and not what:
             return None
         verb = "exited with status" if how == os.CLD_EXITED else "was killed by signal"
@@ -192,7 +145,13 @@ class CommandTransport(DescriptorTransport):
         return self._ended(error.errno) or super()._broken(doing, error)
 
 
-class _Complaints:
+def _not_started(server: CommandEndpoint, error: Exception) -> ConnectError:
+    why = getattr(error, "strerror", None) or str(error)
+    text = f"cannot start {server.command} for {server}: {why}"
+    return ConnectError(getattr(error, "errno", None), text)
+
+
+class _StderrReader:
     """Reads a command's standard error in a thread, and passes it on line by line."""
 
     def __init__(self, stderr: IO[bytes], command: str, log: Callable[[str], None]) -> None:
@@ -203,7 +162,7 @@ class _Complaints:
         self._line = b""
         self._lines = 0
         self._stop_read, self._stop_write = os.pipe()
-        # A daemon: one that waits for a log that nobody reads must not keep the process.
+        # A daemon thread: one that waits for a log that nobody reads must not keep the process.
         self._thread = threading.Thread(target=self._run, name=f"stderr of {command}", daemon=True)
         try:
             self._thread.start()
@@ -213,19 +172,19 @@ class _Complaints:
             raise
 
     def close(self) -> None:
-        """Pass on what is there, and end; what the command left running may still have it open."""
+        """Pass on what is there, and end; processes it left running may have it open still."""
         os.close(self._stop_write)
-        # The log may be waiting for us, or for somebody who does not read it.
+        # The log may be waiting for this thread, or for a reader that does not read.
         self._thread.join(LOG_S)
 
     def _run(self) -> None:
         try:
-            self._listen()
+            self._read_all()
         finally:
             os.close(self._stop_read)
             self._stderr.close()
 
-    def _listen(self) -> None:
+    def _read_all(self) -> None:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._stop_read, select.POLLIN)
@@ -253,9 +212,9 @@ class _Complaints:
         self._line = rest[:LINE_BYTES]  # of a line without end, the rest is forgotten
         for line in lines:
             if shown := printable(line[:LINE_BYTES].strip()):
-                self._say(shown)
+                self._show(shown)
 
-    def _say(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         self._lines += 1
         if self._lines <= MAX_LINES:
             self._log(f"{self._command}: {text}")

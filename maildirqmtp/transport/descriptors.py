@@ -6,7 +6,8 @@ import contextlib
 import os
 import stat
 
-from maildirqmtp.errors import ConnectError, TransportError
+from maildirqmtp.errors import ConnectError
+from maildirqmtp.transport.descriptor_pair import DescriptorPair
 
 #: Where a UCSPI client has what comes from the server, and what goes there.
 UCSPI_READ_FD = 6
@@ -16,53 +17,16 @@ UCSPI_WRITE_FD = 7
 _taken = False
 
 
-class DescriptorTransport:
+class DescriptorTransport(DescriptorPair):
     """A connection on two descriptors, which it owns."""
 
-    send_needs_read = False
-    receive_needs_write = False
-    piecemeal = False
-    close_waits = False
-
     def __init__(self, read_fd: int, write_fd: int, name: str) -> None:
-        self.name = name
-        self.read_fd = read_fd
-        self.write_fd = write_fd
-        # The kernel sends files into sockets; pipes are another matter on older ones.
-        self.can_send_file = stat.S_ISSOCK(os.fstat(write_fd).st_mode)
+        # The kernel sends files into sockets; into pipes, older ones do not.
+        can_send_file = stat.S_ISSOCK(os.fstat(write_fd).st_mode)
+        super().__init__(read_fd, write_fd, name, can_send_file)
         self._closed = False
         for fd in (read_fd, write_fd):
             os.set_blocking(fd, False)
-
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """See `Transport`."""
-        try:
-            return os.write(self.write_fd, data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise self._broken("sending", error) from error
-
-    def send_file(self, fd: int, offset: int, count: int) -> int | None:
-        """See `Transport`."""
-        try:
-            return os.sendfile(self.write_fd, fd, offset, count)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._broken("sending a file", error) from error
-
-    def receive(self, max_bytes: int) -> bytes | None:
-        """See `Transport`."""
-        try:
-            return os.read(self.read_fd, max_bytes)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._broken("reading", error) from error
-
-    def hang_up(self) -> None:
-        """See `Transport`. That is what closing tells, and at once."""
 
     def close(self) -> None:
         """See `Transport`."""
@@ -70,14 +34,10 @@ class DescriptorTransport:
             self._closed = True
             for fd in (self.read_fd, self.write_fd):
                 with contextlib.suppress(OSError):
-                    # Whoever shares them, as a shell's pipeline does, may expect to wait.
+                    # Others who share them, as in a shell's pipeline, may expect to block.
                     os.set_blocking(fd, True)
                 os.close(fd)
-
-    def _broken(self, doing: str, error: OSError) -> TransportError:
-        return TransportError(
-            error.errno, f"connection to {self.name} broke while {doing}: {error.strerror}"
-        )
+            self._forget_descriptors()
 
 
 def connect_ucspi() -> DescriptorTransport:
@@ -101,10 +61,10 @@ def connect_ucspi() -> DescriptorTransport:
 
 
 def _is_inherited_stream(fd: int) -> bool:
-    """Say whether we were started with this descriptor, and it is a socket or a pipe.
+    """Say whether this process inherited the descriptor, and it is a socket or a pipe.
 
-    Where nobody gave us 6 and 7, files of our own get these numbers; but Python
-    opens none that a child would inherit.
+    Without a UCSPI client, files of this process get the numbers 6 and 7; but
+    Python opens none that a child would inherit.
     """
     try:
         mode = os.fstat(fd).st_mode
@@ -114,7 +74,7 @@ def _is_inherited_stream(fd: int) -> bool:
 
 
 def _peer() -> str:
-    """Say who the server is, as far as the UCSPI client tells (tcp-environ(5))."""
+    """Return the server's address, as far as the UCSPI client tells (tcp-environ(5))."""
     address = os.environ.get("TCPREMOTEIP") or os.environ.get("TCP6REMOTEIP") or ""
     port = os.environ.get("TCPREMOTEPORT") or os.environ.get("TCP6REMOTEPORT") or ""
     if not (address.isascii() and address.isprintable() and 0 < len(address) < 100):

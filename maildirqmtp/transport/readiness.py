@@ -1,51 +1,41 @@
-"""Waiting for a connection: until it can be read or written, or some time is over."""
+"""Waiting for descriptors: what a selector waits for, and for how long."""
+
+from __future__ import annotations
 
 import selectors
+from typing import TYPE_CHECKING
 
-from maildirqmtp.transport.transport import Transport
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from maildirqmtp.transport.transport import Transport
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
+#: Seconds that one wait takes at most: epoll_wait(2) and poll(2) count milliseconds in 32 bits.
+MAX_WAIT_S = 86_400.0
 
-class SelectorRegistration:
-    """A connection in a selector, of one descriptor or two, with `data` for who selects.
 
-    Raises `OSError` where the selector cannot watch it.
-    """
+def seconds_until(deadline: float | None, now: float) -> float | None:
+    """Return what a selector is to wait for, at most; None for ever. Both on the same clock."""
+    return None if deadline is None else min(max(0.0, deadline - now), MAX_WAIT_S)
 
-    __slots__ = ("_data", "_registered", "_selector", "_transport", "_wanted")
 
-    def __init__(
-        self, selector: selectors.BaseSelector, transport: Transport, data: object = None
-    ) -> None:
+class DescriptorRegistration:
+    """The descriptors that a selector watches for one owner, `data` to whoever selects."""
+
+    __slots__ = ("_data", "_registered", "_selector")
+
+    def __init__(self, selector: selectors.BaseSelector, data: object = None) -> None:
         self._selector = selector
-        self._transport = transport
         self._data = data
         self._registered: dict[int, int] = {}
-        self._wanted = (False, False)
-        self.want(True, False)
 
-    def want(self, reading: bool, writing: bool) -> None:
-        """Have the selector tell when it can be read, and when it can be written."""
-        if (reading, writing) != self._wanted:
-            self._wanted = (reading, writing)
-            wanted: dict[int, int] = {}
-            if reading:
-                wanted[self._transport.read_fd] = _READ
-            if writing:
-                fd = self._transport.write_fd
-                wanted[fd] = wanted.get(fd, 0) | _WRITE
-            self._arrange(wanted)
+    def want(self, wanted: Mapping[int, int]) -> None:
+        """Watch these descriptors for these events, and no others.
 
-    def drop(self) -> None:
-        """Have the selector forget it, if it has not yet; the connection stays open."""
-        still_there = self._selector.get_map() or {}
-        for fd in self._registered:
-            if fd in still_there:
-                self._selector.unregister(fd)
-        self._registered.clear()
-
-    def _arrange(self, wanted: dict[int, int]) -> None:
+        Raises `OSError` where the selector cannot watch one.
+        """
         registered, selector = self._registered, self._selector
         for fd in registered.keys() - wanted.keys():
             del registered[fd]
@@ -56,6 +46,41 @@ class SelectorRegistration:
             elif registered[fd] != events:
                 selector.modify(fd, events, self._data)
             registered[fd] = events
+
+    def drop(self) -> None:
+        """Watch nothing more, also where the selector is closed already."""
+        still_there = self._selector.get_map() or {}
+        for fd in self._registered:
+            if fd in still_there:
+                self._selector.unregister(fd)
+        self._registered.clear()
+
+
+class TransportRegistration(DescriptorRegistration):
+    """A connection in a selector, of one descriptor or two.
+
+    Raises `OSError` where the selector cannot watch it.
+    """
+
+    __slots__ = ("_transport", "_wanted")
+
+    def __init__(
+        self, selector: selectors.BaseSelector, transport: Transport, data: object = None
+    ) -> None:
+        super().__init__(selector, data)
+        self._transport = transport
+        self._wanted = (False, False)
+        self.want_to(True, False)
+
+    def want_to(self, read: bool, write: bool) -> None:
+        """Have the selector tell when it can be read, and when it can be written."""
+        if (read, write) != self._wanted:
+            self._wanted = (read, write)
+            wanted = {self._transport.read_fd: _READ} if read else {}
+            if write:
+                fd = self._transport.write_fd
+                wanted[fd] = wanted.get(fd, 0) | _WRITE
+            self.want(wanted)
 
 
 class ConnectionSelector:
@@ -68,19 +93,19 @@ class ConnectionSelector:
         self.transport = transport
         self._selector = selectors.DefaultSelector()
         try:
-            self._interest = SelectorRegistration(self._selector, transport)
+            self._registration = TransportRegistration(self._selector, transport)
         except BaseException:
             self._selector.close()
             raise
 
     def wait(self, reading: bool, writing: bool, timeout_s: float | None) -> tuple[bool, bool]:
         """Wait until it can be read or written, as wanted; return (readable, writable)."""
-        self._interest.want(reading, writing)
+        self._registration.want_to(reading, writing)
         events = 0
         for _, ready in self._selector.select(timeout_s):
             events |= ready
         return bool(events & _READ), bool(events & _WRITE)
 
     def close(self) -> None:
-        """Let go of it; the connection stays open."""
+        """Close the selector; the connection stays open."""
         self._selector.close()

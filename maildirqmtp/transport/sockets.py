@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
+from maildirqmtp.errors import ConnectError, ConnectTimeout
+from maildirqmtp.transport.descriptor_pair import DescriptorPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     #: What getaddrinfo says of one address.
     Found = tuple[int, int, int, str, tuple[Any, ...]]
     #: Makes a transport of a connected socket, within the seconds that are left.
-    Wrap = Callable[[socket.socket, float], "SocketTransport"]
+    Wrap = Callable[[socket.socket, float], DescriptorPair]
 
 #: The address of each host and port that last worked; for as long as the process lives.
 _worked: dict[tuple[str, int], tuple[Any, ...]] = {}
@@ -26,62 +26,21 @@ _worked: dict[tuple[str, int], tuple[Any, ...]] = {}
 _MAX_WORKED = 1_000
 
 
-class SocketTransport:
-    """A connected stream socket."""
-
-    can_send_file = True
-    send_needs_read = False
-    receive_needs_write = False
-    piecemeal = False
-    close_waits = False
+class SocketTransport(DescriptorPair):
+    """A connected stream socket, which it owns."""
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         sock.setblocking(False)
+        super().__init__(sock.fileno(), sock.fileno(), name, can_send_file=True)
         self._socket = sock
-        self.name = name
-        self.read_fd = self.write_fd = sock.fileno()
-
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """See `Transport`."""
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise self._broken("sending", error) from error
-
-    def send_file(self, fd: int, offset: int, count: int) -> int | None:
-        """See `Transport`."""
-        try:
-            return os.sendfile(self.write_fd, fd, offset, count)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._broken("sending a file", error) from error
-
-    def receive(self, max_bytes: int) -> bytes | None:
-        """See `Transport`."""
-        try:
-            return self._socket.recv(max_bytes)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise self._broken("reading", error) from error
-
-    def hang_up(self) -> None:
-        """See `Transport`. That is what closing tells, and at once."""
 
     def close(self) -> None:
         """See `Transport`."""
         self._socket.close()
-
-    def _broken(self, doing: str, error: OSError) -> TransportError:
-        return TransportError(
-            error.errno, f"connection to {self.name} broke while {doing}: {error.strerror}"
-        )
+        self._forget_descriptors()
 
 
-def connect_tcp(server: TcpEndpoint, timeout_s: float, wrap: Wrap | None = None) -> SocketTransport:
+def connect_tcp(server: TcpEndpoint, timeout_s: float, wrap: Wrap | None = None) -> DescriptorPair:
     """Connect to the first of the server's addresses that works, the last good one first.
 
     `wrap` may raise an `OSError` for an address that is no good after all.
@@ -127,7 +86,7 @@ def _find(server: TcpEndpoint) -> list[Found]:
     return sorted(found, key=lambda one: one[4] != worked)
 
 
-def _try(found: Found, server: TcpEndpoint, timeout_s: float, wrap: Wrap | None) -> SocketTransport:
+def _try(found: Found, server: TcpEndpoint, timeout_s: float, wrap: Wrap | None) -> DescriptorPair:
     family, kind, protocol, _, address = found
     deadline = time.monotonic() + timeout_s
     sock = socket.socket(family, kind, protocol)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.text import each_of
 from maildirqmtp.transport.endpoint import DIGEST_BYTES, check_tls, parse_pin
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class Tls:
     ) -> None:
         for name, path in (("ca", ca), ("cert", cert), ("key", key)):
             object.__setattr__(self, name, None if path is None else os.fspath(path))
-        each = (pins,) if isinstance(pins, (str, bytes)) else pins
-        object.__setattr__(self, "pins", tuple([_digest(pin) for pin in each]))
+        object.__setattr__(self, "pins", tuple([_digest(pin) for pin in each_of(pins)]))
         _check_files(self.ca, self.cert, self.key, "tls ")
 
 

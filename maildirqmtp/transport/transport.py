@@ -1,58 +1,68 @@
-"""The way to the server. The only place where its OS errors are seen.
+"""A way to the server, as everything above this room sees it.
 
-    sockets       TCP and Unix sockets
-    tls, spki     TLS on TCP, and pinned public keys
-    command       a command's standard input and output
-    descriptors   what a UCSPI client has opened for us
+    transport              what there is to call
+    connect                makes one, of the kind that the endpoint asks for
+    sockets, tls           TCP, Unix sockets, TLS on TCP
+    command                a command's standard input and output
+    descriptors            what a UCSPI client has opened
 
 Everything here is non-blocking once connected, and raises `TransportError`
-(also an `OSError`), which names the server and what was tried. Only the ways
-that are used are imported: a run over plain TCP loads neither ssl nor subprocess.
+(also an `OSError`), which names the server and what was tried.
 """
 
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING, Protocol
-
-from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint, UnixEndpoint, check_tls
-from maildirqmtp.transport.sockets import SocketTransport, connect_tcp, connect_unix
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from maildirqmtp.transport.endpoint import Endpoint
-    from maildirqmtp.transport.tls_options import Tls
-
-__all__ = ["SocketTransport", "Transport", "connect"]
-
-#: Seconds; sockets count milliseconds in 32 bits, and the kernel gives up long before.
-MAX_TIMEOUT_S = 86_400.0
+from typing import Protocol
 
 
 class Transport(Protocol):
     """What the pipeline needs of a connection.
 
-    `read_fd` and `write_fd` are for the selector, and may be the same. Whoever
-    has read until `receive` returned None, or what it returns while there is
-    more, is told by the selector of what comes next.
+    A caller that has read until `receive` returned None, or less than there is
+    room for, is told by the selector of what comes next.
 
-    TLS has messages of its own in both directions: `send_needs_read` is true
-    where `send` cannot go on before something has come, `receive_needs_write`
-    where `receive` cannot before something could be written. A selector that
-    is asked for the other way round would say at once, and for ever, that all
-    is ready. `piecemeal` is true where `receive` returns less than there is.
-    `close_waits` is true where `close` may take seconds.
+    TLS has messages of its own in both directions, hence `send_needs_read` and
+    `receive_needs_write`: a selector that is asked the other way round reports
+    at once, and for ever, that all is ready.
     """
 
-    name: str
-    read_fd: int
-    write_fd: int
-    can_send_file: bool
-    send_needs_read: bool
-    receive_needs_write: bool
-    piecemeal: bool
-    close_waits: bool
+    @property
+    def name(self) -> str:
+        """The server, for people."""
+        ...
+
+    @property
+    def read_fd(self) -> int:
+        """The descriptor for the selector to read from; -1 once it is closed."""
+        ...
+
+    @property
+    def write_fd(self) -> int:
+        """The descriptor for the selector to write to; may be the same one."""
+        ...
+
+    @property
+    def can_send_file(self) -> bool:
+        """True where `send_file` can be used."""
+        ...
+
+    @property
+    def send_needs_read(self) -> bool:
+        """True where `send` cannot go on before something has come."""
+        ...
+
+    @property
+    def receive_needs_write(self) -> bool:
+        """True where `receive` cannot go on before something could be written."""
+        ...
+
+    @property
+    def piecemeal(self) -> bool:
+        """True where `receive` returns less than there is."""
+        ...
+
+    @property
+    def close_waits(self) -> bool:
+        """True where `close` may take seconds."""
+        ...
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send what fits without waiting; return the number of bytes, maybe 0.
@@ -87,50 +97,3 @@ class Transport(Protocol):
     def close(self) -> None:
         """Close the connection; harmless twice."""
         ...
-
-
-def _to_stderr(line: str) -> None:
-    """Write a line of a command to our log; in one piece, for it comes from a thread."""
-    stream = sys.stderr
-    if stream is None:
-        return
-    try:
-        stream.write(f"maildirqmtp: {line}\n")
-        stream.flush()
-    except (OSError, ValueError):  # nobody reads it, or it is closed
-        return
-
-
-def connect(
-    server: Endpoint,
-    timeout_s: float,
-    tls: Tls | None = None,
-    log: Callable[[str], None] = _to_stderr,
-) -> Transport:
-    """Connect to the server; each address that it has gets `timeout_s` seconds.
-
-    `tls` says how to know a server at `qmtps://`; None: by the certificate
-    authorities of this system. `log` gets the lines that a command writes on
-    its standard error, in a thread of theirs.
-
-    Raises `ConnectError`, or `ConnectTimeout` where every address timed out;
-    `ConfigError` for `tls` with a server that would be talked to in plain. A
-    `ConnectError` that a signal handler raises goes through: no other address.
-    """
-    check_tls(server, tls)
-    timeout_s = min(timeout_s, MAX_TIMEOUT_S)
-    if isinstance(server, TcpEndpoint) and server.tls:
-        from maildirqmtp.transport.tls import connect_tls
-
-        return connect_tls(server, timeout_s, tls)
-    if isinstance(server, TcpEndpoint):
-        return connect_tcp(server, timeout_s)
-    if isinstance(server, UnixEndpoint):
-        return connect_unix(server, timeout_s)
-    if isinstance(server, CommandEndpoint):
-        from maildirqmtp.transport.command import CommandTransport
-
-        return CommandTransport(server, log)
-    from maildirqmtp.transport.descriptors import connect_ucspi
-
-    return connect_ucspi()

@@ -160,6 +160,9 @@ def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
         ([], "DIR and SERVER"),
         (["M"], "DIR and SERVER"),
         (["M", "p-", "h", "more"], "DIR and SERVER"),
+        (["M", "h", "209"], "'209' is a port, no server; write h:209 as one word"),
+        (["M", "p-", "h", "6209"], "'6209' is a port, no server; write h:6209 as one word"),
+        (["M", "209"], "'209' is a port, no server; write HOST:209 as one word"),
         (["M", ""], "no host name"),
         (["M", "h:0"], "1 to 65535"),
         (["M", "h:x"], "1 to 65535"),
@@ -213,7 +216,7 @@ def test_help_names_every_option_and_exit_code(capsys: Out) -> None:
     for option in ("--cur", "--dry-run", "--json", "--verbose", "--quiet", "--demo"):
         assert option in shown
     assert "Exit codes: 0 nothing of ours is left; 111" in shown
-    assert max(map(len, shown.splitlines())) <= 98
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_version(capsys: Out) -> None:
@@ -297,7 +300,7 @@ def test_closed_output_stops_nothing(flushed: Flushed, monkeypatch: pytest.Monke
     assert cli.main(["--json", "M", "h"]) == 0
     report = flushed.report
     assert report is not None
-    report.trouble("trouble")
+    report.problem("trouble")
     streams = sys.stdout, sys.stderr
     monkeypatch.undo()
     for stream in streams:
@@ -324,7 +327,7 @@ def told(flushed: Flushed, capsys: Out, *options: str) -> tuple[str, str]:
     assert report is not None
     report.connected("h")
     report.note("a note")
-    report.trouble("trouble")
+    report.problem("trouble")
     captured = capsys.readouterr()
     return captured.out, captured.err
 
@@ -389,7 +392,7 @@ class Stayed:
         self.config: Config | None = None
         self.reload: Callable[[], Config] | None = None
         self.shown: tuple[tuple[Route, ...], bool] | None = None
-        self.shown_maildir: tuple[bytes, bool, bool] | None = None
+        self.shown_maildir: tuple[bytes, bool | None, bool] | None = None
 
     def run(self, config: Config, reload: Callable[[], Config] | None) -> int:
         """Stand in for the daemon."""
@@ -401,7 +404,7 @@ class Stayed:
         self.shown = routes, as_json
         return 8
 
-    def show_maildir(self, path: bytes, include_cur: bool, as_json: bool) -> int:
+    def show_maildir(self, path: bytes, include_cur: bool | None, as_json: bool) -> int:
         """See `status.show_maildir`."""
         self.shown_maildir = path, include_cur, as_json
         return 9
@@ -412,13 +415,13 @@ def stayed(monkeypatch: pytest.MonkeyPatch) -> Stayed:
     """Nothing is watched; it is only noted what would have been."""
     made = Stayed()
     for name, functions in (
-        ("supervisor", [made.run]),
-        ("status", [made.show, made.show_maildir]),
+        ("maildirqmtp.daemon.supervisor", [made.run]),
+        ("maildirqmtp.cli.status", [made.show, made.show_maildir]),
     ):
-        module = types.ModuleType(f"maildirqmtp.daemon.{name}")
+        module = types.ModuleType(name)
         for function in functions:
             setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, f"maildirqmtp.daemon.{name}", module)
+        monkeypatch.setitem(sys.modules, name, module)
     return made
 
 
@@ -488,76 +491,16 @@ def test_check_config_is_utf8_in_any_locale(
 
 def test_status(stayed: Stayed, tmp_path: Path) -> None:
     """Of one maildir, or of all in a file; each with its prefix and all its settings."""
-    assert cli.main(["--status", "M"]) == 9
-    assert stayed.shown_maildir == (b"M", False, False)
-    assert cli.main(["--status", "M", "--cur", "--json"]) == 9
-    assert stayed.shown_maildir == (b"M", True, True)
+    for words, cur, as_json in (([], None, False), (["--cur", "--json"], True, True)):
+        assert cli.main(["--status", "M", *words]) == 9
+        assert stayed.shown_maildir == (b"M", cur, as_json)
     file = tmp_path / "m.toml"
     routes = ['[[route]]\nmaildir = "A"\nserver = "h"\n', 'prefix = "p-"\n']
     file.write_text("".join(["json = true\n", *routes, routes[0].replace("A", "B")]))
     assert cli.main(["--status", "--config", str(file)]) == 8
-    first = Route(b"A", TcpEndpoint("h"), prefix=b"p-", bounce=True)
+    first = Route(b"A", TcpEndpoint("h"), prefix=b"p-", bounce=True, include_cur=True)
     both: tuple[Route, ...] = (first, Route(b"B", TcpEndpoint("h")))
     assert stayed.shown == (both, True)
-
-
-# --dry-run
-
-
-def test_dry_run_lists_and_changes_nothing(path: Path, capsys: Out, flushed: Flushed) -> None:
-    """A first look at what would happen to somebody's inbox."""
-    add_message(path, "1.a", b"hello\n", b"s@x", b"p-r@y")
-    add_message(path, "2.a", b"hello\n", b"", b"other@y")
-    add_message(path, "3.a", b"x" * (1 << 20), b"", b"p-\xff\x1b@y")
-    before = sorted(os.listdir(path / "new"))
-    assert cli.main(["--dry-run", str(path), "p-", "h"]) == 0
-    assert capsys.readouterr() == (
-        f"1.a: <s@x> to r@y, 6 bytes\n3.a: <> to ??@y, {1 << 20} bytes\n",
-        "",
-    )
-    assert sorted(os.listdir(path / "new")) == before
-    assert sorted(os.listdir(path)) == ["cur", "new", "tmp"]
-    assert flushed.route is None
-
-
-def test_dry_run_as_json(path: Path, capsys: Out) -> None:
-    """For scripts."""
-    add_message(path, "1.a", b"hello\n", b"s@x", b"r@y")
-    recipients = ["--recipient=a@y", "--recipient=b@y"]
-    assert cli.main(["--dry-run", "--json", *recipients, str(path), "h"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "event": "would-send",
-        "message": "1.a",
-        "sender": "s@x",
-        "recipients": ["a@y", "b@y"],
-        "bytes": 6,
-    }
-
-
-def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
-    """On standard error, with exit code 111; what is no message is passed over."""
-    add_message(path, "1.a\x1b", b"From: a@b\n\n", None, None)
-    add_message(path, "2.a")
-    (path / "new" / "3.directory").mkdir()
-    assert cli.main(["--dry-run", str(path), "h"]) == 111
-    captured = capsys.readouterr()
-    assert captured.out.startswith("2.a: ")
-    assert captured.err == (
-        "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it\n"
-    )
-
-
-def test_dry_run_of_no_maildir(tmp_path: Path, capsys: Out) -> None:
-    """111, as the run itself."""
-    assert cli.main(["--dry-run", str(tmp_path), "h"]) == 111
-    assert "is it a maildir?" in capsys.readouterr().err
-
-
-def test_dry_run_with_cur(path: Path, capsys: Out) -> None:
-    """It lists what the run would take."""
-    add_message(path, "1.a:2,S", folder="cur")
-    assert cli.main(["--dry-run", "--cur", str(path), "h"]) == 0
-    assert capsys.readouterr().out.startswith("1.a:2,S: ")
 
 
 # The whole program

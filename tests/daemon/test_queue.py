@@ -21,9 +21,10 @@ from hypothesis.stateful import (
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.reservations import Reservations
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queue import BatchQueue
+from maildirqmtp.forwarder.queue import RESCAN_FOR_S, BatchQueue
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.wakeup import Wakeup
 from tests.fakes import FakeClock
 from tests.helpers import make_maildir
 
@@ -88,13 +89,18 @@ class Bench(SimpleNamespace):
         """Have these in new/, scan, take what there is."""
         self.maildir.new = list(names)
         self.queue.look_again()
-        self.queue.tick()
+        self.tick()
         return self.take_all()
+
+    def tick(self) -> None:
+        """Scan, if that is due, as the worker does with each round of its loop."""
+        if self.queue.scan_due():
+            self.queue.scan()
 
     def rescan(self) -> None:
         """Let the time of a rescan come."""
         self.clock.advance(RESCAN_S)
-        self.queue.tick()
+        self.tick()
 
 
 def bench(**options: Any) -> Bench:
@@ -129,6 +135,17 @@ def test_what_is_out_is_not_handed_out_again() -> None:
     assert b.look(A) == [A]
     assert b.look(A) == []
     for _ in range(5):
+        b.rescan()
+        assert b.take_all() == []
+
+
+def test_what_is_out_is_not_handed_out_when_its_old_time_comes() -> None:
+    """It was none, to be looked at later; then a reader renamed it, and it was tried at once."""
+    b = bench()
+    assert b.look(A) == [A]
+    b.queue.later(A, NOW, "")
+    assert b.look(A + b":2,S") == [A + b":2,S"]
+    for _ in range(100):
         b.rescan()
         assert b.take_all() == []
 
@@ -191,7 +208,7 @@ def test_soon_is_at_the_next_rescan() -> None:
     """A file that is being written is tried again within seconds, not in 400."""
     b = bench()
     b.look(A)
-    b.queue.later(A, NOW - 1e6, "being written", soon=True)
+    b.queue.later(A, NOW - 1e6, "being written", at_next_scan=True)
     assert b.take_all() == []
     b.rescan()
     assert b.take_all() == [A]
@@ -342,7 +359,7 @@ def test_put_back_before_what_is_fresh() -> None:
     b.look(B)
     b.maildir.new = [A, B, C]
     b.queue.look_again()
-    b.queue.tick()
+    b.tick()
     b.queue.put_back([(NEW, B)])
     assert b.take_all() == [B, A, C]
 
@@ -383,7 +400,7 @@ def test_added_ones_come_last_and_once() -> None:
     """A bounce that was put into this maildir is sent now, and not again by the next scan."""
     b = bench()
     b.maildir.new = [A]
-    b.queue.tick()
+    b.tick()
     b.queue.add([(NEW, B), (NEW, B), (NEW, A)])
     assert b.look(A, B) == [A, B]
 
@@ -392,7 +409,7 @@ def test_rotate_has_the_last_first() -> None:
     """After a culprit, one from the other end."""
     b = bench()
     b.maildir.new = [A, B, C]
-    b.queue.tick()
+    b.tick()
     b.queue.rotate()
     assert b.take_all() == [C, A, B]
 
@@ -407,7 +424,7 @@ def test_try_all_makes_all_that_wait_due() -> None:
     b.queue.later(A, NOW, "Zno")
     b.queue.try_all()
     assert len(b.queue) == 1
-    b.queue.tick()
+    b.tick()
     assert b.take_all() == [A]
     b.queue.later(B, NOW, "Zno")
     b.queue.try_all()
@@ -421,7 +438,7 @@ def test_try_all_scans_too() -> None:
     b.look()
     b.maildir.new = [A]
     b.queue.try_all()
-    b.queue.tick()
+    b.tick()
     assert b.take_all() == [A]
 
 
@@ -432,18 +449,17 @@ def test_closed_hands_out_nothing() -> None:
     """The maildir has been replaced: what is known of it is of no use."""
     b = bench()
     b.maildir.new = [A, B]
-    b.queue.tick()
+    b.tick()
     b.queue.close()
     assert (len(b.queue), b.take(), b.queue.next_deadline()) == (0, None, None)
 
 
-def test_closed_by_the_hook_it_does_not_scan() -> None:
-    """`on_scan` has seen that the path leads elsewhere: names of there are not opened here."""
+def test_closed_it_is_not_to_be_scanned() -> None:
+    """The path leads elsewhere: names of there are not opened here."""
     b = bench()
-    b.queue._on_scan = b.queue.close
+    b.queue.close()
     assert b.look(A) == []
     assert b.maildir.scans == 0
-    assert not b.queue.open
 
 
 # When to scan
@@ -453,25 +469,25 @@ def test_it_scans_at_once_and_then_with_each_rescan() -> None:
     """With no event at all, all mail still goes."""
     b = bench()
     assert b.queue.next_deadline() == b.clock.now
-    b.queue.tick()
+    b.tick()
     for number in range(1, 5):
         assert b.maildir.scans == number
         assert b.queue.next_deadline() == b.clock.now + RESCAN_S
         b.clock.advance(RESCAN_S - 1.0)
-        b.queue.tick()
+        b.tick()
         assert b.maildir.scans == number
         b.clock.advance(1.0)
-        b.queue.tick()
+        b.tick()
 
 
 def test_an_event_makes_a_scan_and_only_one() -> None:
     """Idle means idle: no scan without a reason."""
     b = bench()
-    b.queue.tick()
+    b.tick()
     b.queue.look_again()
     assert b.queue.next_deadline() == b.clock.now
-    b.queue.tick()
-    b.queue.tick()
+    b.tick()
+    b.tick()
     assert b.maildir.scans == 2
 
 
@@ -485,39 +501,40 @@ def test_an_event_during_a_scan_is_not_lost() -> None:
         b.queue.look_again()
 
     b.maildir.meanwhile = arrive
-    b.queue.tick()
+    b.tick()
     assert b.take_all() == []
     assert b.queue.next_deadline() == b.clock.now
-    b.queue.tick()
+    b.tick()
     assert b.take_all() == [A]
 
 
 def test_an_event_wakes_whoever_waits() -> None:
     """A route that another one keeps from a message sleeps until its rescan otherwise."""
-    b = bench()
-    woken: list[bool] = []
-    b.queue.wake = lambda: woken.append(b.queue._look)
-    b.queue.tick()
+    wake = Wakeup()
+    b = bench(wake=wake)
+    b.tick()
     b.queue.look_again()
-    assert woken == [True]
+    assert b.queue.scan_due()
+    assert os.read(wake.fd, 1)
+    wake.close()
 
 
 def test_where_scans_are_slow_they_are_rarer_than_events() -> None:
     """200,000 names are not listed for each of a burst of messages."""
     b = bench()
     b.maildir.takes_s = 2.0
-    b.queue.tick()
+    b.tick()
     began = b.clock.now - 2.0
     b.maildir.takes_s = 0.0
     b.queue.look_again()
-    b.queue.tick()
+    b.tick()
     assert b.maildir.scans == 1
     assert b.queue.next_deadline() == pytest.approx(began + 20.0)
     b.clock.advance(18.0)
-    b.queue.tick()
+    b.tick()
     assert b.maildir.scans == 2
     b.queue.look_again()
-    b.queue.tick()
+    b.tick()
     assert b.maildir.scans == 3, "fast again"
 
 
@@ -529,9 +546,6 @@ def test_next_deadline_is_the_first_of_all() -> None:
     assert b.queue.next_deadline() == now + 1_000.0
     b.queue.later(A, NOW, "Zno")
     assert b.queue.next_deadline() == now + 400.0
-    b.queue.tick_at = now + 1.0
-    assert b.queue.next_deadline() == now + 1.0
-    b.queue.tick_at = None
     b.clock.advance(400.0)
     assert b.queue.next_deadline() == now + 1_000.0, "what is due is no reason to wake again"
 
@@ -543,36 +557,18 @@ def test_a_scan_that_fails_is_trouble_until_one_does_not() -> None:
     b.queue.later(A, NOW, "Zno")
     error = b.maildir.error = LocalError("cannot list")
     b.rescan()
-    assert b.queue.trouble is error
+    assert b.queue.local_error is error
     b.rescan()
     b.rescan()
     assert (b.maildir.scans, b.queue.size) == (4, 1)
     b.maildir.error = None
     b.maildir.new = [A, B]
     b.rescan()
-    assert b.queue.trouble is None
+    assert b.queue.local_error is None
     assert b.take_all() == [B]
 
 
-def test_the_hooks_are_called_before_each_scan_and_with_each_tick() -> None:
-    """`on_tick` first: it may ask for the scan (SIGALRM)."""
-    b = bench()
-    calls: list[str] = []
-
-    def on_tick() -> None:
-        calls.append("tick")
-        if len(calls) > 4:
-            b.queue.try_all()
-
-    b.queue._on_tick, b.queue._on_scan = on_tick, lambda: calls.append("scan")
-    b.queue.tick()
-    b.queue.tick()
-    b.queue.tick()
-    b.queue.tick()
-    assert calls == ["tick", "scan", "tick", "tick", "tick", "scan"]
-
-
-# Claims
+# Reservations
 
 
 def test_what_another_route_has_is_not_handed_out() -> None:
@@ -583,10 +579,10 @@ def test_what_another_route_has_is_not_handed_out() -> None:
     assert two.look(A, B, C) == [C]
     assert two.queue.size == 1
     one.queue.later(A, NOW, "Zno")
-    two.queue.tick()
+    two.tick()
     assert two.take_all() == [A]
     one.queue.gone(B)
-    two.queue.tick()
+    two.tick()
     assert two.take_all() == [B]
     assert one.take_all() == []
     two.queue.put_back([(NEW, A)])
@@ -610,22 +606,73 @@ def test_a_refused_one_that_was_due_is_not_lost() -> None:
 # A batch's queue
 
 
+def batch(*found: deque[tuple[Folder, bytes]], clock: Callable[[], float] = float) -> BatchQueue:
+    """Return the queue of a batch whose scans find these, one after the other."""
+    scans = [*found]
+
+    def scan(choose: Callable[[Iterator[bytes]], Iterable[bytes]]) -> deque[tuple[Folder, bytes]]:
+        here = scans.pop(0)
+        chosen = choose(iter([name for _, name in here]))
+        return deque((folder, name) for folder, name in here if name in chosen)
+
+    return BatchQueue(scan, clock)
+
+
 def test_a_batch_tries_each_once() -> None:
-    """What stays is for the next run."""
-    queue = BatchQueue(deque([(NEW, A), (NEW, B), (NEW, C)]))
+    """What stays is for the next run; what came meanwhile is for this one."""
+    queue = batch(deque([(NEW, A), (NEW, B), (NEW, C)]), deque([(NEW, A)]))
     assert not queue.open
-    assert len(queue) == 3
+    queue.add([(NEW, A), (NEW, B)])
+    assert len(queue) == 2
     assert queue.take() == (NEW, A)
     assert queue.later(A, NOW, "Zno")
-    assert queue.later(A, NOW, "Zno"), "the log says each, there is but one of each"
-    queue.gone(A)
-    queue.tick()
-    assert queue.next_deadline() is None  # type: ignore[func-returns-value]
     queue.rotate()
-    assert [queue.take(), queue.take(), queue.take()] == [(NEW, C), (NEW, B), None]
-    queue.add([(NEW, C)])
-    queue.put_back([(NEW, A), (NEW, B)])
-    assert [queue.take(), queue.take(), queue.take()] == [(NEW, A), (NEW, B), (NEW, C)]
+    assert [queue.take(), queue.take()] == [(NEW, B), None]
+    assert not queue.gone(B)
+    assert queue.next_deadline() is None  # type: ignore[func-returns-value]
+    queue.put_back([(NEW, B)])
+    queue.postpone([(NEW, C)])
+    assert [queue.take(), queue.take(), queue.take()] == [(NEW, B), (NEW, C), None]
+    assert queue.refill() == 2, "a name may come twice; what was tried and stays does not"
+    assert [queue.take(), queue.take()] == [(NEW, B), (NEW, C)]
+    assert queue.refill() == 0
+
+
+def test_a_batch_that_gets_ever_more_mail_ends_after_an_hour() -> None:
+    """Somebody may deliver as fast as the server takes it: cron would start no other run."""
+    clock = FakeClock()
+    queue = batch(deque([(NEW, A)]), deque([(NEW, B)]), clock=clock)
+    clock.advance(RESCAN_FOR_S - 1.0)
+    assert queue.refill() == 1
+    clock.advance(1.0)
+    assert (queue.refill(), queue.may_rescan) == (0, False)
+
+
+def test_a_message_that_changed_is_tried_twice_in_a_batch() -> None:
+    """It is sent as it is now; one that changes all the time must not keep the run going."""
+    queue = batch(*[deque([(NEW, A)])] * 3)
+    assert queue.later(A, NOW, "it changed", at_next_scan=True)
+    assert queue.refill() == 1
+    assert not queue.later(A, NOW, "it changed", at_next_scan=True), "said before"
+    assert queue.refill() == 0
+
+
+def test_a_message_that_changed_and_was_sent_is_no_longer_held() -> None:
+    """Exit 0 means that nothing is left."""
+    queue = batch()
+    queue.later(A, NOW, "it changed", at_next_scan=True)
+    assert queue.gone(A)
+    assert not queue.gone(A)
+
+
+def test_a_batch_follows_a_message_that_a_reader_moves() -> None:
+    """Its old name is gone; a scan finds it under the new one, but not for ever."""
+    queue = batch(*[deque([(CUR, A + b":2,S")])] * 20)
+    for _ in range(9):
+        queue.vanished(A)
+    assert queue.refill() == 1
+    queue.vanished(A + b":2,S")
+    assert queue.refill() == 0, "a file system may list what it does not have"
 
 
 def test_with_a_real_maildir(tmp_path: Path) -> None:
@@ -636,7 +683,8 @@ def test_with_a_real_maildir(tmp_path: Path) -> None:
     clock = FakeClock()
     with Maildir(os.fsencode(path)) as maildir:
         queue = WatchQueue(maildir, False, RESCAN_S, clock, lambda: NOW)
-        queue.tick()
+        assert queue.scan_due()
+        queue.scan()
         assert [queue.take(), queue.take(), queue.take()] == [
             (maildir.new, b"1700000001.a"),
             (maildir.new, b"1700000002.b"),
@@ -681,7 +729,7 @@ class Model(RuleBasedStateMachine):
     def scan(self) -> None:
         """There is a scan."""
         self.b.queue.look_again()
-        self.b.queue.tick()
+        self.b.tick()
         here = set(self.b.maildir.new)
         self.fresh += sorted(here - self.known())
         missing = self.known() - here
@@ -723,7 +771,7 @@ class Model(RuleBasedStateMachine):
                 self.b.maildir.new.remove(name)
             self.b.queue.gone(name)
             return
-        self.b.queue.later(name, NOW, "Zno", soon=how == "soon")
+        self.b.queue.later(name, NOW, "Zno", at_next_scan=how == "soon")
         (waiting,) = [w for w in self.b.queue.waiting() if w.name == name]
         assert waiting.due is not None
         assert waiting.due > self.b.clock.now

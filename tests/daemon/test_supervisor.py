@@ -38,12 +38,9 @@ class FakeWorker:
         report: Report,
         locks: object,
         on_publish: Callable[[Snapshot], None],
-        *,
-        patient: bool = False,
     ) -> None:
         self.route = route
         self.report = report
-        self.patient = patient
         self.snapshot = Snapshot(route, "starting", report.counters.as_dict())
         self.watchdog_deadline = boot_clock() + 3_600.0
         self.connecting = False
@@ -207,19 +204,10 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def test_each_route_has_a_thread(run: Run) -> None:
     """And ends with it; all is well, so the exit code is 0."""
     run.start(config(route("a"), route("b")))
-    assert [worker.patient for worker in run.at_work] == [True, True]
+    assert len(run.at_work) == 2
     assert run.stop() == 0
     assert [worker.stops for worker in FakeWorker.made] == [1, 1]
     assert run.notifier.closed
-
-
-def test_without_a_file_a_maildir_must_be_there(run: Run) -> None:
-    """A typing error on the command line is told at once, with exit code 111."""
-    run.start(config(route("a"), path=None), has_file=False)
-    (worker,) = run.at_work
-    assert not worker.patient
-    worker.end(LocalError("cannot open the maildir directory /nowhere/a"))
-    assert run.ended() == 111
 
 
 def test_hup_leaves_alone_what_has_not_changed(
@@ -338,14 +326,13 @@ def test_a_line_says_of_which_route_it_is(run: Run, capsys: pytest.CaptureFixtur
 # Threads that end
 
 
-@pytest.mark.parametrize("error", [LocalError("no disk"), ZeroDivisionError("a bug")])
 def test_a_thread_that_crashes_stops_the_others_and_is_told(
-    run: Run, capsys: pytest.CaptureFixture[str], error: Exception
+    run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A daemon of which a part is dead and that says nothing is worse than none: 111, once."""
     run.start(config(route("a"), route("b")))
     run.worker("b").slow = True
-    run.worker("a").end(error)
+    run.worker("a").end(ZeroDivisionError("a bug"))
     wait_until(lambda: run.worker("b").stops == 1, "the other one told")
     for _ in range(5):
         run.wake.set()
@@ -353,8 +340,7 @@ def test_a_thread_that_crashes_stops_the_others_and_is_told(
     run.worker("b").end()
     assert run.ended() == 111
     err = capsys.readouterr().err
-    assert err.count(str(error)) == 1
-    assert ("Traceback" in err) is isinstance(error, ZeroDivisionError)
+    assert err.count("a bug") == err.count("Traceback") == 1
 
 
 def test_a_thread_that_ends_though_nobody_told_it_begins_anew(run: Run) -> None:
@@ -408,7 +394,7 @@ def test_what_a_thread_says_in_the_last_moment_counts(
         worker = run.worker("a")
         if worker.stops and worker.running:
             worker.stuck = how == "stuck"
-            worker.end(LocalError("no disk") if how == "crashed" else None)
+            worker.end(ZeroDivisionError("a bug") if how == "crashed" else None)
             (runner,) = self._runners.values()
             wait_until(lambda: runner.done, "its end")
 

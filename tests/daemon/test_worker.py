@@ -131,7 +131,7 @@ class Run(ServersInTurn):
         self.got: list[tuple[float, bytes]] = []
         self.log = io.StringIO()
         self.report = Report(self.log, None, 0, None, self.clock, wall_clock=self.wall)
-        self.locks = MaildirLocks()
+        self.locks = MaildirLocks(self.clock, self.wall)
         self.watches: list[FakeWatch] = []
         self.published: list[tuple[float, Snapshot]] = []
         wait_in(monkeypatch, self.clock)
@@ -159,7 +159,7 @@ class Run(ServersInTurn):
         self.servers.append(made)
         return made
 
-    def make(self, *, patient: bool = True, **options: object) -> Worker:
+    def make(self, **options: object) -> Worker:
         """Make the daemon."""
         route = Route(
             os.fsencode(self.path),
@@ -171,13 +171,12 @@ class Run(ServersInTurn):
             self.report,
             self.locks,
             lambda snapshot: self.published.append((self.clock.now - 1_000.0, snapshot)),
-            patient=patient,
             connector=self.connect,
             clock=self.clock,
             wall_clock=self.wall,
             random=lambda: 0.0,
         )
-        worker._nudge = Nudge(self.clock)  # type: ignore[assignment]
+        worker._interrupt = Nudge(self.clock)  # type: ignore[assignment]
 
         def check() -> None:
             assert self.clock.now <= worker.watchdog_deadline, (
@@ -191,9 +190,9 @@ class Run(ServersInTurn):
         """Plan something for so many seconds after the start."""
         self.clock.at(1_000.0 + seconds, lambda: (action(), None)[1])
 
-    def go(self, until: float, *, patient: bool = True, **options: object) -> None:
+    def go(self, until: float, **options: object) -> None:
         """Run the daemon, and stop it after so many seconds."""
-        worker = self.make(patient=patient, **options)
+        worker = self.make(**options)
         self.at(until, worker.stop)
         self.run()
 
@@ -399,23 +398,21 @@ def test_the_whole_maildir_replaced(run: Run) -> None:
 
 
 def test_a_maildir_that_is_not_there_at_the_start(run: Run) -> None:
-    """On the command line it is a typing error; of a configuration's, others still go."""
+    """A disk may be mounted later than the daemon starts; and it is said what is waited for."""
     run.path.rename(run.path.with_name("away"))
-    run.make(patient=False)
-    with pytest.raises(LocalError, match="check the path"):
-        run.run()
     run.at(100, lambda: make_maildir(run.path))
     run.at(101, lambda: run.add(1))
-    run.go(200, patient=True)
+    run.go(200)
     assert [recipient for _, recipient in run.got] == [b"r1@y"]
     assert run.said("cannot open the maildir directory") == 1
+    assert run.said("check the path; trying again every 30 s") == 1
 
 
 def test_one_that_was_there_is_waited_for(run: Run) -> None:
-    """Also on the command line: a daemon does not die of a disk that is unmounted."""
+    """A daemon does not die of a disk that is unmounted."""
     away = run.path.with_name("away")
     run.at(10, lambda: run.path.rename(away))
-    run.go(200, patient=False)
+    run.go(200)
     assert run.states[-2:] == ["no maildir", "stopped"]
 
 
@@ -468,7 +465,7 @@ def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
         queue = WatchQueue(maildir, False, 60 * 86_400.0, clock, clock)
         report = Report(io.StringIO())
         forwarder = Forwarder(route, maildir, report, clock=clock, wall_clock=clock, queue=queue)
-        queue.tick()
+        queue.scan()
         forwarder.wake.set()
         forwarder.rest(clock() + 30 * 86_400.0)
         assert not forwarder.wake._is_set, "it was not woken"
@@ -630,7 +627,7 @@ def test_a_message_that_another_route_has_is_sent_when_that_lets_go_of_it(run: R
     (name,) = run.new
     other = Maildir(os.fsencode(run.path))
     holding = run.locks.hold(other)
-    reservations = holding.__enter__()
+    reservations = holding.__enter__().reservations
 
     class Other:
         def look_again(self) -> None:
@@ -663,8 +660,8 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, _, reservations),) = run.locks._held.values()
-        free.extend(reservations.take(os.fsencode(name), Other()) for name in run.new)
+        ((_, shared),) = run.locks._held.values()
+        free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)
     run.go(110, prefix=b"p-", idle_s=1.0)
@@ -935,12 +932,12 @@ def test_no_descriptor_is_left_to_wait_with(run: Run, monkeypatch: pytest.Monkey
     real = selectors.DefaultSelector
 
     def scarce() -> selectors.BaseSelector:
-        if 4 <= run.clock.now - 1_000.0 < 20:
+        if run.clock.now - 1_000.0 < 20:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real()
 
     monkeypatch.setattr(selectors, "DefaultSelector", scarce)
-    run.at(5, lambda: run.come(1))
+    run.add(1)
     run.go(100)
     assert run.new == []
     assert run.said("Too many open files; trying again") == 1

@@ -335,6 +335,29 @@ def test_bounces_into_a_maildir(maildir: Path, tmp_path: Path) -> None:
     assert failed_recipients(package.text) == ["d@y"]
 
 
+def test_the_name_in_a_bounce_can_be_set(maildir: Path, tmp_path: Path) -> None:
+    """One from MAILER-DAEMON@laptop is thrown away by many servers, and then nobody is told."""
+    add_message(maildir, "1.a", recipient=b"d@y")
+    with serving(answer_all(lambda package, recipient: b"D421 4.4.2 timed out")) as server:
+        done = run(
+            "--bounce",
+            "--bounce-via",
+            f"maildir:{tmp_path}/B",
+            "--hostname",
+            "mx.example.org",
+            maildir,
+            server.address,
+        )
+    assert done.returncode == 0, done.stderr
+    (bounce,) = (path.read_text() for path in (tmp_path / "B" / "new").iterdir())
+    assert "From: Mail Delivery System <MAILER-DAEMON@mx.example.org>\n" in bounce
+    assert re.search(r"(?m)^Message-ID: <[0-9a-f]+@mx\.example\.org>$", bounce)
+    assert "Reporting-MTA: dns; mx.example.org\n" in bounce
+    # Permanent by its letter, whatever class the code in its text has (RFC 3463, 2).
+    assert "Status: 5.4.2\n" in bounce
+    assert "Diagnostic-Code: x-qmtp; D421 4.4.2 timed out\n" in bounce
+
+
 def test_a_full_disk_keeps_the_mail(maildir: Path, tmp_path: Path) -> None:
     """A bounce that cannot be written whole is none."""
     content = add_message(maildir, "1.m", b"x\n" * 10_000, recipient=b"d@y")

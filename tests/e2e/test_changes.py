@@ -142,7 +142,7 @@ CHANGES = [_grow, _shrink, _replace, _rewrite]
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("answer", [b"Kok", b"Dno"])
 @pytest.mark.parametrize("sent", [False, True])
-def test_a_file_that_changes_in_flight_is_kept_as_it_is_now(
+def test_a_file_that_changes_in_flight_is_sent_again_as_it_is_now(
     maildir: Path, change: Any, answer: bytes, sent: bool
 ) -> None:
     """The server has the old text; what the file holds now has not been sent by anybody."""
@@ -161,17 +161,16 @@ def test_a_file_that_changes_in_flight_is_kept_as_it_is_now(
     archive = maildir.parent / "sent"
     with serving(script) as server:
         result = run(*(("--sent", archive) if sent else ()), maildir, server.address)
-        assert result.returncode == 111
-        assert path.read_bytes() == now
-        assert names(archive / "new") == names(archive / "tmp") == []
-        assert names(maildir / ".Failed" / "new") == names(maildir / ".Failed" / "tmp") == []
         assert "1.m: held: " in result.stderr
         assert "changed while it was being sent" in result.stderr
-        if answer == b"Kok":
-            assert run(maildir, server.address).returncode == 0
-            assert now.endswith(server.packages[1].text)
-            assert server.packages[1].text != server.packages[0].text
-            assert names(maildir / "new") == []
+        assert len(server.packages) == 2
+        assert now.endswith(server.packages[1].text)
+        assert server.packages[1].text != server.packages[0].text
+    assert result.returncode == (0 if answer == b"Kok" else 111)
+    assert names(maildir / "new") == names(archive / "tmp") == []
+    kept_in = archive if answer == b"Kok" else maildir / ".Failed"
+    if sent or answer != b"Kok":
+        assert (kept_in / "new" / "1.m").read_bytes() == now
 
 
 def _vanish(path: Path) -> None:
@@ -211,16 +210,24 @@ def test_a_large_message_that_changes_while_it_is_streamed_is_not_delivered(
     add_message(maildir, "4.m", b"four\n")
     add_message(maildir, "5.m", b"five\n")
     add_message(maildir, "6.m", b"six\n")
-    with serving(_streaming_server(change, path)) as server:
+    now = b""
+
+    def change_it(path: Path) -> None:
+        nonlocal now
+        change(path)
+        now = path.read_bytes() if path.exists() else b""
+
+    with serving(_streaming_server(change_it, path)) as server:
         result = run(maildir, server.address)
-    # The server has seen every byte that we sent: no package but the small ones was complete.
-    assert [p.text for p in server.packages] == [
-        b"one\n", b"two\n", b"four\n", b"five\n", b"six\n"
-    ]  # fmt: skip
-    assert names(maildir / "new") == ([] if change is _vanish else ["3.m"])
-    assert "5 accepted, 0 deferred, 0 failed, 1 held, 0 in doubt, " in result.stderr
+    # The server has seen every byte that we sent: the large one was complete once, if at all.
+    small, large = server.packages[:5], server.packages[5:]
+    assert [p.text for p in small] == [b"one\n", b"two\n", b"four\n", b"five\n", b"six\n"]
+    assert [now.endswith(p.text) for p in large] == ([] if change is _vanish else [True])
+    assert names(maildir / "new") == []
+    held = 1 - len(large)
+    assert f"{6 - held} accepted, 0 deferred, 0 failed, {held} held, 0 in doubt" in result.stderr
     assert "changed while it was being sent" in result.stderr
-    assert result.returncode == 111
+    assert result.returncode == (111 if held else 0)
 
 
 def test_what_was_sent_before_a_large_message_that_changes_counts(maildir: Path) -> None:
@@ -250,10 +257,10 @@ def test_what_was_sent_before_a_large_message_that_changes_counts(maildir: Path)
 
     with serving(script) as server:
         result = run(maildir, server.address)
-    assert names(maildir / "new") == ["3.m"]
-    assert "2 accepted, 0 deferred, 0 failed, 1 held, 0 in doubt, " in result.stderr
-    assert server.connections == 1
-    assert result.returncode == 111
+    assert names(maildir / "new") == []
+    assert "3 accepted, 0 deferred, 0 failed, 0 held, 0 in doubt, " in result.stderr
+    assert server.connections == 2
+    assert result.returncode == 0
 
 
 def test_many_changing_large_files_do_not_stop_the_mail_behind_them(maildir: Path) -> None:
@@ -271,6 +278,7 @@ def test_many_changing_large_files_do_not_stop_the_mail_behind_them(maildir: Pat
 
     with serving(script) as server:
         result = run(maildir, server.address)
-    assert [p.text for p in server.packages] == [b"good\n"]
-    assert names(maildir / "new") == ["0.m", "1.m", "2.m", "3.m"]
-    assert result.returncode == 111
+    assert server.packages[0].text == b"good\n"
+    assert [len(p.text) < 1000 for p in server.packages[1:]] == [True] * 4, "as they are now"
+    assert names(maildir / "new") == []
+    assert result.returncode == 0

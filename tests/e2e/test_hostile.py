@@ -94,7 +94,7 @@ def test_a_linked_sidecar_holds_its_message(maildir: Path, tmp_path: Path) -> No
     (maildir / "envelope" / "5.good.json").symlink_to(tmp_path / "envelope" / "other.json")
     texts, stderr = forward(maildir)
     assert texts == []
-    assert "5.good: held: its sidecar cannot be opened" in stderr
+    assert "5.good: held: its sidecar cannot be read" in stderr
 
 
 @pytest.mark.parametrize("part", ["", "new", "tmp", "cur", "envelope"])

@@ -5,6 +5,7 @@ The server is scripted; the command is the installed one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -250,22 +251,39 @@ def test_a_second_failure_does_not_replace_the_first(maildir: Path) -> None:
     assert sidecar(failed, "1.m.1")["recipients"] == ["d@z"]
 
 
+DAY_S = 86_400.0
+
+
 @pytest.mark.parametrize(
-    ("lifetime", "age_s", "gives_up"),
+    ("lifetime", "age_s", "deferred_s", "gives_up"),
     [
-        ((), 13 * 86_400, False),
-        ((), 15 * 86_400, True),
-        (("--lifetime", "1h"), 3_000, False),
-        (("--lifetime", "1h"), 4_000, True),
-        (("--lifetime", "0"), 0, True),
+        ((), 13.0 * DAY_S, 13.0 * DAY_S, False),
+        ((), 15.0 * DAY_S, 2.0 * DAY_S, True),
+        ((), 15.0 * DAY_S, 0.9 * DAY_S, False),
+        ((), 30.0 * DAY_S, None, False),
+        (("--lifetime", "1h"), 3_000.0, 3_000.0, False),
+        (("--lifetime", "1h"), 4_000.0, 4_000.0, True),
+        (("--lifetime", "1h"), 4_000.0, None, False),
+        (("--lifetime", "0"), 0.0, None, True),
     ],
 )
 def test_a_deferral_fails_once_the_message_is_too_old(
-    maildir: Path, lifetime: tuple[str, ...], age_s: float, gives_up: bool
+    maildir: Path,
+    lifetime: tuple[str, ...],
+    age_s: float,
+    deferred_s: float | None,
+    gives_up: bool,
 ) -> None:
-    """Mail that nobody will ever take must come to somebody's notice, and not before."""
+    """Mail that nobody will ever take must come to somebody's notice, and not before.
+
+    Nor at the first greylisting after weeks without a connection.
+    """
     content = add_message(maildir, "1.m", recipient=b"z@y")
     make_older(maildir / "new" / "1.m", age_s)
+    state = maildir / ".maildirqmtp-state.json"
+    if deferred_s is not None:
+        first = {"1.m": time.time() - deferred_s}
+        state.write_text(json.dumps({"version": 1, "first_deferred": first}))
     with serving(answer_all(by_recipient)) as server:
         result = run(*lifetime, maildir, server.address)
     assert result.returncode == 111
@@ -278,6 +296,9 @@ def test_a_deferral_fails_once_the_message_is_too_old(
     else:
         assert (maildir / "new" / "1.m").read_bytes() == content
         assert not (maildir / ".Failed").exists()
+        if age_s > 14 * DAY_S and deferred_s is None:
+            assert "1.m" in json.loads(state.read_text())["first_deferred"], "for the next run"
+            assert state.stat().st_mode & 0o777 == 0o600
 
 
 def test_age_alone_fails_nothing(maildir: Path) -> None:

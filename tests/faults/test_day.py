@@ -65,7 +65,7 @@ class Day:
         self.daemon = Worker(
             Route(os.fsencode(self.path), TcpEndpoint("mail.example.org"), rescan_s=30.0),
             report,
-            MaildirLocks(),
+            MaildirLocks(self.time, self.time),
             lambda snapshot: None,
             connector=self.connect,
             clock=self.time,

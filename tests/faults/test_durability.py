@@ -19,7 +19,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder import settle
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.mailers import QueueMailer
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
@@ -294,7 +294,7 @@ def test_removals_are_durable_a_second_later(
         settler = settle.Settler(maildir, route, report, clock, clock)
 
         queued = prepare(maildir, route, *candidates[0])
-        assert queued is not None
+        assert isinstance(queued, QueuedMessage)
         queued.answers = [Response(Status.ACCEPTED, b"ok")]
         settler.settle(queued)
         assert name in model.least()["m/new"]

@@ -9,8 +9,9 @@ from pathlib import Path
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.forwarder.settle import Kept, Settler
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import State
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
@@ -31,14 +32,17 @@ class SettlerCase:
         self.now = NOW
 
     def make(self, **options: object) -> None:
-        """Make a settler for a route with these options."""
+        """Make a settler, as a new run does, for a route with these options."""
         self.route = Route(
             os.fsencode(self.path),
             TcpEndpoint("mail.example.org"),
             **options,  # type: ignore[arg-type]
         )
         self.report = Report(self.log, verbosity=1, clock=self.clock)
-        self.settler = Settler(self.maildir, self.route, self.report, self.clock, lambda: self.now)
+        state = State(self.maildir.root, self.clock, lambda: self.now)
+        self.settler = Settler(
+            self.maildir, self.route, self.report, self.clock, lambda: self.now, state
+        )
 
     def add(
         self,
@@ -59,16 +63,19 @@ class SettlerCase:
         """Open a message of new/."""
         self.maildir.scan()
         found = prepare(self.maildir, self.route, self.maildir.new, os.fsencode(name))
-        assert found is not None
+        assert isinstance(found, QueuedMessage)
         return found
 
-    def settle(self, one: QueuedMessage, *answers: str | None) -> None:
-        """Answer a message, with None for a recipient that has no answer, and settle it."""
+    def settle(self, one: QueuedMessage, *answers: str | None) -> Kept | None:
+        """Answer a message, with None for a recipient that has no answer, and settle it.
+
+        Returns what `Settler.settle` does.
+        """
         for index, answer in enumerate(answers):
             if answer is not None:
                 one.answers[index] = Response(Status(answer[0]), os.fsencode(answer[1:]))
                 one.unanswered -= 1
-        self.settler.settle(one)
+        return self.settler.settle(one)
 
     @property
     def failed(self) -> Path:

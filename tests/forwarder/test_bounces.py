@@ -16,7 +16,7 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
 from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail import dsn
@@ -155,7 +155,7 @@ def test_a_mailer_that_fails_keeps_the_message_for_the_failed_alone(case: Case) 
     assert sidecar(case.path, "1.a")["recipients"] == ["z@y", "d@y"]
     assert case.counts == (1, 2, 0, 0)
     assert case.report.counters.exit_code == 111
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     told = "1.a: d@y: deferred: no such user (no bounce yet: sendmail is ill)\n"
     assert told in case.log.getvalue()
     # The run goes on, and the mailer gets well.
@@ -216,7 +216,9 @@ def test_a_deferral_that_is_too_old_is_bounced(case: Case) -> None:
     """The sender hears after two weeks, and is told why."""
     case.open(lifetime_s=10.0)
     add_message(case.path, "1.a")
-    os.utime(case.path / "new" / "1.a", (NOW - 11, NOW - 11))
+    os.utime(case.path / "new" / "1.a", (NOW - 1, NOW - 1))
+    case.settle(case.load(), "Zbusy")
+    case.now += 10.0
     case.settle(case.load(), "Zbusy")
     ((bounce, _, _),) = case.mailer.sent
     assert b"\nStatus: 4.4.7\n" in bounce
@@ -284,6 +286,16 @@ def test_after_an_hour_a_daemon_bounces_again(case: Case) -> None:
     assert len(case.mailer.sent) == 3
     assert names(case.failed / "new") == ["1.a", "2.a", "4.a"]
     assert case.log.getvalue().count("--max-bounces") == 2
+
+
+def test_a_clock_that_was_set_back_does_not_silence_a_daemon(case: Case) -> None:
+    """By a year, say: for that long no sender would hear of a failure."""
+    case.open(max_bounces=1)
+    for number, days in enumerate((0, -365, -365)):
+        case.now = NOW + days * 86_400.0
+        case.settle(case.add(f"{number}.a"), "Dno")
+    assert len(case.mailer.sent) == 2
+    assert names(case.failed / "new") == ["2.a"]
 
 
 def test_bounces_that_failed_do_not_count(case: Case) -> None:
@@ -371,7 +383,7 @@ def test_a_bouncer_says_where_its_bounce_is(
             os.fsencode(path), TcpEndpoint("x"), bounce_via=BounceVia(BounceMethod.SERVER)
         )
         one = prepare(maildir, route, maildir.new, b"1.a")
-        assert one is not None
+        assert isinstance(one, QueuedMessage)
         report = Report(io.StringIO(), clock=FakeClock())
         bouncer = Bouncer(maildir, route, report, lambda: NOW)
         calls = FileSystem(monkeypatch, tmp_path)

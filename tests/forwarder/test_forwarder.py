@@ -13,7 +13,7 @@ import pytest
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.forwarder import STOP_S, Forwarder
-from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, MAX_WITHOUT_PROGRESS
+from maildirqmtp.forwarder.recovery import MAX_WITHOUT_PROGRESS
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
@@ -76,8 +76,7 @@ class Run(ServersInTurn):
         """Run a batch."""
         route = Route(
             os.fsencode(self.path),
-            TcpEndpoint("mail.example.org"),
-            **(self.options | options),  # type: ignore[arg-type]
+            **({"server": TcpEndpoint("mail.example.org")} | self.options | options),  # type: ignore[arg-type]
         )
         before = open_descriptors()
         with Maildir(os.fsencode(self.path)) as maildir:
@@ -305,9 +304,9 @@ def test_a_server_that_dies_on_every_message_is_given_up(run: Run) -> None:
     run.scripts = [hang_up]
     run.go()
     assert len(run.new) == 10
-    # One to find that less should be in flight, two for each message put aside.
-    assert run.reached <= 1 + 2 * MAX_SET_ASIDE
-    assert run.report.counters.deferred == MAX_SET_ASIDE
+    assert run.reached == MAX_WITHOUT_PROGRESS
+    assert run.report.counters.deferred == 0
+    assert run.report.counters.left == 10
     assert "making no progress" in str(run.events[-1]["reason"])
     assert run.code == 111
 
@@ -408,8 +407,8 @@ def test_what_was_in_doubt_is_sent_again_and_counted(run: Run) -> None:
     assert run.kinds()["closed"] == 1
 
 
-def test_a_server_that_does_not_speak_qmtp_is_given_up_at_once(run: Run) -> None:
-    """An SMTP server on that port will not change its mind."""
+def test_a_server_that_does_not_speak_qmtp_is_given_up(run: Run) -> None:
+    """An SMTP server on that port will not change its mind, whatever the message."""
     run.add(3)
 
     def smtp(server: FakeServer, package: Package) -> None:
@@ -417,9 +416,10 @@ def test_a_server_that_does_not_speak_qmtp_is_given_up_at_once(run: Run) -> None
 
     run.scripts = [smtp]
     run.go()
-    assert run.reached == 1
+    assert run.reached == MAX_WITHOUT_PROGRESS
     assert len(run.new) == 3
-    assert "is of no use: giving up (3 left)" in str(run.events[-1]["reason"])
+    assert "is of no use" in str(run.events[-1]["reason"])
+    assert "giving up (3 left)" in str(run.events[-1]["reason"])
 
 
 def test_a_violation_after_answers_is_tried_again(run: Run) -> None:
@@ -436,14 +436,14 @@ def test_a_violation_after_answers_is_tried_again(run: Run) -> None:
 
 
 def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
-    """Another hour for each of three connections would help nobody."""
-    run.add(3)
+    """With each of three messages; more of them would help nobody."""
+    run.add(10)
     run.scripts = [lambda server, package: None]
     run.go()
-    assert run.reached == 1
-    assert run.clock() == 1_000 + 3_600
-    assert len(run.new) == 3
-    assert run.report.counters.in_doubt == 1
+    assert run.reached == MAX_WITHOUT_PROGRESS
+    assert run.clock() == 1_000 + 3 * 3_600
+    assert len(run.new) == 10
+    assert run.report.counters.in_doubt == 3
 
 
 def test_after_its_session_time_the_connection_is_replaced(run: Run) -> None:
@@ -877,6 +877,8 @@ def test_all_outcomes_in_one_run(run: Run) -> None:
         server.respond(answers[int(package.recipients[0][1:-2])])
 
     os.utime(run.path / "new" / "6.a", (1, 1))
+    first = {"version": 1, "first_deferred": {"6.a": NOW - 86_400.0}}
+    (run.path / ".maildirqmtp-state.json").write_text(json.dumps(first))
     for name in ("2.a", "3.a"):
         os.utime(run.path / "new" / name, (NOW, NOW))
     run.scripts = [script]

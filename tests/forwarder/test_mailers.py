@@ -11,6 +11,7 @@ import pytest
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder import mailers
 from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
+from maildirqmtp.mail.envelope import read_trace
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import sidecars
 from maildirqmtp.maildir.maildir import Maildir
@@ -116,6 +117,8 @@ def test_a_sendmail_that_hangs_is_killed_and_left_alone_for_an_hour(tmp_path: Pa
         b"a@[192.0.2.1]",
         b"a@[IPv6:2001:db8::1]",
         "jürgen@exämple.org".encode(),
+        b"jane x@example.org",
+        b"a..b@example.org",
     ],
 )
 def test_sendmail_can_reach_an_address(address: bytes) -> None:
@@ -138,6 +141,12 @@ def test_sendmail_can_reach_an_address(address: bytes) -> None:
         b"<a@x>",
         b"a(comment)@x",
         b'"a b"@x',
+        b"a b",
+        b"|a b@x\ny",
+        b"a|b c@x",
+        b"a b@[x",
+        b"a b@c@x",
+        b"a\\ b@x",
         b"\\root",
         b"a\x01@x",
         b"a[@x",
@@ -162,6 +171,16 @@ def test_a_maildir_gets_the_bounce_with_its_envelope(tmp_path: Path) -> None:
     assert names(path / "tmp") == names(path / "cur") == []
     text = (path / "new" / "bounce.id").read_bytes()
     assert text == b"Return-Path: <>\nDelivered-To: a@x\n" + BOUNCE
+
+
+def test_a_maildir_gets_a_quoted_address_that_is_understood_again(tmp_path: Path) -> None:
+    """Raw in a header, it would be two words; the bounce is forwarded from there."""
+    MaildirMailer(os.fsencode(tmp_path / "B")).send(BOUNCE, b"jane x@x", "id")
+    text = (tmp_path / "B" / "new" / "bounce.id").read_bytes()
+    assert text.startswith(b'Return-Path: <>\nDelivered-To: "jane x"@x\n')
+    trace = read_trace(text, complete=True)
+    assert trace is not None
+    assert trace.recipients == (b"jane x@x",)
 
 
 def test_the_same_bounce_again_replaces_the_first(tmp_path: Path) -> None:

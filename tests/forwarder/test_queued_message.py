@@ -8,7 +8,7 @@ import pytest
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder import queued_message
-from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
+from maildirqmtp.forwarder.queued_message import PassedOver, QueuedMessage, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
@@ -26,15 +26,51 @@ def opened(
     prefix: bytes = b"",
     sender: bytes | None = None,
     recipients: tuple[bytes, ...] = (),
+    default_sender: bytes | None = None,
 ) -> QueuedMessage | None:
     """Prepare a message of new/ by a route with these options."""
-    route = Route(os.fsencode(path), SERVER, prefix=prefix, sender=sender, recipients=recipients)
+    route = Route(
+        os.fsencode(path),
+        SERVER,
+        prefix=prefix,
+        sender=sender,
+        recipients=recipients,
+        default_sender=default_sender,
+    )
     with Maildir(os.fsencode(path)) as maildir:
         maildir.scan()
         found = prepare(maildir, route, maildir.new, name)
-        if found is not None:
-            found.message.close()
+        if isinstance(found, PassedOver):
+            return None
+        found.message.close()
         return found
+
+
+@pytest.mark.parametrize(
+    ("top", "side", "way_out"),
+    [
+        (b"Subject: x\n\n", None, "give --sender and --recipient, or a sidecar"),
+        (b"Return-Path: <s@x>\nSubject: x\n\n", None, "give --sender and --recipient"),
+        (b"Return-Path: s@x\nDelivered-To: r@y\n\n", None, "give --sender and --recipient"),
+        (b"Return-Path: <s@x>\nDelivered-To: p-\n\n", None, "give --sender and --recipient"),
+        (b"Return-Path: <s@x>\nDelivered-To: p-r@y\n\n", "{", "correct its sidecar"),
+        (b"Return-Path: <s@x>\nDelivered-To: p-r@y\n\n", "p-", "correct its sidecar"),
+    ],
+)
+def test_the_reason_names_the_way_out(
+    path: Path, top: bytes, side: str | None, way_out: str
+) -> None:
+    """An administrator reads it at night, and has not written this program."""
+    (path / "new" / "1.a").write_bytes(top)
+    if side == "{":
+        add_sidecar(path, "1.a", "a@y")
+        (path / "envelope" / "1.a.json").write_text(side)
+    elif side is not None:
+        add_sidecar(path, "1.a", side)
+    with pytest.raises(EnvelopeError) as raised:
+        opened(path, prefix=b"p-")
+    assert way_out in str(raised.value)
+    assert str(raised.value).endswith("; see HELD MESSAGES in maildirqmtp(1)")
 
 
 def add_sidecar(path: Path, name: str = "1.a", *recipients: str, sender: str = "side@car") -> None:
@@ -112,7 +148,7 @@ def test_options_replace_what_the_lines_say(path: Path) -> None:
 
 
 def test_options_make_up_for_lines_that_are_missing_or_bad(path: Path) -> None:
-    """A message from anywhere can be sent by them; it goes as it is."""
+    """A message from anywhere can be sent by them."""
     text = b"Return-Path: nonsense\nhello\n"
     add_message(path, "1.a", text, None, None)
     with pytest.raises(EnvelopeError):
@@ -123,7 +159,7 @@ def test_options_make_up_for_lines_that_are_missing_or_bad(path: Path) -> None:
         opened(path, recipients=(b"a@y",))
     found = opened(path, sender=b"o@x", recipients=(b"a@y",))
     assert found is not None
-    assert (found.offset, found.length) == (0, len(text))
+    assert text[found.offset :] == b"hello\n"
 
 
 def test_a_sidecar_beats_everything(path: Path) -> None:
@@ -142,7 +178,80 @@ def test_with_a_sidecar_bad_lines_are_text(path: Path) -> None:
     add_sidecar(path, "1.a", "a@y")
     found = opened(path)
     assert found is not None
-    assert (found.offset, found.recipients) == (0, (b"a@y",))
+    assert (found.length, found.recipients) == (2, (b"a@y",))
+
+
+@pytest.mark.parametrize("top", [b"Return-Path: <unknown>\n", b"", b"X-Original-To: z@y\n"])
+@pytest.mark.parametrize("default", [b"d@x", b""])
+def test_the_default_sender_counts_where_the_headers_give_none(
+    path: Path, top: bytes, default: bytes
+) -> None:
+    """OpenSMTPD writes no Return-Path for bounces: without it each of them is held."""
+    add_message(path, "1.a", top + b"Delivered-To: r@y\n\nx\n", None, None)
+    with pytest.raises(EnvelopeError, match=r"--default-sender ADDRESS, or .*sidecar.*ENVELOPE in"):
+        opened(path)
+    found = opened(path, default_sender=default)
+    assert found is not None
+    assert (found.sender, found.recipients) == (default, (b"r@y",))
+    found = opened(path, default_sender=default, sender=b"o@x")
+    assert found is not None
+    assert found.sender == b"o@x"
+
+
+def test_the_default_sender_replaces_no_other(path: Path) -> None:
+    """Bounces would go to the wrong one; and what is not clear is not guessed."""
+    add_message(path, "1.a", b"\nx\n", b"s@x", b"r@y")
+    found = opened(path, default_sender=b"d@x")
+    assert found is not None
+    assert found.sender == b"s@x"
+    add_sidecar(path, "1.a", "a@y")
+    found = opened(path, default_sender=b"d@x")
+    assert found is not None
+    assert found.sender == b"side@car"
+    (path / "envelope" / "1.a.json").unlink()
+    add_message(path, "1.a", b"Return-Path: nonsense\nDelivered-To: r@y\n\nx\n", None, None)
+    with pytest.raises(EnvelopeError, match=r"not of the form.*--sender ADDRESS"):
+        opened(path, default_sender=b"d@x")
+
+
+def test_a_message_without_recipients_says_what_to_do(path: Path) -> None:
+    """Held without a way out named, mail stays behind for good."""
+    add_message(path, "1.a", b"\nx\n", b"s@x", None)
+    with pytest.raises(EnvelopeError, match=r"no Delivered-To .*--recipient ADDRESS.*ENVELOPE"):
+        opened(path)
+    add_message(path, "1.a", b"Delivered-To: %b\n\nx\n" % (b"r" * 1_000), b"s@x", None)
+    with pytest.raises(EnvelopeError, match=r"of 1000 bytes.*--recipient ADDRESS, or .*ENVELOPE"):
+        opened(path)
+
+
+def test_hidden_recipients_do_not_go_out_with_a_large_message(path: Path) -> None:
+    """Of a message of more than 1 MiB only the top is in memory, and this line is longer."""
+    hidden = b"Envelope-to: r@y,\n" + b" blind@y,\n" * 20_000 + b" last@y\n"
+    text = b"Subject: x\n\n" + b"x" * (1 << 20)
+    add_message(path, "1.a", hidden + text, b"s@x", b"r@y")
+    found = opened(path)
+    assert found is not None
+    assert (found.recipients, found.kept, found.length) == ((b"r@y",), b"", len(text))
+    found.close()
+
+
+def test_trace_lines_without_end_hold_a_large_message(path: Path) -> None:
+    """What names hidden recipients cannot be removed where its end is not seen."""
+    add_message(path, "1.a", b"Envelope-to: " + b"x," * (1 << 20), b"s@x", b"r@y")
+    with pytest.raises(EnvelopeError, match="do not end within 1048576 bytes"):
+        opened(path)
+
+
+def test_a_message_in_a_loop_is_refused(path: Path) -> None:
+    """Two machines that forward to each other would do so for ever."""
+    add_message(path, "1.a", b"Received: x\n" * 99 + b"\n" + b"Received: x\n" * 9)
+    found = opened(path)
+    assert found is not None
+    assert found.refusal is None
+    add_message(path, "1.a", b"Received: x\n" * 100 + b"\n")
+    found = opened(path)
+    assert found is not None
+    assert str(found.refusal) == "Dmail loop: it has 100 Received lines (#5.4.6)"
 
 
 def test_a_sidecar_that_owes_nobody_holds_the_message(path: Path) -> None:

@@ -76,9 +76,11 @@ def everything(report: Report) -> None:
     doubted.doubtful = (1,)
     report.in_doubt(doubted)
     report.held(b"2.a", "no envelope")
+    report.for_others()
+    report.for_others()
     report.closed("mail.example.org:209", "connection reset")
     report.note("it answers once")
-    report.trouble("disk full", 7)
+    report.problem("disk full", 7)
     report.progress(1, 2)
     report.summary()
 
@@ -96,7 +98,8 @@ LINES = [
     (-1, "disk full"),
     (
         0,
-        "2 accepted, 1 deferred, 1 failed, 1 held, 1 in doubt, 7 left, 6 bytes, 2.50 s",
+        "2 accepted, 1 deferred, 1 failed, 1 held, 1 in doubt, 7 left, 2 for others, "
+        "6 bytes, 2.50 s",
     ),
 ]
 
@@ -149,6 +152,7 @@ def test_every_event_is_an_object_on_a_line() -> None:
         "held": 1,
         "in_doubt": 1,
         "left": 7,
+        "others": 2,
         "messages": 1,
         "bytes": 6,
         "seconds": 0.0,
@@ -186,7 +190,7 @@ def test_nothing_left_is_not_mentioned() -> None:
         ("deferred", 111),
         ("failed", 111),
         ("held", 111),
-        ("trouble", 111),
+        ("problems", 111),
         ("left", 111),
     ],
 )
@@ -206,7 +210,7 @@ def test_control_characters_never_reach_the_log() -> None:
     told.report.failed(one, 0, "no", b"/F/new/1.\x1b\n")
     told.report.held(b"2.\x9b", "why\x1b[31m")
     told.report.closed("server", "reset\x1b")
-    told.report.trouble("disk\r\nfull")
+    told.report.problem("disk\r\nfull")
     told.report.note("\u202egnp.exe \udcff")
     assert len(told.lines) == 6
     assert all(character.isprintable() for line in told.lines for character in line)
@@ -260,7 +264,7 @@ def test_output_that_nobody_reads_stops_nothing(which: str) -> None:
             said = ["maildirqmtp: cannot write to standard output: Broken pipe"]
             assert more == (said if which == "data" else [])
             assert len(stream.getvalue().splitlines()) == 11 + len(more)
-    assert report.counters.trouble == 1 + (2 if which == "both" else 1)
+    assert report.counters.problems == 1 + (2 if which == "both" else 1)
 
 
 def test_details_are_asked_for_where_they_are_shown() -> None:

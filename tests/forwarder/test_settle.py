@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queued_message import prepare
+from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.settle import SYNC_REMOVALS, SYNC_S
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
@@ -68,7 +68,7 @@ class Case(SettlerCase):
     def counts(self) -> tuple[int, int, int, int, int]:
         """Accepted, deferred, failed, held, trouble."""
         c = self.report.counters
-        return c.accepted, c.deferred, c.failed, c.held, c.trouble
+        return c.accepted, c.deferred, c.failed, c.held, c.problems
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_with_cur_each_directory_is_synced(case: Case) -> None:
     """The removal of a message in cur/ is not made durable by new/."""
     add_message(case.path, "1.a:2,S", folder="cur")
     one = prepare(case.maildir, case.route, case.maildir.cur, b"1.a:2,S")
-    assert one is not None
+    assert isinstance(one, QueuedMessage)
     two = case.add("2.a")
     system = case.watch()
     case.settle(one, "Kok")
@@ -164,12 +164,14 @@ def test_a_message_that_changed_is_kept(case: Case) -> None:
     one, two = case.add("1.a", "a@y"), case.add("2.a")
     with (case.path / "new" / "1.a").open("ab") as file:
         file.write(b"more")
-    case.settle(one, "Kok")
-    case.settle(two, "Kok")
+    kept = case.settle(one, "Kok")
+    assert kept is not None, "the daemon would forget it"
+    assert kept.at_next_scan
+    assert case.settle(two, "Kok") is None
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.sidecar()["recipients"] == ["a@y"]
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert "1.a: held: it changed while it was being sent; kept, to be sent as it is" in case.lines
 
 
@@ -234,7 +236,7 @@ def test_sent_that_fails_keeps_the_message(case: Case) -> None:
     system = case.watch()
     system.fail("link Sent/tmp/*", errno.ENOSPC)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.new == ["1.a"]
     case.settler.finish()
     assert case.new == []
@@ -351,7 +353,7 @@ def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None
     system = case.watch()
     system.fail("fsync M/tmp", errno.ENOSPC)
     case.settle(one, "Kok", "Zlater")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "No space left on device; nothing more is taken from this maildir" in case.lines
     case.settler.finish()
     assert snapshot(case.path) == before
@@ -366,7 +368,7 @@ def test_a_partly_accepted_message_that_changed_gets_no_sidecar(case: Case) -> N
     case.settle(one, "Kok", "Zlater")
     assert case.sidecar()["recipients"] == ["a@y", "b@y"]
     assert "held" in case.lines
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
 
 
 # Failed
@@ -520,7 +522,7 @@ def test_a_failed_message_is_not_removed_unless_it_is_safe(case: Case, call: str
     case.settler.finish()
     assert case.new == ["1.a"]
     assert snapshot(case.path / "envelope") == before
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.counts == (0, 0, 0, 0, 1)
     assert case.report.counters.exit_code == 111
 
@@ -534,7 +536,7 @@ def test_where_the_failed_maildir_cannot_take_it_those_who_have_it_are_done(case
     case.settler.finish()
     assert case.sidecar()["recipients"] == ["a@y", "c@y"]
     assert case.new == ["1.a"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
 
 
 def test_where_nobody_has_it_the_sidecar_stays_as_it_was(case: Case) -> None:
@@ -553,8 +555,64 @@ def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
     (case.path / "new" / "1.a").unlink()
     case.settle(one, "Dno")
     case.settler.finish()
-    assert case.settler.trouble is None
+    assert case.settler.local_error is None
     assert case.counts == (0, 0, 0, 1, 0)
+
+
+# A sidecar that is replaced meanwhile
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "KZ", "KD", "DD", "ZZ"])
+@pytest.mark.parametrize("sent", [None, "Sent"])
+def test_a_sidecar_that_is_replaced_in_flight_is_neither_overwritten_nor_removed(
+    case: Case, answers: str, sent: str | None
+) -> None:
+    """Its writer owes somebody the message: unread, that recipient would be lost."""
+    case.open(sent=sent)
+    one = case.add("1.a", *[f"r{n}@y" for n in range(len(answers))])
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, *answers)
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["late@y"]
+    again = case.load("1.a")
+    assert again.recipients == (b"late@y",)
+    case.settle(again, "Kok")
+    case.settler.finish()
+    assert case.new == names(case.path / "envelope") == []
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "KZ"])
+def test_a_sidecar_that_appears_in_flight_counts(case: Case, answers: str) -> None:
+    """The message had none when it was opened, and its header's recipients have it now."""
+    add_message(case.path, "1.a")
+    (case.path / "envelope").mkdir()
+    case.open(recipients=tuple(b"r%d@y" % n for n in range(len(answers))))
+    one = case.load("1.a")
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, *answers)
+    case.settler.finish()
+    assert case.new == ["1.a"]
+    assert case.sidecar()["recipients"] == ["late@y"]
+
+
+def test_a_sidecar_of_the_next_message_of_that_name_stays(case: Case) -> None:
+    """Put there within the second before the old one was to go: its message is about to come."""
+    one = case.add("1.a", "a@y")
+    case.settle(one, "Kok")
+    case.add_sidecar(case.path, "1.a", ("next@y",))
+    case.settler.finish()
+    assert case.new == []
+    assert case.sidecar()["recipients"] == ["next@y"]
+
+
+def test_failures_are_told_also_where_the_sidecar_was_replaced(case: Case) -> None:
+    """The new one may not name who has failed: nobody else would ever hear of it."""
+    one = case.add("1.a", "a@y", "b@y")
+    case.add_sidecar(case.path, "1.a", ("late@y",))
+    case.settle(one, "Kok", "Dno")
+    assert case.sidecar(case.failed, "1.a")["recipients"] == ["b@y"]
+    assert case.sidecar()["recipients"] == ["late@y"]
 
 
 # Too old
@@ -562,16 +620,78 @@ def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
 
 def test_a_deferral_after_the_lifetime_is_a_failure(case: Case) -> None:
     """A message must not wait for ever; to the second."""
-    young = case.add("1.a", age_s=14 * DAY_S - 1)
-    old = case.add("2.a", age_s=14 * DAY_S)
-    case.settle(young, "Zlater")
-    case.settle(old, "Zlater")
+    for name, age_s in (("1.a", 14 * DAY_S - 1), ("2.a", 14 * DAY_S)):
+        case.settle(case.add(name, age_s=age_s - DAY_S), "Zlater")
+    case.settler.finish()
+    case.now += DAY_S
+    case.open()
+    for name in ("1.a", "2.a"):
+        case.settle(case.load(name), "Zlater")
     case.settler.finish()
     assert case.new == ["1.a"]
     failures = case.sidecar(case.failed, "2.a")["failures"]
     assert isinstance(failures, list)
     assert failures[0]["response"] == "Zlater (too old: 14.0 days)"
     assert case.counts == (0, 1, 1, 0, 0)
+
+
+def test_who_was_offline_for_weeks_loses_nothing_to_the_first_greylisting(case: Case) -> None:
+    """A day of trying comes first, over as many runs as there are."""
+    case.add("1.a", age_s=30 * DAY_S)
+    for hours in (0, 6, 12, 23.9):
+        case.now = NOW + hours * 3_600.0
+        case.open()
+        case.settle(case.load("1.a"), "Zgreylisted")
+        case.settler.finish()
+        assert case.new == ["1.a"], hours
+    case.now = NOW + DAY_S
+    case.open()
+    case.settle(case.load("1.a"), "Zgreylisted")
+    assert case.new == []
+    assert names(case.failed / "new") == ["1.a"]
+
+
+def test_failures_that_a_sidecar_lists_are_no_first_deferral(case: Case) -> None:
+    """A message that was moved back from the failed maildir is tried for a day again."""
+    case.add("1.a", age_s=30 * DAY_S)
+    failure = {"recipient": "a@y", "response": "Zno", "at": "2026-01-01T00:00:00Z"}
+    case.add_sidecar(case.path, "1.a", ("a@y",), failures=[failure])
+    case.settle(case.load("1.a"), "Zgreylisted")
+    assert case.new == ["1.a"]
+
+
+def test_a_message_that_was_accepted_or_failed_is_forgotten(case: Case) -> None:
+    """Another one of that name, moved back from the failed maildir, has its own day."""
+    for answer in ("Kok", "Dno"):
+        case.settle(case.add("1.a", age_s=30 * DAY_S), "Zlater")
+        case.settle(case.load("1.a"), answer)
+        case.settler.finish()
+        state = json.loads((case.path / ".maildirqmtp-state.json").read_text())
+        assert state["first_deferred"] == {}, answer
+
+
+def test_a_daemon_that_has_tried_all_the_time_gives_up_at_the_lifetime(case: Case) -> None:
+    """Not a day later: the message has had its day before."""
+    case.add("1.a", age_s=12 * DAY_S)
+    for days in (0.0, 0.5, 0.99, 1.5, 1.99):
+        case.now = NOW + days * DAY_S
+        case.settle(case.load("1.a"), "Zlater")
+        assert case.new == ["1.a"], days
+    case.now = NOW + 2.1 * DAY_S
+    case.settle(case.load("1.a"), "Zlater")
+    assert case.new == []
+
+
+def test_a_broken_state_file_is_noted_and_stops_nothing(case: Case) -> None:
+    """What it has lost is a day."""
+    (case.path / ".maildirqmtp-state.json").write_text("{")
+    one = case.add("1.a", age_s=30 * DAY_S)
+    case.settle(one, "Zlater")
+    case.settler.tick()
+    case.settler.finish()
+    assert case.lines.count("beginning it anew") == 1
+    assert case.new == ["1.a"]
+    assert case.counts == (0, 1, 0, 0, 0)
 
 
 def test_what_was_not_answered_is_never_too_old(case: Case) -> None:
@@ -593,7 +713,7 @@ def test_a_removal_that_fails_stops_the_taking(case: Case, number: int) -> None:
     system = case.watch()
     system.always_fail("unlink M/new", number)
     case.settle(one, "Kok")
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.lines.count("nothing more is taken") == 1
     case.settle(two, "Kok")
     assert case.lines.count("nothing more is taken") == 1
@@ -616,7 +736,7 @@ def test_a_removal_is_tried_again_at_the_end(case: Case) -> None:
     case.settler.finish()
     assert case.new == []
     assert system.calls[-3:] == ["unlink M/new/1.a", "fsync M/new", "unlink M/envelope/1.a.json"]
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert case.report.counters.exit_code == 111
 
 
@@ -650,7 +770,7 @@ def test_a_directory_that_does_not_sync_keeps_the_sidecars(case: Case) -> None:
     case.settle(one, "Kok")
     case.clock.advance(SYNC_S)
     case.settler.tick()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert names(case.path / "envelope") == ["1.a.json", "2.a.json"]
     case.settle(two, "Kok")
     case.settler.finish()
@@ -663,7 +783,7 @@ def test_a_sidecar_that_cannot_be_removed_is_told(case: Case) -> None:
     case.watch().fail("unlink M/envelope", errno.EACCES)
     case.settle(one, "Kok")
     case.settler.finish()
-    assert case.settler.trouble is not None
+    assert case.settler.local_error is not None
     assert "cannot remove" in case.lines
 
 
@@ -713,3 +833,14 @@ def check_nobody_is_lost(
     for recipient, answer in zip(recipients, answers, strict=True):
         assert answer not in "Z-" or recipient in owed
         assert answer != "D" or recipient in owed or recipient in failed
+
+
+def test_a_link_named_failed_takes_nothing_elsewhere(case: Case) -> None:
+    """Whoever may write into the maildir would have us write where only we may."""
+    elsewhere = make_maildir(case.root / "Elsewhere")
+    one = case.add("1.a")
+    case.failed.symlink_to(elsewhere)
+    case.settle(one, "Dno")
+    assert case.settler.local_error is not None
+    assert case.new == ["1.a"]
+    assert snapshot(elsewhere) == {}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from maildirqmtp.mail.addresses import (
     bare,
     is_unknown,
+    parse,
     quote,
     raw_sender,
     split,
@@ -160,3 +161,46 @@ def test_a_hard_list_takes_no_quadratic_time(text: bytes) -> None:
     """One message made for it would stop all that come after it."""
     with pytest.raises(ValueError, match="not a list"):
         split(text)
+
+
+PARSED = [
+    (b"", b""),
+    (b"<>", b""),
+    (b" <> ", b""),
+    (b"a@b", b"a@b"),
+    (b" <a@b> ", b"a@b"),
+    (b'"jane x"@b', b"jane x@b"),
+    (b'<"a, b"@c>', b"a, b@c"),
+    (b"mailer-daemon", b""),
+    (b"<MAILER-DAEMON>", b""),
+    (b"unknown", b"unknown"),
+    (b"a", b"a"),
+]
+
+
+@pytest.mark.parametrize(("text", "address"), PARSED)
+def test_an_option_is_one_address_whatever_its_form(text: bytes, address: bytes) -> None:
+    """With its brackets or quotes in the envelope, the mail would go to nobody."""
+    assert parse(text, "sender") == address
+    if address:
+        assert parse(text, "recipient") == address
+    elif b"a" not in text.lower():
+        with pytest.raises(ValueError, match="recipient must not be empty"):
+            parse(text, "recipient")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"Joe <a@b>", b"a@b,c@d", b"a b@c", b"a@b,", b",a@b", b"<a@b", b" ", b",", b'"a', b"a@b c@d"],
+)  # fmt: skip
+def test_an_option_that_is_not_one_address_is_refused(text: bytes) -> None:
+    """It would go out as one address that nobody has."""
+    with pytest.raises(ValueError, match="is not one address"):
+        parse(text, "recipient")
+
+
+@pytest.mark.parametrize("text", [b"a\0b", b"a\rb", b"a\nb", b"a" * 1_000])
+def test_an_option_that_servers_do_not_take_is_refused(text: bytes) -> None:
+    """Before it costs a connection."""
+    with pytest.raises(ValueError, match=r"has a|of 1000 bytes|not one address"):
+        parse(text, "recipient")

@@ -35,6 +35,23 @@ def test_a_file_is_replaced_as_a_whole_with_its_mode(folder: Folder, tmp_path: P
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_nobody_can_foresee_the_name_of_the_temporary_file(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write there could plant something under it, and stop us for good."""
+    seen: list[bytes] = []
+    real = os.rename
+
+    def rename(source: bytes, target: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        seen.append(source)
+        real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", rename)
+    for _ in range(5):
+        replace(folder, b"x", b"new")
+    assert len(set(seen)) == 5
+
+
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
 def test_what_cannot_be_replaced_stays_and_nothing_is_left(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

@@ -450,6 +450,30 @@ def test_one_that_is_being_written_is_held(
         maildir.load(maildir.new, b"1.a")
 
 
+def test_a_large_message_does_not_keep_its_writers_out(path: Path, maildir: Maildir) -> None:
+    """Who opens it for writing while it is sent would wait for 45 s, for a lease of ours."""
+    (path / "new" / "1.a").write_bytes(b"x" * (WHOLE_MAX + 1))
+    message = maildir.load(maildir.new, b"1.a")
+    assert message is not None
+    assert message.fd >= 0
+    os.close(os.open(path / "new" / "1.a", os.O_WRONLY | os.O_NONBLOCK))
+    message.close()
+
+
+def test_a_message_that_came_by_tmp_may_still_be_open_with_its_writer(
+    path: Path, maildir: Maildir
+) -> None:
+    """It was renamed, so it is complete; to hold it would make mail wait for a slow program."""
+    with (path / "tmp" / "1.a").open("wb") as file:
+        file.write(b"text")
+        file.flush()
+        os.utime(file.fileno(), (5, 5))
+        (path / "tmp" / "1.a").rename(path / "new" / "1.a")
+        message = maildir.load(maildir.new, b"1.a")
+    assert message is not None
+    assert message.data == b"text"
+
+
 def test_short_reads_are_put_together(
     path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

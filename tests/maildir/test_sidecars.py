@@ -46,6 +46,21 @@ def test_a_sidecar_is_durable_before_it_takes_the_old_ones_place(
     assert sidecars.read(target, b"1.a") is None
 
 
+def test_the_directory_of_sidecars_is_durable_before_the_first_of_them(
+    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would take it, and the message would go to whoever its header names."""
+    system = FileSystem(monkeypatch, tmp_path / "to")
+    sidecars.write(target, b"1.a", CONTENT)
+    assert system.of("mkdir", "fsync", "rename") == [
+        "mkdir envelope",
+        "fsync .",
+        "fsync tmp/*",
+        "rename tmp/* -> envelope/1.a.json",
+        "fsync envelope",
+    ]
+
+
 @pytest.mark.parametrize("call", ["fsync tmp", "rename"])
 def test_a_sidecar_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch, call: str

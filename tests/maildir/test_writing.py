@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def test_names_are_unique_and_tell_their_time() -> None:
         assert not {b"/", b":"} & {name[i : i + 1] for i in range(len(name))}
 
 
+def test_names_of_one_microsecond_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two deliveries would fail, or replace the other."""
+    monkeypatch.setattr(time, "time_ns", lambda: 1_234_567_890_123_456_789)
+    assert writing.unique_name() != writing.unique_name()
+
+
 def test_a_strange_host_name_makes_no_strange_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """maildir(5): / and : are written in octal."""
     monkeypatch.setattr("socket.gethostname", lambda: "a/b:c")
@@ -77,6 +84,17 @@ def test_making_a_maildir_is_for_the_owner_only(tmp_path: Path) -> None:
             pass
     for part in ("", "new", "cur", "tmp"):
         assert stat.S_IMODE((tmp_path / "made" / part).stat().st_mode) == 0o700
+
+
+def test_making_one_is_durable_where_an_earlier_run_died_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maildir may be there and its name not durable: what is put into it would go with it."""
+    path = os.fsencode(tmp_path / "made")
+    writing.create(path)
+    system = FileSystem(monkeypatch, tmp_path)
+    writing.create(path)
+    assert [call for call in system.calls if call.startswith("fsync")] == ["fsync made", "fsync ."]
 
 
 def test_making_one_where_it_cannot_be_says_so(tmp_path: Path) -> None:
@@ -161,6 +179,18 @@ def test_a_delivery_never_replaces_a_message(tmp_path: Path, target: Maildir) ->
 
 
 # Adopting
+
+
+def test_a_file_under_a_name_of_its_own_is_durable_and_replaces_itself(
+    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounce that is made again after a crash is there once, and its message may go then."""
+    for _ in range(2):
+        system = FileSystem(monkeypatch, tmp_path / "to")
+        writing.deliver_as(target, b"bounce.1", [b"text"])
+        assert system.calls == ["fsync tmp/*", "rename tmp/* -> new/bounce.1", "fsync new"]
+    assert names(tmp_path / "to" / "new") == ["bounce.1"]
+    assert names(tmp_path / "to" / "tmp") == []
 
 
 def test_adopting_by_link(

@@ -155,10 +155,8 @@ def test_a_full_one_is_not_chosen_while_another_has_room(fleet: Fleet) -> None:
 
 def test_what_is_remembered_is_what_this_run_has_found_out() -> None:
     """Else each run would prolong what an option or an earlier run said, true or not."""
-    known = Capabilities(one_recipient=True)
-    known.find_one_recipient()
-    assert (known.one_recipient, known.found_one_recipient) == (True, False)
-    new = Capabilities()
-    for _ in range(2):
-        new.find_one_recipient()
-        assert (new.one_recipient, new.found_one_recipient) == (True, True)
+    known, new = Capabilities(one_recipient=True), Capabilities()
+    for capabilities in (known, new):
+        capabilities.find_one_recipient()
+        assert capabilities.one_recipient
+    assert [known.take_news(), new.take_news(), new.take_news()] == [False, True, False]

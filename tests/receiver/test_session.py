@@ -124,6 +124,7 @@ def test_the_forwarder_understands_what_was_stored(
     """Mail received here and forwarded from here keeps its envelope, byte for byte."""
     assert letters(session.receive(package(b"Return-Path: <no>\n", sender, (recipient,)))) == "K"
     trace = read_trace(stored(maildir)[0], True)
+    assert trace is not None
     assert (trace.sender, trace.recipients) == (sender, (recipient,))
 
 

@@ -13,7 +13,10 @@ from maildirqmtp.maildir import writing
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 from maildirqmtp.receiver.storage import Storage
+from tests.fakes import FileSystem
+from tests.helpers import open_descriptors
 
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 LARGE = package_head(300_000) + b"x" * 300_000 + package_tail(b"a@b", (b"c@example.org",))
@@ -108,6 +111,58 @@ def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) ->
     storage.commit([late])
     assert storage.withdraw([early]) == []
     assert new(path) == 1
+
+
+def test_only_its_own_copies_are_withdrawn(storage: Storage, path: Path) -> None:
+    """A file of that name in another maildir is somebody's mail."""
+    early = storage.store([b"early"])
+    made_anew(path)
+    with pytest.raises(LocalError):
+        storage.commit([early])
+    late = storage.store([b"late"])
+    (path / "new" / os.fsdecode(early.name)).write_bytes(b"another's")
+    assert storage.withdraw([early, late]) == []
+    assert os.listdir(path / "new") == [os.fsdecode(early.name)]
+
+
+def test_copies_are_durable_before_they_count(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K is said after that; a power cut must not take what was accepted."""
+    system = FileSystem(monkeypatch, path)
+    copies = [storage.store([b"text"]) for _ in range(2)]
+    storage.commit(copies)
+    assert system.of("fsync") == ["fsync tmp/*", "fsync tmp/*", "fsync new"]
+    system.fail("fsync new", errno.EIO)
+    with pytest.raises(LocalError):
+        storage.commit(copies)
+
+
+def test_opening_the_maildir_again_costs_no_descriptor(storage: Storage, path: Path) -> None:
+    """A receiver runs for years, and its maildir may be mounted anew each day."""
+    before = len(open_descriptors())
+    for number in range(3):
+        path.rename(path.with_name(f"old-{number}"))
+        writing.create(os.fsencode(path))
+        with pytest.raises(LocalError):
+            storage.commit([storage.store([b"x"])])
+        storage.commit([storage.store([b"x"])])
+    assert len(open_descriptors()) == before
+
+
+@pytest.mark.parametrize("size", [10, MEMORY_MAX + 10])
+def test_a_spool_goes_on_after_a_write_that_took_a_part(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The system may take a part; the rest must not be lost."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[: 100 << 10])))
+    text = os.urandom(size)
+    spool = Spool(storage, crlf=False)
+    spool.append(text)
+    spool.finish()
+    assert b"".join(spool.pieces(b"top\n")) == b"top\n" + text
+    spool.discard()
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])

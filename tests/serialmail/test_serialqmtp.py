@@ -180,7 +180,7 @@ def test_an_envelope(
 @pytest.mark.parametrize(
     "content",
     [
-        b"Return-Path: <s@x>\n folded\nDelivered-To: p-r@y\n",
+        b"Return-Path: <s@x\n folded>\nDelivered-To: p-r@y\n",
         b"Return-Path: <s@x>\nDelivered-To: p-\n",
         b"Return-Path: <s@x>\nEnvelope-to: p-a@y, p-b@y\n",
         b"Return-Path: <s@x>\nDelivered-To: p-" + b"r" * 1_000 + b"\n",

@@ -39,6 +39,21 @@ def test_serialmails_form_bounces_and_the_short_one_does_not(
     assert route(*words).bounce is bounces
 
 
+@pytest.mark.parametrize(
+    ("words", "takes"),
+    [
+        (("M", "server"), False),
+        (("M", "pre-", "server"), True),
+        (("M", "", "server"), True),
+        (("--cur", "M", "server"), True),
+        (("--no-cur", "M", "pre-", "server"), False),
+    ],
+)
+def test_serialmails_form_takes_read_mail(words: tuple[str, ...], takes: bool) -> None:
+    """Else what a mail reader has looked at stays behind for ever."""
+    assert route(*words).include_cur is takes
+
+
 def test_defaults() -> None:
     """As serialmail, but not without limit."""
     made = route("M", "server")

@@ -77,6 +77,7 @@ bounce = false
 bounce-via = "server"
 sendmail = "mta -x"
 cur = true
+one-recipient = true
 rescan = 10
 idle-timeout = "5m"
 
@@ -106,6 +107,7 @@ def test_every_key(path: Path) -> None:
         bounce_via=BounceVia(BounceMethod.SERVER),
         sendmail=(b"mta", b"-x"),
         include_cur=True,
+        one_recipient=True,
         rescan_s=10,
         idle_s=300,
         max_bounces=7,
@@ -176,6 +178,27 @@ def test_bounces(
     """On with a prefix, as serialmail; a first try on somebody's inbox tells no strangers."""
     (route,) = read(write(path, f"[defaults]\n{defaults}\n{ROUTE}{own}\n"), *flags).routes
     assert route.bounce is bounces
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "flags", "takes"),
+    [
+        ("", "", (), False),
+        ("", 'prefix = ""', (), False),
+        ("", 'prefix = "p-"', (), True),
+        ("cur = false", 'prefix = "p-"', (), False),
+        ("cur = true", "", (), True),
+        ("", 'prefix = "p-"\ncur = false', (), False),
+        ("cur = true", 'prefix = "p-"', ("--no-cur",), False),
+        ("cur = true", "cur = false", ("--cur",), True),
+    ],
+)
+def test_read_mail(
+    path: Path, defaults: str, own: str, flags: tuple[str, ...], takes: bool
+) -> None:
+    """Goes with a prefix, as with serialmail; an inbox keeps what its owner has read."""
+    (route,) = read(write(path, f"[defaults]\n{defaults}\n{ROUTE}{own}\n"), *flags).routes
+    assert route.include_cur is takes
 
 
 def test_a_route_can_take_back_the_recipients_of_the_defaults(path: Path) -> None:
@@ -346,6 +369,16 @@ def test_lines_end_as_they_do_elsewhere(path: Path) -> None:
     assert refused(path, text).startswith("line 4: unknown key 'x'")
 
 
+def test_a_byte_order_mark_is_no_error(path: Path) -> None:
+    """Notepad writes one; `Invalid statement (at line 1, column 1)` helps nobody."""
+    (route,) = read(write(path, b"\xef\xbb\xbf" + ROUTE.encode())).routes
+    assert route.maildir == b"M"
+    assert refused(path, b"\xef\xbb\xbf" + ROUTE.encode() + b"x = 1\n").startswith("line 4: unk")
+    # In the middle of the file it is still one.
+    assert refused(path, ROUTE.encode() + b"\xef\xbb\xbfx = 1\n").startswith("Invalid statement")
+    assert refused(path, ROUTE.encode("utf-16")).startswith("line 1: not UTF-8")
+
+
 def test_a_long_file_is_no_longer_wait(path: Path) -> None:
     """The search halves; it does not read the file once for each line."""
     routes = [f'[[route]]\nmaildir = "M{number}"\nserver = "h"\n' for number in range(600)]
@@ -402,11 +435,13 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         idle_s=TIME,
         # A named tuple's other fields would be made up as well.
         sendmail=st.just(SENDMAIL),
+        hostname=st.sampled_from([None, "h.example"]),
         write_timeout_s=TIME,
         response_timeout_s=TIME,
         grace_s=st.just(FENCE_GRACE_S),
         session_s=st.just(SESSION_S),
         connections=st.integers(1, 100),
+        one_recipient=st.booleans(),
         tls=st.none(),
     ),
     st.integers(-1, 1),
@@ -434,7 +469,7 @@ def test_what_cannot_be_written_is_said(path: Path) -> None:
 def test_the_command_line_alone() -> None:
     """One route, no file."""
     words = ["--watch", "M", "p-", "h", "--rescan=5", "-v", "--metrics-file", "m"]
-    route = Route(b"M", TcpEndpoint("h"), prefix=b"p-", bounce=True, rescan_s=5)
+    route = Route(b"M", TcpEndpoint("h"), prefix=b"p-", include_cur=True, bounce=True, rescan_s=5)
     expected = Config((route,), metrics_file=b"m", verbosity=1)
     assert config.from_command_line(parse(words)) == expected
 

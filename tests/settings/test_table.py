@@ -103,6 +103,7 @@ WRONG: dict[str, list[Any]] = {
     "bounce-via": [True, ["server"]],
     "sendmail": [1, ["sendmail"]],
     "cur": ["yes", 1],
+    "hostname": [1, ["h"]],
     "tls-ca": [True, 1, ["ca.pem"]],
     "tls-pin": [1, [1], {}],
     "rescan": [True, {}],
@@ -149,6 +150,7 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("bounce-via", "maildir:/B", BounceVia(BounceMethod.MAILDIR, b"/B")),
     ("bounce-via", "server", BounceVia(BounceMethod.SERVER)),
     ("sendmail", "'/opt/my mta' -C x", (b"/opt/my mta", b"-C", b"x")),
+    ("hostname", "mx-1.example.org", "mx-1.example.org"),
     ("metrics-listen", "127.0.0.1:9209", ("127.0.0.1", 9209)),
     ("metrics-listen", "[::1]:9209", ("::1", 9209)),
     ("metrics-listen", "localhost:1", ("localhost", 1)),
@@ -199,6 +201,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("sender", "a\nb", "has a LF"),
     ("recipient", [""], "must not be empty"),
     ("recipient", "", "must not be empty"),
+    *(
+        ("hostname", name, "a name as in mail.example.org is needed")
+        for name in ("", ".", "-", "mx.", "a..b", "a b", "a\nb", "m\u00fcll.de", "a@b", "x" * 254)
+    ),
     ("metrics-listen", "0.0.0.0:9209", "not loopback; write 127.0.0.1"),
     ("metrics-listen", "[::]:9209", "not loopback"),
     ("metrics-listen", "192.0.2.1:9209", "not loopback"),

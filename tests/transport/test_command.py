@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from maildirqmtp.errors import ConnectError, TransportError
-from maildirqmtp.transport import command
+from maildirqmtp.transport import command, process
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import CommandEndpoint
-from maildirqmtp.transport.transport import Transport, connect
+from maildirqmtp.transport.transport import Transport
 from tests.helpers import DEADLINE_S, open_descriptors, runs, wait_until
 
 Start = Callable[..., Transport]
@@ -191,10 +192,10 @@ def test_a_complaint_without_end_takes_no_memory(start: Start) -> None:
     """A command that prints a core dump, say."""
     transport = start("sleep", "1000")
     assert isinstance(transport, command.CommandTransport)
-    assert transport._complaints is not None
+    assert transport._stderr is not None
     for _ in range(100):
-        transport._complaints._take(bytes(100_000))
-        assert len(transport._complaints._line) <= command.LINE_BYTES
+        transport._stderr._take(bytes(100_000))
+        assert len(transport._stderr._line) <= command.LINE_BYTES
 
 
 def test_complaints_do_not_stop_the_command(start: Start) -> None:
@@ -287,7 +288,7 @@ def test_a_log_that_waits_does_not_keep_the_end(
 def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run every five minutes would leave one more hanging ssh behind each time."""
     monkeypatch.setattr(command, "EXIT_GRACE_S", 0.01)
-    monkeypatch.setattr(command, "TERM_S", 0.01)
+    monkeypatch.setattr(process, "TERM_S", 0.01)
     transport = start(
         "sh", "-c", "trap '' TERM; sleep 1000 & echo $$ $!; while :; do sleep 1000; done"
     )
@@ -306,7 +307,7 @@ def test_several_have_their_time_to_end_at_the_same_time(
     for transport in transports:
         transport.hang_up()
     monkeypatch.setattr(command, "EXIT_GRACE_S", 1_000.0)  # for one that gets its time only now
-    children = [transport._process.pid for transport in transports]  # type: ignore[attr-defined]
+    children = [transport.process.pid for transport in transports]  # type: ignore[attr-defined]
     for transport in transports:
         transport.close()
     assert not any(map(runs, children))
@@ -316,7 +317,7 @@ def test_an_exit_at_once_takes_them_along() -> None:
     """As by a second TERM, or an error: nobody else would ever end an ssh that hangs."""
     code = (
         "from maildirqmtp.transport.endpoint import CommandEndpoint;"
-        "from maildirqmtp.transport.transport import connect;"
+        "from maildirqmtp.transport.connect import connect;"
         "t = [connect(CommandEndpoint(('sh', '-c', s + 'echo $$; sleep 1000; true')), 1)"
         " for s in ('', 'trap true TERM;')];"
         "import time; a = [b''] * 2\n"
@@ -336,11 +337,11 @@ def test_a_fork_of_ours_leaves_them_alone() -> None:
     """What a program forks may exit as it likes; the connection is not its own."""
     code = (
         "import os, sys; from maildirqmtp.transport.endpoint import CommandEndpoint\n"
-        "from maildirqmtp.transport.transport import connect\n"
+        "from maildirqmtp.transport.connect import connect\n"
         "t = connect(CommandEndpoint(('cat',)), 1)\n"
         "if not (pid := os.fork()): sys.exit(0)\n"
         "assert os.waitpid(pid, 0)[1] == 0\n"
-        "assert t._look() is None, t._look()\n"
+        "assert t.process.exit_status() is None\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0

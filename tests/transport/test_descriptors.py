@@ -21,7 +21,7 @@ HEAD = """
 import os, sys
 from maildirqmtp.transport.endpoint import UcspiEndpoint
 from maildirqmtp.errors import ConnectError
-from maildirqmtp.transport.transport import connect
+from maildirqmtp.transport.connect import connect
 
 def refused():
     try:

@@ -12,8 +12,9 @@ import pytest
 
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
 from maildirqmtp.transport import sockets
+from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
-from maildirqmtp.transport.transport import SocketTransport, connect
+from maildirqmtp.transport.sockets import SocketTransport
 from tests.helpers import DEADLINE_S, closed_port
 
 Pair = tuple[SocketTransport, socket.socket]

@@ -1,0 +1,278 @@
+"""`maildirqmtp --status`: what waits in maildirs, and why; what has failed there.
+
+What waits is read from the maildir itself; how often it was tried, and when next,
+from the daemon's status file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from maildirqmtp.daemon.status import read, served
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+from maildirqmtp.forwarder.queued_message import PassedOver, prepare
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import sidecars
+from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import LAST_S, printable
+from maildirqmtp.transport.endpoint import TcpEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+#: How deep the values of a status file are shown; its own are three deep, in one more.
+_MAX_DEPTH = 6
+
+
+def show_maildir(path: bytes, include_cur: bool | None, as_json: bool) -> int:
+    """Print what waits in a maildir, and what has failed; return 111 where anything waits.
+
+    For each route that a daemon has it with; where there is none, for all that is in
+    it. `include_cur` None: in cur/ too where the route has a prefix.
+    """
+    try:
+        with Maildir(path) as maildir:
+            prefixes = served(maildir)
+    except LocalError:
+        prefixes = []  # it is told when it is looked at
+    server = TcpEndpoint("nowhere")
+    routes = [
+        Route(path, server, prefix=p, include_cur=bool(p) if include_cur is None else include_cur)
+        for p in prefixes or [b""]
+    ]
+    return show(routes, as_json)
+
+
+def show(routes: Sequence[Route], as_json: bool) -> int:
+    """Print what waits for each route, and then what each failed maildir holds.
+
+    Returns 111 where anything waits, or could not be looked at.
+    """
+    code = EXIT_OK
+    # Routes may share a failed maildir.
+    failed = dict.fromkeys(
+        (route.failed or os.path.join(route.maildir, b".Failed"), route.failed is None)
+        for route in routes
+    )
+    for route in routes:
+        found = _or_complain(partial(_look, route))
+        if found is None or found["waiting"]:
+            code = EXIT_TEMPORARY
+        if found is not None:
+            _put("status", found, as_json, _print)
+    for path, is_own in failed:
+        if os.path.lexists(path):
+            found = _or_complain(partial(_look_at_failed, path, is_own))
+            if found is None:
+                code = EXIT_TEMPORARY
+            elif found["messages"]:
+                _put("failed-maildir", found, as_json, _print_failed)
+    sys.stdout.flush()
+    return code
+
+
+def _or_complain(look: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        return look()
+    except LocalError as error:
+        # Where nobody can be told, the exit code says it; the others are shown all the same.
+        with contextlib.suppress(OSError):
+            print(f"maildirqmtp: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _put(
+    event: str, found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]
+) -> None:
+    if as_json:
+        print(json.dumps({"event": event, **_safe(found)}, allow_nan=False))
+    else:
+        show(found)
+
+
+def _look(route: Route) -> dict[str, Any]:
+    """Return what waits in a maildir, and what its daemon says."""
+    now_s = time.time()
+    waiting = []
+    with Maildir(route.maildir) as maildir:
+        daemon = read(maildir, route.prefix)
+        told = daemon.get("waiting") if daemon else None
+        for folder, name in maildir.scan(route.include_cur):
+            about = _about(maildir, route, folder, name)
+            if about is not None:
+                known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
+                waiting.append(_merged(about, known, now_s))
+    if daemon is not None:
+        daemon.pop("waiting", None)
+    shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
+    return {**shown, "daemon": daemon, "waiting": waiting}
+
+
+def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
+    """Return what a message says of itself; None for what is none, or not of this route."""
+    about: dict[str, Any] = {"message": printable(name), "recipients": [], "reason": ""}
+    try:
+        queued = prepare(maildir, route, folder, name)
+        if isinstance(queued, PassedOver):
+            return None
+        message = queued.message
+        message.close()
+        about |= {
+            "sender": printable(queued.sender),
+            "recipients": [printable(r) for r in queued.recipients],
+            "bytes": queued.length,
+            "since": message.mtime_s,
+        }
+    except (EnvelopeError, FileChangedError, LocalError) as error:
+        about["reason"] = f"held: {error}"
+    about["failures"] = _failures(maildir, name)
+    return about
+
+
+def _look_at_failed(path: bytes, is_own: bool) -> dict[str, Any]:
+    """Return what a failed maildir holds, and why; `is_own`: it is inside its maildir.
+
+    Raises `LocalError`.
+    """
+    now_s = time.time()
+    messages = []
+    with Maildir(path, nofollow=is_own) as maildir:
+        for folder, name in maildir.scan(include_cur=True):
+            try:
+                status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise local_error("look at", folder.join(name), error) from error
+            if stat.S_ISREG(status.st_mode):
+                messages.append(
+                    {
+                        "message": printable(name),
+                        "bytes": status.st_size,
+                        "age_s": round(max(0.0, now_s - status.st_mtime), 1),
+                        "failures": _failures(maildir, name),
+                    }
+                )
+    return {"maildir": printable(path), "messages": messages}
+
+
+def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
+    if not maildir.has_envelopes:
+        return []
+    try:
+        sidecar = sidecars.read(maildir, name)
+    except (SidecarError, LocalError):
+        return []  # then the message is held, and that is shown
+    failures = sidecar.failures if sidecar else ()
+    return [
+        {"recipient": printable(f.recipient), "response": f.response, "at": f.at} for f in failures
+    ]
+
+
+def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
+    known = known if isinstance(known, dict) else {}
+    tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
+    # What a number of hundreds of digits, or NaN, would do to a table.
+    if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
+        next_s = None
+    since = about.get("since")
+    return {
+        **about,
+        "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
+        "tries": tries if isinstance(tries, int) else None,
+        "reason": about["reason"] or (why if isinstance(why, str) else ""),
+        "next": next_s,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    waiting, daemon = found["waiting"], found["daemon"]
+    who = "no daemon"
+    if daemon is not None:
+        who = f"process {daemon['pid']}, {daemon.get('state')}, to {daemon.get('server')}"
+        if daemon.get("state") == "backing off":
+            who += f" ({daemon.get('excuse')})"
+    prefix = f" {found['prefix']}" if found["prefix"] else ""
+    who = printable(who.encode("utf-8", "replace"))
+    print(f"{found['maildir']}{prefix}: {len(waiting)} waiting; {who}")
+    if not waiting:
+        return
+    rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]
+    for one in waiting:
+        recipients = one["recipients"]
+        more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+        rows.append(
+            (
+                _ago(one["age_s"]),
+                "-" if one["tries"] is None else str(one["tries"]),
+                "-" if one["next"] is None else _ago(max(0.0, one["next"] - time.time())),
+                str(one.get("bytes", "-")),
+                one["message"],
+                f"{recipients[0]}{more}" if recipients else "-",
+                printable(one["reason"].encode("utf-8", "replace")),
+            )
+        )
+    _print_table(rows)
+
+
+def _print_failed(found: dict[str, Any]) -> None:
+    print(f"{found['maildir']}: {len(found['messages'])} failed")
+    rows = [("AGE", "BYTES", "MESSAGE", "FOR", "WHY")]
+    for one in found["messages"]:
+        unknown = [{"recipient": "-", "response": "-no sidecar says why"}]
+        rows += [
+            (
+                _ago(one["age_s"]),
+                str(one["bytes"]),
+                one["message"],
+                failure["recipient"],
+                printable(failure["response"][1:].encode("utf-8", "replace")),
+            )
+            for failure in one["failures"] or unknown
+        ]
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells below one another; the last cell may be of any length."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  " + "  ".join([*cells, row[-1]]).rstrip())
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _safe(value: Any, depth: int = 0) -> Any:
+    """Return a value from a file, safe for the terminals of those who print it, and JSON.
+
+    A status file may have been forged by the maildir's owner, and root looks at it.
+    """
+    if isinstance(value, str):
+        return printable(value.encode("utf-8", "replace"))
+    if isinstance(value, float) and not math.isfinite(value):  # as 1e999 is read
+        return None
+    if depth < _MAX_DEPTH:
+        if isinstance(value, dict):
+            return {_safe(key): _safe(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [_safe(item, depth + 1) for item in value]
+    return None if isinstance(value, (dict, list)) else value

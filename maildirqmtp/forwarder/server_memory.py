@@ -1,0 +1,40 @@
+"""What earlier runs have found out about a server, and what this one adds, in the state file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import ProtocolError
+from maildirqmtp.maildir.state import ONE_RECIPIENT, PROVEN
+from maildirqmtp.pipeline.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.maildir.state import State
+    from maildirqmtp.pipeline.pipeline import Pipeline
+
+
+class ServerMemory:
+    """Remembers, for 30 days, what the server of a route has shown; by its name as it is given.
+
+    `capabilities` is what is known at the start.
+    """
+
+    def __init__(self, route: Route, state: State) -> None:
+        self._state = state
+        self._server = str(route.server)
+        remembered = state.has_shown(self._server, ONE_RECIPIENT)
+        self.capabilities = Capabilities(
+            proven=state.has_shown(self._server, PROVEN),
+            one_recipient=route.one_recipient or remembered,
+        )
+
+    def learn(self, pipeline: Pipeline[QueuedMessage]) -> None:
+        """Take down what a connection that has ended has shown."""
+        if isinstance(pipeline.error, ProtocolError):
+            self._state.forget_shown(self._server, PROVEN)
+        elif pipeline.answered:
+            self._state.remember(self._server, PROVEN)
+        if self.capabilities.take_news():
+            self._state.remember(self._server, ONE_RECIPIENT)

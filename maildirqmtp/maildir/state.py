@@ -1,0 +1,246 @@
+"""What must outlive a run and stands in no sidecar: one file of the maildir.
+
+    DIR/.maildirqmtp-state.json
+    {"version": 1,
+     "first_deferred": {"UNIQUE NAME": 1800000000},
+     "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
+
+Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
+or will be within two days: when a server first deferred them. `servers` has what each has shown
+of itself, by its name as it was given, and when that was last seen. Keys that this version
+does not know are kept.
+
+Losing the file loses no mail: a message is given up on a day later, and a server is got to
+know anew.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import files, names
+from maildirqmtp.text import LAST_S, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from maildirqmtp.maildir.files import Folder
+
+NAME = b".maildirqmtp-state.json"
+VERSION = 1
+#: Bytes of the file: more is neither read nor written.
+MAX_BYTES = 1 << 20
+#: Seconds between two writes.
+SAVE_S = 30.0
+#: Seconds for which it is remembered what a server has shown: 30 days.
+SERVER_S = 30 * 86_400.0
+#: Seconds after which the first deferral of a message that is never tried is forgotten.
+DEFERRAL_S = 90 * 86_400.0
+# A server seen again is written down once in so many seconds, not with each run.
+_SEEN_AGAIN_S = 86_400.0
+#: What can be known of a server.
+ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
+
+
+class State:
+    """The state file of a maildir; `root` is the maildir's own directory.
+
+    It is read when it is first needed, and written by `save_if_due` and `save`,
+    where something has changed. `fault` is why it could not be read or written,
+    to be told once; None where all is well. `lock` is for threads that share the
+    object. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    """
+
+    def __init__(
+        self,
+        root: Folder,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._root = root
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._lock = nullcontext() if lock is None else lock
+        self._fault: str | None = None
+        self._told = ""
+        self._loaded = False
+        self._changed = False
+        self._save_at = 0.0
+        self._others: dict[str, Any] = {}
+        self._first_deferred: dict[str, float] = {}
+        self._servers: dict[str, dict[str, float]] = {}
+
+    def take_fault(self) -> str | None:
+        """Return what is to be told to people, and has not been told; None for nothing."""
+        with self._lock:
+            fault, self._fault = self._fault, None
+            return fault
+
+    # Messages
+
+    def first_deferral(self, name: bytes) -> float:
+        """Return when a message was first deferred; where that is not known, it is now."""
+        key = _key(name)
+        now_s = self._wall_clock()
+        with self._lock:
+            self._load()
+            since_s = self._first_deferred.get(key)
+            if since_s is None or since_s > now_s:  # or the clock was set back
+                since_s = self._first_deferred[key] = now_s
+                self._change()
+            return since_s
+
+    def forget(self, name: bytes) -> None:
+        """Forget a message that is done."""
+        if self._first_deferred:
+            with self._lock:
+                if self._first_deferred.pop(_key(name), None) is not None:
+                    self._change()
+
+    # Servers
+
+    def has_shown(self, server: str, what: str) -> bool:
+        """Say whether a server has shown this within the last 30 days."""
+        with self._lock:
+            self._load()
+            at_s = self._servers.get(server, {}).get(what)
+            return at_s is not None and self._wall_clock() - at_s < SERVER_S
+
+    def remember(self, server: str, what: str) -> None:
+        """A server has shown this now."""
+        now_s = self._wall_clock()
+        with self._lock:
+            self._load()
+            shown = self._servers.setdefault(server, {})
+            if not 0 <= now_s - shown.get(what, 0.0) < _SEEN_AGAIN_S:
+                shown[what] = now_s
+                self._change()
+
+    def forget_shown(self, server: str, what: str) -> None:
+        """A server has shown that this is not so any more."""
+        with self._lock:
+            self._load()
+            if self._servers.get(server, {}).pop(what, None) is not None:
+                self._change()
+
+    # The file
+
+    def _change(self) -> None:
+        if not self._changed:
+            self._changed = True
+            self._save_at = self._clock() + SAVE_S
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The clock's time at which `save_if_due` will have something to do."""
+        return self._save_at if self._changed else None
+
+    def save_if_due(self) -> None:
+        """Write what has changed, at most every 30 s."""
+        if self._changed and self._clock() >= self._save_at:
+            self.save()
+
+    def save(self) -> None:
+        """Write what has changed."""
+        with self._lock:
+            if not self._changed:
+                return
+            self._changed = False
+            try:
+                # Not made durable: what a power cut takes is found out again.
+                files.replace(self._root, NAME, self._encoded(), durable=False)
+            except LocalError as error:
+                self._tell(str(error))
+
+    def _tell(self, fault: str) -> None:
+        if fault != self._told:
+            self._fault = self._told = fault
+
+    def _encoded(self) -> bytes:
+        """Return the file; the messages deferred last are left out where it would be too large."""
+        import json
+
+        self._forget_old()
+        deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
+        while True:
+            content = {
+                **self._others,
+                "version": VERSION,
+                "first_deferred": dict(deferred),
+                "servers": self._servers,
+            }
+            data = json.dumps(content, indent=0).encode("ascii")
+            if len(data) <= MAX_BYTES:
+                return data
+            if deferred:
+                del deferred[len(deferred) // 2 :]
+            else:
+                self._others, self._servers = {}, {}
+
+    def _forget_old(self) -> None:
+        now_s = self._wall_clock()
+        self._first_deferred = {
+            name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
+        }
+        self._servers = {
+            server: kept
+            for server, shown in self._servers.items()
+            if (kept := {what: at_s for what, at_s in shown.items() if now_s - at_s < SERVER_S})
+        }
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        path = printable(self._root.join(NAME))
+        try:
+            data = files.load(self._root, NAME, MAX_BYTES)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._tell(f"cannot read {path}: {error.strerror}; beginning it anew")
+            return
+        if not data:
+            return  # what a power cut leaves of a file that was not made durable
+        try:
+            self._take(data)
+        except (ValueError, RecursionError) as error:
+            self._tell(f"{path} is of no use: {error}; beginning it anew")
+
+    def _take(self, data: bytes) -> None:
+        """Take the file's content over. Raises `ValueError` for what is no state file."""
+        import json
+
+        content = json.loads(data)
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        version = content.pop("version", None)
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"it is not of version {VERSION}")
+        first_deferred = _times(content.pop("first_deferred", {}))
+        servers = content.pop("servers", {})
+        if not isinstance(servers, dict):
+            raise ValueError("'servers' is no object")
+        self._servers = {server: _times(shown) for server, shown in servers.items()}
+        self._first_deferred = first_deferred
+        self._others = content
+
+
+def _times(value: object) -> dict[str, float]:
+    """Return an object of names and times. Raises `ValueError` for anything else."""
+    if not isinstance(value, dict):
+        raise ValueError("there is something else where times are to be")
+    for at_s in value.values():
+        # Not a bool, no NaN, and nothing of hundreds of digits.
+        if type(at_s) not in (int, float) or not 0 <= at_s < LAST_S:
+            raise ValueError("it has a time that is none")
+    return value
+
+
+def _key(name: bytes) -> str:
+    return names.plain(name).decode("utf-8", "surrogateescape")

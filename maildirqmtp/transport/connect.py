@@ -1,0 +1,68 @@
+"""Connecting to a server, whatever way it is reached.
+
+Only the modules of the way that is used are imported: a run over plain TCP
+loads neither ssl nor subprocess.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint, UnixEndpoint, check_tls
+from maildirqmtp.transport.readiness import MAX_WAIT_S
+from maildirqmtp.transport.sockets import connect_tcp, connect_unix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.tls_options import Tls
+    from maildirqmtp.transport.transport import Transport
+
+
+def _to_stderr(line: str) -> None:
+    """Write a line of a command to our log; in one piece, for it comes from a thread."""
+    stream = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.write(f"maildirqmtp: {line}\n")
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads it, or it is closed
+        return
+
+
+def connect(
+    server: Endpoint,
+    timeout_s: float,
+    tls: Tls | None = None,
+    log: Callable[[str], None] = _to_stderr,
+) -> Transport:
+    """Connect to the server; each address that it has gets `timeout_s` seconds.
+
+    `tls` says how to know a server at `qmtps://`; None: by the certificate
+    authorities of this system. `log` gets the lines that a command writes on
+    its standard error, in a thread of theirs.
+
+    Raises `ConnectError`, or `ConnectTimeout` where every address timed out;
+    `ConfigError` for `tls` with a server that would be talked to in plain. A
+    `ConnectError` that a signal handler raises goes through: no other address.
+    """
+    check_tls(server, tls)
+    timeout_s = min(timeout_s, MAX_WAIT_S)
+    if isinstance(server, TcpEndpoint) and server.tls:
+        from maildirqmtp.transport.tls import connect_tls
+
+        return connect_tls(server, timeout_s, tls)
+    if isinstance(server, TcpEndpoint):
+        return connect_tcp(server, timeout_s)
+    if isinstance(server, UnixEndpoint):
+        return connect_unix(server, timeout_s)
+    if isinstance(server, CommandEndpoint):
+        from maildirqmtp.transport.command import CommandTransport
+
+        return CommandTransport(server, log)
+    from maildirqmtp.transport.descriptors import connect_ucspi
+
+    return connect_ucspi()

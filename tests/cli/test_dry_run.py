@@ -1,0 +1,84 @@
+"""`--dry-run`: what a run would send, hold and leave to others, and nothing is changed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.cli import main as cli
+from tests.helpers import add_message
+
+Out = pytest.CaptureFixture[str]
+
+
+def test_dry_run_lists_and_changes_nothing(path: Path, capsys: Out) -> None:
+    """A first look at what would happen to somebody's inbox."""
+    add_message(path, "1.a", b"hello\n", b"s@x", b"p-r@y")
+    add_message(path, "2.a", b"hello\n", b"", b"other@y")
+    add_message(path, "3.a", b"x" * (1 << 20), b"", b"p-\xff\x1b@y")
+    before = sorted(os.listdir(path / "new"))
+    assert cli.main(["--dry-run", str(path), "p-", "h"]) == 0
+    assert capsys.readouterr() == (
+        f"1.a: <s@x> to r@y, 6 bytes\n3.a: <> to ??@y, {1 << 20} bytes\n",
+        "maildirqmtp: 1 for others: no recipient begins with the prefix p-\n",
+    )
+    assert sorted(os.listdir(path / "new")) == before
+    assert sorted(os.listdir(path)) == ["cur", "new", "tmp"]
+
+
+def test_dry_run_as_json(path: Path, capsys: Out) -> None:
+    """For scripts."""
+    add_message(path, "1.a", b"hello\n", b"s@x", b"r@y")
+    recipients = ["--recipient=a@y", "--recipient=b@y"]
+    assert cli.main(["--dry-run", "--json", *recipients, str(path), "h"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "event": "would-send",
+        "message": "1.a",
+        "sender": "s@x",
+        "recipients": ["a@y", "b@y"],
+        "bytes": 6,
+    }
+
+
+def test_dry_run_as_json_leaves_nothing_out(path: Path, capsys: Out) -> None:
+    """A script that acts on the listing must not take a maildir with held mail for clear."""
+    add_message(path, "1.a", recipient=b"p-r@y")
+    add_message(path, "2.held", b"From: a@b\n\n", None, None)
+    add_message(path, "3.b", recipient=b"other@y")
+    add_message(path, "4.c", recipient=b"p@y")
+    assert cli.main(["--dry-run", "--json", str(path), "p-", "h"]) == 111
+    captured = capsys.readouterr()
+    sent, held, others = map(json.loads, captured.out.splitlines())
+    assert (sent["event"], sent["message"]) == ("would-send", "1.a")
+    assert (held["event"], held["message"]) == ("held", "2.held")
+    assert held["reason"].startswith("no envelope: no Return-Path line")
+    assert others == {"event": "for-others", "messages": 2}
+    assert "2.held: held: " in captured.err
+
+
+def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
+    """On standard error, with exit code 111; what is no message is passed over."""
+    add_message(path, "1.a\x1b", b"From: a@b\n\n", None, None)
+    add_message(path, "2.a")
+    (path / "new" / "3.directory").mkdir()
+    assert cli.main(["--dry-run", str(path), "h"]) == 111
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2.a: ")
+    assert captured.err == (
+        "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it; give --sender "
+        "and --recipient, or a sidecar; see HELD MESSAGES in maildirqmtp(1)\n"
+    )
+
+
+def test_dry_run_of_no_maildir(tmp_path: Path, capsys: Out) -> None:
+    """111, as the run itself."""
+    assert cli.main(["--dry-run", str(tmp_path), "h"]) == 111
+    assert "is it a maildir?" in capsys.readouterr().err
+
+
+def test_dry_run_with_cur(path: Path, capsys: Out) -> None:
+    """It lists what the run would take."""
+    add_message(path, "1.a:2,S", folder="cur")
+    assert cli.main(["--dry-run", "--cur", str(path), "h"]) == 0
+    assert capsys.readouterr().out.startswith("1.a:2,S: ")

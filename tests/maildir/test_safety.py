@@ -1,0 +1,130 @@
+"""Other users and other programs at a maildir: what is still being written, and whose it is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import safety
+from maildirqmtp.maildir.maildir import Maildir
+from tests.helpers import add_message, make_maildir, names
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of a file that is open for reading, `tmp_path`/file."""
+    (tmp_path / "file").write_bytes(b"half")
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_a_file_has_a_writer_until_that_closes_it(tmp_path: Path, reader: int) -> None:
+    """Half a message would be sent, and the other half deleted."""
+    writer = os.open(tmp_path / "file", os.O_WRONLY)
+    assert safety.has_writer(reader)
+    os.close(writer)
+    assert not safety.has_writer(reader)
+
+
+def test_whoever_opens_the_file_afterwards_does_not_wait(tmp_path: Path, reader: int) -> None:
+    """A lease that is not given back holds up each writer for 45 s."""
+    assert not safety.has_writer(reader)
+    os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_writer_that_comes_just_then_does_not_kill_us(
+    reader: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says so by a signal, and SIGIO ends whoever does not handle it."""
+    calls: list[tuple[int, int]] = []
+    real = fcntl.fcntl
+
+    def call(fd: int, what: int, value: int) -> int:
+        calls.append((what, value))
+        return int(real(fd, what, value))
+
+    monkeypatch.setattr(fcntl, "fcntl", call)
+    safety.has_writer(reader)
+    assert calls[:2] == [
+        (fcntl.F_SETSIG, signal.SIGURG),
+        (fcntl.F_SETLEASE, fcntl.F_RDLCK),
+    ]
+
+
+def test_a_message_that_somebody_writes_in_new_is_held(path: Path, maildir: Maildir) -> None:
+    """It is sent once its writer has closed it."""
+    with (path / "new" / "1.a").open("wb") as writer:
+        writer.write(b"half")
+        writer.flush()
+        with pytest.raises(FileChangedError, match=r"1\.a is being written to"):
+            maildir.load(maildir.new, b"1.a")
+    message = maildir.load(maildir.new, b"1.a")
+    assert message is not None
+    assert message.data == b"half"
+
+
+def test_root_trusts_the_maildirs_owner_and_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard link of somebody else's file would otherwise be mailed out by root."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 54_321, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    assert safety.trusted_owners(fd) == frozenset({0, tmp_path.stat().st_uid})
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    assert safety.trusted_owners(fd) is None
+    os.close(fd)
+
+
+def test_a_file_of_somebody_who_is_not_trusted_is_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason says whose it is, and what to do."""
+    add_message(path, "1.a")
+    strangers = frozenset({os.geteuid() + 1})
+    monkeypatch.setattr(safety, "trusted_owners", lambda fd: strangers)
+    with Maildir(os.fsencode(path)) as maildir:
+        said = rf"1\.a belongs to user {os.geteuid()}, who is not the maildir's owner"
+        with pytest.raises(LocalError, match=said):
+            maildir.load(maildir.new, b"1.a")
+
+
+@pytest.mark.parametrize("part", ["new", "cur", "tmp"])
+def test_a_directory_that_was_replaced_is_noticed(path: Path, maildir: Maildir, part: str) -> None:
+    """What is open then is a directory that nobody else sees."""
+    assert maildir.is_current()
+    (path / part).rename(path / "away")
+    (path / part).mkdir()
+    assert not maildir.is_current()
+
+
+def test_a_maildir_that_was_replaced_is_noticed(path: Path, maildir: Maildir) -> None:
+    """Mail would go into the old one, where nobody reads it."""
+    path.rename(path.with_name("away"))
+    assert not maildir.is_current()
+    make_maildir(path)
+    assert not maildir.is_current()
+    shutil.rmtree(path)
+
+
+def test_a_message_that_a_reader_moved_meanwhile_is_found(path: Path, maildir: Maildir) -> None:
+    """It would stay, and be sent again; the second time what was listed before is out of date."""
+    for name in ("1.a", "2.a"):
+        add_message(path, name)
+        message = maildir.load(maildir.new, name.encode())
+        assert message is not None
+        (path / "new" / name).rename(path / "cur" / f"{name}:2,S")
+        assert not maildir.follow(message, include_cur=False)
+        assert maildir.follow(message, include_cur=True)
+        assert (message.folder, message.name) == (maildir.cur, f"{name}:2,S".encode())
+        assert maildir.is_same(message)
+    assert names(path / "new") == []

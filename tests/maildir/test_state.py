@@ -1,0 +1,305 @@
+"""The state file: what one run leaves for the next, whatever becomes of the file meanwhile."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import (
+    DEFERRAL_S,
+    MAX_BYTES,
+    ONE_RECIPIENT,
+    PROVEN,
+    SAVE_S,
+    SERVER_S,
+    State,
+)
+from tests.fakes import FakeClock
+from tests.helpers import make_maildir
+
+NOW = 1_800_000_000.0
+DAY_S = 86_400.0
+
+
+class Runs:
+    """Runs over one maildir, one after the other; `now` is the time of day."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = make_maildir(path)
+        self.file = self.path / ".maildirqmtp-state.json"
+        self.maildir = Maildir(os.fsencode(self.path))
+        self.clock = FakeClock()
+        self.now = NOW
+
+    def run(self) -> State:
+        """Begin another run."""
+        return State(self.maildir.root, self.clock, lambda: self.now)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    """A maildir without a state file."""
+    runs = Runs(tmp_path / "M")
+    yield runs
+    runs.maildir.close()
+
+
+def test_a_first_deferral_outlives_the_run(runs: Runs) -> None:
+    """Else a message would be tried for ever, a day at a time."""
+    one = runs.run()
+    assert one.first_deferral(b"1.a") == NOW
+    one.save()
+    runs.now += 3_600.0
+    two = runs.run()
+    assert two.first_deferral(b"1.a") == NOW
+    assert two.first_deferral(b"2.a") == NOW + 3_600.0
+    assert runs.file.stat().st_mode & 0o777 == 0o600, "it names who writes to whom"
+
+
+def test_a_message_that_a_reader_has_flagged_or_mbsync_numbered_is_the_same(runs: Runs) -> None:
+    """Its day does not begin anew with each flag."""
+    state = runs.run()
+    assert state.first_deferral(b"1.a") == NOW
+    runs.now += 9.0
+    assert state.first_deferral(b"1.a:2,S") == state.first_deferral(b"1.a,U=7:2,FS") == NOW
+
+
+def test_names_that_are_no_text_are_kept(runs: Runs) -> None:
+    """A file's name may be any bytes."""
+    name = b'1.\xff\xe4\n"'
+    one = runs.run()
+    one.first_deferral(name)
+    one.save()
+    runs.now += 9.0
+    assert runs.run().first_deferral(name) == NOW
+
+
+def test_what_is_done_is_forgotten(runs: Runs) -> None:
+    """The file must not grow with the mail of years."""
+    one = runs.run()
+    one.first_deferral(b"1.a")
+    one.save()
+    two = runs.run()
+    two.first_deferral(b"1.a")
+    two.forget(b"1.a:2,S")
+    two.forget(b"2.a")
+    two.save()
+    assert json.loads(runs.file.read_text())["first_deferred"] == {}
+
+
+def test_what_nobody_tries_any_more_is_forgotten(runs: Runs) -> None:
+    """Its file was removed by hand."""
+    one = runs.run()
+    one.first_deferral(b"1.a")
+    runs.now += DEFERRAL_S
+    one.first_deferral(b"2.a")
+    one.save()
+    assert [*json.loads(runs.file.read_text())["first_deferred"]] == ["2.a"]
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_message_for_a_year(runs: Runs) -> None:
+    """Its first deferral cannot be in the future: it counts as now."""
+    state = runs.run()
+    state.first_deferral(b"1.a")
+    runs.now -= 365 * DAY_S
+    assert state.first_deferral(b"1.a") == runs.now
+    runs.now += DAY_S
+    assert runs.now - state.first_deferral(b"1.a") == DAY_S
+
+
+def test_what_a_server_has_shown_is_known_for_a_month(runs: Runs) -> None:
+    """To find out that it answers once per package costs 10 s and duplicates, with each run."""
+    one = runs.run()
+    assert not one.has_shown("mx", ONE_RECIPIENT)
+    one.remember("mx", ONE_RECIPIENT)
+    one.save()
+    runs.now += SERVER_S - 1.0
+    two = runs.run()
+    assert two.has_shown("mx", ONE_RECIPIENT)
+    assert not two.has_shown("mx", PROVEN)
+    assert not two.has_shown("mx:2109", ONE_RECIPIENT), "another server"
+    runs.now += 1.0
+    assert not two.has_shown("mx", ONE_RECIPIENT)
+    two.remember("other", PROVEN)
+    two.save()
+    assert [*json.loads(runs.file.read_text())["servers"]] == ["other"]
+
+
+def test_a_server_that_is_seen_each_minute_costs_one_write_a_day(runs: Runs) -> None:
+    """A cron job must not write to a flash disk each time it has sent something."""
+    one = runs.run()
+    one.remember("mx", PROVEN)
+    one.save()
+    runs.file.unlink()
+    for _ in range(3):
+        runs.now += 60.0
+        one.remember("mx", PROVEN)
+    one.save()
+    assert not runs.file.exists()
+    runs.now += DAY_S
+    one.remember("mx", PROVEN)
+    one.save()
+    assert json.loads(runs.file.read_text())["servers"] == {"mx": {"proven": runs.now}}
+
+
+def test_what_a_server_has_taken_back_is_not_remembered(runs: Runs) -> None:
+    """New software runs there."""
+    one = runs.run()
+    one.remember("mx", ONE_RECIPIENT)
+    one.forget_shown("mx", ONE_RECIPIENT)
+    one.forget_shown("other", PROVEN)
+    one.save()
+    assert not runs.run().has_shown("mx", ONE_RECIPIENT)
+
+
+def test_it_is_written_every_half_minute_at_most(runs: Runs) -> None:
+    """A daemon with many old messages writes one file for all of them."""
+    state = runs.run()
+    assert state.next_deadline is None
+    state.first_deferral(b"1.a")
+    assert state.next_deadline == runs.clock.now + SAVE_S
+    runs.clock.advance(SAVE_S - 1.0)
+    state.first_deferral(b"2.a")
+    state.save_if_due()
+    assert not runs.file.exists()
+    runs.clock.advance(1.0)
+    state.save_if_due()
+    assert [*json.loads(runs.file.read_text())["first_deferred"]] == ["1.a", "2.a"]
+    assert state.next_deadline is None
+    state.forget(b"1.a")
+    assert state.next_deadline == runs.clock.now + SAVE_S
+
+
+def test_nothing_changed_is_nothing_written(runs: Runs) -> None:
+    """A run that defers nothing leaves no file behind."""
+    state = runs.run()
+    state.has_shown("mx", PROVEN)
+    state.forget(b"1.a")
+    state.save()
+    assert not runs.file.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"version": 2}',
+        b'{"version": true}',
+        b'{"first_deferred": {}}',
+        b'{"version": 1, "first_deferred": []}',
+        b'{"version": 1, "first_deferred": {"1.a": "x"}}',
+        b'{"version": 1, "first_deferred": {"1.a": NaN}}',
+        b'{"version": 1, "first_deferred": {"1.a": 1e999}}',
+        b'{"version": 1, "first_deferred": {"1.a": -1}}',
+        b'{"version": 1, "first_deferred": {"1.a": true}}',
+        b'{"version": 1, "servers": 1}',
+        b'{"version": 1, "servers": {"mx": 1}}',
+        b'{"version": 1, "x": "' + b"x" * MAX_BYTES + b'"}',
+    ],
+)
+def test_a_broken_file_is_told_once_and_begun_anew(runs: Runs, content: bytes) -> None:
+    """It loses no mail, so it must not stop any either."""
+    runs.file.write_bytes(content)
+    state = runs.run()
+    assert state.first_deferral(b"1.a") == NOW
+    fault = state.take_fault()
+    assert fault is not None
+    assert ".maildirqmtp-state.json" in fault
+    assert fault.endswith("beginning it anew")
+    assert state.take_fault() is None
+    state.save()
+    again = runs.run()
+    assert again.first_deferral(b"1.a") == NOW
+    assert again.take_fault() is None
+
+
+def test_an_empty_file_is_none(runs: Runs) -> None:
+    """A power cut may leave it so; that is nobody's fault to be told of."""
+    runs.file.touch()
+    state = runs.run()
+    assert state.first_deferral(b"1.a") == NOW
+    assert state.take_fault() is None
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_what_somebody_has_planted_is_neither_followed_nor_waited_for(
+    runs: Runs, kind: str, tmp_path: Path
+) -> None:
+    """As root it would be somebody else's file that is read and replaced."""
+    other = tmp_path / "other"
+    other.write_text('{"version": 1, "first_deferred": {"1.a": 1}}')
+    if kind == "link":
+        runs.file.symlink_to(other)
+    elif kind == "fifo":
+        os.mkfifo(runs.file)
+    else:
+        runs.file.mkdir()
+    state = runs.run()
+    assert state.first_deferral(b"1.a") == NOW
+    assert state.take_fault() is not None
+    state.save()
+    assert other.read_text() == '{"version": 1, "first_deferred": {"1.a": 1}}'
+    if kind != "directory":
+        assert json.loads(runs.file.read_text())["first_deferred"] == {"1.a": NOW}
+        assert not runs.file.is_symlink()
+
+
+def test_a_file_that_cannot_be_written_is_told_once(runs: Runs) -> None:
+    """A full disk stops no mail; and its line does not come every half minute."""
+    runs.file.mkdir()
+    state = runs.run()
+    state.take_fault()
+    for number in range(3):
+        state.first_deferral(b"%d.a" % number)
+        state.save()
+        fault = state.take_fault()
+        assert (fault is None) == (number > 0)
+
+
+def test_the_file_stays_below_its_limit(runs: Runs) -> None:
+    """One that could not be read again would lose all; the oldest deferrals are what counts."""
+    state = runs.run()
+    for number in range(6_000):
+        runs.now += 1.0
+        state.first_deferral(b"%d.%b" % (number, b"x" * 200))
+    state.remember("mx", PROVEN)
+    state.save()
+    assert runs.file.stat().st_size <= MAX_BYTES
+    again = runs.run()
+    assert again.first_deferral(b"0.%b" % (b"x" * 200)) == NOW + 1.0
+    assert again.has_shown("mx", PROVEN)
+    assert again.take_fault() is None
+
+
+def test_what_a_later_version_has_added_is_kept(runs: Runs) -> None:
+    """The state is shared by all programs of a package, and they may be of different age."""
+    runs.file.write_text('{"version": 1, "hold": ["1.a"]}')
+    state = runs.run()
+    state.first_deferral(b"1.a")
+    state.save()
+    assert json.loads(runs.file.read_text())["hold"] == ["1.a"]
+
+
+def test_routes_of_one_maildir_share_it(runs: Runs) -> None:
+    """Two objects would each write its own half over the other's."""
+    state = State(runs.maildir.root, runs.clock, lambda: runs.now, threading.Lock())
+
+    def defer(which: int) -> None:
+        for number in range(200):
+            state.first_deferral(b"%d.%d" % (number, which))
+            state.save()
+
+    threads = [threading.Thread(target=defer, args=(which,)) for which in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads(runs.file.read_text())["first_deferred"]) == 600
+    assert state.take_fault() is None
