@@ -7,7 +7,7 @@ from typing import Self
 
 from maildirqmtp.client.client import BaseClient
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
-from maildirqmtp.client.session import NextStep
+from maildirqmtp.client.session import ClientSession, NextStep
 from maildirqmtp.errors import TransportError
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.transport import Transport
@@ -101,7 +101,7 @@ class AsyncQMTPClient(BaseClient):
         if self._owner is asyncio.current_task():
             raise RuntimeError("this task is in a send_many of this client already")
         async with self._turns:
-            run = self._run = _Run(self, packages)
+            run = self._run = _Run(self, self._session, packages)
             self._owner = asyncio.current_task()
             self._session.begin()
             try:
@@ -122,10 +122,13 @@ class _Run:
     """One `send_many`: where its packages come from, and how it waits."""
 
     def __init__(
-        self, client: AsyncQMTPClient, packages: Iterable[Package] | AsyncIterable[Package]
+        self,
+        client: AsyncQMTPClient,
+        session: ClientSession,
+        packages: Iterable[Package] | AsyncIterable[Package],
     ) -> None:
         self._client = client
-        self._session = client._session
+        self._session = session
         self._source: Iterator[Package] | None = None
         self._async_source: AsyncIterator[Package] | None = None
         self._coming: asyncio.Future[Package] | None = None
@@ -137,7 +140,7 @@ class _Run:
             self._source = iter(packages)
 
     async def satisfy(self, need: NextStep) -> None:
-        """Do what the courier needs; results excepted."""
+        """Do what the session needs; results excepted."""
         if need is NextStep.PACKAGE:
             await self._take()
         elif need is NextStep.CONNECTION:
@@ -179,7 +182,7 @@ class _Run:
         return next(self._source)
 
     async def _turn(self, timeout_s: float | None) -> None:
-        """Wait for the connection, the next package or the time, and let the courier work."""
+        """Wait for the connection, the next package or the time, and let the session work."""
         transport = self._session.transport
         assert transport is not None
         loop = asyncio.get_running_loop()

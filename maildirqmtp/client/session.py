@@ -179,32 +179,36 @@ class ClientSession:
             pipeline = self._pipeline
             if pipeline is not None and pipeline.ended:
                 self._leave()
-            elif self._requests and self._requests[0].done:
+                continue
+            if self._requests and self._requests[0].done:
                 return NextStep.RESULT
-            elif pipeline is None:
-                if self._unsent:
-                    return NextStep.CONNECTION
+            if pipeline is None and self._unsent:
+                return NextStep.CONNECTION
+            if pipeline is None or not (pipeline.packages_in_flight or self._unsent):
                 return NextStep.PACKAGE if self._more else NextStep.NOTHING
-            elif pipeline.packages_in_flight:
-                if not pipeline.has_room():
-                    return NextStep.WAIT
-                if not self._unsent and not self._more:
-                    return NextStep.WAIT
-                if self._clock() >= self._look_at:
-                    return NextStep.LOOK
-                if not self._unsent:
-                    return NextStep.PACKAGE
-                if not pipeline.can_take(self._unsent[0]):
-                    return NextStep.WAIT
+            step = self._send_more(pipeline)
+            if step is not None:
+                return step
+
+    def _send_more(self, pipeline: Pipeline[SendRequest]) -> NextStep | None:
+        """Put the next package; return what is needed before that, None where nothing is."""
+        if not pipeline.packages_in_flight:
+            # It may have been idle for long: the server may have gone, or the hour be over.
+            if self._look(pipeline):
                 self._put(pipeline)
-            elif self._unsent:
-                # It may have been idle for long: the server may have gone, or the hour be over.
-                if self._look(pipeline):
-                    self._put(pipeline)
-                    # Nothing to gather it with is at hand, or the fence is up: let it go.
-                    self._look_at = self._clock()
-            else:
-                return NextStep.PACKAGE if self._more else NextStep.NOTHING
+                # Nothing to gather it with is at hand, or the fence is up: let it go.
+                self._look_at = self._clock()
+            return None
+        if not pipeline.has_room() or not (self._unsent or self._more):
+            return NextStep.WAIT
+        if self._clock() >= self._look_at:
+            return NextStep.LOOK
+        if not self._unsent:
+            return NextStep.PACKAGE
+        if not pipeline.can_take(self._unsent[0]):
+            return NextStep.WAIT
+        self._put(pipeline)
+        return None
 
     @property
     def wants_read(self) -> bool:

@@ -18,6 +18,7 @@ from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.targets import TargetMaildirs
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
@@ -77,7 +78,7 @@ class Settler:
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
-        self._targets: dict[bytes, Maildir] = {}
+        self._targets = TargetMaildirs(maildir, route)
         self._removals = 0
         self._removed_at = 0.0
         self._unsynced: dict[int, Folder] = {}
@@ -90,7 +91,7 @@ class Settler:
         Before any is sent: what the server has and we cannot move would be sent by each run.
         """
         if self._route.sent is not None:
-            self._target(self._route.sent).prove_changeable()
+            self._targets.get(self._route.sent).prove_changeable()
 
     def settle(self, queued: QueuedMessage) -> Kept | None:
         """Carry out what is known of a message; what is not answered stays owed.
@@ -136,7 +137,7 @@ class Settler:
                 self._check_sidecar(queued)
             if keep_in is not None:
                 self._catch_up(message)
-                target = self._target(keep_in)
+                target = self._targets.get(keep_in)
                 writing.adopt(target, message, writing.free_name(target, message))
                 # Before the folder it leaves, so that it is synced first.
                 self._unsynced = {target.new.fd: target.new, **self._unsynced}
@@ -211,19 +212,7 @@ class Settler:
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
         self._catch_up(queued.message)
-        reason = ""
-        failures: dict[int, str] = {}
-        owed: list[int] = []
-        for index, answer in enumerate(queued.answers):
-            if answer is not None and answer.status is ACCEPTED:
-                self._report.one_accepted(queued, index, answer.text)
-            elif answer is not None and (text := self.failure(queued, answer)) is not None:
-                failures[index] = text
-            else:
-                owed.append(index)
-                reason = reason or (answer.text or "deferred" if answer else "not answered")
-                if answer is not None:
-                    self._report.deferred(queued, index, answer.text)
+        failures, owed, reason = self._outcomes(queued)
         refusal = self._refusal(queued) if failures else ""
         if failures and refusal == "":
             no_bounce_yet = self._bounce(queued, failures)
@@ -245,6 +234,26 @@ class Settler:
             return Kept(reason)
         self._remove(queued)
         return None
+
+    def _outcomes(self, queued: QueuedMessage) -> tuple[dict[int, str], list[int], str]:
+        """Return the failures by recipient, the recipients still owed it, and why the first is.
+
+        Reports those who have it, and those who were deferred.
+        """
+        failures: dict[int, str] = {}
+        owed: list[int] = []
+        reason = ""
+        for index, answer in enumerate(queued.answers):
+            if answer is not None and answer.status is ACCEPTED:
+                self._report.one_accepted(queued, index, answer.text)
+            elif answer is not None and (text := self.failure(queued, answer)) is not None:
+                failures[index] = text
+            else:
+                owed.append(index)
+                reason = reason or (answer.text or "deferred" if answer else "not answered")
+                if answer is not None:
+                    self._report.deferred(queued, index, answer.text)
+        return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
         """Say why a recipient is given up on; None where it is to be tried again."""
@@ -303,7 +312,7 @@ class Settler:
         from maildirqmtp.mail.sidecar import Failure, Sidecar
 
         message = queued.message
-        target = self._target(self._failed_path)
+        target = self._targets.failed()
         name = writing.free_name(target, message)
         try:
             before = sidecars.read(target, name)
@@ -339,20 +348,6 @@ class Settler:
     def _original(self, queued: QueuedMessage, index: int) -> bytes:
         return self._route.prefix + queued.recipients[index]
 
-    @property
-    def _failed_path(self) -> bytes:
-        return self._route.failed or self._maildir.root.join(b".Failed")
-
-    def _target(self, path: bytes) -> Maildir:
-        """Return the maildir that takes messages from here; it is made where there is none."""
-        target = self._targets.get(path)
-        if target is None:
-            # A link that we were not told of may have been put there by somebody else.
-            nofollow = path not in (self._route.failed, self._route.sent)
-            writing.create(path, nofollow)
-            target = self._targets[path] = Maildir(path, nofollow)
-        return target
-
     # The end
 
     def mend(self) -> bool:
@@ -386,9 +381,7 @@ class Settler:
                 f"sent again"
             )
         self._sync()
-        for target in self._targets.values():
-            target.close()
-        self._targets.clear()
+        self._targets.close()
         if self._state is not None:
             self._state.save()
             self._note_fault(self._state)

@@ -91,25 +91,38 @@ class PackageReader:
 
     def next(self) -> Event | None:
         """Return the next event, or None when more bytes are needed."""
-        if self._state is _State.LENGTH:
-            head = netstring.parse_length(self._buffer, self._start, self._max_message + 1)
-            if head is None:
-                return None
-            self._left, self._start = head
-            if not self._left:
-                raise ProtocolError("a message without even its encoding byte")
-            self._state = _State.ENCODING
+        if self._state is _State.LENGTH and not self._read_length():
+            return None
         if self._state is _State.ENCODING:
             return self._message_start()
         if self._state is _State.TEXT:
             return self._text()
-        if self._state is _State.TEXT_COMMA:
-            if self._start == len(self._buffer):
-                return None
-            if self._buffer[self._start] != netstring.COMMA:
-                raise ProtocolError("no comma after the message")
-            self._start += 1
-            self._state = _State.SENDER
+        if self._state is _State.TEXT_COMMA and not self._read_comma():
+            return None
+        return self._envelope()
+
+    def _read_length(self) -> bool:
+        """Read the message's length; False where more bytes are needed."""
+        head = netstring.parse_length(self._buffer, self._start, self._max_message + 1)
+        if head is None:
+            return False
+        self._left, self._start = head
+        if not self._left:
+            raise ProtocolError("a message without even its encoding byte")
+        self._state = _State.ENCODING
+        return True
+
+    def _read_comma(self) -> bool:
+        """Read the comma after the text; False where more bytes are needed."""
+        if self._start == len(self._buffer):
+            return False
+        if self._buffer[self._start] != netstring.COMMA:
+            raise ProtocolError("no comma after the message")
+        self._start += 1
+        self._state = _State.SENDER
+        return True
+
+    def _envelope(self) -> PackageEnd | None:
         if self._state is _State.SENDER:
             sender = self._netstring(MAX_SENDER)
             if sender is None:

@@ -178,11 +178,15 @@ def check_together(line: CommandLine) -> None:
     if line.status and line.config is None and len(line.arguments) != 1:
         raise ConfigError("--status needs DIR, without SERVER, or --config FILE")
     if not line.watch and line.config is None:
-        for setting in table.DAEMON_ONLY:
-            if getattr(line, setting.field) is not None:
-                raise ConfigError(
-                    f"{setting.flag} only makes sense with --watch or --config; add one of them"
-                )
+        _refuse_daemon_only(line)
+
+
+def _refuse_daemon_only(line: CommandLine) -> None:
+    for setting in table.DAEMON_ONLY:
+        if getattr(line, setting.field) is not None:
+            raise ConfigError(
+                f"{setting.flag} only makes sense with --watch or --config; add one of them"
+            )
 
 
 def _check_arguments(words: list[str]) -> None:

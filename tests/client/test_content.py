@@ -28,6 +28,7 @@ def text_of(one: Content) -> bytes:
     for piece in one.append_to(whole):
         if isinstance(piece, FilePiece):
             whole += os.pread(piece.fd, piece.left, piece.offset)
+            piece.offset, piece.left = piece.offset + piece.left, 0  # as sending does
         else:
             whole += piece
     return bytes(whole)

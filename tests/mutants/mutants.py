@@ -51,18 +51,12 @@ class Mutant:
     noticed_by: str
 
     @property
-    def path(self) -> Path:
-        """The file in the tree."""
-        return ROOT / "maildirqmtp" / self.file
-
-    @property
     def label(self) -> str:
         """What to call it."""
         return f"{self.file}: {self.there.strip()!r} becomes {self.becomes.strip()!r}"
 
-    def source(self) -> str:
+    def applied(self, text: str) -> str:
         """Return the file's text with the mutation. Raises `ValueError` where it does not fit."""
-        text = self.path.read_text()
         if text.count(self.there) != 1:
             raise ValueError(f"{self.label}: it stands there {text.count(self.there)} times")
         return text.replace(self.there, self.becomes)
@@ -99,7 +93,7 @@ class Copy:
         path = self._place / "maildirqmtp" / mutant.file
         original = path.read_text()
         try:
-            self._write(path, mutant.source())
+            self._write(path, mutant.applied(original))
             return self._pytest(tests)
         finally:
             self._write(path, original)
