@@ -57,7 +57,7 @@ class FakeClock:
         self.now = until
 
 
-class PatientSelector(selectors.DefaultSelector):
+class _Patient(selectors.BaseSelector):
     """A selector that never waits: where nothing is ready, the clock goes on instead."""
 
     clock: FakeClock
@@ -74,14 +74,18 @@ class PatientSelector(selectors.DefaultSelector):
         return ready
 
 
+class PatientSelector(_Patient, selectors.DefaultSelector):
+    """See `_Patient`."""
+
+
+class PatientPoll(_Patient, selectors.PollSelector):
+    """See `_Patient`."""
+
+
 def never_wait(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     """Make whoever uses `selectors` wait in the clock's time."""
-
-    class Selector(PatientSelector):
-        pass
-
-    Selector.clock = clock
-    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+    for name, kind in (("DefaultSelector", PatientSelector), ("PollSelector", PatientPoll)):
+        monkeypatch.setattr(selectors, name, type(name, (kind,), {"clock": clock}))
 
 
 # A connection
@@ -112,7 +116,7 @@ class FakeTransport:
         self.takes = deque(takes)
         self.sent = bytearray()
         self.sends = 0
-        self.closed = False
+        self.closed = self.useless = False
 
     def _room(self, wanted: int) -> int:
         self.sends += 1
@@ -149,6 +153,10 @@ class FakeTransport:
 
     def hang_up(self) -> None:
         """See `transport.Transport`."""
+
+    def report_useless(self) -> None:
+        """See `transport.Transport`."""
+        self.useless = True
 
     def close(self) -> None:
         """See `transport.Transport`."""

@@ -20,7 +20,7 @@ from typing import Any
 from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 
 #: Seconds after which a test gives up waiting for something that should happen at once.
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
@@ -84,13 +84,12 @@ def names(directory: Path) -> list[str]:
 def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return every file under a path, with its inode, mode and content, to compare later.
 
-    But for the state file, which may appear with any run that has an answer.
+    The lock file is not among them, which every run makes and leaves, nor the state
+    file, which may appear with any run that has an answer.
     """
     found = {}
     for directory, _, files in os.walk(path):
-        for name in files:
-            if name == ".maildirqmtp-state.json":
-                continue
+        for name in set(files) - {".maildirqmtp-lock", ".maildirqmtp-state.json"}:
             file = os.path.join(directory, name)
             status = os.lstat(file)
             content = b""

@@ -68,6 +68,7 @@ class BaseClient:
         self._connected_to = self._address
         self._defer_connect = defer_connect
         self._connect_timeout_s = float(connect_timeout)
+        self._write_timeout_s = float(write_timeout)
         limits = Limits(*[min(seconds, MAX_SECONDS) for seconds in times[1:]])
         self._session = ClientSession(Window(*pair), limits)
         self._begin()
@@ -118,7 +119,9 @@ class BaseClient:
 
     def _dial(self, address: Endpoint) -> Transport:
         """Connect, and wait for it. Raises `ConnectError`."""
-        return connect(address, self._connect_timeout_s, self._tls, _log.warning)
+        return connect(
+            address, self._connect_timeout_s, self._tls, _log.warning, self._write_timeout_s
+        )
 
     def _use(self, transport: Transport, address: Endpoint) -> None:
         if address != self._connected_to:

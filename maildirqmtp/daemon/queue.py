@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Part of the time that may go into scanning while events keep coming.
 _SCAN_SHARE = 0.1
+#: Files that events name and that are tried without a scan; more of them are a burst.
+MAX_HINTS = 64
 #: Characters of a reason that are kept.
 _REASON_MAX = 200
 
@@ -64,10 +66,11 @@ def _base(name: bytes) -> bytes:
 class WatchQueue:
     """The messages of a maildir, as scan after scan finds them.
 
-    `look_again` may be called from any thread: it makes a scan due, and sets `wake`.
-    Without it one is due every `rescan_s` seconds. Where scanning takes long,
-    because very many wait, scans are due less often than events come. `clock` is
-    seconds that only go on; `wall_clock` seconds of the epoch.
+    `hint` and `look_again` may be called from any thread, and set `wake`: a file that
+    an event names is taken up without a scan, unless there are very many; what else
+    happens makes a scan due. Without that, one is due every `rescan_s` seconds. Where
+    scanning takes long, because very many wait, scans are due less often than events
+    come. `clock` is seconds that only go on; `wall_clock` seconds of the epoch.
 
     `open` is false once `close` was called; then nothing is handed out any more.
     `local_error` is why the last scan failed.
@@ -94,6 +97,7 @@ class WatchQueue:
         self._wake = wake
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
+        self._hints: deque[bytes] = deque()
         self._last: deque[bytes] = deque()
         self._heap: list[tuple[float, int, bytes]] = []
         self._order = count()
@@ -111,6 +115,15 @@ class WatchQueue:
     def look_again(self) -> None:
         """There may be something new; from any thread."""
         self._look = True
+        if self._wake is not None:
+            self._wake.set()
+
+    def hint(self, name: bytes | None = None) -> None:
+        """There may be a file of this name in new/, or None, anything; from any thread."""
+        if name is None or len(self._hints) >= MAX_HINTS:
+            self.look_again()
+            return
+        self._hints.append(name)
         if self._wake is not None:
             self._wake.set()
 
@@ -265,6 +278,7 @@ class WatchQueue:
         """Look at the maildir; what went wrong is in `local_error`."""
         # Before the scan, not after: what comes meanwhile asks for another one.
         self._look = False
+        self._hints.clear()
         began = self._clock()
         if began >= self._rescan_at:
             self._sought.clear()
@@ -287,6 +301,25 @@ class WatchQueue:
                 self._move(entry, key, folder, name)
         self._forget_missing(seen)
         self._not_before = began + (self._clock() - began) / _SCAN_SHARE
+
+    def take_hints(self) -> None:
+        """Take up the files that events have named since the last time."""
+        if not self._hints:
+            return
+        try:
+            # Their writers may have made the first sidecar of this maildir since the last scan.
+            self._maildir.find_envelopes()
+        except LocalError:
+            self._hints.clear()
+            self._look = True  # the scan says what is wrong
+            return
+        now_s = self._wall_clock()
+        while self._hints:
+            name = self._hints.popleft()
+            key = _base(name)
+            if not name.startswith(b".") and key not in self._known:
+                self._known[key] = QueueEntry(self._maildir.new, name, _birth_s(name, now_s))
+                self._fresh.append(key)
 
     def _news(self, names: Iterator[bytes], seen: set[bytes]) -> Iterable[bytes]:
         """Return what is new, or has been moved or flagged by a mail reader."""

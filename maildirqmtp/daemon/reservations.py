@@ -13,6 +13,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.maildir.state import State
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Protocol
 
+    from maildirqmtp.maildir.locking import Lock
     from maildirqmtp.maildir.maildir import Maildir
 
     class RouteQueue(Protocol):
@@ -77,7 +80,7 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], tuple[int, SharedMaildir]] = {}
+        self._held: dict[tuple[int, int], tuple[int, Lock, SharedMaildir]] = {}
 
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
@@ -89,23 +92,29 @@ class MaildirLocks:
         key = (status.st_dev, status.st_ino)
         with self._lock:
             if key in self._held:
-                users, shared = self._held[key]
+                users, lock, shared = self._held[key]
             else:
-                maildir.lock()
-                users, shared = 0, self._share(maildir)
-            self._held[key] = (users + 1, shared)
+                # Not the maildir's own lock, which ends with the route that opened it.
+                users, lock = 0, locking.acquire(maildir.root)
+                try:
+                    shared = self._share(maildir)
+                except LocalError:
+                    lock.close()
+                    raise
+            self._held[key] = (users + 1, lock, shared)
         try:
             yield shared
         finally:
             with self._lock:
-                users, shared = self._held.pop(key)
+                users, lock, shared = self._held.pop(key)
                 if users > 1:
-                    self._held[key] = (users - 1, shared)
+                    self._held[key] = (users - 1, lock, shared)
                 else:
                     os.close(shared.root.fd)
+                    lock.close()
 
     def _share(self, maildir: Maildir) -> SharedMaildir:
-        # The lock is the open file's: with a descriptor of our own it outlives the route.
+        # With a descriptor of its own it outlives the route.
         try:
             root = Folder(os.dup(maildir.root.fd), maildir.root.path, maildir.root.owner)
         except OSError as error:

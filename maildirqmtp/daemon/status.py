@@ -14,7 +14,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from maildirqmtp.maildir import files, safety
+from maildirqmtp.maildir import files, locking
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 
@@ -63,7 +63,7 @@ def _read(maildir: Maildir, name: bytes) -> dict[str, Any] | None:
         return None  # no daemon, or none of ours: what waits can be told without it
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
-    holder = safety.lock_holder(maildir.root.fd)
+    holder = locking.holder(maildir.root)
     return found if holder is not None and holder == found.get("pid") else None
 
 

@@ -1,9 +1,9 @@
-"""Watching a directory: says "look again", and nothing more. The only importer of watchdog.
+"""Watching a directory for files that appear. The only importer of watchdog.
 
-What it says is a hint, never the truth: the kernel's queue may overflow, the
+What it tells is a hint, never the truth: the kernel's queue may overflow, the
 directory may be replaced, unmounted, or on another machine, and there may be no
-inotify instance left. Whoever listens looks for himself from time to time, and
-calls `check` when he does.
+inotify instance left. The caller scans from time to time, and calls `check` with
+each scan.
 
 watchdog is asked for as little as will do: names that appear, and the end of the
 directory itself. What leaves is not asked for, for three reasons: we would wake
@@ -37,16 +37,17 @@ _END_S = 5.0
 class Watch:
     """Watches one directory, from `check` on until `close`.
 
-    `look_again` is called from other threads, and has to be quick. `say` is
-    called, in the caller's thread, when watching turns out to be impossible, and
-    when it works again after that.
+    `hint` is called from other threads, and has to be quick: with the name of a
+    file that has appeared, or None for anything else. `say` is called, in the
+    caller's thread, when watching turns out to be impossible, and when it works
+    again after that.
     """
 
     def __init__(
-        self, directory: bytes, look_again: Callable[[], None], say: Callable[[str], None]
+        self, directory: bytes, hint: Callable[[bytes | None], None], say: Callable[[str], None]
     ) -> None:
         self._directory = directory
-        self._look_again = look_again
+        self._hint = hint
         self._say = say
         self._observer: BaseObserver | None = None
         self._said = ""
@@ -68,7 +69,7 @@ class Watch:
             self._cannot(f"is on {kind}, where other machines' files make no events")
             return
         try:
-            self._observer = _observe(self._directory, self._look_again)
+            self._observer = _observe(self._directory, self._hint)
         except OSError as error:
             self._cannot(_reason(error))
             return
@@ -90,7 +91,7 @@ class Watch:
         """Stop watching."""
         observer, self._observer = self._observer, None
         if observer is not None:
-            _overheard.listeners.discard(self._look_again)
+            _overheard.listeners.discard(self._hint)
             _end(observer)
 
 
@@ -114,14 +115,17 @@ def file_system(path: bytes) -> str:
     return ""
 
 
-def _observe(directory: bytes, look_again: Callable[[], None]) -> BaseObserver:
+def _observe(directory: bytes, hint: Callable[[bytes | None], None]) -> BaseObserver:
     """Start watchdog on a directory. Raises `OSError`."""
     from watchdog import events
     from watchdog.observers import Observer
 
     class Handler(events.FileSystemEventHandler):
         def on_any_event(self, event: events.FileSystemEvent) -> None:
-            look_again()
+            if isinstance(event, events.FileCreatedEvent):
+                hint(os.path.basename(os.fsencode(event.src_path)))
+            else:
+                hint(None)
 
     observer = _without_leavers() or Observer()
     try:
@@ -139,7 +143,7 @@ def _observe(directory: bytes, look_again: Callable[[], None]) -> BaseObserver:
     except BaseException:
         _end(observer)
         raise
-    _overhear(look_again)
+    _overhear(hint)
     return observer
 
 
@@ -169,22 +173,22 @@ class _Overhear(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners: set[Callable[[bytes | None], None]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a warning of watchdog for an event."""
-        for look_again in list(self.listeners):
-            look_again()
+        for hint in list(self.listeners):
+            hint(None)
 
 
 _overheard = _Overhear()
 _overheard_lock = threading.Lock()
 
 
-def _overhear(look_again: Callable[[], None]) -> None:
+def _overhear(hint: Callable[[bytes | None], None]) -> None:
     logger = logging.getLogger("watchdog")
     with _overheard_lock:
-        _overheard.listeners.add(look_again)
+        _overheard.listeners.add(hint)
         if _overheard not in logger.handlers:
             logger.addHandler(_overheard)
             # Its lines are about inotify; ours, about the maildir, go to the log.

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from maildirqmtp.transport.endpoint import Endpoint
     from maildirqmtp.transport.transport import Transport
 
-#: Seconds between two snapshots while something happens.
+#: Seconds between two snapshots while something happens; more where making them takes more
+#: than this part of the time, because very many messages wait.
 PUBLISH_S = 1.0
+_PUBLISH_SHARE = 0.02
 #: Seconds between two cleanings of tmp/ and envelope/.
 CLEAN_S = 6 * 3_600.0
 #: Messages that a snapshot lists.
@@ -81,6 +83,7 @@ class Worker:
         self._forwarder: Forwarder | None = None
         self._queue: WatchQueue | None = None
         self._publish_at: float | None = None
+        self._publish_every_s = PUBLISH_S
         self._stopping = threading.Event()
         self._interrupt = threading.Event()
         self._all_now = False
@@ -196,7 +199,7 @@ class Worker:
                 return  # told so before there was a forwarder to tell
 
             # Watched before the first scan: what comes in between is found by the one or the other.
-            watch = Watch(maildir.new.path, queue.look_again, self.report.note)
+            watch = Watch(maildir.new.path, queue.hint, self.report.note)
             stack.callback(watch.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
@@ -218,6 +221,7 @@ class Worker:
             queue.try_all()
         if queue.scan_due():
             self._scan(maildir, watch, queue)
+        queue.take_hints()
         if queue.local_error is not None:
             self._complain(str(queue.local_error))
 
@@ -307,12 +311,12 @@ class Worker:
         news = (len(queue), queue.size, counters.as_tuple())
         if news == self._published and state == self.snapshot.state:
             self._publish_at = None
-        elif self._clock() >= self._published_at + PUBLISH_S:
+        elif self._clock() >= self._published_at + self._publish_every_s:
             self._published = news
             self._publish_at = None
             self._publish(state)
         else:
-            self._publish_at = self._published_at + PUBLISH_S
+            self._publish_at = self._published_at + self._publish_every_s
 
     def _publish(self, state: str) -> None:
         queue = self._queue
@@ -339,3 +343,4 @@ class Worker:
             ),
         )
         self._on_publish(self.snapshot)
+        self._publish_every_s = max(PUBLISH_S, (self._clock() - now) / _PUBLISH_SHARE)

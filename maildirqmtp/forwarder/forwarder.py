@@ -13,6 +13,7 @@ A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
 import selectors
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.outbox import Outbox
@@ -40,8 +41,7 @@ STOP_S = 30.0
 #: Seconds that a turn may take, beyond those it waits; more where a bounce is handed on.
 SLACK_S = 30.0
 BOUNCE_SLACK_S = 360.0
-#: Seconds that a connection beyond the first may take, while the others wait; and
-#: until the next is tried, after one that failed.
+#: Seconds that a connection beyond the first may take; and after one that failed, to the next.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
 
@@ -49,11 +49,10 @@ MORE_AGAIN_S = 30.0
 class Forwarder:
     """Forwards one maildir to one server; the maildir is open and locked.
 
-    `queue` None is for `run_batch`. With one that stays open (watch mode) a
-    connection is kept for `route.idle_s` while there is nothing to send. `wake`
-    interrupts any wait, `state` is the maildir's; None makes one of its own. `connector`, `clock`
-    (seconds that only go on) and `wall_clock` (seconds of the epoch) are for tests.
-    Raises `LocalError` where this machine has no descriptor for it.
+    `queue` None is for `run_batch`. With one that stays open (watch mode) a connection is kept for
+    `route.idle_s` while there is nothing to send. `wake` interrupts any wait, `state` is the
+    maildir's; None makes one of its own. `connector`, `clock` (seconds that only go on) and
+    `wall_clock` (seconds of the epoch) are for tests. Raises `LocalError` without descriptors.
 
     `stop_reason`: why the last connection was of no use; empty where it was of use.
     `may_help`: whether another connection may be of use, once there is none.
@@ -81,7 +80,8 @@ class Forwarder:
         self._route = route
         self._maildir = maildir
         self._report = report
-        self._connector = connector or (lambda server, time_s: connect(server, time_s, route.tls))
+        dial = partial(connect, tls=route.tls, write_timeout_s=route.write_timeout_s)
+        self._connector = connector or dial
         self._clock = clock
         self._wall_clock = wall_clock
         state = State(maildir.root, clock, wall_clock) if state is None else state
@@ -186,7 +186,7 @@ class Forwarder:
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
-        if self._may_take:
+        if self._may_take and not self.outbox.left:
             try:
                 self._total += self.queue.refill()
             except LocalError as error:

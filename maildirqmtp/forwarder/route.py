@@ -3,8 +3,7 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: a named tuple compiles each of them, in every run.
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,7 +64,7 @@ class Route(NamedTuple):
     """
 
     maildir: bytes
-    server: Endpoint
+    server: "Endpoint"
     prefix: bytes = b""
     sender: bytes | None = None
     default_sender: bytes | None = None
@@ -90,4 +89,4 @@ class Route(NamedTuple):
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
     one_recipient: bool = False
-    tls: Tls | None = None
+    tls: "Tls | None" = None

@@ -108,20 +108,6 @@ class Message:
             self.fd = -1
 
 
-def open_directory(name: bytes, parent_fd: int | None, nofollow: bool) -> int:
-    """Open a directory. Raises `OSError`, which tells where it is a link that is not followed."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if nofollow else 0)
-    try:
-        return os.open(name, flags, dir_fd=parent_fd)
-    except NotADirectoryError as error:
-        # To whoever lists it, a link to a directory looks like one.
-        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        if nofollow and stat.S_ISLNK(status.st_mode):
-            said = "it is a symbolic link, which is not followed"
-            raise NotADirectoryError(error.errno, said) from error
-        raise
-
-
 def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
     """Make a file and open it for writing; it belongs to the folder's owner. Raises `OSError`.
 

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import names, safety
+from maildirqmtp.maildir import directories, locking, names, safety
 from maildirqmtp.maildir.files import (
     READ,
     Folder,
     Message,
     identity_of,
     local_error,
-    open_directory,
 )
 from maildirqmtp.text import printable
 
@@ -85,6 +84,7 @@ class Maildir:
     def __init__(self, path: bytes, nofollow: bool = False) -> None:
         self.path = path
         self._open: list[Folder] = []
+        self._lock: locking.Lock | None = None
         self._envelope: Folder | None = None
         self._envelope_durable = False
         self._renamed: dict[Folder, dict[bytes, bytes]] = {}
@@ -104,7 +104,7 @@ class Maildir:
     def _enter(self, name: bytes, parent: Folder | None, nofollow: bool = False) -> Folder:
         path = name if parent is None else parent.join(name)
         try:
-            fd = open_directory(name, None if parent is None else parent.fd, nofollow)
+            fd = directories.open_directory(name, None if parent is None else parent.fd, nofollow)
         except OSError as error:
             raise LocalError(
                 f"cannot open the maildir directory {printable(path)}: {error.strerror}"
@@ -112,6 +112,7 @@ class Maildir:
             ) from error
         folder = Folder(fd, path)
         self._open.append(folder)
+        folder.owner = directories.owner_of(self._open[0].fd)
         return folder
 
     def __enter__(self) -> "Maildir":
@@ -121,9 +122,10 @@ class Maildir:
         self.close()
 
     def close(self) -> None:
-        """Close every directory."""
+        """Close every directory, and let others have the lock."""
         while self._open:
             os.close(self._open.pop().fd)
+        self.unlock()
 
     @property
     def has_envelopes(self) -> bool:
@@ -145,12 +147,7 @@ class Maildir:
         Raises `LocalError`.
         """
         if self._envelope is None:
-            try:
-                os.mkdir(b"envelope", 0o700, dir_fd=self.root.fd)
-            except FileExistsError:
-                pass  # made before; what it is, opening it will tell
-            except OSError as error:
-                raise local_error("make", self.root.join(b"envelope"), error) from error
+            directories.make(b"envelope", self.root)
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
         return self._envelope
 
@@ -165,7 +162,11 @@ class Maildir:
             self._envelope_durable = True
         return folder
 
-    def _find_envelopes(self) -> None:
+    def find_envelopes(self) -> None:
+        """Look for a directory of sidecars, for messages that no `scan` has found.
+
+        Raises `LocalError`.
+        """
         if self._envelope is None and self.root.has(b"envelope"):
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
 
@@ -174,17 +175,14 @@ class Maildir:
 
         Raises `LocalError`, which names the process that holds the lock.
         """
-        try:
-            safety.lock(self.root.fd, self.path)
-        except OSError as error:
-            raise local_error("lock", self.path, error) from error
+        if self._lock is None:
+            self._lock = locking.acquire(self.root)
 
     def unlock(self) -> None:
-        """Let other forwarders at the maildir. Raises `LocalError`."""
-        try:
-            safety.unlock(self.root.fd)
-        except OSError as error:
-            raise local_error("unlock", self.path, error) from error
+        """Let other forwarders at the maildir; harmless where it is not locked."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def prove_changeable(self, include_cur: bool = False) -> None:
         """Prove that messages can be removed, before any is sent. Raises `LocalError`.
@@ -239,7 +237,7 @@ class Maildir:
                         entries.append((self._mtime(folder, name), name, number))
                     else:
                         entries.append((int(seconds), name, number))
-        self._find_envelopes()
+        self.find_envelopes()
         entries.sort()
         return deque([(folders[number], name) for _, name, number in entries])
 

@@ -15,44 +15,6 @@ from maildirqmtp.text import printable
 _PROBE = b".maildirqmtp-probe"
 
 
-def lock(maildir_fd: int, path: bytes) -> None:
-    """Keep other forwarders away until this descriptor is closed.
-
-    Raises `LocalError`, which names the process that holds the lock, and `OSError`.
-    """
-    try:
-        fcntl.flock(maildir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LocalError(
-            f"{printable(path)} is locked by {_lock_holder(maildir_fd)}; "
-            f"two forwarders would send everything twice"
-        ) from None
-
-
-def unlock(maildir_fd: int) -> None:
-    """Let go of the lock. Raises `OSError`."""
-    fcntl.flock(maildir_fd, fcntl.LOCK_UN)
-
-
-def _lock_holder(maildir_fd: int) -> str:
-    holder = lock_holder(maildir_fd)
-    return "another process" if holder is None else f"process {holder}"
-
-
-def lock_holder(maildir_fd: int) -> int | None:
-    """Return the process that has the maildir locked; None where there is none, or nobody tells."""
-    status = os.fstat(maildir_fd)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        with open("/proc/locks") as locks:
-            for fields in map(str.split, locks):
-                if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == file:
-                    return int(fields[4])
-    except OSError:
-        return None  # no /proc: the lock is as good without a name
-    return None
-
-
 def prove_changeable(fd: int, path: bytes) -> None:
     """Make and remove a dot-file in a directory. Raises `LocalError` where that cannot be."""
     try:

@@ -24,14 +24,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import files, names, sidecars
+from maildirqmtp.maildir import directories, files, names, sidecars
 from maildirqmtp.maildir.files import (
     Folder,
     Identity,
     Message,
     identity_of,
     local_error,
-    open_directory,
 )
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -71,15 +70,16 @@ def create(path: bytes, nofollow: bool = False) -> None:
     message on disk is of no use in a directory whose name a power cut takes.
     `nofollow` refuses a path that ends in a link.
     """
-    is_new = _make(path)
+    is_new = _make_first(path)
     try:
-        fd = open_directory(path, None, nofollow)
+        fd = directories.open_directory(path, nofollow=nofollow)
     except OSError as error:
         raise local_error("open the directory", path, error) from error
     try:
+        folder = Folder(fd, path, directories.owner_of(fd))
         for part in (b"tmp", b"new", b"cur"):
-            _make(part, Folder(fd, path))
-        Folder(fd, path).sync()
+            directories.make(part, folder)
+        folder.sync()
     finally:
         os.close(fd)
     parent = os.path.dirname(os.path.abspath(path))
@@ -87,20 +87,22 @@ def create(path: bytes, nofollow: bool = False) -> None:
         _sync_directory(parent)
 
 
-def _make(directory: bytes, parent: Folder | None = None) -> bool:
+def _make_first(path: bytes) -> bool:
+    """Make the maildir's own directory, for the owner of the one it is in; False: it is there."""
     try:
-        os.mkdir(directory, 0o700, dir_fd=None if parent is None else parent.fd)
-    except FileExistsError:
-        return False  # what it is, opening it will tell
+        fd = directories.open_parent(path)
     except OSError as error:
-        path = directory if parent is None else parent.join(directory)
         raise local_error("make the directory", path, error) from error
-    return True
+    try:
+        parent = Folder(fd, os.path.dirname(path), directories.owner_of(fd))
+        return directories.make(os.path.basename(path.rstrip(b"/")) or b".", parent)
+    finally:
+        os.close(fd)
 
 
 def _sync_directory(path: bytes) -> None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = directories.open_directory(path)
         try:
             os.fsync(fd)
         finally:

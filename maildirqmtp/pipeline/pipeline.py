@@ -12,12 +12,11 @@ waits: the selector belongs to the caller. What holds at every moment:
 After the end (`ended`), `close` returns the messages that are unfinished; the
 recipients in doubt are marked on them, the others were certainly not taken.
 
-Fences. Some servers answer once per package instead of once per recipient
-(mailfront does), and then every later response would be credited to the wrong
-message. So the first package to a server goes alone, and so does any package
-with several recipients until the server has answered for each of them on this
-connection. Where that breaks off in between, a refusal may have been for all of
-them, and is forgotten.
+Fences. Some servers answer once per package instead of once per recipient (mailfront
+does), and then every later response would be credited to the wrong message. So the first
+package to a server goes alone, and so does any package with several recipients until the
+server has answered for each of them on this connection. Where that breaks off in between,
+a refusal may have been for all of them, and is forgotten.
 
 Time-outs. A server is alive as long as it answers, however long its queue: the
 response time-out counts from the last answer, or from the last byte of the oldest
@@ -367,9 +366,10 @@ class Pipeline(Generic[MessageT]):
     def close(self) -> list[MessageT]:
         """Close the connection; return the messages in flight, in order.
 
-        On each, `doubtful` are the recipients whose package the server had
-        whole and did not answer.
+        On each, `doubtful` are recipients whose package the server had whole and did not answer.
         """
+        if self.error is not None and not self.answered:
+            self.transport.report_useless()
         self.transport.close()
         if self._in_flight and self._fence_answered_at is not None:
             self._take_back(self._in_flight[0])

@@ -1,19 +1,20 @@
-"""serialmail's other programs, as front ends of the same pieces that the forwarder stands on.
+"""serialmail's other programs, made of the forwarder's pieces.
 
-Between them: `wire`, what they say to each other.
+`wire` is the language between them.
 
 serialqmtp, which a UCSPI client runs:
 
-    letter         a file, by its name, to something that can be sent
-    line, ready    a connection that remembers its end; waiting, for files as well
-    conversation   names in, packages out, answers in, results out
+    open_file      a file name to a message with its envelope
+    recording      a transport that keeps the reason of its end
+    poller         waiting for descriptors, files among them
+    conversation   names in, packages out, responses in, results out
     serialqmtp     the command line
 
 maildirserial, which runs clients:
 
-    client         a command that is given names, and writes results
-    feeder         one client at work
-    journal        what becomes of each message, in serialmail's words
-    rounds         client after client, until no message is left to be given
+    client         a command that reads names and writes results
+    feeder         names to one client, results from it
+    client_loop    client after client, until no message is left
+    report         the log, in serialmail's words
     maildirserial  the command line
 """

@@ -1,13 +1,13 @@
-"""maildirserial's work: client after client, until no message is left to be given.
+"""maildirserial's loop: client after client, until no message is left.
 
-    a message is given     once the maildir is locked, and proved to be changeable
-    its file is removed    once a client has said K of it, and it is still the same file
-    it is not given again  in this run, once a client has said anything of it
-    a round                all that is left, to one client
-    the end                nothing left to be given; or three clients without a result
+    a client gets a message  after the maildir is locked and proved changeable
+    a message is removed     after a K, if its name is still the same file
+    a message is skipped     in this run, after any result for it
+    the loop ends            with nothing left to give, or after three clients
+                             in a row without a result
 
-A kill at any moment loses no result but those that we have not read: their
-messages are still there.
+A kill at any moment loses no result but those that were not read; their messages
+are still there.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ if TYPE_CHECKING:
 
 #: Clients in a row without a result, after which there is no progress (serialmail, maildirserial).
 MAX_WITHOUT_PROGRESS = 3
-#: Seconds that a client gets for what it has in hand, once we are told to stop.
+#: Seconds that a client has for the names it was given, after a signal to stop.
 STOP_S = 30.0
 
 
 class ClientLoop:
     """Gives the messages of a maildir, which is open and locked, to clients.
 
-    `route.bounce` says whether senders are told of failures; where they are
-    not, a message that has failed stays. `clock` is monotonic seconds,
-    `wall_clock` seconds of the epoch.
+    A message that has failed is bounced with `route.bounce`, else it stays.
+    `clock` is monotonic seconds, `wall_clock` seconds of the epoch.
     """
 
     def __init__(
@@ -77,12 +76,12 @@ class ClientLoop:
         self.wake.close()
 
     def stop(self) -> None:
-        """Give no more names, wait for the client, return. For a signal handler."""
+        """Give no more names, wait for the client, and end the loop. For a signal handler."""
         if self._stop_at is None:
             self._stop_at = self._clock() + STOP_S
 
     def run(self) -> int:
-        """Go on until the end; return the exit code. Raises `LocalError`."""
+        """Run the loop; return the exit code. Raises `LocalError`."""
         try:
             code = self._run()
         finally:
@@ -90,7 +89,7 @@ class ClientLoop:
         return code or self._report.counters.exit_code
 
     def _run(self) -> int:
-        barren = 0
+        without_result = 0
         while self._stop_at is None and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
@@ -108,8 +107,8 @@ class ClientLoop:
                 return EXIT_TEMPORARY
             if code == EXIT_USAGE:  # the client was called wrongly
                 return code
-            barren = 0 if results else barren + 1
-            if barren == MAX_WITHOUT_PROGRESS:
+            without_result = 0 if results else without_result + 1
+            if without_result == MAX_WITHOUT_PROGRESS:
                 self._report.fatal("making no progress, giving up")
                 return EXIT_TEMPORARY
         if self._stop_at is not None:
@@ -119,7 +118,7 @@ class ClientLoop:
     # One client
 
     def _feed(self, first: QueuedMessage) -> tuple[int | None, int]:
-        """Run a client; return its exit code, None where it had to be ended, and its results."""
+        """Run a client; return its exit code, None if it was killed, and its number of results."""
         waiting = [first]
 
         def take() -> QueuedMessage | None:
@@ -147,7 +146,7 @@ class ClientLoop:
             client.dismiss()
 
     def _settle(self, queued: QueuedMessage, answer: Response) -> None:
-        """Carry out what a client says of a message."""
+        """Carry out a result on the files."""
         queued.answers[0] = answer
         queued.unanswered = 0
         if answer.status is not ACCEPTED and not self._route.bounce:
@@ -166,7 +165,7 @@ class ClientLoop:
                 self._report.twice(queued, trouble)
 
     def _keep(self, queued: QueuedMessage) -> None:
-        """It stays, and has had its turn; also where a mail reader moves it."""
+        """Leave the message, and skip it in this run, also where a mail reader renames it."""
         message = queued.message
         self._kept.add(message.identity)
         self._seen.add(path_of(message.folder, message.name))
@@ -174,7 +173,7 @@ class ClientLoop:
     # Messages
 
     def _next(self) -> QueuedMessage | None:
-        """Return the next message that a client may have."""
+        """Return the next message for a client."""
         while self._candidates:
             folder, name = self._candidates.popleft()
             path = path_of(folder, name)
@@ -193,7 +192,7 @@ class ClientLoop:
             try:
                 _check(queued)
             finally:
-                # The client opens it by itself; we only need to know which file it was.
+                # The client opens it by itself; only its identity is needed here.
                 queued.close()
                 queued.release()
         except (EnvelopeError, FileChangedError, LocalError) as error:
@@ -203,9 +202,9 @@ class ClientLoop:
 
 
 def _check(queued: QueuedMessage) -> None:
-    """Raise `EnvelopeError` unless a client will find the envelope that we have found.
+    """Raise `EnvelopeError` unless a client will find the same envelope.
 
-    It knows of no sidecar, and has one result for a message.
+    A client knows no sidecars, and has one result for a message.
     """
     count = len(queued.recipients) + len(queued.others)
     if count > 1:

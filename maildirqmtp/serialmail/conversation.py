@@ -1,15 +1,15 @@
-"""serialqmtp's work: names in, packages out, answers in, results out, all at the same time.
+"""serialqmtp's loop: names in, packages out, responses in, results out, all at the same time.
 
-One thread, one selector, four descriptors. Who gives us names may wait for a
-result before the next one, or may take no result before the last name is gone:
-so nothing here ever waits for only one of the four, and each stops being read
-where the next is not being taken.
+One thread, one selector, four descriptors. A feeder may wait for a result before
+it writes the next name, or read no result before its last name is written: so
+the loop never waits for only one of the four, and a full one stops the one
+before it.
 
-    names     read while the connection has room, and not too many results wait
-    packages  written while there are any
-    answers   read while not too many results wait
-    results   written while there are any, PIPE_BUF bytes at most: after the selector's
-              word, a pipe takes those without waiting, whatever its flags
+    names      read while the connection has room, and few results wait
+    packages   written while there are any
+    responses  read while few results wait
+    results    written while there are any, at most PIPE_BUF bytes, which a pipe that
+               is ready takes without blocking, whatever its flags (pipe(7))
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.transport.transport import Transport
 
-#: Seconds without a byte from the server while an answer is owed (serialmail, serialqmtp).
+#: Seconds without a byte from the server while a response is due (serialmail, serialqmtp).
 READ_TIMEOUT_S = 3_600.0
-#: Bytes of results that wait to be taken, beyond which no answer is read.
+#: Bytes of results that wait to be written, beyond which no response is read.
 RESULTS_BYTES = 64 << 10
 _NAMES_BYTES = 64 << 10
 SESSION_OVER = f"{NOT_WRITTEN}: a session's {SESSION_S / 60:.0f} minutes are over"
 
 
 class Conversation:
-    """Sends the files whose names come on `names_fd`; see the module's head.
+    """Sends the files whose names come on `names_fd`; see the module's docstring.
 
     `said_by` is the server's address, for the results, or empty. `clock` is
     monotonic seconds.
@@ -70,7 +70,7 @@ class Conversation:
         names_fd: int = 0,
         results_fd: int = 1,
     ) -> None:
-        self._line = RecordingTransport(transport, clock)
+        self._transport = RecordingTransport(transport, clock)
         self._prefix = prefix
         self._said_by = said_by
         self._clock = clock
@@ -79,19 +79,19 @@ class Conversation:
         # The response time-out is ours: for each read, not for each package.
         limits = Limits(WRITE_TIMEOUT_S, float("inf"), FENCE_GRACE_S, SESSION_S)
         window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
-        self._pipeline = Pipeline(self._line, window, Capabilities(), limits, unchanged, clock)
+        self._pipeline = Pipeline(self._transport, window, Capabilities(), limits, unchanged, clock)
         self._ready = DescriptorPoller(clock)
         self._names = NameReader()
         self._names_end = False
         self._results = bytearray()
-        self._owing_since = clock()
+        self._due_since = clock()
         self._fatal = ""
 
     def run(self) -> str:
-        """Send until the names end, or until it cannot go on; return why, or empty.
+        """Send until the names end, or an error; return its text, or empty.
 
-        All that was answered has its result then. Raises `OSError` where
-        results cannot be written.
+        Every response has been written as a result by then. Raises `OSError`
+        where results cannot be written.
         """
         with contextlib.closing(self._ready):
             try:
@@ -99,33 +99,34 @@ class Conversation:
                     pass
             finally:
                 self._ready.watch({})
-                # A package that is not whole is thrown away by the server: never complete it.
+                # The server throws an incomplete package away: do not complete it.
                 unfinished = self._pipeline.close()
             while self._results:
                 self._ready.watch({self._results_fd: selectors.EVENT_WRITE})
                 self._write_results(self._ready.wait(None))
-        return self._how_it_ended(unfinished) or self._fatal
+        return self._error(unfinished) or self._fatal
 
     def _turn(self) -> bool:
-        """Fill, wait, read and write; say whether it is over."""
+        """Fill the window, wait, read and write; return True at the end."""
         pipeline = self._pipeline
         self._fill()
         if self._is_over():
             return True
-        line, read, write = self._line, selectors.EVENT_READ, selectors.EVENT_WRITE
-        answers = not self._backed_up
-        if not answers:
-            line.heard_at = self._clock()  # it is not the server that keeps us waiting
-        wanted = {self._names_fd: 0, line.read_fd: 0, line.write_fd: 0, self._results_fd: 0}
+        transport, read, write = self._transport, selectors.EVENT_READ, selectors.EVENT_WRITE
+        answers = not self._results_wait
+        fds = (self._names_fd, transport.read_fd, transport.write_fd, self._results_fd)
+        wanted = dict.fromkeys(fds, 0)
         wanted[self._names_fd] |= read if self._wants_names() else 0
-        wanted[line.read_fd] |= read if answers and not pipeline.ended else 0
-        wanted[line.write_fd] |= write if pipeline.wants_write and not pipeline.ended else 0
+        wanted[transport.read_fd] |= read if answers and not pipeline.ended else 0
+        wanted[transport.write_fd] |= write if pipeline.wants_write and not pipeline.ended else 0
         wanted[self._results_fd] |= write if self._results else 0
         self._ready.watch(wanted)
         ready = self._ready.wait(self._deadline())
-        if ready.get(line.read_fd, 0) & read:
+        if not answers:
+            transport.heard_at = self._clock()  # the feeder is slow, not the server
+        if ready.get(transport.read_fd, 0) & read:
             pipeline.read()
-        if ready.get(line.write_fd, 0) & write and not pipeline.ended:
+        if ready.get(transport.write_fd, 0) & write and not pipeline.ended:
             pipeline.write()
         self._take_results()
         self._write_results(ready)
@@ -142,7 +143,7 @@ class Conversation:
             return True
         return self._names_end
 
-    def _how_it_ended(self, unfinished: list[QueuedMessage]) -> str:
+    def _error(self, unfinished: list[QueuedMessage]) -> str:
         error = self._pipeline.error
         if isinstance(error, ProtocolError):
             return "remote protocol violation"
@@ -150,7 +151,7 @@ class Conversation:
             return NOT_WRITTEN
         if any(queued.reason for queued in unfinished) and error is None:
             return "unable to read file"
-        return self._line.failure if unfinished or error is not None else ""
+        return self._transport.failure if unfinished or error is not None else ""
 
     # Time
 
@@ -159,9 +160,9 @@ class Conversation:
         return min([t for t in due if t is not None], default=None)
 
     def _read_deadline(self) -> float | None:
-        if self._pipeline.ended or not self._pipeline.packages_in_flight or self._backed_up:
+        if self._pipeline.ended or not self._pipeline.packages_in_flight or self._results_wait:
             return None
-        return max(self._line.heard_at, self._owing_since) + READ_TIMEOUT_S
+        return max(self._transport.heard_at, self._due_since) + READ_TIMEOUT_S
 
     def _check_time(self) -> None:
         pipeline = self._pipeline
@@ -173,19 +174,19 @@ class Conversation:
             self._take_results()
             deadline = self._read_deadline()
         if deadline is not None and self._clock() >= deadline:
-            self._line.failure = f"network read error: {os.strerror(errno.ETIMEDOUT)}"
+            self._transport.failure = f"network read error: {os.strerror(errno.ETIMEDOUT)}"
             pipeline.give_up()
 
     # Names
 
     def _wants_names(self) -> bool:
-        if self._names_end or self._fatal or self._backed_up:
+        if self._names_end or self._fatal or self._results_wait:
             return False
-        return self._pipeline.has_room() or self._is_through
+        return self._pipeline.has_room() or self._is_finished
 
     @property
-    def _is_through(self) -> bool:
-        """True where nothing is owed, and nothing more can be sent: is there anything more?"""
+    def _is_finished(self) -> bool:
+        """True where all is answered and nothing more can be sent: one more name is an error."""
         pipeline = self._pipeline
         if pipeline.packages_in_flight or pipeline.error is not None:
             return False
@@ -203,9 +204,9 @@ class Conversation:
         self._names.feed(data)
 
     def _fill(self) -> None:
-        """Put what there is room for."""
+        """Put messages into the pipeline while it has room."""
         pipeline = self._pipeline
-        while not self._fatal and (pipeline.has_room() or self._is_through):
+        while not self._fatal and (pipeline.has_room() or self._is_finished):
             try:
                 name = self._names.next()
                 queued = None if name is None else open_message(name, self._prefix)
@@ -222,19 +223,19 @@ class Conversation:
                 return
             if queued is None:
                 continue
-            if self._is_through:
+            if self._is_finished:
                 queued.close()
                 self._fatal = END_OF_FILE if pipeline.ended else SESSION_OVER
                 return
             if not pipeline.packages_in_flight:
-                self._owing_since = self._clock()
+                self._due_since = self._clock()
             pipeline.put(queued)
 
     # Results
 
     @property
-    def _backed_up(self) -> bool:
-        """True while nobody takes results: then no answers are asked for, and no names."""
+    def _results_wait(self) -> bool:
+        """True while results are not read: then neither responses nor names are read either."""
         return len(self._results) >= RESULTS_BYTES
 
     def _take_results(self) -> None:
@@ -244,7 +245,7 @@ class Conversation:
             self._results += write_result(queued.message.name, answer, self._said_by)
 
     def _write_results(self, ready: dict[int, int]) -> None:
-        """Write what the selector's word is good for. Raises `OSError`."""
+        """Write results where that does not block. Raises `OSError`."""
         if self._results and ready.get(self._results_fd, 0) & selectors.EVENT_WRITE:
             with contextlib.suppress(BlockingIOError):
                 del self._results[: os.write(self._results_fd, self._results[: select.PIPE_BUF])]

@@ -1,8 +1,8 @@
 """One client at work: names to it, results from it, both as they come.
 
-A result counts only for a name that was given and has none yet. Whatever else
-comes, the client is not believed any more: it may be about to say of a message
-that was refused that it was taken.
+A result counts only for a name that was given and has none yet. After anything
+else the client is not trusted: its next result may call a refused message
+accepted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from maildirqmtp.response import Response
     from maildirqmtp.transport.wakeup import Wakeup
 
-#: Names that a client has and gives no result for, beyond which it gets no more: what it has in
-#: hand is in our memory, too. A client that wants all names first gets the rest in another run.
+#: Names without a result beyond which a client gets no more, because each is kept in memory. A
+#: client that reads all names before its first result gets the rest in another run.
 MAX_UNANSWERED = 20_000
 _NAMES_A_TURN = 64
 
 
 class Feeder:
-    """Feeds one client; `results` counts what it has said of messages.
+    """Feeds one client; `results` counts the results it has written.
 
-    `take` returns the next message, or None where there is no more for now;
-    `settle` is told of each result. `clock` is monotonic seconds.
+    `take` returns the next message, or None where there is none; `settle` is
+    called with each result. `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Feeder:
 
     @property
     def is_over(self) -> bool:
-        """True once the client has exited, and all that it wrote is settled."""
+        """True once the client has exited, and all its results are settled."""
         return self._exited and not self._client.gives_results
 
     def turn(self, until: float | None) -> None:
-        """Give, wait (until this time of the clock at most), take. Raises `WireError`."""
+        """Write names, wait until the time `until` at most, read results. Raises `WireError`."""
         self._give()
         client, selector = self._client, self._selector
         for key, _ in selector.select(seconds_until(until, self._clock())):
@@ -86,26 +86,26 @@ class Feeder:
         self._client.close_names()
 
     def close(self) -> None:
-        """Let go of the client's descriptors, before they are closed."""
+        """Close the selector, before the client's descriptors are closed."""
         self._selector.close()
 
     def _give(self) -> None:
-        """Give names while there is room, but not for so long that results pile up."""
+        """Write names while the pipe has room, but so few that results do not pile up."""
         for _ in range(_NAMES_A_TURN):
             if not self._client.takes_names:
                 return
             if self._next is None and len(self._given) < MAX_UNANSWERED:
                 self._next = self._take()
-            delivery = self._next
-            if delivery is None:
+            queued = self._next
+            if queued is None:
                 self.stop_giving()
                 return
-            name = path_of(delivery.message.folder, delivery.message.name)
+            name = path_of(queued.message.folder, queued.message.name)
             if not self._client.give(name):
                 if not self._client.takes_names:
                     self.stop_giving()
                 return
-            self._given[name] = delivery
+            self._given[name] = queued
             self._next = None
 
     def _read(self) -> None:
@@ -113,17 +113,18 @@ class Feeder:
         data = client.read()
         if not client.gives_results:
             self._selector.unregister(client.results_fd)
-            # Whatever it does from here on, nobody would hear of it.
+            # Nothing that it does from here on can be reported.
             self.stop_giving()
         self._reader.feed(data)
         while (result := self._reader.next()) is not None:
             self._result(*result)
 
     def _result(self, name: bytes, answer: Response) -> None:
-        delivery = self._given.pop(name, None)
-        if delivery is None:
-            what = "a second result for" if name in self._answered else "a result for a stranger,"
+        queued = self._given.pop(name, None)
+        if queued is None:
+            again = name in self._answered
+            what = "a second result for" if again else "a result for a name that was not given,"
             raise WireError(f"{what} {printable(name)}")
         self._answered.add(name)
         self.results += 1
-        self._settle(delivery, answer)
+        self._settle(queued, answer)

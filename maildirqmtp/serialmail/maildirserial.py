@@ -2,7 +2,7 @@
 
     maildirserial -b -t 1209600 DIR PREFIX tcpclient HOST 209 serialqmtp PREFIX
 
-Exit codes are serialmail's: 0 nothing of ours is left, 111 something is, 100
+Exit codes are serialmail's: 0 no message for PREFIX is left, 111 some are, 100
 wrong usage, of this program or of the client.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.route import SENDMAIL, Route
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
@@ -33,11 +33,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE = "usage: maildirserial [ -b ] [ -t lifetime ] dir prefix client [ arg ... ]"
+HELP = """\
+usage: maildirserial [OPTION...] DIR PREFIX CLIENT [ARG...]
+
+Runs CLIENT in the maildir DIR, writes it the names of the messages whose
+recipient begins with PREFIX, and acts on its results.
+  -b                  bounce what has failed to its sender
+  -t LIFETIME         age at which a deferral is a failure, as in 1209600 or 14d
+  --sendmail COMMAND  what takes bounces (/usr/sbin/sendmail)
+Exit codes: 0 nothing is left, 111 something is, 100 wrong usage.
+See maildirserial(1).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line says. `lifetime_s` is infinite where nothing ever gets too old."""
+    """The parsed command line; `lifetime_s` is infinite without -t."""
 
     maildir: bytes
     prefix: bytes
@@ -52,7 +63,8 @@ def parse(words: Sequence[str]) -> Arguments:
     bounce, lifetime_s = False, float("inf")
     sendmail: tuple[bytes, ...] = SENDMAIL
     try:
-        # Options of the client are none of ours: this stops at the first word that is no option.
+        # getopt, and not argparse, because it stops at DIR: the client's options, and a `--`
+        # among them, are passed on as they are.
         options, arguments = getopt.getopt(list(words), "bt:", ["sendmail="])
         for option, value in options:
             if option == "-b":
@@ -71,11 +83,15 @@ def parse(words: Sequence[str]) -> Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    if sys.stderr is None:  # closed by whoever started us
+    if sys.stderr is None:  # descriptor 2 was closed
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     report = SerialmailReport(sys.stderr)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["--help"]:
+        print(HELP, end="")
+        return EXIT_OK
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(words)
     except ConfigError:
         sys.stderr.write(f"maildirserial: {USAGE}\n")
         return EXIT_USAGE
@@ -92,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Arguments, report: SerialmailReport) -> int:
-    # The directory that we are in and the client will be in, whatever becomes of its name.
+    # The working directory, which is the client's as well, even if DIR is renamed meanwhile.
     with Maildir(os.getcwdb()) as maildir:
         maildir.lock()
         route = Route(
@@ -104,16 +120,16 @@ def _run(options: Arguments, report: SerialmailReport) -> int:
             lifetime_s=options.lifetime_s,
             sendmail=options.sendmail,
         )
-        rounds = ClientLoop(route, maildir, options.client, report, time.monotonic, time.time)
+        loop = ClientLoop(route, maildir, options.client, report, time.monotonic, time.time)
 
         stop_signals = (signal.SIGTERM, signal.SIGINT)
         try:
             with signal_handlers(
-                stop_signals, lambda *_: rounds.stop(), wakeup_fd=rounds.wake.write_fd
+                stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd
             ):
-                code = rounds.run()
+                code = loop.run()
         finally:
-            rounds.close()
+            loop.close()
         clean(maildir, time.time())
         return code
 

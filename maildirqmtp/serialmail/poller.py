@@ -7,7 +7,7 @@ from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_unti
 
 
 class DescriptorPoller:
-    """Descriptors and what is waited for on each. `clock` is monotonic seconds."""
+    """Waits for events of descriptors. `clock` is monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -29,7 +29,7 @@ class DescriptorPoller:
                 self._selector.register(fd, selectors.EVENT_READ)
                 self._selector.unregister(fd)
                 self._selectable[fd] = True
-            except PermissionError:  # what epoll_ctl(2) says of files and /dev/null
+            except PermissionError:  # epoll_ctl(2) refuses files and /dev/null
                 self._selectable[fd] = False
         return self._selectable[fd]
 

@@ -1,4 +1,4 @@
-"""What becomes of each message, as serialmail's maildirserial tells it, on standard error."""
+"""The log of maildirserial on standard error, in serialmail's words."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ if TYPE_CHECKING:
 
 
 def path_of(folder: Folder, name: bytes) -> bytes:
-    """Return a message's name as a client gets it: below the maildir."""
+    """Return a message's path relative to the maildir, as a client gets it."""
     return os.path.join(os.path.basename(folder.path), name)
 
 
 class SerialmailReport(Report):
-    """A report in the words of 1998. There is one recipient to a message."""
+    """A report in the words of serialmail 0.75. A message has one recipient."""
 
     def __init__(self, log: TextIO) -> None:
         super().__init__(log)
         self._prefix = "maildirserial: "
 
-    def accepted(self, delivery: QueuedMessage) -> None:
+    def accepted(self, queued: QueuedMessage) -> None:
         """See `Report`."""
-        answer = delivery.answers[0]
+        answer = queued.answers[0]
         assert answer is not None
         self.counters.accepted += 1
-        self._info(delivery, "succeeded", answer.text)
+        self._info(queued, "succeeded", answer.text)
 
-    def deferred(self, delivery: QueuedMessage, index: int, text: str) -> None:
+    def deferred(self, queued: QueuedMessage, index: int, text: str) -> None:
         """See `Report`."""
         self.counters.deferred += 1
-        self._info(delivery, "failed temporarily", text)
+        self._info(queued, "failed temporarily", text)
 
-    def failed(self, delivery: QueuedMessage, index: int, text: str, where: bytes) -> None:
+    def failed(self, queued: QueuedMessage, index: int, text: str, where: bytes) -> None:
         """See `Report`."""
         self.counters.failed += 1
-        self._info(delivery, "failed", f"{text} (moved to {printable(where)})")
+        self._info(queued, "failed", f"{text} (moved to {printable(where)})")
 
-    def refused(self, delivery: QueuedMessage, text: str) -> None:
-        """A failure that nobody is told of, by serialmail's rule: the message stays."""
+    def refused(self, queued: QueuedMessage, text: str) -> None:
+        """A failure without a bounce: by serialmail's rule the message stays."""
         self.counters.failed += 1
-        self._info(delivery, "failed", text)
+        self._info(queued, "failed", text)
 
-    def bounced(self, delivery: QueuedMessage, index: int, text: str) -> None:
+    def bounced(self, queued: QueuedMessage, index: int, text: str) -> None:
         """See `Report`."""
         self.counters.bounced += 1
-        self._info(delivery, "bounced", text)
+        self._info(queued, "bounced", text)
 
     def held(self, name: bytes, reason: str) -> None:
         """See `Report`."""
         self.counters.held += 1
         self._line(-1, f"warning: {printable(name)} stays: {reason}")
 
-    def twice(self, delivery: QueuedMessage, error: LocalError) -> None:
-        """The server has it, and it cannot be removed."""
+    def twice(self, queued: QueuedMessage, error: LocalError) -> None:
+        """The server has accepted the message, and it cannot be removed."""
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         self._line(
             -1,
             f"warning: message will be delivered twice! unable to unlink "
-            f"{self._name(delivery)}: {why}",
+            f"{self._name(queued)}: {why}",
         )
 
     def problem(self, what: str, left: int = 0) -> None:
@@ -80,13 +80,13 @@ class SerialmailReport(Report):
         self._line(-1, f"info: {what}")
 
     def fatal(self, what: str) -> None:
-        """It ends here."""
+        """The run ends because of this."""
         self.counters.problems += 1
         self._line(-1, f"fatal: {what}")
 
-    def _info(self, delivery: QueuedMessage, outcome: str, text: str) -> None:
-        self._line(-1, f"info: {self._name(delivery)} {outcome}: {text}")
+    def _info(self, queued: QueuedMessage, outcome: str, text: str) -> None:
+        self._line(-1, f"info: {self._name(queued)} {outcome}: {text}")
 
     @staticmethod
-    def _name(delivery: QueuedMessage) -> str:
-        return printable(path_of(delivery.message.folder, delivery.message.name))
+    def _name(queued: QueuedMessage) -> str:
+        return printable(path_of(queued.message.folder, queued.message.name))

@@ -24,12 +24,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+HELP = """\
+usage: serialqmtp PREFIX
+
+Run by a UCSPI client: tcpclient HOST 209 serialqmtp PREFIX < names > results
+Sends the files named on standard input, each name ended by a NUL, over QMTP on
+descriptors 6 and 7. A file begins with Return-Path and Delivered-To lines;
+PREFIX is taken off the recipient, and files without it are skipped. For each
+file sent, writes its name, a NUL, K, Z or D, a text and a line feed.
+Exit codes: 0 all is answered, 111 trouble, 100 wrong usage. See serialqmtp(1).
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+    """Run the command line; return the exit code. Arguments after PREFIX are ignored."""
     words = sys.argv[1:] if argv is None else argv
     if not words:
         _say("usage: serialqmtp prefix")
         return EXIT_USAGE
+    if words[0] == "--help":
+        print(HELP, end="")
+        return EXIT_OK
     _be_killed_quietly()
     why = _run(os.fsencode(words[0]))
     if why:
@@ -39,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(prefix: bytes) -> str:
-    """Send; return why it could not be done, or empty."""
-    # A file that is opened must not take the number of one that is missing.
+    """Send the files; return the text of an error, or empty."""
+    # Else the next file that is opened would get the number of the missing one.
     if not _is_open(0):
         return "unable to read input"
     if not _is_open(1):
@@ -68,7 +83,7 @@ def _is_open(fd: int) -> bool:
 
 
 def _be_killed_quietly() -> None:
-    """Let an interrupt from the terminal end us as it ends a C program; half a package is none."""
+    """Let an interrupt from the terminal kill the process without a traceback."""
     import signal
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

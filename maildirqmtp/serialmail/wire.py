@@ -1,10 +1,10 @@
-"""What serialmail's programs say to each other; bytes only.
+"""The language between serialmail's programs; bytes only.
 
     a feeder to its client   name NUL, again and again
     a client to its feeder   name NUL, one of K Z D, a text, LF, for each name
 
-A client (serialqmtp, serialsmtp) gives no result for a file that is none of its
-business. Source: the formats as serialmail 0.75 has them.
+A client (serialqmtp, serialsmtp) gives no result for a file whose recipient does
+not begin with its prefix. Source: the formats of serialmail 0.75.
 """
 
 from maildirqmtp.errors import QMTPError
@@ -15,7 +15,7 @@ from maildirqmtp.text import printable
 MAX_NAME = 4_095
 #: Bytes of a result from the status byte on, as serialqmtp writes it.
 MAX_WRITTEN = 2_000
-#: Bytes of a result's text that are taken from a client; what protocol.MAX_RESPONSE is to servers.
+#: Bytes of a result's text that are read from a client, as protocol.MAX_RESPONSE of a server.
 MAX_TEXT = 65_536
 #: Bytes of a result's text that are kept.
 MAX_KEPT = 2_000
@@ -26,7 +26,7 @@ _PLAIN = bytes(byte if 32 <= byte <= 126 else ord("?") for byte in range(256))
 
 
 class WireError(QMTPError):
-    """The other program does not speak this language."""
+    """The other program wrote something that is not of this language."""
 
 
 def write_result(name: bytes, response: Response, said_by: bytes) -> bytes:
@@ -42,8 +42,8 @@ class NameReader:
     """Turns bytes into names, each of which ended with a NUL.
 
     `feed` bytes as they come, then call `next` until it returns None. Raises
-    `WireError` for a name that is longer than any path. What comes after the
-    last NUL is no name: it may be the beginning of another file's.
+    `WireError` for a name that is longer than any path. Bytes after the last
+    NUL are not a name: it may be cut off.
     """
 
     __slots__ = ("_buffer", "_start")
@@ -53,7 +53,7 @@ class NameReader:
         self._start = 0
 
     def feed(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Add bytes."""
         del self._buffer[: self._start]
         self._start = 0
         self._buffer += data
@@ -73,8 +73,8 @@ class NameReader:
 class ResultReader:
     """Turns a client's bytes into results, each a name and a response.
 
-    As `NameReader`; a result that breaks off at the end is none. Raises
-    `WireError`: then nothing after it means anything.
+    As `NameReader`; a result that is cut off at the end does not count. Raises
+    `WireError` for anything else; nothing after it can be trusted.
     """
 
     __slots__ = ("_buffer", "_looked", "_start")
@@ -85,7 +85,7 @@ class ResultReader:
         self._looked = 0
 
     def feed(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Add bytes."""
         del self._buffer[: self._start]
         self._looked -= self._start
         self._start = 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint, UnixEndpoint, check_tls
 from maildirqmtp.transport.readiness import MAX_WAIT_S
-from maildirqmtp.transport.sockets import connect_tcp, connect_unix
+from maildirqmtp.transport.sockets import connect_unix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +38,14 @@ def connect(
     timeout_s: float,
     tls: Tls | None = None,
     log: Callable[[str], None] = _to_stderr,
+    write_timeout_s: float = 0.0,
 ) -> Transport:
     """Connect to the server; each address that it has gets `timeout_s` seconds.
 
     `tls` says how to know a server at `qmtps://`; None: by the certificate
     authorities of this system. `log` gets the lines that a command writes on
-    its standard error, in a thread of theirs.
+    its standard error, in a thread of theirs. `write_timeout_s` is how long the
+    server may take no bytes, where that is more than two minutes.
 
     Raises `ConnectError`, or `ConnectTimeout` where every address timed out;
     `ConfigError` for `tls` with a server that would be talked to in plain. A
@@ -54,9 +56,11 @@ def connect(
     if isinstance(server, TcpEndpoint) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 
-        return connect_tls(server, timeout_s, tls)
+        return connect_tls(server, timeout_s, write_timeout_s, tls)
     if isinstance(server, TcpEndpoint):
-        return connect_tcp(server, timeout_s)
+        from maildirqmtp.transport.tcp import connect_tcp
+
+        return connect_tcp(server, timeout_s, write_timeout_s)
     if isinstance(server, UnixEndpoint):
         return connect_unix(server, timeout_s)
     if isinstance(server, CommandEndpoint):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 
 from maildirqmtp.errors import TransportError
+from maildirqmtp.transport.addresses import Address, note_useless
 
 
 class DescriptorPair:
@@ -20,6 +22,8 @@ class DescriptorPair:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self.can_send_file = can_send_file
+        #: Where it leads, if the server may have other addresses.
+        self.address: Address | None = None
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""
@@ -50,6 +54,11 @@ class DescriptorPair:
 
     def hang_up(self) -> None:
         """See `Transport`. Here closing does it, at once."""
+
+    def report_useless(self) -> None:
+        """See `Transport`."""
+        if self.address is not None:
+            note_useless(self.address, time.monotonic())
 
     def close(self) -> None:
         """See `Transport`."""

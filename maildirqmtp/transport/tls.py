@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.transport.descriptor_pair import DescriptorPair
-from maildirqmtp.transport.sockets import connect_tcp
 from maildirqmtp.transport.spki import public_key_digest
+from maildirqmtp.transport.tcp import connect_tcp
 from maildirqmtp.transport.tls_options import Tls
 from maildirqmtp.transport.tls_socket import RECORD_BYTES, TlsError, TlsSocket, client_context
 
@@ -67,8 +67,10 @@ class TlsTransport(DescriptorPair):
         return broken
 
 
-def connect_tls(server: TcpEndpoint, timeout_s: float, tls: Tls | None) -> DescriptorPair:
-    """Connect to the server and know it by what `tls` says; see `transport.connect`."""
+def connect_tls(
+    server: TcpEndpoint, timeout_s: float, write_timeout_s: float, tls: Tls | None
+) -> DescriptorPair:
+    """Connect to the server and know it by what `tls` says; see `connect`."""
     chosen = tls or Tls()
     name = _name(server)
     # With a pinned key, whatever the certificate says, its owner is the server.
@@ -90,7 +92,7 @@ def connect_tls(server: TcpEndpoint, timeout_s: float, tls: Tls | None) -> Descr
             wrapped.close()
             raise
 
-    return connect_tcp(server, timeout_s, wrap)
+    return connect_tcp(server, timeout_s, write_timeout_s, wrap)
 
 
 def _name(server: TcpEndpoint) -> str:

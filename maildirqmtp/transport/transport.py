@@ -2,7 +2,8 @@
 
     transport              what there is to call
     connect                makes one, of the kind that the endpoint asks for
-    sockets, tls           TCP, Unix sockets, TLS on TCP
+    addresses, tcp, tls    TCP, and TLS on it
+    sockets                Unix sockets
     command                a command's standard input and output
     descriptors            what a UCSPI client has opened
 
@@ -92,6 +93,10 @@ class Transport(Protocol):
 
     def hang_up(self) -> None:
         """Let the other side know that it will be closed; commands can exit meanwhile."""
+        ...
+
+    def report_useless(self) -> None:
+        """Have the server's other addresses tried before this one, for some minutes."""
         ...
 
     def close(self) -> None:

@@ -65,6 +65,10 @@ class TransportWrapper:
         """See `Transport`."""
         self._inner.hang_up()
 
+    def report_useless(self) -> None:
+        """See `Transport`."""
+        self._inner.report_useless()
+
     def close(self) -> None:
         """See `Transport`."""
         self._inner.close()

@@ -7,6 +7,7 @@ taking its packages from an asynchronous iterable.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import threading
@@ -35,7 +36,14 @@ from maildirqmtp.client.session import ClientSession
 from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
-from tests.helpers import Peer, answer_all, closed_port, serving, wait_until
+from tests.helpers import (
+    Peer,
+    answer_all,
+    closed_port,
+    open_descriptors,
+    serving,
+    wait_until,
+)
 
 
 def greets(peer: Peer) -> None:
@@ -328,6 +336,63 @@ def test_no_packages_are_no_results(make: Make) -> None:
     """And no connection."""
     client = make("127.0.0.1", port=closed_port(), defer_connect=True)
     assert client.send_many([]) == []
+
+
+@pytest.mark.parametrize("answer", ["k", "z", "d"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_large_file_is_closed_whatever_the_answer(
+    make: Make, tmp_path: Path, answer: str, count: int
+) -> None:
+    """A program that sends for weeks would run out of descriptors, one for each refusal."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(3 << 20))
+    recipients = [f"{answer}{n}@y" for n in range(count)]
+    with serving(answer_all(by_letter)) as server:
+        client = make(server.address)
+        client.send("s@x", "k@y", b"")
+        before = open_descriptors()
+        for _ in range(2):
+            assert len(client.send("s@x", recipients, path)) == count
+        assert open_descriptors() == before
+
+
+def test_a_package_that_was_taken_and_not_sent_is_closed(make: Make, tmp_path: Path) -> None:
+    """It waits for its turn when the program leaves: nobody else would close its file."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(3 << 20))
+    sent = [Package("s@x", f"k{n}@y", b"") for n in range(2)]
+    # Several recipients go alone at first, so it has to wait for the answer to the one before.
+    sent.append(Package("s@x", ["k2@y", "k3@y"], path))
+    before = open_descriptors()
+    with serving(answer_all(by_letter)) as server:
+        client = make(server.address)
+        assert len(client.send_many(sent, stop_after=2)) == 2
+        client.close()
+    assert open_descriptors() == before
+
+
+def test_leaving_early_takes_nothing_more_from_an_asynchronous_source() -> None:
+    """A package that comes later, in a queue say, is not swallowed: the next run gets it."""
+
+    async def main(address: str) -> None:
+        queue: asyncio.Queue[Package] = asyncio.Queue()
+        first, second = packages(2)
+        queue.put_nowait(first)
+
+        async def source() -> AsyncIterator[Package]:
+            while True:
+                yield await queue.get()
+
+        async with AsyncQMTPClient(address) as client:
+            async with contextlib.aclosing(client.send_many(source())) as results:
+                assert said([await anext(results)]) == [SEEN]
+            queue.put_nowait(second)
+            for _ in range(5):  # whatever still waits for the queue has its turn now
+                await asyncio.sleep(0)
+            assert queue.qsize() == 1
+
+    with serving(answer_all()) as server:
+        asyncio.run(main(server.address))
 
 
 def test_leaving_the_loop_early_leaves_a_client_that_works(make: Make) -> None:

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from maildirqmtp.daemon.queue import WatchQueue
+from maildirqmtp.daemon.queue import MAX_HINTS, WatchQueue
 from maildirqmtp.daemon.reservations import Reservations
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.queue import RESCAN_FOR_S, BatchQueue
@@ -690,6 +690,93 @@ def test_with_a_real_maildir(tmp_path: Path) -> None:
             (maildir.new, b"1700000002.b"),
             None,
         ]
+
+
+# Files that events name
+
+
+class Hinted(SimpleNamespace):
+    """A queue of a real maildir that has been scanned."""
+
+    path: Path
+    maildir: Maildir
+    queue: WatchQueue
+
+    def deliver(self, *names: str) -> None:
+        """Put messages into new/, and have events name them."""
+        for name in names:
+            (self.path / "new" / name).write_bytes(b"")
+            self.queue.hint(os.fsencode(name))
+
+    def take_all(self) -> list[bytes]:
+        """Take up what was hinted at, and hand it out."""
+        self.queue.take_hints()
+        taken = []
+        while (candidate := self.queue.take()) is not None:
+            assert candidate[0] is self.maildir.new
+            taken.append(candidate[1])
+        return taken
+
+
+@pytest.fixture
+def hinted(tmp_path: Path) -> Iterator[Hinted]:
+    """A queue of an empty maildir."""
+    path = make_maildir(tmp_path / "Maildir")
+    clock = FakeClock()
+    with Maildir(os.fsencode(path)) as maildir:
+        queue = WatchQueue(maildir, False, RESCAN_S, clock, lambda: NOW)
+        queue.scan()
+        yield Hinted(path=path, maildir=maildir, queue=queue, clock=clock)
+
+
+def test_a_file_that_an_event_names_needs_no_scan(hinted: Hinted) -> None:
+    """Behind 100,000 messages that wait a scan takes most of a second."""
+    hinted.deliver("1.a", "2.a")
+    assert not hinted.queue.scan_due()
+    assert hinted.take_all() == [b"1.a", b"2.a"]
+    hinted.queue.gone(b"1.a")
+    hinted.queue.later(b"2.a", NOW, "Zno")
+    hinted.deliver("2.a")
+    assert hinted.take_all() == [], "it waits for its time, whatever event there is"
+    assert hinted.take_all() == []
+
+
+def test_a_file_that_an_event_names_may_be_gone_or_be_none(hinted: Hinted) -> None:
+    """A scan has found it before; dot-files are nobody's message."""
+    hinted.deliver(".hidden")
+    assert hinted.take_all() == []
+    hinted.queue.hint(b"gone")
+    assert hinted.take_all() == [b"gone"]
+    hinted.queue.vanished(b"gone")
+    assert hinted.queue.size == 0
+
+
+def test_the_first_sidecar_of_a_maildir_counts_without_a_scan(hinted: Hinted) -> None:
+    """Its message would go to the recipients of its header instead."""
+    assert not hinted.maildir.has_envelopes
+    (hinted.path / "envelope").mkdir()
+    hinted.deliver("1.a")
+    assert hinted.take_all() == [b"1.a"]
+    assert hinted.maildir.has_envelopes
+
+
+def test_sidecars_that_cannot_be_looked_for_leave_it_to_the_scan(hinted: Hinted) -> None:
+    """Which says what is wrong; until then nothing goes by its header."""
+    (hinted.path / "envelope").symlink_to("/nowhere")
+    hinted.deliver("1.a")
+    assert hinted.take_all() == []
+    assert hinted.queue.scan_due()
+    hinted.queue.scan()
+    assert hinted.queue.local_error is not None
+
+
+def test_a_burst_of_events_is_scanned(hinted: Hinted) -> None:
+    """Nobody counts on the names of 30,000 events; and memory is bounded."""
+    hinted.deliver(*[f"1{number:03}.a" for number in range(MAX_HINTS + 1)])
+    assert hinted.queue.scan_due()
+    assert len(hinted.queue._hints) == MAX_HINTS
+    hinted.queue.scan()
+    assert len(hinted.take_all()) == MAX_HINTS + 1
 
 
 # Anything in any order

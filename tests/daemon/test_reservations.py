@@ -201,12 +201,12 @@ def test_no_descriptor_for_the_lock_is_this_machines_trouble(
 ) -> None:
     """It is waited for, as a maildir that cannot be opened is; a crash would end every route."""
 
-    def no_dup(fd: int) -> int:
+    def no_open(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     locks = MaildirLocks()
     with Maildir(path) as maildir, monkeypatch.context() as patch:
-        patch.setattr(os, "dup", no_dup)
+        patch.setattr(os, "open", no_open)
         with pytest.raises(LocalError, match=r"lock .*: Too many open files"):
             locks.hold(maildir).__enter__()
     with Maildir(path) as maildir, locks.hold(maildir):

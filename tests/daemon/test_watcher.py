@@ -28,12 +28,14 @@ class Watched:
         self.path = path
         path.mkdir()
         self.hints = 0
+        self.named: list[bytes | None] = []
         self.said: list[str] = []
         self.watch = Watch(os.fsencode(path), self.hint, self.said.append)
 
-    def hint(self) -> None:
+    def hint(self, name: bytes | None) -> None:
         """Count."""
         self.hints += 1
+        self.named.append(name)
 
     def hinted_by(self, action: Callable[[], object]) -> None:
         """Wait for a hint that an action makes."""
@@ -76,6 +78,7 @@ def test_a_file_that_is_moved_in_is_a_hint(watched: Watched, tmp_path: Path) -> 
     """As delivery agents do: from tmp/, by rename."""
     (tmp_path / "1.x").write_bytes(b"")
     watched.hinted_by(lambda: (tmp_path / "1.x").rename(watched.path / "1.x"))
+    assert watched.named == [b"1.x"], "it is tried by its name"
 
 
 def test_a_file_that_is_linked_in_is_a_hint(watched: Watched, tmp_path: Path) -> None:
@@ -153,6 +156,7 @@ def test_a_directory_that_is_removed_and_made_again(watched: Watched) -> None:
     """Its end is a hint; and whoever then looks has events again."""
     old = watched.observer
     watched.hinted_by(watched.path.rmdir)
+    assert watched.named[-1] is None, "whatever it is, a scan finds it"
     watched.path.mkdir()
     wait_until(lambda: not watch_module._is_alive(old), "the end of the emitter")
     watched.watch.check()
@@ -388,11 +392,12 @@ def test_a_name_that_is_no_utf8_is_watched(tmp_path: Path) -> None:
     """Paths are bytes."""
     directory = os.fsencode(tmp_path) + b"/\xff\xfe"
     os.mkdir(directory)
-    hints: list[int] = []
-    watch = Watch(directory, lambda: hints.append(1), print)
+    hints: list[bytes | None] = []
+    watch = Watch(directory, hints.append, print)
     watch.check()
     try:
         with open(directory + b"/\xe9", "wb"):
             wait_until(lambda: bool(hints), "a hint")
+        assert hints == [b"\xe9"]
     finally:
         watch.close()

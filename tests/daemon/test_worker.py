@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def wait_in(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
 class FakeWatch:
     """A watch that never hears anything but what a test says."""
 
-    def __init__(self, directory: bytes, hint: Callable[[], None], say: object) -> None:
+    def __init__(self, directory: bytes, hint: Callable[..., None], say: object) -> None:
         self.directory, self.hint = directory, hint
         self.checks = 0
         self.closed = False
@@ -142,7 +143,7 @@ class Run(ServersInTurn):
         """Return seconds of the epoch."""
         return self.wall_s + self.clock.now
 
-    def _watch(self, directory: bytes, hint: Callable[[], None], say: object) -> FakeWatch:
+    def _watch(self, directory: bytes, hint: Callable[..., None], say: object) -> FakeWatch:
         self.watches.append(FakeWatch(directory, hint, say))
         return self.watches[-1]
 
@@ -472,6 +473,30 @@ def test_an_engine_waits_no_longer_than_epoll_can(tmp_path: Path) -> None:
         forwarder.close()
 
 
+def test_a_file_that_an_event_names_goes_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a scan, also over a connection that is there already; the scan comes in its time."""
+    scans: list[float] = []
+    real = Maildir.scan
+
+    def scan(self: Maildir, *args: Any) -> Any:
+        scans.append(run.clock.now - 1_000.0)
+        return real(self, *args)
+
+    def come(number: int) -> None:
+        before = set(run.new)
+        run.add(number)
+        (name,) = set(run.new) - before
+        run.watches[-1].hint(os.fsencode(name))
+
+    monkeypatch.setattr(Maildir, "scan", scan)
+    run.at(5, lambda: come(1))
+    run.at(7, lambda: come(2))
+    run.go(40)
+    assert run.got == [(5.0, b"r1@y"), (7.0, b"r2@y")]
+    assert len(run.connects) == 1
+    assert scans == [0.0, 30.0]
+
+
 # The server
 
 
@@ -660,7 +685,7 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, shared),) = run.locks._held.values()
+        ((_, _, shared),) = run.locks._held.values()
         free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)

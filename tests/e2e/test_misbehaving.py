@@ -489,10 +489,9 @@ def test_a_message_that_changes_while_it_is_answered(
 
     with evil_server(evil) as server:
         ran = run_command(made, server)
-        assert ran.code == 111
-        assert made.new == {path.name}
-        assert path.read_bytes().endswith(b"more" if change == "grown" else now)
-        assert run_command(made, server).code == 0
+        assert ran.code == 0
+        assert "to be sent as it is now" in ran.stderr
+    assert not made.new
     sent = [package.text for line in server.lines for package in line.packages]
     assert len(sent) == 4
     assert sent[3].endswith(b"more" if change == "grown" else b"Subject: another\n\n")

@@ -80,6 +80,15 @@ def test_serialqmtp_without_a_prefix(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (b"", b"serialqmtp: usage: serialqmtp prefix\n")
 
 
+@pytest.mark.parametrize("program", ["serialqmtp", "maildirserial"])
+def test_help(program: str, tmp_path: Path) -> None:
+    """Not "unable to write to network"."""
+    done = finish([*map(os.fsencode, command(program)), b"--help"], b"", tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(f"usage: {program} ".encode())
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
 def test_serialqmtp_without_a_connection(tmp_path: Path) -> None:
     """Not run by a UCSPI client; it says how."""
     done = finish([os.fsencode(word) for word in (*command("serialqmtp"), "p-")], b"", tmp_path)

@@ -9,14 +9,23 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder import forwarder
+from maildirqmtp.forwarder import batch, forwarder, queue
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import FakeServer
-from tests.helpers import Package, add_message, answer_all, make_maildir, names, serving
+from tests.helpers import (
+    Package,
+    Peer,
+    Script,
+    add_message,
+    answer_all,
+    make_maildir,
+    names,
+    serving,
+)
 
 
 @pytest.fixture
@@ -124,3 +133,113 @@ def test_a_signal_finishes_what_is_in_flight(
     assert names(path / "new") == ["2.a"]
     assert len(made) == 1
     assert "stopped before the end (1 left)" in done.lines[0]
+
+
+# What comes meanwhile
+
+
+def arriving(path: Path, count: int, recipient: bytes = b"late@y") -> Script:
+    """Make a server during whose answers another message arrives, `count` times."""
+    arrivals = iter(range(count))
+
+    def script(peer: Peer) -> None:
+        while peer.read_package():
+            number = next(arrivals, None)
+            if number is not None:
+                add_message(path, f"late.{number}", recipient=recipient)
+            peer.respond(b"Kok")
+
+    return script
+
+
+def test_what_arrives_while_it_waits_for_an_answer_goes_in_the_same_run(path: Path) -> None:
+    """It stayed with exit code 0, and cron would not look for another hour."""
+    with serving(arriving(path, 5)) as server:
+        done = Flush(path, server.port)
+        assert (done.code, len(server.packages), server.connections) == (0, 7, 1)
+    assert names(path / "new") == []
+
+
+def test_a_run_that_gets_ever_more_mail_ends_and_says_what_is_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is held for ever keeps a daemon, or the next version, out of the maildir."""
+    monkeypatch.setattr(queue, "RESCAN_FOR_S", 0.0)
+    with serving(arriving(path, 1_000)) as server:
+        done = Flush(path, server.port)
+    assert done.code == 111
+    assert "stopped after an hour (2 left)" in done.lines[0]
+    assert names(path / "new") == ["late.0", "late.1"]
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_mail_whose_own_run_was_turned_away_is_not_left_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
+) -> None:
+    """Its run found the maildir locked, after the first run had looked for the last time."""
+    if is_empty:
+        for name in names(path / "new"):
+            (path / "new" / name).unlink()
+    turned_away: list[Flush] = []
+
+    def clean(maildir: Maildir, now_s: float) -> None:
+        if not turned_away:
+            add_message(path, "late.1")
+            turned_away.append(Flush(path, server.port))
+
+    monkeypatch.setattr(batch, "clean", clean)
+    with serving(answer_all()) as server:
+        done = Flush(path, server.port)
+    assert [one.code for one in turned_away] == [111]
+    assert done.code == 0
+    assert names(path / "new") == []
+
+
+def test_what_was_tried_is_not_tried_again_in_the_same_run(path: Path) -> None:
+    """A server that defers must not be asked again at once, over and over."""
+    add_message(path, "3.held", b"\n", None, None)
+    with serving(answer_all(lambda package, recipient: b"Zlater")) as server:
+        done = Flush(path, server.port)
+        assert (done.code, len(server.packages)) == (111, 2)
+    assert names(path / "new") == ["1.a", "2.a", "3.held"]
+    assert sum("3.held: held" in line for line in done.lines) == 1
+
+
+def test_others_messages_and_things_that_are_none_do_not_keep_it_going(path: Path) -> None:
+    """Of another prefix, a directory, a dangling link: they stay, and are not ours."""
+    (path / "new" / "directory").mkdir()
+    (path / "new" / "dangling").symlink_to("nowhere")
+    report = Report(io.StringIO())
+    with serving(answer_all()) as server:
+        route = Route(os.fsencode(path), TcpEndpoint("127.0.0.1", server.port), prefix=b"pre-")
+        assert flush(route, report) == 0
+        assert len(server.packages) == 0
+    assert names(path / "new") == ["1.a", "2.a", "dangling", "directory"]
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "between two scans"])
+def test_with_cur_a_reader_at_work_hides_nothing(path: Path, when: str) -> None:
+    """A message that moves to cur/ before its turn goes in the same run, with exit code 0."""
+    moved = False
+
+    def script(peer: Peer) -> None:
+        nonlocal moved
+        while package := peer.read_package():
+            if not moved:
+                moved = True
+                name = "2.a" if when == "before it is opened" else "late.1"
+                if name == "late.1":
+                    add_message(path, name)
+                (path / "new" / name).rename(path / "cur" / f"{name}:2,S")
+            peer.respond(*[b"Kok"] * len(package.recipients))
+
+    report = Report(io.StringIO())
+    with serving(script) as server:
+        route = Route(
+            os.fsencode(path),
+            TcpEndpoint("127.0.0.1", server.port),
+            include_cur=True,
+            window_messages=1,
+        )
+        assert flush(route, report) == 0
+    assert names(path / "new") == names(path / "cur") == []

@@ -435,6 +435,23 @@ def test_a_violation_after_answers_is_tried_again(run: Run) -> None:
     assert run.reached == 4
 
 
+def test_what_waits_when_a_connection_ends_is_not_found_a_second_time(run: Run) -> None:
+    """The scan for what has come meanwhile would list it again, and each would go twice."""
+    run.add(6)
+
+    def once_too_often(server: FakeServer, package: Package) -> None:
+        server.respond(b"Kok", b"Kok")
+
+    def refuses(server: FakeServer, package: Package) -> None:
+        server.respond(b"Dno")
+
+    run.scripts = [once_too_often, refuses]
+    run.go()
+    assert set(run.received.values()) == {1}
+    assert run.report.counters.failed == 5
+    assert run.kinds()["held"] == 0
+
+
 def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
     """With each of three messages; more of them would help nobody."""
     run.add(10)

@@ -16,7 +16,7 @@ from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import sidecars
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FakeClock, FileSystem
-from tests.helpers import make_maildir, names, wait_until
+from tests.helpers import make_maildir, names, runs, wait_until
 
 BOUNCE = b"From: MAILER-DAEMON@x\n\n" + b"text\n" * 40_000
 
@@ -27,15 +27,6 @@ def script(tmp_path: Path, text: str) -> tuple[bytes, ...]:
     path.write_text(f"#!/bin/sh\ncd '{tmp_path}' || exit 9\n{text}\n")
     path.chmod(0o755)
     return (os.fsencode(path),)
-
-
-def has_reader(fifo: Path) -> bool:
-    """Say whether somebody reads from a FIFO, or waits to."""
-    try:
-        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
 
 
 RECORD = r"""printf '%s\n' "$#" "$@" > arguments; cat > text"""
@@ -91,15 +82,18 @@ def test_a_sendmail_that_leaves_something_running_is_not_waited_for(tmp_path: Pa
 
 def test_a_sendmail_that_hangs_is_killed_and_left_alone_for_an_hour(tmp_path: Path) -> None:
     """A hundred failures must not hold the mail up for a hundred time-outs."""
-    os.mkfifo(tmp_path / "wait")
-    command = script(tmp_path, "echo run >> runs; cat wait; echo survived > late")
+    command = script(
+        tmp_path, "echo run >> runs; sh -c 'echo $$ > child; exec sleep 1000'; echo > late"
+    )
     clock = FakeClock()
     mailed = SendmailMailer(command, 0.3, clock)
     for _ in range(3):
         with pytest.raises(LocalError, match=r"sendmail took more than 0\.3 s"):
             mailed.send(BOUNCE, b"a@x", "id")
     assert (tmp_path / "runs").read_text() == "run\n"
-    wait_until(lambda: not has_reader(tmp_path / "wait"), "what it had started to die as well")
+    child = int((tmp_path / "child").read_text())
+    wait_until(lambda: not runs(child), "what it had started to die as well")
+    assert not (tmp_path / "late").exists()
     clock.now += mailers.SENDMAIL_REST_S
     script(tmp_path, RECORD)
     mailed.send(BOUNCE, b"a@x", "id")

@@ -14,9 +14,12 @@ import pytest
 
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.forwarder import recovery
+from maildirqmtp.forwarder.forwarder import Forwarder
 from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, Recovery
+from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
 from tests.forwarder.test_forwarder import NOW, Run
@@ -242,6 +245,24 @@ def test_a_command_that_never_connected_gets_the_hint_once(run: Run) -> None:
     assert sum("has not sent a single byte" in line for line in lines(run)) == 1
     assert not any("may have been taken" in line for line in lines(run))
     assert run.report.counters.in_doubt == 1
+
+
+def test_ssh_that_fails_twice_is_not_put_on_the_message(run: Run) -> None:
+    """It would be deferred, as one that makes the server hang up; and ssh works the next time."""
+    run.add(1)
+
+    def never_was(server: FakeServer, package: Package) -> None:
+        server.say(ConnectError("ssh: exit status 255"))
+
+    run.scripts = [never_was, never_was, accept]
+    route = Route(os.fsencode(run.path), CommandEndpoint(("ssh", "mx")), window_messages=1)
+    with Maildir(os.fsencode(run.path)) as maildir:
+        forwarder = Forwarder(route, maildir, run.report, run.connect, run.clock, lambda: NOW)
+        for _ in range(3):
+            forwarder.run_batch(maildir.scan(False))
+        forwarder.close()
+    assert run.new == []
+    assert run.report.counters.deferred == 0
 
 
 def test_once_a_server_has_said_something_doubts_are_named(run: Run) -> None:

@@ -327,8 +327,8 @@ def test_what_a_client_would_not_understand_stays(maildir: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "wrote"),
     [
-        ("say(b'new/9', b'Kok')", "a result for a stranger, new/9"),
-        ("say(b'./new/1', b'Kok')", "a result for a stranger, ./new/1"),
+        ("say(b'new/9', b'Kok')", "a result for a name that was not given, new/9"),
+        ("say(b'./new/1', b'Kok')", "a result for a name that was not given, ./new/1"),
         ("n = next(names()); say(n, b'Kok'); say(n, b'Kok')", "a second result for new/1"),
         ("n = next(names()); say(n, b'X')", "no result: 'new/1?X?'"),
         ("n = next(names()); say(n, b'')", "no result: 'new/1??'"),
@@ -363,7 +363,10 @@ if child:
 while True: time.sleep(1)
 """
     code, said = maildirserial(maildir, "p-", *client(script))
-    assert (code, said) == (111, fatal("client wrote a result for a stranger, new/9"))
+    assert (code, said) == (
+        111,
+        fatal("client wrote a result for a name that was not given, new/9"),
+    )
     pids = notes(maildir)
     assert len(pids) == 2
     wait_until(lambda: not any(runs(int(pid)) for pid in pids), "both to be gone")
@@ -390,7 +393,10 @@ def test_a_name_that_was_not_given_is_a_strangers(maildir: Path) -> None:
     fill(maildir, b"k@y")
     add_message(maildir, "2", recipient=b"other@y")
     code, said = maildirserial(maildir, "p-", *client("say(b'new/2', b'Kok')"))
-    assert (code, said) == (111, fatal("client wrote a result for a stranger, new/2"))
+    assert (code, said) == (
+        111,
+        fatal("client wrote a result for a name that was not given, new/2"),
+    )
     assert names(maildir / "new") == ["1", "2"]
 
 

@@ -419,7 +419,7 @@ def test_results_that_are_not_taken_are_not_gathered(work: Make) -> None:
 
 def test_a_server_that_takes_nothing(work: Make, clock: FakeClock) -> None:
     """73 seconds, as serialmail has it."""
-    one = work(agree)
+    one = work(agree, takes=[0] * 100)
     os.eventfd_write(one.server.write_fd, 2**64 - 2)  # and is full
     began = clock()
     assert one.run(b"1") == "unable to write to network"
@@ -576,6 +576,41 @@ def test_a_feeder_that_takes_no_result_before_its_last_name(here: Path) -> None:
     thread.join(30)
     assert one.why == ""
     assert len(server.received) == count
+    one.close()
+
+
+def test_a_feeder_that_takes_its_time_is_not_the_servers_fault(
+    here: Path, clock: FakeClock
+) -> None:
+    """Two hours without a byte from a server that nobody has listened to: no time-out."""
+    (here / "1").write_bytes(TOP)
+    result = len(b"1\0K" + b"x" * 1_900 + b"\n")
+    answered = RESULTS_BYTES // result + 1
+
+    def server(it: FakeServer, package: Package) -> None:
+        if len(it.received) <= answered:
+            it.respond(b"K" + b"x" * 1_900)
+
+    made = FakeServer(server, two_fds=True)
+    one = Work(made, clock)
+    full = os.write(one._ours[1], bytes(16 * 4_096))
+    thread = one.start()
+    os.write(one.names, b"1\0" * (answered + 1))
+
+    def stalled() -> bool:
+        all_sent = len(made.received) == answered + 1
+        return all_sent and len(one.conversation._results) == answered * result
+
+    wait_until(stalled, "results that nobody takes")
+    clock.advance(2 * READ_TIMEOUT_S)
+    got = 0
+    while got < full + answered * result:
+        got += len(os.read(one.results, 1 << 20))
+    made.respond(b"Kok")
+    assert os.read(one.results, 100) == b"1\0Kok\n"
+    one.end_names()
+    thread.join(30)
+    assert one.why == ""
     one.close()
 
 

@@ -22,7 +22,13 @@ from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin
 from maildirqmtp.transport.tls import TlsTransport
 from maildirqmtp.transport.tls_options import Tls
-from maildirqmtp.transport.tls_socket import RECORD_BYTES, TlsSocket, client_context, is_cut_off
+from maildirqmtp.transport.tls_socket import (
+    RECORD_BYTES,
+    TlsSocket,
+    client_context,
+    is_cut_off,
+    server_context,
+)
 from maildirqmtp.transport.transport import Transport
 from tests.certificates import Authority, Identity, over_tls, reads_all
 from tests.helpers import DEADLINE_S, Peer, Script, serving, wait_until
@@ -546,3 +552,9 @@ def test_plain_tcp_loads_neither_ssl_nor_subprocess() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_neither_side_negotiates_anew(identity: Identity) -> None:
+    """With TLS 1.2 the other side could be another one after it, or keep a processor busy."""
+    for context in (client_context(), server_context(identity.cert, identity.key)):
+        assert context.options & ssl.OP_NO_RENEGOTIATION

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConnectError, ConnectTimeout, TransportError
-from maildirqmtp.transport import sockets
 from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from maildirqmtp.transport.sockets import SocketTransport
@@ -164,150 +163,6 @@ def test_an_unknown_host_says_so(
         connect(TcpEndpoint("mail.example.org"), 5)
 
 
-class Dialled(socket.socket):
-    """A socket whose connecting does what `plan` says for each address in turn."""
-
-    plan: list[BaseException | None]
-    made: list["Dialled"]
-    address: object
-
-    def connect(self, address: object) -> None:
-        """Do the next thing of the plan."""
-        type(self).made.append(self)
-        self.address = address
-        step = type(self).plan.pop(0)
-        if step is not None:
-            raise step
-
-    def setsockopt(self, *_: object) -> None:
-        """Nothing to set on what is not connected."""
-
-
-def dialling(monkeypatch: pytest.MonkeyPatch, *plan: BaseException | None) -> type[Dialled]:
-    """Make a host with as many addresses as the plan has steps."""
-
-    class Planned(Dialled):
-        pass
-
-    Planned.plan, Planned.made = list(plan), []
-    addresses = [
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 209)) for n in range(len(plan))
-    ]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-    monkeypatch.setattr(socket, "socket", Planned)
-    return Planned
-
-
-def unreachable() -> OSError:
-    """What the system says of a route that is down."""
-    return OSError(errno.ENETUNREACH, "Network is unreachable")
-
-
-def test_each_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An IPv6 address without IPv6 is the usual first one."""
-    planned = dialling(monkeypatch, unreachable(), TimeoutError("timed out"), None)
-    made = connect(TcpEndpoint("mail.example.org"), 5)
-    assert planned.made[0].fileno() == planned.made[1].fileno() == -1
-    assert made.read_fd == planned.made[2].fileno()
-    made.close()
-
-
-def test_all_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One may be a firewall, the other a server that is down."""
-    dialling(monkeypatch, unreachable(), TimeoutError("timed out"))
-    with pytest.raises(ConnectError) as raised:
-        connect(TcpEndpoint("mail.example.org"), 5)
-    assert "192.0.2.0: Network is unreachable; 192.0.2.1: no answer in 5 s" in str(raised.value)
-    assert not isinstance(raised.value, TimeoutError)
-
-
-def test_only_where_all_time_out_it_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers may want to wait longer then."""
-    dialling(monkeypatch, TimeoutError("timed out"), TimeoutError("timed out"))
-    with pytest.raises(ConnectTimeout):
-        connect(TcpEndpoint("mail.example.org"), 5)
-
-
-def test_being_told_to_stop_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TERM must not mean another minute for each of the other addresses."""
-    planned = dialling(monkeypatch, ConnectError("told to stop"), None)
-    with pytest.raises(ConnectError, match=r"^told to stop$"):
-        connect(TcpEndpoint("mail.example.org"), 5)
-    assert len(planned.made) == 1
-    assert planned.made[0].fileno() == -1
-
-
-def test_being_told_to_stop_ends_the_look_up_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is not called a host that cannot be found."""
-
-    def getaddrinfo(*_: object, **__: object) -> None:
-        raise ConnectError("told to stop")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(ConnectError, match=r"^told to stop$"):
-        connect(TcpEndpoint("mail.example.org"), 5)
-
-
-def test_an_interrupt_leaves_no_socket_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KeyboardInterrupt goes through, the descriptor does not stay."""
-    planned = dialling(monkeypatch, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        connect(TcpEndpoint("mail.example.org"), 5)
-    assert planned.made[0].fileno() == -1
-
-
-@pytest.fixture
-def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without an address that worked."""
-    monkeypatch.setattr(sockets, "_worked", {})
-
-
-@pytest.mark.usefixtures("_forgetful")
-def test_the_address_that_worked_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first address that is down would cost a minute at each reconnect."""
-    dialling(monkeypatch, unreachable(), None)
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    planned = dialling(monkeypatch, None, unreachable())
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    assert [sock.address for sock in planned.made] == [("192.0.2.1", 209)]
-    planned = dialling(monkeypatch, unreachable(), None)
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    assert [sock.address for sock in planned.made] == [("192.0.2.1", 209), ("192.0.2.0", 209)]
-
-
-@pytest.mark.usefixtures("_forgetful")
-def test_an_address_that_worked_is_that_of_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hosts may share addresses, and have them in different order for a reason."""
-    dialling(monkeypatch, unreachable(), None)
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    for other in (TcpEndpoint("mail.example.net"), TcpEndpoint("mail.example.org", 2_090)):
-        planned = dialling(monkeypatch, None, None)
-        connect(other, 5).close()
-        assert [sock.address for sock in planned.made] == [("192.0.2.0", 209)]
-
-
-@pytest.mark.usefixtures("_forgetful")
-def test_an_address_that_worked_and_is_gone_is_not_dialled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The server has moved; somebody else may be there now."""
-    dialling(monkeypatch, unreachable(), None)
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    planned = dialling(monkeypatch, None)
-    connect(TcpEndpoint("mail.example.org"), 5).close()
-    assert [sock.address for sock in planned.made] == [("192.0.2.0", 209)]
-
-
-@pytest.mark.usefixtures("_forgetful")
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program may talk to any number of servers."""
-    monkeypatch.setattr(sockets, "_MAX_WORKED", 2)
-    for number in range(5):
-        dialling(monkeypatch, None)
-        connect(TcpEndpoint(f"{number}.example.org"), 5).close()
-        assert len(sockets._worked) <= 2
-
-
 def test_ipv6() -> None:
     """By its address, as it is written."""
     try:
@@ -379,8 +234,15 @@ def test_being_told_to_stop_leaves_no_unix_socket(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes through, the descriptor does not stay."""
-    planned = dialling(monkeypatch, error)
+    made: list[socket.socket] = []
+
+    class Interrupted(socket.socket):
+        def connect(self, _: object) -> None:
+            made.append(self)
+            raise error
+
+    monkeypatch.setattr(socket, "socket", Interrupted)
     with pytest.raises(type(error)) as raised:
         connect(UnixEndpoint("/nonexistent"), 5)
     assert raised.value is error
-    assert planned.made[0].fileno() == -1
+    assert made[0].fileno() == -1

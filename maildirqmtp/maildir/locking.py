@@ -1,0 +1,158 @@
+"""The lock that keeps two forwarders apart: a file in the maildir that only its owner can open.
+
+    DIR/.maildirqmtp-lock    mode 0600, empty, never removed; flock(2) on it is the lock
+
+Earlier versions lock the directory itself, which everybody can do who may read it. Such a lock
+still counts, where a process of the maildir's owner, of root or of this user has it; and they find
+the directory locked by us. Another user's lock on the directory counts for nothing.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import files
+from maildirqmtp.maildir.files import Folder, local_error
+from maildirqmtp.text import printable
+
+NAME = b".maildirqmtp-lock"
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# Where the file cannot be made, and other things may be done all the same.
+_CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class Lock:
+    """A lock that is held until it is closed."""
+
+    __slots__ = ("_fds",)
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def add(self, fd: int) -> int:
+        """Keep a descriptor open as long as the lock is held."""
+        self._fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """Let others have it."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def acquire(root: Folder) -> Lock:
+    """Keep other forwarders away from a maildir until the lock is closed.
+
+    Raises `LocalError`, which names the process that holds the lock.
+    """
+    lock = Lock()
+    try:
+        fd = lock.add(_open_file(root)) if _make_file(root) else None
+        if fd is not None and not _flock(fd):
+            raise _locked(root, holders(os.fstat(fd)))
+        # A description of our own, so that the lock does not end with the maildir's.
+        directory = lock.add(
+            os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
+        )
+        if not _flock(directory):
+            others = holders(os.fstat(directory))
+            counted = others if fd is None else [p for p in others if _counts(p, root)]
+            if counted or fd is None:
+                raise _locked(root, counted)
+    except OSError as error:
+        lock.close()
+        raise local_error("lock", root.path, error) from error
+    except LocalError:
+        lock.close()
+        raise
+    return lock
+
+
+def holder(root: Folder) -> int | None:
+    """Return the process that has the maildir locked; None where there is none, or none is told."""
+    try:
+        status = os.stat(NAME, dir_fd=root.fd, follow_symlinks=False)
+    except OSError:
+        status = os.fstat(root.fd)  # the lock may be the directory's alone
+    return next(iter(holders(status)), None)
+
+
+def holders(status: os.stat_result) -> list[int]:
+    """Return the processes that hold flock(2) on a file, as far as /proc/locks tells (proc(5))."""
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:"
+    exact, same_inode = [], []
+    try:
+        with open("/proc/locks") as locks:
+            for fields in map(str.split, locks):
+                if len(fields) > 5 and fields[1] == "FLOCK":
+                    if fields[5] == f"{device}{status.st_ino}":
+                        exact.append(int(fields[4]))
+                    elif fields[5].endswith(f":{status.st_ino}"):
+                        same_inode.append(int(fields[4]))
+    except OSError:
+        return []  # no /proc: the lock is as good without a name
+    # Some file systems (btrfs) tell stat(2) another device than the kernel has in its list.
+    return exact or same_inode
+
+
+def _make_file(root: Folder) -> bool:
+    """Make the lock file where there is none; False where none can be made."""
+    try:
+        os.close(files.create(root, NAME))
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno in _CANNOT_MAKE:
+            return False
+        raise
+    return True
+
+
+def _open_file(root: Folder) -> int:
+    """Open the lock file. Raises `LocalError` where it is nothing that we have made."""
+    path = printable(root.join(NAME))
+    try:
+        fd = os.open(NAME, _OPEN, dir_fd=root.fd)
+    except OSError as error:
+        raise LocalError(
+            f"cannot open the lock file {path}: {error.strerror}; remove it, or run this as the "
+            f"maildir's owner"
+        ) from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(fd)
+        raise LocalError(f"the lock file {path} is not a regular file with one name; remove it")
+    if status.st_mode & 0o077 and os.geteuid() in (0, status.st_uid):
+        os.fchmod(fd, 0o600)
+    return fd
+
+
+def _flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _counts(process: int, root: Folder) -> bool:
+    """Say whether a process is the maildir owner's, root's or this user's.
+
+    By its real user: a program that runs as root for whoever starts it (su, passwd)
+    is not root's.
+    """
+    try:
+        with open(f"/proc/{process}/status") as file:
+            real = next(line.split()[1] for line in file if line.startswith("Uid:"))
+    except (OSError, StopIteration):
+        return False  # it has ended, or is another user's and hidden from us
+    return int(real) in (0, os.geteuid(), os.fstat(root.fd).st_uid)
+
+
+def _locked(root: Folder, processes: list[int]) -> LocalError:
+    who = f"process {processes[0]}" if processes else "another process"
+    return LocalError(
+        f"{printable(root.path)} is locked by {who}; two forwarders would send everything twice"
+    )
