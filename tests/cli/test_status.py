@@ -19,7 +19,7 @@ from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_file
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import safety
+from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import add_message, add_sidecar, make_maildir
@@ -298,9 +298,9 @@ def test_a_file_is_of_use_only_while_its_process_has_the_lock(
     with Maildir(os.fsencode(path)) as maildir:
         maildir.lock()
         assert look(capsys, path, 0)["daemon"]["state"] == "connected"
-        monkeypatch.setattr(safety, "lock_holder", lambda fd: os.getpid() + 1)
+        monkeypatch.setattr(locking, "holder", lambda root: os.getpid() + 1)
         assert look(capsys, path, 0)["daemon"] is None
-        monkeypatch.setattr(safety, "lock_holder", lambda fd: None)
+        monkeypatch.setattr(locking, "holder", lambda root: None)
         assert look(capsys, path, 0)["daemon"] is None
 
 
