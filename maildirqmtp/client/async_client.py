@@ -1,4 +1,4 @@
-"""`AsyncQMTPClient`: the client for asyncio, over the same courier."""
+"""`AsyncQMTPClient`: the client for asyncio, over the same session."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class AsyncQMTPClient(BaseClient):
         self.disconnect()
 
     def __del__(self) -> None:
-        # A constructor that raised has left no courier.
+        # A constructor that raised has left no session.
         if hasattr(self, "_session"):
             self.disconnect()
 

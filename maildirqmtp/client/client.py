@@ -1,6 +1,6 @@
 """`QMTPClient`: send mail to a QMTP server from a program.
 
-`BaseClient` has what the clients have in common: the options and the courier.
+`BaseClient` has what the clients have in common: the options and the session.
 """
 
 import logging
@@ -178,7 +178,7 @@ class QMTPClient(BaseClient):
         self.disconnect()
 
     def __del__(self) -> None:
-        # A constructor that raised has left no courier.
+        # A constructor that raised has left no session.
         if hasattr(self, "_session"):
             self.disconnect()
 

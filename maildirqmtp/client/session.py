@@ -1,6 +1,6 @@
 """What both clients do between one wait and the next. It never waits itself.
 
-A client asks the courier what it needs, does that, and asks again:
+A client asks the session what it needs, does that, and asks again:
 
     | need       | the client                                    | and tells by                  |
     | ---------- | --------------------------------------------- | ----------------------------- |
@@ -42,7 +42,7 @@ LOOK_S = 0.02
 
 
 class NextStep(Enum):
-    """What the courier cannot go on without."""
+    """What the session cannot go on without."""
 
     PACKAGE = auto()
     CONNECTION = auto()

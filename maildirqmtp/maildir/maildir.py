@@ -9,7 +9,7 @@ Everything goes through descriptors of the directories, so that a directory that
 is renamed or replaced while we work cannot lead us elsewhere. A message is what
 opens as a regular file without following a link. It is known by its identity
 (device, inode, size, modification time), and only the file of that identity is
-ever removed or moved. Putting files in is the business of `filing`.
+ever removed or moved. `writing` puts files in.
 """
 
 import errno

@@ -335,7 +335,7 @@ def test_a_message_that_a_mail_reader_moved_keeps_its_turn() -> None:
 
 
 def test_cur_is_left_alone_where_it_is_not_asked_for() -> None:
-    """What somebody has read is his."""
+    """A message that was read is its reader's, and stays."""
     b = bench()
     b.maildir.cur = [A]
     assert b.look() == []
@@ -831,7 +831,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        """The engine takes one: a fresh one, else the one that is due for longest."""
+        """The forwarder takes one: a fresh one, else the one that is due for longest."""
         name = self.b.take()
         now = self.b.clock.now
         due = [key for key, at in self.due.items() if at <= now]

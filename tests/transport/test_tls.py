@@ -397,7 +397,7 @@ def test_what_had_to_wait_goes_out_once_and_as_it_was(
         thread = threading.Thread(target=read)
         thread.start()
         while at < len(whole):
-            # Another object, of another length, as the outflow's buffer that has grown meanwhile.
+            # Another object, of another length, as the send buffer when it has grown meanwhile.
             taken = transport.send(memoryview(whole)[at : at + 200_000])
             at += taken
             if not taken:
