@@ -583,7 +583,7 @@ def test_another_connection_may_lead_to_another_server(make: Make) -> None:
 
 
 def test_an_acceptance_for_all_is_kept_for_the_first(make: Make) -> None:
-    """It is true for him either way; the others are asked for again, and may get it twice."""
+    """It is true for the first either way; the others are asked for again, and may get it twice."""
     with serving(once_per_package) as server:
         client = make(server.address, grace_time=0.05)
         result = client.send("s@x", ["a@y", "b@y"], b"one")

@@ -57,7 +57,7 @@ class RecordingTransport:
         return known.proven, self.pipe.answers_each, known.one_recipient
 
     def offer(self, one: QueuedMessage) -> bool:
-        """Put a delivery, every package of it, if it is taken; say whether it was."""
+        """Put a message, every package of it, if it is taken; say whether it was."""
         taken = False
         while self.pipe.has_room() and self.pipe.can_take(one):
             taken = True
@@ -66,7 +66,7 @@ class RecordingTransport:
         return taken
 
     def send(self, *messages: QueuedMessage) -> None:
-        """Put deliveries and send them."""
+        """Put messages and send them."""
         for one in messages:
             assert self.offer(one)
         self.pipe.write()
@@ -89,7 +89,7 @@ def answers(one: QueuedMessage) -> list[str | None]:
 
 
 def numbered(count: int) -> list[QueuedMessage]:
-    """Several deliveries of one recipient each."""
+    """Several messages to one recipient each."""
     return [queued(b"%d.a" % n, b"r%d@y" % n) for n in range(count)]
 
 
@@ -213,7 +213,7 @@ def test_a_package_all_but_its_last_byte_is_not_in_doubt() -> None:
 
 
 def packaged(one: QueuedMessage) -> bytes:
-    """The bytes of a delivery's package."""
+    """The bytes of a message's package."""
     line = RecordingTransport()
     line.send(one)
     return bytes(line.transport.sent)
