@@ -311,10 +311,11 @@ class Forwarder:
             if key.data is not None:
                 key.data.turn(events)
         for connection in pool:
-            self._settle(connection)
             connection.pipeline.check_time()
             if self._stop_at is not None and self._clock() >= self._stop_at:
                 connection.pipeline.give_up()
+            # Last, for both of these may have taken in answers: a scan would find it all again.
+            self._settle(connection)
         self._settler.tick()
 
     def _end_those_over(self) -> None:
