@@ -356,12 +356,8 @@ class Forwarder:
         self, pool: Sequence[Connection[QueuedMessage]], until: float | None
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
-        due = [
-            until,
-            self._settler.next_deadline,
-            self.queue.next_deadline(),
-            self._stop_at,
-        ]
+        settling = self._settler.next_deadline
+        due = [until, settling, self.queue.next_deadline(), self._stop_at]
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
