@@ -314,8 +314,7 @@ class Forwarder:
             connection.pipeline.check_time()
             if self._stop_at is not None and self._clock() >= self._stop_at:
                 connection.pipeline.give_up()
-            # Last, for both of these may have taken in answers: a scan would find it all again.
-            self._settle(connection)
+            self._settle(connection)  # after these, for both of them may take in answers
         self._settler.tick()
 
     def _end_those_over(self) -> None:

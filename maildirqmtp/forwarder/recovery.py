@@ -13,7 +13,7 @@ turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
 ended with a message that is set aside       may help, but not for the tenth time in a row
 ended otherwise without an answer            may help, but not for the third time in a row; the
-                                             tenth, where the server has answered in this run
+                                             eighth, where the server has answered in this run
                                              and did not time out
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 #: Connections in a row without progress, to each address, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
 #: The same for a server that has answered before and fails at once: it may dislike many messages.
-MAX_FROM_KNOWN_SERVER = 10
+MAX_FROM_KNOWN_SERVER = 8
 #: Messages set aside in a row without an answer in between, after which it is, too.
 MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
