@@ -267,6 +267,16 @@ def test_lines_of_an_earlier_delivery_are_not_part_of_it(
     assert file.read_bytes() == kept + text
 
 
+def test_a_second_delivered_to_is_sent(path: Path) -> None:
+    """It is how mail loops are found; the forwarder takes off the first that it meets."""
+    second = b"Delivered-To: older@y\n"
+    assert enqueue(path, text=FROM + TRACE + second + TEXT).returncode == 0
+    with serving(answer_all()) as server:
+        assert run(path, server.address).returncode == 0
+    (package,) = server.packages
+    assert (package.text, package.recipients) == (second + TEXT, (b"a@y", b"b@y"))
+
+
 @pytest.mark.parametrize("piece", [1, 1 << 16])
 @pytest.mark.parametrize(
     ("text", "kept"),
