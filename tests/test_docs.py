@@ -79,6 +79,19 @@ def test_every_key_is_told(key: str) -> None:
     assert re.search(f'(?m)^\\.B[IR] {key} " ?=', MANUAL_5)
 
 
+def test_nothing_is_told_twice() -> None:
+    """Of two descriptions one is older, and somebody believes it."""
+    told = [flag for row in rows(section("Options")) for flag in re.findall("`(--[a-z-]+)", row[0])]
+    keys = [key for row in rows(section("Configuration")) for key in re.findall("`(.*?)`", row[0])]
+    options = MANUAL_1.split(".SH OPTIONS")[1].split("\n.SH ")[0]
+    heads = re.findall(r"(?m)^\.TP\n\.B[IR]* (.*)$", options)
+    flags = [flag for head in heads for flag in re.findall("--[a-z-]+", head)]
+    in_file = re.findall('(?m)^\\.B[IR] ([a-z-]+) " ?=', MANUAL_5)
+    for found in (told, keys, flags, in_file):
+        assert len(found) > 10
+        assert sorted(found) == sorted(set(found))
+
+
 def test_no_other_keys_are_told() -> None:
     """Who copies one that does not exist gets an error."""
     table = rows(section("Configuration"))

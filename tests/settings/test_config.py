@@ -402,9 +402,14 @@ def test_what_is_shown_comes_to_the_same(path: Path, text: str) -> None:
     assert effective(made) == shown
 
 
-ADDRESS = st.text(
+PREFIX = st.text(
     st.characters(exclude_characters="\0\r\n", codec="utf-8"), min_size=1, max_size=20
 ).map(str.encode)
+#: Raw, as a route holds them; what is not plain is quoted where it is shown.
+LOCAL = st.text(
+    st.characters(exclude_characters="\0\r\n", codec="utf-8"), min_size=1, max_size=20
+).map(str.encode)
+ENVELOPE_ADDRESS = st.builds(b"%b@%b".__mod__, st.tuples(LOCAL, st.just(b"example.org")))
 PATH = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20).map(
     lambda text: b"/" + text.encode()
 )
@@ -416,9 +421,10 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         Route,
         PATH,
         st.builds(TcpEndpoint, st.sampled_from(["h", "::1", "192.0.2.1"]), st.integers(1, 65_535)),
-        prefix=st.just(b"") | ADDRESS,
-        sender=st.none() | st.just(b"") | ADDRESS,
-        recipients=st.lists(ADDRESS, max_size=3).map(tuple),
+        prefix=st.just(b"") | PREFIX,
+        sender=st.none() | st.just(b"") | ENVELOPE_ADDRESS,
+        default_sender=st.none() | st.just(b"") | ENVELOPE_ADDRESS,
+        recipients=st.lists(ENVELOPE_ADDRESS, max_size=3).map(tuple),
         include_cur=st.booleans(),
         sent=st.none() | PATH.map(lambda path: b"/sent" + path),
         failed=st.none() | PATH.map(lambda path: b"/failed" + path),
