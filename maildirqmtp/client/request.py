@@ -1,4 +1,4 @@
-"""A job: a program's package on its way, and the result it will have."""
+"""A request: a package of the program on its way, and the result it will have."""
 
 from __future__ import annotations
 
