@@ -1,4 +1,4 @@
-"""A job: a program's package on its way, and the result it will have."""
+"""A request: a package of the program on its way, and the result it will have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SendRequest(OutgoingMessage):
     """A package that was taken from a program, with its files open; see `OutgoingMessage`.
 
-    `keeps` says that it may have to be sent once more, each recipient by himself:
+    `keeps` says that it may have to be sent once more, each recipient by itself:
     then its files stay open until it is answered. Raises what `Content` does.
     """
 
@@ -65,7 +65,7 @@ class SendRequest(OutgoingMessage):
         return self._content.unchanged()
 
     def start_over(self) -> None:
-        """Owe the message only to those who have no answer, as if nothing had been sent."""
+        """Owe the message only to recipients without an answer, as if nothing had been sent."""
         self._note()
         owed = self.owed()
         self._places = [self._places[index] for index in owed]
@@ -76,7 +76,7 @@ class SendRequest(OutgoingMessage):
         self.next = 0
 
     def give_up(self, why: str) -> None:
-        """Defer those who have no answer; `why` is for people."""
+        """Defer recipients without an answer; `why` is for people."""
         self._why = why
         self.keeps = False
         self.close()

@@ -54,11 +54,10 @@ class Forwarder:
     maildir's; None makes one of its own. `connector`, `clock` (seconds that only go on) and
     `wall_clock` (seconds of the epoch) are for tests. Raises `LocalError` without descriptors.
 
-    `stop_reason`: why the last connection was of no use; empty where it was of use.
-    `may_help`: whether another connection may be of use, once there is none.
-    `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
-    from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the
-    last answer, 0 for none. `connecting`: a first connection is being made.
+    `stop_reason`: why the last connection was of no use, else empty. `may_help`: whether another
+    may be of use. `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
+    from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the last answer,
+    0 for none. `connecting`: a first connection is being made.
     """
 
     def __init__(
@@ -80,8 +79,8 @@ class Forwarder:
         self._route = route
         self._maildir = maildir
         self._report = report
-        dial = partial(connect, tls=route.tls, write_timeout_s=route.write_timeout_s)
-        self._connector = connector or dial
+        to_server = partial(connect, tls=route.tls, write_timeout_s=route.write_timeout_s)
+        self._connector = connector or to_server
         self._clock = clock
         self._wall_clock = wall_clock
         state = State(maildir.root, clock, wall_clock) if state is None else state

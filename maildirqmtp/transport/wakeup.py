@@ -7,8 +7,8 @@ from _thread import allocate_lock  # all of threading would be a good part of a 
 class Wakeup:
     """A pipe to oneself. Raises `OSError` where there is none to be had.
 
-    What the sleeper is to find must be in place before `set`; he looks for it
-    after `clear`.
+    What the waiting thread has to find must be in place before `set`; it looks
+    for it after `clear`.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Wakeup:
         self._closed = False
 
     def set(self) -> None:
-        """Wake whoever waits for `fd`. Harmless when closed: the number may be another's by then.
+        """Wake the thread that waits for `fd`. Harmless when closed.
 
         Thousands of calls cost one byte.
         """
