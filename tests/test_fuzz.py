@@ -89,7 +89,7 @@ def mixed(chance: random.Random, bits: tuple[bytes, ...]) -> bytes:
 
 
 def one_run(number: int, path: Path, clock: FakeClock) -> None:
-    """Run the engine against a server that says what comes to its mind; lose nothing."""
+    """Run the forwarder against a server that says what comes to its mind; lose nothing."""
     chance = random.Random(number)
     owed: dict[str, tuple[bytes, list[str]]] = {}
     for index in range(chance.randrange(1, 5)):
@@ -135,11 +135,11 @@ def one_run(number: int, path: Path, clock: FakeClock) -> None:
     route = Route(bytes(path), TcpEndpoint("mx"), window_messages=chance.choice((1, 2, 64)))
     report = Report(log, io.StringIO(), 1, clock=clock)
     with Maildir(bytes(path)) as opened:
-        engine = Forwarder(route, opened, report, connect, clock, lambda: 0.0)
+        forwarder = Forwarder(route, opened, report, connect, clock, lambda: 0.0)
         try:
-            engine.run_batch(opened.scan())
+            forwarder.run_batch(opened.scan())
         finally:
-            engine.close()
+            forwarder.close()
     said: dict[tuple[bytes, str], set[bytes]] = {}
     for packages, written in lines:
         whom = [(p.text, r.decode()) for p in packages for r in p.recipients]

@@ -1,11 +1,11 @@
 """A model of maildir, sidecars, server and forwarder, driven at random, with crashes.
 
-The real engine works on a real maildir; the server and the clock are in memory.
+The real forwarder works on a real maildir; the server and the clock are in memory.
 Between the runs, and in the middle of them, a user does what users do to files.
 What must hold after each step, whatever came before, the model knows by itself:
 
-    lost           nobody who is owed a message is without it, unless his server has
-                   accepted it, it is still owed to him on disk (by the sidecar, else by
+    lost           no recipient who is owed a message is without it, unless the server has
+                   accepted it, it is still owed to them on disk (by the sidecar, else by
                    the lines on top), he is listed in the failed maildir, or has a bounce
     misdelivered   nobody gets what he was never owed
     miscredited    nobody is reported as accepted whose answer was not K, or as failed
@@ -525,11 +525,11 @@ class Model(RuleBasedStateMachine):
         with Maildir(route.maildir) as opened:
             opened.lock()
             candidates = opened.scan(route.include_cur)
-            engine = Forwarder(
+            forwarder = Forwarder(
                 route, opened, ModelReport(self), self.connect, self.clock, lambda: self.now
             )
-            with contextlib.closing(engine):
-                engine.run_batch(candidates)
+            with contextlib.closing(forwarder):
+                forwarder.run_batch(candidates)
             clean(opened, self.now)
 
     # What must hold

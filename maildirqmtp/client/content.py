@@ -65,7 +65,7 @@ class Content:
         return not self._open and self._spool is None
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
-        """See `transfer.OutgoingMessage`. May be called again, for another package of it."""
+        """See `OutgoingMessage`. May be called again, for another package of it."""
         pieces = self._pieces
         if self.in_memory and self.length <= GATHERED_BYTES:
             for piece in pieces:

@@ -135,7 +135,7 @@ class BatchQueue:
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
         """Return those of these names that this run has not tried."""
         tried = self._tried
-        return [name for name in names if without_uid(name) not in tried]
+        return [n for n in names if n not in tried and without_uid(n) not in tried]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""

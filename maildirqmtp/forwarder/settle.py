@@ -52,7 +52,7 @@ SYNC_S = 1.0
 
 
 class Settler:
-    """Settles the deliveries of one route. Errors on the files end in `trouble`.
+    """Settles the messages of one route. Errors on the files end in `local_error`.
 
     After a `local_error` no message may be taken from this maildir any more: what is
     accepted could not be removed, and would be sent again. `wall_clock` is

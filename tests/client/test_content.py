@@ -180,6 +180,18 @@ def test_many_small_files_do_not_add_up_in_memory(tmp_path: Path) -> None:
     one.close()
 
 
+def test_of_many_small_files_only_so_much_is_read_at_once(tmp_path: Path) -> None:
+    """A message with a thousand attachments would be in memory with all of them."""
+    paths = [tmp_path / str(number) for number in range(30)]
+    for path in paths:
+        path.write_bytes(LARGE[:100_000])
+    one = Content(paths)
+    pieces = one.append_to(bytearray())
+    assert sum(len(p) for p in pieces if isinstance(p, memoryview)) <= MEMORY_BYTES
+    assert text_of(one) == LARGE[:100_000] * 30
+    one.close()
+
+
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
 def test_a_file_that_changes_is_noticed(tmp_path: Path, change: str) -> None:
     """Half old, half new is nobody's message."""

@@ -21,7 +21,6 @@ from hypothesis.stateful import (
 from maildirqmtp.daemon.queue import MAX_HINTS, WatchQueue
 from maildirqmtp.daemon.reservations import Reservations
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder.queue import RESCAN_FOR_S, BatchQueue
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.wakeup import Wakeup
@@ -335,7 +334,7 @@ def test_a_message_that_a_mail_reader_moved_keeps_its_turn() -> None:
 
 
 def test_cur_is_left_alone_where_it_is_not_asked_for() -> None:
-    """What somebody has read is his."""
+    """A message that was read is its reader's, and stays."""
     b = bench()
     b.maildir.cur = [A]
     assert b.look() == []
@@ -603,76 +602,7 @@ def test_a_refused_one_that_was_due_is_not_lost() -> None:
     assert one.look(A) == [A]
 
 
-# A batch's queue
-
-
-def batch(*found: deque[tuple[Folder, bytes]], clock: Callable[[], float] = float) -> BatchQueue:
-    """Return the queue of a batch whose scans find these, one after the other."""
-    scans = [*found]
-
-    def scan(choose: Callable[[Iterator[bytes]], Iterable[bytes]]) -> deque[tuple[Folder, bytes]]:
-        here = scans.pop(0)
-        chosen = choose(iter([name for _, name in here]))
-        return deque((folder, name) for folder, name in here if name in chosen)
-
-    return BatchQueue(scan, clock)
-
-
-def test_a_batch_tries_each_once() -> None:
-    """What stays is for the next run; what came meanwhile is for this one."""
-    queue = batch(deque([(NEW, A), (NEW, B), (NEW, C)]), deque([(NEW, A)]))
-    assert not queue.open
-    queue.add([(NEW, A), (NEW, B)])
-    assert len(queue) == 2
-    assert queue.take() == (NEW, A)
-    assert queue.later(A, NOW, "Zno")
-    queue.rotate()
-    assert [queue.take(), queue.take()] == [(NEW, B), None]
-    assert not queue.gone(B)
-    assert queue.next_deadline() is None  # type: ignore[func-returns-value]
-    queue.put_back([(NEW, B)])
-    queue.postpone([(NEW, C)])
-    assert [queue.take(), queue.take(), queue.take()] == [(NEW, B), (NEW, C), None]
-    assert queue.refill() == 2, "a name may come twice; what was tried and stays does not"
-    assert [queue.take(), queue.take()] == [(NEW, B), (NEW, C)]
-    assert queue.refill() == 0
-
-
-def test_a_batch_that_gets_ever_more_mail_ends_after_an_hour() -> None:
-    """Somebody may deliver as fast as the server takes it: cron would start no other run."""
-    clock = FakeClock()
-    queue = batch(deque([(NEW, A)]), deque([(NEW, B)]), clock=clock)
-    clock.advance(RESCAN_FOR_S - 1.0)
-    assert queue.refill() == 1
-    clock.advance(1.0)
-    assert (queue.refill(), queue.may_rescan) == (0, False)
-
-
-def test_a_message_that_changed_is_tried_twice_in_a_batch() -> None:
-    """It is sent as it is now; one that changes all the time must not keep the run going."""
-    queue = batch(*[deque([(NEW, A)])] * 3)
-    assert queue.later(A, NOW, "it changed", at_next_scan=True)
-    assert queue.refill() == 1
-    assert not queue.later(A, NOW, "it changed", at_next_scan=True), "said before"
-    assert queue.refill() == 0
-
-
-def test_a_message_that_changed_and_was_sent_is_no_longer_held() -> None:
-    """Exit 0 means that nothing is left."""
-    queue = batch()
-    queue.later(A, NOW, "it changed", at_next_scan=True)
-    assert queue.gone(A)
-    assert not queue.gone(A)
-
-
-def test_a_batch_follows_a_message_that_a_reader_moves() -> None:
-    """Its old name is gone; a scan finds it under the new one, but not for ever."""
-    queue = batch(*[deque([(CUR, A + b":2,S")])] * 20)
-    for _ in range(9):
-        queue.vanished(A)
-    assert queue.refill() == 1
-    queue.vanished(A + b":2,S")
-    assert queue.refill() == 0, "a file system may list what it does not have"
+# Files on a disk
 
 
 def test_with_a_real_maildir(tmp_path: Path) -> None:
@@ -831,7 +761,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        """The engine takes one: a fresh one, else the one that is due for longest."""
+        """The forwarder takes one: a fresh one, else the one that is due for longest."""
         name = self.b.take()
         now = self.b.clock.now
         due = [key for key, at in self.due.items() if at <= now]

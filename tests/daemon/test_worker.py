@@ -707,7 +707,7 @@ def test_told_to_stop_before_it_began(run: Run) -> None:
 def test_told_to_stop_between_the_maildir_and_the_engine(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There was no engine to tell yet; without another look it would go on for ever."""
+    """There was no forwarder to tell yet; without another look it would go on for ever."""
     hold = MaildirLocks.hold
 
     def stopping(self: MaildirLocks, maildir: Maildir) -> object:

@@ -1,4 +1,4 @@
-"""Local users and servers who mean us harm: what each can plant, and that it gets him nothing.
+"""Hostile local users and servers: what each can plant, and that it has no effect.
 
 The README's section on security says what was decided; each row has its test here.
 """
@@ -414,7 +414,7 @@ def test_a_file_may_have_any_name_and_several_recipients(maildir: Path) -> None:
 def test_planted_names_are_never_written_through(
     maildir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even who could guess the next name in tmp/ makes us stop, not write into his file."""
+    """A file planted under the next name in tmp/ stops the run; it is never written into."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious\n")
     monkeypatch.setattr(writing, "unique_name", lambda: b"guessed")

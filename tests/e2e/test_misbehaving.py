@@ -157,9 +157,9 @@ def test_an_answer_before_anything_is_sent(tmp_path: Path, greeting: bytes) -> N
     report = Report(io.StringIO())
     with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
         address = TcpEndpoint("127.0.0.1", server.server.port)
-        engine = Forwarder(Route(maildir.path, address), maildir, report, connect_and_wait)
-        engine.run_batch(maildir.scan())
-        engine.close()
+        forwarder = Forwarder(Route(maildir.path, address), maildir, report, connect_and_wait)
+        forwarder.run_batch(maildir.scan())
+        forwarder.close()
     assert seen
     assert made.new == made.messages.keys()
     assert not made.failed
@@ -436,8 +436,10 @@ def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: Ending, al
         made.add(SESSION[1], b"r@y", b"q@y")
         made.add(SESSION[2])
         ran, _ = forward(made, cut_reading(limit, ending, always), in_process=True)
-        assert ran.code == 0 or always, (limit, ran.stderr)
-        if limit == 0 and always:
+        # A reset at once can come before the client has seen that it is connected.
+        unreachable = limit == 0 and (always or "cannot connect" in ran.stderr)
+        assert ran.code == 0 or always or unreachable, (limit, ran.stderr)
+        if unreachable:
             assert made.new == made.messages.keys()
 
 
@@ -537,9 +539,9 @@ def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: 
     report = Report(io.StringIO(), data)
     with evil_server(evil) as server, Maildir(bytes(made.maildir)) as maildir:
         address = TcpEndpoint("127.0.0.1", server.server.port)
-        engine = Forwarder(Route(maildir.path, address), maildir, report, connect_late)
-        engine.run_batch(maildir.scan())
-        engine.close()
+        forwarder = Forwarder(Route(maildir.path, address), maildir, report, connect_late)
+        forwarder.run_batch(maildir.scan())
+        forwarder.close()
     assert not made.new
     assert report.counters.in_doubt == 0
     assert sum(len(line.packages) for line in server.lines) == len(made.messages)

@@ -186,7 +186,7 @@ def test_a_large_file_that_is_still_open_with_its_writer_is_held(maildir: Path) 
 
 
 def test_a_writer_is_not_disturbed_by_being_looked_at(maildir: Path) -> None:
-    """The question whether somebody writes must kill neither us nor him."""
+    """Asking whether a file has a writer must kill neither side."""
     path = maildir / "new" / "1.m"
     add_message(maildir, "1.m")
     code = "import sys\nfor _ in range(3000): open(sys.argv[1], 'r+b').close()\n"

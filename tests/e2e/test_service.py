@@ -1,4 +1,4 @@
-"""The daemon as administrators meet it: HUP while mail flows, --status, metrics, a hung engine."""
+"""The daemon as administrators meet it: HUP, --status, metrics, a forwarder that hangs."""
 
 from __future__ import annotations
 
@@ -269,23 +269,23 @@ def test_metrics_by_file_and_over_http(maildir: Path, tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
-# An engine that hangs
+# An forwarder that hangs
 
 BLOCKING = """
 import os
 import threading
-import maildirqmtp.forwarder.forwarder as engine
-import maildirqmtp.forwarder.outbox as intake
+import maildirqmtp.forwarder.forwarder as forwarder
+import maildirqmtp.forwarder.outbox as outbox
 
-engine.SLACK_S = 0.3
-prepare = intake.prepare
+forwarder.SLACK_S = 0.3
+prepare = outbox.prepare
 
 def blocking(*arguments):
     while os.path.exists(os.environ["BLOCK"]):
         threading.Event().wait(0.01)
     return prepare(*arguments)
 
-intake.prepare = blocking
+outbox.prepare = blocking
 """
 
 

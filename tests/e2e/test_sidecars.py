@@ -1,4 +1,4 @@
-"""Messages to several recipients: each gets his own answer, and nobody another's."""
+"""Messages to several recipients: each gets their own answer, never another's."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class _Journal:
         if not call.shown.rpartition(" = ")[2].strip().isdigit():
             return  # it did not succeed
         if ".maildirqmtp-state.json" in call.shown:
-            return  # a power cut may take it: no promise stands on it
+            return  # to lose it loses no mail, so it is not made durable
         one = _ONE.match(call.shown)
         two = _TWO.match(call.shown)
         fd = _FD.match(call.shown)

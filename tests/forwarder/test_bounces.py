@@ -374,7 +374,7 @@ def test_the_way_a_bounce_goes(tmp_path: Path) -> None:
 def test_a_bouncer_says_where_its_bounce_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine sends it in the same run; and a full disk is an error like any other."""
+    """The forwarder sends it in the same run; and a full disk is an error like any other."""
     path = make_maildir(tmp_path / "M")
     add_message(path, "1.a", sender=b"s@x")
     with Maildir(os.fsencode(path)) as maildir:

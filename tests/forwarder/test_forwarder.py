@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
-from maildirqmtp.forwarder.forwarder import STOP_S, Forwarder
+from maildirqmtp.forwarder.forwarder import MORE_TIMEOUT_S, STOP_S, Forwarder
 from maildirqmtp.forwarder.recovery import MAX_WITHOUT_PROGRESS
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
@@ -65,7 +65,7 @@ class Run(ServersInTurn):
 
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
         """Reach the next server."""
-        assert timeout_s == 60.0
+        assert timeout_s in (60.0, MORE_TIMEOUT_S)
         made = FakeServer(
             self.next_script(), two_fds=self.two_fds, can_send_file=self.can_send_file
         )
@@ -280,6 +280,18 @@ def test_a_server_that_goes_out_of_reach_is_told_with_what_is_left(run: Run) -> 
 
 
 # Connections that end
+
+
+def test_all_packages_of_a_message_go_over_one_connection(run: Run) -> None:
+    """They have one result; what of it came over another connection would be lost with that."""
+    run.add(3)
+    run.add_shared("9.a", "a@y", "b@y", "c@y")
+    run.go(connections=2, window_messages=2, one_recipient=True)
+    assert run.new == []
+    assert len(run.servers) == 2
+    to = [{r for p in server.received for r in p.recipients} for server in run.servers]
+    assert sum({b"a@y", b"b@y", b"c@y"} <= recipients for recipients in to) == 1
+    assert not to[0] & to[1]
 
 
 def test_it_reconnects_as_long_as_there_is_progress(run: Run) -> None:

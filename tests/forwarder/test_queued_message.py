@@ -1,4 +1,4 @@
-"""From a name to a delivery: the wrong envelope sends somebody's mail to somebody else."""
+"""From a name to a queued message: the wrong envelope sends somebody's mail to somebody else."""
 
 import json
 import os
@@ -327,7 +327,7 @@ def test_descriptors_are_closed_but_for_what_is_sent(path: Path, kind: str) -> N
 
 
 def test_errors_of_the_file_come_through(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine holds the message for either and goes on."""
+    """The forwarder holds the message for either and goes on."""
     add_message(path, "1.a")
     real = os.read
     monkeypatch.setattr(os, "read", lambda fd, n: real(fd, n) + b"more")

@@ -59,7 +59,7 @@ class Told:
 
 
 def answered(*answers: str) -> QueuedMessage:
-    """A delivery with these answers."""
+    """A message with these answers."""
     one = queued(b"1.a", *[b"r%d@y" % n for n in range(len(answers))])
     one.answers = [Response(Status(a[0]), a[1:].encode()) for a in answers]
     return one

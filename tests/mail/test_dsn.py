@@ -486,7 +486,7 @@ def test_whatever_is_put_in_a_parser_finds_the_three_parts(
 
 
 def test_a_server_without_a_name_in_the_dns_is_not_named() -> None:
-    """The sender is far away; our sockets' paths and commands are none of his business."""
+    """The sender is far away; the paths of sockets and commands stay here."""
     bounce = make(server="")
     _, text, *_ = read(bounce)
     assert "again. What the server said is with each of them." in text.get_content()

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,8 +148,8 @@ def copies(count: int) -> Iterator[queue.Queue[Copy]]:
         yield made
 
 
-def survivors(mutants: list[Mutant]) -> list[str]:
-    """Try these; return what is to be said of those that no test has noticed."""
+def survivors(mutants: list[Mutant], say: Callable[[str], None] = lambda text: None) -> list[str]:
+    """Try these; return what is to be said of those that no test has noticed, and say it."""
     with copies(min(WORKERS, len(mutants)) or 1) as free, ThreadPoolExecutor(WORKERS) as pool:
 
         def judge(mutant: Mutant) -> str | None:
@@ -166,7 +166,12 @@ def survivors(mutants: list[Mutant]) -> list[str]:
                 return f"SURVIVED {mutant.label} ({mutant.noticed_by}): {mutant.loses}"
             return f"NO MUTANT, pytest ended with {code}: {mutant.label}\n{output[-2_000:]}"
 
-        return [said for said in pool.map(judge, mutants) if said is not None]
+        found = []
+        for said in pool.map(judge, mutants):
+            if said is not None:
+                say(said)
+                found.append(said)
+        return found
 
 
 def main() -> int:
@@ -176,8 +181,8 @@ def main() -> int:
     """
     chosen = sys.argv[1:]
     mutants = [m for m in load() if not chosen or any(part in m.label for part in chosen)]
-    found = survivors(mutants)
-    print(*found, f"{len(mutants) - len(found)} of {len(mutants)} noticed", sep="\n")
+    found = survivors(mutants, lambda text: print(text, flush=True))
+    print(f"{len(mutants) - len(found)} of {len(mutants)} noticed")
     return bool(found)
 
 

@@ -13,7 +13,7 @@ from tests.mutants.mutants import PASSED, ROOT, Mutant, copies, load, survivors
 
 MUTANTS = load()
 #: At least so many lines are watched over.
-FEWEST = 150
+FEWEST = 300
 #: Mutants of which one is tried by each run of the tests.
 SHARE = 10
 SEED = "MUTANTS_SEED"

@@ -12,10 +12,10 @@ from maildirqmtp.pipeline.outgoing import OutgoingMessage
 @pytest.mark.parametrize(
     "use",
     [
-        lambda transfer: transfer.append_to(bytearray()),
-        lambda transfer: transfer.release(),
-        lambda transfer: transfer.close(),
-        lambda transfer: transfer.label,
+        lambda message: message.append_to(bytearray()),
+        lambda message: message.release(),
+        lambda message: message.close(),
+        lambda message: message.label,
     ],
 )
 def test_a_kind_without_a_text_cannot_be_sent(use: Callable[[OutgoingMessage], object]) -> None:

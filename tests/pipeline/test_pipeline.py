@@ -57,7 +57,7 @@ class RecordingTransport:
         return known.proven, self.pipe.answers_each, known.one_recipient
 
     def offer(self, one: QueuedMessage) -> bool:
-        """Put a delivery, every package of it, if it is taken; say whether it was."""
+        """Put a message, every package of it, if it is taken; say whether it was."""
         taken = False
         while self.pipe.has_room() and self.pipe.can_take(one):
             taken = True
@@ -66,7 +66,7 @@ class RecordingTransport:
         return taken
 
     def send(self, *messages: QueuedMessage) -> None:
-        """Put deliveries and send them."""
+        """Put messages and send them."""
         for one in messages:
             assert self.offer(one)
         self.pipe.write()
@@ -89,7 +89,7 @@ def answers(one: QueuedMessage) -> list[str | None]:
 
 
 def numbered(count: int) -> list[QueuedMessage]:
-    """Several deliveries of one recipient each."""
+    """Several messages to one recipient each."""
     return [queued(b"%d.a" % n, b"r%d@y" % n) for n in range(count)]
 
 
@@ -213,7 +213,7 @@ def test_a_package_all_but_its_last_byte_is_not_in_doubt() -> None:
 
 
 def packaged(one: QueuedMessage) -> bytes:
-    """The bytes of a delivery's package."""
+    """The bytes of a message's package."""
     line = RecordingTransport()
     line.send(one)
     return bytes(line.transport.sent)
@@ -840,6 +840,39 @@ def test_a_server_that_closes_with_nothing_in_flight_is_no_error() -> None:
     assert (line.pipe.ended, line.pipe.error) == (True, None)
     assert line.pipe.close() == []
     assert line.transport.closed
+
+
+@pytest.mark.parametrize(
+    ("sent", "chunks", "useless"),
+    [
+        (0, (b"",), True),
+        (1, (b"",), True),
+        (1, (broken(),), True),
+        (1, (b"220 mail ESMTP\r\n",), True),
+        (0, (), False),
+        (1, (), False),
+        (1, (framed(b"Zlater"), b""), False),
+        (2, (framed(b"Dno"), broken()), False),
+    ],
+)
+def test_an_address_without_an_answer_was_of_no_use(
+    sent: int, chunks: tuple[bytes | TransportError, ...], useless: bool
+) -> None:
+    """The next connection goes to another one; but not for our own end, or after an answer."""
+    line = RecordingTransport()
+    line.send(*numbered(sent))
+    line.hear(*chunks)
+    line.pipe.close()
+    assert line.transport.useless is useless
+
+
+def test_a_file_that_changes_is_not_put_on_the_address(tmp_path: Path) -> None:
+    """The connection is closed by us; its address is as good as before."""
+    line = RecordingTransport(max_bytes=1 << 30, unchanged=lambda queued: False)
+    line.send(large_queued(tmp_path / "1.a"))
+    assert line.pipe.ended
+    line.pipe.close()
+    assert not line.transport.useless
 
 
 def test_a_server_that_closes_in_the_middle_of_a_response_is_one() -> None:

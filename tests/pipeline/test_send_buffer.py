@@ -23,7 +23,7 @@ BOTH = pytest.mark.parametrize("can_send_file", [True, False], ids=["sendfile", 
 
 
 class Flow:
-    """An outflow on a fake transport."""
+    """A send buffer on a fake transport."""
 
     def __init__(
         self,

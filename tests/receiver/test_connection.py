@@ -18,7 +18,7 @@ from maildirqmtp.receiver.connection import (
     Connection,
 )
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
-from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
 from maildirqmtp.receiver.storage import Storage
 
 TIMEOUT_S = 1_200.0
@@ -107,6 +107,24 @@ def test_responses_do_not_pile_up(world: World) -> None:
         world.give()
     assert world.log.count("p: connected") == 1
     assert len(world.log) == 101
+
+
+def test_a_client_that_does_not_read_is_not_read_from(world: World) -> None:
+    """What it goes on sending stays with the kernel."""
+    world.stream.takes = 0
+    for _ in range(2):
+        world.give(REFUSED)
+    assert len(world.connection._output) > OUTPUT_MAX
+    assert world.connection.interest() == {99: 2}
+
+
+def test_packages_wait_while_responses_do(world: World) -> None:
+    """A thousand of them come with one read."""
+    world.stream.takes = 0
+    refused = package_head(0) + package_tail(b"a@b", (b"c@d",) * 10 * BATCH_RECIPIENTS)
+    world.give(refused * 20)
+    assert OUTPUT_MAX < len(world.connection._output) < OUTPUT_MAX + 100_000
+    assert not world.connection.can_work
 
 
 def test_a_client_that_trickles_is_dropped(world: World) -> None:

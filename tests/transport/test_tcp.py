@@ -168,6 +168,17 @@ def test_after_a_failure_the_next_begins_at_once(plan: Plan, clock: FakeClock, s
     assert planned.made[0].fileno() == -1
 
 
+def test_after_a_failure_the_next_begins_while_another_is_waited_for(
+    plan: Plan, clock: FakeClock
+) -> None:
+    """A refusal takes the place of the moment that an address has to itself."""
+    begun_s = clock()
+    planned = plan(NEVER, errno.ECONNREFUSED, 0)
+    assert used(connect_tcp(SERVER, 60.0, clock=clock)) == "192.0.2.2"
+    begun = [sock.begun_s - begun_s for sock in planned.made]
+    assert begun == pytest.approx([0.0, NEXT_AFTER_S, NEXT_AFTER_S])
+
+
 def test_each_address_has_the_whole_time_out(plan: Plan, clock: FakeClock) -> None:
     """The last one is not cut short by those before it; and it ends when its time is over."""
     begun_s = clock()

@@ -260,6 +260,12 @@ def test_every_python_says_that_it_was_cut_off(kind: type[ssl.SSLError], reason:
     assert not is_cut_off(error)
 
 
+def test_what_is_not_connected_any_more_is_never_used_in_plain() -> None:
+    """Python would wrap it without a handshake, and send what follows as it is."""
+    with socket.socket() as gone, pytest.raises(OSError, match="not connected"):
+        TlsSocket(gone, client_context(), "localhost")
+
+
 def test_we_say_farewell(authority: Authority, identity: Identity) -> None:
     """A server that logs every cut connection would log every run."""
     taken: list[bytes] = []
@@ -397,7 +403,7 @@ def test_what_had_to_wait_goes_out_once_and_as_it_was(
         thread = threading.Thread(target=read)
         thread.start()
         while at < len(whole):
-            # Another object, of another length, as the outflow's buffer that has grown meanwhile.
+            # Another object, of another length, as the send buffer when it has grown meanwhile.
             taken = transport.send(memoryview(whole)[at : at + 200_000])
             at += taken
             if not taken:

@@ -1,0 +1,83 @@
+"""Which message next in a batch: each once, and what comes meanwhile."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from maildirqmtp.forwarder.queue import RESCAN_FOR_S, BatchQueue
+from maildirqmtp.maildir.files import Folder
+from tests.fakes import FakeClock
+
+NOW = 1_800_000_000.0
+NEW, CUR = Folder(-1, b"/Maildir/new"), Folder(-1, b"/Maildir/cur")
+A, B, C = b"1800000000.a", b"1800000000.b", b"1800000000.c"
+
+
+def batch(*found: deque[tuple[Folder, bytes]], clock: Callable[[], float] = float) -> BatchQueue:
+    """Return the queue of a batch whose scans find these, one after the other."""
+    scans = [*found]
+
+    def scan(choose: Callable[[Iterator[bytes]], Iterable[bytes]]) -> deque[tuple[Folder, bytes]]:
+        here = scans.pop(0)
+        chosen = choose(iter([name for _, name in here]))
+        return deque((folder, name) for folder, name in here if name in chosen)
+
+    return BatchQueue(scan, clock)
+
+
+def test_a_batch_tries_each_once() -> None:
+    """What stays is for the next run; what came meanwhile is for this one."""
+    queue = batch(deque([(NEW, A), (NEW, B), (NEW, C)]), deque([(NEW, A)]))
+    assert not queue.open
+    queue.add([(NEW, A), (NEW, B)])
+    assert len(queue) == 2
+    assert queue.take() == (NEW, A)
+    assert queue.later(A, NOW, "Zno")
+    queue.rotate()
+    assert [queue.take(), queue.take()] == [(NEW, B), None]
+    assert not queue.gone(B)
+    assert queue.next_deadline() is None  # type: ignore[func-returns-value]
+    queue.put_back([(NEW, B)])
+    queue.postpone([(NEW, C)])
+    assert [queue.take(), queue.take(), queue.take()] == [(NEW, B), (NEW, C), None]
+    assert queue.refill() == 2, "a name may come twice; what was tried and stays does not"
+    assert [queue.take(), queue.take()] == [(NEW, B), (NEW, C)]
+    assert queue.refill() == 0
+
+
+def test_a_batch_that_gets_ever_more_mail_ends_after_an_hour() -> None:
+    """Somebody may deliver as fast as the server takes it: cron would start no other run."""
+    clock = FakeClock()
+    queue = batch(deque([(NEW, A)]), deque([(NEW, B)]), clock=clock)
+    clock.advance(RESCAN_FOR_S - 1.0)
+    assert queue.refill() == 1
+    clock.advance(1.0)
+    assert (queue.refill(), queue.may_rescan) == (0, False)
+
+
+def test_a_message_that_changed_is_tried_twice_in_a_batch() -> None:
+    """It is sent as it is now; one that changes all the time must not keep the run going."""
+    queue = batch(*[deque([(NEW, A)])] * 3)
+    assert queue.later(A, NOW, "it changed", at_next_scan=True)
+    assert queue.refill() == 1
+    assert not queue.later(A, NOW, "it changed", at_next_scan=True), "said before"
+    assert queue.refill() == 0
+
+
+def test_a_message_that_changed_and_was_sent_is_no_longer_held() -> None:
+    """Exit 0 means that nothing is left."""
+    queue = batch()
+    queue.later(A, NOW, "it changed", at_next_scan=True)
+    assert queue.gone(A)
+    assert not queue.gone(A)
+
+
+def test_a_batch_follows_a_message_that_a_reader_moves() -> None:
+    """Its old name is gone; a scan finds it under the new one, but not for ever."""
+    queue = batch(*[deque([(CUR, A + b":2,S")])] * 20)
+    for _ in range(9):
+        queue.vanished(A)
+    assert queue.refill() == 1
+    queue.vanished(A + b":2,S")
+    assert queue.refill() == 0, "a file system may list what it does not have"
