@@ -76,7 +76,7 @@ def parse(text: bytes, what: str) -> bytes:
     match = re.compile(_ONE, re.DOTALL).fullmatch(text or b"<>")
     if match is None:
         raise ValueError(
-            f"{what} {printable(text)} is not one address; write one with a blank in it as "
+            f"{printable(text)!r} is not one address; write one with a blank in it as "
             f'"jane x"@example.org'
         )
     written = bytes(match[match.lastindex or 0])
