@@ -200,17 +200,21 @@ class Maildir:
         unmounted: then this object sees what no other process does.
         """
         try:
-            here = os.stat(self.path)
-            if not os.path.samestat(here, os.fstat(self.root.fd)):
-                return False
-            return all(
-                os.path.samestat(
-                    os.stat(name, dir_fd=self.root.fd, follow_symlinks=False), os.fstat(folder.fd)
-                )
-                for name, folder in ((b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp))
-            )
+            return self.check_current()
         except OSError:
             return False  # what is wrong, opening it again will tell
+
+    def check_current(self) -> bool:
+        """As `is_current`; raises `OSError` where that cannot be told, as when the path is gone."""
+        here = os.stat(self.path)
+        if not os.path.samestat(here, os.fstat(self.root.fd)):
+            return False
+        return all(
+            os.path.samestat(
+                os.stat(name, dir_fd=self.root.fd, follow_symlinks=False), os.fstat(folder.fd)
+            )
+            for name, folder in ((b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp))
+        )
 
     def scan(
         self,

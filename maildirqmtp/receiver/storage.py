@@ -19,13 +19,13 @@ from typing import NamedTuple
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.cleanup import clean
-from maildirqmtp.maildir.files import Folder
+from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# What link() says where it can never work: no hard links, or tmp/ and new/ on two file systems.
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
+# What link(2) says on a file system without hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Copy(NamedTuple):
@@ -90,8 +90,13 @@ class Storage:
         Raises `LocalError` where that fails; then none of them counts.
         """
         self._maildir.new.sync()
-        if not self._maildir.is_current():
-            self._stale = True
+        self._stale = True
+        try:
+            self._stale = not self._maildir.check_current()
+        except FileNotFoundError:
+            pass  # renamed, or removed
+        except OSError as error:
+            raise local_error("look at", self._path, error) from error
         if self._stale or any(copy.generation != self._generation for copy in copies):
             raise LocalError(
                 f"{printable(self._path)} was renamed, replaced or mounted over, and is not the "
@@ -124,19 +129,22 @@ class Storage:
     def _prove_links(self) -> None:
         """Raise `LocalError` where no file of tmp/ can be linked into new/."""
         tmp, new = self._maildir.tmp, self._maildir.new
+        if os.fstat(tmp.fd).st_dev != os.fstat(new.fd).st_dev:
+            raise LocalError(f"{printable(new.path)} is on another file system than tmp/")
+        # Both names in tmp/: of what a crash leaves there the next `clean` takes care.
         probe = writing.unique_name()
-        seen = b"." + probe  # a dot-file is no message
+        second = probe + b".link"
         try:
             os.close(os.open(probe, _CREATE, 0o600, dir_fd=tmp.fd))
-            os.link(probe, seen, src_dir_fd=tmp.fd, dst_dir_fd=new.fd, follow_symlinks=False)
+            os.link(probe, second, src_dir_fd=tmp.fd, dst_dir_fd=tmp.fd, follow_symlinks=False)
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise LocalError(
-                    f"cannot link {printable(tmp.join(probe))} into new/: {error.strerror}; "
-                    f"a maildir needs a file system with hard links, and one for tmp/ and new/"
+                    f"cannot link files in {printable(tmp.path)}: {error.strerror}; a maildir "
+                    f"needs a file system with hard links"
                 ) from error
             # A full disk, say, may have room when mail comes.
         finally:
-            for folder, name in ((new, seen), (tmp, probe)):
+            for name in (second, probe):
                 with contextlib.suppress(LocalError):
-                    folder.discard(name)
+                    tmp.discard(name)

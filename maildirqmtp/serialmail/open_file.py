@@ -1,7 +1,7 @@
-"""A file, by its name, to something that can be sent: what serialqmtp does with each name.
+"""Opening a file by its name, and finding its envelope, as serialqmtp does with each name.
 
-The envelope is that of the lines on top of the file, and nothing else: no
-sidecar, for who gives us names may be no maildir's forwarder.
+The envelope is what the lines on top of the file say. There are no sidecars: the
+names may come from a program that knows none.
 """
 
 import os
@@ -14,8 +14,8 @@ from maildirqmtp.maildir.files import Folder, Message, identity_of
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 
-# Names are paths, and may be links: who gives them to us could as well write them on a
-# command line. O_NONBLOCK and O_NOCTTY: a FIFO or a terminal must neither wait nor take hold.
+# Names are paths, and may be links: the feeder is trusted as a command line is. O_NONBLOCK and
+# O_NOCTTY: opening a FIFO or a terminal must neither block nor make it the controlling one.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _HERE = Folder(-1, b"")
 
@@ -25,10 +25,10 @@ class UnreadableError(QMTPError):
 
 
 def open_message(name: bytes, prefix: bytes) -> QueuedMessage | None:
-    """Open a file and find its envelope; None where it has none, or not ours.
+    """Open a file and find its envelope; None where it has none, or not one for `prefix`.
 
     The recipient is without the prefix. Raises `UnreadableError`, and
-    `EnvelopeError` for a file that is ours and cannot be sent as it is.
+    `EnvelopeError` for a file with such a recipient that cannot be sent as it is.
     """
     message = _load(name)
     taken = False
@@ -42,7 +42,7 @@ def open_message(name: bytes, prefix: bytes) -> QueuedMessage | None:
 
 
 def unchanged(queued: QueuedMessage) -> bool:
-    """Say whether the file that is being streamed is still what was opened."""
+    """True while the file that is being streamed is unchanged since it was opened."""
     try:
         return identity_of(os.fstat(queued.message.fd)) == queued.message.identity
     except OSError:
@@ -67,7 +67,7 @@ def _load(name: bytes) -> Message:
         data = b""
         while len(data) <= size and (more := os.read(fd, size + 1 - len(data))):
             data += more
-        if len(data) != size:  # somebody is writing it
+        if len(data) != size:  # it is being written
             raise UnreadableError("unable to read file")
         return Message(_HERE, name, identity_of(status), data, size)
     except OSError as error:
@@ -88,7 +88,7 @@ def _addressed(message: Message, prefix: bytes) -> QueuedMessage | None:
     if not recipients:
         return None
     if len(trace.recipients) > 1:
-        # One result for several recipients would say of all what is true of one.
+        # There is one result for a file, which cannot report several recipients.
         raise EnvelopeError(f"it has {len(trace.recipients)} recipients, and can have only one")
     queued = QueuedMessage(message, trace.sender, recipients, trace.kept, trace.offset)
     if queued.length > MAX_MESSAGE:

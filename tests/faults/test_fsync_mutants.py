@@ -102,7 +102,7 @@ def test_the_calls_are_found() -> None:
         "maildir/maildir.py",
         "maildir/writing.py",
         "forwarder/settle.py",
-        "receiver/session.py",
+        "receiver/storage.py",
     } <= {call.file for call in calls()}
 
 

@@ -165,7 +165,28 @@ def test_a_spool_goes_on_after_a_write_that_took_a_part(
     spool.discard()
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
+def test_a_path_that_cannot_be_looked_at(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No K without an answer to that; and the log has the reason, not a guess."""
+    log: list[str] = []
+    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    real = os.stat
+
+    def stat(name: bytes, **options: object) -> os.stat_result:
+        if name == os.fsencode(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(name, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        assert letters(session.receive(PACKAGE)) == "Z"
+    assert f"cannot look at {path}: Input/output error" in log[0]
+    assert letters(session.receive(PACKAGE)) == "K"
+    assert new(path) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
 def test_without_hard_links_it_does_not_start(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -178,6 +199,23 @@ def test_without_hard_links_it_does_not_start(
     with pytest.raises(LocalError, match="needs a file system with hard links"):
         Storage(os.fsencode(path))
     assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
+
+
+def test_new_on_another_file_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No link leads from one file system to another."""
+    writing.create(os.fsencode(path))
+    fstat = os.fstat
+    new = os.stat(path / "new").st_ino
+
+    def elsewhere(fd: int) -> os.stat_result:
+        found = fstat(fd)
+        if found.st_ino != new:
+            return found
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
+
+    monkeypatch.setattr(os, "fstat", elsewhere)
+    with pytest.raises(LocalError, match="is on another file system than tmp/"):
+        Storage(os.fsencode(path))
 
 
 @pytest.mark.parametrize("call", ["open", "link"])
