@@ -30,7 +30,7 @@ class AsyncQMTPClient(BaseClient):
     """
 
     _turns: asyncio.Lock | None = None
-    _dialling: asyncio.Lock | None = None
+    _connecting_lock: asyncio.Lock | None = None
     _owner: "asyncio.Task[object] | None" = None
     _run: "_Run | None" = None
 
@@ -43,24 +43,24 @@ class AsyncQMTPClient(BaseClient):
         self.disconnect()
 
     def __del__(self) -> None:
-        # A constructor that raised has left no session.
+        # A constructor that raised has made no session.
         if hasattr(self, "_session"):
             self.disconnect()
 
     async def connect(self) -> None:
         """See `QMTPClient.connect`."""
-        if self._dialling is None:
-            self._dialling = asyncio.Lock()
-        async with self._dialling:
+        if self._connecting_lock is None:
+            self._connecting_lock = asyncio.Lock()
+        async with self._connecting_lock:
             if not self._must_connect():
                 return
             address = self._address
-            dialling = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
+            connecting = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
             try:
-                transport = await asyncio.shield(dialling)
+                transport = await asyncio.shield(connecting)
             except asyncio.CancelledError:
                 # The thread goes on; what it connects to must not stay open.
-                dialling.add_done_callback(_hang_up)
+                connecting.add_done_callback(_close_late)
                 raise
             self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
 
@@ -105,11 +105,11 @@ class AsyncQMTPClient(BaseClient):
             self._owner = asyncio.current_task()
             self._session.begin()
             try:
-                while (need := self._session.need()) is not NextStep.NOTHING:
-                    if need is NextStep.RESULT:
+                while (step := self._session.next_step()) is not NextStep.NOTHING:
+                    if step is NextStep.RESULT:
                         yield self._session.result()
                     else:
-                        await run.satisfy(need)
+                        await run.take_step(step)
                 if self._session.error is not None:
                     raise self._session.error
             finally:
@@ -139,17 +139,17 @@ class _Run:
         else:
             self._source = iter(packages)
 
-    async def satisfy(self, need: NextStep) -> None:
-        """Do what the session needs; results excepted."""
-        if need is NextStep.PACKAGE:
+    async def take_step(self, step: NextStep) -> None:
+        """Take any step but RESULT."""
+        if step is NextStep.PACKAGE:
             await self._take()
-        elif need is NextStep.CONNECTION:
+        elif step is NextStep.CONNECTION:
             try:
                 await self._client.connect()
             except TransportError as error:
                 self._session.fail(error)
         else:
-            await self._turn(self._session.wait_s() if need is NextStep.WAIT else 0.0)
+            await self._turn(self._session.wait_s() if step is NextStep.WAIT else 0.0)
 
     def end(self) -> None:
         """Ask for no more packages."""
@@ -182,7 +182,7 @@ class _Run:
         return next(self._source)
 
     async def _turn(self, timeout_s: float | None) -> None:
-        """Wait for the connection, the next package or the time, and let the session work."""
+        """Wait for the connection, the next package or the time, then give the session a turn."""
         transport = self._session.transport
         assert transport is not None
         loop = asyncio.get_running_loop()
@@ -250,6 +250,6 @@ async def _next(source: AsyncIterator[Package]) -> Package:
     return await anext(source)
 
 
-def _hang_up(dialling: "asyncio.Future[Transport]") -> None:
-    if not dialling.cancelled() and dialling.exception() is None:
-        _close(dialling.result())
+def _close_late(connecting: "asyncio.Future[Transport]") -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        _close(connecting.result())

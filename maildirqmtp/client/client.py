@@ -178,7 +178,7 @@ class QMTPClient(BaseClient):
         self.disconnect()
 
     def __del__(self) -> None:
-        # A constructor that raised has left no session.
+        # A constructor that raised has made no session.
         if hasattr(self, "_session"):
             self.disconnect()
 
@@ -199,7 +199,7 @@ class QMTPClient(BaseClient):
     def disconnect(self) -> None:
         """Close the connection; harmless without one. The next `send` makes a new one."""
         super().disconnect()
-        self._forget_waiter()
+        self._close_selector()
 
     def send(
         self,
@@ -241,21 +241,21 @@ class QMTPClient(BaseClient):
         source = iter(packages)
         session.begin()
         try:
-            while (need := session.need()) is not NextStep.NOTHING:
-                if need is NextStep.PACKAGE:
+            while (step := session.next_step()) is not NextStep.NOTHING:
+                if step is NextStep.PACKAGE:
                     self._take(source)
-                elif need is NextStep.RESULT:
+                elif step is NextStep.RESULT:
                     yield session.result()
-                elif need is NextStep.CONNECTION:
+                elif step is NextStep.CONNECTION:
                     self._open()
                 else:
-                    self._turn(session.wait_s() if need is NextStep.WAIT else 0.0)
+                    self._turn(session.wait_s() if step is NextStep.WAIT else 0.0)
             if session.error is not None:
                 raise session.error
         finally:
             session.end()
             if session.transport is None:
-                self._forget_waiter()
+                self._close_selector()
 
     def _take(self, source: Iterator[Package]) -> None:
         try:
@@ -277,7 +277,7 @@ class QMTPClient(BaseClient):
         assert transport is not None
         try:
             if self._selector is None or self._selector.transport is not transport:
-                self._forget_waiter()
+                self._close_selector()
                 self._selector = ConnectionSelector(transport)
             ready = self._selector.wait(session.wants_read, session.wants_write, timeout_s)
         except OSError as error:
@@ -286,7 +286,7 @@ class QMTPClient(BaseClient):
         else:
             session.turn(*ready)
 
-    def _forget_waiter(self) -> None:
+    def _close_selector(self) -> None:
         if self._selector is not None:
             self._selector.close()
             self._selector = None

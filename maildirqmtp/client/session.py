@@ -1,20 +1,21 @@
-"""What both clients do between one wait and the next. It never waits itself.
+"""What both clients do between one wait and the next. Nothing in it waits.
 
-A client asks the session what it needs, does that, and asks again:
+A client asks for the next step, takes it, and asks again:
 
-    | need       | the client                                    | and tells by                  |
+    | step       | the client                                    | and then calls                |
     | ---------- | --------------------------------------------- | ----------------------------- |
     | PACKAGE    | takes the next package from the program       | `take`, `no_more` or `stop`   |
     | CONNECTION | connects                                      | `connected` or `fail`         |
     | WAIT       | waits for the connection, at most `wait_s()`  | `turn`                        |
-    | LOOK       | looks whether it is ready, without waiting    | `turn`                        |
-    | RESULT     | hands the program `result()`                  |                               |
-    | NOTHING    | ends the run, raising `error` where there is  | `end`                         |
+    | LOOK       | polls the connection                          | `turn`                        |
+    | RESULT     | returns `result()` to the program             |                               |
+    | NOTHING    | ends the run, and raises `error` if it is set | `end`                         |
 
-Every package that was taken has one result, and they come in order. When the
-connection breaks, what was not answered is deferred; nothing is sent again
-without the program's asking, except by the fence of `pipeline`: to those who
-have no answer from a server that answers once per package.
+Every package that was taken has one result, in the order they were taken. When
+the connection breaks, recipients without an answer are deferred. Nothing is
+sent again unless the program asks for it, with one exception: recipients
+without an answer from a server that answers once per package (see Fences in
+`pipeline`).
 """
 
 import logging
@@ -37,12 +38,12 @@ from maildirqmtp.transport.transport import Transport
 
 _log = logging.getLogger("maildirqmtp")
 
-#: Seconds for which packages are taken without a look at the connection.
+#: Seconds for which packages are taken without polling the connection.
 LOOK_S = 0.02
 
 
 class NextStep(Enum):
-    """What the session cannot go on without."""
+    """What the client has to do next; see the table of the module."""
 
     PACKAGE = auto()
     CONNECTION = auto()
@@ -53,11 +54,11 @@ class NextStep(Enum):
 
 
 class ClientSession:
-    """Carries packages to one server, over one connection after the other.
+    """Sends packages to one server, over one connection after the other.
 
-    A run is from `begin` to `end`; the connection outlives it. `window` is how
-    much may be in flight, `clock` monotonic seconds. `error` is what the run
-    ended with, an exception for the program.
+    A run lasts from `begin` to `end`; the connection stays open after it.
+    `window` limits what is in flight, `clock` is monotonic seconds. `error` is
+    the exception that the run ended with, to be raised to the program.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ClientSession:
         self._more = False
         self._unproven = False
         self._look_at = 0.0
-        # All that were taken and not handed back; and those of them that were not put yet.
+        # All that were taken and have not returned a result; those of them not yet sent.
         self._requests: deque[SendRequest] = deque()
         self._unsent: deque[SendRequest] = deque()
 
@@ -81,19 +82,19 @@ class ClientSession:
 
     @property
     def transport(self) -> Transport | None:
-        """The connection there is."""
+        """The connection, None without one."""
         return self._pipeline.transport if self._pipeline else None
 
     @property
     def in_flight(self) -> int:
-        """Packages that are put and not answered."""
+        """The number of packages sent and not answered."""
         return self._pipeline.packages_in_flight if self._pipeline is not None else 0
 
     def is_alive(self) -> bool:
-        """Say whether there is a connection, as far as can be known without sending."""
+        """Return whether there is a connection, as far as can be known without sending."""
         pipeline = self._pipeline
         if pipeline is not None and not pipeline.packages_in_flight:
-            self._look(pipeline)
+            self._check_idle(pipeline)
         return self._pipeline is not None
 
     def connected(self, transport: Transport) -> None:
@@ -117,7 +118,7 @@ class ClientSession:
             self._leave()
 
     def forget_capabilities(self) -> None:
-        """Take nothing for granted: it is another server."""
+        """Forget what the server has shown of itself: the next one is another."""
         self._capabilities = Capabilities()
 
     # A run
@@ -173,8 +174,8 @@ class ClientSession:
             error.__context__ = self.error
         self.error = error
 
-    def need(self) -> NextStep:
-        """Do all that can be done now; return what is needed to go on."""
+    def next_step(self) -> NextStep:
+        """Do all that can be done now; return the next step."""
         while True:
             pipeline = self._pipeline
             if pipeline is not None and pipeline.ended:
@@ -191,12 +192,12 @@ class ClientSession:
                 return step
 
     def _send_more(self, pipeline: Pipeline[SendRequest]) -> NextStep | None:
-        """Put the next package; return what is needed before that, None where nothing is."""
+        """Send the next package; return the step that has to come before it, if any."""
         if not pipeline.packages_in_flight:
-            # It may have been idle for long: the server may have gone, or the hour be over.
-            if self._look(pipeline):
+            # After a long idle time the server may be gone, or the hour over.
+            if self._check_idle(pipeline):
                 self._put(pipeline)
-                # Nothing to gather it with is at hand, or the fence is up: let it go.
+                # There is nothing to gather it with, or a fence is up: send it.
                 self._look_at = self._clock()
             return None
         if not pipeline.has_room() or not (self._unsent or self._more):
@@ -212,21 +213,21 @@ class ClientSession:
 
     @property
     def wants_read(self) -> bool:
-        """True where `turn` is to be told when something has come."""
+        """True where `turn` has to be called when the connection can be read."""
         return self._pipeline is not None and self._pipeline.wants_read
 
     @property
     def wants_write(self) -> bool:
-        """True where `turn` is to be told when something can be sent."""
+        """True where `turn` has to be called when the connection can be written."""
         return self._pipeline is not None and self._pipeline.wants_write
 
     def wait_s(self) -> float | None:
-        """Return the seconds after which `turn` has something to do in any case."""
+        """Return the seconds after which `turn` has to be called in any case; None for never."""
         deadline = self._pipeline.next_deadline() if self._pipeline is not None else None
         return seconds_until(deadline, self._clock())
 
     def turn(self, readable: bool, writable: bool) -> None:
-        """Read and write what can be, and look at the clock."""
+        """Read and write what is possible, and check the time-outs."""
         pipeline = self._pipeline
         if pipeline is not None:
             pipeline.turn(readable, writable)
@@ -235,7 +236,7 @@ class ClientSession:
         self._look_at = self._clock() + LOOK_S
 
     def result(self) -> SendResult:
-        """Return the next result; only when that is the need."""
+        """Return the next result; only where that is the next step."""
         return self._requests.popleft().result()
 
     # Inside
@@ -256,8 +257,8 @@ class ClientSession:
         if pipeline.put(request):
             self._unsent.popleft()
 
-    def _look(self, pipeline: Pipeline[SendRequest]) -> bool:
-        """Say whether a connection with nothing in flight is still of use; leave it if not."""
+    def _check_idle(self, pipeline: Pipeline[SendRequest]) -> bool:
+        """Return whether a connection with nothing in flight is usable; close it if not."""
         pipeline.read()
         pipeline.check_time()
         if pipeline.ended or (pipeline.draining and not self._unproven):
@@ -273,7 +274,7 @@ class ClientSession:
                     _log.debug("%s: response for %s: %s", self._name, to, outcome.response)
 
     def _leave(self) -> None:
-        """Close the connection, and see what becomes of what was on it."""
+        """Close the connection; defer what was in flight, or have it sent again."""
         pipeline = self._pipeline
         assert pipeline is not None
         unfinished = pipeline.close()
@@ -294,7 +295,7 @@ class ClientSession:
                     request.start_over()
                     self._unsent.appendleft(request)
         elif self._unproven:
-            # Connecting to it again, and again, would not make it take anything.
+            # The server takes nothing: to connect again and again would not help.
             name = pipeline.transport.name
             self.fail(error or TransportError(f"{name} closed the connection at once"))
         self._unproven = False

@@ -105,6 +105,7 @@ class Forwarder:
         )
         self._more_at = 0.0
         self._total = 0
+        self._all_tried = False
         self._stop_at: float | None = None
         self.connecting = False
         self._owns_wake = wake is None
@@ -179,16 +180,17 @@ class Forwarder:
         return self._may_take
 
     def _has_next(self) -> bool:
-        if self.outbox.has_next():
-            return True
-        self._refill()
+        if not self.outbox.has_next() and not self._all_tried:
+            self._refill()
         return self.outbox.has_next()
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
         if self._may_take and not self.outbox.left:
             try:
-                self._total += self.queue.refill()
+                found = self.queue.refill()
+                self._all_tried = not found
+                self._total += found
             except LocalError as error:
                 self._settler.stop_taking(error)
 
@@ -209,7 +211,7 @@ class Forwarder:
 
     def connect(self) -> bool:
         """Open a first connection; say whether that could be done."""
-        self.may_help = False
+        self.may_help = self._all_tried = False
         try:
             transport = self._connect(self._route.connect_timeout_s)
         except TransportError as error:
@@ -309,10 +311,11 @@ class Forwarder:
             if key.data is not None:
                 key.data.turn(events)
         for connection in pool:
-            self._settle(connection)
             connection.pipeline.check_time()
             if self._stop_at is not None and self._clock() >= self._stop_at:
                 connection.pipeline.give_up()
+            # Last, for both of these may have taken in answers: a scan would find it all again.
+            self._settle(connection)
         self._settler.tick()
 
     def _end_those_over(self) -> None:

@@ -11,6 +11,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from maildirqmtp.maildir.names import without_uid
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -133,7 +135,7 @@ class BatchQueue:
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
         """Return those of these names that this run has not tried."""
         tried = self._tried
-        return [name for name in names if name.partition(b":")[0] not in tried]
+        return [n for n in names if n not in tried and without_uid(n) not in tried]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -182,5 +184,5 @@ class BatchQueue:
 
 
 def _key(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves or flags it."""
-    return name.partition(b":")[0]
+    """Return what a message keeps when a mail reader moves, flags or numbers it."""
+    return without_uid(name)

@@ -40,7 +40,7 @@ class QueuedMessage(OutgoingMessage):
     """A message of the maildir on its way to some recipients; see `OutgoingMessage`.
 
     `recipients` are without the prefix. `others` are those without the prefix:
-    somebody else's, and still owed it when we are done. What is sent is `kept`
+    left for other routes, and still owed it when this one is done. What is sent is `kept`
     and then the file from `offset` on. `message_id` is for the log, where that
     wants it. `sidecar_identity` tells whether the sidecar was replaced since.
     `refusal` is our own final answer to a message that must not be sent, None
@@ -219,10 +219,9 @@ def _sender(route: Route, trace: Trace) -> bytes:
         raise EnvelopeError(f"{trace.sender_fault}; give --sender ADDRESS, or write {_SIDECAR}")
     if route.default_sender is not None:
         return route.default_sender
-    raise EnvelopeError(
-        f"no envelope: no Return-Path line on top of it; give --default-sender ADDRESS, or "
-        f"write {_SIDECAR}"
-    )
+    by_default = f"give --default-sender ADDRESS, or write {_SIDECAR}"
+    way_out = by_default if route.recipients or trace.recipients else _BY_OPTIONS
+    raise EnvelopeError(f"no envelope: no Return-Path line on top of it; {way_out}")
 
 
 def _recipients(route: Route, trace: Trace) -> tuple[bytes, ...]:

@@ -12,7 +12,9 @@ answered something, or was ended by us       may help: that is progress
 turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
 ended with a message that is set aside       may help, but not for the tenth time in a row
-ended otherwise without an answer            may help, but not for the third time in a row
+ended otherwise without an answer            may help, but not for the third time in a row; the
+                                             tenth, where the server has answered in this run
+                                             and did not time out
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
 against a message only where the connection had nothing before it: a server that takes one
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.endpoint import Endpoint
 
-#: Connections in a row without progress, after which a server is given up for now.
+#: Connections in a row without progress, to each address, after which a server is given up for now.
 MAX_WITHOUT_PROGRESS = 3
+#: The same for a server that has answered before and fails at once: it may dislike many messages.
+MAX_FROM_KNOWN_SERVER = 10
 #: Messages set aside in a row without an answer in between, after which it is, too.
 MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
@@ -58,9 +62,11 @@ class Recovery:
         self._report = report
         self._server = server
         self._faults: dict[bytes, int] = {}
-        self._without_progress = 0
+        # By address: those that were of no use are tried last, so that all have their turn.
+        self._without_progress: dict[object, int] = {}
         self._set_aside = 0
         self._tried: list[bytes] = []
+        self._has_answered = False
         self._silence_told = False
 
     def is_suspect(self, queued: QueuedMessage) -> bool:
@@ -101,7 +107,7 @@ class Recovery:
                 (last if at_fault else again).append((message.folder, message.name))
         stop_reason = self._judge(connection, unfinished, culprit)
         queue.put_back(again)
-        if at_fault and self._without_progress == 1:
+        if at_fault and sum(self._without_progress.values()) == 1:
             # Its neighbours may be as bad, and would stop this run, and all that follow, here.
             queue.rotate()
         queue.postpone(last)
@@ -149,6 +155,7 @@ class Recovery:
         narrowed = bool(in_flight and error and connection.window.shrink(in_flight))
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
+        self._has_answered = self._has_answered or pipeline.answered > 0
         if pipeline.answered or ours:
             return self._begin_anew("")
         if isinstance(error, ConnectError):
@@ -157,12 +164,18 @@ class Recovery:
             return ""
         if culprit:
             # Progress; but a server that does it to every message is dead.
-            self._without_progress = 0
+            self._without_progress.clear()
             self._set_aside += 1
+            in_vain = 0
         else:
-            self._without_progress += 1
+            # Only TCP has several addresses.
+            address = getattr(pipeline.transport, "address", None)
+            in_vain = self._without_progress.get(address, 0) + 1
+            self._without_progress[address] = in_vain
         self._tried += [queued.message.name for queued in unfinished]
-        if self._without_progress < MAX_WITHOUT_PROGRESS and self._set_aside < MAX_SET_ASIDE:
+        patient = self._has_answered and not isinstance(error, TimeoutError)
+        limit = MAX_FROM_KNOWN_SERVER if patient else MAX_WITHOUT_PROGRESS
+        if in_vain < limit and self._set_aside < MAX_SET_ASIDE:
             return ""
         tried = printable(b", ".join(dict.fromkeys(self._tried)))
         return self._begin_anew(
@@ -172,7 +185,8 @@ class Recovery:
 
     def _begin_anew(self, why: str) -> str:
         """Begin to count anew; return `why`."""
-        self._without_progress = self._set_aside = 0
+        self._without_progress.clear()
+        self._set_aside = 0
         self._tried.clear()
         return why
 

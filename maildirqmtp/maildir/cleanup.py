@@ -73,7 +73,7 @@ def _remove_untouched(
                 os.unlink(name, dir_fd=folder.fd)
                 removed += 1
         except FileNotFoundError:
-            continue  # somebody else is cleaning too
+            continue  # another process is cleaning up as well
         except OSError as error:
             raise local_error("clean up", folder.join(name), error) from error
     return removed

@@ -1,4 +1,4 @@
-"""Directories: opened without being led elsewhere by somebody's link, and made for their owner.
+"""Directories: opened without being led elsewhere by another user's link, and made for their owner.
 
 Root is given paths that others can change. A user who replaces their maildir by a link to another
 user's would have that one forwarded, and emptied. So root follows a link only where its owner is
@@ -22,7 +22,7 @@ def open_directory(name: bytes, parent_fd: int | None = None, nofollow: bool = F
     """Open a directory for listing. Raises `OSError`.
 
     Also where it is a link and `nofollow` is set; the error says so. As root,
-    where a link on the way belongs to somebody who does not own what it leads to.
+    where a link on the way belongs to a user who does not own what it leads to.
     """
     if parent_fd is None and os.geteuid() == 0:
         fd = _walk(name, nofollow)

@@ -20,8 +20,8 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class Folder:
     """One directory, held open.
 
-    `owner` is the user and the group that files made in it are given to: root
-    working in somebody's maildir. None: whoever makes them.
+    `owner` is the user and the group that root gives the files to which it makes in
+    it; None where they belong to the process's own user.
     """
 
     __slots__ = ("fd", "owner", "path")
@@ -67,8 +67,8 @@ class Message:
 
     `data` is the whole file, or its first `TOP_BYTES` when `fd` is not -1: then
     the rest is to be read from there, and `close` is the caller's duty. `size`
-    is the length in bytes as it was read. `data` may be let go of (made empty)
-    by whoever has sent it.
+    is the length in bytes as it was read. `data` is made empty
+    once it has been sent.
     """
 
     __slots__ = ("data", "fd", "folder", "identity", "name", "size")

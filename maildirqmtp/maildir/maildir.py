@@ -2,7 +2,7 @@
 
 maildir(5), and what this package adds:
 
-    new/  cur/  tmp/     as ever; dot-files are nobody's message
+    new/  cur/  tmp/     as ever; dot-files are not messages
     envelope/NAME.json   the sidecar of the message NAME, where there is one
 
 Everything goes through descriptors of the directories, so that a directory that
@@ -75,7 +75,7 @@ def _read_whole(fd: int, size: int) -> bytes:
 
 
 class Maildir:
-    """A maildir that is open. A context manager; leaving it lets go of the lock.
+    """A maildir that is open. A context manager; leaving it ends the lock.
 
     Raises `LocalError` where it cannot be opened: it does not exist, is no
     maildir, or may not be read. `nofollow` refuses a path that ends in a link.
@@ -197,7 +197,7 @@ class Maildir:
         """Say whether the path still leads to the directories that are open.
 
         Not so where one was renamed, removed and made again, mounted over or
-        unmounted: then this object sees only what nobody else does.
+        unmounted: then this object sees what no other process does.
         """
         try:
             here = os.stat(self.path)
@@ -222,7 +222,7 @@ class Maildir:
         Oldest by the seconds that begin the name (maildir(5)), else by the
         modification time; only names without seconds cost a stat. `choose` is
         given the names of each directory, and returns those that are wanted. What
-        is flagged as trashed or as a draft in cur/ is nobody's to send.
+        is flagged as trashed or as a draft in cur/ is not sent.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
@@ -262,7 +262,7 @@ class Maildir:
         """Open a message; None for what is none: gone, a link, FIFO, device, directory.
 
         Up to 1 MiB the file is read whole. Raises `LocalError` for a file that
-        cannot be read, and `FileChangedError` for one that somebody is writing.
+        cannot be read, and `FileChangedError` for one that is being written to.
         """
         try:
             fd = os.open(name, READ, dir_fd=folder.fd)
@@ -281,8 +281,7 @@ class Maildir:
                     f"the maildir's owner, and may only have been linked here; chown it, or run "
                     f"this as the maildir's owner"
                 )
-            # Never renamed since it was written to: maybe by somebody who is not done yet.
-            if status.st_ctime_ns == status.st_mtime_ns and safety.has_writer(fd):
+            if safety.is_being_written(fd, status):
                 raise _being_written(folder, name)
             size = status.st_size
             if size > WHOLE_MAX:
@@ -340,7 +339,7 @@ class Maildir:
         The message then has that name; whether the file is still the same is for
         `is_same` and `remove` to say. In new/ only mbsync renames messages, where
         it keeps its numbers in names; elsewhere new/ is not listed for each message
-        that somebody has removed. Raises `LocalError`.
+        that another program has removed. Raises `LocalError`.
         """
         base = names.without_uid(message.name)
         folders = [self.cur] if include_cur else []

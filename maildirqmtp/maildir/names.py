@@ -9,10 +9,10 @@ message, and may change the number later; neither makes it another message.
 
 import re
 
-# One of them, at the end of a unique name.
-_TAG = re.compile(rb",[SUW]=[0-9]+\Z")
-_UID = re.compile(rb",U=[0-9]+(?=,[SUW]=[0-9]|\Z)")
-_TAGS = re.compile(rb"(?:,[SUW]=[0-9]+)+\Z")
+# One of them, at the end of a unique name. Compiled when a name first has a comma.
+_TAG = rb",[SUW]=[0-9]+\Z"
+_UID = rb",U=[0-9]+(?=,[SUW]=[0-9]|\Z)"
+_TAGS = rb"(?:,[SUW]=[0-9]+)+\Z"
 
 
 def unique(name: bytes) -> bytes:
@@ -22,13 +22,14 @@ def unique(name: bytes) -> bytes:
 
 def plain(name: bytes) -> bytes:
     """Return a message's unique name as its writer made it, without `,S=`, `,U=` and `,W=`."""
-    return _TAGS.sub(b"", unique(name))
+    base = unique(name)
+    return re.sub(_TAGS, b"", base) if b"," in base else base
 
 
 def without_uid(name: bytes) -> bytes:
     """Return a message's unique name without `,U=`, which is of use in one maildir only."""
     base = unique(name)
-    return _UID.sub(b"", base) if b",U=" in base else base
+    return re.sub(_UID, b"", base) if b",U=" in base else base
 
 
 def of_sidecar(name: bytes) -> bytes:
@@ -44,7 +45,7 @@ def of_sidecars(name: bytes) -> list[bytes]:
     """
     base = unique(name)
     found = [base + b".json"]
-    while b"," in base and (shorter := _TAG.sub(b"", base)) != base:
+    while b"," in base and (shorter := re.sub(_TAG, b"", base)) != base:
         base = shorter
         found.append(base + b".json")
     return found

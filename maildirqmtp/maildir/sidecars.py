@@ -73,7 +73,7 @@ def remove(maildir: Maildir, message_name: bytes) -> None:
 def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
     """Return what a message's sidecar is known by, None where there is none. Raises `LocalError`.
 
-    Another one than before: somebody has replaced it, and what it says is still owed.
+    Where it differs from before, the sidecar was replaced: what it says is still owed.
     """
     folder = maildir.envelope()
     found = _find(folder, message_name)

@@ -9,9 +9,9 @@ The orders, each step durable before the next where it says so:
                link new/X | unlink tmp/X | fsync new/
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
 
-A link, never a rename, gives a message its name: a rename would replace somebody's.
-Only `deliver_as` means to: what it replaces is its own work, from before a crash.
-After any crash there is at most rubbish in tmp/, which `cleaning` takes.
+A link, never a rename, gives a message its name: a rename would replace another message.
+Only `deliver_as` renames: what it replaces is its own work, from before a crash.
+After any crash there is at most rubbish in tmp/, which `cleanup` removes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _sequence = count(1)
 
 
 def unique_name() -> bytes:
-    """Return a name nobody else uses: seconds, microseconds, process, count, host (maildir(5))."""
+    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5))."""
     now_ns = time.time_ns()
     host = host_name().replace("/", "\\057").replace(":", "\\072")
     return os.fsencode(
@@ -201,7 +201,7 @@ def free_name(target: Maildir, message: Message) -> bytes:
     """Return the name under which `target` can take the message: its own, or one like it.
 
     Its own as well where `target` has this very message already: a crash came
-    between taking it and removing it here, and this is the second go.
+    between taking it and removing it here, and this is the second attempt.
     """
     # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
     base = names.without_uid(message.name)[:_NAME_BYTES] or b"nameless"

@@ -368,7 +368,7 @@ class Pipeline(Generic[MessageT]):
 
         On each, `doubtful` are recipients whose package the server had whole and did not answer.
         """
-        if self.error is not None and not self.answered:
+        if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
         self.transport.close()
         if self._in_flight and self._fence_answered_at is not None:

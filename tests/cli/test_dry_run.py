@@ -66,8 +66,8 @@ def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
     captured = capsys.readouterr()
     assert captured.out.startswith("2.a: ")
     assert captured.err == (
-        "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it; give "
-        "--default-sender ADDRESS, or write a sidecar, as --enqueue does; see HELD MESSAGES in "
+        "maildirqmtp: 1.a?: held: no envelope: no Return-Path line on top of it; give --sender "
+        "and --recipient, or write a sidecar, as --enqueue does; see HELD MESSAGES in "
         "maildirqmtp(1)\n"
     )
 

@@ -376,8 +376,9 @@ def test_leaving_early_takes_nothing_more_from_an_asynchronous_source() -> None:
 
     async def main(address: str) -> None:
         queue: asyncio.Queue[Package] = asyncio.Queue()
-        first, second = packages(2)
-        queue.put_nowait(first)
+        *sent, later = packages(3)
+        for package in sent:
+            queue.put_nowait(package)
 
         async def source() -> AsyncIterator[Package]:
             while True:
@@ -385,8 +386,9 @@ def test_leaving_early_takes_nothing_more_from_an_asynchronous_source() -> None:
 
         async with AsyncQMTPClient(address) as client:
             async with contextlib.aclosing(client.send_many(source())) as results:
-                assert said([await anext(results)]) == [SEEN]
-            queue.put_nowait(second)
+                for _ in sent:
+                    assert said([await anext(results)]) == [SEEN]
+            queue.put_nowait(later)
             for _ in range(5):  # whatever still waits for the queue has its turn now
                 await asyncio.sleep(0)
             assert queue.qsize() == 1

@@ -309,6 +309,25 @@ def test_the_next_address_is_tried(make: Make, monkeypatch: pytest.MonkeyPatch) 
         assert len(tried) == 2
 
 
+def test_an_address_that_hangs_up_is_not_used_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two load balancers one is broken: with the next connection, the other one is used."""
+    real = socket.getaddrinfo
+    with serving(lambda peer: None) as broken, serving(answer_all()) as good:
+        found = [
+            real("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in (broken.port, good.port)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        client = make("twofold.example", defer_connect=True)
+        with pytest.raises(TransportError):
+            client.send("s@x", "r@y", b"x")
+        for _ in range(3):
+            assert said([client.send("s@x", "r@y", b"x")]) == [SEEN]
+            client.client.disconnect()
+        assert (broken.connections, good.connections) == (1, 3)
+
+
 def test_under_a_ucspi_client(tmp_path: Path) -> None:
     """A program of one's own in the place of `maildirqmtp DIR -`."""
     program = tmp_path / "program.py"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.cli.main import main
 from tests.helpers import (
     add_message,
     answer_all,
@@ -244,6 +245,20 @@ def test_a_unix_socket_where_nobody_listens(tmp_path: Path) -> None:
         assert result.returncode == 111
         assert f"cannot connect to unix:{tmp_path}/{path}: {why}" in result.stderr
     assert snapshot(tmp_path / "here") == before
+
+
+def test_of_two_addresses_one_hangs_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two load balancers is broken; all mail goes by the other, in the same run."""
+    fill(tmp_path / "here", 4)
+    real = socket.getaddrinfo
+    with serving(lambda peer: None) as broken, serving(answer_all()) as good:
+        found = [
+            real("127.0.0.1", port, type=socket.SOCK_STREAM)[0] for port in (broken.port, good.port)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert main(["-q", str(tmp_path / "here"), "twofold.example"]) == 0
+        assert (broken.connections, good.connections) == (1, 1)
+    assert names(tmp_path / "here" / "new") == []
 
 
 def test_without_tcpclient_a_dash_says_what_to_write(tmp_path: Path) -> None:

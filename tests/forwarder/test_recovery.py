@@ -15,7 +15,7 @@ import pytest
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.forwarder import recovery
 from maildirqmtp.forwarder.forwarder import Forwarder
-from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, Recovery
+from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, MAX_WITHOUT_PROGRESS, Recovery
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
@@ -141,13 +141,46 @@ def test_an_answer_clears_a_message_of_suspicion(run: Run) -> None:
 def test_poison_that_is_all_there_is_left_is_named(run: Run) -> None:
     """With nothing else to try, the server may as well be dead; the names tell a person."""
     run.add(10)
-    run.scripts = [poisoned(hang_up, 8, 9, 10)]
+    run.scripts = [poisoned(say_nothing, 8, 9, 10)]
     run.go()
     assert run.new == ["10.a", "8.a", "9.a"]
     why = str(run.events[-1]["reason"])
     assert all(name in why for name in run.new)
     assert "giving up (3 left)" in why
     assert run.code == 111
+
+
+@pytest.mark.parametrize("fault", ["hangs up", "nonsense"])
+def test_a_third_of_all_messages_may_be_poison(run: Run, fault: str) -> None:
+    """mailfront's echo crashes over a message without a header: the others still go."""
+    run.add(90)
+    bad = [number for number in range(1, 91) if number % 9 in (3, 4, 5)]
+    run.scripts = [poisoned(FAULTS[fault][0], *bad)]
+    run.go()
+    assert sorted(run.new) == sorted(f"{number}.a" for number in bad)
+    assert run.report.counters.accepted == 60
+
+
+@pytest.mark.parametrize("addresses", [2, 5])
+def test_every_address_has_its_turn_before_a_server_is_given_up(run: Run, addresses: int) -> None:
+    """The last of five addresses is the one that works, and no run came that far."""
+    reach = run.connect
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        made = reach(server, timeout_s)
+        # Those that were of no use are tried last, the one longest ago first.
+        made.address = (len(run.servers) - 1) % addresses  # type: ignore[attr-defined]
+        return made
+
+    run.connect = connect  # type: ignore[method-assign]
+    run.add(20)
+    run.scripts = [hang_up]
+    run.go()
+    assert len(run.servers) == addresses * (MAX_WITHOUT_PROGRESS - 1) + 1
+    run.servers.clear()
+    run.scripts = [*[hang_up] * (addresses - 1), accept]
+    run.go()
+    assert run.new == []
 
 
 def make_recovery(run: Run) -> Recovery:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,54 @@ def test_a_file_has_a_writer_until_that_closes_it(tmp_path: Path, reader: int) -
     assert safety.has_writer(reader)
     os.close(writer)
     assert not safety.has_writer(reader)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_writer_that_closes_the_file_it_has_just_renamed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    """A daemon is woken by the rename; held, the message would wait for the next look around.
+
+    One that goes on writing has begun it in new/, and may not be done.
+    """
+    path = make_maildir(tmp_path / "M")
+    writer = os.open(path / "new" / "1.a", os.O_WRONLY | os.O_CREAT)
+    os.write(writer, b"whole")
+    done: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        done.append(seconds)
+        if len(done) == 3:
+            if changed:
+                os.write(writer, b" and more")
+            os.close(writer)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with Maildir(os.fsencode(path)) as maildir:
+        if changed:
+            with pytest.raises(FileChangedError, match="is being written to"):
+                maildir.load(maildir.new, b"1.a")
+        else:
+            message = maildir.load(maildir.new, b"1.a")
+            assert message is not None
+            assert message.data == b"whole"
+    assert len(done) == 3
+    assert sum(done) < safety.CLOSING_S
+
+
+@pytest.mark.parametrize("age_s", [0, 5])
+def test_a_writer_that_keeps_the_file_open_is_not_waited_for_long(
+    tmp_path: Path, reader: int, monkeypatch: pytest.MonkeyPatch, age_s: int
+) -> None:
+    """All other mail would wait with it; and not at all where it is at it for long."""
+    writer = os.open(tmp_path / "file", os.O_WRONLY)
+    status = os.fstat(reader)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "time", lambda: status.st_mtime + age_s)
+    assert not safety.closes_soon(reader, status)
+    os.close(writer)
+    assert sum(slept) == pytest.approx(0 if age_s else safety.CLOSING_S)
 
 
 def test_whoever_opens_the_file_afterwards_does_not_wait(tmp_path: Path, reader: int) -> None:

@@ -842,6 +842,39 @@ def test_a_server_that_closes_with_nothing_in_flight_is_no_error() -> None:
     assert line.transport.closed
 
 
+@pytest.mark.parametrize(
+    ("sent", "chunks", "useless"),
+    [
+        (0, (b"",), True),
+        (1, (b"",), True),
+        (1, (broken(),), True),
+        (1, (b"220 mail ESMTP\r\n",), True),
+        (0, (), False),
+        (1, (), False),
+        (1, (framed(b"Zlater"), b""), False),
+        (2, (framed(b"Dno"), broken()), False),
+    ],
+)
+def test_an_address_without_an_answer_was_of_no_use(
+    sent: int, chunks: tuple[bytes | TransportError, ...], useless: bool
+) -> None:
+    """The next connection goes to another one; but not for our own end, or after an answer."""
+    line = RecordingTransport()
+    line.send(*numbered(sent))
+    line.hear(*chunks)
+    line.pipe.close()
+    assert line.transport.useless is useless
+
+
+def test_a_file_that_changes_is_not_put_on_the_address(tmp_path: Path) -> None:
+    """The connection is closed by us; its address is as good as before."""
+    line = RecordingTransport(max_bytes=1 << 30, unchanged=lambda queued: False)
+    line.send(large_queued(tmp_path / "1.a"))
+    assert line.pipe.ended
+    line.pipe.close()
+    assert not line.transport.useless
+
+
 def test_a_server_that_closes_in_the_middle_of_a_response_is_one() -> None:
     """Half an answer is none, and the next connection is tried with more care."""
     line = RecordingTransport()
