@@ -290,7 +290,8 @@ def test_the_daemon_needs_no_more_than_its_unit_allows(tmp_path: Path) -> None:
         file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "{server.address}"\n')
         with started(*denied(*strace, *command(), "--config", str(file))):
             wait_until(lambda: trace.exists() and "inotify_add_watch" in trace.read_text(), "watch")
-            add_message(path, "1.a")
+            add_message(path, "1.a", folder="tmp")
+            (path / "tmp" / "1.a").rename(path / "new" / "1.a")
             wait_until(lambda: names(path / "new") == [], "the message to be sent")
     wait_until(lambda: "+++ exited with 0" in trace.read_text(), "the end")
     assert calls_in(trace) <= allowed_calls("maildirqmtp@.service")

@@ -34,7 +34,7 @@ class DescriptorPoller:
         return self._selectable[fd]
 
     def wait(self, until: float | None) -> dict[int, int]:
-        """Return which descriptors are ready for what, at this time of the clock at the latest."""
+        """Return the events of the descriptors that are ready; empty at the time `until`."""
         wait_s = seconds_until(until, self._clock())
         found = self._selector.select(0 if self._always else wait_s)
         return self._always | {key.fd: events for key, events in found}

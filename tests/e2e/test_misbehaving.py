@@ -436,8 +436,10 @@ def test_cut_off_after_each_byte_that_is_read(tmp_path: Path, ending: Ending, al
         made.add(SESSION[1], b"r@y", b"q@y")
         made.add(SESSION[2])
         ran, _ = forward(made, cut_reading(limit, ending, always), in_process=True)
-        assert ran.code == 0 or always, (limit, ran.stderr)
-        if limit == 0 and always:
+        # A reset at once can come before the client has seen that it is connected.
+        unreachable = limit == 0 and (always or "cannot connect" in ran.stderr)
+        assert ran.code == 0 or always or unreachable, (limit, ran.stderr)
+        if unreachable:
             assert made.new == made.messages.keys()
 
 

@@ -172,9 +172,10 @@ def test_term_in_a_handshake_ends_it_at_once(maildir: Path, watch: bool) -> None
 def test_two_terms_leave_no_command_behind(maildir: Path, tmp_path: Path) -> None:
     """One that hangs has a message in flight, for which the first one waits."""
     deliver(maildir, "1.x")
-    script = f"echo $$ > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; sleep 1000; true"
+    script = f"head -c 1 >/dev/null; echo $$ >{tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; "
+    script += "sleep 1000; true"
     with watching("--watch", maildir, f"exec:sh -c {shlex.quote(script)}", *OFTEN) as daemon:
-        wait_until(lambda: (tmp_path / "pid").exists(), "the command to run")
+        wait_until(lambda: (tmp_path / "pid").exists(), "the command to have read of the message")
         pid = int((tmp_path / "pid").read_text())
         daemon.send(signal.SIGTERM)
         daemon.wait_for("stopping")

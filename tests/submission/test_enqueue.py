@@ -157,7 +157,8 @@ def test_what_is_not_one_address_is_refused(path: Path, option: str, address: st
     other = {"--sender": "--recipient", "--recipient": "--sender"}[option]
     result = enqueue(path, option, address, other, "a@x")
     assert result.returncode == 100
-    assert f"{option}: {address!r} is not one address" in result.stderr.decode()
+    said = f"{option}: {option.removeprefix('--')} {address} is not one address"
+    assert said in result.stderr.decode()
     assert snapshot(path) == {}
 
 
@@ -264,6 +265,16 @@ def test_lines_of_an_earlier_delivery_are_not_part_of_it(
     assert result.returncode == 0
     (file,) = (path / "new").iterdir()
     assert file.read_bytes() == kept + text
+
+
+def test_a_second_delivered_to_is_sent(path: Path) -> None:
+    """It is how mail loops are found; the forwarder takes off the first that it meets."""
+    second = b"Delivered-To: older@y\n"
+    assert enqueue(path, text=FROM + TRACE + second + TEXT).returncode == 0
+    with serving(answer_all()) as server:
+        assert run(path, server.address).returncode == 0
+    (package,) = server.packages
+    assert (package.text, package.recipients) == (second + TEXT, (b"a@y", b"b@y"))
 
 
 @pytest.mark.parametrize("piece", [1, 1 << 16])

@@ -299,7 +299,7 @@ def test_a_log_that_waits_does_not_keep_the_end(
 def test_it_is_ended_with_its_children(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run every five minutes would leave one more hanging ssh behind each time."""
     monkeypatch.setattr(command, "EXIT_GRACE_S", 0.01)
-    monkeypatch.setattr(process, "TERM_S", 0.01)
+    monkeypatch.setattr(process, "TERM_S", 0.5)
     transport = start(
         "sh", "-c", "trap '' TERM; sleep 1000 & echo $$ $!; while :; do sleep 1000; done"
     )
