@@ -82,6 +82,15 @@ def test_leaving_closes_every_descriptor(path: Path) -> None:
     assert open_descriptors() == before
 
 
+def test_drafts_and_what_was_trashed_stay_in_cur(path: Path, maildir: Maildir) -> None:
+    """A draft would be sent before it is finished; in new/ flags mean nothing."""
+    for name in ("1.a:2,D", "2.a:2,ST", "3.a:2,S", "4.a"):
+        (path / "cur" / name).touch()
+    (path / "new" / "5.a:2,D").touch()
+    found = [name for _, name in maildir.scan(include_cur=True)]
+    assert found == [b"3.a:2,S", b"4.a", b"5.a:2,D"]
+
+
 # The lock
 
 
