@@ -189,11 +189,11 @@ def forwarding(config: str) -> Iterator[None]:
             assert daemon.wait(60) == 0
 
 
-def expect(subject: str, sender: str, *recipients: str) -> list[Arrived]:
+def expect(subject: str, sender: str, *recipients: str, maildir: Path = OUT) -> None:
     """Wait for a message: each recipient once, with this sender, and named to no other."""
     wanted = len(recipients)
     wait_until(lambda: len(arrived(subject)) >= wanted, f"{subject} to {recipients}", DEADLINE_S)
-    wait_until(lambda: not list((OUT / "new").iterdir()), "an empty maildir", DEADLINE_S)
+    wait_until(lambda: not list((maildir / "new").iterdir()), "an empty maildir", DEADLINE_S)
     found = arrived(subject)
     assert [one.recipient for one in found] == sorted(recipients), found
     for one in found:
@@ -201,4 +201,3 @@ def expect(subject: str, sender: str, *recipients: str) -> list[Arrived]:
         for other in {*recipients} - {one.recipient}:
             assert other not in one.text, f"{one.recipient} is told of {other}: {one.text}"
         assert "Hello" in one.text
-    return found
