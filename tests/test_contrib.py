@@ -98,7 +98,7 @@ def test_shellcheck(name: str) -> None:
     assert (CONTRIB / name).read_text().startswith("#!/bin/sh\n")
 
 
-@pytest.mark.parametrize("name", ["run", "fresh/run"])
+@pytest.mark.parametrize("name", ["run", "fresh/run", "recipes/run"])
 def test_the_test_command_is_checked_too(name: str) -> None:
     """It installs packages as root, and removes folders."""
     call(tool("shellcheck"), Path(__file__).parent / name)

@@ -14,7 +14,6 @@ from tests.recipes.postfix import restart, settings, start
 from tests.recipes.trial import (
     DEADLINE_S,
     OUT,
-    OUTSIDE,
     Trial,
     block,
     call,
@@ -23,7 +22,7 @@ from tests.recipes.trial import (
     forwarding,
     make_user,
     message,
-    recipient_code,
+    outside_code,
     submit,
 )
 
@@ -34,8 +33,8 @@ ANN = Path("/home/ann")
 def some_domains(trial: Trial, name: str) -> None:
     """What has to hold for Dovecot and maildrop alike."""
     with trial.checks("no relay for an outside client"):
-        assert recipient_code("joe@example.net", OUTSIDE) == 250
-        assert recipient_code("joe@foreign.example", OUTSIDE) in (454, 554)
+        assert outside_code("joe@example.net") == 250
+        assert outside_code("joe@foreign.example") in (454, 554)
     first = f"{name}-some"
     submit("me@here.example", ["Joe+x@example.net", "blind@example.com"], message(first))
     with forwarding(block("recipes/postfix.md", "[[route]]")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.recipes.trial import (
-    OUTSIDE,
     Trial,
     block,
     call,
@@ -15,7 +14,7 @@ from tests.recipes.trial import (
     listening,
     make_user,
     message,
-    recipient_code,
+    outside_code,
     submit,
 )
 
@@ -73,8 +72,8 @@ def main() -> None:
     submit("me@here.example", ["Joe@example.net", "blind@example.com"], message("some"))
     with far_end("mail.example.org"), forwarding(block("recipes/postfix.md", "[[route]]")):
         with trial.checks("no relay for an outside client"):
-            assert recipient_code("joe@foreign.example", OUTSIDE) == 550
-            assert recipient_code("joe@backup.example", OUTSIDE) == 250
+            assert outside_code("joe@foreign.example") == 550
+            assert outside_code("joe@backup.example") == 250
         with trial.checks("each recipient once, the blind one unnamed"):
             expect("some", "me@here.example", "Joe@example.net", "blind@example.com")
         with trial.checks("a bounce keeps its null sender"):

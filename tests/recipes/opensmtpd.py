@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 from tests.recipes.trial import (
-    OUTSIDE,
     Trial,
     block,
     expect,
@@ -15,7 +14,7 @@ from tests.recipes.trial import (
     listening,
     make_user,
     message,
-    recipient_code,
+    outside_code,
     submit,
 )
 
@@ -32,7 +31,7 @@ def main() -> None:
         submit("me@here.example", ["Joe@example.net", "blind@example.com"], message("some"))
         with forwarding(block(RECIPE, "[[route]]")):
             with trial.checks("no relay for an outside client"):
-                assert recipient_code("joe@foreign.example", OUTSIDE) == 550
+                assert outside_code("joe@foreign.example") == 550
             with trial.checks("each recipient once, the blind one unnamed"):
                 expect("some", "me@here.example", "Joe@example.net", "blind@example.com")
             with trial.checks("a bounce keeps its null sender"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pwd
 
 from tests.recipes.trial import (
-    OUTSIDE,
     Trial,
     block,
     call,
@@ -15,7 +14,7 @@ from tests.recipes.trial import (
     listening,
     make_user,
     message,
-    recipient_code,
+    outside_code,
     submit,
 )
 
@@ -65,9 +64,9 @@ def with_user(text: str) -> str:
 def some_domains(trial: Trial) -> None:
     """The first form: mail for the domains, from anybody; no other mail from outside."""
     with trial.checks("some domains: an outside client may send to them"):
-        assert recipient_code("joe@example.net", OUTSIDE) == 250
+        assert outside_code("joe@example.net") == 250
     with trial.checks("some domains: no relay for an outside client"):
-        assert recipient_code("joe@foreign.example", OUTSIDE) in (454, 554)
+        assert outside_code("joe@foreign.example") in (454, 554)
     with trial.checks("some domains: each recipient once, the blind one unnamed"):
         expect("some", "me@here.example", "joe@example.net", "blind@example.com")
     with trial.checks("some domains: a bounce keeps its null sender"):
@@ -84,14 +83,14 @@ def everything(trial: Trial) -> None:
     restart()
     with trial.checks("everything: no relay for an outside client"):
         for recipient in ("joe@foreign.example", "joe@example.net", "joe@sub.example.net"):
-            assert recipient_code(recipient, OUTSIDE) in (454, 554), recipient
+            assert outside_code(recipient) in (454, 554), recipient
     with trial.checks("everything: each recipient once, the blind one unnamed"):
         submit("me@here.example", ["joe@foreign.example", "blind@other.example"], message("all"))
         expect("all", "me@here.example", "joe@foreign.example", "blind@other.example")
     with trial.checks("everything: without virtual_mailbox_domains it is a relay, and we notice"):
         call("postconf", "-X", "virtual_mailbox_domains")
         restart()
-        assert recipient_code("joe@foreign.example", OUTSIDE) == 250
+        assert outside_code("joe@foreign.example") == 250
 
 
 def main() -> None:

@@ -55,17 +55,19 @@ def scanned(scanner: str, kind: str, directory: Path) -> Iterator[Path]:
 def tell(kind: str, scanner: str, directory: Path, stop: list[str]) -> None:
     """Run the service, send a message, stop the service."""
     trial = Trial(f"{kind}/maildirqmtp", kind)
-    with trial.checks("a message is sent, as the user; a stop is orderly, and logged"):
-        with scanned(scanner, kind, directory) as service:
-            call(
-                *("runuser", "-u", "maildirqmtp", "--", "maildirqmtp", "--enqueue", OUT),
-                *("--sender", "me@here.example", "--recipient", "joe@example.net"),
-                text=message(kind).decode(),
-            )
-            expect(kind, "me@here.example", "joe@example.net")
-            call(*stop, service)
-            current = LOG / "current"
-            wait_until(lambda: " 1 accepted" in current.read_text(), "the summary", DEADLINE_S)
+    with (
+        trial.checks("a message is sent, as the user; a stop is orderly, and logged"),
+        scanned(scanner, kind, directory) as service,
+    ):
+        call(
+            *("runuser", "-u", "maildirqmtp", "--", "maildirqmtp", "--enqueue", OUT),
+            *("--sender", "me@here.example", "--recipient", "joe@example.net"),
+            text=message(kind).decode(),
+        )
+        expect(kind, "me@here.example", "joe@example.net")
+        call(*stop, service)
+        current = LOG / "current"
+        wait_until(lambda: " 1 accepted" in current.read_text(), "the summary", DEADLINE_S)
     shutil.rmtree(LOG)
 
 
