@@ -207,6 +207,8 @@ def allowed_calls(name: str) -> set[str]:
     analyze = tool("systemd-analyze")
 
     def members(group: str) -> set[str]:
+        if not group.startswith("@"):
+            return {group}
         found = set()
         for line in call(analyze, "syscall-filter", "--no-pager", group).splitlines()[1:]:
             word = line.strip()

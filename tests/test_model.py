@@ -50,6 +50,7 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.maildir import maildir as maildir_module
+from maildirqmtp.maildir import state
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
@@ -140,7 +141,7 @@ class Content:
 
 
 @dataclass
-class Capabilities:
+class Behaviour:
     """How the server behaves in a run: `kind` begins after `after` responses of a connection."""
 
     fates: str
@@ -207,8 +208,8 @@ fillers = st.sampled_from([0, 0, 0, 500])
 messages = st.tuples(st.sampled_from(["top", "exim", "sidecar"]), several, fillers)
 picks = st.integers(0, 20)
 changes = st.sampled_from(["append", "replace", "delete", "move", "rename", "flag"])
-capabilities = st.builds(
-    Capabilities,
+behaviours = st.builds(
+    Behaviour,
     st.sampled_from(["K", "K", "D", "Z", "KD", "KZ", "ZDK", "DKKZ", "ZZD"]),
     st.sampled_from([False, False, True]),
     st.sampled_from(["well", "well", "well", "close", "reset", "rubbish", "silence", "poison"]),
@@ -238,7 +239,7 @@ class Model(RuleBasedStateMachine):
         self.connects = 0
         self.packages = 0
         self.amid: tuple[int, str, int] | None = None
-        self.capabilities = Capabilities("K", False, "well", 0, [])
+        self.behaviour = Behaviour("K", False, "well", 0, [])
 
     def teardown(self) -> None:
         """Remove everything."""
@@ -400,13 +401,10 @@ class Model(RuleBasedStateMachine):
             if over:
                 return
             number = mark_of(package.text)
-            poison = self.capabilities.kind == "poison" and number == self.capabilities.after
+            poison = self.behaviour.kind == "poison" and number == self.behaviour.after
             answers = [] if poison else self._answers(number, package)
             for answer, recipients in answers:
-                if (
-                    self.capabilities.kind not in ("well", "poison")
-                    and said >= self.capabilities.after
-                ):
+                if self.behaviour.kind not in ("well", "poison") and said >= self.behaviour.after:
                     break
                 said += 1
                 for recipient in recipients:
@@ -416,19 +414,19 @@ class Model(RuleBasedStateMachine):
                 if not poison:
                     return
             over = True
-            if self.capabilities.kind == "rubbish":
+            if self.behaviour.kind == "rubbish":
                 line.say(b"3:Xok,")
-            elif self.capabilities.kind == "reset":
+            elif self.behaviour.kind == "reset":
                 line.say(broken())
-            elif self.capabilities.kind != "silence":
+            elif self.behaviour.kind != "silence":
                 line.hang_up()
 
-        return FakeServer(serve, takes=self.capabilities.takes)
+        return FakeServer(serve, takes=self.behaviour.takes)
 
     def _answers(self, number: int, package: Package) -> list[tuple[str, tuple[bytes, ...]]]:
-        fates = self.capabilities.fates
+        fates = self.behaviour.fates
         each = [fates[(number + r[1]) % len(fates)] for r in package.recipients]
-        if self.capabilities.once:
+        if self.behaviour.once:
             worst = min(each)  # D before K before Z
             return [("D" if "D" in each else "Z" if "Z" in each else worst, package.recipients)]
         return [(fate, (r,)) for fate, r in zip(each, package.recipients, strict=True)]
@@ -457,8 +455,16 @@ class Model(RuleBasedStateMachine):
         content.said[full] = answer
         if answer == "K":
             content.accepted.add(full)
-        if answer != "Z" or self.now - content.written_s >= LIFETIME_S:
+        if answer != "Z" or self._is_given_up(content):
             content.settled.add(full)
+
+    def _is_given_up(self, content: Content) -> bool:
+        """Say whether a deferral is a failure now: the state file has had one for a day."""
+        if self.now - content.written_s < LIFETIME_S:
+            return False
+        file = self.path / os.fsdecode(state.NAME)
+        first = json.loads(file.read_text())["first_deferred"] if file.exists() else {}
+        return content.base in first and self.now - float(first[content.base]) >= DAY_S
 
     def claimed(self, queued: QueuedMessage, index: int, answers: str) -> None:
         """The forwarder reports an outcome."""
@@ -470,24 +476,24 @@ class Model(RuleBasedStateMachine):
     # A run
 
     @precondition(lambda self: bool(self._files("new")))
-    @rule(how=capabilities)
-    def run(self, how: Capabilities) -> None:
+    @rule(how=behaviours)
+    def run(self, how: Behaviour) -> None:
         """A run."""
         self._run(how, None, "", None)
 
     @precondition(lambda self: bool(self._files("new")))
     @rule(
-        how=capabilities,
+        how=behaviours,
         crash=st.integers(1, 30),
         moment=st.sampled_from(["before", "after", "amid"]),
     )
-    def run_to_death(self, how: Capabilities, crash: int, moment: str) -> None:
+    def run_to_death(self, how: Behaviour, crash: int, moment: str) -> None:
         """A run that dies, if it comes so far."""
         self._run(how, crash, moment, None)
 
     @precondition(lambda self: bool(self._files("new")))
-    @rule(how=capabilities, amid=st.tuples(st.integers(1, 4), changes, picks))
-    def run_with_company(self, how: Capabilities, amid: tuple[int, str, int]) -> None:
+    @rule(how=behaviours, amid=st.tuples(st.integers(1, 4), changes, picks))
+    def run_with_company(self, how: Behaviour, amid: tuple[int, str, int]) -> None:
         """A run with somebody at the files in the middle of it."""
         self._run(how, None, "", amid)
 
@@ -495,15 +501,15 @@ class Model(RuleBasedStateMachine):
     @rule()
     def run_well(self) -> None:
         """A run against a server that takes everything: nothing of ours is left."""
-        self._run(Capabilities("K", False, "well", 0, []), None, "", None)
+        self._run(Behaviour("K", False, "well", 0, []), None, "", None)
         for path in self._files("new", *(("cur",) if self.options["include_cur"] else ())):
             listed = self._listed(path)
             assert not any(r.startswith(PREFIX) for r in listed), f"stuck: {path.name} {listed}"
 
     def _run(
-        self, how: Capabilities, crash: int | None, moment: str, amid: tuple[int, str, int] | None
+        self, how: Behaviour, crash: int | None, moment: str, amid: tuple[int, str, int] | None
     ) -> None:
-        self.capabilities, self.amid, self.packages, self.connects = how, amid, 0, 0
+        self.behaviour, self.amid, self.packages, self.connects = how, amid, 0, 0
         self.sent_now.clear()
         self.last_sent.clear()
         before = set(os.listdir("/proc/self/fd"))

@@ -48,11 +48,17 @@ def open_parent(path: bytes) -> int:
     return os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def owner_of(fd: int) -> tuple[int, int] | None:
-    """Return the user and group whom root gives what it makes in a directory; None: not root."""
+def owner_of(fd: int, path: bytes) -> tuple[int, int] | None:
+    """Return the user and group to whom root gives what it makes in a directory; None: not root.
+
+    `path` is for the error. Raises `LocalError`.
+    """
     if os.geteuid() != 0:
         return None
-    status = os.fstat(fd)
+    try:
+        status = os.fstat(fd)
+    except OSError as error:
+        raise local_error("look at", path, error) from error
     return status.st_uid, status.st_gid
 
 

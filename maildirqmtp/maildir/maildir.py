@@ -112,7 +112,7 @@ class Maildir:
             ) from error
         folder = Folder(fd, path)
         self._open.append(folder)
-        folder.owner = directories.owner_of(self._open[0].fd)
+        folder.owner = directories.owner_of(self._open[0].fd, path)
         return folder
 
     def __enter__(self) -> "Maildir":

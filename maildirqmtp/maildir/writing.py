@@ -76,7 +76,7 @@ def create(path: bytes, nofollow: bool = False) -> None:
     except OSError as error:
         raise local_error("open the directory", path, error) from error
     try:
-        folder = Folder(fd, path, directories.owner_of(fd))
+        folder = Folder(fd, path, directories.owner_of(fd, path))
         for part in (b"tmp", b"new", b"cur"):
             directories.make(part, folder)
         folder.sync()
@@ -94,7 +94,8 @@ def _make_first(path: bytes) -> bool:
     except OSError as error:
         raise local_error("make the directory", path, error) from error
     try:
-        parent = Folder(fd, os.path.dirname(path), directories.owner_of(fd))
+        above = os.path.dirname(path)
+        parent = Folder(fd, above, directories.owner_of(fd, above))
         return directories.make(os.path.basename(path.rstrip(b"/")) or b".", parent)
     finally:
         os.close(fd)

@@ -119,10 +119,9 @@ def test_a_message_that_changed_in_flight_is_not_bounced(maildir: Path, sendmail
 
     flags = ("--bounce", "--sendmail", sendmail.command)
     with serving(script) as server:
-        assert run(*flags, maildir, server.address).returncode == 111
-        assert sendmail.sent == []
-        assert path.read_bytes() == now
         assert run(*flags, maildir, server.address).returncode == 0
+    assert sendmail.sent == []
+    assert names(maildir / "new") == []
     assert [package.recipients for package in server.packages] == [(b"d@y",), (b"k@y",)]
 
 

@@ -96,6 +96,23 @@ def _mails(count: int) -> list[Mail]:
     return mails
 
 
+#: A quoted local part is raw in the envelope of QMTP, as in qmail's addresses(5).
+UNQUOTED = {b'"quoted \\" and @ local"@example.org': b'quoted " and @ local@example.org'}
+
+
+def _as_sent(mails: list[Mail]) -> list[Mail]:
+    """Return the messages with their envelopes as they go over the wire."""
+    return [
+        (sender, tuple(UNQUOTED.get(r, r) for r in recipients), text)
+        for sender, recipients, text in _with_raw_senders(mails)
+    ]
+
+
+def _with_raw_senders(mails: list[Mail]) -> list[Mail]:
+    """Return the messages as they go where a prefix stands before what would be the quotation."""
+    return [(UNQUOTED.get(sender, sender), recipients, text) for sender, recipients, text in mails]
+
+
 def _fill(maildir: Path, mails: list[Mail], prefix: bytes = b"") -> None:
     for number, (sender, (recipient,), text) in enumerate(mails):
         add_message(maildir, f"{1_700_000_000 + number}.m.host", text, sender, prefix + recipient)
@@ -110,7 +127,7 @@ def test_300_odd_messages_arrive_byte_for_byte_with_their_envelopes(tmp_path: Pa
     _fill(maildir, mails)
     with mailfront(tmp_path / "queue") as server:
         result = run(maildir, server)
-    assert Counter(queuedir_messages(tmp_path / "queue")) == Counter(mails)
+    assert Counter(queuedir_messages(tmp_path / "queue")) == Counter(_as_sent(mails))
     assert result.stderr.startswith("maildirqmtp: 300 accepted, 0 deferred, 0 failed, 0 held, ")
     assert result.returncode == 0
     assert names(maildir / "new") == []
@@ -125,7 +142,7 @@ def test_classic_form_sends_what_has_the_prefix_and_without_it(tmp_path: Path) -
         add_message(maildir, f"1.other{number}", recipient=recipient)
     with mailfront(tmp_path / "queue") as server:
         result = run(maildir, "alias-ppp-", server)
-    assert Counter(queuedir_messages(tmp_path / "queue")) == Counter(mails)
+    assert Counter(queuedir_messages(tmp_path / "queue")) == Counter(_with_raw_senders(mails))
     assert result.returncode == 0
     assert names(maildir / "new") == ["1.other0", "1.other1", "1.other2"]
 

@@ -92,7 +92,7 @@ def test_example(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert bool(done.stderr) is ("logging" in example), done.stderr
     if "QMTPClient(" in example:
         assert list((tmp_path / "Maildir" / "new").iterdir())
 

@@ -25,6 +25,12 @@ from tests.helpers import (
 NASTY = b"\x1b]0;owned\x07 one\ntwo\r\0\x7f\x9b \xff \xe2\x80\xae end \xc3\xbc"
 HARMLESS = "?]0;owned? one?two???? ? ? end ü"
 
+#: What is said of a message with no trace line, and what to do about it.
+HELD = (
+    "no envelope: no Return-Path line on top of it; give --sender and --recipient, or write a "
+    "sidecar, as --enqueue does; see HELD MESSAGES in maildirqmtp(1)"
+)
+
 
 @pytest.mark.parametrize("status", ["K", "Z", "D"])
 def test_a_server_cannot_write_to_the_terminal(maildir: Path, status: str) -> None:
@@ -86,7 +92,7 @@ def test_how_much_is_said(maildir: Path, flags: tuple[str, ...], shown: list[str
         "accepted": "1.m: k@y: accepted: ok",
         "deferred": "2.m: z@y: deferred: busy",
         "failed": f"3.m: d@y: failed: no such user (#5.1.1) (moved to {maildir}/.Failed/new/3.m)",
-        "held": "4.m: held: no envelope: no Return-Path line on top of it",
+        "held": f"4.m: held: {HELD}",
         "summary": "1 accepted, 1 deferred, 1 failed, 1 held, 0 in doubt, 5 bytes, ",
     }
     lines = [re.sub(r"[\d.]+ s$", "", line) for line in log_lines(result.stderr)]
@@ -118,7 +124,7 @@ def test_json_tells_scripts_everything(maildir: Path, flags: tuple[str, ...]) ->
             "moved_to": f"{maildir}/.Failed/new/3.m",
             **common,
         },
-        "held": {"message": "4.m", "reason": "no envelope: no Return-Path line on top of it"},
+        "held": {"message": "4.m", "reason": HELD},
     }
     assert json_events(result.stdout)[-1] == {
         "event": "summary",
@@ -129,6 +135,7 @@ def test_json_tells_scripts_everything(maildir: Path, flags: tuple[str, ...]) ->
         "held": 1,
         "in_doubt": 0,
         "left": 0,
+        "others": 0,
         "messages": 1,
         "bytes": 5,
         "seconds": json_events(result.stdout)[-1]["seconds"],
@@ -154,9 +161,11 @@ def test_dry_run_sends_nothing_and_changes_nothing(maildir: Path, as_json: bool)
         assert server.connections == 0
     assert snapshot(maildir) == before
     assert result.returncode == 0
-    assert result.stderr == ""
+    others = "1 for others: no recipient begins with the prefix pre-"
+    assert result.stderr == f"maildirqmtp: {others}\n"
     if as_json:
         listed = json_events(result.stdout)
+        assert listed.pop() == {"event": "for-others", "messages": 1}
         assert [e["message"] for e in listed] == ["1.m", "2.m", "3.m", "5.m"]
         assert listed[-1] == {
             "event": "would-send",
@@ -178,6 +187,6 @@ def test_dry_run_says_what_would_be_held(maildir: Path) -> None:
     """The reasons go to standard error, so that the listing stays data."""
     add_message(maildir, "1.m", sender=None, recipient=None)
     result = run("--dry-run", maildir, "nosuch.invalid")
-    assert log_lines(result.stderr) == ["1.m: held: no envelope: no Return-Path line on top of it"]
+    assert log_lines(result.stderr) == [f"1.m: held: {HELD}"]
     assert result.stdout == ""
     assert result.returncode == 111

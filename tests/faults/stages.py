@@ -309,11 +309,13 @@ class Enqueue(Forward):
         shutil.rmtree(self.maildir)
         make_maildir(self.maildir)
         self._take(promised=False)
-        (root / "message").write_bytes(self.mails[0].raw)
+        (root / "message").write_bytes(make_mail(0, scenario.specs[0]).raw)
         self._tries = 0
 
     def _take(self, *, promised: bool) -> None:
-        self.mails = [make_mail(0, self.scenario.specs[0], promised=promised)]
+        # The trace lines on top of the input are not put in.
+        mail = make_mail(0, self.scenario.specs[0], promised=promised)
+        self.mails = [replace(mail, raw=mail.text)]
 
     def faulty(self, wrapper: Sequence[str] = ()) -> Run:
         """See `Stage`; the forwarder's runs come from `recover` only."""

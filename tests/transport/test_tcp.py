@@ -333,7 +333,7 @@ def far_away(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         ip("-n", name, "addr", "add", "10.209.0.2/30", "dev", f"{name}b")
         ip("-n", name, "link", "set", f"{name}b", "up")
         process = subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, "-c", PEER],
+            ["nsenter", f"--net=/run/netns/{name}", sys.executable, "-c", PEER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
