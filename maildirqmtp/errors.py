@@ -92,7 +92,7 @@ class FileChangedError(QMTPError):
 
 
 class LocalError(QMTPError):
-    """This machine's trouble: a maildir that cannot be read, changed or locked."""
+    """Something on this machine: a maildir that cannot be read, changed or locked."""
 
 
 class ConfigError(QMTPError):

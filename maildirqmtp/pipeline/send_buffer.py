@@ -177,7 +177,7 @@ class SendBuffer(Generic[MessageT]):
         try:
             return os.pread(piece.fd, count, piece.offset)
         except OSError as error:
-            # This message's trouble: as an OSError it would end the whole run.
+            # Of this message only: as an OSError it would end the whole run.
             raise self._changed(stream, f"cannot be read: {error.strerror}") from error
 
     def _changed(

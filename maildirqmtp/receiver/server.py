@@ -164,7 +164,7 @@ class Server:
         Returns False where it ended with something lost: a violation of the
         protocol, a package cut short, responses that could not be written.
         """
-        connection = self._welcome(stream, peer)
+        connection = self._add_client(stream, peer)
         while self._connections:
             self._round()
         return not connection.failed
@@ -172,17 +172,17 @@ class Server:
     def _round(self) -> None:
         self._arrange_listener()
         for connection in self._connections:
-            self._guard(connection, partial(self._arrange, connection))
+            self._contain_memory_error(connection, partial(self._arrange, connection))
         for key, events in self._select():
             if isinstance(key.data, Connection):
-                self._guard(key.data, partial(key.data.handle, events))
+                self._contain_memory_error(key.data, partial(key.data.handle, events))
             else:
                 key.data(events)
         if self._stop_asked and not self._stopping:
             self._begin_stop()
         self._make_way()
         for connection in list(self._connections):
-            self._guard(connection, connection.turn)
+            self._contain_memory_error(connection, connection.turn)
             if connection.closed:
                 self._drop(connection)
 
@@ -194,7 +194,7 @@ class Server:
             time.sleep(SELECT_PAUSE_S)
             return []
 
-    def _guard(self, connection: Connection, action: Callable[[], None]) -> None:
+    def _contain_memory_error(self, connection: Connection, action: Callable[[], None]) -> None:
         """Do something for a client; for lack of memory only that client ends."""
         try:
             action()
@@ -205,7 +205,7 @@ class Server:
         self._arrange(connection)
         del self._registrations[connection]
         self._connections.remove(connection)
-        self._guard(connection, connection.release)
+        self._contain_memory_error(connection, connection.release)
 
     def _begin_stop(self) -> None:
         self._stopping = True
@@ -284,7 +284,7 @@ class Server:
                 self._crowded(Severity.NOTICE, f"{peer}: {limit}")
                 continue
             try:
-                self._welcome(self._make_stream(sock), peer, client)
+                self._add_client(self._make_stream(sock), peer, client)
             except (OSError, MemoryError) as error:
                 sock.close()
                 self._log(Severity.INFO, f"{peer}: closed at once: {_reason(error)}")
@@ -304,7 +304,7 @@ class Server:
             return True
         return self._close_expendable(own)
 
-    def _welcome(self, stream: Stream, peer: str, client: str = "") -> Connection:
+    def _add_client(self, stream: Stream, peer: str, client: str = "") -> Connection:
         session = Session(self._storage, peer, self._policy, self._log)
         connection = Connection(stream, session, self._timeout_s, self._clock, self._log, client)
         self._connections.append(connection)

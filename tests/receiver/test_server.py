@@ -616,7 +616,7 @@ def test_close_with_a_client_there(path: Path, log: Log) -> None:
     one, other = socket.socketpair()
     with other:
         with Server(path, listen=None, log=log) as server:
-            server._welcome(SocketStream(one), "p")
+            server._add_client(SocketStream(one), "p")
         assert one.fileno() == -1
 
 
