@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.settings import config, table
+from maildirqmtp.settings import config, flags_and_keys
 from maildirqmtp.settings.command_line import make_parser, parse
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
@@ -28,9 +28,12 @@ FLAGS = sorted(
     for flag in action.option_strings
     if flag.startswith("--") and flag not in ("--help", "--version")
 )
-ROUTE_KEYS = [setting.key for setting in (table.MAILDIR, table.PREFIX, table.SERVER)]
-ROUTE_KEYS += [setting.key for setting in table.ROUTE]
-KEYS = ROUTE_KEYS + [setting.key for setting in table.PROCESS]
+ROUTE_KEYS = [
+    setting.key
+    for setting in (flags_and_keys.MAILDIR, flags_and_keys.PREFIX, flags_and_keys.SERVER)
+]
+ROUTE_KEYS += [setting.key for setting in flags_and_keys.ROUTE]
+KEYS = ROUTE_KEYS + [setting.key for setting in flags_and_keys.PROCESS]
 
 
 def section(title: str) -> str:
@@ -59,10 +62,10 @@ def man_paragraph(text: str, name: str) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize("key", [s.key for s in table.ROUTE if "{default}" in s.help])
+@pytest.mark.parametrize("key", [s.key for s in flags_and_keys.ROUTE if "{default}" in s.help])
 def test_defaults_are_told_as_they_are(key: str) -> None:
     """In README and both manuals; a wrong one is believed until mail is late."""
-    setting = table.by_key(table.ROUTE)[key]
+    setting = flags_and_keys.by_key(flags_and_keys.ROUTE)[key]
     assert setting.default is not None
     default = setting.type.to_text(setting.default)
     told = [row for row in rows(section("Options")) if f"`{setting.flag}" in row[0]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
-from maildirqmtp.settings import table
+from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import (
     CommandLine,
     check_together,
@@ -176,7 +176,7 @@ def _flush(chosen: Route, line: CommandLine) -> int:
     from maildirqmtp.forwarder.batch import flush
     from maildirqmtp.forwarder.report import Report
 
-    verbosity = table.verbosity(line.values(table.PROCESS))
+    verbosity = flags_and_keys.verbosity(line.values(flags_and_keys.PROCESS))
     progress = None
     if verbosity == 0 and not line.json and sys.stderr.isatty():
         from maildirqmtp.forwarder.progress import make

@@ -10,18 +10,16 @@ from typing import Self
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
 from maildirqmtp.client.session import ClientSession, NextStep
 from maildirqmtp.errors import ConfigError, TransportError
-from maildirqmtp.pipeline.limits import (
+from maildirqmtp.pipeline.timeouts import (
     CONNECT_TIMEOUT_S,
     FENCE_GRACE_S,
     MAX_SECONDS,
     RESPONSE_TIMEOUT_S,
     SESSION_S,
-    WINDOW_BYTES,
-    WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
-    Limits,
+    Timeouts,
 )
-from maildirqmtp.pipeline.window import Window
+from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES, Window
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint, check_tls, parse_endpoint, parse_port
@@ -69,8 +67,8 @@ class BaseClient:
         self._defer_connect = defer_connect
         self._connect_timeout_s = float(connect_timeout)
         self._write_timeout_s = float(write_timeout)
-        limits = Limits(*[min(seconds, MAX_SECONDS) for seconds in times[1:]])
-        self._session = ClientSession(Window(*pair), limits)
+        timeouts = Timeouts(*[min(seconds, MAX_SECONDS) for seconds in times[1:]])
+        self._session = ClientSession(Window(*pair), timeouts)
         self._begin()
 
     def _begin(self) -> None:

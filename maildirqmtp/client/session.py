@@ -28,8 +28,8 @@ from maildirqmtp.client.package import Package
 from maildirqmtp.client.request import SendRequest
 from maildirqmtp.errors import FileChangedError, QMTPError, TransportError
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.results import SendResult
 from maildirqmtp.text import printable
@@ -57,16 +57,16 @@ class ClientSession:
     """Sends packages to one server, over one connection after the other.
 
     A run lasts from `begin` to `end`; the connection stays open after it.
-    `window` limits what is in flight, `clock` is monotonic seconds. `error` is
+    `window` timeouts what is in flight, `clock` is monotonic seconds. `error` is
     the exception that the run ended with, to be raised to the program.
     """
 
     def __init__(
-        self, window: Window, limits: Limits, clock: Callable[[], float] = time.monotonic
+        self, window: Window, timeouts: Timeouts, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.error: Exception | None = None
         self._window = window
-        self._limits = limits
+        self._timeouts = timeouts
         self._clock = clock
         self._capabilities = Capabilities()
         self._pipeline: Pipeline[SendRequest] | None = None
@@ -104,7 +104,7 @@ class ClientSession:
             transport,
             self._window,
             self._capabilities,
-            self._limits,
+            self._timeouts,
             SendRequest.unchanged,
             self._clock,
         )

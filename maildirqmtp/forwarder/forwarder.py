@@ -27,8 +27,8 @@ from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
-from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
+from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import shares
 from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
@@ -97,7 +97,9 @@ class Forwarder:
         )
         self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
-            Limits(route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s),
+            Timeouts(
+                route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
+            ),
             lambda queued: maildir.is_same(queued.message),
             clock,
             self.capabilities,
@@ -317,24 +319,18 @@ class Forwarder:
         self._settler.tick()
 
     def _end_those_over(self) -> None:
+        now, idle_s = self._clock(), self._route.idle_s
+        more_may_come = self.queue.open and self._may_take
         over = [
             connection
             for connection in self._pool.open
-            if connection.pipeline.ended or self._is_over(connection)
+            if connection.pipeline.ended
+            or connection.is_over(now, idle_s, more_may_come=more_may_come)
         ]
         for connection in over:
             connection.pipeline.transport.hang_up()  # commands are to exit at the same time
         for connection in over:
             self._end(connection)
-
-    def _is_over(self, connection: Connection[QueuedMessage]) -> bool:
-        """Say whether a connection has nothing in flight and is of no more use."""
-        pipeline = connection.pipeline
-        if pipeline.packages_in_flight:
-            return False
-        if not self.queue.open or pipeline.draining or not self._may_take:
-            return True
-        return self._clock() - connection.idle_since >= self._route.idle_s
 
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""

@@ -7,15 +7,15 @@ Values only; `maildirqmtp.settings` makes them from flags and configuration file
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from maildirqmtp.pipeline.limits import (
+from maildirqmtp.pipeline.timeouts import (
     CONNECT_TIMEOUT_S,
     FENCE_GRACE_S,
+    IDLE_S,
     RESPONSE_TIMEOUT_S,
     SESSION_S,
-    WINDOW_BYTES,
-    WINDOW_MESSAGES,
     WRITE_TIMEOUT_S,
 )
+from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 
 if TYPE_CHECKING:
     from maildirqmtp.transport.endpoint import Endpoint
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 LIFETIME_S = 14 * 86_400.0
 #: Seconds after which a watched maildir is looked at, whatever the kernel tells of it.
 RESCAN_S = 30.0
-#: Seconds after which a connection with nothing to do is closed.
-IDLE_S = 60.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
 #: Bounces in one run.

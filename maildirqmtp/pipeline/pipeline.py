@@ -37,9 +37,9 @@ from maildirqmtp.errors import (
     WriteTimeout,
 )
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import ASLEEP_S, AWAKE_S, Limits
 from maildirqmtp.pipeline.outgoing import MessageT, PackageInFlight
 from maildirqmtp.pipeline.send_buffer import SendBuffer
+from maildirqmtp.pipeline.timeouts import ASLEEP_S, AWAKE_S, Timeouts
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.qmtp.protocol import (
     MAX_PACKAGE_RECIPIENTS,
@@ -71,7 +71,7 @@ class Pipeline(Generic[MessageT]):
         transport: Transport,
         window: Window,
         capabilities: Capabilities,
-        limits: Limits,
+        timeouts: Timeouts,
         unchanged: Callable[[MessageT], bool],
         clock: Callable[[], float],
     ) -> None:
@@ -83,7 +83,7 @@ class Pipeline(Generic[MessageT]):
         self.remark = ""
         self.capabilities = capabilities
         self._window = window
-        self._limits = limits
+        self._timeouts = timeouts
         self._clock = clock
         self._opened = clock()
         # The last answer, or the last byte of the oldest package: the later of the two.
@@ -151,11 +151,11 @@ class Pipeline(Generic[MessageT]):
         """Return the clock's time at which `check_time` will have something to do."""
         deadlines = []
         if self._out.waiting:
-            deadlines.append(self._moved_at + self._limits.write_s)
+            deadlines.append(self._moved_at + self._timeouts.write_s)
         if self._fence_answered_at is not None:
-            deadlines.append(self._fence_answered_at + self._limits.grace_s)
+            deadlines.append(self._fence_answered_at + self._timeouts.grace_s)
         elif self._in_flight and self._in_flight[0].end <= self._out.sent:
-            deadlines.append(self._waiting_since + self._limits.response_s)
+            deadlines.append(self._waiting_since + self._timeouts.response_s)
         if not deadlines:
             return None
         return max(min(deadlines), self._awake_at + AWAKE_S)
@@ -312,7 +312,7 @@ class Pipeline(Generic[MessageT]):
     def check_time(self) -> None:
         """Look at the clock; end the connection where something has taken too long."""
         now = self._clock()
-        self._expired = now - self._opened >= self._limits.session_s
+        self._expired = now - self._opened >= self._timeouts.session_s
         if self._overdue_s(now) < 0:
             return
         self.catch_up()
@@ -329,9 +329,9 @@ class Pipeline(Generic[MessageT]):
         return -1.0 if due is None else now - due
 
     def _time_out(self, now: float) -> None:
-        name, limits = self.transport.name, self._limits
-        if self._out.waiting and now - self._moved_at >= limits.write_s:
-            self._end(WriteTimeout(f"{name} took no byte in {limits.write_s:g} s"))
+        name, timeouts = self.transport.name, self._timeouts
+        if self._out.waiting and now - self._moved_at >= timeouts.write_s:
+            self._end(WriteTimeout(f"{name} took no byte in {timeouts.write_s:g} s"))
         elif self._fence_answered_at is not None:
             self.capabilities.find_one_recipient()
             self.remark = (
@@ -340,7 +340,7 @@ class Pipeline(Generic[MessageT]):
             )
             self._end(None)
         else:
-            self._end(ResponseTimeout(f"{name} did not answer in {limits.response_s:g} s"))
+            self._end(ResponseTimeout(f"{name} did not answer in {timeouts.response_s:g} s"))
 
     def give_up(self) -> None:
         """End the connection without waiting for what is in flight."""

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.outgoing import MessageT
 from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.transport.readiness import TransportRegistration
 from maildirqmtp.transport.transport import Transport
@@ -27,13 +27,13 @@ class Connection(Generic[MessageT]):
         transport: Transport,
         window: Window,
         capabilities: Capabilities,
-        limits: Limits,
+        timeouts: Timeouts,
         unchanged: Callable[[MessageT], bool],
         clock: Callable[[], float],
         selector: selectors.BaseSelector,
     ) -> None:
         self.window = window
-        self.pipeline = Pipeline(transport, window, capabilities, limits, unchanged, clock)
+        self.pipeline = Pipeline(transport, window, capabilities, timeouts, unchanged, clock)
         self.idle_since = clock()
         self._registration = TransportRegistration(selector, transport, self)
 
@@ -45,6 +45,17 @@ class Connection(Generic[MessageT]):
         """Read and write what the selector says can be."""
         readable, writable = events & selectors.EVENT_READ, events & selectors.EVENT_WRITE
         self.pipeline.turn(bool(readable), bool(writable))
+
+    def is_over(self, now: float, idle_s: float, *, more_may_come: bool) -> bool:
+        """Say whether nothing is in flight and the connection is of no more use.
+
+        That is after `idle_s` seconds without work, and at once where no more can come.
+        """
+        if self.pipeline.packages_in_flight:
+            return False
+        if not more_may_come or self.pipeline.draining:
+            return True
+        return now - self.idle_since >= idle_s
 
     def close(self) -> list[MessageT]:
         """Close the connection; return what is unfinished, as `Pipeline.close` does."""
@@ -59,12 +70,12 @@ class ConnectionPool(Generic[MessageT]):
     number. `capabilities` is what the connections have shown of the server.
     """
 
-    __slots__ = ("_clock", "_limits", "_unchanged", "capabilities", "open", "windows")
+    __slots__ = ("_clock", "_timeouts", "_unchanged", "capabilities", "open", "windows")
 
     def __init__(
         self,
         windows: list[Window],
-        limits: Limits,
+        timeouts: Timeouts,
         unchanged: Callable[[MessageT], bool],
         clock: Callable[[], float],
         capabilities: Capabilities,
@@ -72,7 +83,7 @@ class ConnectionPool(Generic[MessageT]):
         self.open: list[Connection[MessageT]] = []
         self.windows = windows
         self.capabilities = capabilities
-        self._limits = limits
+        self._timeouts = timeouts
         self._unchanged = unchanged
         self._clock = clock
 
@@ -87,7 +98,7 @@ class ConnectionPool(Generic[MessageT]):
                 transport,
                 self.windows[-1],
                 self.capabilities,
-                self._limits,
+                self._timeouts,
                 self._unchanged,
                 self._clock,
                 selector,

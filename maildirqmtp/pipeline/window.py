@@ -4,6 +4,11 @@ Pure. It starts wide open, falls to an eighth after an unclean close, so that
 less is in doubt the next time, and doubles with each full window of responses.
 """
 
+#: Messages in flight at once.
+WINDOW_MESSAGES = 4_096
+#: Bytes in flight at once.
+WINDOW_BYTES = 32 << 20
+
 
 class Window:
     """Messages in flight at once: at most `maximum`, at least 1.

@@ -24,16 +24,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, ProtocolError, WriteTimeout
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import (
-    FENCE_GRACE_S,
-    SESSION_S,
-    WINDOW_BYTES,
-    WINDOW_MESSAGES,
-    WRITE_TIMEOUT_S,
-    Limits,
-)
 from maildirqmtp.pipeline.pipeline import Pipeline
-from maildirqmtp.pipeline.window import Window
+from maildirqmtp.pipeline.timeouts import FENCE_GRACE_S, SESSION_S, WRITE_TIMEOUT_S, Timeouts
+from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES, Window
 from maildirqmtp.serialmail.open_file import UnreadableError, open_message, unchanged
 from maildirqmtp.serialmail.poller import DescriptorPoller
 from maildirqmtp.serialmail.recording import END_OF_FILE, NOT_WRITTEN, RecordingTransport
@@ -77,9 +70,11 @@ class Conversation:
         self._names_fd = names_fd
         self._results_fd = results_fd
         # The response time-out is ours: for each read, not for each package.
-        limits = Limits(WRITE_TIMEOUT_S, float("inf"), FENCE_GRACE_S, SESSION_S)
+        timeouts = Timeouts(WRITE_TIMEOUT_S, float("inf"), FENCE_GRACE_S, SESSION_S)
         window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
-        self._pipeline = Pipeline(self._transport, window, Capabilities(), limits, unchanged, clock)
+        self._pipeline = Pipeline(
+            self._transport, window, Capabilities(), timeouts, unchanged, clock
+        )
         self._ready = DescriptorPoller(clock)
         self._names = NameReader()
         self._names_end = False

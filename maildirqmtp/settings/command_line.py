@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.exit_codes import EXIT_USAGE
-from maildirqmtp.settings import table
-from maildirqmtp.settings.table import Setting, Values
+from maildirqmtp.settings import flags_and_keys
+from maildirqmtp.settings.flags_and_keys import Setting, Values
 from maildirqmtp.settings.types import ListType, SwitchType
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,
 server unreachable) or went to the failed maildir; 100 wrong usage.
 """
 
-_SETTINGS = {setting.field: setting for setting in (*table.ROUTE, *table.PROCESS)}
+_SETTINGS = {setting.field: setting for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS)}
 
 #: Columns of the help: at least, and at most on a wide terminal.
 _MIN_COLUMNS, _MAX_COLUMNS = 80, 120
@@ -101,13 +101,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("arguments", nargs="*", metavar="DIR [PREFIX] SERVER")
-    _add_settings(parser, table.ROUTE)
+    _add_settings(parser, flags_and_keys.ROUTE)
     add("--dry-run", action="store_true", help="list what would be sent, and send nothing")
     add("--watch", action="store_true", help="stay, and send each message as it arrives")
     add("--config", metavar="FILE", help="stay, with the routes that the file says")
     add("--check-config", action="store_true", help="show what the file comes to, and exit")
     add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
-    _add_settings(parser, table.PROCESS)
+    _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
     add("--demo", action="store_true", help="show a whole run on messages made up for it")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
@@ -182,7 +182,7 @@ def check_together(line: CommandLine) -> None:
 
 
 def _refuse_daemon_only(line: CommandLine) -> None:
-    for setting in table.DAEMON_ONLY:
+    for setting in flags_and_keys.DAEMON_ONLY:
         if getattr(line, setting.field) is not None:
             raise ConfigError(
                 f"{setting.flag} only makes sense with --watch or --config; add one of them"
@@ -207,17 +207,20 @@ def make_route(line: CommandLine) -> Route:
     """Return the route that the command line asks for. Raises `ConfigError`."""
     words = line.arguments
     _check_arguments(words)
-    values = table.prefix_defaults(len(words) == 3) | line.values(table.ROUTE)
+    values = flags_and_keys.prefix_defaults(len(words) == 3) | line.values(flags_and_keys.ROUTE)
     if len(words) == 3:
-        values[table.PREFIX.field] = os.fsencode(words[1])
-    values |= {table.MAILDIR.field: os.fsencode(words[0]), table.SERVER.field: words[-1]}
-    route = table.make_route(values)
-    if found := table.find_own_target(route):
+        values[flags_and_keys.PREFIX.field] = os.fsencode(words[1])
+    values |= {
+        flags_and_keys.MAILDIR.field: os.fsencode(words[0]),
+        flags_and_keys.SERVER.field: words[-1],
+    }
+    route = flags_and_keys.make_route(values)
+    if found := flags_and_keys.find_own_target(route):
         raise ConfigError(f"{found[0].flag}: {found[1]}")
     return route
 
 
 def envelope(line: CommandLine) -> tuple[bytes | None, tuple[bytes, ...]]:
     """Return the sender and the recipients that the command line names."""
-    found = line.values((table.SENDER, table.RECIPIENT))
-    return found.get(table.SENDER.field), found.get(table.RECIPIENT.field, ())
+    found = line.values((flags_and_keys.SENDER, flags_and_keys.RECIPIENT))
+    return found.get(flags_and_keys.SENDER.field), found.get(flags_and_keys.RECIPIENT.field, ())

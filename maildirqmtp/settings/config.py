@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.settings import table
+from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import CommandLine, make_route
 from maildirqmtp.settings.config_file import ConfigFile, TomlPath
 from maildirqmtp.text import printable
@@ -19,11 +19,13 @@ from maildirqmtp.transport.endpoint import UcspiEndpoint
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.settings.table import Setting, Values
+    from maildirqmtp.settings.flags_and_keys import Setting, Values
 
-_DEFAULTS = table.by_key((table.SERVER, *table.ROUTE))
-_ROUTE = table.by_key((table.MAILDIR, table.PREFIX, table.SERVER, *table.ROUTE))
-_PROCESS = table.by_key(table.PROCESS)
+_DEFAULTS = flags_and_keys.by_key((flags_and_keys.SERVER, *flags_and_keys.ROUTE))
+_ROUTE = flags_and_keys.by_key(
+    (flags_and_keys.MAILDIR, flags_and_keys.PREFIX, flags_and_keys.SERVER, *flags_and_keys.ROUTE)
+)
+_PROCESS = flags_and_keys.by_key(flags_and_keys.PROCESS)
 #: The settings that a table of the file may have, by where it stands.
 _PLACES = {"at the top": _PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _ROUTE}
 
@@ -45,7 +47,7 @@ class Config:
 
 def from_command_line(line: CommandLine) -> Config:
     """Return the configuration of `--watch`: one route, and no file. Raises `ConfigError`."""
-    return _make((make_route(line),), line.values(table.PROCESS), None)
+    return _make((make_route(line),), line.values(flags_and_keys.PROCESS), None)
 
 
 def _make(routes: tuple[Route, ...], values: Values, path: str | None) -> Config:
@@ -56,7 +58,7 @@ def _make(routes: tuple[Route, ...], values: Values, path: str | None) -> Config
             f"it cannot be used with --watch or --config"
         )
     rest = {field: value for field, value in values.items() if field not in ("verbose", "quiet")}
-    return Config(routes, verbosity=table.verbosity(values), path=path, **rest)
+    return Config(routes, verbosity=flags_and_keys.verbosity(values), path=path, **rest)
 
 
 def read(path: str, flags: CommandLine) -> Config:
@@ -65,7 +67,7 @@ def read(path: str, flags: CommandLine) -> Config:
     Raises `ConfigError`, which names the file and, where it can be said, line and key.
     """
     file = ConfigFile(path)
-    process = flags.values(table.PROCESS)
+    process = flags.values(flags_and_keys.PROCESS)
     found = _values(file, (), "at the top", {"defaults", "route"})
     if found.get("verbose") and found.get("quiet"):
         raise file.wrong(("quiet",), "quiet: not together with verbose; write one of them")
@@ -82,7 +84,7 @@ def read(path: str, flags: CommandLine) -> Config:
         raise file.wrong(("route",), "route: each route is a table, written [[route]]")
     if not tables:
         raise ConfigError(f"{file.name}: no route; write a [[route]] with maildir and server")
-    flagged = flags.values(table.ROUTE)
+    flagged = flags.values(flags_and_keys.ROUTE)
     routes = tuple(_route(file, number, defaults, flagged) for number in range(len(tables)))
     _check_different(file, routes)
     return _make(routes, found | process, path)
@@ -117,9 +119,9 @@ def _unknown(key: str, where: str, known: list[str]) -> str:
 def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> Route:
     place: TomlPath = ("route", number)
     own = _values(file, place, "in [[route]]")
-    classic = bool(own.get(table.PREFIX.field))
-    values = table.prefix_defaults(classic) | defaults | own | flagged
-    for setting in (table.MAILDIR, table.SERVER):
+    classic = bool(own.get(flags_and_keys.PREFIX.field))
+    values = flags_and_keys.prefix_defaults(classic) | defaults | own | flagged
+    for setting in (flags_and_keys.MAILDIR, flags_and_keys.SERVER):
         if setting.field not in values:
             raise file.wrong(place, f"the route has no {setting.key}")
 
@@ -127,10 +129,10 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
         return (*place, setting.key) if setting.field in own else ("defaults", setting.key)
 
     try:
-        route = table.make_route(values)
+        route = flags_and_keys.make_route(values)
     except ConfigError as error:
-        raise file.wrong(place_of(table.SERVER), str(error)) from None
-    if found := table.find_own_target(route):
+        raise file.wrong(place_of(flags_and_keys.SERVER), str(error)) from None
+    if found := flags_and_keys.find_own_target(route):
         setting, message = found
         if setting.field in flagged:
             raise file.wrong((*place, "maildir"), f"{setting.flag}: {message}")
@@ -163,7 +165,7 @@ def effective(config: Config) -> str:
     }
     lines = _lines(_PROCESS, process)
     for route in config.routes:
-        lines += ["", "[[route]]", *_lines(_ROUTE, table.route_values(route))]
+        lines += ["", "[[route]]", *_lines(_ROUTE, flags_and_keys.route_values(route))]
     return "\n".join(lines) + "\n"
 
 

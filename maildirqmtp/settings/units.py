@@ -3,7 +3,8 @@
 from math import inf
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.pipeline.limits import MAX_SECONDS, WINDOW_BYTES
+from maildirqmtp.pipeline.timeouts import MAX_SECONDS
+from maildirqmtp.pipeline.window import WINDOW_BYTES
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

@@ -842,6 +842,6 @@ def test_a_slow_iterable_is_no_timeout_of_the_servers() -> None:
     with serving(script) as server:
         client = QMTPClient(server.address, defer_connect=True)
         old = client._session
-        client._session = ClientSession(old._window, old._limits, clock)
+        client._session = ClientSession(old._window, old._timeouts, clock)
         assert said(client.send_many(slow())) == [SEEN] * 4
         client.disconnect()

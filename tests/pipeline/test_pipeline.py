@@ -15,13 +15,13 @@ from maildirqmtp.errors import (
 )
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pipeline import Pipeline
+from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import Window
 from maildirqmtp.qmtp.protocol import Response, Status
 from tests.fakes import FakeClock, FakeTransport, broken, framed, large_queued, queued
 
-LIMITS = Limits(write_s=73, response_s=3600, grace_s=10, session_s=3000)
+TIMEOUTS = Timeouts(write_s=73, response_s=3600, grace_s=10, session_s=3000)
 START = 1_000.0
 
 #: A refusal of s/qmail and aQmail: 67 bytes that are announced as 66.
@@ -46,7 +46,7 @@ class RecordingTransport:
         self.window = Window(window, max_bytes)
         self.capabilities = capabilities or Capabilities(proven=known)
         self.pipe = Pipeline(
-            self.transport, self.window, self.capabilities, LIMITS, unchanged, self.clock
+            self.transport, self.window, self.capabilities, TIMEOUTS, unchanged, self.clock
         )
         self.pipe.answers_each = known and capabilities is None
 

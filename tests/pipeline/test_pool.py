@@ -9,12 +9,12 @@ import pytest
 
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.limits import Limits
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
+from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import Window
 from tests.fakes import FakeClock, FakeServer, queued
 
-LIMITS = Limits(write_s=73, response_s=3600, grace_s=10, session_s=3000)
+TIMEOUTS = Timeouts(write_s=73, response_s=3600, grace_s=10, session_s=3000)
 
 
 class Fleet:
@@ -23,7 +23,7 @@ class Fleet:
     def __init__(self, count: int, selector: selectors.BaseSelector) -> None:
         windows = [Window(8, 1 << 20) for _ in range(count)]
         self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
-            windows, LIMITS, lambda one: True, FakeClock(1_000.0), Capabilities()
+            windows, TIMEOUTS, lambda one: True, FakeClock(1_000.0), Capabilities()
         )
         self.servers: list[FakeServer] = []
         self._selector = selector

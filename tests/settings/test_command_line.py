@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.forwarder.route import (
-    BounceMethod,
-    BounceVia,
-    Route,
-)
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.settings.command_line import check_together, make_route, parse
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import SENDMAIL, BounceMethod, BounceVia, Route
-from maildirqmtp.pipeline.limits import FENCE_GRACE_S, SESSION_S
+from maildirqmtp.pipeline.timeouts import FENCE_GRACE_S, SESSION_S
 from maildirqmtp.settings import config
 from maildirqmtp.settings.command_line import parse
 from maildirqmtp.settings.config import Config, effective

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.pipeline.limits import WINDOW_BYTES, WINDOW_MESSAGES
+from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
     AddressType,
     BounceViaType,

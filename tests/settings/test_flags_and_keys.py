@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
-from maildirqmtp.pipeline.limits import MAX_SECONDS
-from maildirqmtp.settings import table
+from maildirqmtp.pipeline.timeouts import MAX_SECONDS
+from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import make_parser, parse
 from maildirqmtp.settings.config import Config
-from maildirqmtp.settings.table import Setting
+from maildirqmtp.settings.flags_and_keys import Setting
 from maildirqmtp.settings.types import expanded, quoted, unexpanded
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.tls_options import Tls
 
-ALL = {setting.key: setting for setting in (*table.ROUTE, *table.PROCESS)}
+ALL = {setting.key: setting for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS)}
 KEYS = list(ALL)
 PLAIN = Route(b"M", TcpEndpoint("h"))
 
@@ -34,7 +34,7 @@ def through_toml(setting: Setting[Any], value: Any) -> Any:
 
 def make(**values: Any) -> Route:
     """Make a route of these values by field, and of the necessary ones."""
-    return table.make_route({"maildir": b"M", "server": "h"} | values)
+    return flags_and_keys.make_route({"maildir": b"M", "server": "h"} | values)
 
 
 # The table
@@ -42,8 +42,13 @@ def make(**values: Any) -> Route:
 
 def test_no_key_twice() -> None:
     """Else one of them would be read and the other forgotten."""
-    everything = (*table.ROUTE, *table.PROCESS, table.MAILDIR, table.SERVER)
-    keys = [setting.key for setting in (*everything, table.PREFIX)]
+    everything = (
+        *flags_and_keys.ROUTE,
+        *flags_and_keys.PROCESS,
+        flags_and_keys.MAILDIR,
+        flags_and_keys.SERVER,
+    )
+    keys = [setting.key for setting in (*everything, flags_and_keys.PREFIX)]
     assert len(keys) == len(set(keys))
 
 
@@ -60,17 +65,17 @@ def test_every_setting_is_a_flag(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_has_a_value(key: str) -> None:
     """Of a route, or of the process: what `--check-config` cannot show would be lost by it."""
-    if ALL[key] in table.PROCESS:
+    if ALL[key] in flags_and_keys.PROCESS:
         assert key in ("verbose", "quiet") or hasattr(Config((PLAIN,)), ALL[key].field)
         return
     route = make(server="qmtps://h", tls_pins=(bytes(32),))
-    assert key == "port" or ALL[key].field in table.route_values(route)
+    assert key == "port" or ALL[key].field in flags_and_keys.route_values(route)
 
 
 def test_every_field_has_a_setting() -> None:
     """Two are the protocol's and nobody's to change."""
     set_by = {"maildir", "prefix", "server", "window_messages", "window_bytes", "tls"}
-    set_by |= {setting.field for setting in table.ROUTE}
+    set_by |= {setting.field for setting in flags_and_keys.ROUTE}
     assert set(Route._fields) - set_by == {"grace_s", "session_s"}
 
 
@@ -240,7 +245,7 @@ def test_a_tilde_is_home_in_a_file_only(monkeypatch: pytest.MonkeyPatch) -> None
         b"~",
     )
     assert ALL["sent"].from_flag("~/Sent") == b"~/Sent"
-    assert table.PREFIX.type.from_toml("~", "x") == b"~"
+    assert flags_and_keys.PREFIX.type.from_toml("~", "x") == b"~"
 
 
 def test_what_is_really_called_so_is_shown_so_that_it_stays() -> None:
@@ -319,16 +324,16 @@ def test_the_settings_of_tls_are_one_value() -> None:
     made = make(server="qmtps://h", **values)
     assert made.server == TcpEndpoint("h", 6_209, tls=True)
     assert made.tls == Tls(b"/ca", b"/c", b"/k", (pin,))
-    assert values.items() <= table.route_values(made).items()
-    assert not values.keys() & table.route_values(PLAIN).keys()
-    part = table.route_values(make(server="qmtps://h", tls_pins=(pin,)))
+    assert values.items() <= flags_and_keys.route_values(made).items()
+    assert not values.keys() & flags_and_keys.route_values(PLAIN).keys()
+    part = flags_and_keys.route_values(make(server="qmtps://h", tls_pins=(pin,)))
     assert [part[field] for field in values] == [None, None, None, (pin,)]
 
 
 def test_a_route_is_made_of_its_own_values() -> None:
     """`--check-config` shows them; what it shows is what holds."""
     made = make(server="qmtps://h", window=(7, 8), tls_pins=(bytes(32),), recipients=(b"a@b",))
-    assert table.make_route(table.route_values(made)) == made
+    assert flags_and_keys.make_route(flags_and_keys.route_values(made)) == made
 
 
 def test_pins_come_back() -> None:
@@ -338,7 +343,7 @@ def test_pins_come_back() -> None:
         assert through_toml(pin, pins) == pins
     assert pin.type.from_toml(f"sha256:{'00' * 32}", "x") == (bytes(32),)
     line = parse([f"--tls-pin=sha256:{'00' * 32}", "M", f"--tls-pin=sha256:{'01' * 32}"])
-    assert line.values(table.ROUTE) == {"tls_pins": (bytes(32), b"\1" * 32)}
+    assert line.values(flags_and_keys.ROUTE) == {"tls_pins": (bytes(32), b"\1" * 32)}
 
 
 def test_tls_is_asked_for_of_a_server_that_has_it() -> None:
@@ -349,9 +354,9 @@ def test_tls_is_asked_for_of_a_server_that_has_it() -> None:
 
 def test_only_flags_that_were_given_count() -> None:
     """Else every default of a flag would beat the file."""
-    assert parse([]).values((*table.ROUTE, *table.PROCESS)) == {}
+    assert parse([]).values((*flags_and_keys.ROUTE, *flags_and_keys.PROCESS)) == {}
     words = ["--cur", "--no-bounce", "--sender=", "--max-bounces=0", "--recipient=a@b"]
-    assert parse(words).values(table.ROUTE) == {
+    assert parse(words).values(flags_and_keys.ROUTE) == {
         "include_cur": True,
         "bounce": False,
         "sender": b"",

@@ -1,13 +1,9 @@
-"""How much a connection may have in flight, and how long it waits: the defaults."""
+"""How long a connection waits for what: the defaults."""
 
 from typing import NamedTuple
 
 #: Seconds: what the kernel and Python can wait for, and more than anybody means.
 MAX_SECONDS = 100 * 365 * 86_400.0
-#: Messages in flight at once.
-WINDOW_MESSAGES = 4_096
-#: Bytes in flight at once.
-WINDOW_BYTES = 32 << 20
 #: Seconds for each address of the server.
 CONNECT_TIMEOUT_S = 60.0
 #: Seconds without a byte taken by the server.
@@ -18,13 +14,15 @@ RESPONSE_TIMEOUT_S = 3_600.0
 SESSION_S = 3_000.0
 #: Seconds for the other responses of a package after its first, from a server not yet known.
 FENCE_GRACE_S = 10.0
+#: Seconds without anything to do after which a connection is closed.
+IDLE_S = 60.0
 #: Seconds past a time-out after which this process must have been stopped or suspended.
 ASLEEP_S = 1.0
 #: Seconds that are waited then, for what the server has sent meanwhile to be sent again.
 AWAKE_S = 30.0
 
 
-class Limits(NamedTuple):
+class Timeouts(NamedTuple):
     """Seconds that a connection waits; see the defaults."""
 
     write_s: float = WRITE_TIMEOUT_S
