@@ -37,7 +37,7 @@ sys.stdin.read()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A maildir, in directories that everybody may go through."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    for directory in (tmp_path, *tmp_path.parents[:3]):
         if directory.stat().st_uid == os.geteuid():
             directory.chmod(0o755)
     return make_maildir(tmp_path / "M")
