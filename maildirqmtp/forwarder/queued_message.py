@@ -175,8 +175,7 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
             f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
             f"move it out of the maildir"
         )
-    received = header.count_received(message.data)
-    if received >= header.MAX_RECEIVED:
+    if received := header.loop_lines(message.data):
         queued.refusal = Response(
             FAILED, b"mail loop: it has %d Received lines (#5.4.6)" % received
         )

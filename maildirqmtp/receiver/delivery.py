@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.mail.header import MAX_HEADER, MAX_RECEIVED, count_received
+from maildirqmtp.mail.header import MAX_HEADER, loop_lines
 from maildirqmtp.qmtp.protocol import Response, Status, check_address
 from maildirqmtp.receiver.package_log import Answer
 from maildirqmtp.receiver.policy import (
@@ -104,10 +104,10 @@ class DeliveryAgent:
         if reason is not None:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.7)")
         try:
-            received = 0 if text is None else count_received(text.top(MAX_HEADER))
+            received = 0 if text is None else loop_lines(text.top(MAX_HEADER))
         except OSError:
             return _TROUBLE
-        if received >= MAX_RECEIVED:
+        if received:
             return _refusal(f"554 {received} Received lines: a mail loop (#5.4.6)")
         return None
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from maildirqmtp.mail.header import MAX_HEADER, count_received, header_end, message_id
+from maildirqmtp.mail.header import (
+    MAX_HEADER,
+    MAX_RECEIVED,
+    count_received,
+    header_end,
+    loop_lines,
+    message_id,
+)
 
 R = b"Received: from a by b; Sat, 31 Jan 2026 12:00:00 +0000\n"
 
@@ -31,6 +38,7 @@ COUNTED = [
 def test_received_lines_of_the_header_are_counted(top: bytes, count: int) -> None:
     """A quoted header in the body is no loop: counted, an innocent message would be refused."""
     assert count_received(top) == count
+    assert loop_lines(top) == (count if count >= MAX_RECEIVED else 0)
 
 
 def test_the_header_ends_before_its_empty_line() -> None:
