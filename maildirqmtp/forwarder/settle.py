@@ -12,9 +12,10 @@ whose header lines would be trusted instead of its sidecar.
 from __future__ import annotations
 
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.small_messages import SmallBatch
     from maildirqmtp.maildir.state import State
-
-
-class Kept(NamedTuple):
-    """A message is still there, to be sent again, and why.
-
-    `at_next_scan`: it is not what it was, and is sent as it is now when a scan finds it.
-    """
-
-    reason: str
-    at_next_scan: bool = False
 
 
 class Settler:

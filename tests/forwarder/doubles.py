@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from threading import Event
 
+from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import Kept, Settler
+from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import State
 from maildirqmtp.qmtp.protocol import Response, Status

@@ -379,3 +379,53 @@ def test_a_message_to_very_many_goes_in_several_packages(run: Run) -> None:
     assert run.new == []
     assert [len(package.recipients) for package in run.servers[0].received] == [1_000, 1_000, 300]
     assert run.report.counters.accepted == 2_300
+
+
+# When to give up
+
+
+def test_progress_begins_the_count_anew(run: Run) -> None:
+    """A server that stalls now and then would be given up, with half of the mail left."""
+
+    def answers_one(server: FakeServer, package: Package) -> None:
+        if len(server.received) == 1:
+            server.respond(b"Kok")
+
+    run.add(8)
+    run.scripts = [*[answers_one, say_nothing, say_nothing] * 3, accept]
+    run.go(window_messages=1)
+    assert run.report.counters.left == 0
+    assert run.report.counters.accepted + run.report.counters.deferred == 8
+    assert run.reached == 10
+
+
+def test_a_command_that_does_not_connect_says_nothing_against_a_message(run: Run) -> None:
+    """ssh to a host that is down, twice: the message would wait for its next try, not for ssh."""
+    run.add(1)
+    run.scripts = [lambda server, package: server.say(ConnectError("ssh: exit status 255"))]
+    run.go(server=CommandEndpoint(("ssh", "mx", "qmtpmaildir")))
+    assert not run.forwarder._recovery.suspects
+
+
+def test_a_server_that_sets_every_message_aside_is_given_up(run: Run) -> None:
+    """Each is progress, but a server that does it to all of them is dead: the rest is for later."""
+    reach = run.connect
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        made = reach(server, timeout_s)
+        made.address = len(run.servers) % 2  # type: ignore[attr-defined]
+        return made
+
+    def kills_all_but_the_first(server: FakeServer, package: Package) -> None:
+        if package.recipients == (b"r1@y",):
+            server.respond(b"Kok")
+        else:
+            server.hang_up()
+
+    run.connect = connect  # type: ignore[method-assign]
+    run.add(1 + MAX_SET_ASIDE + 3)
+    run.scripts = [kills_all_but_the_first]
+    run.go(window_messages=1)
+    assert run.report.counters.deferred == MAX_SET_ASIDE
+    assert run.report.counters.left == 3
+    assert "is of no use" in str(run.events[-1]["reason"])
