@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_ta
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, LateThread
 from tests.faults.durability import Model, record
 from tests.faults.ledger import SENDER, Ledger, note_figures, serve
 from tests.helpers import make_maildir, serving
@@ -51,13 +50,6 @@ ACCEPTED = ((b"k1@y",), (b"k1@y", b"k2@y"), (b"k1@y",)) * 4
 
 #: Removals of a batch, in these tests; a second one may gather while it is synced.
 FEW = 3
-
-
-class LateThread:
-    """A thread that does its work only when it is waited for: as late as it can be."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.join = work
 
 
 def forward(
