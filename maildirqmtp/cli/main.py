@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
-from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE, QMAIL, SYSEXITS
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import (
     CommandLine,
@@ -35,30 +35,35 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     _mend_output()
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Also for a command line that cannot be read to its end.
+    codes = SYSEXITS if "--sysexits" in words else QMAIL
     line: CommandLine | None = None
     try:
-        line = parse(list(sys.argv[1:] if argv is None else argv))
+        line = parse(words)
         check_together(line)
         return _do(line)
+    except SystemExit as stop:
+        raise SystemExit(codes.usage if stop.code == EXIT_USAGE else stop.code) from None
     except ConfigError as error:
         if line is None or line.config is None:
-            make_parser().error(str(error))
+            make_parser().exit(codes.usage, f"maildirqmtp: {error}\n{make_parser().format_usage()}")
         _complain(str(error))
-        return EXIT_USAGE
+        return codes.usage
     except EnvelopeError as error:
         _complain(str(error))
-        return EXIT_USAGE
+        return codes.data
     except LocalError as error:
         _complain(str(error))
-        return EXIT_TEMPORARY
+        return codes.temporary
     except OSError as error:
         # Nobody to tell that they stopped reading us; a full disk is another matter.
         if not isinstance(error, BrokenPipeError):
             ours = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
             _complain(f"{'standard output: ' if ours else ''}{error.strerror}")
-        return EXIT_TEMPORARY
+        return codes.temporary
     except KeyboardInterrupt:
-        return EXIT_TEMPORARY
+        return codes.temporary
     finally:
         _flush_output()
 

@@ -16,7 +16,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.submission.enqueue import Input
+from maildirqmtp.submission.message_input import Input
 from maildirqmtp.submission.trace_lines import remove_trace
 from tests.fakes import FileSystem
 from tests.helpers import (
