@@ -42,13 +42,14 @@ def read(pieces: Iterable[bytes]) -> tuple[Head, bytes, Iterator[bytes]]:
     Raises `EnvelopeError` for a header above `MAX_BYTES`, and what `pieces` does.
     """
     source = iter(pieces)
-    top, wanted = b"", 0
+    read, wanted = bytearray(), 0
     while True:
         complete = False
-        while not complete and len(top) <= wanted:
+        while not complete and len(read) <= wanted:
             piece = next(source, None)
             complete = piece is None
-            top += piece or b""
+            read += piece or b""
+        top = bytes(read)
         head = fields.read(top, complete)
         if head is not None:
             return head, top[head.body_at :], source

@@ -74,7 +74,9 @@ def test_without_a_domain_aliases_hold() -> None:
 
 def chain(length: int) -> dict[bytes, tuple[bytes, ...]]:
     """Return aliases that lead from `a0` to an address, so many of them."""
-    inner = {b"a%d" % n: (b"a%d" % (n + 1),) for n in range(length - 1)}
+    inner: dict[bytes, tuple[bytes, ...]] = {
+        b"a%d" % n: (b"a%d" % (n + 1),) for n in range(length - 1)
+    }
     return inner | {b"a%d" % (length - 1): (b"end@x",)}
 
 
@@ -102,7 +104,8 @@ def test_a_loop_is_an_error(aliases: dict[bytes, tuple[bytes, ...]], shown: str)
 
 def test_many_ways_to_one_name_take_no_time() -> None:
     """Each name is looked up once: ten levels of ten would be ten thousand million."""
-    wide = {b"a%d" % n: (b"a%d" % (n + 1),) * 10 for n in range(9)} | {b"a9": (b"end@x",)}
+    wide: dict[bytes, tuple[bytes, ...]] = {b"a%d" % n: (b"a%d" % (n + 1),) * 10 for n in range(9)}
+    wide[b"a9"] = (b"end@x",)
     assert LocalNames(Submission(aliases=wide)).recipients([b"a0"]) == (b"end@x",)
 
 
