@@ -51,7 +51,7 @@ def read(pieces: Iterable[bytes]) -> tuple[Head, bytes, Iterator[bytes]]:
             read += piece or b""
         top = bytes(read)
         head = fields.read(top, complete)
-        if head is not None:
+        if head is not None and head.body_at <= MAX_BYTES:
             return head, top[head.body_at :], source
         if len(top) > MAX_BYTES:
             raise EnvelopeError(f"the message's header is larger than {MAX_BYTES} bytes")
