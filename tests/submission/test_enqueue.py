@@ -190,8 +190,8 @@ def test_exit_codes_that_postfix_and_exim_understand(
 
 def test_trouble_is_75_with_sysexits(tmp_path: Path, path: Path) -> None:
     """The mail stays in the mailer's queue, whatever the trouble is."""
-    assert enqueue(tmp_path / "nowhere", "--sysexits").returncode == 75
-    assert enqueue(path, "--sysexits", redirect="<&-").returncode == 75
+    assert enqueue(tmp_path / "nowhere", "--sysexits", *WHO).returncode == 75
+    assert enqueue(path, "--sysexits", *WHO, redirect="<&-").returncode == 75
 
 
 def test_sysexits_is_for_enqueue(path: Path) -> None:
