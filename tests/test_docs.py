@@ -121,8 +121,9 @@ def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
     manual = (ROOT / "contrib" / "man" / "qmtp-sendmail.1").read_text()
     assert [row[0].strip("`") for row in rows(about)[2:]] == list(submission.KEYS)
     assert re.findall('(?m)^\\.BI ([a-z]+) " =', manual) == list(submission.KEYS)
-    assert submission.SOCKET.decode() in about
-    assert submission.SOCKET.decode() in manual
+    for default in (submission.SOCKET, submission.QUEUE):
+        assert default.decode() in about
+        assert default.decode() in manual
     for action in qmtp_sendmail._make_parser()._actions:
         for flag in action.option_strings:
             assert flag.startswith("--") or flag.replace("-", "\\-") in manual

@@ -131,10 +131,17 @@ def _do(options: argparse.Namespace, request: Request) -> int:
 
 
 def _queues(settings: Submission) -> list[bytes]:
-    """Return the maildirs that this user's mail may wait in. Raises `ConfigError`."""
-    found = [path for path in (settings.queue, settings.maildir) if path is not None]
-    if not found:
-        raise ConfigError("no queue is configured; write queue, or maildir, in [submission]")
+    """Return the maildirs that this user's mail may wait in.
+
+    Without the machine's queue where nothing is said of it, it may not be read,
+    and there is a maildir of the user's own.
+    """
+    from maildirqmtp.settings.submission import QUEUE
+
+    own = settings.maildir
+    found = [own] if own is not None and os.path.lexists(own) else []
+    if own is None or settings.queue != QUEUE or os.access(QUEUE, os.R_OK | os.X_OK):
+        found.insert(0, settings.queue)
     return found
 
 

@@ -118,16 +118,13 @@ class _Parser:
 
     def _mailbox(self, tokens: list[_Token]) -> Mailbox:
         """Return the address that these tokens are: a local part, and at most one domain."""
-        marks = [place for place, token in enumerate(tokens) if token.kind == b"@"]
+        mark = next((place for place, token in enumerate(tokens) if token.kind == b"@"), None)
         end = tokens[-1].end if tokens else len(self._text)
-        if len(marks) > 1:
-            raise _wrong(self._text, end)
-        local = tokens[: marks[0]] if marks else tokens
-        domain = tokens[marks[0] + 1 :] if marks else []
-        if not _joined(local, b"quoted") or (marks and not _joined(domain, b"literal")):
+        local, domain = tokens[:mark], [] if mark is None else tokens[mark + 1 :]
+        if not _joined(local, b"quoted") or (mark is not None and not _joined(domain, b"literal")):
             raise _wrong(self._text, end)
         raw = b"".join(unquote(token.text) for token in local)
-        if not marks:
+        if mark is None:
             return Mailbox(raw, local[-1].end)
         return Mailbox(b"%b@%b" % (raw, b"".join(token.text for token in domain)), None)
 

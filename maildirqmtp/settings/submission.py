@@ -23,6 +23,8 @@ SYSTEM_FILE = "/etc/maildirqmtp.toml"
 USER_FILE = "~/.config/maildirqmtp.toml"
 #: Where `qmtpmaildir --queue` listens for mail of local programs.
 SOCKET = b"/run/maildirqmtp/submit.sock"
+#: Where it keeps that mail.
+QUEUE = b"/var/lib/maildirqmtp/queue"
 
 #: Names to the addresses that their mail goes to, quoted in the file, here raw.
 Aliases = dict[bytes, tuple[bytes, ...]]
@@ -40,7 +42,7 @@ class Submission(NamedTuple):
 
     socket: bytes = SOCKET
     maildir: bytes | None = None
-    queue: bytes | None = None
+    queue: bytes = QUEUE
     domain: str | None = None
     sender: bytes | None = None
     aliases: Aliases = {}  # noqa: RUF012 (nothing changes it)

@@ -345,10 +345,14 @@ def test_a_queue_that_is_none_is_told(home: Home, mode: str) -> None:
     done = home.send(mode)
     assert done.returncode == 75
     assert b"cannot open the maildir directory /nowhere" in done.stderr
-    home.configure(maildir=False)
-    done = home.send(mode)
-    assert done.returncode == 78
-    assert b"no queue is configured" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["-bp", "-q"])
+def test_a_maildir_that_nothing_was_put_into_is_empty(home: Home, mode: str) -> None:
+    """And the machine's queue, which a user may not read, does not matter then."""
+    assert home.send(mode).returncode == 0
+    home.configure(rest=f'queue = "{make_maildir(home.path / "queue")}"')
+    assert home.send(mode).returncode == 0
 
 
 def test_q_without_a_daemon(home: Home) -> None:
