@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from maildirqmtp.cli.output import complain, flush_output, mend_output
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE, QMAIL, SYSEXITS
 from maildirqmtp.settings import flags_and_keys
@@ -27,14 +28,13 @@ from maildirqmtp.settings.command_line import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
     from maildirqmtp.forwarder.route import Route
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    _mend_output()
+    mend_output()
     words = list(sys.argv[1:] if argv is None else argv)
     # Also for a command line that cannot be read to its end.
     codes = SYSEXITS if "--sysexits" in words else QMAIL
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return codes.temporary
     finally:
-        _flush_output()
+        flush_output()
 
 
 def _do(line: CommandLine) -> int:
@@ -75,7 +75,7 @@ def _do(line: CommandLine) -> int:
         from maildirqmtp.cli.demo import run
 
         code = run()
-        return code if _flush_output() else EXIT_TEMPORARY
+        return code if flush_output() else EXIT_TEMPORARY
     if line.enqueue is not None:
         return _enqueue(line.enqueue, line)
     if line.status:
@@ -90,39 +90,8 @@ def _do(line: CommandLine) -> int:
     return _flush(route, line)
 
 
-def _mend_output() -> None:
-    """Make both streams fit to be written to: not closed, and not choking on an address."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _complain(text: str) -> None:
-    """Say it on standard error; where nobody can be told, the exit code tells that it was so."""
-    try:
-        print(f"maildirqmtp: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _flush_output() -> bool:
-    """Flush standard output; where it takes nothing any more, let the rest go, and return False."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _silence(sys.stdout)
-        return False
-    return True
-
-
-def _silence(stream: TextIO) -> None:
-    """Let what is left in a stream's buffer go where nothing is written, and no error is made."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+    complain("maildirqmtp", text)
 
 
 def _enqueue(path: str, line: CommandLine) -> int:

@@ -22,6 +22,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp import __version__
+from maildirqmtp.cli.output import complain, flush_output, mend_output
 from maildirqmtp.errors import ConfigError, EnvelopeError, QMTPError
 from maildirqmtp.exit_codes import (
     EX_CONFIG,
@@ -70,9 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    mend_output()
     name = os.path.basename(sys.argv[0])
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv), name)
@@ -90,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EX_TEMPFAIL
     except KeyboardInterrupt:
         return EX_TEMPFAIL
+    finally:
+        flush_output()
 
 
 def _exit_code(error: QMTPError) -> int:
@@ -103,11 +104,7 @@ def _exit_code(error: QMTPError) -> int:
 
 
 def _tell(text: str) -> None:
-    # Where nobody can be told, the exit code is all there is.
-    try:
-        print(f"qmtp-sendmail: {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    complain("qmtp-sendmail", text)
 
 
 def _do(options: argparse.Namespace, request: Request) -> int:

@@ -59,6 +59,8 @@ TO = (b"a@x",)
             Request(b"root", "CronDaemon", (), True, False),
         ),
         ("-ti", Request(None, None, (), True, False)),
+        ("-tifme@x", Request(b"me@x", None, (), True, False)),
+        ("-vtoi", Request(None, None, (), True, False)),
         # mutt, neomutt.
         ("-oem -oi -f me@x -- a@x b@x", Request(b"me@x", None, (b"a@x", b"b@x"), False, False)),
         (
@@ -345,6 +347,17 @@ def test_a_queue_that_is_none_is_told(home: Home, mode: str) -> None:
     done = home.send(mode)
     assert done.returncode == 75
     assert b"cannot open the maildir directory /nowhere" in done.stderr
+
+
+def test_a_queue_is_listed_whatever_the_locale_and_the_reader(home: Home) -> None:
+    """An address that is not ASCII under LC_ALL=C; and `mailq | head -1`."""
+    home.send("-i", "j\xfcrgen@y")
+    home.environment |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = home.send("-bp")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"rgen@y" in done.stdout
+    done = home.send("-bp", redirect="> /dev/full")
+    assert done.returncode == 75
 
 
 @pytest.mark.parametrize("mode", ["-bp", "-q"])
