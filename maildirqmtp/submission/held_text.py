@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.files import write_all
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterable, Iterator
     from typing import Self
 
@@ -25,7 +27,7 @@ class HeldText:
         self.length = 0
         self._before = b""
         self._memory: list[bytes] = []
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
         try:
             for piece in pieces:
                 self.length += len(piece)
@@ -44,10 +46,12 @@ class HeldText:
         if self._file is None:
             import tempfile  # 6 ms, which small messages do not wait for
 
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (close does it)
-            self._file.writelines(self._memory)
+            # Without a buffer, so that an error is that of the write which it belongs to.
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (close does it)
+            for held in self._memory:
+                write_all(self._file.fileno(), held)
             self._memory.clear()
-        self._file.write(piece)
+        write_all(self._file.fileno(), piece)
 
     def __enter__(self) -> Self:
         return self

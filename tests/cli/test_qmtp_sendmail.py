@@ -245,6 +245,15 @@ def test_a_wrong_configuration_is_78(home: Home) -> None:
     assert not home.maildir.exists()
 
 
+@pytest.mark.parametrize("size", [200_000, 3_000_000])
+def test_a_full_disk_takes_nothing(home: Home, size: int) -> None:
+    """Whether the message is held in memory or in a file; the caller is told to try again."""
+    done = home.send("a@y", text=HEADER + b"\n" + b"x" * size, limits="ulimit -f 100")
+    assert done.returncode == 75
+    assert b"File too large" in done.stderr
+    assert not names(home.maildir / "new") + names(home.maildir / "tmp")
+
+
 @pytest.mark.parametrize(
     ("redirect", "said"),
     [

@@ -34,12 +34,12 @@ class Home:
         (self.path / ".config" / "maildirqmtp.toml").write_text(text)
 
     def send(
-        self, *words: str, text: bytes = HEADER + b"\nhi\n", redirect: str = ""
+        self, *words: str, text: bytes = HEADER + b"\nhi\n", redirect: str = "", limits: str = ""
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the program with the message on standard input; never shows a traceback."""
         argv = [*command("qmtp-sendmail"), *words]
-        if redirect:
-            argv = ["sh", "-c", f'exec "$@" {redirect}', "sh", *argv]
+        if redirect or limits:
+            argv = ["sh", "-c", f'{limits or ":"}; exec "$@" {redirect}', "sh", *argv]
         done = subprocess.run(
             argv, input=text, capture_output=True, timeout=90, check=False, env=self.environment
         )
