@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import Peer, Script, command, names
+from tests.helpers import Peer, Script, command, names, serving, wait_until
 from tests.submission.sending import HEADER, Home, delivered, queue, unix_serving
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -67,6 +69,25 @@ def test_two_hundred_at_once_are_all_there(home: Home) -> None:
         messages = delivered(maildir)
     found = [message.split(b"\n")[1] for message in messages]
     assert sorted(found) == sorted(b"Delivered-To: a%d@x" % n for n in range(200))
+
+
+def test_the_recipe_for_one_user(home: Home) -> None:
+    """As it stands there: the mail of a machine without a mail server gets to one."""
+    page = (ROOT / "contrib" / "recipes" / "sendmail.md").read_text()
+    block = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
+    config = home.path / ".config" / "maildirqmtp.toml"
+    with serving(answering(b"Kok")) as server:
+        config.write_text(block.replace("mail.example.org", server.address))
+        words = re.findall(r"\| qmtp-sendmail (.*?) +#", page)[0].split()
+        assert home.send(*words, text=b"hello\n").returncode == 0
+        argv = [*command(), "--config", str(config)]
+        with subprocess.Popen(argv, env=home.environment, stderr=subprocess.DEVNULL) as daemon:
+            wait_until(lambda: bool(server.packages), "the message at the server")
+            wait_until(lambda: not names(home.path / "Outgoing" / "new"), "it to be removed")
+            daemon.terminate()
+    (package,) = server.packages
+    assert (package.sender, package.recipients) == (b"ann@example.org", (b"you@example.net",))
+    assert package.text.endswith(b"\n\nhello\n")
 
 
 # What the queue answers
