@@ -154,7 +154,7 @@ def _parse(words: list[str], program: str) -> argparse.Namespace:
     options = parser.parse_intermixed_args(own)
     options.addresses += words[end + 1 :]
     # With an interval it is about a daemon that tries again, which is there anyway.
-    options.flush = any(word.startswith("-q") for word in words[:end])
+    options.flush = options.flush or any(word.startswith("-q") for word in words[:end])
     options.mode = {"mailq": "p", "newaliases": "i"}.get(program, options.mode)
     if options.mode not in ("m", "p", "i"):
         why = _MODES_REFUSED.get(options.mode, "there is no such mode")

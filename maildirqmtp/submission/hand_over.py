@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from maildirqmtp.errors import ConfigError, ConnectError, LocalError
+from maildirqmtp.errors import ConfigError, ConnectError, LocalError, QMTPError
 from maildirqmtp.exit_codes import (
     EX_DATAERR,
     EX_NOPERM,
@@ -60,22 +60,22 @@ def hand_over(
         tell(f"{error}; and no maildir is configured to keep the message in")
         return EX_NOPERM if error.errno in _NOT_ALLOWED else EX_TEMPFAIL
     answers = queue_client.submit(transport, *envelope, text)
-    code, owed = EXIT_OK, []
+    code, owed = EXIT_OK, {}
     for number, recipient in enumerate(envelope.recipients):
         response = answers.responses[number] if number < len(answers.responses) else None
         if response is None or response.status is Status.DEFERRED:
-            owed.append(recipient)
-            why = str(answers.error or "no answer") if response is None else response.text
+            owed[recipient] = str(answers.error) if response is None else response.text
         elif response.status is Status.FAILED:
             tell(f"{printable(recipient)}: {response.text}")
             code = code or _code(response)
-    if not owed:
-        return code
-    if settings.maildir is not None:
-        return _keep(settings.maildir, envelope._replace(recipients=tuple(owed)), text) or code
-    for recipient in owed:
+    if owed and settings.maildir is not None:
+        try:
+            return _keep(settings.maildir, envelope._replace(recipients=tuple(owed)), text) or code
+        except QMTPError as error:
+            tell(str(error))
+    for recipient, why in owed.items():
         tell(f"{printable(recipient)}: not taken now: {why}")
-    return EX_TEMPFAIL
+    return EX_TEMPFAIL if owed else code
 
 
 def _code(response: Response) -> int:

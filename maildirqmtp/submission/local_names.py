@@ -35,7 +35,7 @@ class LocalNames:
 
     def __init__(self, settings: Submission) -> None:
         self._settings = settings
-        self._host = socket.gethostname().lower().encode()
+        self._host = socket.gethostname().lower().encode("utf-8", "replace")
         self._short = self._host.partition(b".")[0]
         #: The configured domain, empty without one.
         self.domain = (settings.domain or "").encode()

@@ -105,6 +105,14 @@ def test_an_empty_sender_is_the_null_sender() -> None:
     assert qmtp_sendmail._request(options) == Request(b"", None, TO, False, False)
 
 
+@pytest.mark.parametrize("line", ["-q", "-q30m", "-qIx", "-vq", "-v -q"])
+def test_q_is_no_message(line: str) -> None:
+    """Nothing is read from standard input, whatever the interval."""
+    options = qmtp_sendmail._parse(line.split(), "sendmail")
+    assert options.flush
+    assert qmtp_sendmail._request(options).recipients == ()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -175,6 +175,18 @@ def test_what_the_queue_does_not_take_now_goes_into_the_users_maildir(
     assert [recipients for _, recipients, _ in home.kept()] == ([left] if left else [])
 
 
+def test_neither_queue_nor_maildir(home: Home) -> None:
+    """Who is still to get it is told, so that the others do not get it twice."""
+    home.configure()
+    home.maildir.write_text("no directory")
+    with unix_serving(home, answering(b"Kok", b"Zlater")):
+        done = home.send("a@y", "b@y")
+    assert done.returncode == 75
+    assert b"Not a directory" in done.stderr
+    assert b"b@y: not taken now: later" in done.stderr
+    assert b"a@y" not in done.stderr
+
+
 def test_a_large_message_to_the_queue(home: Home) -> None:
     """Whole, from a file, and while the queue reads slowly."""
     body = b"x" * 70 + b"\n"
