@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maildirqmtp.errors import EnvelopeError
 from maildirqmtp.submission import heading
@@ -38,6 +40,35 @@ def test_a_blind_copy_stays_blind(blind: bytes) -> None:
         sent = completed(before + blind + b"To: a@x\n")
         assert sent.endswith(before + b"To: a@x\n\n")
         assert b"bcc" not in sent.lower()
+
+
+NAMES = ("Bcc", "bcc ", "BCC", "Resent-Bcc", "To", "Cc", "X-Bcc", "Subject", "Bcc-Note")
+FOLDS = st.sampled_from(["", "\n ", "\n\t", " ", "\n \n "])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), FOLDS, FOLDS), max_size=8),
+    st.lists(st.integers(1, 9), max_size=40),
+)
+def test_whatever_is_blind_goes_and_nothing_else(
+    parts: list[tuple[str, str, str]], sizes: list[int]
+) -> None:
+    """However it is spelled and folded, and wherever a pipe cuts the header."""
+    text = "".join(
+        f"{name}:{before}first{n}@x,{after}second{n}@x\n"
+        for n, (name, before, after) in enumerate(parts)
+    ).encode()
+    pieces, rest = [], text + b"\nbody"
+    for size in sizes:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    head, begin, left = heading.read([*pieces, rest])
+    sent = heading.completed(head, b"", MISSING)
+    assert begin + b"".join(left) == b"body"
+    for n, (name, *_) in enumerate(parts):
+        kept = name.strip().lower() not in ("bcc", "resent-bcc")
+        assert (b"first%d@x" % n in sent) is kept
+        assert (b"second%d@x" % n in sent) is kept
 
 
 def test_what_is_missing_is_added() -> None:
