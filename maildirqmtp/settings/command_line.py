@@ -63,6 +63,7 @@ class CommandLine(argparse.Namespace):
     dry_run: bool
     enqueue: str | None
     status: bool
+    sysexits: bool
     watch: bool
 
     def values(self, settings: Iterable[Setting[Any]]) -> Values:
@@ -109,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
     _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
+    add("--sysexits", action="store_true", help="with --enqueue, exit codes of sysexits(3)")
     add("--demo", action="store_true", help="show a whole run on messages made up for it")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
     return parser
@@ -171,6 +173,8 @@ def check_together(line: CommandLine) -> None:
         raise ConfigError("--config watches all its routes; write it without --watch")
     if line.watch and line.status:
         raise ConfigError("--status shows and exits; write --status DIR, without --watch")
+    if line.sysexits and line.enqueue is None:
+        raise ConfigError("--sysexits changes the exit codes of --enqueue; write both")
     if line.config is not None and line.arguments:
         raise ConfigError(
             f"--config: maildir and server stand in the file; {line.arguments[0]!r} is too much"

@@ -15,9 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
-    AddressType,
     BounceViaType,
-    HostNameType,
     LoopbackType,
     PinType,
     PortType,
@@ -25,9 +23,11 @@ from maildirqmtp.settings.mail_types import (
     WindowType,
 )
 from maildirqmtp.settings.types import (
+    AddressType,
     BytesType,
     CountType,
     DurationType,
+    HostNameType,
     ListType,
     NumberType,
     PathType,
