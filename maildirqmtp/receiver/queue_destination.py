@@ -85,7 +85,7 @@ class QueueDestination:
         self._storage = Storage(path)
         self._quota = None if user_quota is None else UserQuota(user_quota)
         try:
-            self._storage.maildir.durable_envelope()
+            self._storage.maildir.envelope()
         except LocalError:
             self._storage.close()
             raise

@@ -151,7 +151,11 @@ class Storage:
     def _prove_links(self) -> None:
         """Raise `LocalError` where no file of tmp/ can be linked into new/."""
         tmp, new = self._maildir.tmp, self._maildir.new
-        if os.fstat(tmp.fd).st_dev != os.fstat(new.fd).st_dev:
+        try:
+            one_file_system = os.fstat(tmp.fd).st_dev == os.fstat(new.fd).st_dev
+        except OSError as error:
+            raise local_error("look at", self._path, error) from error
+        if not one_file_system:
             raise LocalError(f"{printable(new.path)} is on another file system than tmp/")
         # Both names in tmp/: of what a crash leaves there the next `clean` takes care.
         probe = writing.unique_name()

@@ -259,6 +259,7 @@ def test_variables_for_another_process(queue: Path) -> None:
     with activate(sockets, "--listen", "127.0.0.1:0", "--queue", str(queue), pid="1") as process:
         assert process.stderr is not None
         line = process.stderr.readline()
+        assert line.startswith("qmtpmaildir: listening on 127.0.0.1:")
         assert str(sockets[0].getsockname()[1]) not in line
         process.terminate()
         process.stderr.read()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
+from tests.fakes import FileSystem
 from tests.helpers import names
 
 TEXT = b"Subject: x\n\nhi\n"
@@ -164,6 +166,38 @@ def test_a_full_disk_defers_and_leaves_nothing(
         assert queued(path) == []
     assert letters(session.receive(package(b"c@d"))) == "K"
     assert len(names(path / "new")) == 1
+
+
+def test_the_order_of_what_is_made_durable(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sidecars before messages, everything before K; and two directories for a whole batch."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    assert letters(session.receive(package(b"c@d", b"e@f") + package(b"g@h"))) == "KKK"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    one = ["fsync tmp/*", "rename tmp/* -> envelope/NAME.json"]
+    assert calls == [
+        *["fsync tmp/*"] * 2,
+        *("fsync .", *one, *one, "fsync envelope"),
+        *["link tmp/* -> new/NAME", "unlink tmp/*"] * 2,
+        "fsync new",
+    ]
+
+
+def test_what_is_taken_back_goes_before_its_sidecar(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose sidecar went first is sent to whom its trace lines name."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    system.fail("fsync new", errno.EIO)
+    assert letters(session.receive(package(b"c@d"))) == "Z"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    assert calls[calls.index("unlink new/NAME") :] == [
+        *("unlink new/NAME", "fsync new", "unlink envelope/NAME.json", "unlink tmp/*"),
+    ]
+    assert queued(path) == []
 
 
 def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) -> None:
