@@ -82,9 +82,9 @@ def test_an_error_is_raised_to_the_owner(
     with pytest.raises(type(error)) as found:
         job.result()
     assert found.value is error
-    job = pool.submit(list)
-    finished(wakeup, job)
-    assert job.result() == [], "the thread goes on"
+    other = pool.submit(threading.get_ident)
+    finished(wakeup, other)
+    assert other.result(), "the thread goes on"
 
 
 def test_before_it_is_done_there_is_no_result(pool: ThreadPool) -> None:
