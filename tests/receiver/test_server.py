@@ -511,7 +511,7 @@ def test_no_memory_for_a_session(
     """Nor at any other point; a copy that is half written goes."""
     server = start()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
