@@ -78,8 +78,8 @@ def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
         if not (listens and known and listener.type == socket.SOCK_STREAM):
             _close_all(found)
             raise ConfigError(
-                f"LISTEN_FDS: descriptor {fd} is no socket of TCP or Unix that listens; for one client "
-                f"(Accept=yes), use StandardInput=socket and --stdio"
+                f"LISTEN_FDS: descriptor {fd} is no TCP or Unix socket that listens; for one "
+                f"client (Accept=yes), use StandardInput=socket and --stdio"
             )
     return found
 

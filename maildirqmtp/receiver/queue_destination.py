@@ -10,7 +10,7 @@ The order, so that a crash loses nothing; no forwarder sees a message without it
     commit   tmp/X.json written and fsynced, renamed to envelope/X.json, for each package
              one fsync of envelope/ | tmp/X linked to new/X, for each | one fsync of new/
              is the queue still the one at its path?
-    withdraw new/X removed | fsync of new/ | the sidecars, and what is left in tmp/
+    withdraw new/X and tmp/X removed | fsync of new/ | the sidecars
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ class QueueDelivery:
     def _has_quota(self, size: int) -> bool:
         if self._quota is None or self._mail.user is None:
             return True
-        return self._quota.take(self._storage.maildir.new, self._mail.user, size)
+        return self._quota.take(self._storage.new, self._mail.user, size)
 
 
 class QueueDestination:
@@ -82,13 +82,8 @@ class QueueDestination:
     """
 
     def __init__(self, path: bytes, user_quota: int | None = None) -> None:
-        self._storage = Storage(path)
+        self._storage = Storage(path, has_sidecars=True)
         self._quota = None if user_quota is None else UserQuota(user_quota)
-        try:
-            self._storage.maildir.envelope()
-        except LocalError:
-            self._storage.close()
-            raise
 
     @property
     def tmp(self) -> Folder:
@@ -106,28 +101,30 @@ class QueueDestination:
     def commit(self, deliveries: Sequence[QueueDelivery]) -> None:
         """Enqueue the packages, durable when this returns. Raises `LocalError`."""
         staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
-        # One that was written into a queue that is gone makes `commit` of the storage raise.
-        current = [(copy, content) for copy, content in staged if self._storage.is_of_now(copy)]
-        maildir = self._storage.maildir
-        for copy, content in current:
-            sidecars.place_first(maildir, copy.name, content)
-        if current:
-            maildir.durable_envelope().sync()
-        for copy, _ in current:
-            writing.publish(maildir, copy.name)
-        if staged:
-            self._storage.commit([copy for copy, _ in staged])
+        for copy, content in staged:
+            with copy.place.looked_at():
+                sidecars.place_first(copy.place.maildir, copy.name, content)
+        for place in {copy.place for copy, _ in staged}:
+            place.maildir.durable_envelope().sync()
+        for copy, _ in staged:
+            self._storage.publish(copy)
+        self._storage.commit([copy for copy, _ in staged])
 
     def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
-        """Remove what was not committed."""
+        """Remove what was not committed.
+
+        Where the removal from new/ cannot be made durable, the sidecars stay: an
+        orphan harms nobody, and a message without its sidecar is sent to others.
+        """
+        errors = []
         copies = [d.copy for d in deliveries if d.copy is not None]
-        names = [copy.name for copy in copies if self._storage.is_of_now(copy)]
-        if names:
+        for place in {copy.place for copy in copies}:
+            names = [copy.name for copy in copies if copy.place is place]
             try:
-                writing.withdraw(self._storage.maildir, names)
+                writing.withdraw(place.maildir, names, synced=place.trouble is None)
             except LocalError as error:
-                return [error]
-        return []
+                errors.append(error)
+        return errors
 
     def close(self) -> None:
         """Close the queue; harmless twice."""
