@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maildirqmtp.errors import LocalError
 from maildirqmtp.mail import envelope, sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
@@ -280,6 +281,14 @@ def test_old_orphans_are_removed_at_the_start(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("maildirqmtp.receiver.storage.time.time", lambda: later_s)
     QueueDestination(os.fsencode(path)).close()
     assert len(queued(path)) == 1
+
+
+def test_a_queue_that_can_have_no_sidecars_does_not_start(path: Path) -> None:
+    """Else each message is deferred, for ever, and the reason stands in a log."""
+    writing.create(os.fsencode(path))
+    (path / "envelope").write_text("in the way")
+    with pytest.raises(LocalError, match="envelope: Not a directory"):
+        QueueDestination(os.fsencode(path))
 
 
 # How much a user may have waiting
