@@ -44,6 +44,11 @@ class Scenario:
         return self.name.replace(",", "").replace(" ", "-")
 
     @property
+    def threads(self) -> bool:
+        """True where the program works in several threads, and starts no other program."""
+        return self.kind == "receive"
+
+    @property
     def window(self) -> int:
         """Messages in flight at once, in every scenario."""
         return 2
