@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
-#: Bytes of one `receive`: some 500 answers, and a whole record of TLS.
-RECEIVE_BYTES = 16 << 10
+#: Bytes of one `receive`: some 100 answers. Under TLS it is a record at least, see `Transport`.
+RECEIVE_BYTES = 4 << 10
 #: Bytes that are sent in one turn, about.
 TURN_BYTES = 1 << 20
 
