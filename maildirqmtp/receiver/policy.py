@@ -11,8 +11,6 @@ Refuse = Callable[[bytes], Response | None]
 
 #: Recipients of one package that are delivered to (RFC 5321, 4.5.3.1.8 asks for at least 100).
 MAX_PACKAGE_RECIPIENTS = 1_000
-#: Bytes that the copies of one package take together; the first copy may exceed it.
-MAX_PACKAGE_BYTES = MAX_MESSAGE
 #: Seconds between two log lines about the same trouble of the server.
 THROTTLE_S = 60.0
 

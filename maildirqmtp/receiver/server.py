@@ -16,9 +16,12 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from maildirqmtp.receiver.connection import Connection
+from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.listener import open_listener, open_unix_listener, show_address
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import (
     DEFAULT_POLICY,
     Log,
@@ -28,7 +31,6 @@ from maildirqmtp.receiver.policy import (
     silent,
 )
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.receiver.streams import SocketStream, Stream, client_of, peer_name
 from maildirqmtp.text import printable
 from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
@@ -61,8 +63,9 @@ _MAX_IN_A_ROW = 20
 
 
 class Server:
-    """A QMTP server that delivers into a maildir, which is made if it is missing.
+    """A QMTP server that delivers to a destination, which it closes in the end.
 
+    `destination` is the path of a maildir, which is made if it is missing, or any other.
     `listen` is (host, port), with port 0 for any; or the path of a Unix socket;
     None for a server that only `serve_stream` will use. `address` is the host
     and port it is bound to. `wrap` makes a stream of a connected socket, as
@@ -79,7 +82,7 @@ class Server:
 
     def __init__(
         self,
-        maildir: str | bytes | os.PathLike[str],
+        destination: str | bytes | os.PathLike[str] | Destination[Any],
         *,
         listen: tuple[str, int] | bytes | None = ("127.0.0.1", 209),
         policy: Policy = DEFAULT_POLICY,
@@ -108,8 +111,11 @@ class Server:
         self._stop_asked = False
         self._stopping = False
         with contextlib.ExitStack() as undo:
-            self._storage = Storage(os.fsencode(maildir))
-            undo.callback(self._storage.close)
+            if isinstance(destination, (str, bytes, os.PathLike)):
+                path = os.fsencode(destination)
+                destination = MaildirDestination(path, policy.max_size)
+            self._destination: Destination[Any] = destination
+            undo.callback(self._destination.close)
             self._listener: socket.socket | None = None
             self.address: tuple[str, int] | None = None
             self._where = ""
@@ -305,7 +311,7 @@ class Server:
         return self._close_expendable(own)
 
     def _add_client(self, stream: Stream, peer: str, client: str = "") -> Connection:
-        session = Session(self._storage, peer, self._policy, self._log)
+        session = Session(self._destination, peer, self._policy, self._log)
         connection = Connection(stream, session, self._timeout_s, self._clock, self._log, client)
         self._connections.append(connection)
         self._registrations[connection] = DescriptorRegistration(self._selector, connection)

@@ -1,4 +1,4 @@
-"""A QMTP session into a maildir: bytes in, response bytes out, no sockets.
+"""A QMTP session: bytes in, response bytes out, no sockets.
 
 What happens to a package, in this order; a crash between any two of the steps
 loses nothing that was acknowledged:
@@ -19,16 +19,17 @@ A client that goes away before step 2 gets no response, and nothing is stored
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import ProtocolError
 from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 from maildirqmtp.qmtp.protocol import ENCODING_CRLF, MAX_MESSAGE, Response
 from maildirqmtp.receiver.delivery import DeliveryAgent, Package
+from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.package_log import PackageLog
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Log, Policy, silent
 from maildirqmtp.receiver.spool import Spool
-from maildirqmtp.receiver.storage import Storage
 
 #: Recipients delivered to in one `work`; other clients wait that long.
 BATCH_RECIPIENTS = 64
@@ -50,7 +51,7 @@ class Session:
 
     def __init__(
         self,
-        storage: Storage,
+        destination: Destination[Any],
         peer: str,
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
@@ -60,8 +61,8 @@ class Session:
         self.busy = False
         self.ended = False
         self.violation: str | None = None
-        self._storage = storage
-        self._agent = DeliveryAgent(storage, peer, policy, log, now)
+        self._destination = destination
+        self._agent = DeliveryAgent(destination, peer, policy, log, now)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False
@@ -159,7 +160,7 @@ class Session:
         self._in_message = True
         self._refusal = self._agent.refuse_length(event.length)
         if self._refusal is None:
-            self._text = Spool(self._storage, event.encoding == ENCODING_CRLF)
+            self._text = Spool(self._destination, event.encoding == ENCODING_CRLF)
 
     def _end(self, event: PackageEnd) -> None:
         self._in_message = False
@@ -179,6 +180,6 @@ class Session:
         self._agent.commit(packages)
         for package in packages:
             for answer in package.answers:
-                response = answer.response
+                response = answer.outcome.response
                 self._output += netstring.encode(response.status.value.encode() + response.raw)
             self._package_log(package.sender, package.answers)

@@ -26,8 +26,8 @@ from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
 from tests.faults.durability import Model, record
@@ -243,7 +243,7 @@ def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A K makes the receiver responsible: when it leaves, the message is on disk."""
-    storage = Storage(os.fsencode(tmp_path / "m"))
+    storage = MaildirDestination(os.fsencode(tmp_path / "m"))
     model = Model(tmp_path)
     torn: dict[str, None] = {}
 

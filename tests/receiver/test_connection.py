@@ -17,6 +17,7 @@ from maildirqmtp.receiver.connection import (
     SESSION_S,
     Connection,
 )
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
 from maildirqmtp.receiver.storage import Storage
@@ -55,7 +56,7 @@ class Stream:
 class World:
     """A connection, its stream, its clock and its log."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: MaildirDestination) -> None:
         self.now_s = 1_000.0
         self.log: list[str] = []
         self.stream = Stream()
@@ -90,7 +91,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with contextlib.closing(Storage(os.fsencode(tmp_path / "M"))) as storage:
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
         yield World(storage)
 
 

@@ -840,7 +840,7 @@ class Broken:
 
 def broken_connection(path: Path, log: Log, clock: Clock, error: OSError | None) -> Connection:
     with Server(path, listen=None) as server:
-        session = Session(server._storage, "p", log=log)
+        session = Session(server._destination, "p", log=log)
     connection = Connection(Broken(error), session, 100.0, clock, log)
     connection.handle(1)
     connection.turn()
@@ -863,7 +863,7 @@ def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:
     """After everything was said a reset is no news."""
     one, other = socket.socketpair()
     with Server(path, listen=None) as server, one, other:
-        session = Session(server._storage, "p", log=log)
+        session = Session(server._destination, "p", log=log)
         stream = SocketStream(one)
         connection = Connection(stream, session, 100.0, clock, log)
         connection.stop()

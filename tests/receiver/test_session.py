@@ -25,10 +25,10 @@ from maildirqmtp.qmtp.protocol import (
     package_head,
     package_tail,
 )
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
-from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.text import rfc5322_date
 
 NOW_S = 1_795_398_047.5
@@ -75,18 +75,18 @@ def texts(maildir: Maildir) -> list[bytes]:
 
 
 @pytest.fixture
-def storage(maildir: Maildir) -> Iterator[Storage]:
-    with contextlib.closing(Storage(maildir.path)) as opened:
+def storage(maildir: Maildir) -> Iterator[MaildirDestination]:
+    with contextlib.closing(MaildirDestination(maildir.path)) as opened:
         yield opened
 
 
 @pytest.fixture
-def session(storage: Storage) -> Session:
+def session(storage: MaildirDestination) -> Session:
     return Session(storage, "[192.0.2.1]", now=lambda: NOW_S)
 
 
 def test_a_copy_begins_with_its_envelope(
-    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without these lines nobody, our own forwarder included, knows whom it was for."""
     monkeypatch.setattr("socket.gethostname", lambda: "mx.example.org")
@@ -219,7 +219,7 @@ def test_lf_encoding_is_stored_as_it_is(maildir: Maildir, session: Session) -> N
 @given(pieces=st.lists(st.sampled_from([b"", b"x", b"\r", b"\n", b"\r\n", b"a\r", b"\nb\r\r"])))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_crlf_wherever_the_network_cuts(
-    maildir: Maildir, storage: Storage, pieces: list[bytes]
+    maildir: Maildir, storage: MaildirDestination, pieces: list[bytes]
 ) -> None:
     """A CR LF that falls between two reads is one line end, not a CR and a line end."""
     spool = Spool(storage, crlf=True)
@@ -247,7 +247,9 @@ def test_at_the_edge_of_memory(maildir: Maildir, session: Session, size: int) ->
     assert texts(maildir) == [b"x" * size]
 
 
-def test_three_recipients_one_outside_the_domain(maildir: Maildir, storage: Storage) -> None:
+def test_three_recipients_one_outside_the_domain(
+    maildir: Maildir, storage: MaildirDestination
+) -> None:
     """An open relay to a maildir is still an open relay; but the others get their mail."""
     session = Session(storage, "p", Policy(refuse=only_domains([b"Example.ORG", b"d.e"])))
     output = session.receive(package(recipients=(b"a@example.org", b"b@example.net", b"c@D.E")))
@@ -269,12 +271,14 @@ def test_no_restriction(maildir: Maildir, session: Session) -> None:
 @pytest.mark.parametrize(
     "recipient", [b"example.org", b"x", b"x@", b"x@sub.example.org", b"x@example.org@other"]
 )
-def test_what_is_outside_a_domain(maildir: Maildir, storage: Storage, recipient: bytes) -> None:
+def test_what_is_outside_a_domain(
+    maildir: Maildir, storage: MaildirDestination, recipient: bytes
+) -> None:
     session = Session(storage, "p", Policy(refuse=only_domains([b"example.org"])))
     assert letters(session.receive(package(recipients=(recipient,)))) == "D"
 
 
-def test_max_size(maildir: Maildir, storage: Storage) -> None:
+def test_max_size(maildir: Maildir, storage: MaildirDestination) -> None:
     """Too large is refused for everyone, for good, and the connection lives on."""
     session = Session(storage, "p", Policy(max_size=10))
     output = session.receive(package(b"x" * 11, recipients=(b"c@d", b"", b"e@f")))
@@ -284,7 +288,9 @@ def test_max_size(maildir: Maildir, storage: Storage) -> None:
     assert texts(maildir) == [b"x" * 10]
 
 
-def test_max_size_above_the_protocols_usual_limit(maildir: Maildir, storage: Storage) -> None:
+def test_max_size_above_the_protocols_usual_limit(
+    maildir: Maildir, storage: MaildirDestination
+) -> None:
     """Asking for more than 200 MB gives more than 200 MB."""
     session = Session(storage, "p", Policy(max_size=300_000_000))
     assert session.receive(b"300000001:\n") == b""
@@ -331,7 +337,9 @@ def test_local_trouble_is_temporary(
     assert letters(session.receive(package())) == "K"
 
 
-def test_file_size_limit_amid_a_large_message(maildir: Maildir, storage: Storage) -> None:
+def test_file_size_limit_amid_a_large_message(
+    maildir: Maildir, storage: MaildirDestination
+) -> None:
     """The spool file cannot grow: the rest is read and thrown away, then Z; no lost step."""
     log: list[str] = []
     session = Session(storage, "p", log=lambda _, text: log.append(text))
@@ -375,7 +383,7 @@ def test_one_directory_sync_before_any_k(
 
 
 def test_directory_sync_that_fails(
-    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No K of that batch gets out; the copies go, since the client will send them again."""
 
@@ -390,12 +398,12 @@ def test_directory_sync_that_fails(
     assert letters(output) == "ZDZ"
     assert stored(maildir) == []
     assert [text for severity, text in log if severity is Severity.ERROR] == [
-        "p: cannot make durable; 2 copies withdrawn"
+        "p: cannot make durable; 2 recipients deferred"
     ]
 
 
 def test_copies_that_cannot_be_withdrawn(
-    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They will be there twice, which is better than an answer that never comes."""
 
@@ -472,19 +480,23 @@ def test_a_thousand_recipients_a_package(maildir: Maildir, session: Session) -> 
 
 
 def test_the_copies_of_a_package_are_bounded_in_bytes(
-    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+    maildir: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few kilobytes of recipients must not make hundreds of gigabytes of copies."""
-    monkeypatch.setattr("maildirqmtp.receiver.delivery.MAX_PACKAGE_BYTES", 2_500)
-    small = Session(session._storage, "p", Policy(max_size=2_500))
+    monkeypatch.setattr("maildirqmtp.receiver.maildir_destination.MAX_PACKAGE_BYTES", 2_500)
+    storage = MaildirDestination(maildir.path, 2_500)
+    small = Session(storage, "p", Policy(max_size=2_500))
     output = small.receive(package(b"x" * 1_000, recipients=(b"c@d",) * 4))
     assert letters(output) == "KKZZ"
     assert "(#4.5.3)" in answers(output)[-1]
     assert letters(small.receive(package(b"x" * 2_500, recipients=(b"c@d",) * 2))) == "KZ"
+    storage.close()
     assert len(stored(maildir)) == 3
 
 
-def test_min_free(maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_min_free(
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rest of the machine needs some of the disk; mail can wait at its sender."""
     session = Session(storage, "p", Policy(min_free=1_000))
     monkeypatch.setattr(storage, "free_bytes", lambda: 1_100)
@@ -518,7 +530,7 @@ def test_a_mail_loop_of_a_large_message_ends(session: Session) -> None:
 # The log
 
 
-def log_of(storage: Storage, data: bytes) -> list[tuple[Severity, str]]:
+def log_of(storage: MaildirDestination, data: bytes) -> list[tuple[Severity, str]]:
     """Return what a session logs that receives this."""
     log: list[tuple[Severity, str]] = []
     session = Session(
@@ -530,7 +542,7 @@ def log_of(storage: Storage, data: bytes) -> list[tuple[Severity, str]]:
     return log
 
 
-def test_one_line_of_log_a_package(storage: Storage) -> None:
+def test_one_line_of_log_a_package(storage: MaildirDestination) -> None:
     """600 kB of refused recipients made 18 MB of log."""
     recipients = (b"a@d", b"b@d", b"x@y", b"z", b"")
     ((severity, line),) = log_of(storage, package(recipients=recipients))
@@ -543,7 +555,7 @@ def test_one_line_of_log_a_package(storage: Storage) -> None:
     assert log_of(storage, package(recipients=())) == []
 
 
-def test_the_log_of_a_session_is_bounded(storage: Storage) -> None:
+def test_the_log_of_a_session_is_bounded(storage: MaildirDestination) -> None:
     """Refused packages of 20 bytes each, without end, must not fill the disk."""
     log = log_of(storage, package(b"", recipients=(b"x",)) * 1_003)
     assert len(log) == 1_001
@@ -551,7 +563,7 @@ def test_the_log_of_a_session_is_bounded(storage: Storage) -> None:
 
 
 def test_a_full_disk_is_one_line_a_package(
-    maildir: Maildir, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not one for each of a thousand recipients; and the disk is tried only once."""
     tries: list[int] = []
@@ -619,7 +631,9 @@ def test_wind_down_amid_a_package(maildir: Maildir, session: Session) -> None:
     assert session.violation is None
 
 
-def test_nothing_from_a_client_can_command_a_terminal(maildir: Maildir, storage: Storage) -> None:
+def test_nothing_from_a_client_can_command_a_terminal(
+    maildir: Maildir, storage: MaildirDestination
+) -> None:
     """A log that is read on a terminal must not be able to reprogram it, or to lie."""
     log: list[tuple[Severity, str]] = []
     session = Session(storage, "p", log=lambda *line: log.append(line))

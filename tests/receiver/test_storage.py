@@ -11,6 +11,7 @@ import pytest
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
@@ -28,9 +29,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storage(path: Path) -> Iterator[Storage]:
-    with contextlib.closing(Storage(os.fsencode(path))) as opened:
+def destination(path: Path) -> Iterator[MaildirDestination]:
+    with contextlib.closing(MaildirDestination(os.fsencode(path))) as opened:
         yield opened
+
+
+@pytest.fixture
+def storage(destination: MaildirDestination) -> Storage:
+    return destination.storage
 
 
 def letters(output: bytes) -> str:
@@ -66,11 +72,11 @@ def only_new_made_anew(path: Path) -> None:
 @pytest.mark.parametrize("package", [PACKAGE, LARGE])
 @pytest.mark.parametrize("replace", [moved_away, made_anew, only_new_made_anew])
 def test_mail_that_nobody_would_find_is_not_accepted(
-    storage: Storage, path: Path, package: bytes, replace: object
+    destination: MaildirDestination, path: Path, package: bytes, replace: object
 ) -> None:
     """A K for it would be mail lost: it lies where no reader looks."""
     log: list[str] = []
-    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    session = Session(destination, "p", log=lambda _, text: log.append(text))
     assert letters(session.receive(package)) == "K"
     replace(path)  # type: ignore[operator]
     assert letters(session.receive(package)) == "Z"
@@ -87,9 +93,11 @@ def test_mail_that_nobody_would_find_is_not_accepted(
         assert new(path) == 1
 
 
-def test_a_maildir_that_is_removed_and_comes_back(storage: Storage, path: Path) -> None:
+def test_a_maildir_that_is_removed_and_comes_back(
+    destination: MaildirDestination, path: Path
+) -> None:
     """Without a restart, though no file can be made in what is open."""
-    session = Session(storage, "p")
+    session = Session(destination, "p")
     for name in ("new", "cur", "tmp"):
         (path / name).rmdir()
     path.rmdir()
@@ -166,11 +174,11 @@ def test_a_spool_goes_on_after_a_write_that_took_a_part(
 
 
 def test_a_path_that_cannot_be_looked_at(
-    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+    destination: MaildirDestination, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No K without an answer to that; and the log has the reason, not a guess."""
     log: list[str] = []
-    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    session = Session(destination, "p", log=lambda _, text: log.append(text))
     real = os.stat
 
     def stat(name: bytes, **options: object) -> os.stat_result:
@@ -234,8 +242,8 @@ def test_a_full_disk_does_not_keep_it_from_starting(
     log: list[tuple[Severity, str]] = []
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with contextlib.closing(Storage(os.fsencode(path))) as storage:
-            session = Session(storage, "p", log=lambda *line: log.append(line))
+        with contextlib.closing(MaildirDestination(os.fsencode(path))) as destination:
+            session = Session(destination, "p", log=lambda *line: log.append(line))
             assert letters(session.receive(PACKAGE)) == "Z"
     assert "No space left on device" in log[0][1]
     assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
