@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,12 +52,19 @@ class ScriptedServer:
 
     A script names what differs from `USUAL`. Where an answer is a list, each such
     command of a connection gets the next one, and the last serves for the rest.
-    With LMTP the text gets one answer for each accepted recipient.
+    With LMTP the text gets one answer for each accepted recipient. With `tls`, what
+    follows a 220 to STARTTLS is under TLS.
     """
 
     def __init__(
-        self, *scripts: Script, lmtp: bool = False, path: Path | None = None, port: int = 0
+        self,
+        *scripts: Script,
+        lmtp: bool = False,
+        path: Path | None = None,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._scripts = scripts or ({},)
         self._lmtp = lmtp
         self.conversations: list[Conversation] = []
@@ -104,7 +112,7 @@ class ScriptedServer:
             conversation = Conversation()
             self.conversations.append(conversation)
             self._open.append(sock)
-            one = _OneConnection(sock, {**USUAL, **script}, self._lmtp, conversation)
+            one = _OneConnection(sock, {**USUAL, **script}, self._lmtp, conversation, self._tls)
             thread = threading.Thread(target=one.serve)
             self._threads.append(thread)
             thread.start()
@@ -112,8 +120,14 @@ class ScriptedServer:
 
 class _OneConnection:
     def __init__(
-        self, sock: socket.socket, script: Script, lmtp: bool, conversation: Conversation
+        self,
+        sock: socket.socket,
+        script: Script,
+        lmtp: bool,
+        conversation: Conversation,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        self._tls = tls
         self._sock = sock
         self._script = script
         self._lmtp = lmtp
@@ -122,8 +136,17 @@ class _OneConnection:
         self._accepted = 0
 
     def serve(self) -> None:
-        with self._sock, self._sock.makefile("rb") as lines, contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError):
             self._say("greeting")
+            if self._talk() and self._tls is not None:
+                with self._sock:
+                    self._sock = self._tls.wrap_socket(self._sock, server_side=True)
+                self._talk()
+        self._sock.close()
+
+    def _talk(self) -> bool:
+        """Answer commands until the end; True where that is STARTTLS."""
+        with self._sock.makefile("rb") as lines:
             while line := lines.readline():
                 command = line.rstrip(b"\r\n")
                 self._conversation.commands.append(command)
@@ -135,8 +158,11 @@ class _OneConnection:
                     self._accepted += said.startswith(b"2")
                 elif verb == "DATA" and said.startswith(b"354"):
                     self._read_text(lines)
+                elif verb == "STARTTLS" and said.startswith(b"220"):
+                    return True
                 elif verb == "QUIT":
-                    return
+                    return False
+        return False
 
     def _read_text(self, lines: object) -> None:
         assert hasattr(lines, "readline")
@@ -168,8 +194,13 @@ class _OneConnection:
 
 @contextlib.contextmanager
 def scripted_server(
-    *scripts: Script, lmtp: bool = False, path: Path | None = None, port: int = 0
+    *scripts: Script,
+    lmtp: bool = False,
+    path: Path | None = None,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[ScriptedServer]:
     """Run a `ScriptedServer`."""
-    with contextlib.closing(ScriptedServer(*scripts, lmtp=lmtp, path=path, port=port)) as server:
+    server = ScriptedServer(*scripts, lmtp=lmtp, path=path, port=port, tls=tls)
+    with contextlib.closing(server):
         yield server

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.mail import addresses
 from maildirqmtp.receiver.handoff import verdicts
+from maildirqmtp.receiver.handoff.how import RECIPIENT, RECIPIENTS, SENDER
 from maildirqmtp.receiver.handoff.outside_addresses import fault_of, outside_sender
 from maildirqmtp.text import printable
 from maildirqmtp.transport.process import PIPE, Process
@@ -40,8 +41,6 @@ TIMEOUT_S = 600.0
 PERMANENT = frozenset({64, 65, 67, 68, 77, 100})
 #: Bytes of what it says that are passed on.
 _COMPLAINT_BYTES = 300
-
-SENDER, RECIPIENT, RECIPIENTS = "{sender}", "{recipient}", "{recipients}"
 
 
 class Command:

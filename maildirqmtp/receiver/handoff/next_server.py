@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.receiver.handoff import verdicts
 from maildirqmtp.receiver.handoff.mail_text import features
-from maildirqmtp.receiver.handoff.smtp_client import Broken, SmtpAddress, SmtpClient
+from maildirqmtp.receiver.handoff.smtp_client import Broken, SmtpClient
 from maildirqmtp.receiver.handoff.smtp_transaction import (
     MAX_RECIPIENTS,
     Letter,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from maildirqmtp.qmtp.protocol import Response
+    from maildirqmtp.receiver.handoff.how import SmtpAddress
 
 #: Seconds after which a connection that is not used is closed.
 IDLE_S = 60.0

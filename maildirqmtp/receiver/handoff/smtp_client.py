@@ -11,14 +11,15 @@ import select
 import smtplib
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from maildirqmtp.receiver.handoff.replies import Reply, ReplyError, ReplyReader
 from maildirqmtp.receiver.listener import is_loopback
-from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from maildirqmtp.receiver.handoff.how import SmtpAddress
 
 #: Seconds to connect, for each address; Postfix's smtp_connect_timeout.
 CONNECT_S = 30.0
@@ -39,22 +40,6 @@ class Broken(Exception):
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
         super().__init__(reason)
         self.reply = reply
-
-
-class SmtpAddress(NamedTuple):
-    """Where a next server is: `host` and `port`, or `path` of a Unix socket; LMTP or SMTP."""
-
-    lmtp: bool
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        scheme = "lmtp" if self.lmtp else "smtp"
-        if self.path:
-            return f"{scheme}:unix:{printable(self.path.encode('utf-8', 'surrogateescape'))}"
-        place = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}:{place}:{self.port}"
 
 
 class _Connection(smtplib.SMTP):

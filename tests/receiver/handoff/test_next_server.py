@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.receiver.handoff import next_server, smtp_client
+from maildirqmtp.receiver.handoff.how import SmtpAddress
 from maildirqmtp.receiver.handoff.next_server import NextServer
-from maildirqmtp.receiver.handoff.smtp_client import SmtpAddress
 from tests.helpers import wait_until
 from tests.receiver.doubles import Clock
 from tests.scripted_smtp import CLOSE, SILENCE, Script, ScriptedServer, scripted_server
@@ -212,7 +212,7 @@ def test_a_kept_connection_that_was_closed_is_replaced() -> None:
 
 def test_a_kept_connection_that_breaks_at_mail_is_replaced() -> None:
     """The end can come just after it was looked at."""
-    scripts = ({"MAIL": [b"250 ok\r\n", CLOSE]}, {})
+    scripts: tuple[Script, ...] = ({"MAIL": [b"250 ok\r\n", CLOSE]}, {})
     with scripted_server(*scripts) as server, handing_on(server) as to:
         assert letters(deliver(to) + deliver(to)) == "KK"
         assert len(server.conversations) == 2
@@ -279,7 +279,7 @@ def test_a_server_that_closes_every_connection_is_left_alone_too(clock: Clock) -
 
 def test_several_threads_have_a_connection_each() -> None:
     """One recipient's slow mailbox must not hold the others up."""
-    scripts = ({"text": SILENCE}, {})
+    scripts: tuple[Script, ...] = ({"text": SILENCE}, {})
     with scripted_server(*scripts) as server, handing_on(server) as to:
         slow: list[str] = []
         thread = threading.Thread(target=lambda: slow.extend(deliver(to)))
@@ -305,7 +305,7 @@ def test_a_silent_server_is_waited_for_within_limits(
 
 
 def test_the_times_are_those_of_the_standard() -> None:
-    """RFC 5321, 4.5.3.2.1 to 4.5.3.2.6: a server may take so long, and must not be sent it twice."""
+    """A server may take so long, and must not be sent it twice (RFC 5321, 4.5.3.2.1 to .6)."""
     c = smtp_client
     times_s = (c.OPENING_S, c.COMMAND_S, c.DATA_S, c.PIECE_S, c.END_OF_TEXT_S)
     assert times_s == (300, 300, 120, 180, 600)
