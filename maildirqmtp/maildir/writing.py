@@ -36,7 +36,7 @@ from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from maildirqmtp.mail.sidecar import Sidecar
 
@@ -49,13 +49,15 @@ _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.
 _sequence = count(1)
 
 
-def unique_name() -> bytes:
-    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5))."""
+def unique_name(mark: str = "") -> bytes:
+    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5)).
+
+    `mark` goes behind the count.
+    """
     now_ns = time.time_ns()
     host = host_name().replace("/", "\\057").replace(":", "\\072")
-    return os.fsencode(
-        f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}P{os.getpid()}Q{next(_sequence)}.{host}"
-    )
+    when = f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}"
+    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host}")
 
 
 def host_name() -> str:
@@ -112,12 +114,12 @@ def _sync_directory(path: bytes) -> None:
         raise local_error("make durable", path, error) from error
 
 
-def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
+def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> bytes:
     """Write a file in tmp/ and make it durable; return its name. Raises `LocalError`.
 
-    What could not be written whole is removed again.
+    What could not be written whole is removed again. `mark` becomes a part of the name.
     """
-    name = unique_name()
+    name = unique_name(mark)
     fd = -1
     try:
         fd = files.create(maildir.tmp, name)
@@ -188,14 +190,23 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
 
 
 def _take_back(maildir: Maildir, name: bytes) -> None:
-    """Remove what `enqueue` has made: in this order, for no message may lose its sidecar."""
     try:
-        maildir.new.discard(name)
-        maildir.new.sync()
-        sidecars.remove(maildir, name)
-        maildir.tmp.discard(name)
+        withdraw(maildir, [name])
     except LocalError:
         return  # the first error is the one to tell
+
+
+def withdraw(maildir: Maildir, names: Sequence[bytes]) -> None:
+    """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
+
+    In this order, for no message may lose its sidecar.
+    """
+    for name in names:
+        maildir.new.discard(name)
+    maildir.new.sync()
+    for name in names:
+        sidecars.remove(maildir, name)
+        maildir.tmp.discard(name)
 
 
 def free_name(target: Maildir, message: Message) -> bytes:

@@ -50,9 +50,17 @@ class Package:
     taken: list[int] = field(default_factory=list)
     failed: bool = False
 
+    def discard_text(self) -> None:
+        """Free the text; harmless twice."""
+        if self.text is not None:
+            self.text.discard()
+
 
 class DeliveryAgent:
-    """Delivers the packages of one client; `peer` is its address, for log and Received lines."""
+    """Delivers the packages of one client.
+
+    `peer` is its address, for log and Received lines; `user` the number of a local user.
+    """
 
     def __init__(
         self,
@@ -61,12 +69,14 @@ class DeliveryAgent:
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
+        user: int | None = None,
     ) -> None:
         self._destination = destination
         self._peer = peer
         self._policy = policy
         self._log = log
         self._now = now
+        self._user = user
         self._host = socket.gethostname()
 
     def refuse_length(self, length: int) -> Response | None:
@@ -138,7 +148,7 @@ class DeliveryAgent:
         try:
             if package.delivery is None:
                 now_s = self._now()
-                mail = Mail(package.sender, text, self._received(now_s), now_s)
+                mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
                 package.delivery = self._destination.begin(mail)
             written = package.delivery.deliver(recipient)
         except LocalError as error:

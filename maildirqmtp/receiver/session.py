@@ -43,10 +43,11 @@ class Session:
     `feed` bytes, then call `work` while `busy`, then `take_output`; `receive`
     does it all at once. `ended` is true when nothing more will come: after a
     violation of the protocol, which `violation` names, or `wind_down`. Holds
-    at most 1 MiB of recipients, 256 KiB of text, what one `feed` brought, and
-    the responses not yet taken.
+    at most 1 MiB of recipients, 256 KiB of text and a few times what one `feed`
+    brought, and the responses not yet taken: of one batch and one package.
 
-    `peer` is the client's address, for log and Received lines.
+    `peer` is the client's address, for log and Received lines; `user` the number
+    of its user, where it is a local one.
     """
 
     def __init__(
@@ -56,13 +57,14 @@ class Session:
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
+        user: int | None = None,
     ) -> None:
         self.peer = peer
         self.busy = False
         self.ended = False
         self.violation: str | None = None
         self._destination = destination
-        self._agent = DeliveryAgent(destination, peer, policy, log, now)
+        self._agent = DeliveryAgent(destination, peer, policy, log, now, user)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False
@@ -107,14 +109,13 @@ class Session:
         """Throw away what has no response; harmless twice."""
         packages, self._packages = self._packages, []
         self._agent.withdraw(packages)
+        for package in packages:
+            package.discard_text()
         self._end_session()
         self._package_log.close()
 
     def work(self) -> None:
-        """Deliver one batch; `busy` tells whether there is more.
-
-        It is committed when it ends with the end of a package.
-        """
+        """Deliver one batch, and commit what is complete; `busy` tells whether there is more."""
         answered = written = 0
         while answered < BATCH_RECIPIENTS and written < BATCH_BYTES:
             if self._packages and self._packages[-1].owed:
@@ -122,8 +123,12 @@ class Session:
                 answered += 1
             elif not self._advance():
                 break
-        if self._packages and not self._packages[-1].owed:
-            self._commit()
+        # Only the last one can be incomplete. Its responses go out together, later.
+        incomplete = self._packages[-1:] if self._packages and self._packages[-1].owed else []
+        complete = self._packages[: len(self._packages) - len(incomplete)]
+        self._packages = incomplete
+        if complete:
+            self._commit(complete)
 
     def _end_session(self) -> None:
         self.ended = True
@@ -133,11 +138,9 @@ class Session:
 
     def _advance(self) -> bool:
         """Handle what comes next; False where that needs more bytes, or never comes."""
-        if not self._in_message:
-            self._drop_text()
-            if self._last or self.ended:
-                self._end_session()
-                return False
+        if not self._in_message and (self._last or self.ended):
+            self._end_session()
+            return False
         try:
             event = self._reader.next()
         except ProtocolError as error:
@@ -168,18 +171,19 @@ class Session:
             self._text.finish()
         package = self._agent.package(event.sender, event.recipients, self._text, self._refusal)
         self._packages.append(package)
+        self._text = None  # the package's now
 
     def _drop_text(self) -> None:
         if self._text is not None:
             self._text.discard()
             self._text = None
 
-    def _commit(self) -> None:
-        """Make all copies durable, and only then let the responses out."""
-        packages, self._packages = self._packages, []
+    def _commit(self, packages: list[Package]) -> None:
+        """Carry out all deliveries, and only then let the responses out."""
         self._agent.commit(packages)
         for package in packages:
             for answer in package.answers:
                 response = answer.outcome.response
                 self._output += netstring.encode(response.status.value.encode() + response.raw)
             self._package_log(package.sender, package.answers)
+            package.discard_text()

@@ -49,6 +49,7 @@ class Storage:
         self._stale = False
         self._maildir = Maildir(path)
         try:
+            self._maildir.find_envelopes()
             clean(self._maildir, time.time())
             self._prove_links()
         except LocalError:
@@ -72,17 +73,38 @@ class Storage:
         found = os.fstatvfs(self._maildir.new.fd)
         return found.f_bavail * found.f_frsize
 
+    @property
+    def maildir(self) -> Maildir:
+        """The maildir that is open; valid until the next `stage` or `store`."""
+        return self._maildir
+
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file, durable but for its directory entry. Raises `LocalError`."""
+        copy = self.stage(pieces)
+        try:
+            writing.publish(self._maildir, copy.name)
+        except LocalError:
+            self._stale = not self._maildir.is_current()
+            raise
+        return copy
+
+    def stage(self, pieces: Iterable[bytes], mark: str = "") -> Copy:
+        """Write a file in tmp/, durable but for its directory entry. Raises `LocalError`.
+
+        `mark` becomes a part of its name.
+        """
         if self._stale:
             self._reopen()
         try:
-            name = writing.write_tmp(self._maildir, pieces)
-            writing.publish(self._maildir, name)
+            name = writing.write_tmp(self._maildir, pieces, mark)
         except LocalError:
             self._stale = not self._maildir.is_current()
             raise
         return Copy(self._generation, name)
+
+    def is_of_now(self, copy: Copy) -> bool:
+        """Say whether a file was written into the maildir that is open now."""
+        return copy.generation == self._generation
 
     def commit(self, copies: Sequence[Copy]) -> None:
         """Make the copies durable, where a mail reader finds them.
@@ -97,7 +119,7 @@ class Storage:
             pass  # renamed, or removed
         except OSError as error:
             raise local_error("look at", self._path, error) from error
-        if self._stale or any(copy.generation != self._generation for copy in copies):
+        if self._stale or not all(map(self.is_of_now, copies)):
             raise LocalError(
                 f"{printable(self._path)} was renamed, replaced or mounted over, and is not the "
                 f"maildir that the mail went to"
@@ -111,7 +133,7 @@ class Storage:
         """
         errors = []
         for copy in copies:
-            if copy.generation == self._generation:
+            if self.is_of_now(copy):
                 try:
                     self._maildir.new.discard(copy.name)
                 except LocalError as error:

@@ -103,6 +103,11 @@ SCENARIOS = (
     Scenario("replaced in flight", "forward", (*_all("K", "RK", "RK"), Spec(("K", "RK"), True))),
     Scenario("large", "forward", (Spec(("K",)), Spec(("K",), False, _TWO_MB), Spec(("K",)))),
     Scenario("enqueue", "enqueue", (Spec(("K", "K"), True),)),
+    Scenario(
+        "receiver into a queue",
+        "queue",
+        (Spec(("K",), True), Spec(("K", "K", "K"), True), Spec(("K", "K"), True, 300_000)),
+    ),
     Scenario("receiver", "receive", (Spec(("K",)), Spec(("K", "K")), Spec(("K",), False, 300_000))),
 )
 

@@ -1,0 +1,134 @@
+"""The destination `--queue DIR`: a maildir that maildirqmtp forwards.
+
+One file for all recipients of a package, and its envelope in a sidecar. The text
+stays as it came, with a Received line on top, so that the lines that looked like
+trace lines to a reader of the headers are no longer the first.
+
+The order, so that a crash loses nothing; no forwarder sees a message without its sidecar:
+
+    deliver  tmp/X written and fsynced, at the first recipient
+    commit   tmp/X.json written and fsynced, renamed to envelope/X.json, for each package
+             one fsync of envelope/ | tmp/X linked to new/X, for each | one fsync of new/
+             is the queue still the one at its path?
+    withdraw new/X removed | fsync of new/ | the sidecars, and what is left in tmp/
+"""
+
+from collections.abc import Sequence
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
+from maildirqmtp.maildir import sidecars, writing
+from maildirqmtp.maildir.files import Folder
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.destination import Mail, Outcome, accepted
+from maildirqmtp.receiver.storage import Copy, Storage
+from maildirqmtp.receiver.user_quota import UserQuota, mark_of
+
+_TOO_MUCH = Response(Status.DEFERRED, b"452 too many recipients in one package (#4.5.3)")
+_OVER_QUOTA = Response(Status.DEFERRED, b"452 too much mail of this user is waiting (#4.2.2)")
+
+
+class QueueDelivery:
+    """One package on its way into the queue; see `Delivery`."""
+
+    def __init__(self, storage: Storage, mail: Mail, quota: UserQuota | None) -> None:
+        self.copy: Copy | None = None
+        self.outcomes: list[Outcome] = []
+        self._storage = storage
+        self._mail = mail
+        self._quota = quota
+        self._recipients: list[bytes] = []
+        self._sidecar_bytes = len(encode(Sidecar(mail.sender, ())))
+        self._over_quota = False
+
+    @property
+    def content(self) -> Sidecar:
+        """The sidecar, once all recipients are known."""
+        return Sidecar(self._mail.sender, tuple(self._recipients))
+
+    def deliver(self, recipient: bytes) -> int:
+        """Take one more recipient; the text is written with the first. Raises `LocalError`."""
+        # What each recipient adds is a line: more than it is in JSON, and less than twice that.
+        added = len(encode(Sidecar(b"", (recipient,))))
+        if self._sidecar_bytes + added > MAX_BYTES:
+            self.outcomes.append(Outcome(_TOO_MUCH))
+            return 0
+        written = 0
+        size = len(self._mail.received) + self._mail.text.size
+        if self.copy is None:
+            if self._over_quota or not self._has_quota(size):
+                self._over_quota = True
+                self.outcomes.append(Outcome(_OVER_QUOTA))
+                return 0
+            pieces = self._mail.text.pieces(self._mail.received)
+            self.copy = self._storage.stage(pieces, mark_of(self._mail.user))
+            written = size
+        self._sidecar_bytes += added
+        self._recipients.append(recipient)
+        self.outcomes.append(Outcome(accepted(self._mail.now_s), self.copy.name, size))
+        return written
+
+    def _has_quota(self, size: int) -> bool:
+        if self._quota is None or self._mail.user is None:
+            return True
+        return self._quota.take(self._storage.maildir.new, self._mail.user, size)
+
+
+class QueueDestination:
+    """A queue, which is made if it is missing; see `Destination`.
+
+    `user_quota` is the most bytes of mail that one local user may have waiting in
+    it; None for no limit. Raises `LocalError` where the maildir cannot be used.
+    """
+
+    def __init__(self, path: bytes, user_quota: int | None = None) -> None:
+        self._storage = Storage(path)
+        self._quota = None if user_quota is None else UserQuota(user_quota)
+        try:
+            self._storage.maildir.durable_envelope()
+        except LocalError:
+            self._storage.close()
+            raise
+
+    @property
+    def tmp(self) -> Folder:
+        """The queue's tmp/."""
+        return self._storage.tmp
+
+    def free_bytes(self) -> int:
+        """Return the bytes left on its file system. Raises `OSError`."""
+        return self._storage.free_bytes()
+
+    def begin(self, mail: Mail) -> QueueDelivery:
+        """Begin to deliver a package."""
+        return QueueDelivery(self._storage, mail, self._quota)
+
+    def commit(self, deliveries: Sequence[QueueDelivery]) -> None:
+        """Enqueue the packages, durable when this returns. Raises `LocalError`."""
+        staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
+        # One that was written into a queue that is gone makes `commit` of the storage raise.
+        current = [(copy, content) for copy, content in staged if self._storage.is_of_now(copy)]
+        maildir = self._storage.maildir
+        for copy, content in current:
+            sidecars.place_first(maildir, copy.name, content)
+        if current:
+            maildir.durable_envelope().sync()
+        for copy, _ in current:
+            writing.publish(maildir, copy.name)
+        if staged:
+            self._storage.commit([copy for copy, _ in staged])
+
+    def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
+        """Remove what was not committed."""
+        copies = [d.copy for d in deliveries if d.copy is not None]
+        names = [copy.name for copy in copies if self._storage.is_of_now(copy)]
+        if names:
+            try:
+                writing.withdraw(self._storage.maildir, names)
+            except LocalError as error:
+                return [error]
+        return []
+
+    def close(self) -> None:
+        """Close the queue; harmless twice."""
+        self._storage.close()
