@@ -30,7 +30,6 @@ from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.clients import Client, client_on_stdio
 from maildirqmtp.receiver.destination import Destination
-from maildirqmtp.receiver.handoff.destination import HandOff
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Log, Policy, Severity
 from maildirqmtp.receiver.queue_destination import QueueDestination
@@ -90,8 +89,6 @@ def _run(options: argparse.Namespace) -> int:
             threads=threads or THREADS,
         )
         stack.enter_context(server)
-        if isinstance(destination, HandOff):
-            stack.callback(destination.abort)
         stop_signals = (signal.SIGTERM, signal.SIGINT)
         stop = signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd)
         stack.enter_context(stop)

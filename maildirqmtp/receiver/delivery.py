@@ -1,4 +1,8 @@
-"""Delivery of a package: who is refused, what goes to the destination, and the answers."""
+"""Delivery of a package: who is refused, what goes to the destination, and the answers.
+
+Who is refused is found in the thread of the selector. Everything that waits for a disk or a
+server is in `DeliveryAgent.deliver`, which is for another thread.
+"""
 
 import socket
 import time
@@ -25,6 +29,8 @@ from maildirqmtp.text import rfc5322_date
 
 #: Characters of a refusal's text that come from a check of an address.
 _REASON = 200
+#: Bytes that a recipient and its answer take, about.
+_RECIPIENT_BYTES = 400
 
 _TROUBLE = Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)")
 _DISK_FULL = Response(Status.DEFERRED, b"452 not enough disk space, try again later (#4.3.1)")
@@ -37,8 +43,8 @@ class Package:
     """A package whose last byte has arrived.
 
     `text` is None where `refusal` is the answer to all recipients; `owed` are
-    the recipients without an answer. `taken` are the places, in `answers`, of
-    those whose answer `delivery` gives.
+    the recipients that are not checked yet. `taken` are the places, in `answers`,
+    of those whose answer `delivery` gives, `delivered` the number of these that it has got.
     """
 
     sender: bytes
@@ -48,12 +54,42 @@ class Package:
     answers: list[Answer] = field(default_factory=list)
     delivery: Delivery | None = None
     taken: list[int] = field(default_factory=list)
-    failed: bool = False
+    delivered: int = 0
 
-    def discard_text(self) -> None:
-        """Free the text; harmless twice."""
+    @property
+    def load(self) -> int:
+        """About the bytes that it holds, or has in a file."""
+        text = self.text.size if self.text is not None else 0
+        return text + _RECIPIENT_BYTES * (len(self.answers) + len(self.owed))
+
+    def discard(self) -> None:
+        """Free its text; harmless twice."""
         if self.text is not None:
             self.text.discard()
+
+
+class Batch:
+    """Packages of one client that are delivered together, in a thread.
+
+    Whoever has no more use for the answers sets `abandoned`.
+    """
+
+    __slots__ = ("abandoned", "load", "packages")
+
+    def __init__(self, packages: list[Package]) -> None:
+        self.packages = packages
+        self.load = sum(package.load for package in packages)
+        self.abandoned = False
+
+    @property
+    def waits(self) -> bool:
+        """False where every answer is known, so that nothing is to be stored."""
+        return any(package.taken for package in self.packages)
+
+    def discard(self) -> None:
+        """Free the texts; harmless twice."""
+        for package in self.packages:
+            package.discard()
 
 
 class DeliveryAgent:
@@ -118,16 +154,14 @@ class DeliveryAgent:
             return _refusal(f"554 {received} Received lines: a mail loop (#5.4.6)")
         return None
 
-    def answer(self, package: Package) -> int:
-        """Deliver to the next recipient, or refuse; return the bytes written."""
+    def check(self, package: Package) -> None:
+        """Refuse the next recipient, or leave the answer to the delivery."""
         recipient = package.owed.popleft()
         refusal = self._refuse(package, recipient)
-        if refusal is not None:
-            package.answers.append(Answer(recipient, Outcome(refusal)))
-            return 0
-        # Stands until `commit`: nothing else may be said for it before.
-        package.answers.append(Answer(recipient, Outcome(_TROUBLE)))
-        return self._deliver(package, recipient)
+        if refusal is None:
+            package.taken.append(len(package.answers))
+        # Of those that are taken it stands until the commit: nothing else may be said before.
+        package.answers.append(Answer(recipient, Outcome(refusal or _TROUBLE)))
 
     def _refuse(self, package: Package, recipient: bytes) -> Response | None:
         if package.refusal is not None:
@@ -141,50 +175,62 @@ class DeliveryAgent:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.3)")
         return self._policy.refuse(recipient)
 
-    def _deliver(self, package: Package, recipient: bytes) -> int:
+    def deliver(self, batch: "Batch") -> None:
+        """Deliver packages that were checked, and find their answers. For any thread.
+
+        Once the batch is abandoned nothing more is begun, and what is not committed is
+        taken back.
+        """
+        for package in batch.packages:
+            if not batch.abandoned:
+                self._deliver(package)
+        if batch.abandoned:
+            self._withdraw(batch.packages)
+        else:
+            self._commit(batch.packages)
+
+    def _deliver(self, package: Package) -> None:
         text = package.text
-        if text is None or text.trouble is not None or package.failed:
-            return 0
+        if not package.taken or text is None or text.trouble is not None:
+            return
         try:
-            if package.delivery is None:
-                now_s = self._now()
-                mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
-                package.delivery = self._destination.begin(mail)
-            written = package.delivery.deliver(recipient)
+            now_s = self._now()
+            mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
+            package.delivery = self._destination.begin(mail)
+            for place in package.taken:
+                package.delivery.deliver(package.answers[place].recipient)
+                package.delivered += 1
         except LocalError as error:
             # The next recipients of the same text would meet the same trouble.
-            package.failed = True
             self._complain(error)
-            return 0
-        package.taken.append(len(package.answers) - 1)
-        return written
 
     def _received(self, now_s: float) -> bytes:
         line = f"Received: from {self._peer} by {self._host} with QMTP; {rfc5322_date(now_s)}"
         return line.encode("utf-8", "surrogateescape") + b"\n"
 
-    def commit(self, packages: Sequence[Package]) -> None:
+    def _commit(self, packages: Sequence[Package]) -> None:
         """Have the destination carry out what was delivered to it, and take its answers.
 
         Where that fails, their recipients are deferred.
         """
-        under_way = [package for package in packages if package.taken]
+        under_way = [package for package in packages if package.delivered]
         if not under_way:
             return
         deliveries = [package.delivery for package in under_way]
         try:
             self._destination.commit(deliveries)
         except LocalError as error:
-            recipients = sum(len(package.taken) for package in under_way)
+            recipients = sum(package.delivered for package in under_way)
             self._complain(f"{error}; {recipients} recipients deferred")
-            self.withdraw(under_way)
+            self._withdraw(under_way)
             return
         for package in under_way:
             assert package.delivery is not None
-            for place, outcome in zip(package.taken, package.delivery.outcomes, strict=True):
+            places = package.taken[: package.delivered]
+            for place, outcome in zip(places, package.delivery.outcomes, strict=True):
                 package.answers[place] = Answer(package.answers[place].recipient, outcome)
 
-    def withdraw(self, packages: Sequence[Package]) -> None:
+    def _withdraw(self, packages: Sequence[Package]) -> None:
         """Take back what was delivered of packages that were not committed."""
         deliveries = [p.delivery for p in packages if p.delivery is not None]
         for error in self._destination.withdraw(deliveries):

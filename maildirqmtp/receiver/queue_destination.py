@@ -13,12 +13,14 @@ The order, so that a crash loses nothing; no forwarder sees a message without it
     withdraw new/X removed | fsync of new/ | the sidecars, and what is left in tmp/
 """
 
+import threading
 from collections.abc import Sequence
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Folder
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.receiver.destination import Mail, Outcome, accepted
 from maildirqmtp.receiver.storage import Copy, Storage
@@ -31,7 +33,10 @@ _OVER_QUOTA = Response(Status.DEFERRED, b"452 too much mail of this user is wait
 class QueueDelivery:
     """One package on its way into the queue; see `Delivery`."""
 
-    def __init__(self, storage: Storage, mail: Mail, quota: UserQuota | None) -> None:
+    def __init__(
+        self, storage: Storage, mail: Mail, quota: UserQuota | None, lock: threading.Lock
+    ) -> None:
+        self._lock = lock
         self.copy: Copy | None = None
         self.outcomes: list[Outcome] = []
         self._storage = storage
@@ -71,7 +76,8 @@ class QueueDelivery:
     def _has_quota(self, size: int) -> bool:
         if self._quota is None or self._mail.user is None:
             return True
-        return self._quota.take(self._storage.maildir.new, self._mail.user, size)
+        with self._lock:
+            return self._quota.take(self._storage.maildir.new, self._mail.user, size)
 
 
 class QueueDestination:
@@ -83,6 +89,7 @@ class QueueDestination:
 
     def __init__(self, path: bytes, user_quota: int | None = None) -> None:
         self._storage = Storage(path)
+        self._lock = threading.Lock()
         self._quota = None if user_quota is None else UserQuota(user_quota)
         try:
             self._storage.maildir.durable_envelope()
@@ -101,34 +108,41 @@ class QueueDestination:
 
     def begin(self, mail: Mail) -> QueueDelivery:
         """Begin to deliver a package."""
-        return QueueDelivery(self._storage, mail, self._quota)
+        return QueueDelivery(self._storage, mail, self._quota, self._lock)
 
     def commit(self, deliveries: Sequence[QueueDelivery]) -> None:
         """Enqueue the packages, durable when this returns. Raises `LocalError`."""
         staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
-        # One that was written into a queue that is gone makes `commit` of the storage raise.
-        current = [(copy, content) for copy, content in staged if self._storage.is_of_now(copy)]
-        maildir = self._storage.maildir
-        for copy, content in current:
-            sidecars.place_first(maildir, copy.name, content)
-        if current:
-            maildir.durable_envelope().sync()
-        for copy, _ in current:
-            writing.publish(maildir, copy.name)
-        if staged:
-            self._storage.commit([copy for copy, _ in staged])
+        copies = [copy for copy, _ in staged]
+        with self._lock:  # the directory is made, or opened, once
+            envelopes = [maildir.durable_envelope() for maildir in _maildirs(copies)]
+        for copy, content in staged:
+            sidecars.place_first(copy.maildir, copy.name, content)
+        for envelope in envelopes:
+            envelope.sync()
+        for copy in copies:
+            self._storage.publish(copy)
+        self._storage.commit(copies)
 
     def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
         """Remove what was not committed."""
         copies = [d.copy for d in deliveries if d.copy is not None]
-        names = [copy.name for copy in copies if self._storage.is_of_now(copy)]
-        if names:
+        errors = []
+        for maildir in _maildirs(copies):
             try:
-                writing.withdraw(self._storage.maildir, names)
+                writing.withdraw(maildir, [copy.name for copy in copies if copy.maildir is maildir])
             except LocalError as error:
-                return [error]
-        return []
+                errors.append(error)
+        return errors
+
+    def abort(self) -> None:
+        """Do nothing: a disk cannot be told to hurry."""
 
     def close(self) -> None:
         """Close the queue; harmless twice."""
         self._storage.close()
+
+
+def _maildirs(copies: Sequence[Copy]) -> list[Maildir]:
+    """Return the maildirs that copies are in: one, unless the queue was replaced meanwhile."""
+    return list(dict.fromkeys(copy.maildir for copy in copies))

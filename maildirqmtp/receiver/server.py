@@ -1,7 +1,7 @@
 """The receiver's loop: one thread, one selector, several clients.
 
-The fsyncs block everybody, but only for one batch at a time: each client with
-packages to deliver gets one batch per round.
+What waits for a disk or a server runs in a pool of threads, in batches of packages; a thread that
+has done with one wakes the loop, which sends the responses.
 
 Trouble of this machine ends at most one client: memory that runs out while a
 client is served closes that client; descriptors that run out make the server
@@ -39,6 +39,8 @@ from maildirqmtp.receiver.policy import (
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import SocketStream, Stream, peer_name
 from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
+from maildirqmtp.transport.thread_pool import ThreadPool
+from maildirqmtp.transport.wakeup import Wakeup
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
@@ -48,6 +50,10 @@ TIMEOUT_S = 1_200.0
 ACCEPT_PAUSE_S = 1.0
 #: Seconds without waiting for clients after poll(2) failed for lack of memory.
 SELECT_PAUSE_S = 0.2
+#: Threads that store mail. A disk does several fsyncs in nearly the time of one.
+THREADS = 8
+#: Seconds that `close` waits for the threads.
+CLOSE_S = 10.0
 
 # What accept(2) reports of the network or of a client that is gone already; the next may do.
 _ONE_CLIENT = frozenset(
@@ -79,8 +85,8 @@ class Server:
     `TlsServer.wrap` does. `max_per_client` is the most connections of one IP
     address (IPv6: of one /64); None for half of `max_connections`. `serve`
     returns after `stop`, which any thread or signal handler may call;
-    `wakeup_fd` is for `signal.set_wakeup_fd`. A context manager; leaving it, or
-    `close`, releases everything.
+    `wakeup_fd` is for `signal.set_wakeup_fd`. So many `threads` deliver at once. A
+    context manager; leaving it, or `close`, releases everything.
 
     Raises `LocalError` where the maildir or the address cannot be used, and
     `ConfigError` for an address beyond loopback with a policy that refuses
@@ -100,6 +106,7 @@ class Server:
         timeout_s: float = TIMEOUT_S,
         log: Log = silent,
         clock: Callable[[], float] = time.monotonic,
+        threads: int = THREADS,
     ) -> None:
         self._policy = policy
         self._make_stream = wrap
@@ -119,11 +126,14 @@ class Server:
         self._stop_asked = False
         self._stopping = False
         with contextlib.ExitStack() as undo:
+            self._wakeup = Wakeup()
+            undo.callback(self._wakeup.close)
+            self._pool = ThreadPool(threads, self._wakeup.set, "storage")
             if isinstance(destination, (str, bytes, os.PathLike)):
                 path = os.fsencode(destination)
                 destination = MaildirDestination(path, policy.max_size)
             self._destination: Destination[Any] = destination
-            undo.callback(self._destination.close)
+            undo.callback(self._close_destination)
             self._listeners = [undo.enter_context(listener) for listener in listeners]
             if isinstance(listen, bytes):
                 self._listeners.append(undo.enter_context(open_unix_listener(listen)))
@@ -136,12 +146,9 @@ class Server:
             #: Where the first TCP socket is bound to.
             self.address = _host_and_port(internet[0]) if internet else None
             self._selector = undo.enter_context(selectors.PollSelector())
-            self._wake_in, self._wake_out = map(undo.enter_context, socket.socketpair())
-            for sock in (self._wake_in, self._wake_out):
-                sock.setblocking(False)
-            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wake)
+            self._selector.register(self._wakeup.fd, selectors.EVENT_READ, self._woken)
             self._close = undo.pop_all().close
-        self.wakeup_fd = self._wake_in.fileno()
+        self.wakeup_fd = self._wakeup.write_fd
 
     def __enter__(self) -> "Server":
         return self
@@ -157,11 +164,16 @@ class Server:
         self._registrations.clear()
         self._close()
 
+    def _close_destination(self) -> None:
+        self._destination.abort()
+        # A thread that is still in it, on a disk that hangs, must not find another file in there.
+        if self._pool.close(CLOSE_S):
+            self._destination.close()
+
     def stop(self) -> None:
         """Ask `serve` to answer what is complete, and return. For any thread."""
         self._stop_asked = True
-        with contextlib.suppress(OSError):  # full, which wakes as well; or closed already
-            self._wake_in.send(b"\0")
+        self._wakeup.set()
 
     def serve(self) -> None:
         """Serve the clients that connect, until `stop`."""
@@ -316,8 +328,14 @@ class Server:
         return self._close_expendable(own)
 
     def _add_client(self, stream: Stream, client: Client) -> Connection:
-        policy = self._policy.for_client(client)
-        session = Session(self._destination, client.name, policy, self._log, user=client.user)
+        session = Session(
+            self._destination,
+            client.name,
+            self._policy.for_client(client),
+            self._log,
+            user=client.user,
+            workers=self._pool,
+        )
         connection = Connection(
             stream, session, self._timeout_s, self._clock, self._log, client.group
         )
@@ -325,8 +343,9 @@ class Server:
         self._registrations[connection] = DescriptorRegistration(self._selector, connection)
         return connection
 
-    def _drain_wake(self, _: int) -> None:
-        self._wake_out.recv(4_096)
+    def _woken(self, _: int) -> None:
+        # Who has responses to send is asked in any case, each round.
+        self._wakeup.clear()
 
 
 def _reason(error: OSError | MemoryError) -> str:

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -50,6 +50,30 @@ class Job(Generic[T]):
         # What the work holds, such as the text of a message, goes before anybody is told.
         del work
         self.done = True
+
+
+class Workers(Protocol):
+    """What work can be given to: a `ThreadPool`, or `Here`."""
+
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        """Have this done."""
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Withdraw a job that was not begun; False where it was."""
+
+
+class Here:
+    """Does all work at once, in the caller's thread."""
+
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        """Do this; the job is done when this returns."""
+        job = Job(work)
+        job.run()
+        return job
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Return False: it is done."""
+        return False
 
 
 class ThreadPool:

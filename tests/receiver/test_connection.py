@@ -19,7 +19,7 @@ from maildirqmtp.receiver.connection import (
 )
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
-from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
+from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.storage import Storage
 
 TIMEOUT_S = 1_200.0
@@ -122,7 +122,7 @@ def test_a_client_that_does_not_read_is_not_read_from(world: World) -> None:
 def test_packages_wait_while_responses_do(world: World) -> None:
     """A thousand of them come with one read."""
     world.stream.takes = 0
-    refused = package_head(0) + package_tail(b"a@b", (b"c@d",) * 10 * BATCH_RECIPIENTS)
+    refused = package_head(0) + package_tail(b"a@b", (b"c@d",) * 640)
     world.give(refused * 20)
     assert OUTPUT_MAX < len(world.connection._output) < OUTPUT_MAX + 100_000
     assert not world.connection.can_work
@@ -167,13 +167,13 @@ def test_time_that_the_disk_takes_is_not_the_clients(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fsync of minutes must not cost the connection."""
-    store = Storage.store
+    stage = Storage.stage
 
     def slow(storage: Storage, pieces: list[bytes]) -> object:
         world.now_s += 3 * TIMEOUT_S / 4
-        return store(storage, pieces)
+        return stage(storage, pieces)
 
-    monkeypatch.setattr(Storage, "store", slow)
+    monkeypatch.setattr(Storage, "stage", slow)
     world.give(PACKAGE * 2 + PACKAGE[:5])
     world.wait(1)
     assert not world.connection.closed

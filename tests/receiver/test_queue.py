@@ -181,13 +181,13 @@ def test_a_client_that_vanishes_amid_a_package(
     queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It sends all of it again; nothing of the first try may be there."""
-    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_RECIPIENTS", 1)
+    monkeypatch.setattr("maildirqmtp.receiver.session.CHECKED_RECIPIENTS", 1)
     session = Session(queue, "p")
     session.feed(package(b"c@d", b"e@f"))
     session.work()
-    assert len(names(path / "tmp")) == 1
     session.close()
     assert queued(path) == []
+    assert names(path / "tmp") == []
 
 
 def test_min_free(queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,18 @@ from maildirqmtp.qmtp.protocol import (
 )
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
-from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
+from maildirqmtp.receiver.session import (
+    BATCH_BYTES,
+    BATCH_PACKAGES,
+    CHECKED_RECIPIENTS,
+    MAX_BATCHES,
+    MAX_LOAD,
+    Session,
+)
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 from maildirqmtp.text import rfc5322_date
+from tests.helpers import open_descriptors
+from tests.receiver.doubles import HeldWork
 
 NOW_S = 1_795_398_047.5
 TEXT = b"Subject: x\n\nhi\n"
@@ -426,49 +435,166 @@ def test_copies_that_cannot_be_withdrawn(
     assert texts(maildir) == [TEXT]
 
 
-def test_a_batch_is_bounded(maildir: Maildir, session: Session) -> None:
-    """One client with a thousand recipients must not hold up the others for minutes."""
-    session.feed(package(b"x", recipients=(b"c@d",) * (BATCH_RECIPIENTS + 1)))
+def test_a_turn_is_bounded(session: Session) -> None:
+    """One client with ten thousand recipients must not hold up the others."""
+    session.feed(package(b"x", recipients=(b"",) * (CHECKED_RECIPIENTS + 1)))
     session.work()
-    assert len(stored(maildir)) == BATCH_RECIPIENTS
     assert session.busy
+    assert not session.ready
     assert not session.between_packages
     session.work()
-    assert letters(session.take_output()) == "K" * (BATCH_RECIPIENTS + 1)
+    assert letters(session.take_output()) == "D" * (CHECKED_RECIPIENTS + 1)
     assert session.between_packages
 
 
 def test_the_responses_of_a_package_come_together(session: Session) -> None:
     """A client may take the first, and silence after it, for a server that answers once."""
-    session.feed(package(b"x", recipients=(b"",) * (2 * BATCH_RECIPIENTS + 1)) + package())
+    session.feed(package(b"x", recipients=(b"",) * (2 * CHECKED_RECIPIENTS + 1)) + package())
     session.work()
     session.work()
     assert session.take_output() == b""
     session.work()
-    assert letters(session.take_output()) == "D" * (2 * BATCH_RECIPIENTS + 1) + "K"
+    assert letters(session.take_output()) == "D" * (2 * CHECKED_RECIPIENTS + 1) + "K"
 
 
-def test_a_batch_is_bounded_in_bytes(
-    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
+# Side by side
+
+
+@pytest.fixture
+def workers() -> HeldWork:
+    """What does the work when it is told to."""
+    return HeldWork()
+
+
+@pytest.fixture
+def held(storage: MaildirDestination, workers: HeldWork) -> Session:
+    """A session whose packages are delivered when the test says so."""
+    return Session(storage, "p", workers=workers)
+
+
+def test_packages_arrive_while_others_are_stored(
+    maildir: Maildir, held: Session, workers: HeldWork
 ) -> None:
-    """So is one with a few recipients of a large message."""
-    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
-    session.feed(package(recipients=(b"c@d", b"e@f")))
-    session.work()
-    assert len(stored(maildir)) == 1
-    assert letters(session.receive(b"")) == "KK"
-
-
-def test_client_that_vanishes_amid_the_delivery(
-    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has no response and sends all of it again; the copies made so far would come twice."""
-    monkeypatch.setattr("maildirqmtp.receiver.session.BATCH_BYTES", 1)
-    session.feed(package(recipients=(b"c@d", b"e@f")))
-    session.work()
-    session.close()
+    """One slow fsync at a time is what a disk does least well; nothing is answered early."""
+    for number in range(MAX_BATCHES):
+        assert held.receive(package(b"%d\n" % number)) == b""
+        assert held.waiting
+        assert not held.between_packages
+    assert len(workers.jobs) == MAX_BATCHES
     assert stored(maildir) == []
-    assert session.take_output() == b""
+    workers.do()
+    assert letters(held.take_output()) == "K"
+    assert texts(maildir) == [b"0\n"]
+
+
+def test_answers_keep_the_order_of_the_packages(held: Session, workers: HeldWork) -> None:
+    """Whatever is stored first: a client counts answers, and would remove what was refused."""
+    held.receive(package(recipients=(b"c@d", b"")))
+    held.receive(package(recipients=(b"", b"", b"c@d")))
+    held.receive(package(recipients=(b"",)))
+    workers.do(1)
+    assert not held.ready
+    assert held.take_output() == b""
+    workers.do()
+    assert letters(held.take_output()) == "KD"
+    assert letters(held.take_output()) == "DDK"
+    assert letters(held.take_output()) == "D"
+    assert not held.waiting
+    assert held.between_packages
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "batches"),
+    [(BATCH_PACKAGES + 1, 10, 2), (4, BATCH_BYTES // 2, 2), (2, MEMORY_MAX * 2, 2)],
+)
+def test_a_batch_is_bounded(
+    maildir: Maildir, held: Session, workers: HeldWork, count: int, size: int, batches: int
+) -> None:
+    """The first of a hundred packages must not wait for the hundredth."""
+    held.feed(package(b"x" * size) * count)
+    held.work()
+    assert len(workers.jobs) == batches
+    output = b""
+    while workers.jobs:
+        workers.do()
+        output += held.take_output()
+    assert letters(output) == "K" * count
+    assert texts(maildir) == [b"x" * size] * count
+
+
+@pytest.mark.parametrize("size", [100, BATCH_BYTES, MEMORY_MAX + 1, 2 * MAX_LOAD])
+def test_what_is_under_way_is_bounded(held: Session, workers: HeldWork, size: int) -> None:
+    """A client that sends faster than the disk writes must not fill the memory."""
+    data = package(b"x" * size)
+    count = 20 * BATCH_PACKAGES if size == 100 else 20
+    held.feed(data * count)
+    while held.can_work:
+        held.work()
+    packages = sum(len(batch.packages) for batch, _ in held._under_way)
+    assert held.busy
+    assert packages < count
+    assert (packages - 1) * size <= MAX_LOAD + BATCH_BYTES
+    output = b""
+    while workers.jobs:
+        workers.do()
+        output += held.take_output()
+        while held.can_work:
+            held.work()
+    assert letters(output) == "K" * count
+    assert not held.busy
+
+
+def test_a_client_that_vanishes_before_its_mail_is_stored(
+    maildir: Maildir, held: Session, workers: HeldWork
+) -> None:
+    """It has no response and sends all of it again, to have it there once."""
+    before = len(open_descriptors())
+    held.receive(package() + package(b"x" * (MEMORY_MAX + 1)))
+    held.receive(package())
+    held.close()
+    held.close()
+    assert workers.jobs == []
+    assert held.take_output() == b""
+    assert stored(maildir) == []
+    assert len(open_descriptors()) == before
+
+
+def test_a_client_that_vanishes_while_its_mail_is_stored(
+    maildir: Maildir,
+    held: Session,
+    workers: HeldWork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not committed is taken back, for it comes again; no file stays open."""
+    before = len(open_descriptors())
+    held.receive(package() + package(b"x" * MEMORY_MAX))
+    held.receive(package(b"x" * (MEMORY_MAX + 1)))
+    fsync = os.fsync
+
+    def vanish(fd: int) -> None:
+        held.close()
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", vanish)
+    while workers.jobs:
+        workers.do()
+    assert stored(maildir) == []
+    assert len(open_descriptors()) == before
+    assert held.take_output() == b""
+
+
+def test_an_error_in_a_thread_is_its_clients(held: Session, workers: HeldWork) -> None:
+    """No memory for a message ends that client: no answer, and no K above all, may go out."""
+    held.receive(package())
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    held._agent._now = fail  # type: ignore[assignment]
+    workers.do()
+    assert held.ready
+    with pytest.raises(MemoryError):
+        held.take_output()
 
 
 def test_a_thousand_recipients_a_package(maildir: Maildir, session: Session) -> None:

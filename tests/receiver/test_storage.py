@@ -15,7 +15,7 @@ from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
-from maildirqmtp.receiver.storage import Storage
+from maildirqmtp.receiver.storage import Copy, Storage
 from tests.fakes import FileSystem
 from tests.helpers import open_descriptors
 
@@ -107,13 +107,20 @@ def test_a_maildir_that_is_removed_and_comes_back(
     assert new(path) == 1
 
 
+def store(storage: Storage, pieces: list[bytes]) -> Copy:
+    """Stage a file and publish it, as a destination does."""
+    copy = storage.stage(pieces)
+    storage.publish(copy)
+    return copy
+
+
 def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) -> None:
     """Another client has made the receiver open the new one, in between."""
-    early = storage.store([b"early"])
+    early = store(storage, [b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
-        storage.commit([storage.store([b"x"])])
-    late = storage.store([b"late"])
+        storage.commit([store(storage, [b"x"])])
+    late = store(storage, [b"late"])
     with pytest.raises(LocalError, match="not the maildir that the mail went to"):
         storage.commit([early])
     storage.commit([late])
@@ -123,11 +130,11 @@ def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) ->
 
 def test_only_its_own_copies_are_withdrawn(storage: Storage, path: Path) -> None:
     """A file of that name in another maildir is somebody's mail."""
-    early = storage.store([b"early"])
+    early = store(storage, [b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
         storage.commit([early])
-    late = storage.store([b"late"])
+    late = store(storage, [b"late"])
     (path / "new" / os.fsdecode(early.name)).write_bytes(b"another's")
     assert storage.withdraw([early, late]) == []
     assert os.listdir(path / "new") == [os.fsdecode(early.name)]
@@ -138,7 +145,7 @@ def test_copies_are_durable_before_they_count(
 ) -> None:
     """K is said after that; a power cut must not take what was accepted."""
     system = FileSystem(monkeypatch, path)
-    copies = [storage.store([b"text"]) for _ in range(2)]
+    copies = [store(storage, [b"text"]) for _ in range(2)]
     storage.commit(copies)
     assert system.of("fsync") == ["fsync tmp/*", "fsync tmp/*", "fsync new"]
     system.fail("fsync new", errno.EIO)
@@ -153,8 +160,8 @@ def test_opening_the_maildir_again_costs_no_descriptor(storage: Storage, path: P
         path.rename(path.with_name(f"old-{number}"))
         writing.create(os.fsencode(path))
         with pytest.raises(LocalError):
-            storage.commit([storage.store([b"x"])])
-        storage.commit([storage.store([b"x"])])
+            storage.commit([store(storage, [b"x"])])
+        storage.commit([store(storage, [b"x"])])
     assert len(open_descriptors()) == before
 
 

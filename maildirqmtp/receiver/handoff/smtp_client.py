@@ -13,8 +13,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.receiver.clients import is_loopback
 from maildirqmtp.receiver.handoff.replies import Reply, ReplyError, ReplyReader
-from maildirqmtp.receiver.listener import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -205,6 +205,10 @@ class OnceDestination:
             for delivery in deliveries:
                 delivery.end_claims(tried=False)
 
+    def abort(self) -> None:
+        """Make the inner destination's calls return soon."""
+        self.inner.abort()
+
     def close(self) -> None:
         """Close both; harmless twice."""
         self.inner.close()

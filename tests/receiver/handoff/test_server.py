@@ -92,6 +92,11 @@ class Client:
     def send_raw(self, data: bytes) -> None:
         self._sock.sendall(data)
 
+    def reset(self) -> None:
+        """Go away with a reset."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self._sock.close()
+
     def finish(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
 
@@ -116,6 +121,7 @@ def test_responses_keep_the_order_of_packages(server: Server, next_hop: Next) ->
     """A client takes them for its packages in the order in which it has sent those."""
     with Client(server) as client:
         client.send(b"Kwait1")
+        wait_until(lambda: next_hop.begun == [b"Kwait1"], "the first")
         client.send(b"K2", b"Z3")
         wait_until(lambda: set(next_hop.begun) == {b"Kwait1", b"K2", b"Z3"}, "the second")
         next_hop.release(b"Kwait1")
@@ -127,7 +133,7 @@ def test_one_clients_slow_hand_off_holds_up_no_other(server: Server, next_hop: N
     with Client(server) as slow, Client(server) as other:
         for n in range(50):
             slow.send(b"Kwait%d" % n)
-        wait_until(lambda: len(next_hop.begun) >= THREADS // 4, "the slow ones")
+        wait_until(lambda: bool(next_hop.begun), "the slow ones")
         for n in range(50):
             other.send(b"K%d" % n)
         assert other.responses(50) == " ".join(f"K{n}" for n in range(50))
@@ -170,19 +176,18 @@ def test_what_was_complete_before_a_violation_is_answered(server: Server, next_h
 def test_a_client_that_went_away_costs_nobody_anything(
     server: Server, next_hop: Next, log: Log
 ) -> None:
-    """Its hand-off ends by itself; what was not begun is not."""
-    with Client(server) as client:
-        for n in range(20):
+    """Its hand-off ends by itself, and its thread is there for others."""
+    for n in range(2 * THREADS):
+        with Client(server) as client:
             client.send(b"Kwait%d" % n)
-        wait_until(lambda: len(next_hop.begun) == THREADS // 4, "as many as it may have")
-        client._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    log.wait_for("closed|broken")
-    for n in range(20):
+            wait_until(lambda n=n: len(next_hop.begun) > min(n, THREADS - 1), "a thread")  # type: ignore[misc]
+            client.reset()
+    for n in range(2 * THREADS):
         next_hop.release(b"Kwait%d" % n)
+    log.wait_for("broken")
     with Client(server) as other:
         other.send(b"K")
         assert other.responses(1) == "K"
-    assert b"Kwait19" not in next_hop.begun
 
 
 def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
@@ -206,7 +211,7 @@ def test_the_receiver_stops_although_the_next_server_hangs(next_hop: Next, log: 
         client.send(b"Kwait")
         wait_until(lambda: bool(next_hop.begun), "the hand-off")
         made.stop()
-        log.wait_for("stopped before its last packages had an answer")
+        log.wait_for("could not be stored in time")
     assert next_hop.aborted.is_set()
 
 

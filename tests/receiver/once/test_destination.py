@@ -54,6 +54,9 @@ class Inner:
         self.withdrawn += [r for d in deliveries for r in d.recipients]
         return []
 
+    def abort(self) -> None:
+        self.gate.set()
+
     def close(self) -> None:
         self.gate.set()
 
