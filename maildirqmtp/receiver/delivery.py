@@ -179,15 +179,19 @@ class DeliveryAgent:
         """Deliver packages that were checked, and find their answers. For any thread.
 
         Once the batch is abandoned nothing more is begun, and what is not committed is
-        taken back.
+        taken back; so it is where there is no memory for it.
         """
-        for package in batch.packages:
+        try:
+            for package in batch.packages:
+                if not batch.abandoned:
+                    self._deliver(package)
             if not batch.abandoned:
-                self._deliver(package)
-        if batch.abandoned:
+                self._commit(batch.packages)
+                return
+        except BaseException:
             self._withdraw(batch.packages)
-        else:
-            self._commit(batch.packages)
+            raise
+        self._withdraw(batch.packages)
 
     def _deliver(self, package: Package) -> None:
         text = package.text

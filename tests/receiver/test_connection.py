@@ -21,6 +21,7 @@ from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.storage import Storage
+from tests.receiver.doubles import HeldWork
 
 TIMEOUT_S = 1_200.0
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
@@ -56,12 +57,12 @@ class Stream:
 class World:
     """A connection, its stream, its clock and its log."""
 
-    def __init__(self, storage: MaildirDestination) -> None:
+    def __init__(self, storage: MaildirDestination, workers: HeldWork | None = None) -> None:
         self.now_s = 1_000.0
         self.log: list[str] = []
         self.stream = Stream()
         policy = Policy(refuse=only_domains([b"example.org"]))
-        session = Session(storage, "p", policy, self._log)
+        session = Session(storage, "p", policy, self._log, workers=workers)
         clock = lambda: self.now_s  # noqa: E731
         self.connection = Connection(self.stream, session, TIMEOUT_S, clock, self._log)
 
@@ -178,6 +179,29 @@ def test_time_that_the_disk_takes_is_not_the_clients(
     world.wait(1)
     assert not world.connection.closed
     assert not world.expendable
+
+
+def test_a_client_waits_for_a_slow_disk_as_long_as_it_takes(tmp_path: Path) -> None:
+    """Whatever the time-out: nothing of that is the client's doing, and nobody gets its place."""
+    workers = HeldWork()
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
+        world = World(storage, workers)
+        world.give(PACKAGE + PACKAGE[:5])
+        for _ in range(2):
+            assert world.now_s < world.connection.deadline_s < float("inf")
+            assert not world.expendable
+            world.wait(0.75 * TIMEOUT_S)
+            assert not world.connection.closed
+            assert not world.expendable
+        workers.do()
+        assert world.connection.can_work
+        world.wait(0)
+        world.give()
+        assert world.stream.taken
+        world.wait(TIMEOUT_S - 1)
+        assert not world.connection.closed
+        world.wait(1)
+        assert world.connection.closed
 
 
 def test_an_idle_client_makes_way_after_some_seconds(world: World) -> None:
