@@ -195,17 +195,19 @@ def _take_back(maildir: Maildir, name: bytes) -> None:
         return  # the first error is the one to tell
 
 
-def withdraw(maildir: Maildir, names: Sequence[bytes]) -> None:
+def withdraw(maildir: Maildir, names: Sequence[bytes], synced: bool = True) -> None:
     """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
 
-    In this order, for no message may lose its sidecar.
+    In this order, for no message may lose its sidecar. Without `synced`, for a
+    directory whose fsync has failed, the sidecars stay, and become orphans.
     """
     for name in names:
         maildir.new.discard(name)
-    maildir.new.sync()
-    for name in names:
-        sidecars.remove(maildir, name)
         maildir.tmp.discard(name)
+    if synced:
+        maildir.new.sync()
+        for name in names:
+            sidecars.remove(maildir, name)
 
 
 def free_name(target: Maildir, message: Message) -> bytes:

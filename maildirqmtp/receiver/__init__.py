@@ -2,8 +2,7 @@
 
     cli -> server -> connection -> session -> delivery -> destination -> maildir
 
-`session` knows packages but no sockets, `destination` says what a place for mail can do;
-`connection` and `server` know sockets but no packages; `policy` says what is accepted
-from whom and holds the limits, `clients` tells who a client is, `streams` hides the
-kind of connection.
+`session` knows packages but no sockets; `connection` and `server` know sockets
+but no packages; `policy` says what is accepted from whom and holds the limits,
+`clients` tells who a client is, `streams` hides the kind of connection.
 """

@@ -39,8 +39,7 @@ def is_local_only(listener: socket.socket) -> bool:
     """Say whether only this machine can reach it: a Unix socket, or one on loopback."""
     if listener.family == socket.AF_UNIX:
         return True
-    internet = listener.family in (socket.AF_INET, socket.AF_INET6)
-    return internet and is_loopback(listener.getsockname()[0])
+    return is_loopback(listener.getsockname()[0])
 
 
 def require_local(listener: socket.socket) -> None:
@@ -57,7 +56,7 @@ def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
 
     None where the variables are not for this process; they are removed, so that no
     child takes them for its own. Raises `ConfigError` for a descriptor that is no
-    stream socket that listens.
+    socket of TCP or Unix that listens.
     """
     process = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")
@@ -75,11 +74,12 @@ def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
         except OSError as error:
             _close_all(found)
             raise ConfigError(f"LISTEN_FDS: descriptor {fd}: {error.strerror}") from error
-        if not listens or listener.type != socket.SOCK_STREAM:
+        known = listener.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+        if not (listens and known and listener.type == socket.SOCK_STREAM):
             _close_all(found)
             raise ConfigError(
-                f"LISTEN_FDS: descriptor {fd} is no stream socket that listens; for one client "
-                f"(Accept=yes), use StandardInput=socket and --stdio"
+                f"LISTEN_FDS: descriptor {fd} is no TCP or Unix socket that listens; for one "
+                f"client (Accept=yes), use StandardInput=socket and --stdio"
             )
     return found
 

@@ -10,17 +10,15 @@ The order, so that a crash loses nothing; no forwarder sees a message without it
     commit   tmp/X.json written and fsynced, renamed to envelope/X.json, for each package
              one fsync of envelope/ | tmp/X linked to new/X, for each | one fsync of new/
              is the queue still the one at its path?
-    withdraw new/X removed | fsync of new/ | the sidecars, and what is left in tmp/
+    withdraw new/X and tmp/X removed | fsync of new/ | the sidecars
 """
 
-import threading
 from collections.abc import Sequence
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Folder
-from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.receiver.destination import Mail, Outcome, accepted
 from maildirqmtp.receiver.storage import Copy, Storage
@@ -33,10 +31,7 @@ _OVER_QUOTA = Response(Status.DEFERRED, b"452 too much mail of this user is wait
 class QueueDelivery:
     """One package on its way into the queue; see `Delivery`."""
 
-    def __init__(
-        self, storage: Storage, mail: Mail, quota: UserQuota | None, lock: threading.Lock
-    ) -> None:
-        self._lock = lock
+    def __init__(self, storage: Storage, mail: Mail, quota: UserQuota | None) -> None:
         self.copy: Copy | None = None
         self.outcomes: list[Outcome] = []
         self._storage = storage
@@ -76,8 +71,7 @@ class QueueDelivery:
     def _has_quota(self, size: int) -> bool:
         if self._quota is None or self._mail.user is None:
             return True
-        with self._lock:
-            return self._quota.take(self._storage.maildir.new, self._mail.user, size)
+        return self._quota.take(self._storage.new, self._mail.user, size)
 
 
 class QueueDestination:
@@ -88,14 +82,8 @@ class QueueDestination:
     """
 
     def __init__(self, path: bytes, user_quota: int | None = None) -> None:
-        self._storage = Storage(path)
-        self._lock = threading.Lock()
+        self._storage = Storage(path, has_sidecars=True)
         self._quota = None if user_quota is None else UserQuota(user_quota)
-        try:
-            self._storage.maildir.durable_envelope()
-        except LocalError:
-            self._storage.close()
-            raise
 
     @property
     def tmp(self) -> Folder:
@@ -108,29 +96,32 @@ class QueueDestination:
 
     def begin(self, mail: Mail) -> QueueDelivery:
         """Begin to deliver a package."""
-        return QueueDelivery(self._storage, mail, self._quota, self._lock)
+        return QueueDelivery(self._storage, mail, self._quota)
 
     def commit(self, deliveries: Sequence[QueueDelivery]) -> None:
         """Enqueue the packages, durable when this returns. Raises `LocalError`."""
         staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
-        copies = [copy for copy, _ in staged]
-        with self._lock:  # the directory is made, or opened, once
-            envelopes = [maildir.durable_envelope() for maildir in _maildirs(copies)]
         for copy, content in staged:
-            sidecars.place_first(copy.maildir, copy.name, content)
-        for envelope in envelopes:
-            envelope.sync()
-        for copy in copies:
+            with copy.place.looked_at():
+                sidecars.place_first(copy.place.maildir, copy.name, content)
+        for place in {copy.place for copy, _ in staged}:
+            place.maildir.durable_envelope().sync()
+        for copy, _ in staged:
             self._storage.publish(copy)
-        self._storage.commit(copies)
+        self._storage.commit([copy for copy, _ in staged])
 
     def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
-        """Remove what was not committed."""
-        copies = [d.copy for d in deliveries if d.copy is not None]
+        """Remove what was not committed.
+
+        Where the removal from new/ cannot be made durable, the sidecars stay: an
+        orphan harms nobody, and a message without its sidecar is sent to others.
+        """
         errors = []
-        for maildir in _maildirs(copies):
+        copies = [d.copy for d in deliveries if d.copy is not None]
+        for place in {copy.place for copy in copies}:
+            names = [copy.name for copy in copies if copy.place is place]
             try:
-                writing.withdraw(maildir, [copy.name for copy in copies if copy.maildir is maildir])
+                writing.withdraw(place.maildir, names, synced=place.trouble is None)
             except LocalError as error:
                 errors.append(error)
         return errors
@@ -141,8 +132,3 @@ class QueueDestination:
     def close(self) -> None:
         """Close the queue; harmless twice."""
         self._storage.close()
-
-
-def _maildirs(copies: Sequence[Copy]) -> list[Maildir]:
-    """Return the maildirs that copies are in: one, unless the queue was replaced meanwhile."""
-    return list(dict.fromkeys(copy.maildir for copy in copies))

@@ -328,13 +328,14 @@ class Server:
         return self._close_expendable(own)
 
     def _add_client(self, stream: Stream, client: Client) -> Connection:
+        policy = self._policy.for_client(client)
         session = Session(
             self._destination,
             client.name,
-            self._policy.for_client(client),
+            policy,
             self._log,
-            user=client.user,
             workers=self._pool,
+            user=client.user,
         )
         connection = Connection(
             stream, session, self._timeout_s, self._clock, self._log, client.group

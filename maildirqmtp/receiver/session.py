@@ -70,8 +70,8 @@ class Session:
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
-        user: int | None = None,
         workers: Workers | None = None,
+        user: int | None = None,
     ) -> None:
         self.peer = peer
         self.busy = False

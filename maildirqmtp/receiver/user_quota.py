@@ -6,6 +6,7 @@ limit holds over restarts, and a forwarder that takes messages out need not tell
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 
@@ -32,21 +33,23 @@ class UserQuota:
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
+        self._lock = threading.Lock()
         self._used: dict[int, int] = {}
         self._counted_s: dict[int, float] = {}
 
     def take(self, new: Folder, user: int, size: int) -> bool:
         """Say whether a user may add a message of `size` bytes; if so it is counted.
 
-        Raises `LocalError`.
+        For any thread. Raises `LocalError`.
         """
-        used = self._used.get(user)
-        if used is None or (used + size > self._max_bytes and self._is_due(user)):
-            used = _bytes_of(new, user)
-            self._counted_s[user] = self._clock()
-        may = used + size <= self._max_bytes
-        self._used[user] = used + size if may else used
-        return may
+        with self._lock:
+            used = self._used.get(user)
+            if used is None or (used + size > self._max_bytes and self._is_due(user)):
+                used = _bytes_of(new, user)
+                self._counted_s[user] = self._clock()
+            may = used + size <= self._max_bytes
+            self._used[user] = used + size if may else used
+            return may
 
     def _is_due(self, user: int) -> bool:
         return self._clock() - self._counted_s[user] >= RECOUNT_S

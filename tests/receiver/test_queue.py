@@ -6,8 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from maildirqmtp.errors import LocalError
 from maildirqmtp.mail import envelope, sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
@@ -23,7 +26,9 @@ from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
+from tests.fakes import FileSystem
 from tests.helpers import names
+from tests.receiver.doubles import HeldWork
 
 TEXT = b"Subject: x\n\nhi\n"
 
@@ -158,12 +163,57 @@ def test_a_full_disk_defers_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         assert letters(session.receive(package(b"c@d", b"e@f") + package(b"g@h"))) == "ZZZ"
-    if call == "fsync":  # it could not prove that the message is gone: the sidecar stays with it
-        assert names(path / "new") == []
-    else:
-        assert queued(path) == []
+    assert queued(path) == []
     assert letters(session.receive(package(b"c@d"))) == "K"
     assert len(names(path / "new")) == 1
+
+
+def test_the_order_of_what_is_made_durable(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sidecars before messages, everything before K; and two directories for a whole batch."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    assert letters(session.receive(package(b"c@d", b"e@f") + package(b"g@h"))) == "KKK"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    one = ["fsync tmp/*", "rename tmp/* -> envelope/NAME.json"]
+    assert calls == [
+        *["fsync tmp/*"] * 2,
+        *("fsync .", *one, *one, "fsync envelope"),
+        *["link tmp/* -> new/NAME", "unlink tmp/*"] * 2,
+        "fsync new",
+    ]
+
+
+def test_what_is_taken_back_goes_before_its_sidecar(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose sidecar went first is sent to whom its trace lines name."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    system.fail("link", 0, errno.ENOSPC)
+    assert letters(session.receive(package(b"c@d") + package(b"e@f"))) == "ZZ"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    calls = [call for call in calls if "tmp" not in call]
+    assert calls[calls.index("unlink new/NAME") :] == [
+        *("unlink new/NAME", "unlink new/NAME", "fsync new"),
+        *["unlink envelope/NAME.json"] * 2,
+    ]
+    assert queued(path) == []
+
+
+def test_a_directory_that_cannot_be_synced_keeps_the_sidecars(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message may be back after a power cut; an fsync again proves nothing of it."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    system.fail("fsync new", errno.EIO)
+    assert letters(session.receive(package(b"c@d"))) == "Z"
+    assert system.of("fsync").count("fsync new") == 1
+    assert names(path / "new") == names(path / "tmp") == []
+    assert len(names(path / "envelope")) == 1
+    assert letters(session.receive(package(b"c@d"))) == "K"
 
 
 def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) -> None:
@@ -177,17 +227,36 @@ def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) ->
     assert names(path.with_name("old") / "new") == []
 
 
-def test_a_client_that_vanishes_amid_a_package(
+def test_a_client_that_vanishes_while_its_mail_is_stored(
     queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It sends all of it again; nothing of the first try may be there."""
-    monkeypatch.setattr("maildirqmtp.receiver.session.CHECKED_RECIPIENTS", 1)
-    session = Session(queue, "p")
-    session.feed(package(b"c@d", b"e@f"))
-    session.work()
-    session.close()
+    workers = HeldWork()
+    session = Session(queue, "p", workers=workers)
+    session.receive(package(b"c@d", b"e@f") + package(b"g@h"))
+    real = os.fsync
+
+    def vanish(fd: int) -> None:
+        session.close()
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", vanish)
+    workers.do()
     assert queued(path) == []
-    assert names(path / "tmp") == []
+
+
+def test_many_clients_at_once(path: Path) -> None:
+    """Threads share the queue; each message is there once, with its own envelope."""
+    texts = [b"%d\n" % number for number in range(100)]
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=10**6)) as queue:
+
+        def send(text: bytes) -> str:
+            session = Session(queue, "p", user=1000)
+            return letters(session.receive(package(b"c@d", text, text=text, sender=text[:-1])))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(send, [text.strip() + b"\n" for text in texts])) == {"KD"}
+    assert sorted(queued(path)) == sorted((text[:-1], (b"c@d",), text) for text in texts)
 
 
 def test_min_free(queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +281,14 @@ def test_old_orphans_are_removed_at_the_start(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("maildirqmtp.receiver.storage.time.time", lambda: later_s)
     QueueDestination(os.fsencode(path)).close()
     assert len(queued(path)) == 1
+
+
+def test_a_queue_that_can_have_no_sidecars_does_not_start(path: Path) -> None:
+    """Else each message is deferred, for ever, and the reason stands in a log."""
+    writing.create(os.fsencode(path))
+    (path / "envelope").write_text("in the way")
+    with pytest.raises(LocalError, match="envelope: Not a directory"):
+        QueueDestination(os.fsencode(path))
 
 
 # How much a user may have waiting

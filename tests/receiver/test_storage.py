@@ -16,7 +16,7 @@ from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
-from maildirqmtp.receiver.storage import Copy, Storage
+from maildirqmtp.receiver.storage import Storage
 from tests.fakes import FileSystem
 from tests.helpers import DEADLINE_S, open_descriptors, wait_until
 
@@ -108,20 +108,13 @@ def test_a_maildir_that_is_removed_and_comes_back(
     assert new(path) == 1
 
 
-def store(storage: Storage, pieces: list[bytes]) -> Copy:
-    """Stage a file and publish it, as a destination does."""
-    copy = storage.stage(pieces)
-    storage.publish(copy)
-    return copy
-
-
 def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) -> None:
     """Another client has made the receiver open the new one, in between."""
-    early = store(storage, [b"early"])
+    early = storage.store([b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
-        storage.commit([store(storage, [b"x"])])
-    late = store(storage, [b"late"])
+        storage.commit([storage.store([b"x"])])
+    late = storage.store([b"late"])
     with pytest.raises(LocalError, match="not the maildir that the mail went to"):
         storage.commit([early])
     storage.commit([late])
@@ -131,11 +124,11 @@ def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) ->
 
 def test_only_its_own_copies_are_withdrawn(storage: Storage, path: Path) -> None:
     """A file of that name in another maildir is somebody's mail."""
-    early = store(storage, [b"early"])
+    early = storage.store([b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
         storage.commit([early])
-    late = store(storage, [b"late"])
+    late = storage.store([b"late"])
     (path / "new" / os.fsdecode(early.name)).write_bytes(b"another's")
     assert storage.withdraw([early, late]) == []
     assert os.listdir(path / "new") == [os.fsdecode(early.name)]
@@ -146,7 +139,7 @@ def test_copies_are_durable_before_they_count(
 ) -> None:
     """K is said after that; a power cut must not take what was accepted."""
     system = FileSystem(monkeypatch, path)
-    copies = [store(storage, [b"text"]) for _ in range(2)]
+    copies = [storage.store([b"text"]) for _ in range(2)]
     storage.commit(copies)
     assert system.of("fsync") == ["fsync tmp/*", "fsync tmp/*", "fsync new"]
     system.fail("fsync new", errno.EIO)
@@ -161,8 +154,8 @@ def test_opening_the_maildir_again_costs_no_descriptor(storage: Storage, path: P
         path.rename(path.with_name(f"old-{number}"))
         writing.create(os.fsencode(path))
         with pytest.raises(LocalError):
-            storage.commit([store(storage, [b"x"])])
-        storage.commit([store(storage, [b"x"])])
+            storage.commit([storage.store([b"x"])])
+        storage.commit([storage.store([b"x"])])
     assert len(open_descriptors()) == before
 
 
@@ -322,7 +315,7 @@ def test_commits_share_an_fsync_that_begins_after_their_links(
     storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight clients at once cost two; but none may count on one that was under way before."""
-    copies = [store(storage, [b"%d" % number]) for number in range(8)]
+    copies = [storage.store([b"%d" % number]) for number in range(8)]
     slow = SlowSync(monkeypatch, path)
     done: list[int] = []
 
@@ -352,8 +345,8 @@ def test_an_fsync_that_failed_counts_for_nobody(
     storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tells of a lost write once; the next fsync succeeds, without the entry."""
-    early, late = store(storage, [b"early"]), store(storage, [b"late"])
-    shares = store(storage, [b"shares"])
+    early, late = storage.store([b"early"]), storage.store([b"late"])
+    shares = storage.store([b"shares"])
     slow = SlowSync(monkeypatch, path)
     slow.error = OSError(errno.EIO, os.strerror(errno.EIO))
     found: list[list[object]] = []
@@ -376,7 +369,7 @@ def test_an_fsync_that_failed_counts_for_nobody(
         storage.commit([late])
     assert storage.withdraw([early, late, shares]) == []
     assert new(path) == 0
-    fresh = store(storage, [b"fresh"])
+    fresh = storage.store([b"fresh"])
     slow.may_end.release()
     storage.commit([fresh])
     assert new(path) == 1
@@ -395,7 +388,7 @@ def test_a_file_whose_fsync_failed_is_given_up(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(LocalError, match="Input/output error"):
-            store(storage, [b"x"])
+            storage.store([b"x"])
     assert len(synced) == 1
     assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
 
@@ -405,12 +398,12 @@ def test_a_maildir_stays_open_for_whoever_writes_into_it(
 ) -> None:
     """Its descriptors, closed by another thread, may be another maildir's by then."""
     before = len(open_descriptors())
-    old = store(storage, [b"old"])
+    old = storage.store([b"old"])
     tmp = storage.tmp
     made_anew(path)
     with pytest.raises(LocalError):
-        storage.commit([store(storage, [b"x"])])
-    assert store(storage, [b"new"]).place is not old.place
+        storage.commit([storage.store([b"x"])])
+    assert storage.store([b"new"]).place is not old.place
     assert os.path.samestat(os.fstat(tmp.fd), os.stat(path.with_name("old") / "tmp"))
     assert storage.withdraw([old]) == []
     assert os.fsdecode(old.name) not in os.listdir(path.with_name("old") / "new")
@@ -422,12 +415,12 @@ def test_many_threads_and_a_maildir_that_is_replaced(storage: Storage, path: Pat
     """What was committed is in one of the maildirs, and nothing else is, whoever came when."""
     replaced = threading.Event()
 
-    def work(number: int) -> set[bytes]:
+    def store(number: int) -> set[bytes]:
         kept = set()
         for turn in range(30):
             copies = []
             try:
-                copies.append(store(storage, [b"%d.%d" % (number, turn)]))
+                copies.append(storage.store([b"%d.%d" % (number, turn)]))
                 storage.commit(copies)
                 kept.add(copies[0].name)
             except LocalError:
@@ -437,7 +430,7 @@ def test_many_threads_and_a_maildir_that_is_replaced(storage: Storage, path: Pat
                 replaced.set()
         return kept
 
-    kept: set[bytes] = set().union(*in_threads(6, work))  # type: ignore[arg-type]
+    kept: set[bytes] = set().union(*in_threads(6, store))  # type: ignore[arg-type]
     assert replaced.is_set()
     folders = [path / "new", path.with_name("old") / "new"]
     there = {os.fsencode(name) for folder in folders for name in os.listdir(folder)}
