@@ -1,10 +1,16 @@
 """Options of `qmtpmaildir` about the hand-off: `--deliver HOW` and what belongs to it."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.receiver.handoff.destination import CONNECTIONS, HandOff, NextHop
+from maildirqmtp.receiver.handoff.how import CONNECTIONS, CommandWords, parse_how
+
+if TYPE_CHECKING:
+    from maildirqmtp.receiver.handoff.destination import HandOff, NextHop
 
 #: Connections to the next server, or commands, at once at most.
 _MAX_CONNECTIONS = 1_000
@@ -48,12 +54,12 @@ def connections(options: argparse.Namespace) -> int | None:
 
 def hand_off(options: argparse.Namespace, complain: Callable[[str], None]) -> HandOff:
     """Return the destination of `--deliver`. Raises `ConfigError` and `LocalError`."""
+    from maildirqmtp.receiver.handoff.destination import HandOff
+
     return HandOff(_next_hop(options, complain))
 
 
 def _next_hop(options: argparse.Namespace, complain: Callable[[str], None]) -> NextHop:
-    from maildirqmtp.receiver.handoff.how import CommandWords, parse_how
-
     how = parse_how(options.deliver)
     if isinstance(how, CommandWords):
         from maildirqmtp.receiver.handoff.command import Command

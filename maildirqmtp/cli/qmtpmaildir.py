@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from maildirqmtp import __version__
 from maildirqmtp.cli.handoff_options import add_handoff_options, connections, hand_off
+from maildirqmtp.cli.once_options import add_once_options, once
 from maildirqmtp.cli.receiver_options import (
     DEFAULT_LISTEN,
     add_relay_options,
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if [options.dir, options.queue, options.deliver].count(None) != 2:
+        raise ConfigError(
+            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
+        )
     policy = policy_of(options)
     timeout_s = parse_seconds(options.timeout, "--timeout")
     if timeout_s <= 0:
@@ -75,7 +80,8 @@ def _run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         client = _client_on_stdio(options, policy) if options.stdio else None
         listeners = [] if client else stack.enter_context(open_listeners(options))
-        destination = _destination(options, policy)
+        complain = partial(stderr_log(_severity(options)), Severity.ERROR)
+        destination = once(options, partial(_destination, options, policy, complain), complain)
         server = Server(
             destination,
             listen=None,
@@ -105,15 +111,13 @@ def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:
     return client
 
 
-def _destination(options: argparse.Namespace, policy: Policy) -> Destination[Any]:
-    """Return where the mail goes. Raises `LocalError`, and `ConfigError` unless it is one place."""
+def _destination(
+    options: argparse.Namespace, policy: Policy, complain: Callable[[str], None]
+) -> Destination[Any]:
+    """Return where the mail goes. Raises `LocalError` and `ConfigError`."""
     quota = user_quota(options)
-    if [options.dir, options.queue, options.deliver].count(None) != 2:
-        raise ConfigError(
-            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
-        )
     if options.deliver is not None:
-        return hand_off(options, partial(stderr_log(_severity(options)), Severity.ERROR))
+        return hand_off(options, complain)
     if options.queue is not None:
         return QueueDestination(os.fsencode(options.queue), quota)
     return MaildirDestination(os.fsencode(options.dir), policy.max_size)
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_network_options(parser)
     add_handoff_options(parser)
+    add_once_options(parser)
     add_relay_options(parser)
     _add_limits(parser)
     _add_tls_options(parser)

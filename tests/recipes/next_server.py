@@ -96,16 +96,14 @@ def sidecars(folder: Path) -> Iterator[dict[str, Any]]:
 def receiver(how: str) -> Iterator[str]:
     """Run the receiver in front of the next server, as the recipe has it; where it listens."""
     words = ("--listen", "127.0.0.1:2209", "--domain", "here.example", "--deliver", how)
-    with subprocess.Popen(["qmtpmaildir", *words], stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert b"listening" in line, line
+    log = Path("/var/log/qmtpmaildir")  # a pipe would be full, and the receiver wait for a reader
+    with log.open("wb") as stderr, subprocess.Popen(["qmtpmaildir", *words], stderr=stderr) as one:
         try:
+            wait_until(lambda: b"listening" in log.read_bytes(), "the receiver", DEADLINE_S)
             yield "127.0.0.1:2209"
         finally:
-            process.terminate()
-            process.stderr.read()
-            assert process.wait(60) == 0
+            one.terminate()
+            assert one.wait(60) == 0, log.read_text()
 
 
 def forward(maildir: Path, server: str) -> subprocess.Popen[bytes]:

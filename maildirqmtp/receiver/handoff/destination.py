@@ -20,9 +20,6 @@ from maildirqmtp.receiver.destination import Mail, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: Mail that is handed on at once, unless told otherwise; Postfix's limit for one destination.
-CONNECTIONS = 20
-
 
 class NextHop(Protocol):
     """What takes the mail: `NextServer`, `Command`. For several threads at once."""

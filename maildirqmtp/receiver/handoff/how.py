@@ -13,6 +13,8 @@ from typing import NamedTuple
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.transport.endpoint import parse_tcp
 
+#: Messages that are handed on at once, unless told otherwise; Postfix's limit for a destination.
+CONNECTIONS = 20
 LMTP_PORT = 24
 SMTP_PORT = 25
 #: What `Command` replaces.

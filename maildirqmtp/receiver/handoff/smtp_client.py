@@ -60,7 +60,9 @@ class _Connection(smtplib.SMTP):
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """Override smtplib's: Unix sockets too."""
         if not self._server.path:
-            return socket.create_connection((host, port), timeout)
+            connected = socket.create_connection((host, port), timeout)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
@@ -192,12 +194,15 @@ class SmtpClient:
 
     def send_text(self, pieces: Iterable[bytes]) -> None:
         """Send the text. Raises `Broken`, and what the pieces raise."""
+        waiting = bytearray()  # small pieces go together
         for piece in pieces:
-            view = memoryview(piece)
-            for start in range(0, len(view), _PIECE_BYTES):
-                self._send(view[start : start + _PIECE_BYTES], PIECE_S)
+            waiting += piece
+            while len(waiting) >= _PIECE_BYTES:
+                self._send(waiting[:_PIECE_BYTES], PIECE_S)
+                del waiting[:_PIECE_BYTES]
+        self._send(waiting, PIECE_S)
 
-    def _send(self, data: bytes | memoryview, timeout_s: float) -> None:
+    def _send(self, data: bytes | bytearray, timeout_s: float) -> None:
         sock = self._connection.sock
         assert sock is not None
         try:
