@@ -4,7 +4,7 @@
     | -------------------------------------------------- | ------- |
     | TCP, and both ends are on loopback                 | LOCAL   |
     | a Unix socket that somebody listens on             | LOCAL   |
-    | TCP with any other address at either end           | REMOTE  |
+    | TCP with any other address, and any other socket   | REMOTE  |
     | a pipe, a pair of sockets, a file, a terminal      | UNKNOWN |
 
 Both ends, because packets can be redirected to a listener on loopback
@@ -17,6 +17,7 @@ client remote, but never local.
 import os
 import pwd
 import socket
+import stat
 import struct
 from enum import Enum, auto
 from typing import NamedTuple
@@ -74,9 +75,9 @@ def is_loopback(address: str) -> bool:
 def client_at(sock: socket.socket) -> Client:
     """Return who is at the other end of a connected socket. Raises `OSError` where nobody is."""
     peer, own = sock.getpeername(), sock.getsockname()
-    if sock.family == socket.AF_UNIX:
+    if sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM:
         return _unix_client(sock, bool(own))
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         return Client("unknown", Origin.REMOTE)
     local = is_loopback(peer[0]) and is_loopback(own[0])
     origin = Origin.LOCAL if local else Origin.REMOTE
@@ -104,11 +105,13 @@ def user_name(user: int) -> str:
 
 def client_on_stdio(fd: int = 0) -> Client:
     """Return who is at the other end of standard input."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            client = client_at(sock)
-    except OSError:
-        client = Client("stdin", Origin.UNKNOWN)  # a pipe, a file, a terminal
+    client = Client("stdin", Origin.UNKNOWN)
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                client = client_at(sock)
+        except OSError:  # nobody is at its other end, or anybody: one that listens, or UDP's
+            client = Client("stdin", Origin.REMOTE)
     if client.origin is Origin.LOCAL and _is_said_to_be_remote():
         client = client._replace(origin=Origin.REMOTE, user=None)
     if client.user is None:

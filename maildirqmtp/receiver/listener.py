@@ -10,8 +10,9 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.receiver.clients import is_loopback
 from maildirqmtp.text import printable
 
-#: Clients that wait in the kernel while all places are taken.
-BACKLOG = 128
+#: Clients that wait in the kernel while all places are taken, as when cron starts many jobs at
+#: once; beyond, connecting to a Unix socket fails. Linux takes at most net.core.somaxconn (4,096).
+BACKLOG = 1_024
 #: Permissions of a Unix socket to which only its owner connects.
 OWNER_ONLY = 0o600
 #: unix(7): 108, with a NUL at the end.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -430,6 +431,19 @@ def test_any_local_user_may_submit(tmp_path: Path, queue: Path) -> None:
     ((file,),) = ([*(queue / "new").iterdir()],)
     assert re.match(rb"Received: from \S+ \(uid %d\) by " % os.geteuid(), file.read_bytes())
     assert f"U{os.geteuid()}." in file.name
+
+
+def test_many_submissions_at_once(tmp_path: Path, queue: Path) -> None:
+    """cron starts many jobs in the same second: they wait for a place, and none is refused."""
+    with (
+        receiver(queue, "--listen", f"unix:{tmp_path / 'q.sock'}", "--queue") as (_, where),
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(connect(where)) for _ in range(200)]
+        with ThreadPoolExecutor(len(clients)) as pool:
+            said = pool.map(lambda client: talk(client, package(*OTHERS)), clients)
+            assert set(said) == {"KK"}
+    assert len(names(queue / "new")) == 200
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ LOCAL, REMOTE, UNKNOWN = Origin.LOCAL, Origin.REMOTE, Origin.UNKNOWN
 class Connected:
     """A connected socket, as far as its addresses go."""
 
+    type = socket.SOCK_STREAM
+
     def __init__(self, family: int, peer: Any, own: Any) -> None:
         self.family = family
         self.getpeername = lambda: peer
@@ -167,6 +169,20 @@ def test_a_pipe_or_a_file_tells_nothing() -> None:
         assert client_on_stdio(null).origin is UNKNOWN
     finally:
         os.close(null)
+
+
+def test_a_socket_that_is_not_connected_is_not_local() -> None:
+    """UDP brings packages from anybody; and whoever has hung up can no longer be told."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        assert client_on_stdio(udp.fileno()).origin is REMOTE
+        udp.bind(("127.0.0.1", 0))
+        udp.connect(udp.getsockname())
+        assert client_on_stdio(udp.fileno()).origin is REMOTE
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert client_on_stdio(listener.fileno()).origin is REMOTE
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        assert client_on_stdio(one.fileno()).origin is REMOTE
 
 
 def test_a_pair_of_sockets_is_a_pipe() -> None:

@@ -193,6 +193,8 @@ def test_a_client_waits_for_a_slow_disk_as_long_as_it_takes(tmp_path: Path) -> N
             world.wait(0.75 * TIMEOUT_S)
             assert not world.connection.closed
             assert not world.expendable
+        world.now_s += RATE_S
+        assert not world.expendable, "also before the next turn"
         workers.do()
         assert world.connection.can_work
         world.wait(0)

@@ -284,6 +284,7 @@ def test_crlf_wherever_the_network_cuts(
 
 def test_a_large_message_to_two(maildir: Maildir, session: Session) -> None:
     """3 MB pass through a file that nobody sees, and each recipient gets all of it."""
+    before = len(open_descriptors())
     text = bytes(range(256)) * 12_000
     data = package(text, recipients=(b"c@d", b"e@f"))
     output = b""
@@ -292,6 +293,7 @@ def test_a_large_message_to_two(maildir: Maildir, session: Session) -> None:
         assert os.listdir(maildir.tmp.fd) == []
     assert letters(output) == "KK"
     assert texts(maildir) == [text, text]
+    assert len(open_descriptors()) == before
 
 
 @pytest.mark.parametrize("size", [MEMORY_MAX, MEMORY_MAX + 1])
