@@ -22,6 +22,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier, to_journal
 from maildirqmtp.daemon.worker import Worker, boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
@@ -123,6 +124,7 @@ class Supervisor:
         self._notifier = notifier
         self._wake = wake
         self._locks = MaildirLocks(boot_clock)
+        self._servers = ServerSlots(boot_clock)
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
@@ -210,6 +212,7 @@ class Supervisor:
             self._new_report(self._name(route)),
             self._locks,
             self._published,
+            self._servers,
         )
         worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)

@@ -38,6 +38,7 @@ class FakeWorker:
         report: Report,
         locks: object,
         on_publish: Callable[[Snapshot], None],
+        servers: object,
     ) -> None:
         self.route = route
         self.report = report
