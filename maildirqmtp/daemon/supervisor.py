@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.daemon.watcher import Watcher
 from maildirqmtp.daemon.worker import Worker, boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
@@ -125,6 +126,7 @@ class Supervisor:
         self._wake = wake
         self._locks = MaildirLocks(boot_clock)
         self._servers = ServerSlots(boot_clock)
+        self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
@@ -213,6 +215,7 @@ class Supervisor:
             self._locks,
             self._published,
             self._servers,
+            self._watcher,
         )
         worker.report.note(_watched(route))
         runner = self._runners[key] = _Runner(worker, self._wake)

@@ -21,7 +21,7 @@ from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.schedule import Backoff
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
-from maildirqmtp.daemon.watcher import Watch
+from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.maildir.cleanup import clean
@@ -58,8 +58,8 @@ class Worker:
     """Forwards one route until it is told to stop.
 
     `on_publish` is called in the worker's thread when there is a new
-    `snapshot`. `servers` are the slots that all routes of the process share.
-    A maildir that cannot be opened or locked is waited for.
+    `snapshot`. `servers` and `watcher` are what all routes of the process share;
+    None makes one of its own. A maildir that cannot be opened or locked is waited for.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Worker:
         locks: MaildirLocks,
         on_publish: Callable[[Snapshot], None],
         servers: ServerSlots | None = None,
+        watcher: Watcher | None = None,
         *,
         connector: Callable[[Endpoint, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
@@ -83,6 +84,7 @@ class Worker:
         self._clock = clock
         self._wall_clock = wall_clock
         self._servers = ServerSlots(clock) if servers is None else servers
+        self._watcher = Watcher() if watcher is None else watcher
         self._slots: RouteSlots | None = None
         self._backoff = Backoff(random)
         self._try_again_at = 0.0
@@ -208,7 +210,7 @@ class Worker:
             stack.callback(slots.leave)
 
             # Watched before the first scan: what comes in between is found by the one or the other.
-            watch = Watch(maildir.new.path, queue.hint, self.report.note)
+            watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):

@@ -39,6 +39,7 @@ class FakeWorker:
         locks: object,
         on_publish: Callable[[Snapshot], None],
         servers: object,
+        watcher: object,
     ) -> None:
         self.route = route
         self.report = report

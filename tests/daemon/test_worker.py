@@ -77,7 +77,9 @@ def wait_in(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
 class FakeWatch:
     """A watch that never hears anything but what a test says."""
 
-    def __init__(self, directory: bytes, hint: Callable[..., None], say: object) -> None:
+    def __init__(
+        self, directory: bytes, hint: Callable[..., None], say: object, watcher: object
+    ) -> None:
         self.directory, self.hint = directory, hint
         self.checks = 0
         self.closed = False
@@ -143,8 +145,10 @@ class Run(ServersInTurn):
         """Return seconds of the epoch."""
         return self.wall_s + self.clock.now
 
-    def _watch(self, directory: bytes, hint: Callable[..., None], say: object) -> FakeWatch:
-        self.watches.append(FakeWatch(directory, hint, say))
+    def _watch(
+        self, directory: bytes, hint: Callable[..., None], say: object, watcher: object
+    ) -> FakeWatch:
+        self.watches.append(FakeWatch(directory, hint, say, watcher))
         return self.watches[-1]
 
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
