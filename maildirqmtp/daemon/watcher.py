@@ -23,6 +23,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -222,6 +224,8 @@ class Watch:
 def _reason(error: OSError) -> str:
     limits = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "max_user_watches"}
     limit = limits.get(error.errno or 0)
+    if error.errno == errno.EMFILE and "inotify" not in (error.strerror or ""):
+        return f"cannot be watched: {reason(error)}"
     return f"cannot be watched: {error.strerror}" + (f" (see {limit})" if limit else "")
 
 

@@ -175,7 +175,7 @@ class Worker:
             maildir = stack.enter_context(Maildir(route.maildir))
             shared = stack.enter_context(self._locks.hold(maildir))
             try:
-                wake = Wakeup()
+                wake = Wakeup(for_signals=False)
             except OSError as error:
                 raise local_error("make a pipe, to watch", maildir.path, error) from error
             stack.callback(wake.close)

@@ -97,7 +97,6 @@ class Forwarder:
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
         )
-        #: The connections that are open.
         self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Timeouts(
@@ -116,7 +115,9 @@ class Forwarder:
         try:
             #: Interrupts a wait.
             self.wake = Wakeup() if wake is None else wake
-            self._selector = selectors.DefaultSelector()
+            # A daemon may have thousands: poll(2) takes no descriptor.
+            kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
+            self._selector: selectors.BaseSelector = kind()
             self._selector.register(self.wake.fd, selectors.EVENT_READ)
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
