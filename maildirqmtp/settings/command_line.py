@@ -12,7 +12,7 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.flags_and_keys import Setting, Values
-from maildirqmtp.settings.types import ListType, SwitchType
+from maildirqmtp.settings.types import ListType, NumberType, SwitchType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,7 @@ class CommandLine(argparse.Namespace):
     demo: bool
     dry_run: bool
     enqueue: str | None
+    limit: int | None
     status: bool
     watch: bool
 
@@ -107,6 +108,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="stay, with the routes that the file says")
     add("--check-config", action="store_true", help="show what the file comes to, and exit")
     add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
+    limit = partial(NumberType().parse, where="--limit")
+    add("--limit", type=limit, metavar="N", help="with --status: list so many of each (100)")
     _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
     add("--demo", action="store_true", help="show a whole run on messages made up for it")
@@ -169,6 +172,8 @@ def check_together(line: CommandLine) -> None:
         raise ConfigError("--check-config and --status are two questions; write one of them")
     if line.watch and line.config is not None:
         raise ConfigError("--config watches all its routes; write it without --watch")
+    if line.limit is not None and not line.status:
+        raise ConfigError("--limit only makes sense with --status")
     if line.watch and line.status:
         raise ConfigError("--status shows and exits; write --status DIR, without --watch")
     if line.config is not None and line.arguments:
