@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from maildirqmtp.transport.wakeup import Wakeup
 
 #: Seconds without a first answer, while others get theirs, after which a connection is taken to be
-#: in the server's backlog: so many times the quickest first answer, at least and at most so long.
+#: in the server's backlog: so many times what first answers take, at least and at most so long.
 PATIENCE_FACTOR = 4.0
 PATIENCE_LEAST_S = 1.0
 PATIENCE_MOST_S = 5.0
+_FIRST_ANSWER_WEIGHT = 0.2
 #: Seconds after which one more connection is tried than the server seems to take.
 PROBE_S = 60.0
 #: Seconds of a turn, at most and at least, where others wait: all are to have theirs in so long.
@@ -75,7 +76,7 @@ class _Server:
         self.routes: set[RouteSlots] = set()
         self.line: deque[RouteSlots] = deque()
         self.room: int | None = None
-        self.quickest_s = PATIENCE_MOST_S
+        self.first_answer_s = 0.0
         self._told: int | None = None
         self._probe_at = 0.0
         self._peak = 0
@@ -127,7 +128,13 @@ class _Server:
     @property
     def patience_s(self) -> float:
         """Seconds for which a first answer is waited for."""
-        return min(PATIENCE_MOST_S, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * self.quickest_s))
+        return min(PATIENCE_MOST_S, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * self.first_answer_s))
+
+    def note_first_answer(self, took_s: float) -> None:
+        """Learn how long first answers take; what waits in the backlog teaches little."""
+        took_s = min(took_s, self.patience_s)
+        weight = _FIRST_ANSWER_WEIGHT if self.first_answer_s else 1.0
+        self.first_answer_s += weight * (took_s - self.first_answer_s)
 
     def starving(self, now: float) -> int:
         """Count the connections that are in the server's backlog."""
@@ -289,9 +296,7 @@ class RouteSlots:
                 silent.append(since)
         if self.live and not was_live:
             self.began = now
-            self._server.quickest_s = min(
-                self._server.quickest_s, now - min(self.silent, default=now)
-            )
+            self._server.note_first_answer(now - min(self.silent, default=now))
         if answered > self._answered:
             self.answered_at = now
         self.held = len(connections)

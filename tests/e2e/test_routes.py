@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority, Identity, over_tls
-from tests.e2e.daemons import deliver, empties, now_name, watching
+from tests.e2e.daemons import deliver, empties, now_name, supervisor, watching
 from tests.helpers import (
     Peer,
     Script,
@@ -157,3 +160,58 @@ def test_a_tls_server_that_takes_one_connection(
             for maildir in maildirs:
                 empties(maildir)
             assert daemon.stop() == 0
+
+
+def proc(pid: int, what: str) -> list[str]:
+    """List a directory of a process (proc(5))."""
+    return os.listdir(f"/proc/{pid}/{what}")
+
+
+def inotify_instances(pid: int) -> int:
+    """Count a process's inotify instances."""
+    found = 0
+    for fd in proc(pid, "fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/{pid}/fd/{fd}") == "anon_inode:inotify"
+    return found
+
+
+def test_two_hundred_routes(tmp_path: Path) -> None:
+    """Ten messages each, within a user's limits; one inotify instance, one page of status."""
+    count, notify = 200, str(tmp_path / "notify")
+    low = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096)); "
+    prelude = (sys.executable, "-c", low + "os.execv(sys.argv[1], sys.argv[1:])")
+    with serving(answer_all()) as server, supervisor(notify) as systemd:
+        config, maildirs = configure(tmp_path, count, server.address, 'rescan = "1h"')
+        told = {"NOTIFY_SOCKET": notify}
+        with watching("--config", config, "-q", environment=told, prelude=prelude) as daemon:
+            pid = daemon.process.pid
+            systemd.wait_for("READY=1")
+            assert inotify_instances(pid) == 1
+            for number in range(10):
+                for maildir in maildirs:
+                    deliver(maildir, now_name(number), b"%b %d\n" % (bytes(maildir), number))
+            wait_until(lambda: received(server) == 10 * count, "all messages")
+            for maildir in maildirs:
+                empties(maildir)
+            assert len(server.packages) == 10 * count
+            assert len(proc(pid, "fd")) <= 9 * count
+            assert len(proc(pid, "task")) <= count + 5
+            daemon.send(signal.SIGHUP)
+            systemd.wait_for("READY=1", 2)
+            deliver(maildirs[-1], now_name(10), b"after HUP\n")
+            empties(maildirs[-1])
+            assert daemon.stop() == 0
+            assert daemon.log == ""
+        assert max(len(said) for said in systemd.said) < 4_096
+        assert any(said.startswith(f"STATUS={count} routes: ") for said in systemd.said)
+
+
+def test_descriptors_that_run_out(tmp_path: Path) -> None:
+    """The log says the limit and what to set, once for each route; and the daemon stays."""
+    low = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+    prelude = (sys.executable, "-c", low + "os.execv(sys.argv[1], sys.argv[1:])")
+    config, _ = configure(tmp_path, 30, "127.0.0.1:9", 'rescan = "0.3s"')
+    with watching("--config", config, prelude=prelude) as daemon:
+        daemon.wait_for("Too many open files; this process may have 64: raise LimitNOFILE=")
+        assert daemon.stop() == 0
