@@ -136,11 +136,11 @@ def _status(line: CommandLine) -> int:
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json))
+        return show_maildir(path, line.include_cur, bool(line.json), line.limit)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)
-    return show(found.routes, found.json)
+    return show(found.routes, found.json, line.limit)
 
 
 def _flush(chosen: Route, line: CommandLine) -> int:

@@ -112,12 +112,16 @@ class NumberType(ValueType[int]):
 
 
 class CountType(NumberType):
-    """A whole number from 1 to 100."""
+    """A whole number from 1 to `most`."""
+
+    def __init__(self, metavar: str = "", most: int = 100) -> None:
+        super().__init__(metavar)
+        self._most = most
 
     def parse(self, text: str, where: str) -> int:
         number = super().parse(text, where)
-        if not 1 <= number <= 100:
-            raise ConfigError(f"{where}: a number from 1 to 100 is needed, not {text!r}")
+        if not 1 <= number <= self._most:
+            raise ConfigError(f"{where}: a number from 1 to {self._most} is needed, not {text!r}")
         return number
 
 
