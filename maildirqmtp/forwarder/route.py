@@ -27,6 +27,8 @@ LIFETIME_S = 14 * 86_400.0
 RESCAN_S = 30.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
+#: Seconds that a message in doubt at one server of several waits for that server.
+IN_DOUBT_WAIT_S = 300.0
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -59,6 +61,10 @@ class Route(NamedTuple):
     fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
+
+    `server` is the preferred one; `fallback_servers` are the others, in the order in which they
+    are tried. `tls` is for those among them that have TLS. A message that one of them may have
+    taken waits for that one, `in_doubt_wait_s` seconds at most.
     """
 
     maildir: bytes
@@ -88,3 +94,10 @@ class Route(NamedTuple):
     connections: int = CONNECTIONS
     one_recipient: bool = False
     tls: "Tls | None" = None
+    fallback_servers: "tuple[Endpoint, ...]" = ()
+    in_doubt_wait_s: float = IN_DOUBT_WAIT_S
+
+    @property
+    def servers(self) -> "tuple[Endpoint, ...]":
+        """All of them, the preferred one first."""
+        return (self.server, *self.fallback_servers)

@@ -212,7 +212,7 @@ def make_route(line: CommandLine) -> Route:
         values[flags_and_keys.PREFIX.field] = os.fsencode(words[1])
     values |= {
         flags_and_keys.MAILDIR.field: os.fsencode(words[0]),
-        flags_and_keys.SERVER.field: words[-1],
+        flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)
     if found := flags_and_keys.find_own_target(route):
