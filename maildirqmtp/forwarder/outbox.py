@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
@@ -31,6 +32,7 @@ class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
     `is_suspect` says which messages have to go alone, because a connection ended on them.
+    `servers` has those that wait for one of several servers; None where there is one.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Outbox:
         "_queue",
         "_report",
         "_route",
+        "_servers",
         "_settler",
     )
 
@@ -53,7 +56,9 @@ class Outbox:
         settler: Settler,
         queue: Queue,
         is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
+        servers: Servers | None = None,
     ) -> None:
+        self._servers = servers
         self._queue = queue
         self._is_suspect = is_suspect
         self._next: QueuedMessage | None = None
@@ -67,8 +72,19 @@ class Outbox:
     def next(self) -> QueuedMessage | None:
         """Return the next message that is ours and can be sent; it stays the next one."""
         while self._next is None and (candidate := self._queue.take()) is not None:
-            self._next = self._open(*candidate)
+            if self._servers is None or not self._must_wait(*candidate):
+                self._next = self._open(*candidate)
+        if self._next is None and self._servers is not None and (ready := self._servers.probe()):
+            self._queue.hurry(ready)
+            return self.next()
         return self._next
+
+    def _must_wait(self, folder: Folder, name: bytes) -> bool:
+        assert self._servers is not None
+        wait = self._servers.must_wait(name)
+        if wait is not None:
+            self._queue.wait((folder, name), wait.until, wait.reason)
+        return wait is not None
 
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.

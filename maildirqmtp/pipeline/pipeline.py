@@ -370,7 +370,6 @@ class Pipeline(Generic[MessageT]):
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
-        self.transport.close()
         if self._in_flight and self._fence_answered_at is not None:
             self._take_back(self._in_flight[0])
         unfinished: dict[int, MessageT] = {}
@@ -378,8 +377,9 @@ class Pipeline(Generic[MessageT]):
             message = package.message
             message.close()
             unfinished[id(message)] = message
-            if package.end <= self._out.sent:
+            if package.end <= self._out.sent - self.transport.bytes_unread:
                 message.doubtful += tuple(range(package.next, package.stop))
+        self.transport.close()
         self._in_flight.clear()
         return list(unfinished.values())
 

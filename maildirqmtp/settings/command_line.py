@@ -38,6 +38,7 @@ _EPILOG = """\
 SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT];
 qmtps://NAME[:PORT] for TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its
 standard input and output; or - for what tcpclient has on descriptors 6 and 7.
+SERVER,SERVER is several: the next one is for where the first cannot be used.
 TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
 
 Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,

@@ -96,7 +96,7 @@ _DEFAULTS: Values = {
 MAILDIR = Setting("maildir", "maildir", PathType("DIR"), "the maildir that is forwarded")
 PREFIX = Setting("prefix", "prefix", BytesType("PREFIX"), "what recipients begin with")
 SERVER = Setting(
-    "server", "servers", ServersType("SERVER"), "where messages go, in the order of preference"
+    "server", "server", ServersType("SERVER"), "where messages go, in the order of preference"
 )
 
 SENDER = Setting(
@@ -303,6 +303,7 @@ def make_route(values: Values) -> Route:
 def route_values(route: Route) -> Values:
     """Return the values that `make_route` makes this route of; what is not set is None or empty."""
     values = route._asdict()
+    del values["fallback_servers"]
     values[SERVER.field] = tuple([server.text for server in route.servers])
     values["window"] = route.window_messages, route.window_bytes
     tls = values.pop("tls")

@@ -25,6 +25,11 @@ class DescriptorPair:
         #: Where it leads, if the server may have other addresses.
         self.address: Address | None = None
 
+    @property
+    def bytes_unread(self) -> int:
+        """See `Transport`."""
+        return 0
+
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""
         try:

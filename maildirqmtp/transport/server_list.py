@@ -1,4 +1,4 @@
-"""Several servers in the order of preference, as the command line and a configuration file have them.
+"""Several servers in the order of preference, as a command line or a file has them.
 
     mx1.example.org,mx2.example.org          SERVER on a command line, or a text in a file
     ["mx1.example.org", "exec:ssh mx2 ..."]  an array in a file

@@ -20,6 +20,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.addresses import Address
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
 from tests.forwarder.test_forwarder import NOW, Run
@@ -135,7 +136,7 @@ def test_an_answer_clears_a_message_of_suspicion(run: Run) -> None:
     run.scripts = [hang_up, lambda server, package: server.respond(b"Zlater")]
     run.go()
     assert run.report.counters.in_doubt == 1
-    assert not run.forwarder._recovery.is_suspect(queued(b"1.a"))
+    assert not run.forwarder.servers.is_suspect(queued(b"1.a"))
 
 
 def test_poison_that_is_all_there_is_left_is_named(run: Run) -> None:
@@ -169,7 +170,7 @@ def test_every_address_has_its_turn_before_a_server_is_given_up(run: Run, addres
     def connect(server: Endpoint, timeout_s: float) -> FakeServer:
         made = reach(server, timeout_s)
         # Those that were of no use are tried last, the one longest ago first.
-        made.address = (len(run.servers) - 1) % addresses  # type: ignore[attr-defined]
+        made.address = Address(0, ((len(run.servers) - 1) % addresses,))
         return made
 
     run.connect = connect  # type: ignore[method-assign]
