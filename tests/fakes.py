@@ -119,6 +119,7 @@ class FakeTransport:
         self.sends = 0
         self.closed = self.useless = False
         self.address: Address | None = None
+        self.addresses = 1
         self.bytes_unread = 0
 
     def _room(self, wanted: int) -> int:

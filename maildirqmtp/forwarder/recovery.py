@@ -15,8 +15,8 @@ ended with a message that is set aside       may help, but not for the tenth tim
 ended otherwise without an answer            may help, but not for the third time in a row; the
                                              eighth, where the server has answered in this run
                                              and did not time out
-the same, where the route has another server cannot, the first time where the server has not
-that is still to be tried                    answered in this run or has timed out, else the second
+the same, where the route has another server cannot where it timed out, or has answered nothing in
+that is still to be tried                    this run at any of its addresses; else the second time
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
 against a message only where the connection had nothing before it: a server that takes one
@@ -98,7 +98,9 @@ class Recovery:
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
         no_use = has_spare and self._is_of_no_use(connection, unfinished)
-        at_fault = len(unfinished) == 1 and _is_fault(pipeline) and not no_use
+        at_fault = len(unfinished) == 1 and _is_fault(pipeline)
+        if no_use or (has_spare and not self._has_answered):
+            at_fault = False  # it is the server's: another one may take the message
         culprit = at_fault and self._count_fault(unfinished[0]) >= 2
         again: list[tuple[Folder, bytes]] = []
         last: list[tuple[Folder, bytes]] = []
@@ -170,7 +172,12 @@ class Recovery:
         pipeline = connection.pipeline
         if pipeline.answered or not pipeline.ended or (pipeline.error is None and unfinished):
             return False
-        if not self._has_answered or isinstance(pipeline.error, (TimeoutError, ConnectError)):
+        if isinstance(pipeline.error, (TimeoutError, ConnectError)):
+            return True
+        addresses = {*self._without_progress, pipeline.transport.address}
+        if len(addresses) < pipeline.transport.addresses:
+            return False
+        if not self._has_answered:
             return True
         if len(unfinished) > 1 and connection.window.size > 1:
             return False  # the window is to get smaller first

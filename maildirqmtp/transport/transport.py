@@ -76,6 +76,11 @@ class Transport(Protocol):
         ...
 
     @property
+    def addresses(self) -> int:
+        """How many addresses the server has; the next connection may lead to another of them."""
+        ...
+
+    @property
     def bytes_unread(self) -> int:
         """How many of the bytes that were sent last nobody has read, or ever will.
 

@@ -62,6 +62,11 @@ class TransportWrapper:
         return self._inner.address
 
     @property
+    def addresses(self) -> int:
+        """See `Transport`."""
+        return self._inner.addresses
+
+    @property
     def bytes_unread(self) -> int:
         """See `Transport`."""
         return self._inner.bytes_unread

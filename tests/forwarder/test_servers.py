@@ -19,6 +19,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.servers import AGAIN_TIMEOUT_S, USELESS_S
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import State
+from maildirqmtp.transport.addresses import Address
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint
 from tests.fakes import FakeScript, FakeServer, accept
 from tests.forwarder.test_forwarder import NOW, Run
@@ -81,7 +82,7 @@ class ListRun(Run):
         self.tried: list[Endpoint] = []
         self.timeouts: list[float] = []
         self.by_server: dict[Endpoint, list[FakeServer]] = {}
-        self.later_s = 0.0
+        self.addresses = 1
 
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
         """Reach this server."""
@@ -94,6 +95,8 @@ class ListRun(Run):
             raise script
         made = FakeServer(script)
         made.name = str(server)
+        made.addresses = self.addresses
+        made.address = Address(0, (len(self.tried) % self.addresses,))
         self.servers.append(made)
         self.by_server.setdefault(server, []).append(made)
         return made
@@ -240,6 +243,31 @@ def test_a_server_that_answers_z_is_of_use(run: ListRun) -> None:
     run.go()
     assert run.tried == [A]
     assert run.report.counters.deferred == 2
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_another_address_of_the_preferred_server_comes_first(run: ListRun, count: int) -> None:
+    """Of its two load balancers one hangs up; that is no reason to go to another server."""
+    run.add(count)
+    run.addresses = 2
+    run.does[A] = lambda server, package: (
+        hang_up(server, package) if run.tried.count(A) == 1 else accept(server, package)
+    )
+    run.go()
+    assert run.tried == [A, A]
+    assert run.new == []
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_after_all_addresses_of_one_server_comes_the_next(run: ListRun, count: int) -> None:
+    """Each of three hangs up once; the message that they had is not the one to blame."""
+    run.add(count)
+    run.addresses = 3
+    run.does[A] = hang_up
+    run.go(in_doubt_wait_s=0.0)
+    assert run.tried == [A, A, A, B]
+    assert run.new == []
+    assert run.report.counters.deferred == 0
 
 
 def test_fail_over_is_told(run: ListRun) -> None:

@@ -163,6 +163,14 @@ def test_the_time_that_connecting_took_is_remembered(plan: Plan, clock: FakeCloc
     assert addresses.next_after_s(SERVER) == pytest.approx(0.3)
 
 
+def test_how_many_addresses_there_are_is_known(plan: Plan, clock: FakeClock) -> None:
+    """A server is not given up before each has had its turn."""
+    plan(errno.ECONNREFUSED, 0, 0)
+    made = connect_tcp(SERVER, 60.0, clock=clock)
+    assert made.addresses == 3
+    made.close()
+
+
 def test_the_first_to_connect_wins(plan: Plan, clock: FakeClock) -> None:
     """Also where it was begun later; the other is closed."""
     planned = plan(1.0, 0.1)
