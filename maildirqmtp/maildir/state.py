@@ -105,9 +105,9 @@ class State:
         """Forget a message that is done."""
         if self._first_deferred or self._in_doubt:
             with self._lock:
-                found = self._first_deferred.pop(_key(name), None)
-                if found is not None or self._in_doubt.pop(_key(name), None) is not None:
-                    self._change()
+                for known in (self._first_deferred, self._in_doubt):
+                    if known.pop(_key(name), None) is not None:
+                        self._change()
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
         """A server may have a message; only the first time counts, for each server."""

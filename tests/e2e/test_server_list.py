@@ -318,6 +318,7 @@ def test_the_daemon_fails_over_and_comes_back(maildir: Path, watched: Watched) -
     with serving(answer_all()) as first, serving(answer_all()) as second:
         port = first.port
         with watched(f"{first.address},{second.address}") as daemon:
+            daemon.wait_for(f"mail goes to {first.address}, else {second.address}")
             deliver(maildir, "1.m", b"one\n")
             empties(maildir)
             assert texts_of(first) == [b"one\n"]

@@ -329,6 +329,7 @@ def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
     one = runs.run()
     for name in (b"1.a", b"2.a"):
         one.note_in_doubt(name, "mx1")
+        one.first_deferral(name)
     one.forget(b"1.a")
     one.save()
     assert json.loads(runs.file.read_text())["in_doubt"] == {"2.a": {"mx1": NOW}}
