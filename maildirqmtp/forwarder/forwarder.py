@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
+from maildirqmtp.forwarder.answered import AnsweredMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -77,22 +78,17 @@ class Forwarder:
         self._clock = clock
         self._wall_clock = wall_clock
         state = State(maildir.root, clock, wall_clock) if state is None else state
-        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._settler = Settler(
+            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
+        )
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
         self.servers = Servers(
             route, maildir, self._settler, report, state, connector, clock, wall_clock
         )
-        self.outbox = Outbox(
-            maildir,
-            route,
-            report,
-            self._settler,
-            self.queue,
-            self.servers.is_suspect,
-            self.servers if self.servers.several else None,
-        )
+        self._answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
+        self.outbox = Outbox(maildir, route, report, self._settler, self.queue, self.servers)
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False
@@ -214,8 +210,6 @@ class Forwarder:
             self.stop_reason = f"{why}; nothing has happened to the messages that are left"
             self.may_help = not why
             return False
-        if self.queue.open:
-            self._pool.forget()  # a daemon outlives the server's software
         try:
             self._open(transport)
         except OSError as error:
@@ -369,17 +363,8 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        done = connection.pipeline.take_done()
-        if not done:
+        if not self._answered.settle(connection.pipeline):
             return
-        for queued in done:
-            name = queued.message.name  # with --cur, settling may find it under another
-            kept = self._settler.settle(queued)
-            self.servers.current.recovery.answered(name)
-            if kept is not None:
-                self.queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
-            elif self.queue.gone(name):
-                self._report.no_longer_held()
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
+from maildirqmtp.forwarder.small_messages import gather
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
-    `is_suspect` says which messages have to go alone, because a connection ended on them.
-    `servers` has those that wait for one of several servers; None where there is one.
+    `servers` knows which messages have to go alone, because a connection ended on them, and which
+    have to wait for one of several servers.
     """
 
     __slots__ = (
         "_half_put_on",
-        "_is_suspect",
         "_maildir",
         "_next",
         "_proven",
@@ -55,12 +53,10 @@ class Outbox:
         report: Report,
         settler: Settler,
         queue: Queue,
-        is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
-        servers: Servers | None = None,
+        servers: Servers,
     ) -> None:
         self._servers = servers
         self._queue = queue
-        self._is_suspect = is_suspect
         self._next: QueuedMessage | None = None
         self._half_put_on: Connection[QueuedMessage] | None = None
         self._maildir = maildir
@@ -71,20 +67,21 @@ class Outbox:
 
     def next(self) -> QueuedMessage | None:
         """Return the next message that is ours and can be sent; it stays the next one."""
-        while self._next is None and (candidate := self._queue.take()) is not None:
-            if self._servers is None or not self._must_wait(*candidate):
-                self._next = self._open(*candidate)
-        if self._next is None and self._servers is not None and (ready := self._servers.probe()):
+        while self._next is None and (candidate := self._take()) is not None:
+            self._next = self._open(*candidate)
+        if self._next is None and self._servers.several and (ready := self._servers.probe()):
             self._queue.hurry(ready)
             return self.next()
         return self._next
 
-    def _must_wait(self, folder: Folder, name: bytes) -> bool:
-        assert self._servers is not None
-        wait = self._servers.must_wait(name)
-        if wait is not None:
-            self._queue.wait((folder, name), wait.until, wait.reason)
-        return wait is not None
+    def _take(self) -> tuple[Folder, bytes] | None:
+        """Take the next candidate that may go where the next message goes."""
+        while (candidate := self._queue.take()) is not None and self._servers.several:
+            wait = self._servers.must_wait(candidate[1])
+            if wait is None:
+                break
+            self._queue.wait(candidate, wait.until, wait.reason)
+        return candidate
 
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.
@@ -109,12 +106,14 @@ class Outbox:
         while True:
             if len(pool.open) > 1:
                 connection = pool.for_next()
+            elif self._next is None and self._may_batch():
+                self._put_small(connection)
             if not connection.pipeline.has_room():
                 return
             queued = self.next()
             if queued is None:
                 return
-            queued.alone = self._is_suspect(queued)
+            queued.alone = queued.message.name in self._servers.suspects
             if self._half_put_on is not None:
                 connection = self._half_put_on
                 if not connection.pipeline.has_room():
@@ -125,6 +124,41 @@ class Outbox:
                 self._next = self._half_put_on = None
             else:
                 self._half_put_on = connection
+
+    def _may_batch(self) -> bool:
+        """Say whether the next messages may go without an object for each.
+
+        Not where more is to be said or done of each than that it is accepted and removed.
+        """
+        route = self._route
+        return not (
+            route.sender is not None
+            or route.recipients
+            or route.sent is not None
+            or self._report.tells_all
+            or self._maildir.has_envelopes
+            or self._servers.suspects
+        )
+
+    def _put_small(self, connection: Connection[QueuedMessage]) -> None:
+        """Put small messages, batch by batch, up to one that is none: that is the next one."""
+        pipeline = connection.pipeline
+        while True:
+            messages, max_bytes = pipeline.room()
+            if not messages:
+                return
+            prefix, take = self._route.prefix, self._queue.take
+            if self._servers.several:
+                take = self._take
+            batch, odd = gather(self._maildir, prefix, take, messages, max_bytes)
+            if batch is not None:
+                pipeline.put_batch(batch)
+            if odd is not None:
+                self._next = self._open(*odd)
+                if self._next is not None:
+                    return
+            elif batch is None:
+                return
 
     def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
         """Return the message that was half put on a connection which has ended, if there is one.

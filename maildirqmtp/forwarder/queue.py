@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+# What a message keeps when a mail reader moves, flags or numbers it.
 from maildirqmtp.maildir.names import without_uid
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Queue(Protocol):
 
     def gone(self, name: bytes) -> bool:
         """A message is done; say whether it had been held in this run."""
+        ...
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """These messages are done; say how many of them had been held in this run."""
         ...
 
     def vanished(self, name: bytes) -> bool:
@@ -168,11 +173,15 @@ class BatchQueue:
 
     def gone(self, name: bytes) -> bool:
         """See `Queue`."""
-        return bool(self._held) and self._held.pop(_key(name), None) is not None
+        return bool(self._held) and self._held.pop(without_uid(name), None) is not None
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """See `Queue`."""
+        return sum(map(self.gone, names)) if self._held else 0
 
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
-        key = _key(name)
+        key = without_uid(name)
         # A file system may list what it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
@@ -183,7 +192,7 @@ class BatchQueue:
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
     ) -> bool:
         """See `Queue`. The next run tries again."""
-        key = _key(name)
+        key = without_uid(name)
         before = self._held.get(key)
         if at_next_scan and before is None:
             self._held[key] = reason
@@ -199,14 +208,16 @@ class BatchQueue:
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """See `Queue`. This run tries it if it takes that long."""
-        key = _key(candidate[1])
+        key = without_uid(candidate[1])
         self._tried.add(key)  # no scan is to find it as a new one
         self._waiting[key] = until, candidate
         self._next_due = min(self._next_due, until)
 
     def hurry(self, names: Iterable[bytes]) -> None:
         """See `Queue`."""
-        found = [self._waiting.pop(key) for name in names if (key := _key(name)) in self._waiting]
+        found = [
+            self._waiting.pop(key) for name in names if (key := without_uid(name)) in self._waiting
+        ]
         self.put_back([candidate for _, candidate in found])
 
     def _take_due(self) -> None:
@@ -218,8 +229,3 @@ class BatchQueue:
     def next_deadline(self) -> None:
         """See `Queue`."""
         return
-
-
-def _key(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves, flags or numbers it."""
-    return without_uid(name)

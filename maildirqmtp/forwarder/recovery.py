@@ -33,6 +33,8 @@ from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from maildirqmtp.errors import QMTPError
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -68,19 +70,22 @@ class Recovery:
         self._faults: dict[bytes, int] = {}
         # By address: those that were of no use are tried last, so that all have their turn.
         self._without_progress: dict[object, int] = {}
+        self._of_no_use: set[object] = set()
         self._set_aside = 0
         self._tried: list[bytes] = []
         self._has_answered = False
         self._silence_told = False
 
-    def is_suspect(self, queued: QueuedMessage) -> bool:
-        """Say whether a message has ended a connection, so that it is to go alone."""
-        return queued.message.name in self._faults
+    @property
+    def suspects(self) -> Collection[bytes]:
+        """The names of the messages that have ended a connection, so that they are to go alone."""
+        return self._faults.keys()
 
-    def answered(self, name: bytes) -> None:
-        """A message has its answers, so it is not what ended a connection."""
+    def answered(self, names: Iterable[bytes]) -> None:
+        """These messages have their answers, so they are not what ended a connection."""
         if self._faults:
-            self._faults.pop(name, None)
+            for name in names:
+                self._faults.pop(name, None)
 
     def clear_up(
         self,
@@ -174,8 +179,8 @@ class Recovery:
             return False
         if isinstance(pipeline.error, (TimeoutError, ConnectError)):
             return True
-        addresses = {*self._without_progress, pipeline.transport.address}
-        if len(addresses) < pipeline.transport.addresses:
+        self._of_no_use.add(pipeline.transport.address)
+        if len(self._of_no_use) < pipeline.transport.addresses:
             return False
         if not self._has_answered:
             return True
@@ -189,7 +194,7 @@ class Recovery:
         """Return why a server is of no use, for another one to be tried; forget that it was."""
         pipeline = connection.pipeline
         if unfinished and pipeline.error is not None:
-            connection.window.shrink(len(unfinished))
+            connection.window.shrink(len(unfinished) if pipeline.capabilities.proven else 1)
         self._has_answered = False
         why = pipeline.error or f"{pipeline.transport.name} closed the connection"
         return self._begin_anew(str(why))
@@ -200,7 +205,10 @@ class Recovery:
         """Return why another connection cannot help for now; empty where it may."""
         pipeline = connection.pipeline
         error, in_flight = pipeline.error, len(unfinished)
-        narrowed = bool(in_flight and error and connection.window.shrink(in_flight))
+        # What never answered may never do so: then as little as can be is in doubt.
+        known = pipeline.capabilities.proven
+        shrunk = in_flight and error and connection.window.shrink(in_flight if known else 1)
+        narrowed = bool(shrunk)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0
@@ -233,6 +241,7 @@ class Recovery:
     def _begin_anew(self, why: str) -> str:
         """Begin to count anew; return `why`."""
         self._without_progress.clear()
+        self._of_no_use.clear()
         self._set_aside = 0
         self._tried.clear()
         return why

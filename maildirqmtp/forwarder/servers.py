@@ -29,7 +29,7 @@ from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -209,9 +209,10 @@ class Servers:
         for server in self._servers:
             server.useless_at = None
 
-    def is_suspect(self, queued: QueuedMessage) -> bool:
-        """Say whether a message has ended a connection to `current`, so that it is to go alone."""
-        return self.current.recovery.is_suspect(queued)
+    @property
+    def suspects(self) -> Collection[bytes]:
+        """The names of the messages that are to go alone, for `current` may dislike them."""
+        return self.current.recovery.suspects
 
     def clear_up(
         self,

@@ -27,7 +27,7 @@ from maildirqmtp.maildir import files, names
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -101,13 +101,14 @@ class State:
                 self._change()
             return since_s
 
-    def forget(self, name: bytes) -> None:
-        """Forget a message that is done."""
+    def forget(self, message_names: Iterable[bytes]) -> None:
+        """Forget messages that are done."""
         if self._first_deferred or self._in_doubt:
             with self._lock:
-                for known in (self._first_deferred, self._in_doubt):
-                    if known.pop(_key(name), None) is not None:
-                        self._change()
+                for name in message_names:
+                    for known in (self._first_deferred, self._in_doubt):
+                        if known.pop(_key(name), None) is not None:
+                            self._change()
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
         """A server may have a message; only the first time counts, for each server."""

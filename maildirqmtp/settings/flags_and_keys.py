@@ -7,10 +7,10 @@ that the documents name it.
     text of a flag, TOML value -> values by field -> Route, Config
 """
 
-from __future__ import annotations
-
+# No postponed annotations; see `forwarder.route`.
 import os
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
@@ -36,12 +36,13 @@ from maildirqmtp.settings.types import (
     ValueType,
 )
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, TcpEndpoint, parse_endpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from maildirqmtp.transport.endpoint import Endpoint
+from maildirqmtp.transport.endpoint import (
+    QMTP_PORT,
+    QMTPS_PORT,
+    Endpoint,
+    TcpEndpoint,
+    parse_endpoint,
+)
 
 T = TypeVar("T")
 

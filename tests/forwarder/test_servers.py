@@ -77,7 +77,7 @@ class ListRun(Run):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         super().__init__(monkeypatch, path)
-        self.options = {"server": A, "fallback_servers": (B,)}
+        self.options: dict[str, object] = {"server": A, "fallback_servers": (B,)}
         self.does: dict[Endpoint, FakeScript | Exception] = {A: accept, B: accept, C: accept}
         self.tried: list[Endpoint] = []
         self.timeouts: list[float] = []
@@ -211,7 +211,7 @@ def test_the_last_one_has_the_patience_that_a_single_server_has(run: ListRun) ->
     """A server that hangs up once is tried again where there is no other."""
     run.add(5)
     run.does |= {A: REFUSED, B: hang_up}
-    run.go(in_doubt_wait_s=0.0)
+    run.go(in_doubt_wait_s=0.0, window_messages=1)
     assert run.tried == [A] + [B] * MAX_WITHOUT_PROGRESS
     assert run.code == 111
 
@@ -415,8 +415,9 @@ def test_after_five_minutes_a_new_connection_begins_with_the_preferred_one(run: 
 
 
 def leave_in_doubt(run: ListRun, count: int = 3) -> None:
-    """Have the first server take some messages and hang up; then it is gone."""
+    """Have the first server take one of some messages and hang up; then it is gone."""
     run.add(count)
+    run.options["window_messages"] = 1
 
     def last(server: FakeServer, package: Package) -> None:
         run.does[A] = REFUSED

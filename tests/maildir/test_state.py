@@ -85,8 +85,8 @@ def test_what_is_done_is_forgotten(runs: Runs) -> None:
     one.save()
     two = runs.run()
     two.first_deferral(b"1.a")
-    two.forget(b"1.a:2,S")
-    two.forget(b"2.a")
+    two.forget([b"1.a:2,S"])
+    two.forget([b"2.a"])
     two.save()
     assert json.loads(runs.file.read_text())["first_deferred"] == {}
 
@@ -170,7 +170,7 @@ def test_it_is_written_every_half_minute_at_most(runs: Runs) -> None:
     state.save_if_due()
     assert [*json.loads(runs.file.read_text())["first_deferred"]] == ["1.a", "2.a"]
     assert state.next_deadline is None
-    state.forget(b"1.a")
+    state.forget([b"1.a"])
     assert state.next_deadline == runs.clock.now + SAVE_S
 
 
@@ -178,7 +178,7 @@ def test_nothing_changed_is_nothing_written(runs: Runs) -> None:
     """A run that defers nothing leaves no file behind."""
     state = runs.run()
     state.has_shown("mx", PROVEN)
-    state.forget(b"1.a")
+    state.forget([b"1.a"])
     state.save()
     assert not runs.file.exists()
 
@@ -330,7 +330,7 @@ def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
     for name in (b"1.a", b"2.a"):
         one.note_in_doubt(name, "mx1")
         one.first_deferral(name)
-    one.forget(b"1.a")
+    one.forget([b"1.a"])
     one.save()
     assert json.loads(runs.file.read_text())["in_doubt"] == {"2.a": {"mx1": NOW}}
     runs.now += IN_DOUBT_S
