@@ -262,6 +262,21 @@ class WatchQueue:
         self._wait_until(entry, key, now + wait_s)
         return is_news
 
+    def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
+        """See `forwarder.queue.Queue`."""
+        folder, name = candidate
+        key = self._return(folder, name)
+        entry = self._known[key]
+        entry.reason = reason[:_REASON_MAX]
+        self._wait_until(entry, key, until)
+
+    def hurry(self, names: Iterable[bytes]) -> None:
+        """See `forwarder.queue.Queue`."""
+        for name in names:
+            entry = self._known.get(_base(name))
+            if entry is not None and entry.due is not None:
+                self._wait_until(entry, _base(name), self._clock())
+
     def _wait_until(self, entry: QueueEntry, key: bytes, due: float) -> None:
         entry.due = due
         heappush(self._heap, (due, next(self._order), key))

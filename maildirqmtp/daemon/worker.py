@@ -229,6 +229,8 @@ class Worker:
             self._all_now = False
             self._try_again_at = 0.0
             self._backoff.succeeded()
+            if self._forwarder is not None:
+                self._forwarder.servers.forget_failures()
             queue.try_all()
         if queue.scan_due():
             self._scan(maildir, watch, queue)
@@ -368,6 +370,8 @@ class Worker:
             self.report.counters.as_dict(),
             at_s=now_s,
             answered_s=(self._forwarder and self._forwarder.answered_s) or self._answered_s,
+            server=self._forwarder.servers.answered_by if self._forwarder is not None else "",
+            by_server=self.report.by_server.as_dicts(),
             messages=len(waiting),
             oldest_s=min((w.birth_s for w in waiting), default=0.0),
             connect_at_s=now_s + self._try_again_at - now if now < self._try_again_at else 0.0,

@@ -279,7 +279,7 @@ DATE = "rescan = 2026-01-31\n"
         ("#\n[[route]]\nmaildir = 'M'\n", "line 2: the route has no server"),
         (ROUTE + ROUTE.replace("h", "a b"), "line 6: server 'a b': no host name"),
         ("[defaults]\nserver = ':'\n[[route]]\nmaildir = 'M'\n", "line 2: server ':': no host"),
-        (ROUTE.replace("'h'", "1").replace('"h"', "1"), "line 3: server: a text in quotes is"),
+        (ROUTE.replace("'h'", "1").replace('"h"', "1"), "line 3: server: a text or an array"),
         (ROUTE + "sent = './M/'\n", "line 4: sent: ./M/ is the maildir that is forwarded"),
         ("[defaults]\nfailed = 'M'\n" + ROUTE, "line 2: failed: M is the maildir that is forw"),
         (ROUTE + "bounce-via = 'maildir:M'\n", "line 4: bounce-via: M is the maildir"),
@@ -512,3 +512,45 @@ def test_a_ucspi_client_is_not_for_those_who_stay(path: Path) -> None:
     """The second connection could never be made."""
     with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: server -: a UCSPI client"):
         read(write(path, '[[route]]\nmaildir = "M"\nserver = "-"\n'))
+
+
+@pytest.mark.parametrize(
+    ("written", "servers"),
+    [
+        ('"a,b:1"', ["a:209", "b:1"]),
+        ('["a", "b:1"]', ["a:209", "b:1"]),
+        ('["a"]', ["a:209"]),
+        ('["exec:sh -c \'a,b\'", "unix:/run/a,b", "qmtps://c"]',
+         ["exec:sh -c a,b", "unix:/run/a,b", "qmtps://c:6209"]),
+        ('"exec:a,b"', ["exec:a,b"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["route", "defaults"])
+def test_several_servers_in_a_file(
+    path: Path, written: str, servers: list[str], place: str
+) -> None:
+    """As a text or an array, also for all routes; `--check-config` shows what comes to the same."""
+    text = f"server = {written}\n"
+    if place == "route":
+        text = f'[[route]]\nmaildir = "M"\n{text}'
+    else:
+        text = f'[defaults]\n{text}[[route]]\nmaildir = "M"\n'
+    made = read(write(path, text))
+    assert [server.text for server in made.routes[0].servers] == servers
+    assert read(write(path, effective(made))) == made
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("[]", "line 3: server: at least one is needed"),
+        ('["a", 1]', "line 3: server: a text or an array of texts is needed, not a number"),
+        ('["a", "b,c"]', "line 3: server 'b,c': no host name"),
+        ('"a,unix:/x"', "line 3: server 'a,unix:/x': unix: and exec: take the whole rest"),
+        ('["qmtps://a", "b"]', "line 3: server b:209: what qmtps://a:6209 gets under TLS"),
+        ('["a", "-"]', "line 3: server -: what tcpclient has opened is one server"),
+    ],
+)
+def test_a_list_in_a_file_that_makes_no_sense(path: Path, written: str, says: str) -> None:
+    """With the line that it stands on."""
+    assert refused(path, f'[[route]]\nmaildir = "M"\nserver = {written}\n').startswith(says)
