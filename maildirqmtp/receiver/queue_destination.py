@@ -26,6 +26,7 @@ from maildirqmtp.receiver.user_quota import UserQuota, mark_of
 
 _TOO_MUCH = Response(Status.DEFERRED, b"452 too many recipients in one package (#4.5.3)")
 _OVER_QUOTA = Response(Status.DEFERRED, b"452 too much mail of this user is waiting (#4.2.2)")
+_NEVER_FITS = Response(Status.FAILED, b"552 larger than all that a user may have waiting (#5.3.4)")
 
 
 class QueueDelivery:
@@ -39,7 +40,7 @@ class QueueDelivery:
         self._quota = quota
         self._recipients: list[bytes] = []
         self._sidecar_bytes = len(encode(Sidecar(mail.sender, ())))
-        self._over_quota = False
+        self._refusal: Response | None = None
 
     @property
     def content(self) -> Sidecar:
@@ -56,9 +57,9 @@ class QueueDelivery:
         written = 0
         size = len(self._mail.received) + self._mail.text.size
         if self.copy is None:
-            if self._over_quota or not self._has_quota(size):
-                self._over_quota = True
-                self.outcomes.append(Outcome(_OVER_QUOTA))
+            self._refusal = self._refusal or self._refuse(size)
+            if self._refusal is not None:
+                self.outcomes.append(Outcome(self._refusal))
                 return 0
             pieces = self._mail.text.pieces(self._mail.received)
             self.copy = self._storage.stage(pieces, mark_of(self._mail.user))
@@ -68,10 +69,13 @@ class QueueDelivery:
         self.outcomes.append(Outcome(accepted(self._mail.now_s), self.copy.name, size))
         return written
 
-    def _has_quota(self, size: int) -> bool:
+    def _refuse(self, size: int) -> Response | None:
+        """Return why a message of `size` bytes is not taken from this user."""
         if self._quota is None or self._mail.user is None:
-            return True
-        return self._quota.take(self._storage.new, self._mail.user, size)
+            return None
+        if size > self._quota.max_bytes:
+            return _NEVER_FITS
+        return None if self._quota.take(self._storage.new, self._mail.user, size) else _OVER_QUOTA
 
 
 class QueueDestination:

@@ -31,7 +31,7 @@ class UserQuota:
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._used: dict[int, int] = {}
@@ -44,10 +44,10 @@ class UserQuota:
         """
         with self._lock:
             used = self._used.get(user)
-            if used is None or (used + size > self._max_bytes and self._is_due(user)):
+            if used is None or (used + size > self.max_bytes and self._is_due(user)):
                 used = _bytes_of(new, user)
                 self._counted_s[user] = self._clock()
-            may = used + size <= self._max_bytes
+            may = used + size <= self.max_bytes
             self._used[user] = used + size if may else used
             return may
 

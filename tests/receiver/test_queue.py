@@ -310,6 +310,15 @@ def test_a_user_over_the_quota_is_deferred(path: Path) -> None:
     assert len(queued(path)) == 5
 
 
+def test_what_never_fits_the_quota_is_refused(path: Path) -> None:
+    """A deferral would be tried again until its lifetime is over, and nobody would be told."""
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        output = Session(queue, "p", user=7).receive(package(b"c@d", b"e@f", text=b"x" * 1_000))
+    assert letters(output) == "DD"
+    assert b"(#5.3.4)" in output
+    assert queued(path) == []
+
+
 def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

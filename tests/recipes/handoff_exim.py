@@ -67,6 +67,8 @@ class Exim:
         Not those that deliver: Exim itself would deliver again what they were at.
         """
         assert self._process is not None
+        if self._process.poll() is not None:
+            return
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._process.terminate()
