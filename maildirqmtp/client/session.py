@@ -81,6 +81,7 @@ class ClientSession:
         self._more = False
         self._unproven = False
         self._look_at = 0.0
+        # Packages that were sent since the last look.
         self._puts = 0
         self.work_done = 0
         # All that were taken and have not returned a result; those of them not yet sent.
@@ -274,6 +275,7 @@ class ClientSession:
             )
         self._unproven = False
         self._puts += 1
+        self.work_done += 1
         if pipeline.put(request):
             self._unsent.popleft()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from maildirqmtp.client.bounded import BoundedTransport
 from maildirqmtp.client.session import LOOK_PACKAGES, WORK_BYTES
 from tests.clients import packages
 from tests.fakes import FakeTransport
-from tests.helpers import answer_all, serving
+from tests.helpers import DEADLINE_S, Peer, answer_all, serving
 
 CLIENTS = 50
 EACH = 100
@@ -38,24 +39,26 @@ async def watched(work: Callable[[], int], sending: asyncio.Future[Any]) -> list
     return rounds
 
 
-def test_many_clients_leave_the_loop_to_others() -> None:
-    """Fifty at once kept everything else in the program waiting for half a second at a time."""
+async def _send_by_all(server: str) -> list[int]:
+    """Send by many clients at once; return the work of each round of the loop."""
 
     async def send(client: AsyncQMTPClient) -> int:
         return len([result async for result in client.send_many(packages(EACH)) if result.accepted])
 
-    async def main(server: str) -> tuple[list[int], list[int]]:
-        clients = [AsyncQMTPClient(server) for _ in range(CLIENTS)]
-        sending = asyncio.gather(*map(send, clients))
-        work = lambda: sum(client._session.work_done for client in clients)  # noqa: E731
-        rounds = await watched(work, sending)
-        for client in clients:
-            client.disconnect()
-        return rounds, await sending
+    clients = [AsyncQMTPClient(server) for _ in range(CLIENTS)]
+    sending = asyncio.gather(*map(send, clients))
+    rounds = await watched(lambda: sum(c._session.work_done for c in clients), sending)
+    for client in clients:
+        client.disconnect()
+    assert await sending == [EACH] * CLIENTS
+    return rounds
+
+
+def test_many_clients_leave_the_loop_to_others() -> None:
+    """Fifty at once kept everything else in the program waiting for half a second at a time."""
 
     with serving(answer_all()) as server:
-        rounds, sent = asyncio.run(asyncio.wait_for(main(server.address), 60))
-    assert sent == [EACH] * CLIENTS
+        rounds = asyncio.run(asyncio.wait_for(_send_by_all(server.address), 60))
     # Of each package there is one envelope, one answer and one result.
     assert sum(rounds) >= 3 * EACH * CLIENTS
     assert max(rounds) <= ROUND_WORK + 2 * STEP
@@ -79,6 +82,53 @@ def test_one_client_gives_way_too() -> None:
     with serving(answer_all()) as server:
         rounds = asyncio.run(asyncio.wait_for(main(server.address), 60))
     assert max(rounds) <= ROUND_WORK + 2 * STEP
+
+
+def test_answers_that_come_to_all_at_once_are_shared_out() -> None:
+    """After a pause of the server each client has a thousand of them to take in."""
+    all_there = threading.Barrier(CLIENTS)
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.respond(b"Kok")
+        for _ in range(EACH - 1):
+            peer.read_package()
+        all_there.wait(DEADLINE_S)
+        peer.respond(*[b"Kok"] * (EACH - 1))
+        peer.read_package()
+
+    with serving(script) as server:
+        rounds = asyncio.run(asyncio.wait_for(_send_by_all(server.address), 60))
+    assert max(rounds) <= ROUND_WORK + 2 * STEP
+
+
+def test_a_server_that_is_asked_for_each_recipient_is_asked_bit_by_bit() -> None:
+    """Hundreds of packages come of one, and all are at hand at once."""
+    puts = [0]
+
+    def script(peer: Peer) -> None:
+        while peer.read_package() is not None:
+            peer.respond(b"Kok")
+
+    async def main(server: str) -> list[int]:
+        async with AsyncQMTPClient(server, grace_time=0.05) as client:
+            put = client._session._put
+
+            def counted(pipeline: Any) -> None:
+                puts[0] += 1
+                put(pipeline)
+
+            client._session._put = counted  # type: ignore[method-assign]
+            recipients = [f"r{number}@y" for number in range(600)]
+            sending = asyncio.ensure_future(client.send("s@x", recipients, b"x"))
+            rounds = await watched(lambda: puts[0], sending)
+            assert len((await sending).accepted) == 600
+            return rounds
+
+    with serving(script) as server:
+        rounds = asyncio.run(asyncio.wait_for(main(server.address), 60))
+    assert sum(rounds) >= 600
+    assert max(rounds) <= LOOK_PACKAGES + 1
 
 
 def test_each_that_waits_gets_its_turn_in_order() -> None:
