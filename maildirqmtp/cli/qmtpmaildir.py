@@ -1,4 +1,4 @@
-"""The command line of the receiver: `qmtpmaildir [options] DIR`, or `--queue DIR`.
+"""The command line of the receiver: `qmtpmaildir [options] DIR`, `--queue DIR` or `--deliver HOW`.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
 done; 111 trouble with this machine or, with --stdio, a session that ended with
@@ -12,9 +12,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from maildirqmtp import __version__
+from maildirqmtp.cli.handoff_options import add_handoff_options, connections, hand_off
+from maildirqmtp.cli.once_options import add_once_options, once
 from maildirqmtp.cli.receiver_options import (
     DEFAULT_LISTEN,
     add_relay_options,
@@ -31,7 +34,7 @@ from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Log, Policy, Severity
 from maildirqmtp.receiver.queue_destination import QueueDestination
-from maildirqmtp.receiver.server import MAX_CONNECTIONS, TIMEOUT_S, Server
+from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.transport.signals import signal_handlers
@@ -59,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if [options.dir, options.queue, options.deliver].count(None) != 2:
+        raise ConfigError(
+            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
+        )
     policy = policy_of(options)
     timeout_s = parse_seconds(options.timeout, "--timeout")
     if timeout_s <= 0:
@@ -69,10 +76,12 @@ def _run(options: argparse.Namespace) -> int:
     wrap = _tls_server(options)
     max_connections = _count(options.max_connections, "--max-connections")
     max_per_client = None if per_client is None else _count(per_client, "--max-per-client")
+    threads = connections(options)
     with contextlib.ExitStack() as stack:
         client = _client_on_stdio(options, policy) if options.stdio else None
         listeners = [] if client else stack.enter_context(open_listeners(options))
-        destination = _destination(options, policy)
+        complain = partial(stderr_log(_severity(options)), Severity.ERROR)
+        destination = once(options, partial(_destination, options, policy, complain), complain)
         server = Server(
             destination,
             listen=None,
@@ -83,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
             max_per_client=max_per_client,
             timeout_s=timeout_s,
             log=stderr_log(_severity(options)),
+            threads=threads or THREADS,
         )
         stack.enter_context(server)
         stop_signals = (signal.SIGTERM, signal.SIGINT)
@@ -101,11 +111,13 @@ def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:
     return client
 
 
-def _destination(options: argparse.Namespace, policy: Policy) -> Destination[Any]:
-    """Return where the mail goes. Raises `LocalError`, and `ConfigError` unless it is one place."""
+def _destination(
+    options: argparse.Namespace, policy: Policy, complain: Callable[[str], None]
+) -> Destination[Any]:
+    """Return where the mail goes. Raises `LocalError` and `ConfigError`."""
     quota = user_quota(options)
-    if (options.dir is None) == (options.queue is None):
-        raise ConfigError("required: DIR, or --queue DIR, and not both; see qmtpmaildir --help")
+    if options.deliver is not None:
+        return hand_off(options, complain)
     if options.queue is not None:
         return QueueDestination(os.fsencode(options.queue), quota)
     return MaildirDestination(os.fsencode(options.dir), policy.max_size)
@@ -114,7 +126,8 @@ def _destination(options: argparse.Namespace, policy: Policy) -> Destination[Any
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qmtpmaildir",
-        description="Receive mail over QMTP into a maildir, or into the queue of a relay.",
+        description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "
+        "another mail server.",
         epilog="Exit codes: 0 stopped or client done, 111 trouble, 100 wrong usage.",
         allow_abbrev=False,
     )
@@ -126,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         "its envelope beside it; made if it is missing",
     )
     _add_network_options(parser)
+    add_handoff_options(parser)
+    add_once_options(parser)
     add_relay_options(parser)
     _add_limits(parser)
     _add_tls_options(parser)

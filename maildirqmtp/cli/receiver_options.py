@@ -1,6 +1,6 @@
 """Options of `qmtpmaildir` about who may send: what they mean together.
 
-    | way in                          | who may relay, with --queue            |
+    | way in                          | who may relay (--queue, --deliver)     |
     | ------------------------------- | -------------------------------------- |
     | TCP on loopback, a Unix socket  | everybody                              |
     | TCP beyond loopback             | with --domain: everybody, to these     |
@@ -48,7 +48,7 @@ def add_relay_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--relay",
         action="store_true",
-        help="with --queue and --stdio on a pipe: take mail for everybody",
+        help="with --queue or --deliver and --stdio on a pipe: take mail for everybody",
     )
     add(
         "--allow-users",
@@ -80,7 +80,7 @@ def policy_of(options: argparse.Namespace) -> Policy:
             raise ConfigError(f"--domain: a name as example.org, not {printable(domain)!r}")
     relays = relays_mail(options)
     if options.relay and not (relays and options.stdio):
-        raise ConfigError("--relay: only for --queue with --stdio")
+        raise ConfigError("--relay: only for --queue and --deliver, with --stdio")
     return Policy(
         max_size=max_size,
         min_free=parse_bytes(options.min_free, "--min-free"),
@@ -94,7 +94,7 @@ def policy_of(options: argparse.Namespace) -> Policy:
 
 def relays_mail(options: argparse.Namespace) -> bool:
     """Say whether mail goes on from here, to wherever its recipients are."""
-    return options.queue is not None
+    return options.queue is not None or options.deliver is not None
 
 
 def user_quota(options: argparse.Namespace) -> int | None:

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
 
@@ -198,7 +199,7 @@ def replace(
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
     """Say what could not be done to which file, and why."""
-    return LocalError(f"cannot {doing} {printable(path)}: {error.strerror}")
+    return LocalError(f"cannot {doing} {printable(path)}: {reason(error)}")
 
 
 def identity_of(status: os.stat_result) -> Identity:

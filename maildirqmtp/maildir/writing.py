@@ -141,12 +141,11 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> byte
 def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
     """Give a file of tmp/ its place in new/, under the same name. Raises `LocalError`.
 
-    Durable once `maildir.new` is synced.
+    Durable once `maildir.new` is synced. Where it fails, the file stays in tmp/.
     """
     try:
         _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
     except OSError as error:
-        maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
     # It is delivered. Reported as a failure, it would be delivered again; the second name goes
     # with the next cleaning of tmp/.

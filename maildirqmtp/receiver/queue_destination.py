@@ -130,6 +130,9 @@ class QueueDestination:
                 errors.append(error)
         return errors
 
+    def abort(self) -> None:
+        """Do nothing: a disk cannot be told to hurry."""
+
     def close(self) -> None:
         """Close the queue; harmless twice."""
         self._storage.close()

@@ -85,8 +85,8 @@ class Server:
     `TlsServer.wrap` does. `max_per_client` is the most connections of one IP
     address (IPv6: of one /64); None for half of `max_connections`. `serve`
     returns after `stop`, which any thread or signal handler may call;
-    `wakeup_fd` is for `signal.set_wakeup_fd`. A context manager; leaving it, or
-    `close`, releases everything.
+    `wakeup_fd` is for `signal.set_wakeup_fd`. So many `threads` deliver at once. A
+    context manager; leaving it, or `close`, releases everything.
 
     Raises `LocalError` where the maildir or the address cannot be used, and
     `ConfigError` for an address beyond loopback with a policy that refuses
@@ -106,6 +106,7 @@ class Server:
         timeout_s: float = TIMEOUT_S,
         log: Log = silent,
         clock: Callable[[], float] = time.monotonic,
+        threads: int = THREADS,
     ) -> None:
         self._policy = policy
         self._make_stream = wrap
@@ -127,7 +128,7 @@ class Server:
         with contextlib.ExitStack() as undo:
             self._wakeup = Wakeup()
             undo.callback(self._wakeup.close)
-            self._pool = ThreadPool(THREADS, self._wakeup.set, "storage")
+            self._pool = ThreadPool(threads, self._wakeup.set, "storage")
             if isinstance(destination, (str, bytes, os.PathLike)):
                 path = os.fsencode(destination)
                 destination = MaildirDestination(path, policy.max_size)
@@ -164,6 +165,7 @@ class Server:
         self._close()
 
     def _close_destination(self) -> None:
+        self._destination.abort()
         # A thread that is still in it, on a disk that hangs, must not find another file in there.
         if self._pool.close(CLOSE_S):
             self._destination.close()

@@ -1,8 +1,9 @@
 """Where the receiver puts its copies: a maildir, known by its path.
 
-    store     tmp/X written and fsynced, linked to new/X
+    stage     tmp/X written and fsynced
+    publish   linked to new/X
     commit    new/ fsynced | is the maildir still the one at its path?
-    withdraw  new/X removed: its client sends the message again
+    withdraw  new/X and tmp/X removed: its client sends the message again
 
 A receiver that holds its directories open goes on writing into them after they
 were renamed, or mounted over, where no mail reader finds the copies. So the
@@ -119,7 +120,7 @@ class _HeldFolder(Folder):
 
 
 class Copy(NamedTuple):
-    """A file in new/ that is not committed yet, and the maildir that it is in."""
+    """A file in tmp/ or new/ that is not committed yet, and the maildir that it is in."""
 
     place: _OpenMaildir
     name: bytes
@@ -186,7 +187,7 @@ class Storage:
             return Copy(place, writing.write_tmp(place.maildir, pieces, mark))
 
     def publish(self, copy: Copy) -> None:
-        """Give a file of tmp/ its place in new/. Raises `LocalError`."""
+        """Give a file of tmp/ its place in new/; where that fails it stays. Raises `LocalError`."""
         with copy.place.looked_at():
             writing.publish(copy.place.maildir, copy.name)
 
@@ -205,6 +206,7 @@ class Storage:
         for copy in copies:
             try:
                 copy.place.maildir.new.discard(copy.name)
+                copy.place.maildir.tmp.discard(copy.name)
             except LocalError as error:
                 errors.append(error)
         return errors

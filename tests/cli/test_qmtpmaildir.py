@@ -58,7 +58,7 @@ def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "required: DIR"),
+        ([], "required: one of DIR"),
         (["--no-such-option", "DIR"], "--no-such-option"),
         (["--dom", "x", "DIR"], "--dom"),
         (["DIR", "another"], "another"),
