@@ -16,6 +16,7 @@ import bench_cases
 import bench_programs
 import bench_receiver
 import bench_serialmail
+import bench_submission
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -28,7 +29,13 @@ from bench_harness import (
     memory_place,
 )
 
-CASES = bench_cases.CASES | bench_programs.CASES | bench_serialmail.CASES | bench_receiver.CASES
+CASES = (
+    bench_cases.CASES
+    | bench_programs.CASES
+    | bench_submission.CASES
+    | bench_serialmail.CASES
+    | bench_receiver.CASES
+)
 
 
 def arguments() -> argparse.Namespace:

@@ -30,6 +30,8 @@ LIFETIME_S = 14 * 86_400.0
 RESCAN_S = 30.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
+#: Connections to one server, of all routes of a process together.
+SERVER_CONNECTIONS = 20
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -89,5 +91,6 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    server_connections: int = SERVER_CONNECTIONS
     one_recipient: bool = False
     tls: Tls | None = None

@@ -93,7 +93,10 @@ class Batch:
 
 
 class DeliveryAgent:
-    """Delivers the packages of one client; `peer` is its address, for log and Received lines."""
+    """Delivers the packages of one client.
+
+    `peer` is its address, for log and Received lines; `user` the number of a local user.
+    """
 
     def __init__(
         self,
@@ -102,12 +105,14 @@ class DeliveryAgent:
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
+        user: int | None = None,
     ) -> None:
         self._destination = destination
         self._peer = peer
         self._policy = policy
         self._log = log
         self._now = now
+        self._user = user
         self._host = socket.gethostname()
 
     def refuse_length(self, length: int) -> Response | None:
@@ -119,7 +124,8 @@ class DeliveryAgent:
             return None
         try:
             free = self._destination.free_bytes()
-        except OSError:
+        except OSError as error:
+            self._complain(f"cannot tell how much room is left: {error.strerror}")
             return _TROUBLE
         return _DISK_FULL if free - length < self._policy.min_free else None
 
@@ -143,7 +149,8 @@ class DeliveryAgent:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.7)")
         try:
             received = 0 if text is None else loop_lines(text.top(MAX_HEADER))
-        except OSError:
+        except OSError as error:
+            self._complain(f"cannot read what was written of the text: {error.strerror}")
             return _TROUBLE
         if received:
             return _refusal(f"554 {received} Received lines: a mail loop (#5.4.6)")
@@ -194,7 +201,7 @@ class DeliveryAgent:
             return
         try:
             now_s = self._now()
-            mail = Mail(package.sender, text, self._received(now_s), now_s)
+            mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
             package.delivery = self._destination.begin(mail)
             for place in package.taken:
                 package.delivery.deliver(package.answers[place].recipient)

@@ -88,6 +88,9 @@ class Destination(SpoolPlace, Protocol[D]):
     def withdraw(self, deliveries: Sequence[D]) -> list[LocalError]:
         """Take back what was not committed; return what went wrong."""
 
+    def abort(self) -> None:
+        """Make calls that wait for another server return soon, with Z. For any thread."""
+
     def close(self) -> None:
         """Release what is held; harmless twice."""
 

@@ -41,7 +41,7 @@ class CopyDelivery:
             self._mail.received,
         )
         size = len(header) + text.size
-        copy = self._storage.store(text.pieces(header))
+        copy = self._storage.stage(text.pieces(header))
         self._room -= size
         self.copies.append(copy)
         self.outcomes.append(Outcome(accepted(self._mail.now_s), copy.name, size))
@@ -73,12 +73,18 @@ class MaildirDestination:
         return CopyDelivery(self.storage, mail, self._max_bytes)
 
     def commit(self, deliveries: Sequence[CopyDelivery]) -> None:
-        """Make all copies durable. Raises `LocalError`."""
-        self.storage.commit([copy for delivery in deliveries for copy in delivery.copies])
+        """Give all copies their places, durable when this returns. Raises `LocalError`."""
+        copies = [copy for delivery in deliveries for copy in delivery.copies]
+        for copy in copies:
+            self.storage.publish(copy)
+        self.storage.commit(copies)
 
     def withdraw(self, deliveries: Sequence[CopyDelivery]) -> list[LocalError]:
         """Remove copies that were not committed."""
         return self.storage.withdraw(copy for delivery in deliveries for copy in delivery.copies)
+
+    def abort(self) -> None:
+        """Do nothing: a disk cannot be told to hurry."""
 
     def close(self) -> None:
         """Close the maildir; harmless twice."""

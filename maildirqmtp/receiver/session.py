@@ -59,7 +59,8 @@ class Session:
     recipients, 256 KiB of text, what one `feed` brought, `MAX_LOAD` of packages under way and
     the last of these, and the responses not yet taken.
 
-    `peer` is the client's address, for log and Received lines.
+    `peer` is the client's address, for log and Received lines; `user` the number
+    of its user, where it is a local one.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class Session:
         log: Log = silent,
         now: Callable[[], float] = time.time,
         workers: Workers | None = None,
+        user: int | None = None,
     ) -> None:
         self.peer = peer
         self.busy = False
         self.ended = False
         self.violation: str | None = None
         self._destination = destination
-        self._agent = DeliveryAgent(destination, peer, policy, log, now)
+        self._agent = DeliveryAgent(destination, peer, policy, log, now, user)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False

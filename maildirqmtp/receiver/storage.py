@@ -1,8 +1,9 @@
 """Where the receiver puts its copies: a maildir, known by its path.
 
-    store     tmp/X written and fsynced, linked to new/X
+    stage     tmp/X written and fsynced
+    publish   linked to new/X
     commit    new/ fsynced | is the maildir still the one at its path?
-    withdraw  new/X removed: its client sends the message again
+    withdraw  new/X and tmp/X removed: its client sends the message again
 
 A receiver that holds its directories open goes on writing into them after they
 were renamed, or mounted over, where no mail reader finds the copies. So the
@@ -17,7 +18,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from maildirqmtp.errors import LocalError
@@ -40,8 +41,10 @@ class _OpenMaildir:
     second fsync would say nothing of it.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, has_sidecars: bool) -> None:
         self.maildir = Maildir(path)
+        if has_sidecars:  # before any thread asks for it
+            self.maildir.envelope()
         self.trouble: LocalError | None = None
         self._path = path
         self._changed = threading.Condition()
@@ -73,6 +76,16 @@ class _OpenMaildir:
                 self._ended = wanted
                 self._changed.notify_all()
         return None
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Look at the path where something fails: the maildir may be another by now."""
+        try:
+            yield
+        except LocalError:
+            with contextlib.suppress(LocalError):
+                self.check_path()
+            raise
 
     def check(self) -> None:
         """Raise `LocalError` where nothing in it counts."""
@@ -107,7 +120,7 @@ class _HeldFolder(Folder):
 
 
 class Copy(NamedTuple):
-    """A file in new/ that is not committed yet, and the maildir that it is in."""
+    """A file in tmp/ or new/ that is not committed yet, and the maildir that it is in."""
 
     place: _OpenMaildir
     name: bytes
@@ -117,14 +130,16 @@ class Storage:
     """A maildir that is made if it is missing, and opened again where its path leads elsewhere.
 
     Raises `LocalError` where it cannot be used, also for a file system that has
-    no hard links: every message would be deferred for ever.
+    no hard links: every message would be deferred for ever. `has_sidecars` is for a
+    queue.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, has_sidecars: bool = False) -> None:
         writing.create(path)
         self._path = path
+        self._has_sidecars = has_sidecars
         self._lock = threading.Lock()
-        self._place = _OpenMaildir(path)
+        self._place = _OpenMaildir(path, has_sidecars)
         try:
             clean(self._place.maildir, time.time())
             self._prove_links()
@@ -144,6 +159,12 @@ class Storage:
         place = self._place
         return _HeldFolder(place.maildir.tmp, place)
 
+    @property
+    def new(self) -> Folder:
+        """The directory new/ of the maildir; open as long as it is referred to."""
+        place = self._place
+        return _HeldFolder(place.maildir.new, place)
+
     def free_bytes(self) -> int:
         """Return the bytes left on the file system for ordinary users. Raises `OSError`."""
         place = self._place
@@ -152,15 +173,23 @@ class Storage:
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file, durable but for its directory entry. Raises `LocalError`."""
+        copy = self.stage(pieces)
+        self.publish(copy)
+        return copy
+
+    def stage(self, pieces: Iterable[bytes], mark: str = "") -> Copy:
+        """Write a file in tmp/, durable but for its directory entry. Raises `LocalError`.
+
+        `mark` becomes a part of its name.
+        """
         place = self._renew()
-        try:
-            name = writing.write_tmp(place.maildir, pieces)
-            writing.publish(place.maildir, name)
-        except LocalError:
-            with contextlib.suppress(LocalError):
-                place.check_path()
-            raise
-        return Copy(place, name)
+        with place.looked_at():
+            return Copy(place, writing.write_tmp(place.maildir, pieces, mark))
+
+    def publish(self, copy: Copy) -> None:
+        """Give a file of tmp/ its place in new/; where that fails it stays. Raises `LocalError`."""
+        with copy.place.looked_at():
+            writing.publish(copy.place.maildir, copy.name)
 
     def commit(self, copies: Sequence[Copy]) -> None:
         """Make the copies durable, where a mail reader finds them.
@@ -177,6 +206,7 @@ class Storage:
         for copy in copies:
             try:
                 copy.place.maildir.new.discard(copy.name)
+                copy.place.maildir.tmp.discard(copy.name)
             except LocalError as error:
                 errors.append(error)
         return errors
@@ -188,13 +218,17 @@ class Storage:
         """
         with self._lock:
             if self._place.trouble is not None:
-                self._place = _OpenMaildir(self._path)
+                self._place = _OpenMaildir(self._path, self._has_sidecars)
             return self._place
 
     def _prove_links(self) -> None:
         """Raise `LocalError` where no file of tmp/ can be linked into new/."""
         tmp, new = self._place.maildir.tmp, self._place.maildir.new
-        if os.fstat(tmp.fd).st_dev != os.fstat(new.fd).st_dev:
+        try:
+            one_file_system = os.fstat(tmp.fd).st_dev == os.fstat(new.fd).st_dev
+        except OSError as error:
+            raise local_error("look at", self._path, error) from error
+        if not one_file_system:
             raise LocalError(f"{printable(new.path)} is on another file system than tmp/")
         # Both names in tmp/: of what a crash leaves there the next `clean` takes care.
         probe = writing.unique_name()

@@ -31,6 +31,7 @@ from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
+from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -275,6 +276,67 @@ def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(model.least()["m/new"]) == taken
         session.close()
     assert not torn
+
+
+def test_the_receiver_with_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message is there whole with its sidecar, or not at all; with a K it is there."""
+    destination = QueueDestination(os.fsencode(tmp_path / "m"))
+    model = Model(tmp_path)
+    wrong: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            sidecars_there = seen["m/envelope"]
+            for name, data in seen["m/new"].items():
+                if data is None or sidecars_there.get(f"{name}.json") is None:
+                    wrong[f"{name} is torn, or without its sidecar"] = None
+
+    record(monkeypatch, model, check)
+    taken = 0
+    with contextlib.closing(destination):
+        session = Session(destination, "test")
+        for length in (3, 500, 300_000):
+            package = package_head(length) + b"x" * length
+            package += package_tail(SENDER, (b"a@example.org", b"b@example.org"))
+            assert session.receive(package * 2).count(b":Kok") == 4
+            taken += 2
+            assert len(model.least()["m/new"]) == len(model.least()["m/envelope"]) == taken
+        session.close()
+    assert not wrong
+
+
+def test_a_queue_that_cannot_be_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No K; and what is taken back never leaves a message without its sidecar."""
+    destination = QueueDestination(os.fsencode(tmp_path / "m"))
+    model = Model(tmp_path)
+    wrong: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            without = {f"{name}.json" for name in seen["m/new"]} - seen["m/envelope"].keys()
+            wrong.update(dict.fromkeys(without))
+
+    record(monkeypatch, model, check)
+    real = os.fsync
+    new = os.stat(tmp_path / "m" / "new").st_ino
+    failures = [1]
+
+    def fsync(fd: int) -> None:
+        if os.fstat(fd).st_ino == new and failures:
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    package = package_head(3) + b"hi\n" + package_tail(SENDER, (b"a@b", b"c@d"))
+    with contextlib.closing(destination):
+        session = Session(destination, "test")
+        assert session.receive(package).count(b":Z451") == 2
+        assert not os.listdir(tmp_path / "m" / "new")
+        assert session.receive(package).count(b":Kok") == 2
+    assert not wrong
 
 
 def test_the_receiver_with_eight_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,7 @@ def points_of(scenario: Scenario, tmp_path: Path) -> tuple[list[Point], object, 
         before = stage.connections
         calls = tracing.calls_of(list(ERRORS), stage.faulty, scenario.threads)
         assert stage.state() == clean
+        calls = tracing.reachable(calls)
         ours = [call for call in calls if call.name in _ANYWHERE or "/faults-" in call.shown]
         connections = stage.connections - before
     points = []

@@ -9,6 +9,7 @@ fsynced; and nothing may be promised on what is not durable.
     | ---------------------------------------- | ---------------------------------------- |
     | a K, or the name that --enqueue prints   | everything                               |
     | a file gets its name                     | what is in it                            |
+    | a message gets its name in new/          | and its sidecar, if it has one           |
     | a sidecar takes its place                | what was written before: failed, bounced |
     | a message leaves new/                    | all but earlier removals, and sent mail  |
     | a sidecar leaves envelope/               | everything: the removal of its message   |
@@ -50,6 +51,7 @@ class _Journal:
     def __init__(self, root: Path, kept: Path) -> None:
         self.broken: list[str] = []
         self._new = str(root / "maildir" / "new")
+        self._tmp = str(root / "maildir" / "tmp")
         self._envelope = str(root / "maildir" / "envelope")
         self._kept = str(kept)
         #: Files, and directories with what has come; directories from which something went.
@@ -83,9 +85,13 @@ class _Journal:
         elif two is not None:
             directory = os.path.dirname(_path(two, 2))
             if directory == self._envelope:
-                self._promise(call, self._dirty.keys() - self._sent())
-            elif _path(two, 1) in self._dirty:
-                self._promise(call, {_path(two, 1)})
+                # Several messages' sidecars may become durable together, while others are written.
+                staged = {path for path in self._dirty if os.path.dirname(path) == self._tmp}
+                others = self._sent() | {self._envelope} | staged - {_path(two, 1)}
+                self._promise(call, self._dirty.keys() - others)
+            else:
+                needed = {_path(two, 1)} | ({self._envelope} if directory == self._new else set())
+                self._promise(call, self._dirty.keys() & needed)
             self._dirty[directory] = self._calls
         elif call.name.startswith("mkdir"):
             made = _path(one, 1) if one is not None else call.shown.split('"')[1]

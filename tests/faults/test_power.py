@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -201,14 +202,21 @@ def test_removals_in_batches_lose_nothing(disk: Disk, seeds: range) -> None:
 CLIENTS = 8
 
 
+#: Where the receiver puts the mail: into a maildir, or into a queue.
+PLACES = [pytest.param((), id="maildir"), pytest.param(("--queue",), id="queue")]
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("seeds", sizes(4, 50))
-def test_nothing_is_lost_when_the_receiver_loses_power(disk: Disk, seeds: range) -> None:
+def test_nothing_is_lost_when_the_receiver_loses_power(
+    disk: Disk, seeds: range, place: tuple[str, ...]
+) -> None:
     """A K is a promise: what it was said for is there, whole, when the machine comes up."""
     promised = 0
     for seed in seeds:
         rng = random.Random(seed)
         folder = disk.path / f"receive{seed}"
-        with _receiver(disk, folder, rng) as (process, address):
+        with _receiver(disk, folder, rng, place) as (process, address):
             with socket.create_connection(address) as client:
                 texts = _talk(client, rng, rng.randrange(1, 12))
             disk.cut()
@@ -217,17 +225,20 @@ def test_nothing_is_lost_when_the_receiver_loses_power(disk: Disk, seeds: range)
         _judge(folder, texts, seed)
         promised += len(texts)
         shutil.rmtree(folder)
-    note_figures("power-receiver", cuts=len(seeds), lost=0, promised=promised)
+    note_figures("power-receiver", place=place, cuts=len(seeds), lost=0, promised=promised)
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("seeds", sizes(6, 80))
-def test_eight_clients_lose_nothing_when_the_receiver_loses_power(disk: Disk, seeds: range) -> None:
+def test_eight_clients_lose_nothing_when_the_receiver_loses_power(
+    disk: Disk, seeds: range, place: tuple[str, ...]
+) -> None:
     """They share threads and fsyncs; each K stands for its own message all the same."""
     promised = cut_off = 0
     for seed in seeds:
         rng = random.Random(seed)
         folder = disk.path / f"eight{seed}"
-        with _receiver(disk, folder, rng) as (process, address):
+        with _receiver(disk, folder, rng, place) as (process, address):
             texts = _talk_together(address, disk, rng)
             process.kill()
         disk.remount()
@@ -236,22 +247,24 @@ def test_eight_clients_lose_nothing_when_the_receiver_loses_power(disk: Disk, se
         # What was cut off is either whole or not there: nothing else may be in new/.
         files = list((folder / "m" / "new").iterdir())
         assert all(file.read_bytes().endswith(b"\nend\n") for file in files)
-        cut_off += len(files) - len(texts)
+        stored = sum(len(_sidecar_recipients(file)) for file in files) if place else len(files)
+        cut_off += stored - len(texts)
         shutil.rmtree(folder)
-    note_figures("power-eight", cuts=len(seeds), lost=0, promised=promised, in_doubt=cut_off)
+    figures = {"cuts": len(seeds), "promised": promised, "in_doubt": cut_off}
+    note_figures("power-eight", place=place, lost=0, **figures)
 
 
 @contextlib.contextmanager
 def _receiver(
-    disk: Disk, folder: Path, rng: random.Random
+    disk: Disk, folder: Path, rng: random.Random, place: tuple[str, ...]
 ) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
-    """Run a receiver into the maildir `m` of a new folder; its process and its address."""
+    """Run a receiver into `m` of a new folder; its process and its address."""
     folder.mkdir()
     if rng.random() < 0.5:
         make_maildir(folder / "m")  # else the receiver makes it
     disk.sync()
     with subprocess.Popen(
-        [*command("qmtpmaildir"), "--listen", "127.0.0.1:0", str(folder / "m")],
+        [*command("qmtpmaildir"), "--listen", "127.0.0.1:0", *place, str(folder / "m")],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -263,11 +276,25 @@ def _receiver(
 
 def _judge(folder: Path, texts: list[tuple[bytes, bytes]], seed: int) -> None:
     """Everything that was promised is there, once."""
-    kept = [file.read_bytes() for file in (folder / "m" / "new").iterdir()]
+    kept = [(file, file.read_bytes()) for file in (folder / "m" / "new").iterdir()]
+    if (folder / "m" / "envelope").exists():
+        recipients = {file: _sidecar_recipients(file) for file, _ in kept}
+    else:
+        recipients = {file: data.split(b"\n")[1:2] for file, data in kept}
     for text, recipient in texts:
-        wanted = b"\nDelivered-To: " + recipient + b"\n"
-        copies = [data for data in kept if data.endswith(b"\n" + text) and wanted in data]
+        wanted = (recipient, b"Delivered-To: " + recipient)
+        copies = [
+            file
+            for file, data in kept
+            if data.endswith(b"\n" + text) and any(r in wanted for r in recipients[file])
+        ]
         assert len(copies) == 1, f"seed {seed}: {len(copies)} of {text[:20]!r}"
+
+
+def _sidecar_recipients(message: Path) -> list[bytes]:
+    """Return the recipients in a message's sidecar, which has to be there, and whole."""
+    sidecar = message.parent.parent / "envelope" / f"{message.name}.json"
+    return list(map(os.fsencode, json.loads(sidecar.read_text())["recipients"]))
 
 
 def _talk_together(

@@ -103,6 +103,17 @@ def calls_in(log: Iterable[str]) -> list[Call]:
     return calls
 
 
+def reachable(calls: Iterable[Call]) -> list[Call]:
+    """Return the calls that a fault can be put at: strace counts in each thread for itself.
+
+    So of those that are the nth of their name in several threads, it is the first.
+    """
+    found: dict[tuple[str, int], Call] = {}
+    for call in calls:
+        found.setdefault((call.name, call.number), call)
+    return list(found.values())
+
+
 def _trace(names: Sequence[str]) -> list[str]:
     return ["-e", f"trace={_optional(names)}"]
 

@@ -168,13 +168,13 @@ def test_time_that_the_disk_takes_is_not_the_clients(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fsync of minutes must not cost the connection."""
-    store = Storage.store
+    stage = Storage.stage
 
     def slow(storage: Storage, pieces: list[bytes]) -> object:
         world.now_s += 3 * TIMEOUT_S / 4
-        return store(storage, pieces)
+        return stage(storage, pieces)
 
-    monkeypatch.setattr(Storage, "store", slow)
+    monkeypatch.setattr(Storage, "stage", slow)
     world.give(PACKAGE * 2 + PACKAGE[:5])
     world.wait(1)
     assert not world.connection.closed
