@@ -20,6 +20,7 @@ import errno
 import os
 import socket
 import time
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -55,14 +56,14 @@ def unique_name(mark: str = "") -> bytes:
     `mark` goes behind the count.
     """
     now_ns = time.time_ns()
-    host = host_name().replace("/", "\\057").replace(":", "\\072")
     when = f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}"
-    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host}")
+    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host_in_names()}")
 
 
-def host_name() -> str:
-    """Return this machine's name, as it calls itself."""
-    return socket.gethostname()
+@cache
+def host_in_names() -> str:
+    """Return this machine's name as the names of files have it; asked for once in a run."""
+    return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
 
 
 def create(path: bytes, nofollow: bool = False) -> None:

@@ -72,8 +72,10 @@ def test_names_of_one_microsecond_differ(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_strange_host_name_makes_no_strange_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """maildir(5): / and : are written in octal."""
+    writing.host_in_names.cache_clear()
     monkeypatch.setattr("socket.gethostname", lambda: "a/b:c")
     assert writing.unique_name().endswith(b".a\\057b\\072c")
+    writing.host_in_names.cache_clear()
 
 
 def test_making_a_maildir_is_for_the_owner_only(tmp_path: Path) -> None:
