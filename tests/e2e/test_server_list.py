@@ -120,7 +120,7 @@ def test_what_is_in_doubt_is_left_and_the_rest_goes(maildir: Path, bad: Script) 
     texts = fill(maildir, 30)
     with serving(bad) as first, serving(answer_all()) as second:
         servers = f"{first.address},{second.address}"
-        result = run("--response-timeout=0.5", maildir, servers)
+        result = run("--window=5", "--response-timeout=0.5", maildir, servers)
         left = names(maildir / "new")
         assert not set(texts_of(first)) & set(texts_of(second))
         assert len(texts_of(second)) == 30 - len(left) > 0
