@@ -73,7 +73,8 @@ class WatchQueue:
     come. `clock` is seconds that only go on; `wall_clock` seconds of the epoch.
 
     `open` is false once `close` was called; then nothing is handed out any more.
-    `local_error` is why the last scan failed.
+    `local_error` is why the last scan failed. `allowance` is how many `take` may hand out, None for
+    as many as there are.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class WatchQueue:
         wake: Wakeup | None = None,
     ) -> None:
         self.open = True
+        self.allowance: int | None = None
         self.local_error: LocalError | None = None
         self._maildir = maildir
         self._include_cur = include_cur
@@ -149,7 +151,7 @@ class WatchQueue:
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
-        while self.open:
+        while self.open and self.allowance != 0:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
                 if not self._last:
@@ -163,6 +165,8 @@ class WatchQueue:
                 # Another route has it. When that lets go of it, a scan finds it as a new one.
                 del self._known[key]
                 continue
+            if self.allowance is not None:
+                self.allowance -= 1
             return entry.folder, entry.name
         return None
 

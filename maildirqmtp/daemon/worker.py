@@ -18,9 +18,11 @@ from random import random as system_random
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.queue import WatchQueue
+from maildirqmtp.daemon.route_slots import SlotsByServer
 from maildirqmtp.daemon.schedule import Backoff
+from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
-from maildirqmtp.daemon.watcher import Watch
+from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.maildir.cleanup import clean
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.daemon.reservations import MaildirLocks
+    from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.transport.endpoint import Endpoint
@@ -56,7 +59,8 @@ class Worker:
     """Forwards one route until it is told to stop.
 
     `on_publish` is called in the worker's thread when there is a new
-    `snapshot`. A maildir that cannot be opened or locked is waited for.
+    `snapshot`. `servers` and `watcher` are what all routes of the process share;
+    None makes one of its own. A maildir that cannot be opened or locked is waited for.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Worker:
         report: Report,
         locks: MaildirLocks,
         on_publish: Callable[[Snapshot], None],
+        servers: ServerSlots | None = None,
+        watcher: Watcher | None = None,
         *,
         connector: Callable[[Endpoint, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
@@ -78,6 +84,9 @@ class Worker:
         self._connector = connector
         self._clock = clock
         self._wall_clock = wall_clock
+        self._servers = ServerSlots(clock) if servers is None else servers
+        self._watcher = Watcher() if watcher is None else watcher
+        self._slots: SlotsByServer | None = None
         self._backoff = Backoff(random)
         self._try_again_at = 0.0
         self._forwarder: Forwarder | None = None
@@ -167,7 +176,7 @@ class Worker:
             maildir = stack.enter_context(Maildir(route.maildir))
             shared = stack.enter_context(self._locks.hold(maildir))
             try:
-                wake = Wakeup()
+                wake = Wakeup(for_signals=False)
             except OSError as error:
                 raise local_error("make a pipe, to watch", maildir.path, error) from error
             stack.callback(wake.close)
@@ -198,13 +207,20 @@ class Worker:
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
+            self._slots = SlotsByServer(self._servers, route.server_connections, wake)
+            stack.callback(self._slots.leave)
+
             # Watched before the first scan: what comes in between is found by the one or the other.
-            watch = Watch(maildir.new.path, queue.hint, self.report.note)
+            watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)
                 self._step(forwarder, queue)
+
+    def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
+        assert self._slots is not None
+        return self._slots.of(forwarder.servers.target.endpoint)
 
     def _no_forwarder(self) -> None:
         self._forwarder = None
@@ -246,25 +262,49 @@ class Worker:
         """Send while there is a connection; connect where there is mail; else wait."""
         now = self._clock()
         if forwarder.connected:
-            self._publish_if_due()
-            forwarder.turn(self._publish_at)
-            if not forwarder.connected:
-                self._disconnected(forwarder, queue)
-        elif not queue.open:
+            self._turn(forwarder, queue, self._slots_for(forwarder))
             return
-        elif forwarder.local_error is not None:
+        if not queue.open:
+            return
+        queue.allowance = None
+        if forwarder.local_error is not None:
+            self._slots_for(forwarder).give_back()
             self._mend(forwarder)
         elif now < self._try_again_at or not forwarder.outbox.has_next():
-            self._proven(queue)
-            self._publish_if_due()
-            until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
-            if self._publish_at is not None:
-                until = min(until, self._publish_at)
-            forwarder.rest(until)
+            self._slots_for(forwarder).give_back()
+            self._rest(forwarder, queue)
+        elif not (slots := self._slots_for(forwarder)).take():
+            forwarder.outbox.put_back()
+            self._rest(forwarder, queue)
         else:
             self._proven(queue)
             if not forwarder.connect():
-                self._disconnected(forwarder, queue)
+                self._disconnected(forwarder, queue, slots)
+
+    def _turn(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
+        """Send, as far as other routes to this server leave room."""
+        self._publish_if_due()
+        more = bool(forwarder.outbox.left)
+        may = slots.before_turn(forwarder.pool.open, more, forwarder.wants_more)
+        queue.allowance = may.allowance
+        forwarder.pool.most = may.connections
+        forwarder.idle_s = 0.0 if may.closes_idle else self.route.idle_s
+        if may.news:
+            self.report.note(may.news)
+        due = [at for at in (self._publish_at, may.look_at) if at is not None]
+        forwarder.turn(min(due, default=None))
+        if not forwarder.connected:
+            self._disconnected(forwarder, queue, slots)
+
+    def _rest(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+        """Wait for mail, for the end of a back-off, or for a slot."""
+        self._proven(queue)
+        self._publish_if_due()
+        now = self._clock()
+        until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
+        if self._publish_at is not None:
+            until = min(until, self._publish_at)
+        forwarder.rest(until)
 
     def _proven(self, queue: WatchQueue) -> None:
         if self._complaint and queue.local_error is None:
@@ -277,12 +317,14 @@ class Worker:
         if forwarder.mend():
             self.report.note("the maildir can be changed again; going on")
 
-    def _disconnected(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+    def _disconnected(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
         """There is no connection any more, or none could be made: back off where that helps."""
         # Not "later than": clocks are set back, and then the back-off would never end.
-        if forwarder.answered_s not in (0.0, self._answered_s):
+        of_use = forwarder.answered_s not in (0.0, self._answered_s)
+        if of_use:
             self._answered_s = forwarder.answered_s
             self._backoff.succeeded()
+        slots.give_back(failed=not of_use and not forwarder.stopping)
         forwarder.outbox.put_back()
         queue.look_again()
         if forwarder.may_help or forwarder.stopping:
@@ -307,6 +349,8 @@ class Worker:
             state = "stuck"
         elif forwarder.connected:
             state = "connected"
+        elif self._slots is not None and self._slots.waits:
+            state = "waiting for a slot"
         else:
             waits = self._clock() < self._try_again_at or (self._backoff.failures and len(queue))
             state = "backing off" if waits else "idle"

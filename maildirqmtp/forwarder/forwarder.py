@@ -54,6 +54,7 @@ class Forwarder:
     may be of use. `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
     from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the last answer,
     0 for none. `connecting`: a first connection is being made. `servers`: those of the route.
+    `idle_s`: for how long a connection is kept without work.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Forwarder:
         self.may_help = False
         self.answered_s = 0.0
         self.watchdog_deadline = clock() + SLACK_S
+        self.idle_s = route.idle_s
         self._route = route
         self._maildir = maildir
         self._report = report
@@ -98,7 +100,9 @@ class Forwarder:
         try:
             #: Interrupts a wait.
             self.wake = Wakeup() if wake is None else wake
-            self._selector = selectors.DefaultSelector()
+            # A daemon may have thousands: poll(2) takes no descriptor.
+            kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
+            self._selector: selectors.BaseSelector = kind()
             self._selector.register(self.wake.fd, selectors.EVENT_READ)
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
@@ -193,7 +197,13 @@ class Forwarder:
     @property
     def connected(self) -> bool:
         """True while there is a connection."""
-        return bool(self._pool.open)
+        return bool(self.pool.open)
+
+    @property
+    def wants_more(self) -> bool:
+        """True where one more connection would be of use."""
+        may = self._may_take and self.pool.may_add() and self._clock() >= self._more_at
+        return may and bool(len(self.queue))
 
     def connect(self) -> bool:
         """Open a first connection; say whether that could be done.
@@ -220,12 +230,12 @@ class Forwarder:
 
     def turn(self, until: float | None = None) -> None:
         """Fill, wait (until this time of the clock at most), write and read, settle."""
-        name = self._pool.open[0].pipeline.transport.name
+        name = self.pool.open[0].pipeline.transport.name
         try:
             self._turn(until)
         except OSError as error:
             # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
-            for connection in [*self._pool.open]:
+            for connection in [*self.pool.open]:
                 self._end(connection)
             self.may_help = False
             self.stop_reason = f"cannot wait for {name}: {error.strerror}"
@@ -256,7 +266,7 @@ class Forwarder:
 
     def _connect(self, timeout_s: float) -> Transport:
         # Interrupted, it must have nothing in flight.
-        self.connecting = not self._pool.open
+        self.connecting = not self.pool.open
         # Each of a name's addresses may take that long, and so may finding them.
         self.watchdog_deadline = self._clock() + 10 * timeout_s + SLACK_S
         try:
@@ -265,7 +275,8 @@ class Forwarder:
             self.connecting = False
 
     @property
-    def _pool(self) -> ConnectionPool[QueuedMessage]:
+    def pool(self) -> ConnectionPool[QueuedMessage]:
+        """The connections to the server that is in use."""
         return self.servers.current.pool
 
     @property
@@ -276,29 +287,28 @@ class Forwarder:
 
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
-        self._pool.add(transport, self._selector)
+        self.pool.add(transport, self._selector)
         self._settler.host = self.servers.current.endpoint.host
         self._report.connected(transport.name)
 
     def _open_more(self) -> None:
         """Use as many connections as are allowed, while more mail waits than is under way."""
-        while self._pool.windows and len(self.queue) and self._clock() >= self._more_at:
+        while len(self.pool.open) < self.pool.most and self.wants_more:
             try:
                 self._open(self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)))
             except TransportError as error:
                 # What there is goes on; the server may not want more of us.
                 self._more_at = self._clock() + MORE_AGAIN_S
-                self._report.note(f"{error}; going on with {len(self._pool.open)} connections")
+                self._report.note(f"{error}; going on with {len(self.pool.open)} connections")
 
     def _turn(self, until: float | None) -> None:
-        pool = self._pool.open
+        pool = self.pool.open
         if self._may_take:
-            if self._pool.may_add():
-                self._open_more()
-            self.outbox.fill(self._pool)
+            self._open_more()
+            self.outbox.fill(self.pool)
             if not any(connection.pipeline.packages_in_flight for connection in pool):
                 self._refill()
-                self.outbox.fill(self._pool)
+                self.outbox.fill(self.pool)
         self._end_those_over()
         for connection in pool:
             connection.watch()
@@ -315,13 +325,13 @@ class Forwarder:
         self._settler.tick()
 
     def _end_those_over(self) -> None:
-        now, idle_s = self._clock(), self._route.idle_s
+        now = self._clock()
         more_may_come = self.queue.open and self._may_take
         over = [
             connection
-            for connection in self._pool.open
+            for connection in self.pool.open
             if connection.pipeline.ended
-            or connection.is_over(now, idle_s, more_may_come=more_may_come)
+            or connection.is_over(now, self.idle_s, more_may_come=more_may_come)
         ]
         for connection in over:
             connection.pipeline.transport.hang_up()  # commands are to exit at the same time
@@ -330,7 +340,7 @@ class Forwarder:
 
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""
-        unfinished = self._pool.end(connection)
+        unfinished = self.pool.end(connection)
         self._settle(connection)
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
@@ -350,7 +360,7 @@ class Forwarder:
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
-                due.append(connection.idle_since + self._route.idle_s)
+                due.append(connection.idle_since + self.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
         wait_s = seconds_until(first, now)

@@ -32,6 +32,8 @@ RESCAN_S = 30.0
 CONNECTIONS = 1
 #: Seconds that a message in doubt at one server of several waits for that server.
 IN_DOUBT_WAIT_S = 300.0
+#: Connections to one server, of all routes of a process together.
+SERVER_CONNECTIONS = 20
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -95,6 +97,7 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    server_connections: int = SERVER_CONNECTIONS
     one_recipient: bool = False
     tls: Tls | None = None
     fallback_servers: tuple[Endpoint, ...] = ()

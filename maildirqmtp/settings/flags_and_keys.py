@@ -15,9 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
-    AddressType,
     BounceViaType,
-    HostNameType,
     LoopbackType,
     PinType,
     PortType,
@@ -26,9 +24,11 @@ from maildirqmtp.settings.mail_types import (
     WindowType,
 )
 from maildirqmtp.settings.types import (
+    AddressType,
     BytesType,
     CountType,
     DurationType,
+    HostNameType,
     ListType,
     NumberType,
     PathType,
@@ -149,6 +149,12 @@ _RESCAN = Setting(
 _IDLE_TIMEOUT = Setting(
     "idle-timeout", "idle_s", DurationType(), "close an idle connection ({default})"
 )
+_SERVER_CONNECTIONS = Setting(
+    "server-connections",
+    "server_connections",
+    CountType("N", 10_000),
+    "connections to one server, of all routes together ({default})",
+)
 
 #: What a route has besides its maildir, prefix and server, in the order of the help.
 ROUTE: tuple[Setting[Any], ...] = (
@@ -212,6 +218,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         CountType("N"),
         "connections at the same time ({default})",
     ),
+    _SERVER_CONNECTIONS,
     Setting(
         "in-doubt-wait",
         "in_doubt_wait_s",
@@ -266,7 +273,13 @@ PROCESS: tuple[Setting[Any], ...] = (
 )
 
 #: Those that only make sense for a process that stays.
-DAEMON_ONLY: tuple[Setting[Any], ...] = (_RESCAN, _IDLE_TIMEOUT, _METRICS_FILE, _METRICS_LISTEN)
+DAEMON_ONLY: tuple[Setting[Any], ...] = (
+    _RESCAN,
+    _IDLE_TIMEOUT,
+    _SERVER_CONNECTIONS,
+    _METRICS_FILE,
+    _METRICS_LISTEN,
+)
 
 
 def prefix_defaults(classic: bool) -> Values:

@@ -426,13 +426,15 @@ def test_after_fifty_minutes_no_more_is_sent(work: Make, clock: FakeClock) -> No
     """At sixty the server hangs up, and what is under way would come twice."""
 
     def server(it: FakeServer, package: Package) -> None:
-        if len(it.received) == 64:
-            clock.at(clock() + 3_001, lambda: it.respond(*[b"Kslow"] * 64))
+        if len(it.received) == count:
+            clock.at(clock() + 3_001, lambda: it.respond(*[b"Kslow"] * count))
 
+    count = 64
     one = work(server)
     assert one.run(*[b"1"] * 65) == "unable to write to network: a session's 50 minutes are over"
     assert one.all_results().count(b"Kslow\n") == 64
     assert len(one.server.received) == 64
+    count = 1
     assert work(server).run(b"1") == ""
 
 
