@@ -276,3 +276,18 @@ def test_the_one_that_answered_is_named(run: ListRun) -> None:
     ]
     (waiting,) = [line for line in text.splitlines() if line.startswith("maildirqmtp_queue_mess")]
     assert 'server="b.example.org:209"' in waiting
+
+
+def test_the_slots_are_those_of_the_server_that_mail_goes_to(run: ListRun) -> None:
+    """Routes to the second server have to know of each other; the first is left to others."""
+    run.does[A] = REFUSED
+    run.come_at(10.0, 1)
+    held: list[tuple[int, int]] = []
+
+    def look() -> None:
+        of = run.worker._servers._servers
+        held.append(tuple(sum(r.held for r in of[s].routes) for s in (A, B)))  # type: ignore[arg-type]
+
+    run.at(11.0, look)
+    run.go(20.0)
+    assert held == [(0, 1)]

@@ -18,7 +18,12 @@ from maildirqmtp.settings.command_line import parse
 from maildirqmtp.settings.config import Config, effective
 from maildirqmtp.settings.config_file import MAX_BYTES, ConfigFile
 from maildirqmtp.settings.types import quoted
-from maildirqmtp.transport.endpoint import TcpEndpoint, parse_endpoint
+from maildirqmtp.transport.endpoint import (
+    CommandEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    parse_endpoint,
+)
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -413,6 +418,12 @@ ENVELOPE_ADDRESS = st.builds(b"%b@%b".__mod__, st.tuples(LOCAL, st.just(b"exampl
 PATH = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20).map(
     lambda text: b"/" + text.encode()
 )
+FALLBACKS = [
+    TcpEndpoint("localhost", 6),
+    TcpEndpoint("127.0.0.1", 6),
+    UnixEndpoint("/run/a,b"),
+    CommandEndpoint(("ssh", "m x", "a,b")),
+]
 TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(float)
 
 
@@ -449,6 +460,8 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         connections=st.integers(1, 100),
         one_recipient=st.booleans(),
         tls=st.none(),
+        fallback_servers=st.lists(st.sampled_from(FALLBACKS), unique=True).map(tuple),
+        in_doubt_wait_s=TIME,
     ),
     st.integers(-1, 1),
 )
