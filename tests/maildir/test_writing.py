@@ -179,6 +179,20 @@ def test_a_delivery_never_replaces_a_message(tmp_path: Path, target: Maildir) ->
     assert there.read_bytes() == b"old"
 
 
+def test_a_rename_is_in_one_place_and_replaces_nothing(tmp_path: Path, target: Maildir) -> None:
+    """After a crash a file in tmp/ was never delivered; and another's message stays."""
+    there = tmp_path / "to" / "new"
+    name = writing.write_tmp(target, [b"x"])
+    writing.publish_by_rename(target, name)
+    assert names(there) == [os.fsdecode(name)]
+    assert names(tmp_path / "to" / "tmp") == []
+    name = writing.write_tmp(target, [b"new"])
+    (there / os.fsdecode(name)).write_bytes(b"old")
+    with pytest.raises(LocalError):
+        writing.publish_by_rename(target, name)
+    assert (there / os.fsdecode(name)).read_bytes() == b"old"
+
+
 # Adopting
 
 
