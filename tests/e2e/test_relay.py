@@ -184,8 +184,7 @@ def test_a_hand_off_is_no_open_relay_either(tmp_path: Path, way: str) -> None:
                 [*deliver, "--stdio", "--relay"],
                 cwd=tmp_path,
                 stdin=accepted.fileno(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=DEADLINE_S,
                 check=False,
             )
