@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
+from maildirqmtp.forwarder.answered import AnsweredMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -86,7 +87,9 @@ class Forwarder:
         self._clock = clock
         self._wall_clock = wall_clock
         state = State(maildir.root, clock, wall_clock) if state is None else state
-        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._settler = Settler(
+            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
+        )
         self._server_memory = ServerMemory(route, state)
         #: What is known of the server.
         self.capabilities = self._server_memory.capabilities
@@ -94,8 +97,9 @@ class Forwarder:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
         self._recovery = Recovery(self._settler, report, route.server)
+        self._answered = AnsweredMessages(self._settler, self._recovery, self.queue, report)
         self.outbox = Outbox(
-            maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
+            maildir, route, report, self._settler, self.queue, self._recovery.suspects
         )
         self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
@@ -228,8 +232,6 @@ class Forwarder:
         except TransportError as error:
             self.stop_reason = f"{error}; nothing has happened to the messages that are left"
             return False
-        if self.queue.open:
-            self.pool.forget()  # a daemon outlives the server's software
         try:
             self._open(transport)
         except OSError as error:
@@ -377,17 +379,8 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        done = connection.pipeline.take_done()
-        if not done:
+        if not self._answered.settle(connection.pipeline):
             return
-        for queued in done:
-            name = queued.message.name  # with --cur, settling may find it under another
-            kept = self._settler.settle(queued)
-            self._recovery.answered(name)
-            if kept is not None:
-                self.queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
-            elif self.queue.gone(name):
-                self._report.no_longer_held()
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()

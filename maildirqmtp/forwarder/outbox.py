@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
+from maildirqmtp.forwarder.small_messages import gather
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
 
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
-    `is_suspect` says which messages have to go alone, because a connection ended on them.
+    `suspects` are the names of those that have to go alone, because a connection ended on them.
     """
 
     __slots__ = (
         "_half_put_on",
-        "_is_suspect",
         "_maildir",
         "_next",
         "_proven",
@@ -43,6 +43,7 @@ class Outbox:
         "_report",
         "_route",
         "_settler",
+        "_suspects",
     )
 
     def __init__(
@@ -52,10 +53,10 @@ class Outbox:
         report: Report,
         settler: Settler,
         queue: Queue,
-        is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
+        suspects: Collection[bytes] = (),
     ) -> None:
         self._queue = queue
-        self._is_suspect = is_suspect
+        self._suspects = suspects
         self._next: QueuedMessage | None = None
         self._half_put_on: Connection[QueuedMessage] | None = None
         self._maildir = maildir
@@ -93,12 +94,14 @@ class Outbox:
         while True:
             if len(pool.open) > 1:
                 connection = pool.for_next()
+            elif self._next is None and self._may_batch():
+                self._put_small(connection)
             if not connection.pipeline.has_room():
                 return
             queued = self.next()
             if queued is None:
                 return
-            queued.alone = self._is_suspect(queued)
+            queued.alone = queued.message.name in self._suspects
             if self._half_put_on is not None:
                 connection = self._half_put_on
                 if not connection.pipeline.has_room():
@@ -109,6 +112,39 @@ class Outbox:
                 self._next = self._half_put_on = None
             else:
                 self._half_put_on = connection
+
+    def _may_batch(self) -> bool:
+        """Say whether the next messages may go without an object for each.
+
+        Not where more is to be said or done of each than that it is accepted and removed.
+        """
+        route = self._route
+        return not (
+            route.sender is not None
+            or route.recipients
+            or route.sent is not None
+            or self._report.tells_all
+            or self._maildir.has_envelopes
+            or self._suspects
+        )
+
+    def _put_small(self, connection: Connection[QueuedMessage]) -> None:
+        """Put small messages, batch by batch, up to one that is none: that is the next one."""
+        pipeline = connection.pipeline
+        while True:
+            messages, max_bytes = pipeline.room()
+            if not messages:
+                return
+            prefix, take = self._route.prefix, self._queue.take
+            batch, odd = gather(self._maildir, prefix, take, messages, max_bytes)
+            if batch is not None:
+                pipeline.put_batch(batch)
+            if odd is not None:
+                self._next = self._open(*odd)
+                if self._next is not None:
+                    return
+            elif batch is None:
+                return
 
     def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
         """Return the message that was half put on a connection which has ended, if there is one.

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+# What a message keeps when a mail reader moves, flags or numbers it.
 from maildirqmtp.maildir.names import without_uid
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Queue(Protocol):
 
     def gone(self, name: bytes) -> bool:
         """A message is done; say whether it had been held in this run."""
+        ...
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """These messages are done; say how many of them had been held in this run."""
         ...
 
     def vanished(self, name: bytes) -> bool:
@@ -155,11 +160,15 @@ class BatchQueue:
 
     def gone(self, name: bytes) -> bool:
         """See `Queue`."""
-        return bool(self._held) and self._held.pop(_key(name), None) is not None
+        return bool(self._held) and self._held.pop(without_uid(name), None) is not None
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """See `Queue`."""
+        return sum(map(self.gone, names)) if self._held else 0
 
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
-        key = _key(name)
+        key = without_uid(name)
         # A file system may list what it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
@@ -170,7 +179,7 @@ class BatchQueue:
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
     ) -> bool:
         """See `Queue`. The next run tries again."""
-        key = _key(name)
+        key = without_uid(name)
         before = self._held.get(key)
         if at_next_scan and before is None:
             self._held[key] = reason
@@ -181,8 +190,3 @@ class BatchQueue:
     def next_deadline(self) -> None:
         """See `Queue`."""
         return
-
-
-def _key(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves, flags or numbers it."""
-    return without_uid(name)

@@ -166,13 +166,15 @@ def replace(
     tmp: Folder | None = None,
     mode: int = 0o600,
     durable: bool = True,
+    sync_folder: bool = True,
 ) -> None:
     """Replace a file, or make it: readers find all of the old one or all of the new one.
 
     Written in `tmp` (a maildir's, which is cleaned; else in `folder` itself)
     under a name that nobody can foresee, then renamed. `mode` counts whatever
-    the umask. `durable` also survives a power cut. Raises `LocalError`, and
-    leaves nothing.
+    the umask. `durable` also survives a power cut; without `sync_folder` only once
+    the caller has synced `folder`, for several files at once. Raises `LocalError`,
+    and leaves nothing.
     """
     made_in = folder if tmp is None else tmp
     tmp_name = b".%b.%b" % (name.lstrip(b".")[:200], os.urandom(8).hex().encode())
@@ -191,7 +193,7 @@ def replace(
             os.close(fd)
     except OSError as error:
         raise local_error("write", folder.join(name), error) from error
-    if durable:
+    if durable and sync_folder:
         folder.sync()
 
 

@@ -25,7 +25,7 @@ from maildirqmtp.maildir import files, names
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -96,12 +96,13 @@ class State:
                 self._change()
             return since_s
 
-    def forget(self, name: bytes) -> None:
-        """Forget a message that is done."""
+    def forget(self, message_names: Iterable[bytes]) -> None:
+        """Forget messages that are done."""
         if self._first_deferred:
             with self._lock:
-                if self._first_deferred.pop(_key(name), None) is not None:
-                    self._change()
+                for name in message_names:
+                    if self._first_deferred.pop(_key(name), None) is not None:
+                        self._change()
 
     # Servers
 

@@ -93,6 +93,32 @@ class OutgoingMessage:
 MessageT = TypeVar("MessageT", bound=OutgoingMessage)
 
 
+class PackageBatch(Generic[MessageT]):
+    """Packages to one recipient each, put as one piece: `data`.
+
+    Those from `next` on are unanswered. `sizes` are their lengths in bytes; `ends`, once
+    they are put, the offsets in the connection's stream of the byte after each. What is
+    simply accepted never becomes an object of its own; anything else does by `expand`.
+    """
+
+    __slots__ = ("data", "ends", "next", "sizes")
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self.data = data
+        self.sizes = sizes
+        self.ends: list[int] = []
+        self.next = 0
+
+    @property
+    def end(self) -> int:
+        """The offset in the stream of the byte after the oldest package that is unanswered."""
+        return self.ends[self.next]
+
+    def expand(self, index: int) -> MessageT:
+        """Return one of its messages as an object; its text is dropped."""
+        raise NotImplementedError
+
+
 class PackageInFlight(Generic[MessageT]):
     """A package in flight, to the recipients `first` to `stop` of a message.
 

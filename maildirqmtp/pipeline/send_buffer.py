@@ -81,6 +81,18 @@ class SendBuffer(Generic[MessageT]):
         """Say whether `put` may be called."""
         return self._stream is None and len(self._gathered) < GATHER_BYTES
 
+    @property
+    def room(self) -> int:
+        """Bytes that `put_gathered` is to be given at most."""
+        return GATHER_BYTES - len(self._gathered)
+
+    def put_gathered(self, data: bytes) -> None:
+        """Take whole packages; only where there is `room`."""
+        if not self._gathered:
+            self.progress_at = self._clock()
+        self._gathered += data
+        self.queued += len(data)
+
     def put(self, message: MessageT, head: bytes, tail: bytes) -> int:
         """Take a package: `head`, the message's text, `tail`; return its length in bytes."""
         gathered = self._gathered
