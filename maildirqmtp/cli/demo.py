@@ -1,132 +1,253 @@
-"""`maildirqmtp --demo`: a whole run, on a maildir and a server made for it.
+"""`maildirqmtp --demo`: the whole way of a few messages, from a program to mailboxes.
 
-Everything is in a temporary directory and on loopback, and is gone afterwards.
+    qmtp-sendmail -> qmtpmaildir --queue -> maildirqmtp -> qmtpmaildir --deliver -> an LMTP server
+
+In one process, each part by what its program calls once its command line is read: no
+configuration of this machine has a say. The sockets are in a temporary directory, and
+on loopback; all is gone afterwards.
 """
 
+import contextlib
 import io
 import json
 import os
-import sys
+import re
+import signal
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from maildirqmtp.cli.demo_lmtp import LmtpServer
+from maildirqmtp.cli.output import complain
+from maildirqmtp.errors import LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import writing
-from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.mail.sidecar import Sidecar, decode
+from maildirqmtp.receiver.handoff.destination import HandOff
+from maildirqmtp.receiver.handoff.how import SmtpAddress
+from maildirqmtp.receiver.handoff.next_server import NextServer
 from maildirqmtp.receiver.policy import Policy
+from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import Server
+from maildirqmtp.settings.submission import Submission
+from maildirqmtp.submission.message_input import Input
+from maildirqmtp.submission.sendmail import Request, send
 from maildirqmtp.transport.endpoint import TcpEndpoint
+from maildirqmtp.transport.signals import signal_handlers
+
+#: Seconds after which the demo gives up. It takes one.
+DEADLINE_S = 60.0
+# Seconds for a server to end, once what it waits for has gone.
+_STOP_S = 15.0
+# A Unix socket's path has at most 107 bytes (unix(7)), and 40 of them are our names.
+_MAX_TEMPORARY = 60
+_RECEIVED = re.compile(rb"(?:Received: [^\n]*\n(?:[ \t][^\n]*\n)*){2}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A message of the demo: `about` is for the reader, `outcome` what should become of it."""
+class _OutOfTime(BaseException):
+    """Raised wherever the demo is; not an `Exception`, so that nothing takes it for its own."""
+
+
+class _Sample(NamedTuple):
+    """A message of the demo. `outcomes` is what should become of each recipient."""
 
     name: str
     about: str
-    top: bytes
+    sender: bytes
     text: bytes
-    outcome: str
+    outcomes: dict[bytes, str]
 
 
-def _sample(
-    number: int,
-    about: str,
-    sender: bytes,
-    recipient: bytes,
-    text: bytes,
-    outcome: str = "accepted",
-) -> _Sample:
-    top = b"Return-Path: <%b>\nDelivered-To: %b\n" % (sender, recipient)
-    return _Sample(f"{1_700_000_000 + number}.demo{number}", about, top, text, outcome)
+def _sample(name: str, about: str, sender: bytes, body: bytes, outcomes: dict[str, str]) -> _Sample:
+    head = (
+        f"From: Ann <ann@example.org>\nTo: {', '.join(outcomes)}\nSubject: {name}\n"
+        f"Date: Thu, 1 Jan 2026 12:00:00 +0000\nMessage-ID: <{name}@example.org>\n\n"
+    ).encode()
+    raw = {recipient.encode(): outcome for recipient, outcome in outcomes.items()}
+    return _Sample(name, about, sender, head + body, raw)
 
 
 def _samples() -> list[_Sample]:
-    me, head = b"ann@example.org", b"From: Ann\nSubject: demo\n\n"
-    full, elsewhere = b"full@example.net", b"eve@elsewhere.example"
-    everything = bytes(range(256)) * 16
+    me, bob = b"ann@example.org", "bob@example.net"
+    four = {
+        bob: "accepted",
+        "carol@example.net": "accepted",
+        "full@example.net": "deferred: 452 4.2.2 mailbox full",
+        "nobody@example.net": "failed: 550 5.1.1 no such mailbox",
+    }
+    odd = b".\n..dots\n" + bytes(range(0x80, 0x100)) + b"\n" + b"long" * 1_000 + b"\n"
+    large = (b"3 MB " * 15 + b"\n") * 40_000
     return [
-        _sample(1, "a plain message", me, b"bob@example.net", head + b"Hello Bob.\n"),
-        _sample(2, "a bounce, from the null sender", b"", b"bob@example.net", head + b"Sorry.\n"),
-        _sample(3, "every byte there is", me, b"carol@example.net", head + everything),
-        _sample(4, "3 MB, sent from the file", me, b"dave@example.net", head + b"big\n" * 750_000),
-        _sample(5, "to a mailbox that is full", me, full, head + b"Later.\n", "deferred"),
-        _sample(6, "to a domain not served", me, elsewhere, head + b"Never.\n", "failed"),
-        _Sample("1700000007.demo7", "without an envelope", b"", head + b"To whom?\n", "held"),
+        _sample("letter", "dots, 8-bit bytes, a long line", me, odd, four),
+        _sample("bounce", "from the null sender", b"", b"Sorry.\n", {bob: "accepted"}),
+        _sample("large", "3 MB, sent from its file", me, large, {"dave@example.net": "accepted"}),
     ]
 
 
-def _refuse(recipient: bytes) -> Response | None:
-    if recipient.startswith(b"full@"):
-        return Response(Status.DEFERRED, b"452 mailbox full (#4.2.2)")
-    if not recipient.endswith(b"@example.net"):
-        return Response(Status.FAILED, b"553 that domain is not served here (#5.7.1)")
-    return None
+def _refuse(recipient: bytes) -> bytes | None:
+    """Answer as the demo's mail server does."""
+    return {
+        b"full@example.net": b"452 4.2.2 mailbox full",
+        b"nobody@example.net": b"550 5.1.1 no such mailbox",
+    }.get(recipient)
 
 
 def run() -> int:
-    """Run the demo; return the exit code: 0 where everything went as it should."""
-    samples = _samples()
-    with tempfile.TemporaryDirectory(prefix="maildirqmtp-demo-") as place:
-        here, there = Path(place, "Maildir"), Path(place, "Server")
-        writing.create(os.fsencode(here))
-        for sample in samples:
-            (here / "new" / sample.name).write_bytes(sample.top + sample.text)
-        print(f"A maildir with {len(samples)} messages, and a QMTP server on loopback:\n")
-        with Server(there, listen=("127.0.0.1", 0), policy=Policy(refuse=_refuse)) as server:
-            assert server.address is not None
-            host, port = server.address
-            print(f"  $ maildirqmtp {here} {host}:{port}")
-            thread = threading.Thread(target=server.serve)
-            thread.start()
-            try:
-                events, log = _forward(here, TcpEndpoint(host, port))
-            finally:
-                server.stop()
-                thread.join()
-        print("".join(f"  {line}\n" for line in log.splitlines()))
-        good = [_tell(sample, events, here, there) for sample in samples]
-    print(
-        "Messages that were accepted are gone from the maildir. The one that was deferred is\n"
-        "tried again by the next run; the one that failed waits in .Failed, with the reason.\n"
-        "Everything the demo made has been removed."
-    )
-    if not all(good):
-        print("maildirqmtp: the demo did not go as it should", file=sys.stderr)
+    """Run the demo; return the exit code: 0 where everything went as it should.
+
+    In the main thread only, for signals bound its time.
+    """
+    root = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _MAX_TEMPORARY else None
+    try:
+        with (
+            _deadline(DEADLINE_S),
+            tempfile.TemporaryDirectory(prefix="maildirqmtp-demo-", dir=root) as place,
+        ):
+            good = _whole_way(Path(place))
+    except _OutOfTime:
+        complain("maildirqmtp", f"the demo gave up after {DEADLINE_S:g} s")
         return EXIT_TEMPORARY
+    except QMTPError as error:
+        complain("maildirqmtp", str(error))
+        good = False
+    if not good:
+        complain("maildirqmtp", "the demo did not go as it should")
+        return EXIT_TEMPORARY
+    print(
+        "Accepted: in the mailbox, once, byte for byte. Deferred: waits in the queue for\n"
+        "the next run. Failed: in queue/.Failed, the reason beside it. Everything that\n"
+        "the demo made has been removed."
+    )
     return EXIT_OK
 
 
-def _forward(maildir: Path, server: TcpEndpoint) -> tuple[list[dict[str, str]], str]:
-    """Forward, and return the events by message and the log."""
-    data, log = io.StringIO(), io.StringIO()
-    flush(Route(os.fsencode(maildir), server), Report(log, data))
-    return [json.loads(line) for line in data.getvalue().splitlines()], log.getvalue()
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise `_OutOfTime` in here after so many seconds."""
+
+    def out_of_time(*_: object) -> None:
+        raise _OutOfTime
+
+    with signal_handlers((signal.SIGALRM,), out_of_time):
+        earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *earlier)
 
 
-def _tell(sample: _Sample, events: list[dict[str, str]], here: Path, there: Path) -> bool:
-    """Print what became of a message and where it is; say whether it really is there."""
-    event = next((e for e in events if e.get("message") == sample.name), {})
-    outcome = event.get("event", "lost")
-    print(f"{sample.about}\n    {event.get('recipient', '(nobody)')}: {outcome}", end="")
-    print(f", {event.get('text') or event.get('reason')}")
-    if outcome == "accepted":
-        # The server puts Return-Path, Delivered-To and Received on top again.
-        delivered = sample.top + b"Received: "
+def _whole_way(place: Path) -> bool:
+    """Send the samples and tell what has become of them; say whether that is what should."""
+    queue, socket, lmtp_path = place / "queue", place / "submit.sock", place / "lmtp.sock"
+    next_server = NextServer(SmtpAddress(lmtp=True, path=str(lmtp_path)), "localhost")
+    samples, relay = _samples(), Policy(relays=True)
+    # The LMTP server ends first, so that nothing waits for it in the end.
+    with (
+        _serving(Server(HandOff(next_server), listen=("127.0.0.1", 0), policy=relay)) as far,
+        _serving(Server(QueueDestination(bytes(queue)), listen=bytes(socket), policy=relay)),
+        LmtpServer(lmtp_path, _refuse) as lmtp,
+    ):
+        assert far.address is not None
+        host, port = far.address
+        print(f"In {place}, from a program to mailboxes:\n")
+        print("  $ qmtpmaildir --queue queue --listen unix:submit.sock &")
+        print(f"  $ qmtpmaildir --deliver lmtp:unix:lmtp.sock --listen {host}:{port} &")
+        for sample in samples:
+            _submit(sample, place, socket)
+        print(f"  $ maildirqmtp queue {host}:{port}")
+        report = Report(log := io.StringIO(), events := io.StringIO())
+        code = flush(Route(bytes(queue), TcpEndpoint(host, port)), report)
+        count = report.counters
+        print(f"  {count.accepted} accepted, {count.deferred} deferred, {count.failed} failed\n")
+        told = [json.loads(line) for line in events.getvalue().splitlines()]
+        good = [_tell(sample, queue, lmtp, told) for sample in samples]
+    if all(good) and code == EXIT_TEMPORARY:
+        return True
+    complain("maildirqmtp", f"exit code {code}, and this log:\n{log.getvalue()}")
+    return False
+
+
+@contextlib.contextmanager
+def _serving(server: Server) -> Iterator[Server]:
+    """Run a server in a thread."""
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join(_STOP_S)
+        server.close()
+
+
+def _submit(sample: _Sample, place: Path, socket: Path) -> None:
+    """Send a message as qmtp-sendmail does. Raises `QMTPError`, where it was not taken too."""
+    (place / sample.name).write_bytes(sample.text)
+    sender = sample.sender.decode() or "''"
+    print(f"  $ qmtp-sendmail -t -i -f {sender} < {sample.name}")
+    request = Request(sender=sample.sender, from_header=True, dot_ends=False)
+    tell = partial(complain, "qmtp-sendmail")
+    with (place / sample.name).open("rb") as text:
+        code = send(request, Submission(socket=bytes(socket)), Input(text.fileno()), tell)
+    if code != EXIT_OK:
+        raise LocalError(f"{sample.name} was not taken: exit code {code}")
+
+
+def _tell(sample: _Sample, queue: Path, lmtp: LmtpServer, events: list[dict[str, str]]) -> bool:
+    """Print what has become of a message, by where it is; say whether it is what should."""
+    print(f"{sample.name}: {sample.about}")
+    reached = {}
+    for recipient in sample.outcomes:
         found = [
-            path
-            for path in (there / "new").iterdir()
-            if (content := path.read_bytes()).startswith(delivered)
-            and content.endswith(sample.text)
+            *_in_mailboxes(sample, recipient, lmtp),
+            *_in_queue(sample, recipient, queue, events),
+            *_in_failed(sample, recipient, queue / ".Failed"),
         ]
-        gone = not (here / "new" / sample.name).exists()
-        print(f"    now in {found[0] if found else 'no place at all'}\n")
-        return outcome == sample.outcome and len(found) == 1 and gone
-    place = here / (".Failed/new" if outcome == "failed" else "new") / sample.name
-    print(f"    now in {place}\n")
-    return outcome == sample.outcome and place.read_bytes() == sample.top + sample.text
+        reached[recipient] = " and ".join(found) or "lost"
+        print(f"  {recipient.decode():<20}{reached[recipient]}")
+    return reached == sample.outcomes
+
+
+def _in_mailboxes(sample: _Sample, recipient: bytes, lmtp: LmtpServer) -> Iterator[str]:
+    """Yield an outcome for each time that the message is in the recipient's mailbox."""
+    for sender, owner, text in lmtp.mailboxes:
+        if owner == recipient and b"\nSubject: %b\n" % sample.name.encode() in text:
+            # Each of the two servers that it came through has put a Received line on top.
+            top = _RECEIVED.match(text)
+            same = top is not None and text[top.end() :] == sample.text and sender == sample.sender
+            yield "accepted" if same else "accepted, but changed"
+
+
+def _in_queue(
+    sample: _Sample, recipient: bytes, queue: Path, events: list[dict[str, str]]
+) -> Iterator[str]:
+    """Yield an outcome for each time that the message waits for another attempt."""
+    for name, content in _sidecars(sample, queue):
+        if recipient in content.recipients:
+            why = [e["text"] for e in events if _is_about(e, name, recipient)]
+            yield f"deferred: {' and '.join(why)}"
+
+
+def _is_about(event: dict[str, str], name: str, recipient: bytes) -> bool:
+    return (event.get("message"), event.get("recipient")) == (name, recipient.decode())
+
+
+def _in_failed(sample: _Sample, recipient: bytes, maildir: Path) -> Iterator[str]:
+    """Yield an outcome for each time that the message is in the failed maildir."""
+    for _, content in _sidecars(sample, maildir):
+        for failure in content.failures:
+            if failure.recipient == recipient:
+                yield f"failed: {failure.response[1:]}"
+
+
+def _sidecars(sample: _Sample, maildir: Path) -> Iterator[tuple[str, Sidecar]]:
+    """Yield the name and the envelope of each message in a maildir that is this one."""
+    for path in sorted(maildir.glob("new/*")):
+        content = decode((maildir / "envelope" / f"{path.name}.json").read_bytes())
+        if content.sender == sample.sender and path.read_bytes().endswith(sample.text):
+            yield path.name, content

@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
     add("--sysexits", action="store_true", help="with --enqueue, exit codes of sysexits(3)")
-    add("--demo", action="store_true", help="show a whole run on messages made up for it")
+    add("--demo", action="store_true", help="show the whole way of messages made up for it")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
     return parser
 
