@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,10 +62,26 @@ class Exim:
         listening(2525, "127.0.0.1")
 
     def stop(self) -> None:
-        """End the daemon, and the processes that serve connections."""
+        """End the daemon, and the processes that serve connections.
+
+        Not those that deliver: Exim itself delivers again what they had begun. They
+        run its program anew, with other arguments, and share only the process group.
+        """
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGTERM)
+        daemon = self._process.pid
+        served_by = command_line(daemon)
+        self._process.terminate()
         self._process.wait(60)
+        for path in Path("/proc").glob("[0-9]*"):
+            pid = int(path.name)
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+                if os.getpgid(pid) == daemon and command_line(pid) == served_by:
+                    os.kill(pid, signal.SIGTERM)
+
+
+def command_line(pid: int) -> bytes:
+    """Return the words that a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def main() -> None:
