@@ -16,6 +16,7 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.maildir.files import Folder, Message, identity_of
 from maildirqmtp.maildir.maildir import TOP_BYTES
 from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
+from maildirqmtp.transport.addresses import Address
 from tests.helpers import Package
 
 
@@ -117,6 +118,9 @@ class FakeTransport:
         self.sent = bytearray()
         self.sends = 0
         self.closed = self.useless = False
+        self.address: Address | None = None
+        self.addresses = 1
+        self.bytes_unread = 0
 
     def _room(self, wanted: int) -> int:
         self.sends += 1

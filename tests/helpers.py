@@ -356,6 +356,18 @@ def closed_port() -> int:
             return port
 
 
+@contextlib.contextmanager
+def blackhole(host: str = "127.0.0.1") -> Iterator[int]:
+    """Yield a port that drops what comes, as a dead host does: its listener's backlog is full."""
+    with socket.create_server((host, 0), backlog=0) as listener, contextlib.ExitStack() as stack:
+        port: int = listener.getsockname()[1]
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+        yield port
+
+
 # mailfront, from Debian
 
 

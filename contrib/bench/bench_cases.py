@@ -348,6 +348,33 @@ def watch_sent(setting: Setting) -> Result:
     return watch(setting, "watch-sent", sent=True)
 
 
+def routes(setting: Setting, name: str, count: int) -> Result:
+    """So many routes in one process: the worst of its figures against its limit."""
+    import bench_routes
+
+    found, fresh = bench_routes.measure(
+        setting.forwarder,
+        setting.env,
+        setting.memory(),
+        count,
+        setting.log,
+        setting.size(65, 1),
+    )
+    notes = [f"{what} {value:.2f} {unit} (<= {most:g})" for what, unit, value, most in found]
+    figure = max(value / most for _, _, value, most in found)
+    return Result(name, "s", fresh, fresh, figure, "x", 1.0, notes=notes)
+
+
+def routes_thousand(setting: Setting) -> Result:
+    """1,000 routes with ten messages each."""
+    return routes(setting, "routes", setting.size(1_000, 20))
+
+
+def routes_many(setting: Setting) -> Result:
+    """5,000 routes with ten messages each."""
+    return routes(setting, "routes-5000", setting.size(5_000, 40))
+
+
 def warm_up(setting: Setting) -> None:
     """One run that is not measured, so that byte code is compiled and caches are filled."""
     if setting.tools.sink is not None:
@@ -364,5 +391,7 @@ CASES: dict[str, Callable[[Setting], Result]] = {
     "deferred": deferred,
     "watch": watch_plain,
     "watch-sent": watch_sent,
+    "routes": routes_thousand,
+    "routes-5000": routes_many,
     "startup": startup,
 }

@@ -97,12 +97,18 @@ def delays(
     return ours[5:], by_hand[5:]
 
 
-def _one(maildir: Path, receiver: Receiver, number: int) -> float:
-    name = f"{int(time.time())}.M{number + 5:06d}.bench"
+def deliver(maildir: Path, number: int) -> float:
+    """Put a message into new/; return when it was there."""
+    name = f"{int(time.time())}.M{number:06d}.bench"
     top = trace_lines(0)
     (maildir / "tmp" / name).write_bytes(top + text(MESSAGE_BYTES - len(top), 0))
     began = time.perf_counter()
     os.rename(maildir / "tmp" / name, maildir / "new" / name)
+    return began
+
+
+def _one(maildir: Path, receiver: Receiver, number: int) -> float:
+    began = deliver(maildir, number + 5)
     delay_s = receiver.wait() - began
     wait_for_empty(maildir / "new")
     return delay_s

@@ -119,8 +119,8 @@ def _destination(
     if options.deliver is not None:
         return hand_off(options, complain)
     if options.queue is not None:
-        return QueueDestination(os.fsencode(options.queue), quota)
-    return MaildirDestination(os.fsencode(options.dir), policy.max_size)
+        return QueueDestination(os.fsencode(options.queue), quota, renames=options.once is not None)
+    return MaildirDestination(os.fsencode(options.dir), policy.max_size, options.once is not None)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,13 +56,14 @@ _GAUGES: tuple[tuple[str, str, Callable[[Snapshot], float]], ...] = (
 
 def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
     """Return the metrics of these routes."""
-    routes = [(_labels(snapshot), snapshot) for snapshot in snapshots]
+    routes = [(_labels(snapshot, snapshot.answering), snapshot) for snapshot in snapshots]
+    counted = [one for _, snapshot in routes for one in _counters(snapshot)]
     found: list[Metric] = [
         (
             f"maildirqmtp_{name}_total",
             about,
             "counter",
-            [(labels, float(s.counters[name])) for labels, s in routes],
+            [(labels, float(counters.get(name, 0))) for labels, counters in counted],
         )
         for name, about in _COUNTERS
     ]
@@ -73,12 +74,20 @@ def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
     return found
 
 
-def _labels(snapshot: Snapshot) -> dict[str, str]:
+def _counters(snapshot: Snapshot) -> list[tuple[dict[str, str], dict[str, int]]]:
+    """Return the counters of a route, of each server where it has several."""
+    servers = [str(server) for server in snapshot.route.servers]
+    if len(servers) == 1:
+        return [(_labels(snapshot, servers[0]), snapshot.counters)]
+    return [(_labels(snapshot, name), snapshot.by_server.get(name, {})) for name in servers]
+
+
+def _labels(snapshot: Snapshot, server: str) -> dict[str, str]:
     route = snapshot.route
     return {
         "maildir": route.maildir.decode("utf-8", "replace"),
         "prefix": route.prefix.decode("utf-8", "replace"),
-        "server": str(route.server),
+        "server": server,
     }
 
 

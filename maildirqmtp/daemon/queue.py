@@ -15,10 +15,10 @@ same time may do that).
 from __future__ import annotations
 
 from collections import deque
-from heapq import heapify, heappop, heappush
-from itertools import count
+from sys import intern
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.due import DueTimes
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import names
@@ -43,12 +43,13 @@ class QueueEntry:
     """What is known of a message: since when it is there, when it is tried again, and why.
 
     `due` is the queue's clock, None while the message is fresh or out. `ours`
-    is false for what is no message of this route. `birth_s` is seconds of the epoch.
+    is false for what is no message of this route. `birth_s` is seconds of the epoch, `seen_in` the
+    number of the last scan that has seen it.
     """
 
-    __slots__ = ("birth_s", "due", "folder", "name", "ours", "reason", "tries")
+    __slots__ = ("birth_s", "due", "folder", "name", "ours", "reason", "seen_in", "tries")
 
-    def __init__(self, folder: Folder, name: bytes, birth_s: float) -> None:
+    def __init__(self, folder: Folder, name: bytes, birth_s: float, seen_in: int) -> None:
         self.folder = folder
         self.name = name
         self.birth_s = birth_s
@@ -56,6 +57,7 @@ class QueueEntry:
         self.tries = 0
         self.reason = ""
         self.ours = True
+        self.seen_in = seen_in
 
 
 def _base(name: bytes) -> bytes:
@@ -101,9 +103,8 @@ class WatchQueue:
         self._fresh: deque[bytes] = deque()
         self._hints: deque[bytes] = deque()
         self._last: deque[bytes] = deque()
-        self._heap: list[tuple[float, int, bytes]] = []
-        self._order = count()
-        self._missed: set[bytes] = set()
+        self._due = DueTimes(self._due_of)
+        self._scans = 0
         self._sought: set[bytes] = set()
         self._look = True
         self._rescan_at = self._not_before = clock()
@@ -135,10 +136,7 @@ class WatchQueue:
         for entry in self._known.values():
             if entry.due is not None:
                 entry.due = now
-        self._heap = [
-            (now, next(self._order), key) for key, e in self._known.items() if e.due is not None
-        ]
-        heapify(self._heap)
+        self._due.reset((key for key, e in self._known.items() if e.due is not None), now)
         self._look = True
 
     # Handing out
@@ -159,7 +157,7 @@ class WatchQueue:
                 key = self._last.popleft()
             entry = self._known[key]
             if entry.due is not None:
-                heappop(self._heap)
+                self._due.pop()
                 entry.due = None
             if self._reservations is not None and not self._reservations.take(key, self):
                 # Another route has it. When that lets go of it, a scan finds it as a new one.
@@ -171,15 +169,11 @@ class WatchQueue:
         return None
 
     def _next_due(self) -> bytes | None:
-        heap = self._heap
-        while heap:
-            due, _, key = heap[0]
-            entry = self._known.get(key)
-            if entry is None or entry.due != due:
-                heappop(heap)  # what has been taken, forgotten or moved since
-            else:
-                return key if due <= self._clock() else None
-        return None
+        return self._due.first(self._clock())
+
+    def _due_of(self, key: bytes) -> float | None:
+        entry = self._known.get(key)
+        return None if entry is None else entry.due
 
     def refill(self) -> int:
         """See `forwarder.queue.Queue`. The worker scans, in its own time."""
@@ -198,7 +192,9 @@ class WatchQueue:
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
         key = _base(name)
-        entry = self._known.setdefault(key, QueueEntry(folder, name, self._wall_clock()))
+        entry = self._known.setdefault(
+            key, QueueEntry(folder, name, self._wall_clock(), self._scans)
+        )
         entry.folder, entry.name = folder, name
         self._release(key)
         return key
@@ -208,7 +204,7 @@ class WatchQueue:
         for folder, name in candidates:
             key = _base(name)
             if key not in self._known:
-                self._known[key] = QueueEntry(folder, name, self._wall_clock())
+                self._known[key] = QueueEntry(folder, name, self._wall_clock(), self._scans)
                 self._fresh.append(key)
 
     def rotate(self) -> None:
@@ -251,7 +247,8 @@ class WatchQueue:
             return True
         if birth_s is not None:
             entry.birth_s = birth_s
-        reason = reason[:_REASON_MAX]
+        # A server says the same of a million messages.
+        reason = intern(reason[:_REASON_MAX])
         is_ours = bool(reason)
         is_news = reason != entry.reason or is_ours != entry.ours
         entry.reason = reason
@@ -262,9 +259,24 @@ class WatchQueue:
         self._wait_until(entry, key, now + wait_s)
         return is_news
 
+    def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
+        """See `forwarder.queue.Queue`."""
+        folder, name = candidate
+        key = self._return(folder, name)
+        entry = self._known[key]
+        entry.reason = reason[:_REASON_MAX]
+        self._wait_until(entry, key, until)
+
+    def hurry(self, names: Iterable[bytes]) -> None:
+        """See `forwarder.queue.Queue`."""
+        for name in names:
+            entry = self._known.get(_base(name))
+            if entry is not None and entry.due is not None:
+                self._wait_until(entry, _base(name), self._clock())
+
     def _wait_until(self, entry: QueueEntry, key: bytes, due: float) -> None:
         entry.due = due
-        heappush(self._heap, (due, next(self._order), key))
+        self._due.add(key, due)
 
     # The scan
 
@@ -278,8 +290,8 @@ class WatchQueue:
         if not self.open:
             return None
         at = self._not_before if self._look else self._rescan_at
-        if self._next_due() is None and self._heap:
-            at = min(at, self._heap[0][0])
+        if self._next_due() is None and (due := self._due.next_at()) is not None:
+            at = min(at, due)
         return at
 
     def scan(self) -> None:
@@ -291,23 +303,24 @@ class WatchQueue:
         if began >= self._rescan_at:
             self._sought.clear()
         self._rescan_at = began + self._rescan_s
-        seen: set[bytes] = set()
+        number = self._scans + 1
         try:
-            found = self._maildir.scan(self._include_cur, lambda names: self._news(names, seen))
+            found = self._maildir.scan(self._include_cur, lambda names: self._news(names, number))
         except LocalError as error:
             self.local_error = error
             return
         self.local_error = None
+        self._scans = number
         now_s = self._wall_clock()
         for folder, name in found:
             key = _base(name)
             entry = self._known.get(key)
             if entry is None:
-                self._known[key] = QueueEntry(folder, name, _birth_s(name, now_s))
+                self._known[key] = QueueEntry(folder, name, _birth_s(name, now_s), self._scans)
                 self._fresh.append(key)
             elif entry.name != name or entry.folder is not folder:
                 self._move(entry, key, folder, name)
-        self._forget_missing(seen)
+        self._forget_missing()
         self._not_before = began + (self._clock() - began) / _SCAN_SHARE
 
     def take_hints(self) -> None:
@@ -326,18 +339,22 @@ class WatchQueue:
             name = self._hints.popleft()
             key = _base(name)
             if not name.startswith(b".") and key not in self._known:
-                self._known[key] = QueueEntry(self._maildir.new, name, _birth_s(name, now_s))
+                self._known[key] = QueueEntry(
+                    self._maildir.new, name, _birth_s(name, now_s), self._scans
+                )
                 self._fresh.append(key)
 
-    def _news(self, names: Iterator[bytes], seen: set[bytes]) -> Iterable[bytes]:
+    def _news(self, names: Iterator[bytes], number: int) -> Iterable[bytes]:
         """Return what is new, or has been moved or flagged by a mail reader."""
         known = self._known
         news = []
         for name in names:
-            key = _base(name)
-            seen.add(key)
-            entry = known.get(key)
-            if entry is None or entry.name != name:
+            entry = known.get(_base(name))
+            if entry is None:
+                news.append(name)
+                continue
+            entry.seen_in = number
+            if entry.name != name:
                 news.append(name)
         return news
 
@@ -347,13 +364,12 @@ class WatchQueue:
         if not entry.ours and entry.due is not None:
             self._wait_until(entry, key, self._clock())
 
-    def _forget_missing(self, seen: set[bytes]) -> None:
+    def _forget_missing(self) -> None:
         """Forget those that wait and were neither in this scan nor in the one before."""
-        missing = self._known.keys() - seen
-        for key in missing & self._missed:
-            if self._known[key].due is not None:
-                del self._known[key]
-        self._missed = missing
+        before, known = self._scans - 1, self._known
+        gone = [key for key, e in known.items() if e.seen_in < before and e.due is not None]
+        for key in gone:
+            del known[key]
 
     # To be shown
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class _Server:
         self.lock = threading.Lock()
         self.clock = clock
         self.routes: set[RouteSlots] = set()
+        #: Those of the routes that have a slot: a few, where there may be thousands.
+        self.holders: set[RouteSlots] = set()
+        self._limits = Counter[int]()
         self.line: deque[RouteSlots] = deque()
         self.room: int | None = None
         self.first_answer_s = 0.0
@@ -84,11 +87,29 @@ class _Server:
 
     # Slots
 
+    def come(self, route: RouteSlots) -> None:
+        """Have one more route."""
+        self.routes.add(route)
+        self._limits[route.limit] += 1
+
+    def leave(self, route: RouteSlots) -> None:
+        """Have one route less."""
+        self.routes.discard(route)
+        self._limits[route.limit] -= 1
+        self._limits += Counter()  # drops what is 0
+
+    def hold(self, route: RouteSlots, slots: int) -> None:
+        """Have a route hold so many slots."""
+        route.held = slots
+        if slots:
+            self.holders.add(route)
+        else:
+            self.holders.discard(route)
+
     def is_free(self, now: float) -> bool:
         """Say whether there is a slot for one more connection."""
-        used = sum(route.held for route in self.routes)
-        # The configuration's limit is the least of what the routes say.
-        if used >= min(route.limit for route in self.routes):
+        used = sum(route.held for route in self.holders)
+        if used >= min(self._limits):
             return False
         if self.room is None or used < self.room:
             return True
@@ -102,7 +123,13 @@ class _Server:
         if not route.waits:
             route.waits = True
             self.line.append(route)
-            self.wake_holders()
+            idle = [r for r in self.holders if r.live and r.is_idle and not r.yielding]
+            if idle:
+                first = min(idle, key=lambda one: one.answered_at)
+                first.yielding = True
+                first.wake.set()
+            else:
+                self.wake_holders()
 
     def unqueue(self, route: RouteSlots) -> None:
         """Take a route out of the line."""
@@ -115,12 +142,12 @@ class _Server:
         while self.line and self.is_free(now):
             route = self.line.popleft()
             route.waits = False
-            route.held = 1
+            self.hold(route, 1)
             route.wake.set()
 
     def wake_holders(self, most: int | None = None) -> None:
         """Have routes that have a connection look at what has changed."""
-        for route in [route for route in self.routes if route.live][:most]:
+        for route in [route for route in self.holders if route.live][:most]:
             route.wake.set()
 
     # What the server takes
@@ -138,22 +165,22 @@ class _Server:
 
     def starving(self, now: float) -> int:
         """Count the connections that are in the server's backlog."""
-        live = [route for route in self.routes if route.live]
+        live = [route for route in self.holders if route.live]
         if not live:
             return 0
         answers_at = max(now if route.is_idle else route.answered_at for route in live)
         by = now - self.patience_s
-        silent = (since for route in self.routes for since in route.silent)
+        silent = (since for route in self.holders for since in route.silent)
         return sum(since <= by and since < answers_at for since in silent)
 
     def next_starving_at(self, now: float) -> float | None:
         """Return when a connection that is silent so far may turn out to be in the backlog."""
-        due = [since + self.patience_s for route in self.routes for since in route.silent]
+        due = [since + self.patience_s for route in self.holders for since in route.silent]
         return min((at for at in due if at > now), default=None)
 
     def measure(self, now: float, starving: int) -> None:
         """Compare its room with the connections that it answers now, and has answered lately."""
-        live = sum(route.live for route in self.routes)
+        live = sum(route.live for route in self.holders)
         if live >= self._peak or now >= self._peak_at + _PEAK_S:
             self._peak, self._peak_at = live, now
         if self.room is not None and live > self.room:
@@ -164,7 +191,7 @@ class _Server:
 
     def shrink(self, now: float) -> None:
         """Have no more slots than connections that the server answers."""
-        live = max(self._peak, sum(route.live for route in self.routes))
+        live = max(self._peak, sum(route.live for route in self.holders))
         if live and (self.room is None or live < self.room):
             self.room, self._probe_at = live, now + PROBE_S
 
@@ -210,7 +237,7 @@ class RouteSlots:
         server, now = self._server, self._server.clock()
         with server.lock:
             if not self.held and not server.line and server.is_free(now):
-                self.held = 1
+                server.hold(self, 1)
             if not self.held:
                 server.queue(self)
                 server.grant(now)
@@ -230,7 +257,8 @@ class RouteSlots:
         if not (self.held or self.waits):
             return
         with server.lock:
-            self.held = self.live = 0
+            self.live = 0
+            server.hold(self, 0)
             self.silent = ()
             self._sent.clear()
             self.yielding = False
@@ -243,7 +271,7 @@ class RouteSlots:
         """Be no route to this server any more."""
         self.give_back()
         with self._server.lock:
-            self._server.routes.discard(self)
+            self._server.leave(self)
 
     def before_turn(
         self, connections: Sequence[Connection[Any]], has_more: bool, wants_more: bool
@@ -263,7 +291,7 @@ class RouteSlots:
             starving = server.starving(now)
             server.measure(now, starving)
             if wants_more and not server.line and not starving and server.is_free(now):
-                self.held += 1
+                server.hold(self, self.held + 1)
             server.grant(now)
             self._decide(len(server.line) + starving, now)
             look_at = server.next_starving_at(now) if self.live else None
@@ -299,7 +327,7 @@ class RouteSlots:
             self._server.note_first_answer(now - min(self.silent, default=now))
         if answered > self._answered:
             self.answered_at = now
-        self.held = len(connections)
+        self._server.hold(self, len(connections))
         self.silent = tuple(silent)
         self.is_idle = not busy and not has_more
         self._sent = sent
@@ -326,7 +354,7 @@ class RouteSlots:
             return
         if self.yielding:
             return
-        others = [route for route in self._server.routes if route.live and route is not self]
+        others = [route for route in self._server.holders if route.live and route is not self]
         if sum(route.yielding for route in others) >= waiting:
             return
         if not self.is_idle:
@@ -360,6 +388,6 @@ class ServerSlots:
             found = self._servers.setdefault(server, _Server(self._clock))
             route = RouteSlots(found, limit, wake)
             with found.lock:
-                found.routes.add(route)
+                found.come(route)
                 found.wake_holders()  # there is somebody to share with now
             return route

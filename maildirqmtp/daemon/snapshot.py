@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Snapshot:
     `state` is `starting`, `idle`, `connected`, `waiting for a slot`, `backing off`
     (until `connect_at_s`, because of `stop_reason`), `stuck` (the maildir cannot be
     changed), `no maildir` or `stopped`. `messages` wait, the oldest since `oldest_s`;
-    `waiters` are some of them.
+    `waiters` are some of them. `server` is the one that answered last, empty for the
+    preferred one; `by_server` has the counters of each that was connected to.
     """
 
     route: Route
@@ -42,6 +43,13 @@ class Snapshot:
     connect_at_s: float = 0.0
     stop_reason: str = ""
     waiters: tuple[WaitingMessage, ...] = ()
+    server: str = ""
+    by_server: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def answering(self) -> str:
+        """The server that answered last; before any has, the preferred one."""
+        return self.server or str(self.route.server)
 
     def line(self) -> str:
         """Return it as one line for people."""
@@ -59,7 +67,8 @@ class Snapshot:
         """Return it as what the status file holds; `status` documents that."""
         return {
             "state": self.state,
-            "server": str(self.route.server),
+            "server": self.answering,
+            "servers": [str(server) for server in self.route.servers],
             "prefix": self.route.prefix.decode("utf-8", "surrogateescape"),
             "at": self.at_s,
             "last_success": self.answered_s,

@@ -84,7 +84,8 @@ def _watched(route: Route) -> str:
     """Say what a route watches, and where its mail goes."""
     folders = "new and cur" if route.include_cur else "new"
     prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
-    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {route.server}"
+    servers = ", else ".join([str(server) for server in route.servers])
+    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {servers}"
 
 
 class _Runner:

@@ -18,6 +18,7 @@ from random import random as system_random
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.queue import WatchQueue
+from maildirqmtp.daemon.route_slots import SlotsByServer
 from maildirqmtp.daemon.schedule import Backoff
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
@@ -85,7 +86,7 @@ class Worker:
         self._wall_clock = wall_clock
         self._servers = ServerSlots(clock) if servers is None else servers
         self._watcher = Watcher() if watcher is None else watcher
-        self._slots: RouteSlots | None = None
+        self._slots: SlotsByServer | None = None
         self._backoff = Backoff(random)
         self._try_again_at = 0.0
         self._forwarder: Forwarder | None = None
@@ -206,8 +207,8 @@ class Worker:
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
-            slots = self._slots = self._servers.join(route.server, route.server_connections, wake)
-            stack.callback(slots.leave)
+            self._slots = SlotsByServer(self._servers, route.server_connections, wake)
+            stack.callback(self._slots.leave)
 
             # Watched before the first scan: what comes in between is found by the one or the other.
             watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
@@ -215,7 +216,11 @@ class Worker:
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)
-                self._step(forwarder, queue, slots)
+                self._step(forwarder, queue)
+
+    def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
+        assert self._slots is not None
+        return self._slots.of(forwarder.servers.target.endpoint)
 
     def _no_forwarder(self) -> None:
         self._forwarder = None
@@ -229,6 +234,8 @@ class Worker:
             self._all_now = False
             self._try_again_at = 0.0
             self._backoff.succeeded()
+            if self._forwarder is not None:
+                self._forwarder.servers.forget_failures()
             queue.try_all()
         if queue.scan_due():
             self._scan(maildir, watch, queue)
@@ -251,22 +258,22 @@ class Worker:
                 self.report.note(str(error))
         queue.scan()
 
-    def _step(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
+    def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
         """Send while there is a connection; connect where there is mail; else wait."""
         now = self._clock()
         if forwarder.connected:
-            self._turn(forwarder, queue, slots)
+            self._turn(forwarder, queue, self._slots_for(forwarder))
             return
         if not queue.open:
             return
         queue.allowance = None
         if forwarder.local_error is not None:
-            slots.give_back()
+            self._slots_for(forwarder).give_back()
             self._mend(forwarder)
         elif now < self._try_again_at or not forwarder.outbox.has_next():
-            slots.give_back()
+            self._slots_for(forwarder).give_back()
             self._rest(forwarder, queue)
-        elif not slots.take():
+        elif not (slots := self._slots_for(forwarder)).take():
             forwarder.outbox.put_back()
             self._rest(forwarder, queue)
         else:
@@ -368,6 +375,8 @@ class Worker:
             self.report.counters.as_dict(),
             at_s=now_s,
             answered_s=(self._forwarder and self._forwarder.answered_s) or self._answered_s,
+            server=self._forwarder.servers.answered_by if self._forwarder is not None else "",
+            by_server=self.report.by_server.as_dicts(),
             messages=len(waiting),
             oldest_s=min((w.birth_s for w in waiting), default=0.0),
             connect_at_s=now_s + self._try_again_at - now if now < self._try_again_at else 0.0,

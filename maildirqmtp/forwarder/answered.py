@@ -10,8 +10,8 @@ from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
-    from maildirqmtp.forwarder.recovery import Recovery
     from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.pipeline.pipeline import Pipeline
 
@@ -22,9 +22,9 @@ _ACCEPTED = Response(ACCEPTED, b"")
 class AnsweredMessages:
     """Settles the messages of one route that have their answers."""
 
-    def __init__(self, settler: Settler, recovery: Recovery, queue: Queue, report: Report) -> None:
+    def __init__(self, settler: Settler, servers: Servers, queue: Queue, report: Report) -> None:
         self._settler = settler
-        self._recovery = recovery
+        self._servers = servers
         self._queue = queue
         self._report = report
 
@@ -48,14 +48,14 @@ class AnsweredMessages:
                 first += 1
             else:
                 names = [message[1] for message in batch.messages[first:end]]
-                self._recovery.answered(names)
+                self._servers.current.recovery.answered(names)
                 self._report.no_longer_held(self._queue.all_gone(names))
                 first = end
 
     def _settle_one(self, queued: QueuedMessage) -> None:
         name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)
-        self._recovery.answered([name])
+        self._servers.current.recovery.answered([name])
         if kept is not None:
             self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
         elif self._queue.gone(name):

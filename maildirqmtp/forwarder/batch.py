@@ -63,6 +63,12 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
     except LocalError as error:
         report.problem(str(error), 0 if forwarder is None else forwarder.outbox.left)
     finally:
+        if queue is not None and (in_doubt := queue.waiting):
+            report.problem(
+                f"in doubt at one server, and not sent to another before --in-doubt-wait is over "
+                f"({in_doubt} left)",
+                in_doubt,
+            )
         if forwarder is not None:
             forwarder.close()
 

@@ -65,8 +65,10 @@ class Bouncer:
             )
         return "there have been enough"
 
-    def bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> bytes | None:
+    def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> bytes | None:
         """Tell the sender of these failures; only where `refusal` has nothing against it.
+
+        `host` is that of the server that answered.
 
         Returns the name of the bounce where it is a message of our own maildir
         now. Raises `LocalError` where the bounce could not be handed on, and
@@ -85,7 +87,7 @@ class Bouncer:
             complete=complete,
             identifier=identifier,
             host=self._route.hostname or full_host_name(),
-            server=None if queued.refusal else self._route.server.host,
+            server=None if queued.refusal else host,
             arrived_s=message.mtime_s,
             now_s=self._wall_clock(),
         )

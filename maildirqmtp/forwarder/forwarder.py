@@ -13,25 +13,20 @@ A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
 import selectors
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.answered import AnsweredMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
-from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.server_memory import ServerMemory
+from maildirqmtp.forwarder.servers import Servers
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
-from maildirqmtp.pipeline.timeouts import Timeouts
-from maildirqmtp.pipeline.window import shares
-from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import Endpoint
 from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
@@ -48,7 +43,7 @@ MORE_AGAIN_S = 30.0
 
 
 class Forwarder:
-    """Forwards one maildir to one server; the maildir is open and locked.
+    """Forwards one maildir to one of its servers; the maildir is open and locked.
 
     `queue` None is for `run_batch`. With one that stays open (watch mode) a connection is kept for
     `route.idle_s` while there is nothing to send. `wake` interrupts any wait, `state` is the
@@ -59,7 +54,7 @@ class Forwarder:
     may be of use. `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
     from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the last answer,
     0 for none. `connecting`: a first connection is being made. `idle_s`: for how long a
-    connection is kept without work.
+    connection is kept without work. `servers`: those of the route.
     """
 
     def __init__(
@@ -82,34 +77,20 @@ class Forwarder:
         self._route = route
         self._maildir = maildir
         self._report = report
-        to_server = partial(connect, tls=route.tls, write_timeout_s=route.write_timeout_s)
-        self._connector = connector or to_server
         self._clock = clock
         self._wall_clock = wall_clock
         state = State(maildir.root, clock, wall_clock) if state is None else state
         self._settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
         )
-        self._server_memory = ServerMemory(route, state)
-        #: What is known of the server.
-        self.capabilities = self._server_memory.capabilities
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
-        self._recovery = Recovery(self._settler, report, route.server)
-        self._answered = AnsweredMessages(self._settler, self._recovery, self.queue, report)
-        self.outbox = Outbox(
-            maildir, route, report, self._settler, self.queue, self._recovery.suspects
+        self.servers = Servers(
+            route, maildir, self._settler, report, state, connector, clock, wall_clock
         )
-        self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
-            shares(route.window_messages, route.window_bytes, route.connections),
-            Timeouts(
-                route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
-            ),
-            lambda queued: maildir.is_same(queued.message),
-            clock,
-            self.capabilities,
-        )
+        self._answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
+        self.outbox = Outbox(maildir, route, report, self._settler, self.queue, self.servers)
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False
@@ -206,7 +187,7 @@ class Forwarder:
     def _attempt(self) -> bool:
         """Connect, and send until the connections end; say whether others may help."""
         if not self.connect():
-            return False
+            return self.may_help
         while self.connected:
             self.turn()
         return self.may_help
@@ -225,18 +206,26 @@ class Forwarder:
         return may and bool(len(self.queue))
 
     def connect(self) -> bool:
-        """Open a first connection; say whether that could be done."""
+        """Open a first connection; say whether that could be done.
+
+        Where not, `may_help` says whether there is another server to be tried.
+        """
         self.may_help = self._all_tried = False
+        if self.servers.choose():
+            self.outbox.put_back()  # it may have to wait, now that it goes elsewhere
         try:
-            transport = self._connect(self._route.connect_timeout_s)
+            transport = self._connect(self.servers.timeout_s)
         except TransportError as error:
-            self.stop_reason = f"{error}; nothing has happened to the messages that are left"
+            why = str(error) if self.stopping else self.servers.failed(str(error))
+            self.stop_reason = f"{why}; nothing has happened to the messages that are left"
+            self.may_help = not why
             return False
         try:
             self._open(transport)
         except OSError as error:
             self.stop_reason = f"cannot wait for {transport.name}: {error.strerror}"
             return False
+        self.queue.hurry(self.servers.take_ready())
         return True
 
     def turn(self, until: float | None = None) -> None:
@@ -281,9 +270,14 @@ class Forwarder:
         # Each of a name's addresses may take that long, and so may finding them.
         self.watchdog_deadline = self._clock() + 10 * timeout_s + SLACK_S
         try:
-            return self._connector(self._route.server, timeout_s)
+            return self.servers.connect(timeout_s)
         finally:
             self.connecting = False
+
+    @property
+    def pool(self) -> ConnectionPool[QueuedMessage]:
+        """The connections to the server that is in use."""
+        return self.servers.current.pool
 
     @property
     def _may_take(self) -> bool:
@@ -294,6 +288,7 @@ class Forwarder:
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
         self.pool.add(transport, self._selector)
+        self._settler.host = self.servers.current.endpoint.host
         self._report.connected(transport.name)
 
     def _open_more(self) -> None:
@@ -346,12 +341,11 @@ class Forwarder:
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""
         unfinished = self.pool.end(connection)
-        self._server_memory.learn(connection.pipeline)
         self._settle(connection)
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
             unfinished.append(half_put)
-        self.stop_reason = self._recovery.clear_up(connection, unfinished, self.queue)
+        self.stop_reason = self.servers.clear_up(connection, unfinished, self.queue, self.stopping)
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
@@ -384,6 +378,7 @@ class Forwarder:
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
+        self.servers.answered_by = self.servers.current.name
         self._report.progress(self._total - len(self.queue), self._total)
 
     def _take_bounces(self) -> None:

@@ -16,12 +16,11 @@ from maildirqmtp.forwarder.small_messages import gather
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
-    `suspects` are the names of those that have to go alone, because a connection ended on them.
+    `servers` knows which messages have to go alone, because a connection ended on them, and which
+    have to wait for one of several servers.
     """
 
     __slots__ = (
@@ -42,8 +42,8 @@ class Outbox:
         "_queue",
         "_report",
         "_route",
+        "_servers",
         "_settler",
-        "_suspects",
     )
 
     def __init__(
@@ -53,10 +53,10 @@ class Outbox:
         report: Report,
         settler: Settler,
         queue: Queue,
-        suspects: Collection[bytes] = (),
+        servers: Servers,
     ) -> None:
+        self._servers = servers
         self._queue = queue
-        self._suspects = suspects
         self._next: QueuedMessage | None = None
         self._half_put_on: Connection[QueuedMessage] | None = None
         self._maildir = maildir
@@ -67,9 +67,21 @@ class Outbox:
 
     def next(self) -> QueuedMessage | None:
         """Return the next message that is ours and can be sent; it stays the next one."""
-        while self._next is None and (candidate := self._queue.take()) is not None:
+        while self._next is None and (candidate := self._take()) is not None:
             self._next = self._open(*candidate)
+        if self._next is None and self._servers.several and (ready := self._servers.probe()):
+            self._queue.hurry(ready)
+            return self.next()
         return self._next
+
+    def _take(self) -> tuple[Folder, bytes] | None:
+        """Take the next candidate that may go where the next message goes."""
+        while (candidate := self._queue.take()) is not None and self._servers.several:
+            wait = self._servers.must_wait(candidate[1])
+            if wait is None:
+                break
+            self._queue.wait(candidate, wait.until, wait.reason)
+        return candidate
 
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.
@@ -101,7 +113,7 @@ class Outbox:
             queued = self.next()
             if queued is None:
                 return
-            queued.alone = queued.message.name in self._suspects
+            queued.alone = queued.message.name in self._servers.suspects
             if self._half_put_on is not None:
                 connection = self._half_put_on
                 if not connection.pipeline.has_room():
@@ -125,7 +137,7 @@ class Outbox:
             or route.sent is not None
             or self._report.tells_all
             or self._maildir.has_envelopes
-            or self._suspects
+            or self._servers.suspects
         )
 
     def _put_small(self, connection: Connection[QueuedMessage]) -> None:
@@ -136,6 +148,8 @@ class Outbox:
             if not messages:
                 return
             prefix, take = self._route.prefix, self._queue.take
+            if self._servers.several:
+                take = self._take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes)
             if batch is not None:
                 pipeline.put_batch(batch)

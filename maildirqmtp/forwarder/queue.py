@@ -92,6 +92,14 @@ class Queue(Protocol):
         """
         ...
 
+    def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
+        """A candidate is not to be tried before this time of the clock."""
+        ...
+
+    def hurry(self, names: Iterable[bytes]) -> None:
+        """Those of these that wait are to be tried now."""
+        ...
+
     def next_deadline(self) -> float | None:
         """Return the clock's time at which `take` may have something more."""
         ...
@@ -115,12 +123,17 @@ class BatchQueue:
         self._tried: set[bytes] = set()
         self._held: dict[bytes, str] = {}
         self._vanished: dict[bytes, int] = {}
+        self._waiting: dict[bytes, tuple[float, tuple[Folder, bytes]]] = {}
+        self._next_due = float("inf")
 
     def __len__(self) -> int:
+        self._take_due()
         return len(self._candidates) + len(self._last)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
+        if not self._candidates:
+            self._take_due()
         candidates = self._candidates or self._last
         return candidates.popleft() if candidates else None
 
@@ -186,6 +199,32 @@ class BatchQueue:
         else:
             self._tried.add(key)
         return reason != before
+
+    @property
+    def waiting(self) -> int:
+        """How many are not to be tried before some time that has not come."""
+        self._take_due()
+        return len(self._waiting)
+
+    def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
+        """See `Queue`. This run tries it if it takes that long."""
+        key = without_uid(candidate[1])
+        self._tried.add(key)  # no scan is to find it as a new one
+        self._waiting[key] = until, candidate
+        self._next_due = min(self._next_due, until)
+
+    def hurry(self, names: Iterable[bytes]) -> None:
+        """See `Queue`."""
+        found = [
+            self._waiting.pop(key) for name in names if (key := without_uid(name)) in self._waiting
+        ]
+        self.put_back([candidate for _, candidate in found])
+
+    def _take_due(self) -> None:
+        now = self._clock()
+        if now >= self._next_due:
+            self.hurry([key for key, (until, _) in self._waiting.items() if until <= now])
+            self._next_due = min([at for at, _ in self._waiting.values()], default=float("inf"))
 
     def next_deadline(self) -> None:
         """See `Queue`."""

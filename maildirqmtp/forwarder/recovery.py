@@ -15,6 +15,8 @@ ended with a message that is set aside       may help, but not for the tenth tim
 ended otherwise without an answer            may help, but not for the third time in a row; the
                                              eighth, where the server has answered in this run
                                              and did not time out
+the same, where the route has another server cannot where it timed out, or has answered nothing in
+that is still to be tried                    this run at any of its addresses; else the second time
 
 A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
 against a message only where the connection had nothing before it: a server that takes one
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 MAX_WITHOUT_PROGRESS = 3
 #: The same for a server that has answered before and fails at once: it may dislike many messages.
 MAX_FROM_KNOWN_SERVER = 8
+#: The same where another server may be tried, and this one has answered before and fails at once.
+MAX_WITH_SPARE = 2
 #: Messages set aside in a row without an answer in between, after which it is, too.
 MAX_SET_ASIDE = 10
 # Messages whose faults are remembered: a daemon meets ever new ones.
@@ -54,7 +58,7 @@ _MAX_SUSPECTS = 1_000
 
 
 class Recovery:
-    """Clears up after the connections of one route, and judges whether to go on.
+    """Clears up after the connections to one server of a route, and judges whether to go on.
 
     `server` is where they lead, for what is said about a server that never says anything.
     """
@@ -66,6 +70,7 @@ class Recovery:
         self._faults: dict[bytes, int] = {}
         # By address: those that were of no use are tried last, so that all have their turn.
         self._without_progress: dict[object, int] = {}
+        self._of_no_use: set[object] = set()
         self._set_aside = 0
         self._tried: list[bytes] = []
         self._has_answered = False
@@ -83,15 +88,24 @@ class Recovery:
                 self._faults.pop(name, None)
 
     def clear_up(
-        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue
+        self,
+        connection: Connection[QueuedMessage],
+        unfinished: list[QueuedMessage],
+        queue: Queue,
+        *,
+        has_spare: bool = False,
     ) -> str:
         """Report how a connection ended, and find a place for each message that is unfinished.
 
-        Returns why another connection cannot help for now; empty where it may.
+        `has_spare`: there is another server to go to. Returns why another connection to this
+        one cannot help for now; empty where it may.
         """
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
+        no_use = has_spare and self._is_of_no_use(connection, unfinished)
         at_fault = len(unfinished) == 1 and _is_fault(pipeline)
+        if no_use or (has_spare and not self._has_answered):
+            at_fault = False  # it is the server's: another one may take the message
         culprit = at_fault and self._count_fault(unfinished[0]) >= 2
         again: list[tuple[Folder, bytes]] = []
         last: list[tuple[Folder, bytes]] = []
@@ -109,7 +123,10 @@ class Recovery:
                 self._defer(queued, "waits, as others of this message do", queue)
             else:
                 (last if at_fault else again).append((message.folder, message.name))
-        stop_reason = self._judge(connection, unfinished, culprit)
+        if no_use:
+            stop_reason = self._give_up(connection, unfinished)
+        else:
+            stop_reason = self._judge(connection, unfinished, culprit)
         queue.put_back(again)
         if at_fault and sum(self._without_progress.values()) == 1:
             # Its neighbours may be as bad, and would stop this run, and all that follow, here.
@@ -150,6 +167,38 @@ class Recovery:
         self._faults[name] = self._faults.get(name, 0) + 1
         return self._faults[name]
 
+    def _is_of_no_use(
+        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage]
+    ) -> bool:
+        """Say whether to go to another server, now that this one has not answered.
+
+        With that one there, it is not worth finding out which message this one may dislike.
+        """
+        pipeline = connection.pipeline
+        if pipeline.answered or not pipeline.ended or (pipeline.error is None and unfinished):
+            return False
+        if isinstance(pipeline.error, (TimeoutError, ConnectError)):
+            return True
+        self._of_no_use.add(pipeline.transport.address)
+        if len(self._of_no_use) < pipeline.transport.addresses:
+            return False
+        if not self._has_answered:
+            return True
+        if len(unfinished) > 1 and connection.window.size > 1:
+            return False  # the window is to get smaller first
+        return sum(self._without_progress.values()) + 1 >= MAX_WITH_SPARE
+
+    def _give_up(
+        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage]
+    ) -> str:
+        """Return why a server is of no use, for another one to be tried; forget that it was."""
+        pipeline = connection.pipeline
+        if unfinished and pipeline.error is not None:
+            connection.window.shrink(len(unfinished) if pipeline.capabilities.proven else 1)
+        self._has_answered = False
+        why = pipeline.error or f"{pipeline.transport.name} closed the connection"
+        return self._begin_anew(str(why))
+
     def _judge(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], culprit: bool
     ) -> str:
@@ -175,8 +224,7 @@ class Recovery:
             self._set_aside += 1
             in_vain = 0
         else:
-            # Only TCP has several addresses.
-            address = getattr(pipeline.transport, "address", None)
+            address = pipeline.transport.address
             in_vain = self._without_progress.get(address, 0) + 1
             self._without_progress[address] = in_vain
         self._tried += [queued.message.name for queued in unfinished]
@@ -193,6 +241,7 @@ class Recovery:
     def _begin_anew(self, why: str) -> str:
         """Begin to count anew; return `why`."""
         self._without_progress.clear()
+        self._of_no_use.clear()
         self._set_aside = 0
         self._tried.clear()
         return why

@@ -88,6 +88,37 @@ class Counters:
         return EXIT_TEMPORARY if left else EXIT_OK
 
 
+class ServerCounters:
+    """The counters of a run, divided among the servers that were connected to."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._server = ""
+        self._before = counters.as_tuple()
+        self._found: dict[str, tuple[int, ...]] = {}
+
+    def connected(self, server: str) -> None:
+        """What is counted from now on is this server's."""
+        if server != self._server:
+            self._divide()
+            self._server = server
+
+    def _divide(self) -> None:
+        now = self._counters.as_tuple()
+        so_far = self._found.get(self._server, (0,) * len(now))
+        news = zip(so_far, now, self._before, strict=True)
+        self._found[self._server] = tuple([a + b - c for a, b, c in news])
+        self._before = now
+
+    def as_dicts(self) -> dict[str, dict[str, int]]:
+        """Return for each server what `Counters.as_dict` returns for all of them."""
+        self._divide()
+        names = self._counters.as_dict()
+        return {
+            server: dict(zip(names, found, strict=True)) for server, found in self._found.items()
+        }
+
+
 class Report:
     """Counts, and writes lines.
 
@@ -114,9 +145,11 @@ class Report:
         priorities: bool = False,
     ) -> None:
         self.counters = Counters()
+        self.by_server = ServerCounters(self.counters)
         self._wall_clock = wall_clock
         self._attempts = attempts
         self._prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
+        self._server = ""
         self._priorities = priorities
         self._log: TextIO | None = log
         self.set_output(verbosity, data)
@@ -234,13 +267,16 @@ class Report:
             bytes=queued.length,
             delay_s=round(delay_s, 3),
             text=text,
+            server="" if queued.refusal else self._server,
             **more,
         )
 
     # The run
 
     def connected(self, server: str) -> None:
-        """A connection is open."""
+        """A connection is open; what is told of recipients from now on is by this server."""
+        self._server = server
+        self.by_server.connected(server)
         self._line(1, f"connected to {server}")
         self._json("connected", server=server)
 

@@ -32,6 +32,8 @@ RESCAN_S = 30.0
 CONNECTIONS = 1
 #: Connections to one server, of all routes of a process together.
 SERVER_CONNECTIONS = 20
+#: Seconds that a message in doubt at one server of several waits for that server.
+IN_DOUBT_WAIT_S = 300.0
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -64,6 +66,10 @@ class Route(NamedTuple):
     fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
+
+    `server` is the preferred one; `fallback_servers` are the others, in the order in which they
+    are tried. `tls` is for those among them that have TLS. A message that one of them may have
+    taken waits for that one, `in_doubt_wait_s` seconds at most.
     """
 
     maildir: bytes
@@ -94,3 +100,10 @@ class Route(NamedTuple):
     server_connections: int = SERVER_CONNECTIONS
     one_recipient: bool = False
     tls: Tls | None = None
+    fallback_servers: tuple[Endpoint, ...] = ()
+    in_doubt_wait_s: float = IN_DOUBT_WAIT_S
+
+    @property
+    def servers(self) -> tuple[Endpoint, ...]:
+        """All of them, the preferred one first."""
+        return (self.server, *self.fallback_servers)

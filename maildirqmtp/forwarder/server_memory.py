@@ -10,24 +10,25 @@ from maildirqmtp.pipeline.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queued_message import QueuedMessage
-    from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pipeline import Pipeline
+    from maildirqmtp.transport.endpoint import Endpoint
 
 
 class ServerMemory:
-    """Remembers, for 30 days, what the server of a route has shown; by its name as it is given.
+    """Remembers, for 30 days, what a server has shown; by its name as it is given.
 
-    `capabilities` is what is known at the start.
+    `one_recipient`: it is said to answer once per package. `capabilities` is what is known at
+    the start.
     """
 
-    def __init__(self, route: Route, state: State) -> None:
+    def __init__(self, server: Endpoint, one_recipient: bool, state: State) -> None:
         self._state = state
-        self._server = str(route.server)
+        self._server = str(server)
         remembered = state.has_shown(self._server, ONE_RECIPIENT)
         self.capabilities = Capabilities(
             proven=state.has_shown(self._server, PROVEN),
-            one_recipient=route.one_recipient or remembered,
+            one_recipient=one_recipient or remembered,
         )
 
     def learn(self, pipeline: Pipeline[QueuedMessage]) -> None:

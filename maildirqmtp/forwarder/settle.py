@@ -57,6 +57,8 @@ class Settler:
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.local_error: LocalError | None = None
+        #: The host of the server that answers.
+        self.host = route.server.host
         self._maildir = maildir
         self._route = route
         self._report = report
@@ -278,7 +280,7 @@ class Settler:
         """Tell the sender; return the recipients that are still owed the message."""
         assert self._bouncer is not None
         try:
-            bounce = self._bouncer.bounce(queued, failures)
+            bounce = self._bouncer.bounce(queued, failures, self.host)
         except LocalError as error:
             if str(error) != self._no_bounces:
                 self._no_bounces = str(error)

@@ -49,8 +49,9 @@ def open_parent(path: bytes) -> int:
 
 
 def owner_of(fd: int, path: bytes) -> tuple[int, int] | None:
-    """Return the user and group to whom root gives what it makes in a directory; None: not root.
+    """Return the user and group to whom root gives what it makes in a directory.
 
+    None: nothing is to be given, for this is not root, or the directory is root's own.
     `path` is for the error. Raises `LocalError`.
     """
     if os.geteuid() != 0:
@@ -59,7 +60,8 @@ def owner_of(fd: int, path: bytes) -> tuple[int, int] | None:
         status = os.fstat(fd)
     except OSError as error:
         raise local_error("look at", path, error) from error
-    return status.st_uid, status.st_gid
+    owner = status.st_uid, status.st_gid
+    return None if owner == (os.geteuid(), os.getegid()) else owner
 
 
 def make(name: bytes, parent: Folder) -> bool:

@@ -3,15 +3,17 @@
     DIR/.maildirqmtp-state.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
+     "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
-or will be within two days: when a server first deferred them. `servers` has what each has shown
+or will be within two days: when a server first deferred them. `in_doubt` has messages of routes
+with several servers: which of these may have them, since when. `servers` has what each has shown
 of itself, by its name as it was given, and when that was last seen. Keys that this version
 does not know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
-know anew.
+know anew, and a message may come twice, from two servers.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ SAVE_S = 30.0
 SERVER_S = 30 * 86_400.0
 #: Seconds after which the first deferral of a message that is never tried is forgotten.
 DEFERRAL_S = 90 * 86_400.0
+#: Seconds after which it is forgotten where a message was in doubt.
+IN_DOUBT_S = 86_400.0
 # A server seen again is written down once in so many seconds, not with each run.
 _SEEN_AGAIN_S = 86_400.0
 #: What can be known of a server.
@@ -74,6 +78,7 @@ class State:
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
         self._first_deferred: dict[str, float] = {}
+        self._in_doubt: dict[str, dict[str, float]] = {}
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -98,11 +103,26 @@ class State:
 
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
-        if self._first_deferred:
+        if self._first_deferred or self._in_doubt:
             with self._lock:
                 for name in message_names:
-                    if self._first_deferred.pop(_key(name), None) is not None:
-                        self._change()
+                    for known in (self._first_deferred, self._in_doubt):
+                        if known.pop(_key(name), None) is not None:
+                            self._change()
+
+    def note_in_doubt(self, name: bytes, server: str) -> None:
+        """A server may have a message; only the first time counts, for each server."""
+        now_s = self._wall_clock()
+        with self._lock:
+            self._load()
+            if self._in_doubt.setdefault(_key(name), {}).setdefault(server, now_s) == now_s:
+                self._change()
+
+    def in_doubt(self, name: bytes) -> dict[str, float]:
+        """Return the servers that may have a message, and since when."""
+        with self._lock:
+            self._load()
+            return dict(self._in_doubt.get(_key(name), {})) if self._in_doubt else {}
 
     # Servers
 
@@ -169,18 +189,23 @@ class State:
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
+        in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {
                 **self._others,
                 "version": VERSION,
                 "first_deferred": dict(deferred),
+                "in_doubt": dict(in_doubt),
                 "servers": self._servers,
             }
+            if not in_doubt:
+                del content["in_doubt"]
             data = json.dumps(content, indent=0).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
-            if deferred:
+            if deferred or in_doubt:
                 del deferred[len(deferred) // 2 :]
+                del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over
             else:
                 self._others, self._servers = {}, {}
 
@@ -188,6 +213,11 @@ class State:
         now_s = self._wall_clock()
         self._first_deferred = {
             name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
+        }
+        self._in_doubt = {
+            name: kept
+            for name, where in self._in_doubt.items()
+            if (kept := {server: s for server, s in where.items() if now_s - s < IN_DOUBT_S})
         }
         self._servers = {
             server: kept
@@ -224,12 +254,19 @@ class State:
         if type(version) is not int or version != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         first_deferred = _times(content.pop("first_deferred", {}))
-        servers = content.pop("servers", {})
-        if not isinstance(servers, dict):
-            raise ValueError("'servers' is no object")
-        self._servers = {server: _times(shown) for server, shown in servers.items()}
+        servers = _tables(content, "servers")
+        self._in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
+        self._servers = servers
         self._first_deferred = first_deferred
         self._others = content
+
+
+def _tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
+    """Take an object of objects of times out of the content. Raises `ValueError`."""
+    tables = content.pop(key, {})
+    if not isinstance(tables, dict):
+        raise ValueError(f"'{key}' is no object")
+    return {name: _times(times) for name, times in tables.items()}
 
 
 def _times(value: object) -> dict[str, float]:

@@ -10,7 +10,8 @@ The orders, each step durable before the next where it says so:
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
 
 A link, never a rename, gives a message its name: a rename would replace another message.
-Only `deliver_as` renames: what it replaces is its own work, from before a crash.
+Only `deliver_as` renames: what it replaces is its own work, from before a crash; and
+`publish_by_rename`, which looks whether there is one.
 After any crash there is at most rubbish in tmp/, which `cleanup` removes.
 """
 
@@ -20,6 +21,7 @@ import errno
 import os
 import socket
 import time
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -55,14 +57,14 @@ def unique_name(mark: str = "") -> bytes:
     `mark` goes behind the count.
     """
     now_ns = time.time_ns()
-    host = host_name().replace("/", "\\057").replace(":", "\\072")
     when = f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}"
-    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host}")
+    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host_in_names()}")
 
 
-def host_name() -> str:
-    """Return this machine's name, as it calls itself."""
-    return socket.gethostname()
+@cache
+def host_in_names() -> str:
+    """Return this machine's name as the names of files have it; asked for once in a run."""
+    return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
 
 
 def create(path: bytes, nofollow: bool = False) -> None:
@@ -154,6 +156,20 @@ def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
     except LocalError:
         pass
     return tmp_name
+
+
+def publish_by_rename(maildir: Maildir, tmp_name: bytes) -> None:
+    """Do what `publish` does in one step: the file is either in tmp/ or in new/, never in both.
+
+    For who has to tell afterwards whether it was delivered. Its name must be one of
+    `unique_name`. Raises `LocalError`.
+    """
+    if maildir.new.has(tmp_name):
+        raise LocalError(f"there is {printable(maildir.new.join(tmp_name))} already")
+    try:
+        os.rename(tmp_name, tmp_name, src_dir_fd=maildir.tmp.fd, dst_dir_fd=maildir.new.fd)
+    except OSError as error:
+        raise local_error("deliver", maildir.new.join(tmp_name), error) from error
 
 
 def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:

@@ -396,4 +396,4 @@ class Pipeline(Generic[MessageT]):
         if self._fence is not None and self._fence_answered_at is not None:
             take_back(self._fence)
             self.capabilities.one_recipient = True
-        return self._in_flight.take_unfinished(self._out.sent)
+        return self._in_flight.take_unfinished(self._out.sent - self.transport.bytes_unread)

@@ -48,7 +48,7 @@ def require_local(listener: socket.socket) -> None:
     if not is_local_only(listener):
         raise ConfigError(
             f"to listen on {where(listener)}, which other machines can reach, name the domains to "
-            f"accept mail for with --domain"
+            f"accept mail for with --domain; a relay may have --tls-client-ca instead"
         )
 
 

@@ -55,8 +55,8 @@ class MaildirDestination:
     always has room. Raises `LocalError` where the maildir cannot be used.
     """
 
-    def __init__(self, path: bytes, max_size: int = MAX_MESSAGE) -> None:
-        self.storage = Storage(path)
+    def __init__(self, path: bytes, max_size: int = MAX_MESSAGE, renames: bool = False) -> None:
+        self.storage = Storage(path, renames=renames)
         self._max_bytes = max(MAX_PACKAGE_BYTES, max_size)
 
     @property

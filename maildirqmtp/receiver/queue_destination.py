@@ -85,8 +85,8 @@ class QueueDestination:
     it; None for no limit. Raises `LocalError` where the maildir cannot be used.
     """
 
-    def __init__(self, path: bytes, user_quota: int | None = None) -> None:
-        self._storage = Storage(path, has_sidecars=True)
+    def __init__(self, path: bytes, user_quota: int | None = None, renames: bool = False) -> None:
+        self._storage = Storage(path, has_sidecars=True, renames=renames)
         self._quota = None if user_quota is None else UserQuota(user_quota)
 
     @property

@@ -131,13 +131,14 @@ class Storage:
 
     Raises `LocalError` where it cannot be used, also for a file system that has
     no hard links: every message would be deferred for ever. `has_sidecars` is for a
-    queue.
+    queue; with `renames` a file is never both in tmp/ and in new/, which is for `--once`.
     """
 
-    def __init__(self, path: bytes, has_sidecars: bool = False) -> None:
+    def __init__(self, path: bytes, has_sidecars: bool = False, renames: bool = False) -> None:
         writing.create(path)
         self._path = path
         self._has_sidecars = has_sidecars
+        self._renames = renames
         self._lock = threading.Lock()
         self._place = _OpenMaildir(path, has_sidecars)
         try:
@@ -189,7 +190,8 @@ class Storage:
     def publish(self, copy: Copy) -> None:
         """Give a file of tmp/ its place in new/; where that fails it stays. Raises `LocalError`."""
         with copy.place.looked_at():
-            writing.publish(copy.place.maildir, copy.name)
+            publish = writing.publish_by_rename if self._renames else writing.publish
+            publish(copy.place.maildir, copy.name)
 
     def commit(self, copies: Sequence[Copy]) -> None:
         """Make the copies durable, where a mail reader finds them.

@@ -38,6 +38,7 @@ _EPILOG = """\
 SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT];
 qmtps://NAME[:PORT] for TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its
 standard input and output; or - for what tcpclient has on descriptors 6 and 7.
+SERVER,SERVER is several: the next one is for where the first cannot be used.
 TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
 
 Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,
@@ -232,7 +233,7 @@ def make_route(line: CommandLine) -> Route:
         values[flags_and_keys.PREFIX.field] = os.fsencode(words[1])
     values |= {
         flags_and_keys.MAILDIR.field: os.fsencode(words[0]),
-        flags_and_keys.SERVER.field: words[-1],
+        flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)
     if found := flags_and_keys.find_own_target(route):

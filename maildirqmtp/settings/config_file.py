@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 #: Keys and, in arrays, indices, from the outermost table inwards.
 TomlPath = tuple[str | int, ...]
 
-#: Some thousand routes.
-MAX_BYTES = 1 << 20
+#: Some ten thousand routes.
+MAX_BYTES = 4 << 20
 
 
 class ConfigFile:

@@ -19,6 +19,7 @@ from maildirqmtp.settings.mail_types import (
     LoopbackType,
     PinType,
     PortType,
+    ServersType,
     ShellWordsType,
     WindowType,
 )
@@ -32,11 +33,16 @@ from maildirqmtp.settings.types import (
     NumberType,
     PathType,
     SwitchType,
-    TextType,
     ValueType,
 )
 from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, parse_endpoint
+from maildirqmtp.transport.endpoint import (
+    QMTP_PORT,
+    QMTPS_PORT,
+    Endpoint,
+    TcpEndpoint,
+    parse_endpoint,
+)
 
 T = TypeVar("T")
 
@@ -90,7 +96,9 @@ _DEFAULTS: Values = {
 #: The keys of a `[[route]]` that are arguments on the command line.
 MAILDIR = Setting("maildir", "maildir", PathType("DIR"), "the maildir that is forwarded")
 PREFIX = Setting("prefix", "prefix", BytesType("PREFIX"), "what recipients begin with")
-SERVER = Setting("server", "server", TextType("SERVER"), "where messages go")
+SERVER = Setting(
+    "server", "server", ServersType("SERVER"), "where messages go, in the order of preference"
+)
 
 SENDER = Setting(
     "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
@@ -212,6 +220,13 @@ ROUTE: tuple[Setting[Any], ...] = (
     ),
     _SERVER_CONNECTIONS,
     Setting(
+        "in-doubt-wait",
+        "in_doubt_wait_s",
+        DurationType(positive=False),
+        "for the one of several servers that may have a message, before it goes to another "
+        "({default})",
+    ),
+    Setting(
         "one-recipient",
         "one_recipient",
         SwitchType(),
@@ -279,23 +294,31 @@ def prefix_defaults(classic: bool) -> Values:
 def make_route(values: Values) -> Route:
     """Return a route with these values; the others are the defaults. Raises `ConfigError`."""
     rest = dict(values)
-    server = parse_endpoint(rest.pop("server"), rest.pop("port", None))
+    texts, port = rest.pop(SERVER.field), rest.pop("port", None)
+    if len(texts) == 1:
+        servers: tuple[Endpoint, ...] = (parse_endpoint(texts[0], port),)
+    else:
+        from maildirqmtp.transport.server_list import parse_servers  # most routes have one server
+
+        servers = parse_servers(texts, port)
     ca, cert, key = (rest.pop(f"tls_{part}", None) for part in ("ca", "cert", "key"))
     pins = rest.pop("tls_pins", ())
     tls = None
     if pins or not ca is cert is key is None:
         from maildirqmtp.transport.tls_options import make_tls  # a dataclass: not for each run
 
-        tls = make_tls(server, ca, cert, key, pins)
+        over_tls = [one for one in servers if isinstance(one, TcpEndpoint) and one.tls]
+        tls = make_tls((over_tls or servers)[0], ca, cert, key, pins)
     if "window" in rest:
         rest["window_messages"], rest["window_bytes"] = rest.pop("window")
-    return Route(server=server, tls=tls, **rest)
+    return Route(server=servers[0], fallback_servers=servers[1:], tls=tls, **rest)
 
 
 def route_values(route: Route) -> Values:
     """Return the values that `make_route` makes this route of; what is not set is None or empty."""
     values = route._asdict()
-    values["server"] = route.server.text
+    del values["fallback_servers"]
+    values[SERVER.field] = tuple([server.text for server in route.servers])
     values["window"] = route.window_messages, route.window_bytes
     tls = values.pop("tls")
     if tls is not None:

@@ -25,6 +25,35 @@ class PortType(NumberType):
         return parse_port(text, where)
 
 
+class ServersType(ValueType[tuple[str, ...]]):
+    """A server, or several in the order of preference; see `transport.server_list`."""
+
+    wanted = "a text or an array of texts"
+
+    def parse(self, text: str, where: str) -> tuple[str, ...]:
+        if "," not in text:
+            return (text,)
+        from maildirqmtp.transport.server_list import split_servers
+
+        return split_servers(text)
+
+    def to_text(self, value: tuple[str, ...]) -> str:
+        return ",".join(value)
+
+    def from_toml(self, value: object, where: str) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            return super().from_toml(value, where)
+        for text in value:
+            if not isinstance(text, str):
+                raise self.wrong(text, where)
+        return tuple(value)
+
+    def to_toml(self, value: tuple[str, ...]) -> str:
+        servers = [quoted(server) for server in value]
+        # One of a command may have commas, which a list would be divided at.
+        return servers[0] if len(servers) == 1 else f"[{', '.join(servers)}]"
+
+
 class WindowType(ValueType[tuple[int, int]]):
     """Messages, or messages and bytes."""
 

@@ -85,6 +85,7 @@ class CommandTransport(DescriptorTransport):
         self._heard = False
         self._stderr: _StderrReader | None = None
         self._exit_by: float | None = None
+        self._unread = 0
         super().__init__(process.stdout.fileno(), process.stdin.fileno(), str(server))
         try:
             self._stderr = _StderrReader(process.stderr, self._command, log)
@@ -111,6 +112,7 @@ class CommandTransport(DescriptorTransport):
         now = time.monotonic()
         if self._exit_by is None:
             self._exit_by = now + EXIT_GRACE_S
+            self._unread = self._count_unread()
             self._forget_descriptors()
             for pipe in self._pipes:
                 pipe.close()
@@ -128,6 +130,24 @@ class CommandTransport(DescriptorTransport):
             _running.discard(self)
             if self._stderr is not None:
                 self._stderr.close()
+
+    @property
+    def bytes_unread(self) -> int:
+        """See `Transport`. ssh that does not reach its host leaves all of it in the pipe."""
+        return self._unread if self._exit_by is not None else self._count_unread()
+
+    def _count_unread(self) -> int:
+        """Return what is left in the pipe, where no process has its other end open any more."""
+        import fcntl
+        import struct
+        from termios import FIONREAD
+
+        poll = select.poll()
+        poll.register(self.write_fd, 0)
+        if not any(events & select.POLLERR for _, events in poll.poll(0)):
+            return 0
+        (count,) = struct.unpack("@i", fcntl.ioctl(self.write_fd, FIONREAD, bytes(4)))
+        return int(count)
 
     def _ended(self, number: int | None) -> TransportError | None:
         """Return the error for how the command ended; None where it exited with 0, or not yet."""

@@ -24,6 +24,12 @@ class DescriptorPair:
         self.can_send_file = can_send_file
         #: Where it leads, if the server may have other addresses.
         self.address: Address | None = None
+        self.addresses = 1
+
+    @property
+    def bytes_unread(self) -> int:
+        """See `Transport`."""
+        return 0
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""

@@ -185,7 +185,7 @@ def _tcp(rest: str, text: str, default_port: int, tls: bool = False) -> TcpEndpo
     else:
         host, colon, port = rest.partition(":")
         has_port = bool(colon)
-    if not host or any(c.isspace() or not c.isprintable() or c in "/@[]" for c in host):
+    if not host or any(c.isspace() or not c.isprintable() or c in "/@[]," for c in host):
         raise ConfigError(f"server {text!r}: no host name; write {_UNDERSTOOD}")
     if ":" in host:
         _check_ipv6(host, text)

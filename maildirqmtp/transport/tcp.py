@@ -79,7 +79,7 @@ def connect_tcp(
                 raise
             else:
                 note_worked(server, address, connected - began)
-                made.address = address
+                made.address, made.addresses = address, race.addresses
                 return made
     finally:
         race.close()
@@ -107,6 +107,7 @@ class _Race:
         self._timeout_s = timeout_s
         self._clock = clock
         self._waiting = look_up(server, clock())
+        self.addresses = len(self._waiting)
         self._next_after_s = next_after_s(server)
         self._next_at = clock()
         self._reasons: list[str] = []

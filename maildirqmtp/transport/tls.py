@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, TransportError
@@ -28,6 +29,12 @@ class TlsTransport(DescriptorPair):
         super().__init__(sock.fileno(), sock.fileno(), name, can_send_file=False)
         self._socket = sock
         self._ever_received = False
+        self._refused = False
+
+    @property
+    def bytes_unread(self) -> int:
+        """See `Transport`. A server that refuses our certificate reads nothing of it."""
+        return sys.maxsize if self._refused else 0
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""
@@ -63,6 +70,7 @@ class TlsTransport(DescriptorPair):
         broken = super()._broken(doing, error)
         # Since TLS 1.3 the server checks our certificate after the handshake is over for us.
         if isinstance(error, TlsError) and error.is_alert and not self._ever_received:
+            self._refused = True
             return ConnectError(broken.errno, broken.strerror)
         return broken
 

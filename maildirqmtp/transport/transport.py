@@ -11,7 +11,12 @@ Everything here is non-blocking once connected, and raises `TransportError`
 (also an `OSError`), which names the server and what was tried.
 """
 
-from typing import Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.addresses import Address
 
 
 class Transport(Protocol):
@@ -63,6 +68,25 @@ class Transport(Protocol):
     @property
     def close_waits(self) -> bool:
         """True where `close` may take seconds."""
+        ...
+
+    @property
+    def address(self) -> Address | None:
+        """Where it leads, if the server may have other addresses: over TCP."""
+        ...
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses the server has; the next connection may lead to another of them."""
+        ...
+
+    @property
+    def bytes_unread(self) -> int:
+        """How many of the bytes that were sent last nobody has read, or ever will.
+
+        As far as that is certain, so that what was sent is not in doubt: 0 where it is not known,
+        and more than were sent where there never was a connection.
+        """
         ...
 
     def send(self, data: bytes | bytearray | memoryview) -> int:

@@ -1,6 +1,13 @@
 """A transport around another, for those that change a part of what it does."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from maildirqmtp.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from maildirqmtp.transport.addresses import Address
 
 
 class TransportWrapper:
@@ -48,6 +55,21 @@ class TransportWrapper:
     def close_waits(self) -> bool:
         """See `Transport`."""
         return self._inner.close_waits
+
+    @property
+    def address(self) -> Address | None:
+        """See `Transport`."""
+        return self._inner.address
+
+    @property
+    def addresses(self) -> int:
+        """See `Transport`."""
+        return self._inner.addresses
+
+    @property
+    def bytes_unread(self) -> int:
+        """See `Transport`."""
+        return self._inner.bytes_unread
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""

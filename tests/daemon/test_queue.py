@@ -833,3 +833,33 @@ TestModel = Model.TestCase
 TestModel.settings = settings(
     max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck), deadline=None
 )
+
+
+def test_what_has_to_wait_is_not_tried_before_its_time() -> None:
+    """It may be at another server already; it is shown with the reason, and not as tried."""
+    b = bench()
+    assert b.look(A, B) == [A, B]
+    b.queue.gone(B)
+    b.queue.wait((NEW, A), b.clock() + 100.0, "in doubt at mx1")
+    (entry,) = b.queue.waiting()
+    assert (entry.reason, entry.tries) == ("in doubt at mx1", 0)
+    assert b.look(A) == []
+    assert b.queue.next_deadline() is not None
+    b.clock.advance(99.0)
+    assert b.take_all() == []
+    b.clock.advance(1.0)
+    assert b.take_all() == [A]
+
+
+def test_what_waits_can_be_hurried() -> None:
+    """The server that it waits for is back."""
+    b = bench()
+    assert b.look(A, B) == [A, B]
+    for name in (A, B):
+        b.queue.wait((NEW, name), b.clock() + 100.0, "in doubt")
+    b.queue.hurry([B + b":2,S", C])
+    assert b.take_all() == [B]
+    b.queue.gone(B)
+    b.queue.hurry([B])
+    b.clock.advance(100.0)
+    assert b.take_all() == [A]

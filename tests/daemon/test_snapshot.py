@@ -62,6 +62,7 @@ def test_as_a_dictionary_it_survives_json() -> None:
     assert found == {
         "state": "backing off",
         "server": "mail.example.org:209",
+        "servers": ["mail.example.org:209"],
         "prefix": "p\udcff-",
         "at": 1.0,
         "last_success": 2.0,

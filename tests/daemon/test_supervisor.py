@@ -351,7 +351,7 @@ def test_a_thread_that_ends_though_nobody_told_it_begins_anew(run: Run) -> None:
     old = run.worker("a")
     old.end()
     wait_until(lambda: run.worker("a") is not old, "a new one")
-    assert run.at_work == [run.worker("a")]
+    wait_until(lambda: run.at_work == [run.worker("a")], "its thread")
 
 
 @pytest.mark.parametrize("when", ["at the end", "removed by HUP"])

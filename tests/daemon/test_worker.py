@@ -39,6 +39,7 @@ from tests.helpers import Package, add_message, make_maildir, names, open_descri
 
 NOW = 1_800_000_000.0
 RESCAN_S = 30.0
+SERVER = TcpEndpoint("mail.example.org")
 REFUSED = ConnectError(errno.ECONNREFUSED, "cannot connect to mail.example.org:209: refused")
 
 
@@ -168,8 +169,7 @@ class Run(ServersInTurn):
         """Make the daemon."""
         route = Route(
             os.fsencode(self.path),
-            TcpEndpoint("mail.example.org"),
-            **({"rescan_s": RESCAN_S} | options),  # type: ignore[arg-type]
+            **({"server": SERVER, "rescan_s": RESCAN_S} | options),  # type: ignore[arg-type]
         )
         worker = self.worker = Worker(
             route,

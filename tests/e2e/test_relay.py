@@ -170,6 +170,39 @@ def test_it_does_not_listen_to_the_world(
     assert names(queue / "new") == []
 
 
+@pytest.mark.parametrize("way", ["listen", "pipe", "inetd"])
+def test_a_hand_off_is_no_open_relay_either(tmp_path: Path, way: str) -> None:
+    """The next server takes mail for everybody from this machine, as Postfix does."""
+    deliver = [*command("qmtpmaildir"), "--deliver", "exec:tee -a taken {recipients}"]
+    said = ""
+    if way == "inetd":
+        client, accepted = accepted_from(own_address())
+        with client, accepted:
+            client.sendall(package(*OTHERS))
+            client.shutdown(socket.SHUT_WR)
+            done = subprocess.run(
+                [*deliver, "--stdio", "--relay"],
+                cwd=tmp_path,
+                stdin=accepted.fileno(),
+                capture_output=True,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+        said = letters(done.stdout)
+    else:
+        how = ["--listen", "0.0.0.0:0"] if way == "listen" else ["--stdio"]
+        done = subprocess.run(
+            [*deliver, *how],
+            cwd=tmp_path,
+            input=package(*OTHERS),
+            capture_output=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert (said, done.returncode) == (("DD", 0) if way == "inetd" else ("", 100)), done.stderr
+    assert not (tmp_path / "taken").exists()
+
+
 def activate(
     sockets: Sequence[socket.socket], *arguments: str, pid: str = "$$"
 ) -> subprocess.Popen[str]:
@@ -497,9 +530,9 @@ def test_too_little_room(queue: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--queue", "Q", "DIR"], "not both"),
-        (["--relay", "--queue", "Q"], "--relay: only for --queue with --stdio"),
-        (["--relay", "--stdio", "DIR"], "--relay: only for --queue with --stdio"),
+        (["--queue", "Q", "DIR"], "one of DIR, --queue DIR"),
+        (["--relay", "--queue", "Q"], "--relay: only for --queue and --deliver, with --stdio"),
+        (["--relay", "--stdio", "DIR"], "--relay: only for --queue and --deliver, with --stdio"),
         (["--user-quota", "1M", "--listen", "unix:s", "DIR"], "--user-quota: only for --queue"),
         (["--user-quota", "1M", "--listen", "127.0.0.1:0", "--queue", "Q"], "--user-quota: only"),
         (["--allow-users", "0", "--listen", "127.0.0.1:0", "DIR"], "--allow-users: only a Unix"),

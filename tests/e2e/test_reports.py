@@ -109,7 +109,7 @@ def test_json_tells_scripts_everything(maildir: Path, flags: tuple[str, ...]) ->
     with serving(answer_all(by_recipient)) as server:
         result = run("--json", *flags, maildir, server.address)
     found = {event.pop("event"): event for event in json_events(result.stdout)}
-    common = {"sender": "s@x", "bytes": 5, "message_id": ""}
+    common = {"sender": "s@x", "bytes": 5, "message_id": "", "server": server.address}
     for event in ("accepted", "deferred", "failed"):
         assert 0 <= found[event].pop("delay_s") < 60
     assert found.pop("summary").pop("seconds") >= 0

@@ -78,9 +78,12 @@ def far_end(kind: str, base: Path) -> Iterator[tuple[int, Callable[[], Found]]]:
         inner: Destination[Any]
         path = base / "far"
         if kind == "maildir":
-            inner, look = MaildirDestination(os.fsencode(path)), lambda: in_maildir(path)
+            inner, look = (
+                MaildirDestination(os.fsencode(path), renames=True),
+                lambda: in_maildir(path),
+            )
         elif kind == "queue":
-            inner, look = QueueDestination(os.fsencode(path)), lambda: in_queue(path)
+            inner, look = QueueDestination(os.fsencode(path), renames=True), lambda: in_queue(path)
         else:
             server = stack.enter_context(scripted_server(lmtp=True))
             next_hop = NextServer(SmtpAddress(True, "127.0.0.1", server.port), "here.example")

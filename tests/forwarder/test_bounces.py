@@ -389,10 +389,10 @@ def test_a_bouncer_says_where_its_bounce_is(
         calls = FileSystem(monkeypatch, tmp_path)
         calls.fail("rename", errno.ENOSPC)
         with pytest.raises(LocalError, match="No space left"):
-            bouncer.bounce(one, {0: "Dno"})
-        name = bouncer.bounce(one, {0: "Dno"})
+            bouncer.bounce(one, {0: "Dno"}, "mx")
+        name = bouncer.bounce(one, {0: "Dno"}, "mx")
         assert name is not None
         assert names(path / "new") == ["1.a", os.fsdecode(name)]
         (path / "new" / "1.a").unlink()
         with pytest.raises(FileChangedError):
-            bouncer.bounce(one, {0: "Dno"})
+            bouncer.bounce(one, {0: "Dno"}, "mx")

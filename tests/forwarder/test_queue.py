@@ -81,3 +81,34 @@ def test_a_batch_follows_a_message_that_a_reader_moves() -> None:
     assert queue.refill() == 1
     queue.vanished(A + b":2,S")
     assert queue.refill() == 0, "a file system may list what it does not have"
+
+
+def test_what_has_to_wait_is_not_tried_before_its_time() -> None:
+    """It may be at another server already; no scan hands it out as a new one."""
+    clock = FakeClock()
+    queue = batch(deque([(NEW, A), (NEW, B)]), deque([(NEW, A)]), clock=clock)
+    queue.add([(NEW, A)])
+    assert queue.take() == (NEW, A)
+    queue.wait((NEW, A), clock() + 60.0, "in doubt")
+    assert (queue.take(), len(queue), queue.waiting) == (None, 0, 1)
+    assert queue.refill() == 1
+    assert [queue.take(), queue.take()] == [(NEW, B), None]
+    clock.advance(59.0)
+    assert queue.take() is None
+    clock.advance(1.0)
+    assert len(queue) == 1
+    assert (queue.take(), queue.take(), queue.waiting) == ((NEW, A), None, 0)
+    assert queue.refill() == 0
+
+
+def test_what_waits_can_be_hurried() -> None:
+    """The server that it waits for is back; a mail reader may have flagged it meanwhile."""
+    clock = FakeClock()
+    queue = batch(clock=clock)
+    for name in (A, B):
+        queue.wait((NEW, name), clock() + 60.0, "in doubt")
+    queue.hurry([B + b":2,S", C])
+    assert [queue.take(), queue.take()] == [(NEW, B), None]
+    assert queue.waiting == 1
+    clock.advance(60.0)
+    assert [queue.take(), queue.take()] == [(NEW, A), None]

@@ -20,6 +20,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir import state
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport.addresses import Address
 from maildirqmtp.transport.endpoint import CommandEndpoint, Endpoint, TcpEndpoint, UnixEndpoint
 from tests.fakes import FakeScript, FakeServer, accept, queued
 from tests.forwarder.test_forwarder import NOW, Run
@@ -135,7 +136,7 @@ def test_an_answer_clears_a_message_of_suspicion(run: Run) -> None:
     run.scripts = [hang_up, lambda server, package: server.respond(b"Zlater")]
     run.go()
     assert run.report.counters.in_doubt == 1
-    assert b"1.a" not in run.forwarder._recovery.suspects
+    assert b"1.a" not in run.forwarder.servers.suspects
 
 
 def test_poison_that_is_all_there_is_left_is_named(run: Run) -> None:
@@ -169,7 +170,7 @@ def test_every_address_has_its_turn_before_a_server_is_given_up(run: Run, addres
     def connect(server: Endpoint, timeout_s: float) -> FakeServer:
         made = reach(server, timeout_s)
         # Those that were of no use are tried last, the one longest ago first.
-        made.address = (len(run.servers) - 1) % addresses  # type: ignore[attr-defined]
+        made.address = Address(0, ((len(run.servers) - 1) % addresses,))
         return made
 
     run.connect = connect  # type: ignore[method-assign]
@@ -404,7 +405,7 @@ def test_a_command_that_does_not_connect_says_nothing_against_a_message(run: Run
     run.add(1)
     run.scripts = [lambda server, package: server.say(ConnectError("ssh: exit status 255"))]
     run.go(server=CommandEndpoint(("ssh", "mx", "qmtpmaildir")))
-    assert not run.forwarder._recovery.suspects
+    assert not run.forwarder.servers.suspects
 
 
 def test_a_server_that_sets_every_message_aside_is_given_up(run: Run) -> None:
@@ -413,7 +414,7 @@ def test_a_server_that_sets_every_message_aside_is_given_up(run: Run) -> None:
 
     def connect(server: Endpoint, timeout_s: float) -> FakeServer:
         made = reach(server, timeout_s)
-        made.address = len(run.servers) % 2  # type: ignore[attr-defined]
+        made.address = Address(0, (len(run.servers) % 2,))
         return made
 
     def kills_all_but_the_first(server: FakeServer, package: Package) -> None:

@@ -123,6 +123,7 @@ def test_every_event_is_an_object_on_a_line() -> None:
     told = Told(-1)
     everything(told.report)
     outcome = {"message": "1.a", "sender": "s@x", "recipient": "r0@y", "bytes": 6}
+    outcome |= {"server": "mail.example.org:209"}
     events = told.events
     details = [(e.pop("message_id"), e.pop("delay_s")) for e in events if "delay_s" in e]
     assert details == [("", DELAY_S)] * 5

@@ -138,6 +138,23 @@ def test_what_root_makes_belongs_to_the_owner_of_where_it_is(tmp_path: Path) -> 
 
 
 @root_only
+def test_root_gives_away_nothing_in_a_maildir_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system call for each message, to give it to whoever has it."""
+
+    def fchown(*_: int) -> None:
+        raise AssertionError("root's own")
+
+    path = owned(make_maildir(tmp_path / "M"), 0)
+    monkeypatch.setattr(os, "fchown", fchown)
+    with Maildir(os.fsencode(path)) as maildir:
+        writing.write_tmp(maildir, [b"x"])
+    (file,) = (path / "tmp").iterdir()
+    assert file.stat().st_uid == 0
+
+
+@root_only
 def test_a_maildir_is_not_made_by_way_of_a_foreign_link(tmp_path: Path) -> None:
     """--sent below a user's directory would be made in another's."""
     target = owned(make_maildir(tmp_path / "theirs"), OTHER)

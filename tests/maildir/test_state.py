@@ -11,6 +11,7 @@ import pytest
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import (
     DEFERRAL_S,
+    IN_DOUBT_S,
     MAX_BYTES,
     ONE_RECIPIENT,
     PROVEN,
@@ -302,3 +303,60 @@ def test_routes_of_one_maildir_share_it(runs: Runs) -> None:
         thread.join()
     assert len(json.loads(runs.file.read_text())["first_deferred"]) == 600
     assert state.take_fault() is None
+
+
+# In doubt
+
+
+def test_where_a_message_is_in_doubt_outlives_the_run(runs: Runs) -> None:
+    """cron's next run would send it to the other server; only the first time counts."""
+    one = runs.run()
+    assert one.in_doubt(b"1.a") == {}
+    one.note_in_doubt(b"1.a", "mx1")
+    one.save()
+    runs.now += 60.0
+    two = runs.run()
+    two.note_in_doubt(b"1.a:2,S", "mx1")
+    two.note_in_doubt(b"1.a", "mx2")
+    assert two.in_doubt(b"1.a,U=7") == {"mx1": NOW, "mx2": NOW + 60.0}
+    assert two.in_doubt(b"2.a") == {}
+    two.save()
+    assert runs.run().in_doubt(b"1.a") == {"mx1": NOW, "mx2": NOW + 60.0}
+
+
+def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
+    """The file must not grow with each restart of a server."""
+    one = runs.run()
+    for name in (b"1.a", b"2.a"):
+        one.note_in_doubt(name, "mx1")
+        one.first_deferral(name)
+    one.forget([b"1.a"])
+    one.save()
+    assert json.loads(runs.file.read_text())["in_doubt"] == {"2.a": {"mx1": NOW}}
+    runs.now += IN_DOUBT_S
+    one.note_in_doubt(b"3.a", "mx1")
+    one.save()
+    assert [*json.loads(runs.file.read_text())["in_doubt"]] == ["3.a"]
+
+
+def test_very_many_doubts_do_not_make_the_file_too_large(runs: Runs) -> None:
+    """The oldest go: their time to wait is over."""
+    one = runs.run()
+    for number in range(20_000):
+        runs.now = NOW + number
+        one.note_in_doubt(b"%d.%s" % (number, b"x" * 60), "mx1.example.org")
+    one.first_deferral(b"1.a")
+    one.save()
+    assert runs.file.stat().st_size <= MAX_BYTES
+    kept = json.loads(runs.file.read_text())["in_doubt"]
+    assert len(kept) > 1_000
+    assert "19999." + "x" * 60 in kept
+
+
+@pytest.mark.parametrize("wrong", ["[]", '{"1.a": 1}', '{"1.a": {"mx1": "x"}}', "null"])
+def test_doubts_that_are_none_are_told_and_forgotten(runs: Runs, wrong: str) -> None:
+    """A file that somebody has edited must not stop the mail."""
+    runs.file.write_text(f'{{"version": 1, "in_doubt": {wrong}}}')
+    one = runs.run()
+    assert one.in_doubt(b"1.a") == {}
+    assert "is of no use" in (one.take_fault() or "")

@@ -72,8 +72,10 @@ def test_names_of_one_microsecond_differ(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_strange_host_name_makes_no_strange_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """maildir(5): / and : are written in octal."""
+    writing.host_in_names.cache_clear()
     monkeypatch.setattr("socket.gethostname", lambda: "a/b:c")
     assert writing.unique_name().endswith(b".a\\057b\\072c")
+    writing.host_in_names.cache_clear()
 
 
 def test_making_a_maildir_is_for_the_owner_only(tmp_path: Path) -> None:
@@ -175,6 +177,20 @@ def test_a_delivery_never_replaces_a_message(tmp_path: Path, target: Maildir) ->
     with pytest.raises(LocalError):
         writing.publish(target, name)
     assert there.read_bytes() == b"old"
+
+
+def test_a_rename_is_in_one_place_and_replaces_nothing(tmp_path: Path, target: Maildir) -> None:
+    """After a crash a file in tmp/ was never delivered; and another's message stays."""
+    there = tmp_path / "to" / "new"
+    name = writing.write_tmp(target, [b"x"])
+    writing.publish_by_rename(target, name)
+    assert names(there) == [os.fsdecode(name)]
+    assert names(tmp_path / "to" / "tmp") == []
+    name = writing.write_tmp(target, [b"new"])
+    (there / os.fsdecode(name)).write_bytes(b"old")
+    with pytest.raises(LocalError):
+        writing.publish_by_rename(target, name)
+    assert (there / os.fsdecode(name)).read_bytes() == b"old"
 
 
 # Adopting

@@ -212,6 +212,22 @@ def test_a_package_all_but_its_last_byte_is_not_in_doubt() -> None:
         assert one.doubtful == doubtful
 
 
+def test_what_the_other_side_has_not_read_is_not_in_doubt() -> None:
+    """A command that has exited leaves it in the pipe; only whole packages were taken."""
+    size = len(packaged(queued()))
+    both_in_doubt, none = ((0,), (0,)), ((), ())
+    cases = [(0, both_in_doubt), (1, ((0,), ())), (size + 1, none), (1 << 60, none)]
+    for unread, doubtful in cases:
+        both = queued(b"1.a"), queued(b"2.a")
+        transport = FakeTransport()
+        line = RecordingTransport(transport)
+        line.send(*both)
+        transport.bytes_unread = unread
+        line.hear(b"")
+        assert line.pipe.close() == [*both]
+        assert (both[0].doubtful, both[1].doubtful) == doubtful
+
+
 def packaged(one: QueuedMessage) -> bytes:
     """The bytes of a message's package."""
     line = RecordingTransport()

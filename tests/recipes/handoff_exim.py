@@ -50,38 +50,32 @@ class Exim:
 
     def __init__(self) -> None:
         # Another place, named by -C, would cost it the right to deliver as vmail.
+        line = block(RECIPE, "smtp_accept")
         Path("/etc/exim4/exim4.conf").write_text(
-            CONFIG.replace("\n%s\n", f"\n{block(RECIPE, 'smtp_accept')}")
+            CONFIG.replace("%s\nbegin acl", f"{line}begin acl")
         )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it greets."""
-        words = ["exim4", "-bdf", "-q1m"]
-        self._process = subprocess.Popen(words, process_group=0)
+        self._process = subprocess.Popen(["exim4", "-bdf"])
         listening(2525, "127.0.0.1")
 
     def stop(self) -> None:
-        """End the daemon, and the processes that serve connections.
+        """End the daemon, and its children, which serve connections.
 
-        Not those that deliver: Exim itself delivers again what they had begun. They
-        run its program anew, with other arguments, and share only the process group.
+        Not those that deliver: Exim itself would deliver again what they were at.
         """
         assert self._process is not None
-        daemon = self._process.pid
-        served_by = command_line(daemon)
+        if self._process.poll() is not None:
+            return
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._process.terminate()
         self._process.wait(60)
-        for path in Path("/proc").glob("[0-9]*"):
-            pid = int(path.name)
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended
-                if os.getpgid(pid) == daemon and command_line(pid) == served_by:
-                    os.kill(pid, signal.SIGTERM)
-
-
-def command_line(pid: int) -> bytes:
-    """Return the words that a process was started with."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGTERM)
 
 
 def main() -> None:

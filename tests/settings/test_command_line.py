@@ -223,3 +223,39 @@ def test_two_dashes_are_no_value(
         parse([f"--{flag}=--", *more, "M", "h"])
     assert caught.value.code == 100
     assert f"--{flag}=--: -- ends the options, and is no value" in capsys.readouterr().err
+
+
+# Several servers
+
+
+def test_several_servers_on_the_command_line() -> None:
+    """In both forms; `--port` is for each of them that has none."""
+    made = route("--port=2009", "M", "mx1,mx2:1,qmtp://mx3")
+    assert [server.text for server in made.servers] == ["mx1:2009", "mx2:1", "mx3:2009"]
+    assert [s.text for s in route("M", "pre-", "a,b").servers] == ["a:209", "b:209"]
+    assert route("M", "exec:a,b").servers == (route("M", "exec:a,b").server,)
+    assert route("--in-doubt-wait=0", "M", "a,b").in_doubt_wait_s == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        ("a,unix:/x", "an array in a configuration file"),
+        ("qmtps://a,b", "would go there in plain text"),
+        ("a,a", "twice"),
+        ("a,", "no host name"),
+        ("a,-", "not in a list"),
+    ],
+)
+def test_a_list_of_servers_that_makes_no_sense(server: str, says: str) -> None:
+    """Wrong usage, before anything is sent."""
+    with pytest.raises(ConfigError, match=says):
+        route("M", server)
+
+
+def test_tls_options_are_for_those_of_a_list_that_have_tls() -> None:
+    """They are an error only where none has it: then they would silently do nothing."""
+    made = route("--tls-ca=ca.pem", "M", "localhost:1,qmtps://b")
+    assert made.tls is not None
+    with pytest.raises(ConfigError, match="write qmtps://NAME"):
+        route("--tls-ca=ca.pem", "M", "a,b")

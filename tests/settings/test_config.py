@@ -18,7 +18,12 @@ from maildirqmtp.settings.command_line import parse
 from maildirqmtp.settings.config import Config, effective
 from maildirqmtp.settings.config_file import MAX_BYTES, ConfigFile
 from maildirqmtp.settings.types import quoted
-from maildirqmtp.transport.endpoint import TcpEndpoint, parse_endpoint
+from maildirqmtp.transport.endpoint import (
+    CommandEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    parse_endpoint,
+)
 
 
 def write(path: Path, text: str | bytes) -> str:
@@ -279,7 +284,7 @@ DATE = "rescan = 2026-01-31\n"
         ("#\n[[route]]\nmaildir = 'M'\n", "line 2: the route has no server"),
         (ROUTE + ROUTE.replace("h", "a b"), "line 6: server 'a b': no host name"),
         ("[defaults]\nserver = ':'\n[[route]]\nmaildir = 'M'\n", "line 2: server ':': no host"),
-        (ROUTE.replace("'h'", "1").replace('"h"', "1"), "line 3: server: a text in quotes is"),
+        (ROUTE.replace("'h'", "1").replace('"h"', "1"), "line 3: server: a text or an array"),
         (ROUTE + "sent = './M/'\n", "line 4: sent: ./M/ is the maildir that is forwarded"),
         ("[defaults]\nfailed = 'M'\n" + ROUTE, "line 2: failed: M is the maildir that is forw"),
         (ROUTE + "bounce-via = 'maildir:M'\n", "line 4: bounce-via: M is the maildir"),
@@ -413,6 +418,12 @@ ENVELOPE_ADDRESS = st.builds(b"%b@%b".__mod__, st.tuples(LOCAL, st.just(b"exampl
 PATH = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=20).map(
     lambda text: b"/" + text.encode()
 )
+FALLBACKS = [
+    TcpEndpoint("localhost", 6),
+    TcpEndpoint("127.0.0.1", 6),
+    UnixEndpoint("/run/a,b"),
+    CommandEndpoint(("ssh", "m x", "a,b")),
+]
 TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(float)
 
 
@@ -449,6 +460,8 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         connections=st.integers(1, 100),
         one_recipient=st.booleans(),
         tls=st.none(),
+        fallback_servers=st.lists(st.sampled_from(FALLBACKS), unique=True).map(tuple),
+        in_doubt_wait_s=TIME,
     ),
     st.integers(-1, 1),
 )
@@ -512,3 +525,45 @@ def test_a_ucspi_client_is_not_for_those_who_stay(path: Path) -> None:
     """The second connection could never be made."""
     with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: server -: a UCSPI client"):
         read(write(path, '[[route]]\nmaildir = "M"\nserver = "-"\n'))
+
+
+@pytest.mark.parametrize(
+    ("written", "servers"),
+    [
+        ('"a,b:1"', ["a:209", "b:1"]),
+        ('["a", "b:1"]', ["a:209", "b:1"]),
+        ('["a"]', ["a:209"]),
+        ('["exec:sh -c \'a,b\'", "unix:/run/a,b", "qmtps://c"]',
+         ["exec:sh -c a,b", "unix:/run/a,b", "qmtps://c:6209"]),
+        ('"exec:a,b"', ["exec:a,b"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["route", "defaults"])
+def test_several_servers_in_a_file(
+    path: Path, written: str, servers: list[str], place: str
+) -> None:
+    """As a text or an array, also for all routes; `--check-config` shows what comes to the same."""
+    text = f"server = {written}\n"
+    if place == "route":
+        text = f'[[route]]\nmaildir = "M"\n{text}'
+    else:
+        text = f'[defaults]\n{text}[[route]]\nmaildir = "M"\n'
+    made = read(write(path, text))
+    assert [server.text for server in made.routes[0].servers] == servers
+    assert read(write(path, effective(made))) == made
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("[]", "line 3: server: at least one is needed"),
+        ('["a", 1]', "line 3: server: a text or an array of texts is needed, not a number"),
+        ('["a", "b,c"]', "line 3: server 'b,c': no host name"),
+        ('"a,unix:/x"', "line 3: server 'a,unix:/x': unix: and exec: take the whole rest"),
+        ('["qmtps://a", "b"]', "line 3: server b:209: what qmtps://a:6209 gets under TLS"),
+        ('["a", "-"]', "line 3: server -: what tcpclient has opened is one server"),
+    ],
+)
+def test_a_list_in_a_file_that_makes_no_sense(path: Path, written: str, says: str) -> None:
+    """With the line that it stands on."""
+    assert refused(path, f'[[route]]\nmaildir = "M"\nserver = {written}\n').startswith(says)

@@ -34,7 +34,9 @@ def through_toml(setting: Setting[Any], value: Any) -> Any:
 
 def make(**values: Any) -> Route:
     """Make a route of these values by field, and of the necessary ones."""
-    return flags_and_keys.make_route({"maildir": b"M", "server": "h"} | values)
+    if isinstance(server := values.pop("server", "h"), str):
+        server = (server,)
+    return flags_and_keys.make_route({"maildir": b"M", "server": server} | values)
 
 
 # The table
@@ -74,7 +76,15 @@ def test_every_setting_has_a_value(key: str) -> None:
 
 def test_every_field_has_a_setting() -> None:
     """Two are the protocol's and nobody's to change."""
-    set_by = {"maildir", "prefix", "server", "window_messages", "window_bytes", "tls"}
+    set_by = {
+        "maildir",
+        "prefix",
+        "server",
+        "fallback_servers",
+        "window_messages",
+        "window_bytes",
+        "tls",
+    }
     set_by |= {setting.field for setting in flags_and_keys.ROUTE}
     assert set(Route._fields) - set_by == {"grace_s", "session_s"}
 
@@ -334,6 +344,8 @@ def test_a_route_is_made_of_its_own_values() -> None:
     """`--check-config` shows them; what it shows is what holds."""
     made = make(server="qmtps://h", window=(7, 8), tls_pins=(bytes(32),), recipients=(b"a@b",))
     assert flags_and_keys.make_route(flags_and_keys.route_values(made)) == made
+    several = make(server=("qmtps://h", "exec:ssh mx", "localhost"), tls_pins=(bytes(32),))
+    assert flags_and_keys.make_route(flags_and_keys.route_values(several)) == several
 
 
 def test_pins_come_back() -> None:

@@ -406,3 +406,38 @@ def test_somebody_ignores_sigchld(start: Start) -> None:
         transport.close()
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+# What it has not read
+
+
+def test_what_a_command_has_not_read_is_not_in_doubt(start: Start) -> None:
+    """ssh that does not reach its host leaves it all in the pipe; another server may have it."""
+    transport = start("sh", "-c", "sleep 0.1; exit 255")
+    assert transport.send(bytes(1_000)) == 1_000
+    assert transport.bytes_unread == 0, "it may be read yet"
+    with pytest.raises(ConnectError):
+        everything(transport)
+    assert transport.bytes_unread == 1_000
+    transport.hang_up()
+    assert transport.bytes_unread == 1_000, "asked for after that, when it is closed"
+    transport.close()
+    assert transport.bytes_unread == 1_000
+
+
+def test_what_a_command_has_read_may_have_been_taken(start: Start) -> None:
+    """The connection behind it may have broken after that."""
+    transport = start("sh", "-c", "dd bs=300 count=1 of=/dev/null 2>/dev/null; exit 255")
+    assert transport.send(bytes(1_000)) == 1_000
+    with pytest.raises(ConnectError):
+        everything(transport)
+    assert transport.bytes_unread == 700
+
+
+def test_what_another_process_may_read_yet_is_in_doubt(start: Start) -> None:
+    """The command has exited, and has left one behind that has its input open."""
+    transport = start("sh", "-c", "exec 3<&0; (sleep 30; cat <&3) >/dev/null 2>&1 & exit 1")
+    assert transport.send(bytes(1_000)) == 1_000
+    with pytest.raises(TransportError):
+        everything(transport)
+    assert transport.bytes_unread == 0

@@ -25,7 +25,7 @@ from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.sockets import SocketTransport
 from maildirqmtp.transport.tcp import connect_tcp
 from tests.fakes import FakeClock, never_wait
-from tests.helpers import DEADLINE_S
+from tests.helpers import DEADLINE_S, blackhole
 
 SERVER = TcpEndpoint("mail.example.org")
 #: What becomes of connecting to an address.
@@ -124,6 +124,21 @@ def test_a_first_address_that_is_dead_costs_a_moment(plan: Plan, clock: FakeCloc
     assert planned.made[0].fileno() == -1, "the first socket stays open"
 
 
+def test_a_first_address_that_drops_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real sockets: it has not failed by then, and would not for a minute."""
+    addresses.forget()
+    with blackhole("127.0.0.2") as port, socket.create_server(("127.0.0.1", port)):
+        dead, alive = ("127.0.0.2", port), ("127.0.0.1", port)
+        answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in (dead, alive)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+        # Longer than the whole test may take.
+        assert used(connect_tcp(SERVER, 3_600.0)) == "127.0.0.1"
+        assert addresses._useless == {}, "the first one has been waited for"
+        # From then on the one that worked is first.
+        assert addresses.look_up(SERVER, 0.0)[0].sockaddr == alive
+    addresses.forget()
+
+
 def test_each_address_has_a_moment_to_itself(plan: Plan, clock: FakeClock) -> None:
     """A server that answers within that gets one connection, not one for each address."""
     begun_s = clock()
@@ -146,6 +161,14 @@ def test_the_time_that_connecting_took_is_remembered(plan: Plan, clock: FakeCloc
     plan(0.2)
     used(connect_tcp(SERVER, 60.0, clock=clock))
     assert addresses.next_after_s(SERVER) == pytest.approx(0.3)
+
+
+def test_how_many_addresses_there_are_is_known(plan: Plan, clock: FakeClock) -> None:
+    """A server is not given up before each has had its turn."""
+    plan(errno.ECONNREFUSED, 0, 0)
+    made = connect_tcp(SERVER, 60.0, clock=clock)
+    assert made.addresses == 3
+    made.close()
 
 
 def test_the_first_to_connect_wins(plan: Plan, clock: FakeClock) -> None:

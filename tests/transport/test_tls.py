@@ -197,6 +197,22 @@ def connect_and_receive(server: TcpEndpoint, tls: Tls) -> bytes:
         transport.close()
 
 
+def test_nothing_is_in_doubt_at_a_server_that_refuses_our_certificate(
+    authority: Authority, identity: Identity
+) -> None:
+    """It has read nothing of what was sent after the handshake; another server may have it."""
+    context = identity.context(client_ca=authority.file)
+    with serving(over_tls(context, echo)) as server:
+        address = TcpEndpoint("127.0.0.1", server.port, tls=True)
+        transport = connect(address, DEADLINE_S, Tls(authority.file))
+        assert transport.bytes_unread == 0
+        with pytest.raises(TransportError) as raised:
+            received(transport)
+        if "alert" in str(raised.value):  # else the server's reset has overtaken it
+            assert transport.bytes_unread > 1 << 40
+        transport.close()
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("wrong", [False, True])
 def test_without_the_right_client_certificate_the_connection_breaks(

@@ -48,6 +48,7 @@ class OnceDelivery:
         self.places: list[_Place] = []
         self.outcomes: list[Outcome] = []
         self.is_recorded = False
+        self.has_ended = False
         self._destination = destination
         self._text: bytes | None = None
 
@@ -100,6 +101,7 @@ class OnceDelivery:
             assert place.claim is not None
             self._destination.claims.end(place.claim, self.outcomes[number] if tried else None)
             self.places[number] = place._replace(claim=None, is_ours=False)
+        self.has_ended = True
 
 
 class OnceDestination:
@@ -191,6 +193,7 @@ class OnceDestination:
 
     def withdraw(self, deliveries: Sequence[OnceDelivery]) -> list[LocalError]:
         """Take back what was not committed; it is forgotten before its files go."""
+        deliveries = [delivery for delivery in deliveries if not delivery.has_ended]
         inner = [delivery.inner for delivery in deliveries if delivery.inner is not None]
         recorded = [delivery for delivery in deliveries if delivery.is_recorded]
         keys = [delivery.places[number].key for delivery in recorded for number in delivery.own]

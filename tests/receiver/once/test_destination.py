@@ -11,10 +11,11 @@ import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.files import Folder
-from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.destination import Mail, Outcome
 from maildirqmtp.receiver.once.destination import OnceDelivery, OnceDestination
 from maildirqmtp.receiver.once.memory import Memory
+from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import Spool
 from tests.helpers import wait_until
 from tests.receiver.doubles import Clock
@@ -225,3 +226,26 @@ def test_a_disk_that_cannot_remember(once: OnceDestination, inner: Inner) -> Non
     once.memory._database.execute("PRAGMA query_only = 0")
     assert inner.delivered == ([] if stages else [b"K1"])
     assert send(once, b"K1") == "K"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), LocalError("Input/output error")])
+def test_an_error_in_a_thread_holds_nothing(
+    once: OnceDestination, inner: Inner, error: BaseException
+) -> None:
+    """It ends one client; the next one with the same mail must not wait for ever."""
+    package = package_head(3) + b"hi\n" + package_tail(b"s@x", (b"K1", b"K2"))
+    inner.trouble = error
+    with contextlib.suppress(MemoryError):
+        Session(once, "p").receive(package)
+    assert inner.withdrawn == [b"K1", b"K2"]
+    inner.trouble = None
+    assert Session(once, "p").receive(package).count(b"Kto") == 2
+    assert inner.delivered == [b"K1", b"K2"]
+
+
+def test_what_has_its_place_is_not_taken_back(once: OnceDestination, inner: Inner) -> None:
+    """It is remembered: without its file, the message would be lost when it comes again."""
+    delivery = begin(once, b"K1")
+    once.commit([delivery])
+    assert once.withdraw([delivery]) == []
+    assert inner.withdrawn == []

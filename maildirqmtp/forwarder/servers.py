@@ -1,0 +1,294 @@
+"""The servers of a route: which one the next connection goes to, and what is known of each.
+
+    1. in the order of preference, but for those that were of no use within 5 minutes
+    2. these, the one longest ago first
+
+A server is of no use that cannot be connected to, or whose connection ends in a way that
+`recovery` judges so. Then the next connection goes to another one. When all have been of no use,
+one after the other without an answer in between, the run gives up, or the daemon backs off.
+
+All connections that are open at the same time lead to one server, `current`. What each has
+shown of itself, its window and the messages that it may dislike are its own.
+
+    accepted by mx1? --not answered--> in doubt at mx1 --mx1 comes back-----> sent to mx1 again
+                                             |
+                                             +--after `in_doubt_wait_s`--> sent to any of them
+"""
+
+from __future__ import annotations
+
+from time import gmtime, strftime
+from typing import TYPE_CHECKING, NamedTuple
+
+from maildirqmtp.forwarder.recovery import Recovery
+from maildirqmtp.forwarder.server_memory import ServerMemory
+from maildirqmtp.pipeline.pool import ConnectionPool
+from maildirqmtp.pipeline.timeouts import Timeouts
+from maildirqmtp.pipeline.window import shares
+from maildirqmtp.transport.connect import connect
+from maildirqmtp.transport.endpoint import TcpEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from maildirqmtp.forwarder.queue import Queue
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.settle import Settler
+    from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.state import State
+    from maildirqmtp.pipeline.pool import Connection
+    from maildirqmtp.transport.endpoint import Endpoint
+    from maildirqmtp.transport.transport import Transport
+
+#: Seconds for which a server that was of no use goes behind the others.
+USELESS_S = 300.0
+#: Seconds that connecting may take, at most, where the server was of no use the last time and
+#: another one waits to be used: a router that drops packets must not hold the mail up each time.
+AGAIN_TIMEOUT_S = 5.0
+#: Times that a server is tried for the messages that are in doubt there, while they wait for it.
+_PROBES = 5
+
+
+class Server:
+    """One server of a route.
+
+    `useless_at`: the clock's time at which it last was of no use. `waiting`: the messages that
+    wait for it, because they are in doubt there, each until this time of the clock.
+    """
+
+    __slots__ = ("endpoint", "memory", "name", "pool", "recovery", "useless_at", "waiting")
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        memory: ServerMemory,
+        pool: ConnectionPool[QueuedMessage],
+        recovery: Recovery,
+    ) -> None:
+        self.endpoint = endpoint
+        self.name = str(endpoint)
+        self.memory = memory
+        self.pool = pool
+        self.recovery = recovery
+        self.useless_at: float | None = None
+        self.waiting: dict[bytes, float] = {}
+
+    def is_useless(self, now: float) -> bool:
+        """Say whether it was of no use within 5 minutes."""
+        return self.useless_at is not None and now - self.useless_at < USELESS_S
+
+
+class Wait(NamedTuple):
+    """A message has to wait until this time of the clock, and why."""
+
+    until: float
+    reason: str
+
+
+class Servers:
+    """The servers of one route: of its own, or a list.
+
+    `state` remembers which messages are in doubt where, also from one run to the next. `connector`
+    is for tests. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        maildir: Maildir,
+        settler: Settler,
+        report: Report,
+        state: State,
+        connector: Callable[[Endpoint, float], Transport] | None,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        def make(endpoint: Endpoint) -> Server:
+            memory = ServerMemory(endpoint, route.one_recipient, state)
+            pool: ConnectionPool[QueuedMessage] = ConnectionPool(
+                shares(route.window_messages, route.window_bytes, route.connections),
+                Timeouts(
+                    route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
+                ),
+                lambda queued: maildir.is_same(queued.message),
+                clock,
+                memory.capabilities,
+            )
+            return Server(endpoint, memory, pool, Recovery(settler, report, endpoint))
+
+        self._servers = [make(endpoint) for endpoint in route.servers]
+        #: The one that connections lead to, or led to last.
+        self.current = self._servers[0]
+        #: The name of the one that answered last; before any has, that of the preferred one.
+        self.answered_by = self.current.name
+        self.several = len(self._servers) > 1
+        self._route = route
+        self._report = report
+        self._connector = connector or self._to_server
+        self._in_doubt_wait_s = route.in_doubt_wait_s
+        self._state = state
+        self._clock = clock
+        self._wall_clock = wall_clock
+        # In this round: those that were of no use since one has answered, and why.
+        self._of_no_use: dict[str, str] = {}
+        self._probing: Server | None = None
+
+    # Which one
+
+    def next(self) -> Server:
+        """Return the one that a first connection goes to now."""
+        if self._probing is not None or not self.several:
+            return self._probing or self.current
+        now = self._clock()
+
+        def rank(server: Server) -> tuple[float, bool]:
+            since = server.useless_at if server.is_useless(now) else None
+            return (
+                float("-inf") if since is None else since,
+                server.name in self._of_no_use,
+            )
+
+        return min(self._servers, key=rank)
+
+    def choose(self) -> bool:
+        """Have the next connections lead to the right one; say whether there is a choice."""
+        if self.several:
+            self.current, self._probing = self.next(), None
+        return self.several
+
+    @property
+    def target(self) -> Server:
+        """The one that messages go to: of the open connections, else of the next one."""
+        return self.current if self.current.pool.open else self.next()
+
+    @property
+    def timeout_s(self) -> float:
+        """The seconds that connecting to `current` may take, for each of its addresses."""
+        most_s, now = self._route.connect_timeout_s, self._clock()
+        others = [server for server in self._servers if server is not self.current]
+        if self.current.useless_at is None or all(one.is_useless(now) for one in others):
+            return most_s
+        return min(most_s, AGAIN_TIMEOUT_S)
+
+    def connect(self, timeout_s: float) -> Transport:
+        """Connect to `current`. Raises `TransportError`."""
+        return self._connector(self.current.endpoint, timeout_s)
+
+    def _to_server(self, endpoint: Endpoint, timeout_s: float) -> Transport:
+        route = self._route
+        # In a list with TLS, those without it are on this machine.
+        is_plain = not (isinstance(endpoint, TcpEndpoint) and endpoint.tls)
+        tls = None if self.several and is_plain else route.tls
+        return connect(endpoint, timeout_s, tls, write_timeout_s=route.write_timeout_s)
+
+    # What they are good for
+
+    @property
+    def has_spare(self) -> bool:
+        """True where another server than `current` is still to be tried in this round."""
+        return any(
+            one is not self.current and one.name not in self._of_no_use for one in self._servers
+        )
+
+    def failed(self, why: str) -> str:
+        """`current` is of no use; return why none of them is, empty where another may be."""
+        self.current.useless_at = self._clock()
+        self._of_no_use[self.current.name] = why
+        if self.has_spare:
+            self._report.note(f"{why}; going on with {self.next().name}")
+            return ""
+        reasons = "; ".join(self._of_no_use.values())
+        self._of_no_use.clear()
+        return reasons
+
+    def forget_failures(self) -> None:
+        """Begin with the preferred one again: the link is up, say."""
+        self._of_no_use.clear()
+        for server in self._servers:
+            server.useless_at = None
+
+    @property
+    def suspects(self) -> Collection[bytes]:
+        """The names of the messages that are to go alone, for `current` may dislike them."""
+        return self.current.recovery.suspects
+
+    def clear_up(
+        self,
+        connection: Connection[QueuedMessage],
+        unfinished: list[QueuedMessage],
+        queue: Queue,
+        stopping: bool,
+    ) -> str:
+        """Clear up after a connection that has ended, and judge whether to go on, and where.
+
+        `stopping`: we have ended it. Returns what `failed` does.
+        """
+        server, is_last = self.current, not self.current.pool.open
+        server.memory.learn(connection.pipeline)
+        if connection.pipeline.answered or not connection.pipeline.ended:
+            server.useless_at = None
+            self._of_no_use.clear()
+        if self.several and self._in_doubt_wait_s:
+            for queued in unfinished:
+                if queued.doubtful:
+                    self._state.note_in_doubt(queued.message.name, server.name)
+        has_spare = is_last and not stopping and self.has_spare
+        why = server.recovery.clear_up(connection, unfinished, queue, has_spare=has_spare)
+        if is_last and not stopping:
+            why = why and self.failed(why)
+            queue.hurry(self.take_ready())
+        return why
+
+    # Messages in doubt
+
+    def must_wait(self, name: bytes) -> Wait | None:
+        """Return until when a message may not be sent to `target`; None where it may be now."""
+        noted = self._state.in_doubt(name)
+        if not noted:
+            return None
+        target, now, now_s = self.target, self._clock(), self._wall_clock()
+        for server in self._servers:
+            left_s = noted.get(server.name, float("-inf")) + self._in_doubt_wait_s - now_s
+            # More is left than the whole time where the wall clock was set back.
+            if server is not target and 0 < left_s <= self._in_doubt_wait_s:
+                server.waiting[name] = now + left_s
+                probe_at = self._probe_at(server)
+                due = probe_at if probe_at > now else now + self._interval_s
+                at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(now_s + left_s))
+                return Wait(
+                    min(now + left_s, due),
+                    f"in doubt at {server.name}, and waits for it; from {at} on it goes to any",
+                )
+        for server in self._servers:
+            server.waiting.pop(name, None)
+        return None
+
+    def take_ready(self) -> list[bytes]:
+        """Return the messages that have waited for `target`, and can go there now."""
+        target = self.target
+        ready, target.waiting = [*target.waiting], {}
+        return ready
+
+    @property
+    def _interval_s(self) -> float:
+        return self._in_doubt_wait_s / _PROBES
+
+    def _probe_at(self, server: Server) -> float:
+        return 0.0 if server.useless_at is None else server.useless_at + self._interval_s
+
+    def probe(self) -> list[bytes]:
+        """With nothing else to send, see which server may be tried for the messages it may have.
+
+        Returns these; the next connection goes there. Nothing while there is a connection.
+        """
+        now = self._clock()
+        for server in self._servers if not self.current.pool.open else ():
+            if server.waiting and self._probe_at(server) <= now:
+                ready = [name for name, until in server.waiting.items() if until > now]
+                server.waiting = {}
+                if ready:
+                    self._probing = server
+                    return ready
+        return []
