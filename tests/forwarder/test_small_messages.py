@@ -131,9 +131,9 @@ def test_a_fifo_is_not_read_from(gathering: Gathering) -> None:
     """What another program has put into it would be gone."""
     path = gathering.path / "new" / "0.b"
     os.mkfifo(path)
-    os.utime(path, (1_000_000, 1_000_000))
-    fd = os.open(path, os.O_RDWR)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     os.write(fd, b"x")
+    os.utime(path, (1_000_000, 1_000_000))
     gathering.queue.append((gathering.maildir.new, b"0.b"))
     assert gathering.gather() == (None, b"0.b")
     assert os.read(fd, 1) == b"x"
