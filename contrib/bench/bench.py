@@ -15,6 +15,7 @@ from types import FrameType
 import bench_cases
 import bench_programs
 import bench_serialmail
+import bench_thin
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -27,7 +28,7 @@ from bench_harness import (
     memory_place,
 )
 
-CASES = bench_cases.CASES | bench_programs.CASES | bench_serialmail.CASES
+CASES = bench_cases.CASES | bench_programs.CASES | bench_serialmail.CASES | bench_thin.CASES
 
 
 def arguments() -> argparse.Namespace:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -108,11 +110,14 @@ def _look(route: Route) -> dict[str, Any]:
     with Maildir(route.maildir) as maildir:
         daemon = read(maildir, route.prefix)
         told = daemon.get("waiting") if daemon else None
+        state = State(maildir.root, time.monotonic, time.time)
         for folder, name in maildir.scan(route.include_cur):
             about = _about(maildir, route, folder, name)
             if about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
-                waiting.append(_merged(about, known, now_s))
+                broken = state.broken(name)
+                why = how_far(*broken) if broken else ""
+                waiting.append(_merged(about, known, why, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
     shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
@@ -180,7 +185,8 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
     ]
 
 
-def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
+def _merged(about: dict[str, Any], known: Any, otherwise: str, now_s: float) -> dict[str, Any]:
+    """Return what is told of a message; `otherwise` is the reason where no daemon knows one."""
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     # What a number of hundreds of digits, or NaN, would do to a table.
@@ -191,7 +197,7 @@ def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
         "tries": tries if isinstance(tries, int) else None,
-        "reason": about["reason"] or (why if isinstance(why, str) else ""),
+        "reason": about["reason"] or (why if isinstance(why, str) else "") or otherwise,
         "next": next_s,
     }
 

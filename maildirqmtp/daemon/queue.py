@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.large_messages import Postponed
 from maildirqmtp.maildir import names
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class WatchQueue:
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
         self._hints: deque[bytes] = deque()
-        self._last: deque[bytes] = deque()
+        self._postponed: Postponed[bytes] = Postponed()
         self._heap: list[tuple[float, int, bytes]] = []
         self._order = count()
         self._missed: set[bytes] = set()
@@ -145,26 +146,40 @@ class WatchQueue:
         """See `forwarder.queue.Queue`. Those that wait and are due count, too."""
         if not self.open:
             return 0
-        return len(self._fresh) + len(self._last) + (self._next_due() is not None)
+        return len(self._fresh) + len(self._postponed) + (self._next_due() is not None)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
         while self.open:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
-                if not self._last:
-                    return None
-                key = self._last.popleft()
-            entry = self._known[key]
-            if entry.due is not None:
+                return None
+            if self._known[key].due is not None:
                 heappop(self._heap)
-                entry.due = None
-            if self._reservations is not None and not self._reservations.take(key, self):
-                # Another route has it. When that lets go of it, a scan finds it as a new one.
-                del self._known[key]
-                continue
-            return entry.folder, entry.name
+                self._known[key].due = None
+            if (found := self._reserved(key)) is not None:
+                return found
         return None
+
+    @property
+    def postponed(self) -> int:
+        """See `forwarder.queue.Queue`."""
+        return len(self._postponed) if self.open else 0
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """See `forwarder.queue.Queue`."""
+        while self.open and (key := self._postponed.take()) is not None:
+            if (found := self._reserved(key)) is not None:
+                return found
+        return None
+
+    def _reserved(self, key: bytes) -> tuple[Folder, bytes] | None:
+        """Return a message that is to go, for this route alone; None where another has it."""
+        if self._reservations is not None and not self._reservations.take(key, self):
+            # When the other route lets go of it, a scan finds it as a new one.
+            del self._known[key]
+            return None
+        return self._known[key].folder, self._known[key].name
 
     def _next_due(self) -> bytes | None:
         heap = self._heap
@@ -186,10 +201,9 @@ class WatchQueue:
         for folder, name in reversed(candidates):
             self._fresh.appendleft(self._return(folder, name))
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
         """See `forwarder.queue.Queue`."""
-        for folder, name in candidates:
-            self._last.append(self._return(folder, name))
+        self._postponed.add([self._return(*candidate) for candidate in candidates], broken=broken)
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""

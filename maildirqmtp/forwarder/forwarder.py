@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
+from maildirqmtp.forwarder.large_messages import LargeMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -91,9 +92,10 @@ class Forwarder:
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
-        self._recovery = Recovery(self._settler, report, route.server)
+        large = LargeMessages(route.large_bytes, state, clock)
+        self._recovery = Recovery(self._settler, report, route.server, large)
         self.outbox = Outbox(
-            maildir, route, report, self._settler, self.queue, self._recovery.is_suspect
+            maildir, route, report, self._settler, self.queue, large, self._recovery.is_suspect
         )
         self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
@@ -187,7 +189,7 @@ class Forwarder:
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
-        if self._may_take and not self.outbox.left:
+        if self._may_take and not self.outbox.small_left:
             try:
                 found = self.queue.refill()
                 self._all_tried = not found
@@ -286,7 +288,7 @@ class Forwarder:
 
     def _open_more(self) -> None:
         """Use as many connections as are allowed, while more mail waits than is under way."""
-        while self._pool.windows and len(self.queue) and self._clock() >= self._more_at:
+        while self._clock() >= self._more_at and self.outbox.needs_connection(self._pool):
             try:
                 self._open(self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)))
             except TransportError as error:
@@ -299,10 +301,7 @@ class Forwarder:
         if self._may_take:
             if self._pool.may_add():
                 self._open_more()
-            self.outbox.fill(self._pool)
-            if not any(connection.pipeline.packages_in_flight for connection in pool):
-                self._refill()
-                self.outbox.fill(self._pool)
+            self._fill()
         self._end_those_over()
         for connection in pool:
             connection.watch()
@@ -317,6 +316,14 @@ class Forwarder:
                 connection.pipeline.give_up()
             self._settle(connection)  # after these, for both of them may take in answers
         self._settler.tick()
+
+    def _fill(self) -> None:
+        """Put what there is room for: small messages, those that came meanwhile, large ones."""
+        self.outbox.fill(self._pool)
+        if not self.outbox.small_in_flight(self._pool):
+            self._refill()
+            self.outbox.fill(self._pool)
+        self.outbox.fill_large(self._pool)
 
     def _end_those_over(self) -> None:
         now, idle_s = self._clock(), self._route.idle_s
@@ -341,6 +348,7 @@ class Forwarder:
         if half_put is not None and not any(half_put is queued for queued in unfinished):
             unfinished.append(half_put)
         self.stop_reason = self._recovery.clear_up(connection, unfinished, self.queue)
+        self._all_tried = self._all_tried and not unfinished
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from maildirqmtp.forwarder.large_messages import Postponed
 from maildirqmtp.maildir.names import without_uid
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 RESCAN_FOR_S = 3_600.0
 #: Times that a file which a scan lists is sought in vain under its name.
 _MAX_VANISHED = 10
+# While large messages go: part of the time that may go into scanning, and seconds between scans.
+_SCAN_SHARE = 0.1
+_SCAN_S = 0.1
+# Seconds after which it is scanned though nothing else happens.
+_LOOK_S = 1.0
 
 
 class Queue(Protocol):
@@ -53,8 +59,20 @@ class Queue(Protocol):
         """Put these, which were not tried to the end, before all others."""
         ...
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Put these, which were not tried to the end, behind all others, present and to come."""
+    @property
+    def postponed(self) -> int:
+        """How many of them `take` does not return, but `take_postponed`."""
+        ...
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """Return the next of those that were postponed."""
+        ...
+
+    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
+        """Put these, which were not tried to the end, behind all others, present and to come.
+
+        `broken`: they broke a connection before, and go behind the other ones that are postponed.
+        """
         ...
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
@@ -103,21 +121,32 @@ class BatchQueue:
 
     def __init__(self, scan: Scan, clock: Callable[[], float] = time.monotonic) -> None:
         self._candidates: Candidates = deque()
-        self._last: Candidates = deque()
+        self._postponed: Postponed[tuple[Folder, bytes]] = Postponed()
+        # Those that were postponed: they wait, or are in flight while the maildir is scanned.
+        self._large: set[bytes] = set()
         self._scan = scan
         self._clock = clock
         self._rescan_until = clock() + RESCAN_FOR_S
+        self._not_before = clock()
         self._tried: set[bytes] = set()
         self._held: dict[bytes, str] = {}
         self._vanished: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._candidates) + len(self._last)
+        return len(self._candidates) + len(self._postponed)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
-        candidates = self._candidates or self._last
-        return candidates.popleft() if candidates else None
+        return self._candidates.popleft() if self._candidates else None
+
+    @property
+    def postponed(self) -> int:
+        """See `Queue`."""
+        return len(self._postponed)
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """See `Queue`."""
+        return self._postponed.take()
 
     @property
     def may_rescan(self) -> bool:
@@ -126,10 +155,12 @@ class BatchQueue:
 
     def refill(self) -> int:
         """See `Queue`."""
-        if not self.may_rescan:
+        began = self._clock()
+        if not self.may_rescan or (self._large and began < self._not_before):
             return 0
-        found = self._scan(self.untried)
+        found = self._scan(self._unknown)
         self._candidates.extend(found)
+        self._not_before = began + max(_SCAN_S, (self._clock() - began) / _SCAN_SHARE)
         return len(found)
 
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
@@ -137,13 +168,18 @@ class BatchQueue:
         tried = self._tried
         return [n for n in names if n not in tried and without_uid(n) not in tried]
 
+    def _unknown(self, names: Iterable[bytes]) -> Iterable[bytes]:
+        """Return those of these names that this run has not met; none of them is in flight."""
+        return [n for n in self.untried(names) if not self._large or _key(n) not in self._large]
+
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
         self._candidates.extendleft(reversed(candidates))
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
         """See `Queue`."""
-        self._last.extend(candidates)
+        self._postponed.add(candidates, broken=broken)
+        self._large.update([_key(name) for _, name in candidates])
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -155,6 +191,8 @@ class BatchQueue:
 
     def gone(self, name: bytes) -> bool:
         """See `Queue`."""
+        if self._large:
+            self._large.discard(_key(name))
         return bool(self._held) and self._held.pop(_key(name), None) is not None
 
     def vanished(self, name: bytes) -> bool:
@@ -171,6 +209,7 @@ class BatchQueue:
     ) -> bool:
         """See `Queue`. The next run tries again."""
         key = _key(name)
+        self._large.discard(key)
         before = self._held.get(key)
         if at_next_scan and before is None:
             self._held[key] = reason
@@ -178,9 +217,9 @@ class BatchQueue:
             self._tried.add(key)
         return reason != before
 
-    def next_deadline(self) -> None:
-        """See `Queue`."""
-        return
+    def next_deadline(self) -> float | None:
+        """See `Queue`: while a large message goes, small ones may come."""
+        return self._clock() + _LOOK_S if self._large and self.may_rescan else None
 
 
 def _key(name: bytes) -> bytes:

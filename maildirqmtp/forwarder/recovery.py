@@ -2,9 +2,11 @@
 
 unfinished message                           goes
 the file changed while it was sent           held; sent as it is now, the next time
+a large one over which it broke              set aside: it has had its attempt in this run
 all that a connection had, at a fault        to the end of the queue, to go alone
 the same a second time                       set aside: deferred, so that the others go on
 some of its recipients were deferred         waits, as they do
+another large one                            behind the small ones
 anything else                                back to the front of the queue
 
 the connection                               another
@@ -32,6 +34,7 @@ from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
 
 if TYPE_CHECKING:
     from maildirqmtp.errors import QMTPError
+    from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -57,7 +60,10 @@ class Recovery:
     `server` is where they lead, for what is said about a server that never says anything.
     """
 
-    def __init__(self, settler: Settler, report: Report, server: Endpoint) -> None:
+    def __init__(
+        self, settler: Settler, report: Report, server: Endpoint, large: LargeMessages
+    ) -> None:
+        self._large = large
         self._settler = settler
         self._report = report
         self._server = server
@@ -87,7 +93,8 @@ class Recovery:
         """
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
-        at_fault = len(unfinished) == 1 and _is_fault(pipeline)
+        broken = self._large.find_broken(pipeline, unfinished)
+        at_fault = len(unfinished) == 1 and _is_fault(pipeline) and broken is None
         culprit = at_fault and self._count_fault(unfinished[0]) >= 2
         again: list[tuple[Folder, bytes]] = []
         last: list[tuple[Folder, bytes]] = []
@@ -98,14 +105,17 @@ class Recovery:
             if queued.reason:
                 if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
                     self._report.held(message.name, queued.reason)
+            elif queued is broken:
+                self._defer(queued, self._large.note_broken(queued), queue)
             elif culprit:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
                 # To go again now would try recipients again that are to be tried later.
                 self._defer(queued, "waits, as others of this message do", queue)
             else:
-                (last if at_fault else again).append((message.folder, message.name))
-        stop_reason = self._judge(connection, unfinished, culprit)
+                goes_last = at_fault or self._large.is_large(queued)
+                (last if goes_last else again).append((message.folder, message.name))
+        stop_reason = self._judge(connection, unfinished, culprit, broken is not None)
         queue.put_back(again)
         if at_fault and sum(self._without_progress.values()) == 1:
             # Its neighbours may be as bad, and would stop this run, and all that follow, here.
@@ -147,12 +157,20 @@ class Recovery:
         return self._faults[name]
 
     def _judge(
-        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], culprit: bool
+        self,
+        connection: Connection[QueuedMessage],
+        unfinished: list[QueuedMessage],
+        culprit: bool,
+        broken: bool,
     ) -> str:
-        """Return why another connection cannot help for now; empty where it may."""
+        """Return why another connection cannot help for now; empty where it may.
+
+        `broken`: it broke over a large message, which says nothing against a wide window.
+        """
         pipeline = connection.pipeline
         error, in_flight = pipeline.error, len(unfinished)
-        narrowed = bool(in_flight and error and connection.window.shrink(in_flight))
+        fell = bool(in_flight and error) and not broken
+        narrowed = fell and connection.window.shrink(in_flight)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0
@@ -162,7 +180,7 @@ class Recovery:
             return self._begin_anew(f"{error}; what is left stays as it is")
         if narrowed and in_flight > 1:
             return ""
-        if culprit:
+        if culprit or broken:
             # Progress; but a server that does it to every message is dead.
             self._without_progress.clear()
             self._set_aside += 1

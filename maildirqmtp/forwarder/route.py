@@ -27,6 +27,8 @@ LIFETIME_S = 14 * 86_400.0
 RESCAN_S = 30.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
+#: Bytes above which a message is large, and lets the others go first.
+LARGE_BYTES = 256 << 10
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -59,6 +61,7 @@ class Route(NamedTuple):
     fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
+    Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
     """
 
     maildir: bytes
@@ -87,4 +90,6 @@ class Route(NamedTuple):
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
     one_recipient: bool = False
+    large_bytes: int = LARGE_BYTES
+    max_bytes: int | None = None
     tls: "Tls | None" = None

@@ -262,10 +262,11 @@ class Maildir:
         except OSError:
             return 0  # gone or unreadable: opening it will tell
 
-    def load(self, folder: Folder, name: bytes) -> Message | None:
+    def load(self, folder: Folder, name: bytes, most_bytes: int | None = None) -> Message | None:
         """Open a message; None for what is none: gone, a link, FIFO, device, directory.
 
-        Up to 1 MiB the file is read whole. Raises `LocalError` for a file that
+        Up to 1 MiB the file is read whole; of one above `most_bytes` nothing is read, so that its
+        `size` is all there is to know. Raises `LocalError` for a file that
         cannot be read, and `FileChangedError` for one that is being written to.
         """
         try:
@@ -279,15 +280,12 @@ class Maildir:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            if self._owners is not None and status.st_uid not in self._owners:
-                raise LocalError(
-                    f"{printable(folder.join(name))} belongs to user {status.st_uid}, who is not "
-                    f"the maildir's owner, and may only have been linked here; chown it, or run "
-                    f"this as the maildir's owner"
-                )
+            self._check_owner(folder, name, status.st_uid)
             if safety.is_being_written(fd, status):
                 raise _being_written(folder, name)
             size = status.st_size
+            if most_bytes is not None and size > most_bytes:
+                return Message(folder, name, identity_of(status), b"", size)
             if size > WHOLE_MAX:
                 top = os.read(fd, TOP_BYTES)
                 keep = True
@@ -301,6 +299,14 @@ class Maildir:
         finally:
             if not keep:
                 os.close(fd)
+
+    def _check_owner(self, folder: Folder, name: bytes, owner: int) -> None:
+        if self._owners is not None and owner not in self._owners:
+            raise LocalError(
+                f"{printable(folder.join(name))} belongs to user {owner}, who is not "
+                f"the maildir's owner, and may only have been linked here; chown it, or run "
+                f"this as the maildir's owner"
+            )
 
     @staticmethod
     def _is_no_file(folder: Folder, name: bytes) -> bool:

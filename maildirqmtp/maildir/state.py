@@ -3,12 +3,14 @@
     DIR/.maildirqmtp-state.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
+     "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
-or will be within two days: when a server first deferred them. `servers` has what each has shown
-of itself, by its name as it was given, and when that was last seen. Keys that this version
-does not know are kept.
+or will be within two days: when a server first deferred them. `broken` has large messages over
+which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
+has shown of itself, by its name as it was given, and when that was last seen. Keys that this
+version does not know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew.
@@ -74,6 +76,7 @@ class State:
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
         self._first_deferred: dict[str, float] = {}
+        self._broken: dict[str, dict[str, float]] = {}
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -98,10 +101,25 @@ class State:
 
     def forget(self, name: bytes) -> None:
         """Forget a message that is done."""
-        if self._first_deferred:
+        if self._first_deferred or self._broken:
             with self._lock:
-                if self._first_deferred.pop(_key(name), None) is not None:
+                was_deferred = self._first_deferred.pop(_key(name), None) is not None
+                if self._broken.pop(_key(name), None) is not None or was_deferred:
                     self._change()
+
+    def note_broken(self, name: bytes, sent: int, length: int) -> None:
+        """A connection broke over a message, of which so many bytes had arrived."""
+        with self._lock:
+            self._load()
+            self._broken[_key(name)] = {"at": self._wall_clock(), "sent": sent, "of": length}
+            self._change()
+
+    def broken(self, name: bytes) -> tuple[int, int] | None:
+        """Return how many bytes of how many had arrived when a connection broke over a message."""
+        with self._lock:
+            self._load()
+            found = self._broken.get(_key(name))
+            return None if found is None else (int(found["sent"]), int(found["of"]))
 
     # Servers
 
@@ -173,6 +191,7 @@ class State:
                 **self._others,
                 "version": VERSION,
                 "first_deferred": dict(deferred),
+                "broken": self._broken,
                 "servers": self._servers,
             }
             data = json.dumps(content, indent=0).encode("ascii")
@@ -181,12 +200,15 @@ class State:
             if deferred:
                 del deferred[len(deferred) // 2 :]
             else:
-                self._others, self._servers = {}, {}
+                self._others, self._servers, self._broken = {}, {}, {}
 
     def _forget_old(self) -> None:
         now_s = self._wall_clock()
         self._first_deferred = {
             name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
+        }
+        self._broken = {
+            name: how for name, how in self._broken.items() if now_s - how["at"] < DEFERRAL_S
         }
         self._servers = {
             server: kept
@@ -223,12 +245,21 @@ class State:
         if type(version) is not int or version != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         first_deferred = _times(content.pop("first_deferred", {}))
-        servers = content.pop("servers", {})
-        if not isinstance(servers, dict):
-            raise ValueError("'servers' is no object")
-        self._servers = {server: _times(shown) for server, shown in servers.items()}
+        broken = _tables(content, "broken")
+        if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
+            raise ValueError("'broken' has something else")
+        self._servers = _tables(content, "servers")
+        self._broken = broken
         self._first_deferred = first_deferred
         self._others = content
+
+
+def _tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
+    """Take an object of objects of numbers out of the content. Raises `ValueError`."""
+    value = content.pop(key, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{key!r} is no object")
+    return {name: _times(times) for name, times in value.items()}
 
 
 def _times(value: object) -> dict[str, float]:

@@ -7,7 +7,7 @@ sends it: the forwarder's `QueuedMessage`, the library's `SendRequest`.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from maildirqmtp.qmtp.protocol import ENCODING_LF
+from maildirqmtp.qmtp.protocol import ACCEPTED, ENCODING_LF
 
 if TYPE_CHECKING:
     from maildirqmtp.response import Response
@@ -34,13 +34,15 @@ class OutgoingMessage:
     have been put into a package. The text is `length` bytes. `answers` has a
     response or None for each recipient, `unanswered` counts the Nones.
     `doubtful` are the indices of recipients whose package was sent whole and never
-    answered. `reason` says why its sending was broken off on this side. `alone`:
+    answered. `bytes_out`: how much of the oldest package had arrived when the connection ended.
+    `reason` says why its sending was broken off on this side. `alone`:
     nothing else may be in flight with it, for it may be what ends connections.
     """
 
     __slots__ = (
         "alone",
         "answers",
+        "bytes_out",
         "doubtful",
         "length",
         "next",
@@ -61,6 +63,7 @@ class OutgoingMessage:
         self.unanswered = len(recipients)
         self.answers: list[Response | None] = [None] * self.unanswered
         self.doubtful: tuple[int, ...] = ()
+        self.bytes_out = 0
         self.reason = ""
         self.alone = False
 
@@ -108,3 +111,22 @@ class PackageInFlight(Generic[MessageT]):
         self.stop = stop
         self.size = size
         self.end = end
+
+    def note_arrived(self, stream_bytes: int) -> None:
+        """Note on the message how much of the package was among so many bytes of the stream."""
+        self.message.bytes_out = max(0, min(stream_bytes - self.end, 0) + self.size)
+
+    def take_back_refusals(self) -> None:
+        """Forget refusals of some of a fenced package's recipients, with the others unanswered.
+
+        From a server that answers once per package they are about all of them, and the
+        first, perhaps a good address, would be reported as refused. That the first was
+        accepted is true either way. From here on each gets a package of its own.
+        """
+        message = self.message
+        for index in range(self.first, self.next):
+            answer = message.answers[index]
+            if answer is not None and answer.status is not ACCEPTED:
+                message.answers[index] = None
+                message.unanswered += 1
+                message.doubtful += (index,)

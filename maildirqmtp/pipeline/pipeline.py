@@ -45,10 +45,10 @@ from maildirqmtp.qmtp.protocol import (
     MAX_PACKAGE_RECIPIENTS,
     Response,
     ResponseReader,
-    Status,
     package_head,
     package_tail,
 )
+from maildirqmtp.transport.backlog import unacknowledged
 from maildirqmtp.transport.transport import Transport
 
 _RECEIVE_BYTES = 256 << 10
@@ -63,7 +63,7 @@ class Pipeline(Generic[MessageT]):
     still the one that was opened. `clock` is monotonic seconds. `answered` counts packages;
     `answers_each` is true once the server has answered here for each recipient of a package
     with several; `error` says why the connection ended, where that is a fault; `remark` is
-    what the end has shown about the server.
+    what the end has shown about the server. `gave_up`: told to stop, it waited no longer.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Pipeline(Generic[MessageT]):
         self.answered = 0
         self.answers_each = False
         self.remark = ""
+        self.gave_up = False
         self.capabilities = capabilities
         self._window = window
         self._timeouts = timeouts
@@ -345,6 +346,7 @@ class Pipeline(Generic[MessageT]):
     def give_up(self) -> None:
         """End the connection without waiting for what is in flight."""
         self.catch_up()
+        self.gave_up = not self.ended
         self._end(TransportError(f"gave up waiting for {self.transport.name}: told to stop"))
 
     def _end_if_drained(self) -> None:
@@ -370,9 +372,13 @@ class Pipeline(Generic[MessageT]):
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
+        if self._in_flight:
+            held = unacknowledged(self.transport.write_fd)
+            self._in_flight[0].note_arrived(self._out.sent - held)
+            if self._fence_answered_at is not None:
+                self._in_flight[0].take_back_refusals()
+                self.capabilities.one_recipient = True
         self.transport.close()
-        if self._in_flight and self._fence_answered_at is not None:
-            self._take_back(self._in_flight[0])
         unfinished: dict[int, MessageT] = {}
         for package in self._in_flight:
             message = package.message
@@ -382,19 +388,3 @@ class Pipeline(Generic[MessageT]):
                 message.doubtful += tuple(range(package.next, package.stop))
         self._in_flight.clear()
         return list(unfinished.values())
-
-    def _take_back(self, package: PackageInFlight[MessageT]) -> None:
-        """Forget refusals of some of a fenced package's recipients, with the others unanswered.
-
-        From a server that answers once per package they are about all of them, and the
-        first, perhaps a good address, would be reported as refused. That the first was
-        accepted is true either way. From here on each gets a package of its own.
-        """
-        message = package.message
-        for index in range(package.first, package.next):
-            answer = message.answers[index]
-            if answer is not None and answer.status is not Status.ACCEPTED:
-                message.answers[index] = None
-                message.unanswered += 1
-                message.doubtful += (index,)
-        self.capabilities.one_recipient = True

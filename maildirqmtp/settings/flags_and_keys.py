@@ -22,6 +22,7 @@ from maildirqmtp.settings.mail_types import (
     PinType,
     PortType,
     ShellWordsType,
+    SizeType,
     WindowType,
 )
 from maildirqmtp.settings.types import (
@@ -206,6 +207,18 @@ ROUTE: tuple[Setting[Any], ...] = (
         "connections",
         CountType("N"),
         "connections at the same time ({default})",
+    ),
+    Setting(
+        "large",
+        "large_bytes",
+        SizeType("SIZE"),
+        "larger messages let the others go first ({default})",
+    ),
+    Setting(
+        "max-size",
+        "max_bytes",
+        SizeType("SIZE"),
+        "hold larger messages (none)",
     ),
     Setting(
         "one-recipient",

@@ -16,7 +16,7 @@ from maildirqmtp.settings.types import (
     quoted,
     unexpanded,
 )
-from maildirqmtp.settings.units import bytes_text, parse_window
+from maildirqmtp.settings.units import bytes_text, parse_bytes, parse_window
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, parse_tcp
 
 
@@ -64,6 +64,26 @@ class WindowType(ValueType[tuple[int, int]]):
         return f"{messages},{bytes_text(size)}"
 
     def from_toml(self, value: object, where: str) -> tuple[int, int]:
+        if type(value) is int:
+            return self.parse(digits(value, where), where)
+        return super().from_toml(value, where)
+
+
+class SizeType(ValueType[int]):
+    """A number of bytes, at least 1."""
+
+    wanted = 'a number of bytes, or a text as in "256k",'
+
+    def parse(self, text: str, where: str) -> int:
+        size = parse_bytes(text, where)
+        if size < 1:
+            raise ConfigError(f"{where}: at least one byte, not {text!r}")
+        return size
+
+    def to_text(self, value: int) -> str:
+        return bytes_text(value)
+
+    def from_toml(self, value: object, where: str) -> int:
         if type(value) is int:
             return self.parse(digits(value, where), where)
         return super().from_toml(value, where)
