@@ -158,7 +158,7 @@ class BatchQueue:
         began = self._clock()
         if not self.may_rescan or (self._large and began < self._not_before):
             return 0
-        found = self._scan(self._unknown)
+        found = self._scan(self._unknown if self._large else self.untried)
         self._candidates.extend(found)
         self._not_before = began + max(_SCAN_S, (self._clock() - began) / _SCAN_SHARE)
         return len(found)
@@ -169,8 +169,12 @@ class BatchQueue:
         return [n for n in names if n not in tried and without_uid(n) not in tried]
 
     def _unknown(self, names: Iterable[bytes]) -> Iterable[bytes]:
-        """Return those of these names that this run has not met; none of them is in flight."""
-        return [n for n in self.untried(names) if not self._large or _key(n) not in self._large]
+        """Return those of these names that this run has not met.
+
+        What has changed is tried again when the large ones are through: it may change for a while.
+        """
+        met = self._large | self._held.keys()
+        return [n for n in self.untried(names) if _key(n) not in met]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
