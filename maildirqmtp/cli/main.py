@@ -162,7 +162,7 @@ def _status(line: CommandLine) -> int:
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json))
+        return show_maildir(path, line.include_cur, bool(line.json), line.shard)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)

@@ -33,25 +33,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from maildirqmtp.maildir.shard import Shard
+
 #: How deep the values of a status file are shown; its own are three deep, in one more.
 _MAX_DEPTH = 6
 
 
-def show_maildir(path: bytes, include_cur: bool | None, as_json: bool) -> int:
+def show_maildir(
+    path: bytes, include_cur: bool | None, as_json: bool, shard: Shard | None = None
+) -> int:
     """Print what waits in a maildir, and what has failed; return 111 where anything waits.
 
-    For each route that a daemon has it with; where there is none, for all that is in
-    it. `include_cur` None: in cur/ too where the route has a prefix.
+    For each route and shard that a daemon has it with; where there is none, for all that is in
+    it. `include_cur` None: in cur/ too where the route has a prefix. `shard`: of that one only.
     """
     try:
         with Maildir(path) as maildir:
-            prefixes = served(maildir)
+            found = served(maildir)
     except LocalError:
-        prefixes = []  # it is told when it is looked at
+        found = []  # it is told when it is looked at
+    if shard is not None:
+        found = [(prefix, shard) for prefix in sorted({prefix for prefix, _ in found}) or [b""]]
     server = TcpEndpoint("nowhere")
     routes = [
-        Route(path, server, prefix=p, include_cur=bool(p) if include_cur is None else include_cur)
-        for p in prefixes or [b""]
+        Route(
+            path,
+            server,
+            prefix=prefix,
+            include_cur=bool(prefix) if include_cur is None else include_cur,
+            shard=part,
+        )
+        for prefix, part in found or [(b"", None)]
     ]
     return show(routes, as_json)
 
@@ -107,10 +119,10 @@ def _look(route: Route) -> dict[str, Any]:
     """Return what waits in a maildir, and what its daemon says."""
     now_s = time.time()
     waiting = []
-    with Maildir(route.maildir) as maildir:
+    with Maildir(route.maildir, shard=route.shard) as maildir:
         daemon = read(maildir, route.prefix)
         told = daemon.get("waiting") if daemon else None
-        state = State(maildir.root, time.monotonic, time.time)
+        state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
         for folder, name in maildir.scan(route.include_cur):
             about = _about(maildir, route, folder, name)
             if about is not None:
@@ -121,7 +133,8 @@ def _look(route: Route) -> dict[str, Any]:
     if daemon is not None:
         daemon.pop("waiting", None)
     shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
-    return {**shown, "daemon": daemon, "waiting": waiting}
+    shard = str(route.shard) if route.shard else None
+    return {**shown, "shard": shard, "daemon": daemon, "waiting": waiting}
 
 
 def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
@@ -211,7 +224,8 @@ def _print(found: dict[str, Any]) -> None:
             who += f" ({daemon.get('excuse')})"
     prefix = f" {found['prefix']}" if found["prefix"] else ""
     who = printable(who.encode("utf-8", "replace"))
-    print(f"{found['maildir']}{prefix}: {len(waiting)} waiting; {who}")
+    shard = f", shard {found['shard']}" if found["shard"] else ""
+    print(f"{found['maildir']}{prefix}{shard}: {len(waiting)} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]

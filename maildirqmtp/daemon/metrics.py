@@ -75,11 +75,12 @@ def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
 
 def _labels(snapshot: Snapshot) -> dict[str, str]:
     route = snapshot.route
-    return {
+    labels = {
         "maildir": route.maildir.decode("utf-8", "replace"),
         "prefix": route.prefix.decode("utf-8", "replace"),
         "server": str(route.server),
     }
+    return labels | {"shard": str(route.shard)} if route.shard else labels
 
 
 def render(metrics: Iterable[Metric]) -> str:

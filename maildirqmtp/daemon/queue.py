@@ -331,7 +331,7 @@ class WatchQueue:
         while self._hints:
             name = self._hints.popleft()
             key = _base(name)
-            if not name.startswith(b".") and key not in self._known:
+            if name[:1] != b"." and key not in self._known and self._maildir.is_ours(name):
                 self._known[key] = QueueEntry(self._maildir.new, name, _birth_s(name, now_s))
                 self._fresh.append(key)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.locking import Lock
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.shard import Shard
 
     class RouteQueue(Protocol):
         """The queue of a route."""
@@ -80,7 +81,7 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], tuple[int, Lock, SharedMaildir]] = {}
+        self._held: dict[tuple[int, int, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
 
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
@@ -89,13 +90,13 @@ class MaildirLocks:
         Raises `LocalError`, which names the process that holds the lock.
         """
         status = os.fstat(maildir.root.fd)
-        key = (status.st_dev, status.st_ino)
+        key = (status.st_dev, status.st_ino, maildir.shard)
         with self._lock:
             if key in self._held:
                 users, lock, shared = self._held[key]
             else:
                 # Not the maildir's own lock, which ends with the route that opened it.
-                users, lock = 0, locking.acquire(maildir.root)
+                users, lock = 0, locking.acquire(maildir.root, maildir.shard)
                 try:
                     shared = self._share(maildir)
                 except LocalError:
@@ -119,5 +120,5 @@ class MaildirLocks:
             root = Folder(os.dup(maildir.root.fd), maildir.root.path, maildir.root.owner)
         except OSError as error:
             raise local_error("lock", maildir.path, error) from error
-        state = State(root, self._clock, self._wall_clock, threading.Lock())
+        state = State(root, self._clock, self._wall_clock, threading.Lock(), maildir.shard)
         return SharedMaildir(root, Reservations(), state)

@@ -76,7 +76,11 @@ def _watched(route: Route) -> str:
     """Say what a route watches, and where its mail goes."""
     folders = "new and cur" if route.include_cur else "new"
     prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
-    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {route.server}"
+    shard = f", shard {route.shard}" if route.shard else ""
+    return (
+        f"watching {folders} of {printable(route.maildir)}{shard}{prefix}; "
+        f"mail goes to {route.server}"
+    )
 
 
 class _Runner:

@@ -84,7 +84,8 @@ class Forwarder:
         self._connector = connector or to_server
         self._clock = clock
         self._wall_clock = wall_clock
-        state = State(maildir.root, clock, wall_clock) if state is None else state
+        if state is None:
+            state = State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self._settler = Settler(maildir, route, report, clock, wall_clock, state)
         self._server_memory = ServerMemory(route, state)
         #: What is known of the server.

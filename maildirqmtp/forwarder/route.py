@@ -18,6 +18,7 @@ from maildirqmtp.pipeline.timeouts import (
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 
 if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
     from maildirqmtp.transport.endpoint import Endpoint
     from maildirqmtp.transport.tls_options import Tls
 
@@ -62,6 +63,7 @@ class Route(NamedTuple):
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
+    `shard` is the part of the messages that this route forwards, None for all.
     """
 
     maildir: bytes
@@ -92,4 +94,5 @@ class Route(NamedTuple):
     one_recipient: bool = False
     large_bytes: int = LARGE_BYTES
     max_bytes: int | None = None
+    shard: "Shard | None" = None
     tls: "Tls | None" = None

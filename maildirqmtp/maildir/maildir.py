@@ -18,6 +18,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.maildir import directories, locking, names, safety
@@ -29,6 +30,9 @@ from maildirqmtp.maildir.files import (
     local_error,
 )
 from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
 WHOLE_MAX = 1 << 20
@@ -78,11 +82,13 @@ class Maildir:
     """A maildir that is open. A context manager; leaving it ends the lock.
 
     Raises `LocalError` where it cannot be opened: it does not exist, is no
-    maildir, or may not be read. `nofollow` refuses a path that ends in a link.
+    maildir, or may not be read. `nofollow` refuses a path that ends in a link. With a
+    `shard`, only its messages are found, and only it is locked.
     """
 
-    def __init__(self, path: bytes, nofollow: bool = False) -> None:
+    def __init__(self, path: bytes, nofollow: bool = False, shard: "Shard | None" = None) -> None:
         self.path = path
+        self.shard = shard
         self._open: list[Folder] = []
         self._lock: locking.Lock | None = None
         self._envelope: Folder | None = None
@@ -176,7 +182,7 @@ class Maildir:
         Raises `LocalError`, which names the process that holds the lock.
         """
         if self._lock is None:
-            self._lock = locking.acquire(self.root)
+            self._lock = locking.acquire(self.root, self.shard)
 
     def unlock(self) -> None:
         """Let other forwarders at the maildir; harmless where it is not locked."""
@@ -232,6 +238,8 @@ class Maildir:
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
             found: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            if self.shard is not None:
+                found = filter(self.shard.has, found)
             if choose is not None:
                 found = choose(iter(found))
             for name in found:
@@ -244,6 +252,10 @@ class Maildir:
         self.find_envelopes()
         entries.sort()
         return deque([(folders[number], name) for _, name, number in entries])
+
+    def is_ours(self, name: bytes) -> bool:
+        """Say whether the message of this name is for this object: all are, without a shard."""
+        return self.shard is None or self.shard.has(name)
 
     def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
         return (self.new, self.cur) if include_cur else (self.new,)

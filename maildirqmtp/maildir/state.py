@@ -1,6 +1,6 @@
 """What must outlive a run and stands in no sidecar: one file of the maildir.
 
-    DIR/.maildirqmtp-state.json
+    DIR/.maildirqmtp-state.json, or of a shard .maildirqmtp-state-shard-K-N.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from maildirqmtp.maildir.files import Folder
+    from maildirqmtp.maildir.shard import Shard
 
 NAME = b".maildirqmtp-state.json"
 VERSION = 1
@@ -64,8 +65,10 @@ class State:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         lock: AbstractContextManager[Any] | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._root = root
+        self._name = NAME if shard is None else NAME.replace(b".json", shard.suffix + b".json")
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = nullcontext() if lock is None else lock
@@ -172,7 +175,7 @@ class State:
             self._changed = False
             try:
                 # Not made durable: what a power cut takes is found out again.
-                files.replace(self._root, NAME, self._encoded(), durable=False)
+                files.replace(self._root, self._name, self._encoded(), durable=False)
             except LocalError as error:
                 self._tell(str(error))
 
@@ -220,9 +223,9 @@ class State:
         if self._loaded:
             return
         self._loaded = True
-        path = printable(self._root.join(NAME))
+        path = printable(self._root.join(self._name))
         try:
-            data = files.load(self._root, NAME, MAX_BYTES)
+            data = files.load(self._root, self._name, MAX_BYTES)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self._tell(f"cannot read {path}: {error.strerror}; beginning it anew")

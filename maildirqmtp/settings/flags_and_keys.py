@@ -21,6 +21,7 @@ from maildirqmtp.settings.mail_types import (
     LoopbackType,
     PinType,
     PortType,
+    ShardType,
     ShellWordsType,
     SizeType,
     WindowType,
@@ -146,6 +147,13 @@ _IDLE_TIMEOUT = Setting(
     "idle-timeout", "idle_s", DurationType(), "close an idle connection ({default})"
 )
 
+SHARD = Setting(
+    "shard",
+    "shard",
+    ShardType("K/N"),
+    "only part K (from 0) of N of the messages, by their names",
+)
+
 #: What a route has besides its maildir, prefix and server, in the order of the help.
 ROUTE: tuple[Setting[Any], ...] = (
     _PORT,
@@ -220,6 +228,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         SizeType("SIZE"),
         "hold larger messages (none)",
     ),
+    SHARD,
     Setting(
         "one-recipient",
         "one_recipient",
