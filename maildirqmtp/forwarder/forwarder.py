@@ -93,7 +93,7 @@ class Forwarder:
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
-        large = LargeMessages(route.large_bytes, state, clock)
+        self._large = large = LargeMessages(route.large_bytes, state, clock)
         self._recovery = Recovery(self._settler, report, route.server, large)
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, large, self._recovery.is_suspect
@@ -321,7 +321,7 @@ class Forwarder:
     def _fill(self) -> None:
         """Put what there is room for: small messages, those that came meanwhile, large ones."""
         self.outbox.fill(self._pool)
-        if not self.outbox.small_in_flight(self._pool):
+        if not self._large.small_in_flight(self._pool):
             self._refill()
             self.outbox.fill(self._pool)
         self.outbox.fill_large(self._pool)
@@ -360,7 +360,7 @@ class Forwarder:
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
         settling = self._settler.next_deadline
-        due = [until, settling, self.queue.next_deadline(), self._stop_at]
+        due = [until, settling, self.outbox.next_deadline(), self._stop_at]
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:

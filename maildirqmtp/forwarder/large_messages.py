@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Seconds after which a large message has its turn though small ones wait.
 TURN_S = 300.0
+#: Seconds for which it waits for the answers to small ones that are out: a server that takes longer
+#: is no reason to leave the link idle.
+ANSWERS_S = 3.0
 
 T = TypeVar("T")
 
@@ -70,7 +73,11 @@ class LargeMessages:
         self._state = state
         self._clock = clock
         self._carrying: list[Connection[QueuedMessage]] = []
+        # Of these, where small ones were still unanswered when the large one was put.
+        self._mixed: list[Connection[QueuedMessage]] = []
         self._turn_at: float | None = None
+        # Since when nothing was put into these connections: how much had been, and the time.
+        self._quiet: dict[int, tuple[int, float]] = {}
         #: True once a connection has broken over a large message: they go one by one.
         self.one_by_one = False
 
@@ -96,7 +103,13 @@ class LargeMessages:
         """Return the connections that have large messages in flight."""
         if self._carrying:
             self._carrying = [c for c in self._carrying if c.pipeline.packages_in_flight]
+            self._mixed = [c for c in self._mixed if c in self._carrying]
         return self._carrying
+
+    def small_in_flight(self, pool: ConnectionPool[QueuedMessage]) -> bool:
+        """Say whether a small message may be in flight."""
+        large_only = [c for c in self.carrying() if c not in self._mixed]
+        return any(c.pipeline.packages_in_flight for c in pool.open if c not in large_only)
 
     def for_small(
         self, pool: ConnectionPool[QueuedMessage], large_waits: bool
@@ -124,10 +137,26 @@ class LargeMessages:
         if len(carrying) >= _most(pool):
             return None
         for connection in reversed(pool.open):
-            pipeline = connection.pipeline
-            if not pipeline.packages_in_flight and pipeline.has_room():
+            free = connection not in carrying and connection.pipeline.has_room()
+            if free and (self._is_quiet(connection) or not connection.pipeline.packages_in_flight):
                 return connection
         return None
+
+    def _is_quiet(self, connection: Connection[QueuedMessage]) -> bool:
+        """Say whether nothing was put into a connection for `ANSWERS_S`, and all is out."""
+        pipeline, now = connection.pipeline, self._clock()
+        put = pipeline.answered + pipeline.packages_in_flight
+        before, since = self._quiet.get(id(connection), (-1, now))
+        if put != before or pipeline.wants_write:
+            self._quiet[id(connection)] = put, now
+            return False
+        return now - since >= ANSWERS_S
+
+    def next_deadline(self) -> float | None:
+        """Return the clock's time at which a connection is quiet enough for a large message."""
+        now = self._clock()
+        due = [since + ANSWERS_S for _, since in self._quiet.values()]
+        return min((at for at in due if at > now), default=None)
 
     def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
         """Say whether one more connection would let a large message go now."""
@@ -137,8 +166,11 @@ class LargeMessages:
 
     def put_on(self, connection: Connection[QueuedMessage]) -> None:
         """A large message was put on this connection, and has had its turn."""
+        self._quiet = {}
         if connection not in self._carrying:
             self._carrying.append(connection)
+            if connection.pipeline.packages_in_flight > 1:
+                self._mixed.append(connection)
         self._turn_at = None
 
     # What becomes of them
@@ -152,14 +184,12 @@ class LargeMessages:
     ) -> QueuedMessage | None:
         """Return the large message over which a connection broke, if it was over one.
 
-        That is the oldest without an answer, where a part of it has arrived.
+        That is the oldest one of which a part has arrived.
         """
         if pipeline.error is None or isinstance(pipeline.error, ConnectError) or pipeline.gave_up:
             return None
-        first = unfinished[0] if unfinished else None
-        if first is None or not self.is_large(first) or not first.bytes_out:
-            return None
-        return first
+        begun = (queued for queued in unfinished if self.is_large(queued) and queued.bytes_out)
+        return next(begun, None)
 
     def note_broken(self, queued: QueuedMessage) -> str:
         """Remember how far a message got when it broke the connection; return it in words."""

@@ -132,11 +132,6 @@ class Outbox:
             if not self._put(lane, queued, connection):
                 return
 
-    def small_in_flight(self, pool: ConnectionPool[QueuedMessage]) -> bool:
-        """Say whether a small message is in flight."""
-        carrying = self._large.carrying()
-        return any(c.pipeline.packages_in_flight for c in pool.open if c not in carrying)
-
     def fill_large(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put the large messages that may go now."""
         while self.large_waits and (connection := self._for_large(pool)) is not None:
@@ -211,6 +206,11 @@ class Outbox:
         elif self._queue.gone(name):
             self._report.no_longer_held()
         self._queue.add(self._settler.take_bounces())
+
+    def next_deadline(self) -> float | None:
+        """Return the clock's time at which there may be something more to be put."""
+        due = [self._queue.next_deadline(), self._large.next_deadline()]
+        return min((at for at in due if at is not None), default=None)
 
     @property
     def left(self) -> int:

@@ -169,7 +169,8 @@ class Recovery:
         """
         pipeline = connection.pipeline
         error, in_flight = pipeline.error, len(unfinished)
-        fell = bool(in_flight and error) and not broken
+        only_large = broken and all(map(self._large.is_large, unfinished))
+        fell = bool(in_flight and error) and not only_large
         narrowed = fell and connection.window.shrink(in_flight)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0

@@ -34,7 +34,7 @@ class OutgoingMessage:
     have been put into a package. The text is `length` bytes. `answers` has a
     response or None for each recipient, `unanswered` counts the Nones.
     `doubtful` are the indices of recipients whose package was sent whole and never
-    answered. `bytes_out`: how much of the oldest package had arrived when the connection ended.
+    answered. `bytes_out`: how much of a package had arrived when the connection ended.
     `reason` says why its sending was broken off on this side. `alone`:
     nothing else may be in flight with it, for it may be what ends connections.
     """
@@ -114,7 +114,8 @@ class PackageInFlight(Generic[MessageT]):
 
     def note_arrived(self, stream_bytes: int) -> None:
         """Note on the message how much of the package was among so many bytes of the stream."""
-        self.message.bytes_out = max(0, min(stream_bytes - self.end, 0) + self.size)
+        out = min(stream_bytes - self.end, 0) + self.size
+        self.message.bytes_out = max(self.message.bytes_out, out)
 
     def take_back_refusals(self) -> None:
         """Forget refusals of some of a fenced package's recipients, with the others unanswered.

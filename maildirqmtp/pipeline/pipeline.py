@@ -372,9 +372,9 @@ class Pipeline(Generic[MessageT]):
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
+        arrived = self._out.sent
         if self._in_flight:
-            held = unacknowledged(self.transport.write_fd)
-            self._in_flight[0].note_arrived(self._out.sent - held)
+            arrived -= unacknowledged(self.transport.write_fd)
             if self._fence_answered_at is not None:
                 self._in_flight[0].take_back_refusals()
                 self.capabilities.one_recipient = True
@@ -383,6 +383,7 @@ class Pipeline(Generic[MessageT]):
         for package in self._in_flight:
             message = package.message
             message.close()
+            package.note_arrived(arrived)
             unfinished[id(message)] = message
             if package.end <= self._out.sent:
                 message.doubtful += tuple(range(package.next, package.stop))

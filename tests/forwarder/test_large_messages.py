@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConnectError
-from maildirqmtp.forwarder.large_messages import TURN_S, Postponed
+from maildirqmtp.forwarder.large_messages import ANSWERS_S, TURN_S, Postponed
 from maildirqmtp.maildir import state
 from tests.fakes import FakeServer, accept
 from tests.forwarder.test_forwarder import Run
@@ -338,3 +338,39 @@ def test_postponed_ones_go_in_order_and_the_broken_ones_last() -> None:
     postponed.add(["a", "b"])
     assert len(postponed) == 3
     assert [postponed.take() for _ in range(4)] == ["a", "b", "x", None]
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_it_does_not_wait_for_ever_for_answers_to_small_ones(run: Run, connections: int) -> None:
+    """A server may answer late, or first when all has come: the link must not be idle meanwhile."""
+    add_large(run, 9)
+    run.add(4)
+
+    def at_the_end(server: FakeServer, package: Package) -> None:
+        if len(server.received) == 1:
+            server.respond(b"Kok")
+        elif package.recipients == (b"l9@y",):
+            server.respond(*[b"Kok"] * (len(server.received) - 1))
+
+    run.scripts = [at_the_end, ConnectError("refused")]
+    run.go(connections=connections)
+    assert (run.new, run.code) == ([], 0)
+    assert ANSWERS_S <= run.clock() - 1_000 < 2 * ANSWERS_S
+    assert set(run.received.values()) == {1}, "what is in flight with it is not found once more"
+
+
+def test_small_ones_in_flight_with_it_are_tried_again_and_it_is_not(run: Run) -> None:
+    """It has had its attempt, whoever was the first without an answer."""
+    add_large(run, 9)
+    run.add(4)
+
+    def breaks(server: FakeServer, package: Package) -> None:
+        if len(server.received) == 1:
+            server.respond(b"Kok")
+        elif package.recipients == (b"l9@y",):
+            server.hang_up()
+
+    run.scripts = [breaks, accept]
+    run.go()
+    assert run.new == ["9.large"]
+    assert run.received[(b"l9@y",)] == 1
