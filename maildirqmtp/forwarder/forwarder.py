@@ -55,10 +55,9 @@ class Forwarder:
     maildir's; None makes one of its own. `connector`, `clock` (seconds that only go on) and
     `wall_clock` (seconds of the epoch) are for tests. Raises `LocalError` without descriptors.
 
-    `stop_reason`: why the last connection was of no use, else empty. `may_help`: whether another
-    may be of use. `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
-    from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the last answer,
-    0 for none. `connecting`: a first connection is being made.
+    `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may be.
+    `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
+    `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Forwarder:
         if state is None:
             state = State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self._settler = Settler(maildir, route, report, clock, wall_clock, state)
-        self._server_memory = ServerMemory(route, state)
+        self._server_memory = ServerMemory(route, state, report, clock)
         #: What is known of the server.
         self.capabilities = self._server_memory.capabilities
         if queue is None:
@@ -391,6 +390,7 @@ class Forwarder:
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
+        self._server_memory.answered(connection.pipeline, len(done), self.outbox.left)
         self._report.progress(self._total - len(self.queue), self._total)
 
     def _take_bounces(self) -> None:

@@ -4,13 +4,14 @@
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
+     "told": {"slow answers": 1800000000},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
 or will be within two days: when a server first deferred them. `broken` has large messages over
 which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
-has shown of itself, by its name as it was given, and when that was last seen. Keys that this
-version does not know are kept.
+has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
+was last given. Keys that this version does not know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew.
@@ -80,6 +81,7 @@ class State:
         self._others: dict[str, Any] = {}
         self._first_deferred: dict[str, float] = {}
         self._broken: dict[str, dict[str, float]] = {}
+        self._told_s: dict[str, float] = {}
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -150,6 +152,19 @@ class State:
             if self._servers.get(server, {}).pop(what, None) is not None:
                 self._change()
 
+    # Hints
+
+    def may_tell(self, what: str, every_s: float) -> bool:
+        """Say whether a hint was not given within so many seconds; note that it is given now."""
+        now_s = self._wall_clock()
+        with self._lock:
+            self._load()
+            if 0 <= now_s - self._told_s.get(what, 0.0) < every_s:
+                return False
+            self._told_s[what] = now_s
+            self._change()
+            return True
+
     # The file
 
     def _change(self) -> None:
@@ -195,6 +210,7 @@ class State:
                 "version": VERSION,
                 "first_deferred": dict(deferred),
                 "broken": self._broken,
+                "told": self._told_s,
                 "servers": self._servers,
             }
             data = json.dumps(content, indent=0).encode("ascii")
@@ -251,7 +267,9 @@ class State:
         broken = _tables(content, "broken")
         if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
             raise ValueError("'broken' has something else")
+        told_s = _times(content.pop("told", {}))
         self._servers = _tables(content, "servers")
+        self._told_s = told_s
         self._broken = broken
         self._first_deferred = first_deferred
         self._others = content
