@@ -299,8 +299,7 @@ class Forwarder:
     def _turn(self, until: float | None) -> None:
         pool = self._pool.open
         if self._may_take:
-            if self._pool.may_add():
-                self._open_more()
+            self._open_more()
             self._fill()
         self._end_those_over()
         for connection in pool:

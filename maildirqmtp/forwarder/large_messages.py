@@ -92,6 +92,10 @@ class LargeMessages:
         if self._turn_at is None:
             self._turn_at = self._clock() + TURN_S
 
+    def none_waits(self) -> None:
+        """No large message waits: the next one is not due at once."""
+        self._turn_at = None
+
     @property
     def is_due(self) -> bool:
         """True where a large one has waited for so long that the small ones have to."""
@@ -157,6 +161,10 @@ class LargeMessages:
         now = self._clock()
         due = [since + ANSWERS_S for _, since in self._quiet.values()]
         return min((at for at in due if at > now), default=None)
+
+    def takes_all(self, pool: ConnectionPool[QueuedMessage]) -> bool:
+        """Say whether small messages have no connection, since all have large ones in flight."""
+        return len(self.carrying()) == len(pool.open)
 
     def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
         """Say whether one more connection would let a large message go now."""

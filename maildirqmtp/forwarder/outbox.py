@@ -93,6 +93,8 @@ class Outbox:
         lane = self._large_lane
         while lane.next is None and (candidate := self._queue.take_postponed()) is not None:
             lane.next = self._open(*candidate)
+        if lane.next is None:
+            self._large.none_waits()
         return lane.next
 
     @property
@@ -137,6 +139,7 @@ class Outbox:
         while self.large_waits and (connection := self._for_large(pool)) is not None:
             queued = self.next_large()
             if queued is None:
+                self.fill(pool)  # the small ones had to wait for it
                 return
             queued.alone = self._large.one_by_one or self._is_suspect(queued)
             if not self._put(self._large_lane, queued, connection):
@@ -156,7 +159,7 @@ class Outbox:
 
     def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
         """Say whether mail waits for which one more connection is of use, and is allowed."""
-        if not pool.windows:
+        if not pool.may_add() and not (pool.windows and self._large.takes_all(pool)):
             return False
         small_waits = len(self._queue) > self._queue.postponed
         return small_waits or (self.large_waits and self._large.needs_connection(pool))

@@ -90,8 +90,11 @@ def test_the_daemon_sends_small_ones_past_a_large_one_that_is_cut(maildir: Path)
         assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["amid-others", "alone-at-first"])
 @pytest.mark.parametrize("watch", [False, True], ids=["batch", "watch"])
-def test_with_two_connections_small_ones_pass_it_while_it_goes(maildir: Path, watch: bool) -> None:
+def test_with_two_connections_small_ones_pass_it_while_it_goes(
+    maildir: Path, watch: bool, alone: bool
+) -> None:
     """A message of minutes has a connection of its own."""
     passed = threading.Event()
 
@@ -105,7 +108,8 @@ def test_with_two_connections_small_ones_pass_it_while_it_goes(maildir: Path, wa
             peer.respond(b"Kok")
 
     add_message(maildir, "1.large", random_text(2 << 20))
-    add_message(maildir, "2.a", b"small\n")
+    if not alone:
+        add_message(maildir, "2.a", b"small\n")
     with serving(script) as server:
         if watch:
             with watching("--watch", "--connections", "2", maildir, server.address) as daemon:

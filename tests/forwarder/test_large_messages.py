@@ -374,3 +374,19 @@ def test_small_ones_in_flight_with_it_are_tried_again_and_it_is_not(run: Run) ->
     run.go()
     assert run.new == ["9.large"]
     assert run.received[(b"l9@y",)] == 1
+
+
+def test_a_large_one_of_others_that_is_due_stops_no_small_one(run: Run) -> None:
+    """The connection was emptied for it, and then there was nothing to send on it."""
+    add_large(run, 1)
+    for number in range(2, 30):
+        add_message(run.path, f"{number}.a", b"text\n", b"s@x", b"p-r%d@y" % number)
+
+    def slow(server: FakeServer, package: Package) -> None:
+        run.clock.advance(TURN_S / 5)
+        server.respond(b"Kok")
+
+    run.scripts = [slow]
+    run.go(window_messages=1, prefix=b"p-")
+    assert run.new == ["1.large"]
+    assert run.clock() - 1_000 == 28 * TURN_S / 5
