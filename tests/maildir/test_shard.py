@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from maildirqmtp.maildir import cleanup, locking
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.shard import Shard
 from maildirqmtp.maildir.state import State
-from tests.helpers import add_message, add_sidecar, make_maildir, make_older, names
+from tests.helpers import add_message, add_sidecar, make_maildir, make_older, names, wait_until
 
 NOW = 1_800_000_000.0
 
@@ -189,6 +190,35 @@ def test_shards_that_begin_at_the_same_moment_all_begin(path: Path) -> None:
         for process in made:
             process.kill()
             process.communicate()
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Say whether a process is kept waiting by flock(2), as proc(5) tells."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(pid) in line.split() for line in lines)
+
+
+def test_a_shard_waits_for_another_one_that_is_just_looking(path: Path) -> None:
+    """For a moment that one has the whole maildir, to see whether it is the first."""
+    with opened(path, Shard(0, 8)) as maildir:
+        maildir.lock()  # makes the files
+    gate = os.open(path / ".maildirqmtp-lock-shards", os.O_RDWR)
+    whole = os.open(path / ".maildirqmtp-lock", os.O_RDWR)
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    fcntl.flock(whole, fcntl.LOCK_EX)
+    with subprocess.Popen(
+        [sys.executable, "-c", _SHARD, path, "1"], stdin=-1, stdout=-1, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        wait_until(lambda: waits_for_a_lock(process.pid), "a shard that waits")
+        fcntl.flock(whole, fcntl.LOCK_SH)
+        os.close(gate)
+        assert process.stdout.readline() + process.stdout.readline() == "ready\nlocked\n"
+        process.stdin.close()
+    os.close(whole)
 
 
 def test_the_lock_files_are_for_the_owner_only(path: Path) -> None:
