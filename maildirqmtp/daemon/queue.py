@@ -238,6 +238,10 @@ class WatchQueue:
         self._release(key)
         return False
 
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """See `forwarder.queue.Queue`."""
+        return sum(map(self.gone, names))
+
     def vanished(self, name: bytes) -> bool:
         """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
         # Once until the next regular scan: a file system may list what it does not have.

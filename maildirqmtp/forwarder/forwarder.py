@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
+from maildirqmtp.forwarder.answered import AnsweredMessages
 from maildirqmtp.forwarder.large_messages import LargeMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
@@ -85,7 +86,9 @@ class Forwarder:
         self._wall_clock = wall_clock
         if state is None:
             state = State(maildir.root, clock, wall_clock, shard=maildir.shard)
-        self._settler = Settler(maildir, route, report, clock, wall_clock, state)
+        self._settler = Settler(
+            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
+        )
         self._server_memory = ServerMemory(route, state, report, clock)
         #: What is known of the server.
         self.capabilities = self._server_memory.capabilities
@@ -94,8 +97,9 @@ class Forwarder:
         self.queue = queue
         self._large = large = LargeMessages(route.large_bytes, state, clock)
         self._recovery = Recovery(self._settler, report, route.server, large)
+        self._answered = AnsweredMessages(self._settler, self._recovery, self.queue, report)
         self.outbox = Outbox(
-            maildir, route, report, self._settler, self.queue, large, self._recovery.is_suspect
+            maildir, route, report, self._settler, self.queue, large, self._recovery.suspects
         )
         self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
@@ -137,6 +141,7 @@ class Forwarder:
 
         `at_once`: what is in flight is given up, and reported as in doubt.
         """
+        self._large.stopping = True
         if at_once:
             self._stop_at = self._clock()
         elif self._stop_at is None:
@@ -220,8 +225,6 @@ class Forwarder:
         except TransportError as error:
             self.stop_reason = f"{error}; nothing has happened to the messages that are left"
             return False
-        if self.queue.open:
-            self._pool.forget()  # a daemon outlives the server's software
         try:
             self._open(transport)
         except OSError as error:
@@ -375,21 +378,13 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        done = connection.pipeline.take_done()
-        if not done:
+        answers = self._answered.settle(connection.pipeline)
+        if not answers:
             return
-        for queued in done:
-            name = queued.message.name  # with --cur, settling may find it under another
-            kept = self._settler.settle(queued)
-            self._recovery.answered(name)
-            if kept is not None:
-                self.queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
-            elif self.queue.gone(name):
-                self._report.no_longer_held()
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
-        self._server_memory.answered(connection.pipeline, len(done), self.outbox.left)
+        self._server_memory.answered(connection.pipeline, answers, self.outbox.left)
         self._report.progress(self._total - len(self.queue), self._total)
 
     def _take_bounces(self) -> None:

@@ -80,6 +80,8 @@ class LargeMessages:
         self._quiet: dict[int, tuple[int, float]] = {}
         #: True once a connection has broken over a large message: they go one by one.
         self.one_by_one = False
+        #: True once the run was told to stop: then no message is to blame for the end.
+        self.stopping = False
 
     # The order
 
@@ -194,7 +196,8 @@ class LargeMessages:
 
         That is the oldest one of which a part has arrived.
         """
-        if pipeline.error is None or isinstance(pipeline.error, ConnectError) or pipeline.gave_up:
+        error = pipeline.error
+        if error is None or isinstance(error, ConnectError) or self.stopping:
             return None
         begun = (queued for queued in unfinished if self.is_large(queued) and queued.bytes_out)
         return next(begun, None)

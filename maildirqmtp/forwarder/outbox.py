@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
+from maildirqmtp.forwarder.small_messages import SMALL_MAX, gather
 from maildirqmtp.mail import header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
 
     from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
@@ -43,12 +44,11 @@ class _Lane:
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
-    `large` says when a large one may go, and where; `is_suspect`, which messages have to go alone,
-    because a connection ended on them.
+    `large` says when a large one may go, and where; `suspects` are the names of those that have to
+    go alone, because a connection ended on them.
     """
 
     __slots__ = (
-        "_is_suspect",
         "_large",
         "_large_lane",
         "_maildir",
@@ -58,6 +58,7 @@ class Outbox:
         "_route",
         "_settler",
         "_small_lane",
+        "_suspects",
     )
 
     def __init__(
@@ -68,10 +69,10 @@ class Outbox:
         settler: Settler,
         queue: Queue,
         large: LargeMessages,
-        is_suspect: Callable[[QueuedMessage], bool] = lambda queued: False,
+        suspects: Collection[bytes] = (),
     ) -> None:
         self._queue = queue
-        self._is_suspect = is_suspect
+        self._suspects = suspects
         self._large = large
         self._small_lane = _Lane()
         self._large_lane = _Lane()
@@ -125,12 +126,14 @@ class Outbox:
         while True:
             if len(pool.open) > 1:
                 connection = self._for_small(pool)
+            elif connection is not None and lane.next is None and self._may_batch():
+                self._put_small(connection)
             if connection is None or not connection.pipeline.has_room():
                 return
             queued = self.next()
             if queued is None:
                 return
-            queued.alone = self._is_suspect(queued)
+            queued.alone = queued.message.name in self._suspects
             if not self._put(lane, queued, connection):
                 return
 
@@ -141,7 +144,7 @@ class Outbox:
             if queued is None:
                 self.fill(pool)  # the small ones had to wait for it
                 return
-            queued.alone = self._large.one_by_one or self._is_suspect(queued)
+            queued.alone = self._large.one_by_one or queued.message.name in self._suspects
             if not self._put(self._large_lane, queued, connection):
                 return
             self._large.put_on(connection)
@@ -174,6 +177,40 @@ class Outbox:
         else:
             lane.half_put_on = connection
         return True
+
+    def _may_batch(self) -> bool:
+        """Say whether the next messages may go without an object for each.
+
+        Not where more is to be said or done of each than that it is accepted and removed.
+        """
+        route = self._route
+        return not (
+            route.sender is not None
+            or route.recipients
+            or route.sent is not None
+            or self._report.tells_all
+            or self._maildir.has_envelopes
+            or self._suspects
+        )
+
+    def _put_small(self, connection: Connection[QueuedMessage]) -> None:
+        """Put small messages, batch by batch, up to one that is none: that is the next one."""
+        pipeline, most_bytes = connection.pipeline, self._large.large_bytes
+        small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
+        while True:
+            messages, max_bytes = pipeline.room()
+            if not messages:
+                return
+            prefix, take = self._route.prefix, self._queue.take
+            batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
+            if batch is not None:
+                pipeline.put_batch(batch)
+            if odd is not None:
+                self._small_lane.next = self._open(*odd, most_bytes)
+                if self._small_lane.next is not None:
+                    return
+            elif batch is None:
+                return
 
     def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
         """Return the message that was half put on a connection which has ended, if there is one.

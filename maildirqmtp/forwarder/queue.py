@@ -12,6 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from maildirqmtp.forwarder.large_messages import Postponed
+
+# What a message keeps when a mail reader moves, flags or numbers it.
 from maildirqmtp.maildir.names import without_uid
 
 if TYPE_CHECKING:
@@ -85,6 +87,10 @@ class Queue(Protocol):
 
     def gone(self, name: bytes) -> bool:
         """A message is done; say whether it had been held in this run."""
+        ...
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """These messages are done; say how many of them had been held in this run."""
         ...
 
     def vanished(self, name: bytes) -> bool:
@@ -174,7 +180,7 @@ class BatchQueue:
         What has changed is tried again when the large ones are through: it may change for a while.
         """
         met = self._large | self._held.keys()
-        return [n for n in self.untried(names) if _key(n) not in met]
+        return [n for n in self.untried(names) if without_uid(n) not in met]
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -183,7 +189,7 @@ class BatchQueue:
     def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
         """See `Queue`."""
         self._postponed.add(candidates, broken=broken)
-        self._large.update([_key(name) for _, name in candidates])
+        self._large.update([without_uid(name) for _, name in candidates])
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -196,12 +202,16 @@ class BatchQueue:
     def gone(self, name: bytes) -> bool:
         """See `Queue`."""
         if self._large:
-            self._large.discard(_key(name))
-        return bool(self._held) and self._held.pop(_key(name), None) is not None
+            self._large.discard(without_uid(name))
+        return bool(self._held) and self._held.pop(without_uid(name), None) is not None
+
+    def all_gone(self, names: Iterable[bytes]) -> int:
+        """See `Queue`."""
+        return sum(map(self.gone, names)) if self._held or self._large else 0
 
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
-        key = _key(name)
+        key = without_uid(name)
         # A file system may list what it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
@@ -212,7 +222,7 @@ class BatchQueue:
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
     ) -> bool:
         """See `Queue`. The next run tries again."""
-        key = _key(name)
+        key = without_uid(name)
         self._large.discard(key)
         before = self._held.get(key)
         if at_next_scan and before is None:
@@ -224,8 +234,3 @@ class BatchQueue:
     def next_deadline(self) -> float | None:
         """See `Queue`: while a large message goes, small ones may come."""
         return self._clock() + _LOOK_S if self._large and self.may_rescan else None
-
-
-def _key(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves, flags or numbers it."""
-    return without_uid(name)

@@ -33,6 +33,8 @@ from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from maildirqmtp.errors import QMTPError
     from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
@@ -75,14 +77,16 @@ class Recovery:
         self._has_answered = False
         self._silence_told = False
 
-    def is_suspect(self, queued: QueuedMessage) -> bool:
-        """Say whether a message has ended a connection, so that it is to go alone."""
-        return queued.message.name in self._faults
+    @property
+    def suspects(self) -> Collection[bytes]:
+        """The names of the messages that have ended a connection, so that they are to go alone."""
+        return self._faults.keys()
 
-    def answered(self, name: bytes) -> None:
-        """A message has its answers, so it is not what ended a connection."""
+    def answered(self, names: Iterable[bytes]) -> None:
+        """These messages have their answers, so they are not what ended a connection."""
         if self._faults:
-            self._faults.pop(name, None)
+            for name in names:
+                self._faults.pop(name, None)
 
     def clear_up(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue
@@ -170,8 +174,10 @@ class Recovery:
         pipeline = connection.pipeline
         error, in_flight = pipeline.error, len(unfinished)
         only_large = broken and all(map(self._large.is_large, unfinished))
+        # What never answered may never do so: then as little as can be is in doubt.
+        known = pipeline.capabilities.proven
         fell = bool(in_flight and error) and not only_large
-        narrowed = fell and connection.window.shrink(in_flight)
+        narrowed = fell and connection.window.shrink(in_flight if known else 1)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0

@@ -132,7 +132,8 @@ class Report:
         self._data = data
         #: True where a message's Message-ID is shown.
         self.detailed = self._attempts or data is not None
-        self._tells_all = self.detailed or verbosity > 0
+        #: True where there is a line for each accepted message.
+        self.tells_all = self.detailed or verbosity > 0
 
     # One message
 
@@ -142,10 +143,17 @@ class Report:
         counters.accepted += len(queued.recipients)
         counters.messages += 1
         counters.bytes += queued.length
-        if self._tells_all:
+        if self.tells_all:
             for index, answer in enumerate(queued.answers):
                 assert answer is not None
                 self._outcome("accepted", queued, index, answer.text, INFO)
+
+    def small_accepted(self, messages: int, text_bytes: int) -> None:
+        """So many messages to one recipient were accepted, where there is no line for each."""
+        counters = self.counters
+        counters.accepted += messages
+        counters.messages += messages
+        counters.bytes += text_bytes
 
     def one_accepted(self, queued: QueuedMessage, index: int, text: str) -> None:
         """A recipient was accepted of a message that is not through yet."""
@@ -188,9 +196,9 @@ class Report:
         """A message has no recipient that begins with the prefix; it stays for other routes."""
         self.counters.others += 1
 
-    def no_longer_held(self) -> None:
-        """A message that was held in this run is done."""
-        self.counters.held -= 1
+    def no_longer_held(self, messages: int = 1) -> None:
+        """So many messages that were held in this run are done."""
+        self.counters.held -= messages
 
     def _outcome(
         self,

@@ -45,6 +45,7 @@ class ServerMemory:
     def learn(self, pipeline: Pipeline[QueuedMessage]) -> None:
         """Take down what a connection that has ended has shown."""
         if isinstance(pipeline.error, ProtocolError):
+            self.capabilities.proven = False
             self._state.forget_shown(self._server, PROVEN)
         elif pipeline.answered:
             self._state.remember(self._server, PROVEN)

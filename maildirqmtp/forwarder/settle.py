@@ -12,43 +12,28 @@ whose header lines would be trusted instead of its sidecar.
 from __future__ import annotations
 
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.kept import Kept
+from maildirqmtp.forwarder.lifetime import final_failure
 from maildirqmtp.forwarder.queued_message import QueuedMessage
+from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.targets import TargetMaildirs
-from maildirqmtp.maildir import sidecars, writing
+from maildirqmtp.maildir import sidecars, small, writing
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
-from maildirqmtp.qmtp.protocol import ACCEPTED, FAILED, Response
+from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.forwarder.bounces import Bouncer
-    from maildirqmtp.maildir.files import Identity
+    from maildirqmtp.forwarder.small_messages import SmallBatch
     from maildirqmtp.maildir.state import State
-
-
-class Kept(NamedTuple):
-    """A message is still there, to be sent again, and why.
-
-    `at_next_scan`: it is not what it was, and is sent as it is now when a scan finds it.
-    """
-
-    reason: str
-    at_next_scan: bool = False
-
-
-#: Seconds for which a message is tried again after its first deferral, however old it is: who
-#: was offline for weeks must not lose all to one greylisting. A shorter lifetime counts here, too.
-FIRST_DEFERRED_S = 86_400.0
-#: Removals after which the directory is made durable, and seconds.
-SYNC_REMOVALS = 1_000
-SYNC_S = 1.0
 
 
 class Settler:
@@ -57,7 +42,8 @@ class Settler:
     While there is one, no message may be taken from this maildir: what is
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds. `state` knows when a message
-    was first deferred; None lets its age alone decide, as serialmail does.
+    was first deferred; None lets its age alone decide, as serialmail does. `wake` is called, by
+    another thread, when `tick` has something to do.
     """
 
     def __init__(
@@ -68,6 +54,7 @@ class Settler:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         state: State | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.local_error: LocalError | None = None
         self._maildir = maildir
@@ -80,10 +67,7 @@ class Settler:
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
         self._targets = TargetMaildirs(maildir, route)
-        self._removals = 0
-        self._removed_at = 0.0
-        self._unsynced: dict[int, Folder] = {}
-        self._sidecars: list[tuple[bytes, Identity | None]] = []
+        self._removals = Removals(maildir, clock, wake)
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
 
     def prove_sent(self) -> None:
@@ -118,9 +102,31 @@ class Settler:
         except LocalError as error:
             self.stop_taking(error)
             kept = Kept(str(error))
-        if self._removals >= SYNC_REMOVALS:
-            self._sync()
+        self._sync_if_due()
         return kept
+
+    def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
+        """Remove accepted small messages; return the index of the first that is not removed.
+
+        That one is to be settled by itself. `stop` where all of them are gone.
+        """
+        if self._maildir.has_envelopes:
+            return first
+        stop = min(stop, first + self._removals.room)
+        index, remove = first, small.remove
+        for folder, name, identity, *_ in batch.messages[first:stop]:
+            if not remove(folder, name, identity):
+                break
+            index += 1
+        if index > first:
+            removed = batch.messages[first:index]
+            self._report.small_accepted(len(removed), batch.text_bytes(first, index))
+            for folder in {m[0] for m in removed}:
+                self._removals.add(folder, sum(m[0] is folder for m in removed))
+            self._sync_if_due()
+            if self._state is not None:
+                self._state.forget([m[1] for m in removed])
+        return index
 
     def stop_taking(self, error: LocalError) -> None:
         """Let no more messages be taken from the maildir, because of this."""
@@ -140,8 +146,7 @@ class Settler:
                 self._catch_up(message)
                 target = self._targets.get(keep_in)
                 writing.adopt(target, message, writing.free_name(target, message))
-                # Before the folder it leaves, so that it is synced first.
-                self._unsynced = {target.new.fd: target.new, **self._unsynced}
+                self._removals.sync_first(target.new)
             removal = self._maildir.remove(message)
             if removal is GONE and self._catch_up(message):
                 removal = self._maildir.remove(message)
@@ -150,15 +155,12 @@ class Settler:
             raise
         if removal is CHANGED:
             raise FileChangedError("it changed while it was being sent")
-        if not self._removals:
-            self._removed_at = self._clock()
-        self._removals += 1
-        self._unsynced[message.folder.fd] = message.folder
+        self._removals.add(message.folder)
         # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
         if queued.sidecar is not None and removal is DONE:
-            self._sidecars.append((message.name, queued.sidecar_identity))
+            self._removals.add_sidecar(message.name, queued.sidecar_identity)
         if self._state is not None:
-            self._state.forget(message.name)
+            self._state.forget([message.name])
 
     def _check_sidecar(self, queued: QueuedMessage) -> None:
         """Raise `FileChangedError` where the sidecar is another than when the message was opened.
@@ -176,8 +178,7 @@ class Settler:
 
     def tick(self) -> None:
         """Make removals durable that are a second old; write the state file, if that is due."""
-        if self._removals and self._clock() - self._removed_at >= SYNC_S:
-            self._sync()
+        self._sync_if_due()
         if self._state is not None:
             self._state.save_if_due()
             self._note_fault(self._state)
@@ -190,30 +191,30 @@ class Settler:
     @property
     def next_deadline(self) -> float | None:
         """The clock's time at which `tick` will have something to do."""
-        if self._removals:
-            return self._removed_at + SYNC_S
-        return None if self._state is None else self._state.next_deadline
+        due = self._removals.next_deadline
+        if due is None and self._state is not None:
+            return self._state.next_deadline
+        return due
+
+    def _sync_if_due(self) -> None:
+        try:
+            self._removals.tick()
+        except LocalError as error:
+            self.stop_taking(error)
 
     def _sync(self) -> None:
-        """Make the removals durable, then remove the sidecars of this batch."""
-        folders, self._unsynced = self._unsynced, {}
-        done, self._sidecars = self._sidecars, []
-        self._removals = 0
         try:
-            for folder in folders.values():
-                folder.sync()
-            for name, identity in done:
-                # Another one is that of another message, which is about to come.
-                if sidecars.identity(self._maildir, name) == identity:
-                    sidecars.remove(self._maildir, name)
+            self._removals.finish()
         except LocalError as error:
             self.stop_taking(error)
 
     # Everything else
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
-        self._catch_up(queued.message)
         failures, owed, reason = self._outcomes(queued)
+        if len(owed) == len(queued.recipients):
+            return Kept(reason)  # nothing to be done to the files
+        self._catch_up(queued.message)
         refusal = self._refusal(queued) if failures else ""
         if failures and refusal == "":
             no_bounce_yet = self._bounce(queued, failures)
@@ -257,22 +258,11 @@ class Settler:
         return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
-        """Say why a recipient is given up on; None where it is to be tried again."""
-        if answer.status is FAILED:
-            return str(answer)
-        now_s = self._wall_clock()
-        age_s = now_s - queued.message.mtime_s
+        """Say why a recipient is given up on; see `lifetime.final_failure`."""
+        message, now_s = queued.message, self._wall_clock()
+        age_s = now_s - message.mtime_s
         lifetime_s = self._route.lifetime_s
-        if self._state is not None:
-            grace_s = min(FIRST_DEFERRED_S, lifetime_s)
-            if age_s < lifetime_s - 2 * grace_s:
-                return None  # so that one tried all the time has had its day by then
-            since_s = self._state.first_deferral(queued.message.name)
-            if max(0.0, now_s - since_s) < grace_s:
-                return None
-        if age_s >= lifetime_s:
-            return f"{answer} (too old: {age_s / 86_400:.1f} days)"
-        return None
+        return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)
 
     def _refusal(self, queued: QueuedMessage) -> str | None:
         """Say why no bounce is sent; empty where one is, None where none is wanted."""

@@ -22,12 +22,12 @@ _UNKNOWN = b"unknown"
 
 # A local part in quotes that is not empty, and at most a domain after it (RFC 5321, 4.1.2). More
 # bytes than its qtextSMTP are taken: what a header can hold was one address where it came from.
-_QUOTED = re.compile(rb'"((?:[^"\\\r\n\0]|\\[^\r\n\0])+)"(@[^@]*)?', re.DOTALL)
-_PAIR = re.compile(rb"\\(.)", re.DOTALL)
-_TO_ESCAPE = re.compile(rb'(["\\])')
+_QUOTED = rb'(?s)"((?:[^"\\\r\n\0]|\\[^\r\n\0])+)"(@[^@]*)?'
+_PAIR = rb"(?s)\\(.)"
+_TO_ESCAPE = rb'(["\\])'
 # Dot-string (RFC 5321, 4.1.2), with the bytes of UTF-8 (RFC 6531, 3.3).
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\xff]+"
-_DOT_STRING = re.compile(rb"%b(?:\.%b)*" % (_ATOM, _ATOM))
+_DOT_STRING = rb"%b(?:\.%b)*" % (_ATOM, _ATOM)
 # One address, in angle brackets or bare, and blanks around it; and such a one in a list.
 _PIECE = rb'"(?:[^"\\]|\\.)*"|[^ \t"<>,]'
 _ONE = rb"[ \t]*+(?:<((?:%b)*)>|((?:%b)+))[ \t]*+" % (_PIECE, _PIECE)
@@ -39,8 +39,8 @@ def unquote(address: bytes) -> bytes:
 
     A local part that is not one well-formed quoted string, or is `""`, stays as it is.
     """
-    match = _QUOTED.fullmatch(address) if address.startswith(b'"') else None
-    return _PAIR.sub(rb"\1", match[1]) + (match[2] or b"") if match else address
+    match = re.fullmatch(_QUOTED, address) if address.startswith(b'"') else None
+    return re.sub(_PAIR, rb"\1", match[1]) + (match[2] or b"") if match else address
 
 
 def quote(address: bytes) -> bytes:
@@ -52,9 +52,9 @@ def quote(address: bytes) -> bytes:
     local, at, domain = address.rpartition(b"@")
     if not at:
         local, domain = address, b""
-    if local in (b"", b'""') or _DOT_STRING.fullmatch(local):
+    if local in (b"", b'""') or re.fullmatch(_DOT_STRING, local):
         return address
-    return b'"%b"%b%b' % (_TO_ESCAPE.sub(rb"\\\1", local), at, domain)
+    return b'"%b"%b%b' % (re.sub(_TO_ESCAPE, rb"\\\1", local), at, domain)
 
 
 def raw_sender(address: bytes) -> bytes:

@@ -70,13 +70,27 @@ def read_trace(top: bytes, complete: bool) -> Trace | None:
     `top` is the file's beginning, `complete` whether it is all of it: then there
     is always a trace. A message without a block gives one without a sender.
     """
-    match = _CLASSIC.match(top)
-    if match and (complete or len(top) - match.end() >= _CLASSIC_MARGIN):
-        sender, recipient = match.groups()
-        # No spelling of the null sender, and not said by getmail either.
-        if (not sender or b"@" in sender) and not addresses.is_unknown(recipient):
-            return Trace(sender, (recipient,), b"", match.end())
+    classic = classic_trace(top)
+    if classic is not None:
+        sender, recipient, offset = classic
+        if complete or len(top) - offset >= _CLASSIC_MARGIN:
+            return Trace(sender, (recipient,), b"", offset)
     return _read_block(top, complete)
+
+
+def classic_trace(top: bytes) -> tuple[bytes, bytes, int] | None:
+    """Return sender, recipient and offset of a block of qmail's two lines; None for any other.
+
+    As `read_trace` finds them; `top` is all of the message.
+    """
+    match = _CLASSIC.match(top)
+    if match is None:
+        return None
+    sender, recipient = match.groups()
+    # Neither a spelling of the null sender nor what getmail writes where it knows none.
+    if (sender and b"@" not in sender) or recipient == b"unknown":
+        return None
+    return sender, recipient, match.end()
 
 
 class _Line(NamedTuple):

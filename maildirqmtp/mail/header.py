@@ -10,6 +10,8 @@ MAX_RECEIVED = 100
 _MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
 # Begins with plain bytes, which the search skips to: it runs for each message.
 _RECEIVED = rb"\nreceived[ \t]*:"
+# Bytes of the shortest of them, with its line end.
+_RECEIVED_BYTES = len(b"received:\n")
 
 
 def header_end(top: bytes) -> int:
@@ -49,10 +51,13 @@ def count_received(top: bytes) -> int:
 def loop_lines(top: bytes) -> int:
     """Return the number of Received lines where they mean a mail loop, else 0.
 
-    See `count_received`. Most messages have not even as many colons, which takes
-    next to nothing to see: this runs for each message that is sent.
+    See `count_received`. Most messages have no room for so many in their header, or not even
+    as many colons, which takes next to nothing to see: this runs for each message that is sent.
     """
-    if top.count(b":", 0, MAX_HEADER) < MAX_RECEIVED:
+    end = top.find(b"\n\n", 0, MAX_HEADER)
+    if 0 <= end < MAX_RECEIVED * _RECEIVED_BYTES:
+        return 0
+    if top.count(b":", 0, MAX_HEADER if end < 0 else end) < MAX_RECEIVED:
         return 0
     received = count_received(top)
     return received if received >= MAX_RECEIVED else 0

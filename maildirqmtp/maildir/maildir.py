@@ -15,6 +15,7 @@ ever removed or moved. `writing` puts files in.
 import errno
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
@@ -99,7 +100,8 @@ class Maildir:
             self.new = self._enter(b"new", self.root, nofollow=True)
             self.cur = self._enter(b"cur", self.root, nofollow=True)
             self.tmp = self._enter(b"tmp", self.root, nofollow=True)
-            self._owners = safety.trusted_owners(self.root.fd)
+            #: The users whose files may be messages; None for any.
+            self.owners = safety.trusted_owners(self.root.fd)
         except LocalError:
             self.close()
             raise
@@ -237,7 +239,7 @@ class Maildir:
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            found: Iterable[bytes] = map(os.fsencode, self._names(folder))
+            found: Iterable[bytes] = self._names(folder)
             if self.shard is not None:
                 found = filter(self.shard.has, found)
             if choose is not None:
@@ -261,9 +263,10 @@ class Maildir:
         return (self.new, self.cur) if include_cur else (self.new,)
 
     @staticmethod
-    def _names(folder: Folder) -> list[str]:
+    def _names(folder: Folder) -> list[bytes]:
+        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
         try:
-            return os.listdir(folder.fd)
+            return [name.encode(encoding, errors) for name in os.listdir(folder.fd)]
         except OSError as error:
             raise local_error("list", folder.path, error) from error
 
@@ -313,7 +316,7 @@ class Maildir:
                 os.close(fd)
 
     def _check_owner(self, folder: Folder, name: bytes, owner: int) -> None:
-        if self._owners is not None and owner not in self._owners:
+        if self.owners is not None and owner not in self.owners:
             raise LocalError(
                 f"{printable(folder.join(name))} belongs to user {owner}, who is not "
                 f"the maildir's owner, and may only have been linked here; chown it, or run "
@@ -373,6 +376,6 @@ class Maildir:
                 if name is not None and folder.has(name):
                     message.folder, message.name = folder, name
                     return True
-                listed = map(os.fsencode, self._names(folder))
+                listed = self._names(folder)
                 self._renamed[folder] = {names.without_uid(name): name for name in listed}
         return False

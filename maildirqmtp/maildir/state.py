@@ -28,7 +28,7 @@ from maildirqmtp.maildir import files, names
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -104,13 +104,14 @@ class State:
                 self._change()
             return since_s
 
-    def forget(self, name: bytes) -> None:
-        """Forget a message that is done."""
+    def forget(self, message_names: Iterable[bytes]) -> None:
+        """Forget messages that are done."""
         if self._first_deferred or self._broken:
             with self._lock:
-                was_deferred = self._first_deferred.pop(_key(name), None) is not None
-                if self._broken.pop(_key(name), None) is not None or was_deferred:
-                    self._change()
+                for name in message_names:
+                    was_deferred = self._first_deferred.pop(_key(name), None) is not None
+                    if self._broken.pop(_key(name), None) is not None or was_deferred:
+                        self._change()
 
     def note_broken(self, name: bytes, sent: int, length: int) -> None:
         """A connection broke over a message, of which so many bytes had arrived."""

@@ -4,7 +4,7 @@
 class Capabilities:
     """What is known of one server; its connections share the object and add to it.
 
-    `proven`: it has answered a first package exactly once, so it speaks QMTP.
+    `proven`: it has answered a package, so it speaks QMTP.
     `one_recipient`: it answers once per package, so each recipient gets a package
     of its own; a run may begin with what an option or an earlier run says of it.
     `has_spoken`: it has sent a byte, whatever that was.

@@ -7,7 +7,7 @@ sends it: the forwarder's `QueuedMessage`, the library's `SendRequest`.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from maildirqmtp.qmtp.protocol import ACCEPTED, ENCODING_LF
+from maildirqmtp.qmtp.protocol import ENCODING_LF
 
 if TYPE_CHECKING:
     from maildirqmtp.response import Response
@@ -96,6 +96,32 @@ class OutgoingMessage:
 MessageT = TypeVar("MessageT", bound=OutgoingMessage)
 
 
+class PackageBatch(Generic[MessageT]):
+    """Packages to one recipient each, put as one piece: `data`.
+
+    Those from `next` on are unanswered. `sizes` are their lengths in bytes; `ends`, once
+    they are put, the offsets in the connection's stream of the byte after each. What is
+    simply accepted never becomes an object of its own; anything else does by `expand`.
+    """
+
+    __slots__ = ("data", "ends", "next", "sizes")
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self.data = data
+        self.sizes = sizes
+        self.ends: list[int] = []
+        self.next = 0
+
+    @property
+    def end(self) -> int:
+        """The offset in the stream of the byte after the oldest package that is unanswered."""
+        return self.ends[self.next]
+
+    def expand(self, index: int) -> MessageT:
+        """Return one of its messages as an object; its text is dropped."""
+        raise NotImplementedError
+
+
 class PackageInFlight(Generic[MessageT]):
     """A package in flight, to the recipients `first` to `stop` of a message.
 
@@ -116,18 +142,3 @@ class PackageInFlight(Generic[MessageT]):
         """Note on the message how much of the package was among so many bytes of the stream."""
         out = min(stream_bytes - self.end, 0) + self.size
         self.message.bytes_out = max(self.message.bytes_out, out)
-
-    def take_back_refusals(self) -> None:
-        """Forget refusals of some of a fenced package's recipients, with the others unanswered.
-
-        From a server that answers once per package they are about all of them, and the
-        first, perhaps a good address, would be reported as refused. That the first was
-        accepted is true either way. From here on each gets a package of its own.
-        """
-        message = self.message
-        for index in range(self.first, self.next):
-            answer = message.answers[index]
-            if answer is not None and answer.status is not ACCEPTED:
-                message.answers[index] = None
-                message.unanswered += 1
-                message.doubtful += (index,)

@@ -1,8 +1,9 @@
 """One connection, kept full.
 
 Messages (any `OutgoingMessage`) go in by `put`, bytes go out and come in by `write`
-and `read`, and messages that are answered come out by `take_done`. Nothing here
-waits: the selector belongs to the caller. What holds at every moment:
+and `read`, and messages that are answered come out by `take_done`; small ones go in
+and come out in batches, by `put_batch` and `take_accepted`. Nothing here waits: the
+selector belongs to the caller. What holds at every moment:
 
     stream     = packages one after the other; `sent` bytes of it are out
     in flight  = packages put and not answered, in order; each knows its end
@@ -13,10 +14,11 @@ After the end (`ended`), `close` returns the messages that are unfinished; the
 recipients in doubt are marked on them, the others were certainly not taken.
 
 Fences. Some servers answer once per package instead of once per recipient (mailfront
-does), and then every later response would be credited to the wrong message. So the first
-package to a server goes alone, and so does any package with several recipients until the
-server has answered for each of them on this connection. Where that breaks off in between,
-a refusal may have been for all of them, and is forgotten.
+does), and then every later response would be credited to the wrong message. So a package
+with several recipients goes alone until the server has answered for each of them on this
+connection. Where that breaks off in between, a refusal may have been for all of them, and
+is forgotten. What has never answered may be no QMTP server: until the first answer, only
+a little is in flight.
 
 Time-outs. A server is alive as long as it answers, however long its queue: the
 response time-out counts from the last answer, or from the last byte of the oldest
@@ -24,8 +26,8 @@ package where that is later. Before a time-out counts, what the socket holds is 
 for this process may have been stopped, or the machine suspended.
 """
 
-from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Generic
 
 from maildirqmtp.errors import (
@@ -37,10 +39,11 @@ from maildirqmtp.errors import (
     WriteTimeout,
 )
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.outgoing import MessageT, PackageInFlight
+from maildirqmtp.pipeline.in_flight import AcceptedRun, InFlight, take_back
+from maildirqmtp.pipeline.outgoing import MessageT, PackageBatch, PackageInFlight
 from maildirqmtp.pipeline.send_buffer import SendBuffer
 from maildirqmtp.pipeline.timeouts import ASLEEP_S, AWAKE_S, Timeouts
-from maildirqmtp.pipeline.window import Window
+from maildirqmtp.pipeline.window import UNPROVEN_BYTES, Window
 from maildirqmtp.qmtp.protocol import (
     MAX_PACKAGE_RECIPIENTS,
     Response,
@@ -48,7 +51,6 @@ from maildirqmtp.qmtp.protocol import (
     package_head,
     package_tail,
 )
-from maildirqmtp.transport.backlog import unacknowledged
 from maildirqmtp.transport.transport import Transport
 
 _RECEIVE_BYTES = 256 << 10
@@ -63,7 +65,7 @@ class Pipeline(Generic[MessageT]):
     still the one that was opened. `clock` is monotonic seconds. `answered` counts packages;
     `answers_each` is true once the server has answered here for each recipient of a package
     with several; `error` says why the connection ended, where that is a fault; `remark` is
-    what the end has shown about the server. `gave_up`: told to stop, it waited no longer.
+    what the end has shown about the server.
     """
 
     def __init__(
@@ -81,7 +83,6 @@ class Pipeline(Generic[MessageT]):
         self.answered = 0
         self.answers_each = False
         self.remark = ""
-        self.gave_up = False
         self.capabilities = capabilities
         self._window = window
         self._timeouts = timeouts
@@ -92,20 +93,18 @@ class Pipeline(Generic[MessageT]):
         self._awake_at = float("-inf")
         self._out = SendBuffer(transport, unchanged, clock)
         self._reader = ResponseReader()
-        self._in_flight: deque[PackageInFlight[MessageT]] = deque()
-        self._bytes_in_flight = 0
+        self._in_flight: InFlight[MessageT] = InFlight()
         self._fence: PackageInFlight[MessageT] | None = None
         self._fence_answered_at: float | None = None
         self._aborted = False
         self._expired = False
-        self._done: list[MessageT] = []
 
     # What the caller asks
 
     @property
     def packages_in_flight(self) -> int:
         """Packages put and not answered."""
-        return len(self._in_flight)
+        return self._in_flight.packages
 
     @property
     def bytes_sent(self) -> int:
@@ -131,17 +130,30 @@ class Pipeline(Generic[MessageT]):
 
     def has_room(self) -> bool:
         """Say whether any package would be taken now."""
+        messages, max_bytes = self._window.limits(self.capabilities.proven)
         return (
-            len(self._in_flight) < self._window.size
-            and self._bytes_in_flight < self._window.max_bytes
+            self._in_flight.packages < messages
+            and self._in_flight.bytes < max_bytes
             and self._fence is None
             and self._out.has_room()
             and not (self.ended or self._aborted or self._expired)
         )
 
+    def room(self) -> tuple[int, int]:
+        """Return how many packages, and how many bytes, a batch may have; 0 for none at all."""
+        if not self.has_room():
+            return 0, 0
+        messages, max_bytes = self._window.limits(self.capabilities.proven)
+        left = max_bytes - self._in_flight.bytes
+        return messages - self._in_flight.packages, min(left, self._out.room)
+
     def can_take(self, message: MessageT) -> bool:
         """Say whether this message would be taken, given `has_room`."""
-        return not self._in_flight or not self._needs_fence(message)
+        if not self._in_flight.packages:
+            return True
+        together = self._in_flight.bytes + message.length
+        fits = self.capabilities.proven or together <= UNPROVEN_BYTES
+        return fits and not self._needs_fence(message)
 
     @property
     def knows_answers(self) -> bool:
@@ -155,11 +167,15 @@ class Pipeline(Generic[MessageT]):
             deadlines.append(self._moved_at + self._timeouts.write_s)
         if self._fence_answered_at is not None:
             deadlines.append(self._fence_answered_at + self._timeouts.grace_s)
-        elif self._in_flight and self._in_flight[0].end <= self._out.sent:
+        elif self._oldest_is_out():
             deadlines.append(self._waiting_since + self._timeouts.response_s)
         if not deadlines:
             return None
         return max(min(deadlines), self._awake_at + AWAKE_S)
+
+    def _oldest_is_out(self) -> bool:
+        end = self._in_flight.oldest_end()
+        return end is not None and end <= self._out.sent
 
     @property
     def _moved_at(self) -> float:
@@ -192,8 +208,7 @@ class Pipeline(Generic[MessageT]):
         tail = package_tail(message.sender, message.recipients[first:stop])
         size = self._out.put(message, head, tail)
         package = PackageInFlight(message, first, stop, size, self._out.queued)
-        self._in_flight.append(package)
-        self._bytes_in_flight += size
+        self._in_flight.put(package)
         if needs_fence:
             self._fence = package
         message.next = stop
@@ -202,28 +217,35 @@ class Pipeline(Generic[MessageT]):
         message.release()
         return True
 
+    def put_batch(self, batch: PackageBatch[MessageT]) -> None:
+        """Take a batch, within the `room`."""
+        batch.ends = list(accumulate(batch.sizes, initial=self._out.queued))[1:]
+        self._out.put_gathered(batch.data)
+        batch.data = b""
+        self._in_flight.put_batch(batch)
+
     def _needs_fence(self, message: MessageT) -> bool:
-        if not self.capabilities.proven or message.alone:
+        if message.alone:
             return True
         return len(message.recipients) > 1 and not self.knows_answers
 
     def write(self) -> None:
         """Send what fits without waiting."""
-        oldest = self._in_flight[0] if self._in_flight else None
+        end = self._in_flight.oldest_end()
         sent, streaming = self._out.sent, self._out.streaming
         try:
             self._out.write()
             if streaming and not self._out.streaming:
-                self._file_is_out(self._in_flight[-1])
+                self._file_is_out(self._in_flight.newest())
         except FileChangedError as error:
             self._aborted = True
-            self._in_flight[-1].message.reason = str(error)
+            self._in_flight.newest().message.reason = str(error)
             self._end_if_drained()
         except TransportError as error:
             # The server may have answered before it went.
             self.catch_up()
             self._end(error)
-        if oldest is not None and sent < oldest.end <= self._out.sent:
+        if end is not None and sent < end <= self._out.sent:
             self._waiting_since = self._out.progress_at
 
     def _file_is_out(self, package: PackageInFlight[MessageT]) -> None:
@@ -260,37 +282,35 @@ class Pipeline(Generic[MessageT]):
         return bool(data)
 
     def _closed_by_server(self) -> TransportError | None:
-        if not self._in_flight and not self._reader.pending:
+        if not self._in_flight.packages and not self._reader.pending:
             return None
         return TransportError(f"{self.transport.name} closed the connection without answering")
 
     def _take_responses(self) -> None:
         before = self.answered
-        response = self._reader.next()
-        if response is not None:
-            self._waiting_since = self._clock()
-        while response is not None:
-            self._answer(response)
+        heard = False
+        while True:
+            answered = self._in_flight.answer_batches(self._reader, self._out.sent)
+            self.answered += answered
             response = self._reader.next()
-        self._window.answered(self.answered - before)
+            if not heard and (answered or response is not None):
+                heard = True
+                self._waiting_since = self._clock()
+            if response is None:
+                break
+            self._answer(response)
+        if self.answered > before:
+            self.capabilities.proven = True
+            self._window.answered(self.answered - before)
         self._end_if_drained()
 
     def _answer(self, response: Response) -> None:
-        if not self._in_flight:
+        if not self._in_flight.packages:
             raise self._surplus()
-        package = self._in_flight[0]
-        if package.end > self._out.sent:
+        if not self._oldest_is_out():
             raise ProtocolError(f"{self.transport.name} answered before it had the whole package")
-        message = package.message
-        message.answers[package.next] = response
-        message.unanswered -= 1
-        package.next += 1
-        if not message.unanswered:
-            message.close()
-            self._done.append(message)
+        package = self._in_flight.answer(response)
         if package.next == package.stop:
-            self._in_flight.popleft()
-            self._bytes_in_flight -= package.size
             self.answered += 1
             if package is self._fence:
                 self._pass_fence(package)
@@ -301,7 +321,6 @@ class Pipeline(Generic[MessageT]):
         if self._reader.pending:
             raise self._surplus()
         self._fence = self._fence_answered_at = None
-        self.capabilities.proven = True
         if package.stop - package.first > 1:
             self.answers_each = True
 
@@ -346,12 +365,11 @@ class Pipeline(Generic[MessageT]):
     def give_up(self) -> None:
         """End the connection without waiting for what is in flight."""
         self.catch_up()
-        self.gave_up = not self.ended
         self._end(TransportError(f"gave up waiting for {self.transport.name}: told to stop"))
 
     def _end_if_drained(self) -> None:
         """After an abort, end once the packages before the aborted one are answered."""
-        if self._aborted and self._in_flight[0].end > self._out.sent:
+        if self._aborted and not self._oldest_is_out():
             self._end(None)
 
     def _end(self, error: QMTPError | None) -> None:
@@ -361,9 +379,11 @@ class Pipeline(Generic[MessageT]):
 
     def take_done(self) -> list[MessageT]:
         """Return the messages that have been answered whole since the last call."""
-        done = self._done
-        self._done = []
-        return done
+        return self._in_flight.take_done()
+
+    def take_accepted(self) -> list[AcceptedRun[MessageT]]:
+        """Return what was accepted of batches since the last call."""
+        return self._in_flight.take_accepted()
 
     def close(self) -> list[MessageT]:
         """Close the connection; return the messages in flight, in order.
@@ -372,20 +392,9 @@ class Pipeline(Generic[MessageT]):
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
-        arrived = self._out.sent
-        if self._in_flight:
-            arrived -= unacknowledged(self.transport.write_fd)
-            if self._fence_answered_at is not None:
-                self._in_flight[0].take_back_refusals()
-                self.capabilities.one_recipient = True
+        arrived = self._out.arrived()
         self.transport.close()
-        unfinished: dict[int, MessageT] = {}
-        for package in self._in_flight:
-            message = package.message
-            message.close()
-            package.note_arrived(arrived)
-            unfinished[id(message)] = message
-            if package.end <= self._out.sent:
-                message.doubtful += tuple(range(package.next, package.stop))
-        self._in_flight.clear()
-        return list(unfinished.values())
+        if self._fence is not None and self._fence_answered_at is not None:
+            take_back(self._fence)
+            self.capabilities.one_recipient = True
+        return self._in_flight.take_unfinished(self._out.sent, arrived)

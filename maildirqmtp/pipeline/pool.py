@@ -87,10 +87,6 @@ class ConnectionPool(Generic[MessageT]):
         self._unchanged = unchanged
         self._clock = clock
 
-    def forget(self) -> None:
-        """Send the next message alone, as the first: the server's software may be another."""
-        self.capabilities.proven = False
-
     def add(self, transport: Transport, selector: selectors.BaseSelector) -> None:
         """Use a connection. Raises `OSError` if the selector cannot watch it; then it is closed."""
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic
 
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.pipeline.outgoing import FilePiece, MessageT
+from maildirqmtp.transport.backlog import unacknowledged
 from maildirqmtp.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class SendBuffer(Generic[MessageT]):
         """True where something is to be sent."""
         return bool(self._gathered) or self._stream is not None
 
+    def arrived(self) -> int:
+        """Return how many of the bytes that are out have reached the other end's kernel."""
+        return self.sent - unacknowledged(self._transport.write_fd)
+
     @property
     def streaming(self) -> bool:
         """True while a large message is being sent piece by piece."""
@@ -80,6 +85,18 @@ class SendBuffer(Generic[MessageT]):
     def has_room(self) -> bool:
         """Say whether `put` may be called."""
         return self._stream is None and len(self._gathered) < GATHER_BYTES
+
+    @property
+    def room(self) -> int:
+        """Bytes that `put_gathered` is to be given at most."""
+        return GATHER_BYTES - len(self._gathered)
+
+    def put_gathered(self, data: bytes) -> None:
+        """Take whole packages; only where there is `room`."""
+        if not self._gathered:
+            self.progress_at = self._clock()
+        self._gathered += data
+        self.queued += len(data)
 
     def put(self, message: MessageT, head: bytes, tail: bytes) -> int:
         """Take a package: `head`, the message's text, `tail`; return its length in bytes."""

@@ -8,6 +8,10 @@ less is in doubt the next time, and doubles with each full window of responses.
 WINDOW_MESSAGES = 4_096
 #: Bytes in flight at once.
 WINDOW_BYTES = 32 << 20
+#: The same until a server has answered once, if it is not known to be one: all of it is in doubt
+#: where it is none. At least one package, however large.
+UNPROVEN_MESSAGES = 64
+UNPROVEN_BYTES = 64 << 10
 
 
 class Window:
@@ -24,6 +28,12 @@ class Window:
         self.max_bytes = max_bytes
         self.size = maximum
         self._answered = 0
+
+    def limits(self, proven: bool) -> tuple[int, int]:
+        """Return the most messages and bytes in flight; `proven`: the server has answered once."""
+        if proven:
+            return self.size, self.max_bytes
+        return min(self.size, UNPROVEN_MESSAGES), min(self.max_bytes, UNPROVEN_BYTES)
 
     def shrink(self, in_flight: int) -> bool:
         """Fall to an eighth of what was in flight; say whether it fell at all."""

@@ -53,6 +53,7 @@ ACCEPTED, DEFERRED, FAILED = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
 
 # A shortcut for what nearly always comes.
 _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
+_USUAL_ACCEPTANCE = re.compile(rb"([1-9][0-9]{0,3}):K")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
 
 # Two refusals of qmail-qmtpd in s/qmail 3.x and aQmail, by the length that the server
@@ -90,6 +91,13 @@ def package_tail(sender: bytes, recipients: Sequence[bytes]) -> bytes:
     else:
         inner = b"".join([b"%d:%b," % (len(r), r) for r in recipients])
     return b",%d:%b,%d:%b," % (len(sender), sender, len(inner), inner)
+
+
+def small_package(text: bytes, sender: bytes, recipient: bytes) -> bytes:
+    """Return a whole package to one recipient; the text has LF line ends (encoding #2)."""
+    inner = b"%d:%b," % (len(recipient), recipient)
+    lengths = len(text) + 1, text, len(sender), sender, len(inner), inner
+    return b"%d:\n%b,%d:%b,%d:%b," % lengths
 
 
 class ResponseReader:
@@ -136,6 +144,23 @@ class ResponseReader:
                 self._last_response = self._take(first, end)
                 return self._last_response
         return self._next_unusual()
+
+    def take_accepted(self, most: int) -> int:
+        """Take the complete responses that come next and begin with K; return their number.
+
+        At most so many. What else comes, or is in any way unusual, is left for `next`.
+        """
+        buffer, start, length = self._buffer, self._start, len(self._buffer)
+        match = _USUAL_ACCEPTANCE.match
+        count = 0
+        while count < most and (head := match(buffer, start)) is not None:
+            end = head.end() - 1 + int(head[1])
+            if end >= length or buffer[end] != netstring.COMMA:
+                break
+            start = end + 1
+            count += 1
+        self._start = start
+        return count
 
     def _next_unusual(self) -> Response | None:
         """Do the work of `next` for anything else: incomplete, long, or wrong."""

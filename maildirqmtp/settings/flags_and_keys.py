@@ -7,10 +7,10 @@ that the documents name it.
     text of a flag, TOML value -> values by field -> Route, Config
 """
 
-from __future__ import annotations
-
+# No postponed annotations; see `forwarder.route`.
 import os
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
@@ -39,9 +39,6 @@ from maildirqmtp.settings.types import (
 )
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import QMTP_PORT, QMTPS_PORT, parse_endpoint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 T = TypeVar("T")
 

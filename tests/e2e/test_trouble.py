@@ -627,7 +627,7 @@ def test_a_signal_and_a_server_that_hangs_up(maildir: Path) -> None:
     assert server.connections == 1
     assert snapshot(maildir) == {"new/3.m": before["new/3.m"]}
     assert "3.m: recipient@example.net: in-doubt: not answered; it may have been taken" in stderr
-    assert "2 accepted, 1 deferred, 0 failed, 0 held, 1 in doubt, " in stderr
+    assert "2 accepted, 0 deferred, 0 failed, 0 held, 1 in doubt, 1 left, " in stderr
 
 
 def test_a_signal_while_connecting(maildir: Path) -> None:

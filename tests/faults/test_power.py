@@ -25,8 +25,8 @@ from tests.helpers import DEADLINE_S, command, make_maildir, serving
 
 #: Messages in flight, in the runs of the forwarder.
 WINDOW = 16
-#: Removals that may be undone by a cut: `settle.SYNC_REMOVALS`.
-UNSYNCED = 1_000
+#: Removals that may be undone by a cut: a batch that is synced, and one that gathers.
+UNSYNCED = 2_000
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from threading import Event
 
+from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.forwarder.settle import Kept, Settler
+from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import State
 from maildirqmtp.qmtp.protocol import Response, Status
@@ -40,9 +42,21 @@ class SettlerCase:
         )
         self.report = Report(self.log, verbosity=1, clock=self.clock)
         state = State(self.maildir.root, self.clock, lambda: self.now)
+        self._synced = Event()
         self.settler = Settler(
-            self.maildir, self.route, self.report, self.clock, lambda: self.now, state
+            self.maildir,
+            self.route,
+            self.report,
+            self.clock,
+            lambda: self.now,
+            state,
+            self._synced.set,
         )
+
+    def wait_until_synced(self) -> None:
+        """Wait for the thread that syncs directories to say that a batch is durable."""
+        assert self._synced.wait(30)
+        self._synced.clear()
 
     def add(
         self,

@@ -84,8 +84,8 @@ def test_what_is_done_is_forgotten(runs: Runs) -> None:
     one.save()
     two = runs.run()
     two.first_deferral(b"1.a")
-    two.forget(b"1.a:2,S")
-    two.forget(b"2.a")
+    two.forget([b"1.a:2,S"])
+    two.forget([b"2.a"])
     two.save()
     assert json.loads(runs.file.read_text())["first_deferred"] == {}
 
@@ -169,7 +169,7 @@ def test_it_is_written_every_half_minute_at_most(runs: Runs) -> None:
     state.save_if_due()
     assert [*json.loads(runs.file.read_text())["first_deferred"]] == ["1.a", "2.a"]
     assert state.next_deadline is None
-    state.forget(b"1.a")
+    state.forget([b"1.a"])
     assert state.next_deadline == runs.clock.now + SAVE_S
 
 
@@ -177,7 +177,7 @@ def test_nothing_changed_is_nothing_written(runs: Runs) -> None:
     """A run that defers nothing leaves no file behind."""
     state = runs.run()
     state.has_shown("mx", PROVEN)
-    state.forget(b"1.a")
+    state.forget([b"1.a"])
     state.save()
     assert not runs.file.exists()
 

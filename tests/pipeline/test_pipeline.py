@@ -292,18 +292,31 @@ def test_any_other_refusal_framed_wrongly_is_a_violation() -> None:
 # Fences
 
 
-def test_the_first_package_goes_alone() -> None:
-    """One answer for it shows that the server counts as we do; more in flight could be misled."""
-    line = RecordingTransport(known=False)
-    one, two, three = numbered(3)
-    line.send(one)
+def test_little_is_in_flight_before_the_first_answer() -> None:
+    """What is no QMTP server would have the whole window in doubt; to wait costs a round trip."""
+    line = RecordingTransport(known=False, window=100)
+    sent = numbered(65)
+    line.send(*sent[:64])
     assert not line.pipe.has_room()
     line.hear(b"3:Ko")
     assert not line.pipe.has_room()
     line.hear(b"k,")
     assert line.seen == (True, False, False)
-    line.send(two, three)
+    line.send(sent[64])
+    assert line.pipe.packages_in_flight == 64
+
+
+def test_a_large_first_package_goes_alone() -> None:
+    """A server that is none would have more than 64 KiB in doubt; and others wait behind it."""
+    line = RecordingTransport(known=False)
+    large, small = queued(b"1.a", text=b"x" * 60_000), queued(b"2.a", text=b"x" * 10_000)
+    assert line.offer(large)
+    assert not line.offer(small)
+    assert line.offer(queued(b"3.a"))
     assert line.pipe.packages_in_flight == 2
+    line.pipe.write()
+    line.hear(framed(b"Kok"))
+    assert line.offer(small)
 
 
 def test_the_first_package_with_several_recipients_shows_both() -> None:
@@ -447,12 +460,13 @@ def test_a_server_that_answers_once_gets_a_package_for_each_recipient() -> None:
     assert one.doubtful == (2,)
 
 
-def test_the_first_of_single_packages_is_fenced_too() -> None:
-    """What several recipients showed about the server says nothing about one."""
+def test_packages_of_one_recipient_need_no_fence() -> None:
+    """Each gets one answer from any server; to wait for the first costs a round trip."""
     line = RecordingTransport(capabilities=Capabilities(one_recipient=True))
-    one = queued(b"1.a", b"a@y", b"b@y")
+    one = queued(b"1.a", b"a@y", b"b@y", b"c@y")
     assert not line.pipe.put(one)
-    assert not line.pipe.has_room()
+    assert line.pipe.has_room()
+    assert not line.pipe.put(one)
     line.pipe.write()
     line.hear(framed(b"Kok"))
     assert line.seen == (True, False, True)

@@ -372,3 +372,27 @@ def test_packages_are_written_as_the_specification_says(
 def test_unix_files_are_the_default_encoding() -> None:
     """mailfront refuses the other one."""
     assert protocol.package_head(0) == b"1:\n"
+
+
+# Many at once
+
+
+def test_accepting_responses_are_taken_together() -> None:
+    """Their texts are of no interest where nothing is said of accepted messages."""
+    reader = ResponseReader()
+    reader.feed(b"3:Kok,1:K,12:Kok 17000000,3:Zno,3:Kok,")
+    assert reader.take_accepted(2) == 2
+    assert reader.take_accepted(9) == 1
+    assert reader.take_accepted(9) == 0
+    assert str(reader.next()) == "Zno"
+    assert reader.take_accepted(9) == 1
+    assert reader.pending == 0
+
+
+@pytest.mark.parametrize("frame", [b"3:Kok", b"3:Ko", b"3:", b"", b"03:Kok,", b"3:KokX", b"0:,"])
+def test_what_is_not_a_whole_usual_response_is_left(frame: bytes) -> None:
+    """Half an answer, or one that breaks the rules, is for the reader that looks closely."""
+    reader = ResponseReader()
+    reader.feed(frame)
+    assert reader.take_accepted(9) == 0
+    assert reader.pending == len(frame)

@@ -1,0 +1,62 @@
+"""What the server has answered: settled on the files, and the queue told what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maildirqmtp.forwarder.small_messages import SmallBatch
+from maildirqmtp.qmtp.protocol import ACCEPTED, Response
+
+if TYPE_CHECKING:
+    from maildirqmtp.forwarder.queue import Queue
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.recovery import Recovery
+    from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.settle import Settler
+    from maildirqmtp.pipeline.pipeline import Pipeline
+
+# What the server said of a small message whose text was not kept.
+_ACCEPTED = Response(ACCEPTED, b"")
+
+
+class AnsweredMessages:
+    """Settles the messages of one route that have their answers."""
+
+    def __init__(self, settler: Settler, recovery: Recovery, queue: Queue, report: Report) -> None:
+        self._settler = settler
+        self._recovery = recovery
+        self._queue = queue
+        self._report = report
+
+    def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
+        """Settle what has been answered on a connection; say how many messages."""
+        accepted, done = pipeline.take_accepted(), pipeline.take_done()
+        for batch, first, stop in accepted:
+            assert isinstance(batch, SmallBatch)
+            self._settle_small(batch, first, stop)
+        for queued in done:
+            self._settle_one(queued)
+        return len(done) + sum([stop - first for _, first, stop in accepted])
+
+    def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
+        while first < stop:
+            end = self._settler.settle_small(batch, first, stop)
+            if end == first:
+                queued = batch.expand(first)
+                queued.answers, queued.unanswered = [_ACCEPTED], 0
+                self._settle_one(queued)
+                first += 1
+            else:
+                names = [message[1] for message in batch.messages[first:end]]
+                self._recovery.answered(names)
+                self._report.no_longer_held(self._queue.all_gone(names))
+                first = end
+
+    def _settle_one(self, queued: QueuedMessage) -> None:
+        name = queued.message.name  # with --cur, settling may find it under another
+        kept = self._settler.settle(queued)
+        self._recovery.answered([name])
+        if kept is not None:
+            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+        elif self._queue.gone(name):
+            self._report.no_longer_held()

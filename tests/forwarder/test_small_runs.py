@@ -1,0 +1,169 @@
+"""Whole runs with small messages in batches: what becomes of each is the same as one by one."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maildirqmtp.forwarder import outbox, queued_message
+from maildirqmtp.forwarder.report import Report
+from tests.fakes import FakeScript, FakeServer
+from tests.forwarder.test_forwarder import NOW, Run
+from tests.helpers import Package, names
+
+#: Answers of a server, one for each package; "!" hangs up, "?" is no answer at all.
+Answers = Sequence[bytes]
+
+
+def scripted(answers: Answers) -> FakeScript:
+    """Answer the packages of all connections in this order; then accept whatever comes."""
+    left = list(answers)
+
+    def script(server: FakeServer, package: Package) -> None:
+        answer = left.pop(0) if left else b"Kok"
+        if answer == b"!":
+            server.hang_up()
+        else:
+            server.respond(answer)
+
+    return script
+
+
+def forward(
+    monkeypatch: pytest.MonkeyPatch, path: Path, answers: Answers, *, one_by_one: bool, window: int
+) -> Run:
+    """Forward 12 messages."""
+    run = Run(monkeypatch, path)
+    run.report = Report(run.log, run.data if one_by_one else None, -1, run, run.clock)
+    run.add(12)
+    for number in range(1, 13):
+        os.utime(path / "new" / f"{number}.a", (NOW - 100, NOW - 100))
+    run.scripts = [scripted(answers)]
+    run.go(window_messages=window)
+    return run
+
+
+def outcome(run: Run) -> tuple[object, ...]:
+    """What is left, what failed, what the server got, and the counters."""
+    failed = run.path / ".Failed" / "new"
+    return (
+        run.new,
+        names(failed) if failed.exists() else [],
+        run.received,
+        run.report.counters.as_tuple(),
+        [[p.text for p in server.received] for server in run.servers],
+    )
+
+
+ANSWERS = [b"Kok", b"Zlater", b"Dno", b"K", b"K" + b"x" * 3_000, b"!", b"Xnonsense"]
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    answers=st.lists(st.sampled_from(ANSWERS), max_size=16),
+    window=st.sampled_from([1, 3, 12, 4_096]),
+)
+def test_batches_and_single_messages_come_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, answers: list[bytes], window: int
+) -> None:
+    """Whatever a server answers, and wherever it hangs up."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        runs = [
+            forward(
+                monkeypatch,
+                tmp_path_factory.mktemp("run") / "Maildir",
+                answers,
+                one_by_one=one_by_one,
+                window=window,
+            )
+            for one_by_one in (False, True)
+        ]
+    assert outcome(runs[0]) == outcome(runs[1])
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """A run in which nothing is said of accepted messages."""
+    made = Run(monkeypatch, tmp_path / "Maildir")
+    made.report = Report(made.log, None, -1, None, made.clock)
+    return made
+
+
+def add_old(run: Run, count: int) -> None:
+    """Put messages into new/ whose writers are surely done."""
+    run.add(count)
+    for number in range(1, count + 1):
+        os.utime(run.path / "new" / f"{number}.a", (NOW - 100, NOW - 100))
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """Count the messages that are made objects of, by name."""
+    counts: Counter[bytes] = Counter()
+    usual = queued_message.prepare
+
+    def counted(
+        maildir: object, route: object, folder: object, name: bytes, most_bytes: int
+    ) -> object:
+        counts[name] += 1
+        return usual(maildir, route, folder, name, most_bytes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outbox, "prepare", counted)
+    return counts
+
+
+def test_usual_mail_goes_in_batches(run: Run, prepared: Counter[bytes]) -> None:
+    """One object for each message takes twice the time."""
+    add_old(run, 500)
+    run.go()
+    assert run.new == []
+    assert run.report.counters.accepted == 500
+    assert len(prepared) == 1  # before the first, it is proven that messages can be removed
+
+
+def with_sender(run: Run) -> dict[str, object]:
+    """--sender."""
+    return {"sender": b""}
+
+
+def with_recipient(run: Run) -> dict[str, object]:
+    """--recipient."""
+    return {"recipients": (b"other@y",)}
+
+
+def with_sent(run: Run) -> dict[str, object]:
+    """--sent."""
+    return {"sent": os.fsencode(run.path.parent / "sent")}
+
+
+def with_envelopes(run: Run) -> dict[str, object]:
+    """A directory of sidecars."""
+    (run.path / "envelope").mkdir()
+    return {}
+
+
+def with_details(run: Run) -> dict[str, object]:
+    """-v."""
+    run.report.set_output(1, None)
+    return {}
+
+
+@pytest.mark.parametrize(
+    "option", [with_sender, with_recipient, with_sent, with_envelopes, with_details]
+)
+def test_where_more_is_to_be_done_each_goes_by_itself(
+    run: Run, prepared: Counter[bytes], option: Callable[[Run], dict[str, object]]
+) -> None:
+    """In a batch the option would be ignored: a wrong address, no copy, no line in the log."""
+    add_old(run, 10)
+    run.go(**option(run))
+    assert run.new == []
+    assert len(prepared) == 10
