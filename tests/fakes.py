@@ -311,6 +311,13 @@ def large_queued(
     return QueuedMessage(message, b"s@x", recipients or (b"r@y",), kept, offset)
 
 
+class LateThread:
+    """A thread that does its work only when it is waited for: as late as it can be."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.join = work
+
+
 # Files
 
 

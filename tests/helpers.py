@@ -111,6 +111,7 @@ def command(name: str = "maildirqmtp") -> list[str]:
     module = {
         "maildirqmtp": "maildirqmtp",
         "qmtpmaildir": "maildirqmtp.cli.qmtpmaildir",
+        "qmtp-sendmail": "maildirqmtp.cli.qmtp_sendmail",
         "serialqmtp": "maildirqmtp.serialmail.serialqmtp",
         "maildirserial": "maildirqmtp.serialmail.maildirserial",
     }[name]

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.settings import config, flags_and_keys
+from maildirqmtp.cli import qmtp_sendmail
+from maildirqmtp.settings import config, flags_and_keys, submission
 from maildirqmtp.settings.command_line import make_parser, parse
+from maildirqmtp.settings.config_file import ConfigFile
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +113,31 @@ def test_the_examples_are_right(tmp_path: Path) -> None:
         file.write_text(block)
         made = config.read(str(file), parse(["--config", str(file)]))
         assert len(made.routes) == 2
+
+
+def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
+    """In README and its manual, with examples that are right."""
+    about = section("sendmail's command line, `qmtp-sendmail`")
+    manual = (ROOT / "contrib" / "man" / "qmtp-sendmail.1").read_text()
+    assert [row[0].strip("`") for row in rows(about)[2:]] == list(submission.KEYS)
+    assert re.findall('(?m)^\\.BI ([a-z]+) " =', manual) == list(submission.KEYS)
+    for default in (submission.SOCKET, submission.QUEUE):
+        assert default.decode() in about
+        assert default.decode() in manual
+    for action in qmtp_sendmail._make_parser()._actions:
+        for flag in action.option_strings:
+            assert flag.startswith("--") or flag.replace("-", "\\-") in manual
+    for path in (submission.SYSTEM_FILE, submission.USER_FILE):
+        assert path in about
+        assert path in manual.replace("\\(ti", "~")
+    examples = (
+        "\n".join(line[4:] for line in about.splitlines() if line.startswith("    ")),
+        manual.split("\n.nf\n")[1].split(".fi")[0].replace("\\(ti", "~"),
+    )
+    for example in examples:
+        file = tmp_path / "m.toml"
+        file.write_text(example[example.index("[submission]") :])
+        assert len(submission.from_file(ConfigFile(str(file)))["aliases"]) == 2
 
 
 @pytest.mark.parametrize("path", MANUALS, ids=lambda path: str(path.name))

@@ -45,6 +45,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from maildirqmtp.forwarder import removals
 from maildirqmtp.forwarder.forwarder import Forwarder
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
@@ -54,7 +55,7 @@ from maildirqmtp.maildir import state
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
-from tests.fakes import FakeClock, FakeServer, broken, never_wait
+from tests.fakes import FakeClock, FakeServer, LateThread, broken, never_wait
 from tests.helpers import Package, make_maildir, names
 
 PREFIX = b"p-"
@@ -86,6 +87,7 @@ class Crasher:
         self._running = False
         for name in self.NAMES:
             patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
+        patch.setattr(removals, "_in_thread", LateThread)
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

@@ -14,7 +14,9 @@ from types import FrameType
 
 import bench_cases
 import bench_programs
+import bench_receiver
 import bench_serialmail
+import bench_submission
 import bench_thin
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
@@ -28,7 +30,14 @@ from bench_harness import (
     memory_place,
 )
 
-CASES = bench_cases.CASES | bench_programs.CASES | bench_serialmail.CASES | bench_thin.CASES
+CASES = (
+    bench_cases.CASES
+    | bench_programs.CASES
+    | bench_submission.CASES
+    | bench_serialmail.CASES
+    | bench_receiver.CASES
+    | bench_thin.CASES
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -139,8 +148,9 @@ def on_term(signal_number: int, frame: FrameType | None) -> None:
 
 
 def allowed(result: dict[str, object]) -> set[str]:
-    """Without serialmail's programs, which are not ours to ship, there is nothing to compare."""
-    return {"skipped"} if result["name"] in bench_serialmail.CASES else set()
+    """Without the programs of others, which are not ours to ship, there is nothing to compare."""
+    others = bench_serialmail.CASES | bench_receiver.CASES
+    return {"skipped"} if result["name"] in others else set()
 
 
 def main() -> int:

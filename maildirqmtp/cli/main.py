@@ -13,8 +13,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from maildirqmtp.cli.output import complain, flush_output, mend_output
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
-from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE, QMAIL, SYSEXITS
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import (
     CommandLine,
@@ -27,40 +28,44 @@ from maildirqmtp.settings.command_line import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
     from maildirqmtp.forwarder.route import Route
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    _mend_output()
+    mend_output()
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Also for a command line that cannot be read to its end.
+    codes = SYSEXITS if "--sysexits" in words else QMAIL
     line: CommandLine | None = None
     try:
-        line = parse(list(sys.argv[1:] if argv is None else argv))
+        line = parse(words)
         check_together(line)
         return _do(line)
+    except SystemExit as stop:
+        raise SystemExit(codes.usage if stop.code == EXIT_USAGE else stop.code) from None
     except ConfigError as error:
         if line is None or line.config is None:
-            make_parser().error(str(error))
+            make_parser().exit(codes.usage, f"maildirqmtp: {error}\n{make_parser().format_usage()}")
         _complain(str(error))
-        return EXIT_USAGE
+        return codes.usage
     except EnvelopeError as error:
         _complain(str(error))
-        return EXIT_USAGE
+        return codes.data
     except LocalError as error:
         _complain(str(error))
-        return EXIT_TEMPORARY
+        return codes.temporary
     except OSError as error:
         # Nobody to tell that they stopped reading us; a full disk is another matter.
         if not isinstance(error, BrokenPipeError):
             ours = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
             _complain(f"{'standard output: ' if ours else ''}{error.strerror}")
-        return EXIT_TEMPORARY
+        return codes.temporary
     except KeyboardInterrupt:
-        return EXIT_TEMPORARY
+        return codes.temporary
     finally:
-        _flush_output()
+        flush_output()
 
 
 def _do(line: CommandLine) -> int:
@@ -70,7 +75,7 @@ def _do(line: CommandLine) -> int:
         from maildirqmtp.cli.demo import run
 
         code = run()
-        return code if _flush_output() else EXIT_TEMPORARY
+        return code if flush_output() else EXIT_TEMPORARY
     if line.enqueue is not None:
         return _enqueue(line.enqueue, line)
     if line.status:
@@ -85,39 +90,8 @@ def _do(line: CommandLine) -> int:
     return _flush(route, line)
 
 
-def _mend_output() -> None:
-    """Make both streams fit to be written to: not closed, and not choking on an address."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _complain(text: str) -> None:
-    """Say it on standard error; where nobody can be told, the exit code tells that it was so."""
-    try:
-        print(f"maildirqmtp: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _flush_output() -> bool:
-    """Flush standard output; where it takes nothing any more, let the rest go, and return False."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _silence(sys.stdout)
-        return False
-    return True
-
-
-def _silence(stream: TextIO) -> None:
-    """Let what is left in a stream's buffer go where nothing is written, and no error is made."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, stream.fileno())
-    os.close(devnull)
+    complain("maildirqmtp", text)
 
 
 def _enqueue(path: str, line: CommandLine) -> int:
@@ -162,11 +136,11 @@ def _status(line: CommandLine) -> int:
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json), line.shard)
+        return show_maildir(path, line.include_cur, bool(line.json), line.limit, line.shard)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)
-    return show(found.routes, found.json)
+    return show(found.routes, found.json, line.limit)
 
 
 def _flush(chosen: Route, line: CommandLine) -> int:

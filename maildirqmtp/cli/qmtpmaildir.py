@@ -1,4 +1,4 @@
-"""The command line of the receiver: `qmtpmaildir [options] DIR`.
+"""The command line of the receiver: `qmtpmaildir [options] DIR`, `--queue DIR` or `--deliver HOW`.
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
 done; 111 trouble with this machine or, with --stdio, a session that ended with
@@ -12,22 +12,32 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 from maildirqmtp import __version__
+from maildirqmtp.cli.handoff_options import add_handoff_options, connections, hand_off
+from maildirqmtp.cli.once_options import add_once_options, once
+from maildirqmtp.cli.receiver_options import (
+    DEFAULT_LISTEN,
+    add_relay_options,
+    open_listeners,
+    policy_of,
+    require_permission,
+    user_quota,
+)
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
-from maildirqmtp.receiver.policy import DEFAULT_POLICY, Log, Policy, Severity, only_domains
-from maildirqmtp.receiver.server import MAX_CONNECTIONS, TIMEOUT_S, Server
-from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream, stdio_peer
-from maildirqmtp.settings.units import parse_bytes, parse_seconds
-from maildirqmtp.text import printable
-from maildirqmtp.transport.endpoint import parse_tcp
+from maildirqmtp.receiver.clients import Client, client_on_stdio
+from maildirqmtp.receiver.destination import Destination
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
+from maildirqmtp.receiver.policy import Log, Policy, Severity
+from maildirqmtp.receiver.queue_destination import QueueDestination
+from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
+from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
+from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.transport.signals import signal_handlers
-
-#: Where to listen unless told otherwise.
-DEFAULT_LISTEN = "127.0.0.1:209"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,47 +62,86 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    policy = _policy(options)
+    if [options.dir, options.queue, options.deliver].count(None) != 2:
+        raise ConfigError(
+            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
+        )
+    policy = policy_of(options)
     timeout_s = parse_seconds(options.timeout, "--timeout")
     if timeout_s <= 0:
         raise ConfigError(f"--timeout: more than nothing, not {options.timeout!r}")
     if options.stdio and options.listen is not None:
         raise ConfigError("--stdio and --listen: one or the other")
-    if options.stdio:
-        _require_stdio()
-    listen = DEFAULT_LISTEN if options.listen is None else options.listen
     per_client = options.max_per_client
-    server = Server(
-        options.dir,
-        listen=None if options.stdio else parse_listen(listen),
-        policy=policy,
-        wrap=_tls_server(options),
-        max_connections=_count(options.max_connections, "--max-connections"),
-        max_per_client=None if per_client is None else _count(per_client, "--max-per-client"),
-        timeout_s=timeout_s,
-        log=stderr_log(_severity(options)),
-    )
-    stop_signals = (signal.SIGTERM, signal.SIGINT)
-    with (
-        server,
-        signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd),
-    ):
-        if options.stdio:
-            clean = server.serve_stream(StdioStream(), stdio_peer())
-            return EXIT_OK if clean else EXIT_TEMPORARY
+    wrap = _tls_server(options)
+    max_connections = _count(options.max_connections, "--max-connections")
+    max_per_client = None if per_client is None else _count(per_client, "--max-per-client")
+    threads = connections(options)
+    with contextlib.ExitStack() as stack:
+        client = _client_on_stdio(options, policy) if options.stdio else None
+        listeners = [] if client else stack.enter_context(open_listeners(options))
+        complain = partial(stderr_log(_severity(options)), Severity.ERROR)
+        destination = once(options, partial(_destination, options, policy, complain), complain)
+        server = Server(
+            destination,
+            listen=None,
+            listeners=listeners,
+            policy=policy,
+            wrap=wrap,
+            max_connections=max_connections,
+            max_per_client=max_per_client,
+            timeout_s=timeout_s,
+            log=stderr_log(_severity(options)),
+            threads=threads or THREADS,
+        )
+        stack.enter_context(server)
+        stop_signals = (signal.SIGTERM, signal.SIGINT)
+        stop = signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd)
+        stack.enter_context(stop)
+        if client is not None:
+            return EXIT_OK if server.serve_stream(StdioStream(), client) else EXIT_TEMPORARY
         server.serve()
     return EXIT_OK
+
+
+def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:
+    _require_stdio()
+    client = client_on_stdio()
+    require_permission(options, policy, client)
+    return client
+
+
+def _destination(
+    options: argparse.Namespace, policy: Policy, complain: Callable[[str], None]
+) -> Destination[Any]:
+    """Return where the mail goes. Raises `LocalError` and `ConfigError`."""
+    quota = user_quota(options)
+    if options.deliver is not None:
+        return hand_off(options, complain)
+    if options.queue is not None:
+        return QueueDestination(os.fsencode(options.queue), quota)
+    return MaildirDestination(os.fsencode(options.dir), policy.max_size)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qmtpmaildir",
-        description="Receive mail over QMTP into a maildir.",
+        description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "
+        "another mail server.",
         epilog="Exit codes: 0 stopped or client done, 111 trouble, 100 wrong usage.",
         allow_abbrev=False,
     )
-    parser.add_argument("dir", metavar="DIR", help="the maildir; made if it is missing")
+    parser.add_argument("dir", metavar="DIR", nargs="?", help="the maildir; made if it is missing")
+    parser.add_argument(
+        "--queue",
+        metavar="DIR",
+        help="put mail into the queue of maildirqmtp instead: one file for all recipients, with "
+        "its envelope beside it; made if it is missing",
+    )
     _add_network_options(parser)
+    add_handoff_options(parser)
+    add_once_options(parser)
+    add_relay_options(parser)
     _add_limits(parser)
     _add_tls_options(parser)
     add = parser.add_argument
@@ -107,20 +156,14 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--listen",
         metavar="HOST:PORT",
-        help=f"where to listen (default {DEFAULT_LISTEN}); or unix:PATH, for its owner only",
+        action="append",
+        help=f"where to listen (default {DEFAULT_LISTEN}); or unix:PATH; may be repeated; not "
+        "with the sockets of systemd",
     )
     add(
         "--stdio",
         action="store_true",
         help="serve one client on standard input and output, as under ssh, tcpserver or inetd",
-    )
-    add(
-        "--domain",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="take recipients of this domain only; may be repeated; "
-        "required to listen beyond loopback",
     )
 
 
@@ -184,7 +227,7 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
             if getattr(options, flag):
                 raise ConfigError(f"--{flag.replace('_', '-')}: for TLS, --tls-cert is needed")
         return SocketStream
-    if options.stdio or (options.listen or "").startswith("unix:"):
+    if options.stdio or any(text.startswith("unix:") for text in options.listen or ()):
         raise ConfigError("--tls-cert: TLS is for TCP; with --stdio, let sslserver or ssh do it")
     if options.tls_client_name and options.tls_client_ca is None:
         raise ConfigError("--tls-client-name: names prove nothing without --tls-client-ca")
@@ -193,40 +236,6 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
     return TlsServer(
         options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_client_name
     ).wrap
-
-
-def parse_listen(text: str) -> tuple[str, int] | bytes:
-    """Parse HOST:PORT, HOST, [::1]:PORT or unix:PATH; port 0 lets the kernel choose.
-
-    A path is returned as bytes. Raises `ConfigError` for anything else.
-    """
-    if text.startswith("unix:"):
-        path = os.fsencode(text.removeprefix("unix:"))
-        if not path or b"\0" in path or path.endswith(b"/"):
-            raise ConfigError(f"--listen {text!r}: a path is needed, as in unix:/run/qmtp.sock")
-        return path
-    rest = text.removesuffix(":0")
-    any_port = rest != text and (rest.endswith("]") or ":" not in rest)
-    try:
-        server = parse_tcp(rest if any_port else text)
-    except ConfigError:
-        raise ConfigError(
-            f"--listen {text!r}: write HOST:PORT, as in 127.0.0.1:209 or [::1]:209, or unix:PATH"
-        ) from None
-    return server.host, 0 if any_port else server.port
-
-
-def _policy(options: argparse.Namespace) -> Policy:
-    max_size = parse_bytes(options.max_size, "--max-size")
-    if max_size < 1:
-        raise ConfigError(f"--max-size: at least one byte, not {options.max_size!r}")
-    min_free = parse_bytes(options.min_free, "--min-free")
-    domains = [os.fsencode(name) for name in options.domain]
-    for domain in domains:
-        if not domain or any(c in b"@ \t\r\n\0" for c in domain):
-            raise ConfigError(f"--domain: a name as example.org, not {printable(domain)!r}")
-    refuse = only_domains(domains) if domains else DEFAULT_POLICY.refuse
-    return Policy(max_size=max_size, min_free=min_free, refuse=refuse)
 
 
 def _count(text: str, where: str) -> int:

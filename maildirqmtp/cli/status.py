@@ -25,6 +25,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.oldest import oldest
 from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -33,14 +34,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from maildirqmtp.maildir.maildir import Candidates
     from maildirqmtp.maildir.shard import Shard
 
+#: Messages that are listed of each maildir, where nothing else is said.
+LIMIT = 100
+#: Names that are looked into, at least: the rest is counted, whatever it is.
+LOOK = 2_000
 #: How deep the values of a status file are shown; its own are three deep, in one more.
 _MAX_DEPTH = 6
 
 
 def show_maildir(
-    path: bytes, include_cur: bool | None, as_json: bool, shard: Shard | None = None
+    path: bytes,
+    include_cur: bool | None,
+    as_json: bool,
+    limit: int | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """Print what waits in a maildir, and what has failed; return 111 where anything waits.
 
@@ -65,32 +75,35 @@ def show_maildir(
         )
         for prefix, part in found or [(b"", None)]
     ]
-    return show(routes, as_json)
+    return show(routes, as_json, limit)
 
 
-def show(routes: Sequence[Route], as_json: bool) -> int:
+def show(routes: Sequence[Route], as_json: bool, limit: int | None = None) -> int:
     """Print what waits for each route, and then what each failed maildir holds.
 
+    Of each, `limit` messages are listed, the oldest (`LIMIT` of them, where None); the others are
+    counted.
     Returns 111 where anything waits, or could not be looked at.
     """
     code = EXIT_OK
+    limit = LIMIT if limit is None else limit
     # Routes may share a failed maildir.
     failed = dict.fromkeys(
         (route.failed or os.path.join(route.maildir, b".Failed"), route.failed is None)
         for route in routes
     )
     for route in routes:
-        found = _or_complain(partial(_look, route))
-        if found is None or found["waiting"]:
+        found = _or_complain(partial(_look, route, limit))
+        if found is None or found["messages"]:
             code = EXIT_TEMPORARY
         if found is not None:
             _put("status", found, as_json, _print)
     for path, is_own in failed:
         if os.path.lexists(path):
-            found = _or_complain(partial(_look_at_failed, path, is_own))
+            found = _or_complain(partial(_look_at_failed, path, is_own, limit))
             if found is None:
                 code = EXIT_TEMPORARY
-            elif found["messages"]:
+            elif found["count"]:
                 _put("failed-maildir", found, as_json, _print_failed)
     sys.stdout.flush()
     return code
@@ -115,17 +128,28 @@ def _put(
         show(found)
 
 
-def _look(route: Route) -> dict[str, Any]:
+def _candidates(maildir: Maildir, include_cur: bool, limit: int) -> tuple[int, Candidates]:
+    """Return how many names are not to be looked into, and those that are, the oldest first."""
+    count, found = oldest(maildir, max(limit, LOOK), include_cur)
+    if count > len(found):
+        return count - len(found), found
+    return 0, maildir.scan(include_cur)
+
+
+def _look(route: Route, limit: int) -> dict[str, Any]:
     """Return what waits in a maildir, and what its daemon says."""
     now_s = time.time()
-    waiting = []
+    waiting: list[dict[str, Any]] = []
     with Maildir(route.maildir, shard=route.shard) as maildir:
-        daemon = read(maildir, route.prefix)
+        daemon = read(maildir, route.prefix, route.shard)
         told = daemon.get("waiting") if daemon else None
         state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
-        for folder, name in maildir.scan(route.include_cur):
+        more, candidates = _candidates(maildir, route.include_cur, limit)
+        for folder, name in candidates:
             about = _about(maildir, route, folder, name)
-            if about is not None:
+            if about is not None and len(waiting) >= limit:
+                more += 1
+            elif about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
                 broken = state.broken(name)
                 why = how_far(*broken) if broken else ""
@@ -133,8 +157,9 @@ def _look(route: Route) -> dict[str, Any]:
     if daemon is not None:
         daemon.pop("waiting", None)
     shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
+    messages = len(waiting) + more
     shard = str(route.shard) if route.shard else None
-    return {**shown, "shard": shard, "daemon": daemon, "waiting": waiting}
+    return {**shown, "shard": shard, "messages": messages, "daemon": daemon, "waiting": waiting}
 
 
 def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
@@ -158,15 +183,19 @@ def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str
     return about
 
 
-def _look_at_failed(path: bytes, is_own: bool) -> dict[str, Any]:
+def _look_at_failed(path: bytes, is_own: bool, limit: int) -> dict[str, Any]:
     """Return what a failed maildir holds, and why; `is_own`: it is inside its maildir.
 
     Raises `LocalError`.
     """
     now_s = time.time()
-    messages = []
+    messages: list[dict[str, Any]] = []
     with Maildir(path, nofollow=is_own) as maildir:
-        for folder, name in maildir.scan(include_cur=True):
+        more, candidates = _candidates(maildir, True, limit)
+        for folder, name in candidates:
+            if len(messages) >= limit:
+                more += 1
+                continue
             try:
                 status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
             except FileNotFoundError:
@@ -182,7 +211,7 @@ def _look_at_failed(path: bytes, is_own: bool) -> dict[str, Any]:
                         "failures": _failures(maildir, name),
                     }
                 )
-    return {"maildir": printable(path), "messages": messages}
+    return {"maildir": printable(path), "count": len(messages) + more, "messages": messages}
 
 
 def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
@@ -225,7 +254,7 @@ def _print(found: dict[str, Any]) -> None:
     prefix = f" {found['prefix']}" if found["prefix"] else ""
     who = printable(who.encode("utf-8", "replace"))
     shard = f", shard {found['shard']}" if found["shard"] else ""
-    print(f"{found['maildir']}{prefix}{shard}: {len(waiting)} waiting; {who}")
+    print(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]
@@ -244,10 +273,18 @@ def _print(found: dict[str, Any]) -> None:
             )
         )
     _print_table(rows)
+    _print_more(found["messages"] - len(waiting))
+
+
+def _print_more(count: int) -> None:
+    if count:
+        print(f"  and {count:,} more")
 
 
 def _print_failed(found: dict[str, Any]) -> None:
-    print(f"{found['maildir']}: {len(found['messages'])} failed")
+    print(f"{found['maildir']}: {found['count']} failed")
+    if not found["messages"]:
+        return
     rows = [("AGE", "BYTES", "MESSAGE", "FOR", "WHY")]
     for one in found["messages"]:
         unknown = [{"recipient": "-", "response": "-no sidecar says why"}]
@@ -262,6 +299,7 @@ def _print_failed(found: dict[str, Any]) -> None:
             for failure in one["failures"] or unknown
         ]
     _print_table(rows)
+    _print_more(found["count"] - len(found["messages"]))
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import weakref
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import Self
+from typing import ClassVar, Self
 
 from maildirqmtp.client.client import BaseClient
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
@@ -12,6 +14,10 @@ from maildirqmtp.errors import TransportError
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
+
+#: What all clients of a loop do in one of its rounds, about: packages, answers and results. A
+#: thousandth of a second of a slow machine has some 30 of them.
+ROUND_WORK = 100
 
 
 class AsyncQMTPClient(BaseClient):
@@ -23,7 +29,9 @@ class AsyncQMTPClient(BaseClient):
     The constructor takes the same options and does not connect; `async with`
     does, unless `defer_connect`. Names are looked up and connections made in a
     thread, with TLS and all; commands are ended in one. Everything else is done
-    in the event loop's, and files are read without awaiting.
+    in the event loop's, and files are read without awaiting. All clients of a loop share
+    what they do between two of its rounds: some `ROUND_WORK` packages, answers and
+    results together, so that other tasks wait for milliseconds, however many clients there are.
 
     Several tasks may use it: they take turns, a whole `send_many` each. To keep
     the link full, use one `send_many`.
@@ -105,7 +113,7 @@ class AsyncQMTPClient(BaseClient):
             self._owner = asyncio.current_task()
             self._session.begin()
             try:
-                while (step := self._session.next_step()) is not NextStep.NOTHING:
+                while (step := await run.next_step()) is not NextStep.NOTHING:
                     if step is NextStep.RESULT:
                         yield self._session.result()
                     else:
@@ -116,6 +124,61 @@ class AsyncQMTPClient(BaseClient):
                 self._owner = self._run = None
                 run.end()
                 self._session.end()
+
+
+class LoopShare:
+    """What the clients of one event loop may do between two of its rounds, all together.
+
+    A client says what it has done by `spend`, and asks by `wait` whether it may go on: at
+    once while something of the round's share is left, else in one of the next rounds. Each round
+    begins with one of those that wait, in the order of asking.
+    """
+
+    _of: ClassVar["weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopShare]"] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def __init__(self) -> None:
+        self._left = ROUND_WORK
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._next_is_due = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopShare":
+        """Return the one of this loop."""
+        if loop not in cls._of:
+            cls._of[loop] = cls()
+        return cls._of[loop]
+
+    def spend(self, work: int) -> None:
+        """Take this from the share of the present round."""
+        if work:
+            self._left -= work
+            self._expect_round()
+
+    async def wait(self) -> None:
+        """Return when something is left of a round's share."""
+        if self._left > 0:
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._expect_round()
+        await turn
+
+    def _expect_round(self) -> None:
+        if not self._next_is_due:
+            self._next_is_due = True
+            asyncio.get_running_loop().call_soon(self._round)
+
+    def _round(self) -> None:
+        self._next_is_due = False
+        self._left = ROUND_WORK
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else its task was cancelled
+                turn.set_result(None)
+                self._expect_round()
+                break
 
 
 class _Run:
@@ -134,10 +197,23 @@ class _Run:
         self._coming: asyncio.Future[Package] | None = None
         self._woken: asyncio.Future[None] | None = None
         self._waiting_for: Transport | None = None
+        self._share = LoopShare.of(asyncio.get_running_loop())
+        self._counted = session.work_done
         if isinstance(packages, AsyncIterable):
             self._async_source = aiter(packages)
         else:
             self._source = iter(packages)
+
+    async def next_step(self) -> NextStep:
+        """See `ClientSession.next_step`; awaits where the loop has others to run first."""
+        await self._give_way()
+        return self._session.next_step()
+
+    async def _give_way(self) -> None:
+        done = self._session.work_done
+        self._share.spend(done - self._counted)
+        self._counted = done
+        await self._share.wait()
 
     async def take_step(self, step: NextStep) -> None:
         """Take any step but RESULT."""
@@ -209,6 +285,7 @@ class _Run:
                 timer.cancel()
             if self._coming is not None:
                 self._coming.remove_done_callback(self._wake)
+        await self._give_way()
         self._session.turn("to read" in ready, "to write" in ready)
 
     def stop_waiting(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from maildirqmtp.client.content import Content
@@ -13,6 +13,10 @@ from maildirqmtp.results import Outcome, SendResult
 
 if TYPE_CHECKING:
     from maildirqmtp.pipeline.outgoing import Piece
+
+
+#: Stands for the text of a message that is in the send buffer already.
+_RELEASED = Content(b"")
 
 
 class SendRequest(OutgoingMessage):
@@ -34,7 +38,7 @@ class SendRequest(OutgoingMessage):
         # found, and where in the package the recipients of the second one stand.
         self._places: Sequence[int] = range(len(self.recipients))
         self._found: dict[int, tuple[bytes, Response | None]] = {}
-        self._doubted: set[int] = set()
+        self._doubted: Set[int] = frozenset()
 
     @property
     def done(self) -> bool:
@@ -48,7 +52,8 @@ class SendRequest(OutgoingMessage):
     def release(self) -> None:
         """See `OutgoingMessage`. Files that are streamed stay open until `close`."""
         if not self.keeps and self._content.in_memory:
-            self._content.close()
+            # Thousands may be in flight, and the garbage collector looks at each object of each.
+            self._content = _RELEASED
 
     def close(self) -> None:
         """See `OutgoingMessage`."""
@@ -98,4 +103,5 @@ class SendRequest(OutgoingMessage):
     def _note(self) -> None:
         for index, place in enumerate(self._places):
             self._found[place] = (self.recipients[index], self.answers[index])
-        self._doubted.update(self._places[index] for index in self.doubtful)
+        if self.doubtful:
+            self._doubted |= {self._places[index] for index in self.doubtful}

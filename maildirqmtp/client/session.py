@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
+from maildirqmtp.client.bounded import BoundedTransport
 from maildirqmtp.client.package import Package
 from maildirqmtp.client.request import SendRequest
 from maildirqmtp.errors import FileChangedError, QMTPError, TransportError
@@ -38,8 +39,11 @@ from maildirqmtp.transport.transport import Transport
 
 _log = logging.getLogger("maildirqmtp")
 
-#: Seconds for which packages are taken without polling the connection.
+#: Seconds for which packages are taken without polling the connection, and the most of them.
 LOOK_S = 0.02
+LOOK_PACKAGES = 64
+#: Bytes that are about as much work as an answer or an envelope.
+WORK_BYTES = 8 << 10
 
 
 class NextStep(Enum):
@@ -57,8 +61,11 @@ class ClientSession:
     """Sends packages to one server, over one connection after the other.
 
     A run lasts from `begin` to `end`; the connection stays open after it.
-    `window` timeouts what is in flight, `clock` is monotonic seconds. `error` is
-    the exception that the run ended with, to be raised to the program.
+    `window` bounds what is in flight, `clock` is monotonic seconds. `error` is
+    the exception that the run ended with, to be raised to the program. `work_done` counts
+    envelopes, answers, results and every `WORK_BYTES` of text: none of the steps does much more
+    than 1,000 of them, for whoever has other things to do in the same thread, unless one
+    package by itself is as large.
     """
 
     def __init__(
@@ -74,6 +81,9 @@ class ClientSession:
         self._more = False
         self._unproven = False
         self._look_at = 0.0
+        # Packages that were sent since the last look.
+        self._puts = 0
+        self.work_done = 0
         # All that were taken and have not returned a result; those of them not yet sent.
         self._requests: deque[SendRequest] = deque()
         self._unsent: deque[SendRequest] = deque()
@@ -101,7 +111,7 @@ class ClientSession:
         """Use this connection."""
         _log.debug("%s: connected", transport.name)
         self._pipeline = Pipeline(
-            transport,
+            BoundedTransport(transport),
             self._window,
             self._capabilities,
             self._timeouts,
@@ -148,6 +158,7 @@ class ClientSession:
         request = SendRequest(package)
         self._requests.append(request)
         self._unsent.append(request)
+        self.work_done += len(request.recipients) + request.length // WORK_BYTES
 
     def no_more(self) -> None:
         """Take no more packages in this run."""
@@ -202,7 +213,7 @@ class ClientSession:
             return None
         if not pipeline.has_room() or not (self._unsent or self._more):
             return NextStep.WAIT
-        if self._clock() >= self._look_at:
+        if self._puts >= LOOK_PACKAGES or self._clock() >= self._look_at:
             return NextStep.LOOK
         if not self._unsent:
             return NextStep.PACKAGE
@@ -230,14 +241,23 @@ class ClientSession:
         """Read and write what is possible, and check the time-outs."""
         pipeline = self._pipeline
         if pipeline is not None:
-            pipeline.turn(readable, writable)
+            sent, answered = pipeline.bytes_sent, pipeline.answered
+            transport = pipeline.transport
+            assert isinstance(transport, BoundedTransport)
+            with transport.bounded():
+                pipeline.turn(readable, writable)
             pipeline.check_time()
             self._take_done(pipeline)
+            moved = pipeline.bytes_sent - sent
+            self.work_done += 1 + pipeline.answered - answered + moved // WORK_BYTES
+        self._puts = 0
         self._look_at = self._clock() + LOOK_S
 
     def result(self) -> SendResult:
         """Return the next result; only where that is the next step."""
-        return self._requests.popleft().result()
+        result = self._requests.popleft().result()
+        self.work_done += len(result)
+        return result
 
     # Inside
 
@@ -254,6 +274,8 @@ class ClientSession:
                 request.length,
             )
         self._unproven = False
+        self._puts += 1
+        self.work_done += 1
         if pipeline.put(request):
             self._unsent.popleft()
 

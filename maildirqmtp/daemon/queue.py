@@ -74,7 +74,8 @@ class WatchQueue:
     come. `clock` is seconds that only go on; `wall_clock` seconds of the epoch.
 
     `open` is false once `close` was called; then nothing is handed out any more.
-    `local_error` is why the last scan failed.
+    `local_error` is why the last scan failed. `allowance` is how many `take` may hand out, None for
+    as many as there are.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class WatchQueue:
         wake: Wakeup | None = None,
     ) -> None:
         self.open = True
+        self.allowance: int | None = None
         self.local_error: LocalError | None = None
         self._maildir = maildir
         self._include_cur = include_cur
@@ -150,7 +152,7 @@ class WatchQueue:
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
-        while self.open:
+        while self.open and self.allowance != 0:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
                 return None
@@ -168,7 +170,7 @@ class WatchQueue:
 
     def take_postponed(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
-        while self.open and (key := self._postponed.take()) is not None:
+        while self.open and self.allowance != 0 and (key := self._postponed.take()) is not None:
             if (found := self._reserved(key)) is not None:
                 return found
         return None
@@ -179,6 +181,8 @@ class WatchQueue:
             # When the other route lets go of it, a scan finds it as a new one.
             del self._known[key]
             return None
+        if self.allowance is not None:
+            self.allowance -= 1
         return self._known[key].folder, self._known[key].name
 
     def _next_due(self) -> bytes | None:

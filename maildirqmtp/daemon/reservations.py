@@ -13,9 +13,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import locking
-from maildirqmtp.maildir.files import Folder, local_error
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.state import State
 
 if TYPE_CHECKING:
@@ -97,11 +96,11 @@ class MaildirLocks:
             else:
                 # Not the maildir's own lock, which ends with the route that opened it.
                 users, lock = 0, locking.acquire(maildir.root, maildir.shard)
-                try:
-                    shared = self._share(maildir)
-                except LocalError:
-                    lock.close()
-                    raise
+                # The lock's descriptor, which outlives the route.
+                root = Folder(lock.directory, maildir.root.path, maildir.root.owner)
+                threads = threading.Lock()
+                state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
+                shared = SharedMaildir(root, Reservations(), state)
             self._held[key] = (users + 1, lock, shared)
         try:
             yield shared
@@ -111,14 +110,4 @@ class MaildirLocks:
                 if users > 1:
                     self._held[key] = (users - 1, lock, shared)
                 else:
-                    os.close(shared.root.fd)
                     lock.close()
-
-    def _share(self, maildir: Maildir) -> SharedMaildir:
-        # With a descriptor of its own it outlives the route.
-        try:
-            root = Folder(os.dup(maildir.root.fd), maildir.root.path, maildir.root.owner)
-        except OSError as error:
-            raise local_error("lock", maildir.path, error) from error
-        state = State(root, self._clock, self._wall_clock, threading.Lock(), maildir.shard)
-        return SharedMaildir(root, Reservations(), state)

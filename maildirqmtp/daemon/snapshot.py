@@ -25,10 +25,10 @@ class WaitingMessage:
 class Snapshot:
     """A route at one moment. All times are seconds of the epoch, 0 for never or none.
 
-    `state` is `starting`, `idle`, `connected`, `backing off` (until `connect_at_s`,
-    because of `stop_reason`), `stuck` (the maildir cannot be changed), `no maildir`
-    or `stopped`. `messages` wait, the oldest since `oldest_s`; `waiters` are
-    some of them.
+    `state` is `starting`, `idle`, `connected`, `waiting for a slot`, `backing off`
+    (until `connect_at_s`, because of `stop_reason`), `stuck` (the maildir cannot be
+    changed), `no maildir` or `stopped`. `messages` wait, the oldest since `oldest_s`;
+    `waiters` are some of them.
     """
 
     route: Route

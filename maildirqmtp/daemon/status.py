@@ -54,9 +54,9 @@ def write(snapshot: Snapshot) -> None:
         files.replace(maildir.root, name, data, tmp=maildir.tmp, durable=False)
 
 
-def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
-    """Return the status of the daemon that has the maildir, or its shard, now; None for none."""
-    return _read(maildir, _name(prefix, maildir.shard), maildir.shard)
+def read(maildir: Maildir, prefix: bytes, shard: Shard | None = None) -> dict[str, Any] | None:
+    """Return the status of the daemon that has the maildir, or a shard, now; None for none."""
+    return _read(maildir, _name(prefix, shard), shard)
 
 
 def _read(maildir: Maildir, name: bytes, shard: Shard | None) -> dict[str, Any] | None:

@@ -21,9 +21,14 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.announcer import Announcer
+from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.daemon.watcher import Watcher
 from maildirqmtp.daemon.worker import Worker, boot_clock
+from maildirqmtp.descriptor_limit import raise_limit, threads_reason
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.forwarder import STOP_S
@@ -45,9 +50,10 @@ _STOP_SLACK_S = 5.0
 #: Seconds that they get once they are told to stop at once: a command that does not exit by
 #: itself is ended in four, and then they say what is in doubt.
 _HURRY_S = 5.0
-#: Seconds after which the metrics are written again though nothing has changed: an old file
-#: is how one sees that a daemon is dead.
-METRICS_S = 60.0
+#: Seconds after which a route for which there was no thread is tried again, and orphans that
+#: could not be reaped.
+_AGAIN_S = 60.0
+_REAP_AGAIN_S = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
 #: A route's maildir, as a real path, and its prefix: no two routes share both.
 RouteKey = tuple[bytes, bytes]
@@ -59,6 +65,7 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
     `reload` reads the configuration again, and may raise `ConfigError`; None
     where there is no file.
     """
+    raise_limit()
     wake = Wakeup()
     service = Supervisor(config, reload, Notifier(os.environ), wake)
 
@@ -66,7 +73,8 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         service.signals.append(number)
 
     try:
-        with signal_handlers(_SIGNALS, on_signal, wakeup_fd=wake.write_fd):
+        signals = (*_SIGNALS, signal.SIGCHLD) if is_reaper() else _SIGNALS
+        with signal_handlers(signals, on_signal, wakeup_fd=wake.write_fd):
             return service.run()
     finally:
         wake.close()
@@ -127,15 +135,17 @@ class Supervisor:
         self._notifier = notifier
         self._wake = wake
         self._locks = MaildirLocks(boot_clock)
+        self._servers = ServerSlots(boot_clock)
+        self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
         self._report = self._new_report("")
         self._code = EXIT_OK
         self._stop_by: float | None = None
-        self._told = ""
-        self._tell_at = 0.0
+        self._again_at: float | None = None
+        self._announcer = Announcer(notifier, boot_clock, lambda said: self._report.problem(said))
+        self._news = True
         self._ready_due = True
-        self._metrics_failed = ""
         self._stop_metrics: Callable[[], None] | None = None
         self._unwritable: set[bytes] = set()
 
@@ -147,17 +157,23 @@ class Supervisor:
             selector.register(self._wake.fd, selectors.EVENT_READ)
             while not self._is_over():
                 waits = [] if interval_s is None else [interval_s / 2]
-                if self._config.metrics_file is not None:
-                    waits.append(max(0.0, self._tell_at - boot_clock()))
-                if self._stop_by is not None:
-                    waits.append(max(0.0, self._stop_by - boot_clock()))
-                selector.select(min(waits, default=None))
-                self._wake.clear()
+                if (
+                    wait_s := self._announcer.wait_s(self._config.metrics_file, self._news)
+                ) is not None:
+                    waits.append(wait_s)
+                now = boot_clock()
+                waits += [
+                    max(0.0, at - now) for at in (self._stop_by, self._again_at) if at is not None
+                ]
+                if selector.select(min(waits, default=None)):
+                    self._wake.clear()
+                    self._news = True
                 while self.signals:
                     self._on_signal(self.signals.popleft())
                 self._reap()
                 self._tell()
         self._reap()  # who ended after the last turn may be stuck, or have crashed
+        self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)
         if self._stop_metrics is not None:
@@ -205,19 +221,30 @@ class Supervisor:
             if self._wanted.get(key) != runner.worker.route:
                 runner.stop()
         for key, route in self._wanted.items():
-            if key not in self._runners and self._stop_by is None:
-                self._start(key, route)
+            if key not in self._runners and self._stop_by is None and not self._start(key, route):
+                break
 
-    def _start(self, key: RouteKey, route: Route) -> None:
+    def _start(self, key: RouteKey, route: Route) -> bool:
+        """Start a route; say whether there was a thread for it."""
         worker = Worker(
             route,
             self._new_report(self._name(route)),
             self._locks,
             self._published,
+            self._servers,
+            self._watcher,
         )
+        runner = _Runner(worker, self._wake)
+        try:
+            runner.thread.start()
+        except RuntimeError as error:
+            # The others go on; with each one more the same would be said.
+            worker.report.problem(f"cannot be forwarded: {threads_reason(error)}")
+            self._again_at = boot_clock() + _AGAIN_S
+            return False
+        self._runners[key] = runner
         worker.report.note(_watched(route))
-        runner = self._runners[key] = _Runner(worker, self._wake)
-        runner.thread.start()
+        return True
 
     def _name(self, route: Route) -> str:
         if len(self._config.routes) == 1:
@@ -237,9 +264,9 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take leave of threads that have ended; a wanted route among them begins anew."""
-        for key, runner in [*self._runners.items()]:
-            if not runner.done or runner.reaped:
-                continue
+        ended = [(k, r) for k, r in self._runners.items() if r.done and not r.reaped]
+        is_late = self._again_at is not None and boot_clock() >= self._again_at
+        for key, runner in ended:
             runner.reaped = True
             if runner.worker.stuck or runner.crash:
                 self._code = EXIT_TEMPORARY
@@ -249,7 +276,15 @@ class Supervisor:
             elif self._stop_by is None:
                 runner.worker.report.summary(self._code)
                 del self._runners[key]
-        self._reconcile()
+        if is_late:
+            self._again_at = None
+            self._reap_orphans()
+        if ended or is_late:
+            self._reconcile()
+
+    def _reap_orphans(self) -> None:
+        if is_reaper() and not reap():
+            self._again_at = boot_clock() + _REAP_AGAIN_S
 
     # Signals
 
@@ -260,6 +295,8 @@ class Supervisor:
             self._stop(at_once=self._stop_by is not None)
         elif number == signal.SIGHUP:
             self._read_again()
+        elif number == signal.SIGCHLD:
+            self._reap_orphans()
         elif number == signal.SIGALRM:
             for runner in self._runners.values():
                 runner.worker.try_all()
@@ -324,22 +361,8 @@ class Supervisor:
         if self._ready_due and settled and self._stop_by is None:
             self._ready_due = False
             self._notifier.send("READY=1")
-        status = " | ".join(snapshot.line() for snapshot in snapshots)
-        now = boot_clock()
-        if status == self._told and now < self._tell_at:
-            return
-        self._told, self._tell_at = status, now + METRICS_S
-        self._notifier.send(f"STATUS={status}")
-        if self._config.metrics_file is not None:
-            from maildirqmtp.daemon.metrics import write
-
-            try:
-                write(self._config.metrics_file, snapshots)
-                self._metrics_failed = ""
-            except LocalError as error:
-                if str(error) != self._metrics_failed:
-                    self._metrics_failed = str(error)
-                    self._report.problem(str(error))
+        if self._announcer.tell(snapshots, self._config.metrics_file):
+            self._news = False
 
     def _turns(self) -> bool:
         now = boot_clock()

@@ -1,15 +1,17 @@
-"""Watching a directory for files that appear. The only importer of watchdog.
+"""Watching directories for files that appear, by one inotify instance. Only this imports watchdog.
 
 What it tells is a hint, never the truth: the kernel's queue may overflow, the
 directory may be replaced, unmounted, or on another machine, and there may be no
 inotify instance left. The caller scans from time to time, and calls `check` with
 each scan.
 
-watchdog is asked for as little as will do: names that appear, and the end of the
-directory itself. What leaves is not asked for, for three reasons: we would wake
-ourselves with each message we remove; watchdog holds back every later event for
-half a second after a name that was moved away, waiting for its other half; and it
-keeps such halves in memory.
+The kernel is asked for as little as will do: names that appear, and the end of the
+directory itself. Not for what leaves: we would wake ourselves with each message we remove.
+
+Of watchdog this uses the reader of an inotify instance, below its observers. Those would
+take a thread for each directory, hold back every later event for half a second after a name
+that was moved away, and keep quiet about a directory that is scheduled again after its
+emitter has ended.
 """
 
 from __future__ import annotations
@@ -21,60 +23,169 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from watchdog.observers.api import BaseObserver
+    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD, WatchDescriptor
 
 #: File systems on which other machines make files, of which this kernel hears nothing.
 _REMOTE = frozenset(
     {"9p", "afs", "ceph", "cifs", "coda", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3"}
 )
-#: Seconds that a thread of watchdog is waited for when it has been told to end.
+#: Seconds that watchdog's thread is waited for when it has been told to end.
 _END_S = 5.0
+#: What the kernel is asked for (inotify(7)): IN_MOVED_TO, IN_CREATE, IN_DELETE_SELF; a directory,
+#: and not by a link.
+APPEARS = 0x80 | 0x100 | 0x400
+_MASK = APPEARS | 0x0100_0000 | 0x0200_0000
+
+
+class Watcher:
+    """The inotify instance of a process, and the watches on it; of use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reader: InotifyFD | None = None
+        self._watches: set[Watch] = set()
+        #: Why there can be no instance at all; empty while there may be.
+        self._hopeless = ""
+
+    def add(self, watch: Watch) -> None:
+        """Have the kernel tell a watch of its directory. Raises `OSError`, or `RuntimeError`
+        where it never can.
+        """
+        with self._lock:
+            if self._reader is None or not self._reader.is_alive():
+                self._begin()
+            try:
+                self._add(watch)
+                self._watches.add(watch)
+            finally:
+                if not self._watches:
+                    self._end()
+
+    def remove(self, watch: Watch) -> None:
+        """Tell a watch nothing more; without any there is no instance and no thread."""
+        with self._lock:
+            if watch in self._watches:
+                self._watches.discard(watch)
+                self._forget(watch)
+            if not self._watches:
+                self._end()
+
+    def has(self, watch: Watch) -> bool:
+        """Say whether events of a watch can be hoped for."""
+        reader = self._reader
+        return reader is not None and reader.is_alive() and watch.is_known
+
+    def _begin(self) -> None:
+        """Make an instance, and have it tell all that were told by one that has ended."""
+        from watchdog.observers.inotify_c import InotifyFD
+
+        if self._hopeless:
+            raise RuntimeError(self._hopeless)
+        self._end()
+        reader = InotifyFD()
+        logger = logging.getLogger("watchdog")
+        if not logger.handlers:
+            # Its lines are about inotify; ours, about the maildir, go to the log.
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False
+        try:
+            reader.start()
+        except RuntimeError as error:
+            # No thread is left; and each try would leave descriptors of watchdog's open.
+            self._hopeless = str(error)
+            raise
+        self._reader = reader
+        for watch in self._watches:
+            # Where it cannot be watched, its own next check says why.
+            with contextlib.suppress(OSError):
+                self._add(watch)
+            watch.hint(None)  # what came meanwhile was not told
+
+    def _add(self, watch: Watch) -> None:
+        from watchdog.observers.inotify_c import CallbackId, Mask
+
+        assert self._reader is not None
+        self._forget(watch)
+        watch.ended = None
+        key = CallbackId(id(watch))
+        watch.descriptor = self._reader.add_callback(watch.directory, Mask(_MASK), watch, key)
+        if watch.descriptor < 0:  # watchdog takes that for a success
+            self._forget(watch)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def _forget(self, watch: Watch) -> None:
+        from watchdog.observers.inotify_c import CallbackId
+
+        descriptor, watch.descriptor = watch.descriptor, None
+        if descriptor is not None and descriptor != watch.ended and self._reader is not None:
+            # The directory may have gone this very moment.
+            with contextlib.suppress(OSError):
+                self._reader.remove_callbacks([(descriptor, CallbackId(id(watch)))])
+
+    def _end(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            # An instance that is broken may not be able to remove its watches.
+            with contextlib.suppress(OSError, RuntimeError):
+                reader.stop()
+                reader.join(_END_S)
 
 
 class Watch:
     """Watches one directory, from `check` on until `close`.
 
-    `hint` is called from other threads, and has to be quick: with the name of a
+    `hint` is called from another thread, and has to be quick: with the name of a
     file that has appeared, or None for anything else. `say` is called, in the
     caller's thread, when watching turns out to be impossible, and when it works
-    again after that.
+    again after that. `descriptor` is the kernel's number of the watch, `ended` one
+    that it has taken back; these are the watcher's.
     """
 
     def __init__(
-        self, directory: bytes, hint: Callable[[bytes | None], None], say: Callable[[str], None]
+        self,
+        directory: bytes,
+        hint: Callable[[bytes | None], None],
+        say: Callable[[str], None],
+        watcher: Watcher,
     ) -> None:
-        self._directory = directory
-        self._hint = hint
+        self.directory = directory
+        self.hint = hint
+        self.descriptor: WatchDescriptor | None = None
+        self.ended: WatchDescriptor | None = None
         self._say = say
-        self._observer: BaseObserver | None = None
         self._said = ""
         self._hopeless = False
+        self._watcher = watcher
+
+    @property
+    def is_known(self) -> bool:
+        """True while the kernel has this watch."""
+        return self.descriptor is not None and self.descriptor != self.ended
 
     @property
     def watching(self) -> bool:
         """True while events can be hoped for."""
-        return self._observer is not None
+        return self._watcher.has(self)
 
     def check(self) -> None:
         """Begin to watch, or see whether that still works, and mend it where it does not."""
-        if self._observer is not None and not _is_alive(self._observer):
-            self.close()
-        if self._observer is not None or self._hopeless:
+        if self._hopeless or self.watching:
             return
-        kind = file_system(self._directory)
+        kind = file_system(self.directory)
         if kind in _REMOTE or kind.startswith("fuse"):
             self._cannot(f"is on {kind}, where other machines' files make no events")
             return
         try:
-            self._observer = _observe(self._directory, self._hint)
+            self._watcher.add(self)
         except OSError as error:
             self._cannot(_reason(error))
             return
-        except RuntimeError as error:
-            # No thread is left; and each try would leave descriptors of watchdog's open.
+        except (RuntimeError, ImportError) as error:
             self._hopeless = True
             self._cannot(f"cannot be watched: {error}")
             return
@@ -89,15 +200,32 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching."""
-        observer, self._observer = self._observer, None
-        if observer is not None:
-            _overheard.listeners.discard(self._hint)
-            _end(observer)
+        self._watcher.remove(self)
+
+    # Called by watchdog, in its thread
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Tell of a file that has appeared, or of the end of the directory."""
+        if not event.name:
+            self.hint(None)
+        elif not event.is_directory:
+            self.hint(event.name)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """Note that the kernel tells nothing more: the directory is gone, or unmounted."""
+        self.ended = wd
+        self.hint(None)
+
+    def on_queue_overflow(self) -> None:
+        """Tell that events were lost."""
+        self.hint(None)
 
 
 def _reason(error: OSError) -> str:
     limits = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "max_user_watches"}
     limit = limits.get(error.errno or 0)
+    if error.errno == errno.EMFILE and "inotify" not in (error.strerror or ""):
+        return f"cannot be watched: {reason(error)}"
     return f"cannot be watched: {error.strerror}" + (f" (see {limit})" if limit else "")
 
 
@@ -113,101 +241,3 @@ def file_system(path: bytes) -> str:
     except OSError:
         pass  # no /proc, or no such directory: the next scan says so
     return ""
-
-
-def _observe(directory: bytes, hint: Callable[[bytes | None], None]) -> BaseObserver:
-    """Start watchdog on a directory. Raises `OSError`."""
-    from watchdog import events
-    from watchdog.observers import Observer
-
-    class Handler(events.FileSystemEventHandler):
-        def on_any_event(self, event: events.FileSystemEvent) -> None:
-            if isinstance(event, events.FileCreatedEvent):
-                hint(os.path.basename(os.fsencode(event.src_path)))
-            else:
-                hint(None)
-
-    observer = _without_leavers() or Observer()
-    try:
-        observer.start()
-        observer.schedule(
-            Handler(),
-            os.fsdecode(directory),
-            recursive=False,
-            event_filter=[
-                events.FileCreatedEvent,
-                events.FileMovedEvent,
-                events.DirDeletedEvent,
-            ],
-        )
-    except BaseException:
-        _end(observer)
-        raise
-    _overhear(hint)
-    return observer
-
-
-def _without_leavers() -> BaseObserver | None:
-    """Return an observer that asks inotify for nothing but what appears; None without inotify."""
-    try:
-        from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
-        from watchdog.observers.inotify_c import InotifyConstants, Mask
-    except ImportError:
-        return None  # another system than Linux
-
-    class Emitter(InotifyEmitter):
-        def get_event_mask_from_filter(self) -> Mask:
-            return Mask(
-                InotifyConstants.IN_CREATE
-                | InotifyConstants.IN_MOVED_TO
-                | InotifyConstants.IN_DELETE_SELF
-            )
-
-    observer = InotifyObserver()
-    observer._emitter_class = Emitter  # noqa: SLF001 (watchdog has no other way)
-    return observer
-
-
-class _Overhear(logging.Handler):
-    """Listens to watchdog's own log, where alone it tells that events were lost."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.listeners: set[Callable[[bytes | None], None]] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a warning of watchdog for an event."""
-        for hint in list(self.listeners):
-            hint(None)
-
-
-_overheard = _Overhear()
-_overheard_lock = threading.Lock()
-
-
-def _overhear(hint: Callable[[bytes | None], None]) -> None:
-    logger = logging.getLogger("watchdog")
-    with _overheard_lock:
-        _overheard.listeners.add(hint)
-        if _overheard not in logger.handlers:
-            logger.addHandler(_overheard)
-            # Its lines are about inotify; ours, about the maildir, go to the log.
-            logger.propagate = False
-
-
-def _is_alive(observer: BaseObserver) -> bool:
-    reader = getattr(observer, "_inotify_fd", observer)
-    emitters = list(observer.emitters)
-    return (
-        observer.is_alive()
-        and reader.is_alive()
-        and bool(emitters)
-        and all(emitter.is_alive() for emitter in emitters)
-    )
-
-
-def _end(observer: BaseObserver) -> None:
-    # What it has for ill-timed endings is no business of ours: it is thrown away.
-    with contextlib.suppress(OSError, RuntimeError):
-        observer.stop()
-        observer.join(_END_S)

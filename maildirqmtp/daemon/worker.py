@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.schedule import Backoff
+from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
-from maildirqmtp.daemon.watcher import Watch
+from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.maildir.cleanup import clean
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.daemon.reservations import MaildirLocks
+    from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.transport.endpoint import Endpoint
@@ -56,7 +58,8 @@ class Worker:
     """Forwards one route until it is told to stop.
 
     `on_publish` is called in the worker's thread when there is a new
-    `snapshot`. A maildir that cannot be opened or locked is waited for.
+    `snapshot`. `servers` and `watcher` are what all routes of the process share;
+    None makes one of its own. A maildir that cannot be opened or locked is waited for.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Worker:
         report: Report,
         locks: MaildirLocks,
         on_publish: Callable[[Snapshot], None],
+        servers: ServerSlots | None = None,
+        watcher: Watcher | None = None,
         *,
         connector: Callable[[Endpoint, float], Transport] | None = None,
         clock: Callable[[], float] = boot_clock,
@@ -78,6 +83,9 @@ class Worker:
         self._connector = connector
         self._clock = clock
         self._wall_clock = wall_clock
+        self._servers = ServerSlots(clock) if servers is None else servers
+        self._watcher = Watcher() if watcher is None else watcher
+        self._slots: RouteSlots | None = None
         self._backoff = Backoff(random)
         self._try_again_at = 0.0
         self._forwarder: Forwarder | None = None
@@ -167,7 +175,7 @@ class Worker:
             maildir = stack.enter_context(Maildir(route.maildir, shard=route.shard))
             shared = stack.enter_context(self._locks.hold(maildir))
             try:
-                wake = Wakeup()
+                wake = Wakeup(for_signals=False)
             except OSError as error:
                 raise local_error("make a pipe, to watch", maildir.path, error) from error
             stack.callback(wake.close)
@@ -198,13 +206,16 @@ class Worker:
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
+            slots = self._slots = self._servers.join(route.server, route.server_connections, wake)
+            stack.callback(slots.leave)
+
             # Watched before the first scan: what comes in between is found by the one or the other.
-            watch = Watch(maildir.new.path, queue.hint, self.report.note)
+            watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)
-                self._step(forwarder, queue)
+                self._step(forwarder, queue, slots)
 
     def _no_forwarder(self) -> None:
         self._forwarder = None
@@ -240,29 +251,53 @@ class Worker:
                 self.report.note(str(error))
         queue.scan()
 
-    def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+    def _step(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
         """Send while there is a connection; connect where there is mail; else wait."""
         now = self._clock()
         if forwarder.connected:
-            self._publish_if_due()
-            forwarder.turn(self._publish_at)
-            if not forwarder.connected:
-                self._disconnected(forwarder, queue)
-        elif not queue.open:
+            self._turn(forwarder, queue, slots)
             return
-        elif forwarder.local_error is not None:
+        if not queue.open:
+            return
+        queue.allowance = None
+        if forwarder.local_error is not None:
+            slots.give_back()
             self._mend(forwarder)
         elif now < self._try_again_at or not forwarder.outbox.has_next():
-            self._proven(queue)
-            self._publish_if_due()
-            until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
-            if self._publish_at is not None:
-                until = min(until, self._publish_at)
-            forwarder.rest(until)
+            slots.give_back()
+            self._rest(forwarder, queue)
+        elif not slots.take():
+            forwarder.outbox.put_back()
+            self._rest(forwarder, queue)
         else:
             self._proven(queue)
             if not forwarder.connect():
-                self._disconnected(forwarder, queue)
+                self._disconnected(forwarder, queue, slots)
+
+    def _turn(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
+        """Send, as far as other routes to this server leave room."""
+        self._publish_if_due()
+        more = bool(forwarder.outbox.left)
+        may = slots.before_turn(forwarder.pool.open, more, forwarder.wants_more)
+        queue.allowance = may.allowance
+        forwarder.pool.most = may.connections
+        forwarder.idle_s = 0.0 if may.closes_idle else self.route.idle_s
+        if may.news:
+            self.report.note(may.news)
+        due = [at for at in (self._publish_at, may.look_at) if at is not None]
+        forwarder.turn(min(due, default=None))
+        if not forwarder.connected:
+            self._disconnected(forwarder, queue, slots)
+
+    def _rest(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+        """Wait for mail, for the end of a back-off, or for a slot."""
+        self._proven(queue)
+        self._publish_if_due()
+        now = self._clock()
+        until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
+        if self._publish_at is not None:
+            until = min(until, self._publish_at)
+        forwarder.rest(until)
 
     def _proven(self, queue: WatchQueue) -> None:
         if self._complaint and queue.local_error is None:
@@ -275,12 +310,14 @@ class Worker:
         if forwarder.mend():
             self.report.note("the maildir can be changed again; going on")
 
-    def _disconnected(self, forwarder: Forwarder, queue: WatchQueue) -> None:
+    def _disconnected(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
         """There is no connection any more, or none could be made: back off where that helps."""
         # Not "later than": clocks are set back, and then the back-off would never end.
-        if forwarder.answered_s not in (0.0, self._answered_s):
+        of_use = forwarder.answered_s not in (0.0, self._answered_s)
+        if of_use:
             self._answered_s = forwarder.answered_s
             self._backoff.succeeded()
+        slots.give_back(failed=not of_use and not forwarder.stopping)
         forwarder.outbox.put_back()
         queue.look_again()
         if forwarder.may_help or forwarder.stopping:
@@ -305,6 +342,8 @@ class Worker:
             state = "stuck"
         elif forwarder.connected:
             state = "connected"
+        elif self._slots is not None and self._slots.waits:
+            state = "waiting for a slot"
         else:
             waits = self._clock() < self._try_again_at or (self._backoff.failures and len(queue))
             state = "backing off" if waits else "idle"

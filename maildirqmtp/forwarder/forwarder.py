@@ -59,6 +59,7 @@ class Forwarder:
     `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may be.
     `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
+    `idle_s`: for how long a connection is kept without work.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Forwarder:
         self.may_help = False
         self.answered_s = 0.0
         self.watchdog_deadline = clock() + SLACK_S
+        self.idle_s = route.idle_s
         self._route = route
         self._maildir = maildir
         self._report = report
@@ -84,8 +86,7 @@ class Forwarder:
         self._connector = connector or to_server
         self._clock = clock
         self._wall_clock = wall_clock
-        if state is None:
-            state = State(maildir.root, clock, wall_clock, shard=maildir.shard)
+        state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self._settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
         )
@@ -101,7 +102,7 @@ class Forwarder:
         self.outbox = Outbox(
             maildir, route, report, self._settler, self.queue, large, self._recovery.suspects
         )
-        self._pool: ConnectionPool[QueuedMessage] = ConnectionPool(
+        self.pool: ConnectionPool[QueuedMessage] = ConnectionPool(
             shares(route.window_messages, route.window_bytes, route.connections),
             Timeouts(
                 route.write_timeout_s, route.response_timeout_s, route.grace_s, route.session_s
@@ -119,7 +120,9 @@ class Forwarder:
         try:
             #: Interrupts a wait.
             self.wake = Wakeup() if wake is None else wake
-            self._selector = selectors.DefaultSelector()
+            # A daemon may have thousands: poll(2) takes no descriptor.
+            kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
+            self._selector: selectors.BaseSelector = kind()
             self._selector.register(self.wake.fd, selectors.EVENT_READ)
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
@@ -215,7 +218,13 @@ class Forwarder:
     @property
     def connected(self) -> bool:
         """True while there is a connection."""
-        return bool(self._pool.open)
+        return bool(self.pool.open)
+
+    @property
+    def wants_more(self) -> bool:
+        """True where one more connection would be of use."""
+        may = self._may_take and self._clock() >= self._more_at
+        return may and self.outbox.needs_connection(self.pool)
 
     def connect(self) -> bool:
         """Open a first connection; say whether that could be done."""
@@ -234,12 +243,12 @@ class Forwarder:
 
     def turn(self, until: float | None = None) -> None:
         """Fill, wait (until this time of the clock at most), write and read, settle."""
-        name = self._pool.open[0].pipeline.transport.name
+        name = self.pool.open[0].pipeline.transport.name
         try:
             self._turn(until)
         except OSError as error:
             # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
-            for connection in [*self._pool.open]:
+            for connection in [*self.pool.open]:
                 self._end(connection)
             self.may_help = False
             self.stop_reason = f"cannot wait for {name}: {error.strerror}"
@@ -270,7 +279,7 @@ class Forwarder:
 
     def _connect(self, timeout_s: float) -> Transport:
         # Interrupted, it must have nothing in flight.
-        self.connecting = not self._pool.open
+        self.connecting = not self.pool.open
         # Each of a name's addresses may take that long, and so may finding them.
         self.watchdog_deadline = self._clock() + 10 * timeout_s + SLACK_S
         try:
@@ -286,24 +295,28 @@ class Forwarder:
 
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` where the selector cannot watch it."""
-        self._pool.add(transport, self._selector)
+        self.pool.add(transport, self._selector)
         self._report.connected(transport.name)
 
     def _open_more(self) -> None:
         """Use as many connections as are allowed, while more mail waits than is under way."""
-        while self._clock() >= self._more_at and self.outbox.needs_connection(self._pool):
+        while len(self.pool.open) < self.pool.most and self.wants_more:
             try:
                 self._open(self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)))
             except TransportError as error:
                 # What there is goes on; the server may not want more of us.
                 self._more_at = self._clock() + MORE_AGAIN_S
-                self._report.note(f"{error}; going on with {len(self._pool.open)} connections")
+                self._report.note(f"{error}; going on with {len(self.pool.open)} connections")
 
     def _turn(self, until: float | None) -> None:
-        pool = self._pool.open
+        pool = self.pool.open
         if self._may_take:
             self._open_more()
-            self._fill()
+            self.outbox.fill(self.pool)
+            if not self._large.small_in_flight(self.pool):
+                self._refill()
+                self.outbox.fill(self.pool)
+            self.outbox.fill_large(self.pool)
         self._end_those_over()
         for connection in pool:
             connection.watch()
@@ -319,22 +332,14 @@ class Forwarder:
             self._settle(connection)  # after these, for both of them may take in answers
         self._settler.tick()
 
-    def _fill(self) -> None:
-        """Put what there is room for: small messages, those that came meanwhile, large ones."""
-        self.outbox.fill(self._pool)
-        if not self._large.small_in_flight(self._pool):
-            self._refill()
-            self.outbox.fill(self._pool)
-        self.outbox.fill_large(self._pool)
-
     def _end_those_over(self) -> None:
-        now, idle_s = self._clock(), self._route.idle_s
+        now = self._clock()
         more_may_come = self.queue.open and self._may_take
         over = [
             connection
-            for connection in self._pool.open
+            for connection in self.pool.open
             if connection.pipeline.ended
-            or connection.is_over(now, idle_s, more_may_come=more_may_come)
+            or connection.is_over(now, self.idle_s, more_may_come=more_may_come)
         ]
         for connection in over:
             connection.pipeline.transport.hang_up()  # commands are to exit at the same time
@@ -343,7 +348,7 @@ class Forwarder:
 
     def _end(self, connection: Connection[QueuedMessage]) -> None:
         """Close a connection, and clear up after it; note whether another may help."""
-        unfinished = self._pool.end(connection)
+        unfinished = self.pool.end(connection)
         self._server_memory.learn(connection.pipeline)
         self._settle(connection)
         half_put = self.outbox.ended(connection)
@@ -365,7 +370,7 @@ class Forwarder:
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
-                due.append(connection.idle_since + self._route.idle_s)
+                due.append(connection.idle_since + self.idle_s)
         now = self._clock()
         first = min([t for t in due if t is not None], default=None)
         wait_s = seconds_until(first, now)
@@ -378,8 +383,7 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        answers = self._answered.settle(connection.pipeline)
-        if not answers:
+        if not (answers := self._answered.settle(connection.pipeline)):
             return
         self._take_bounces()
         connection.idle_since = self._clock()

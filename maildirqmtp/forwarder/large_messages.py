@@ -218,4 +218,4 @@ def how_far(bytes_out: int, length: int) -> str:
 
 def _most(pool: ConnectionPool[QueuedMessage]) -> int:
     """Return how many connections may carry large messages: all that are allowed but one."""
-    return max(1, len(pool.open) + len(pool.windows) - 1)
+    return max(1, min(pool.most, len(pool.open) + len(pool.windows)) - 1)

@@ -94,7 +94,7 @@ class Outbox:
         lane = self._large_lane
         while lane.next is None and (candidate := self._queue.take_postponed()) is not None:
             lane.next = self._open(*candidate)
-        if lane.next is None:
+        if not self.large_waits:
             self._large.none_waits()
         return lane.next
 

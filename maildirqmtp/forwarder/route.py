@@ -32,6 +32,8 @@ LIFETIME_S = 14 * 86_400.0
 RESCAN_S = 30.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
+#: Connections to one server, of all routes of a process together.
+SERVER_CONNECTIONS = 20
 #: Bytes above which a message is large, and lets the others go first.
 LARGE_BYTES = 256 << 10
 #: Bounces in one run.
@@ -95,6 +97,7 @@ class Route(NamedTuple):
     rescan_s: float = RESCAN_S
     idle_s: float = IDLE_S
     connections: int = CONNECTIONS
+    server_connections: int = SERVER_CONNECTIONS
     one_recipient: bool = False
     large_bytes: int = LARGE_BYTES
     max_bytes: int | None = None

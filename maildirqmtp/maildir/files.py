@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import LocalError
 from maildirqmtp.text import printable
 
@@ -165,13 +166,15 @@ def replace(
     tmp: Folder | None = None,
     mode: int = 0o600,
     durable: bool = True,
+    sync_folder: bool = True,
 ) -> None:
     """Replace a file, or make it: readers find all of the old one or all of the new one.
 
     Written in `tmp` (a maildir's, which is cleaned; else in `folder` itself)
     under a name that nobody can foresee, then renamed. `mode` counts whatever
-    the umask. `durable` also survives a power cut. Raises `LocalError`, and
-    leaves nothing.
+    the umask. `durable` also survives a power cut; without `sync_folder` only once
+    the caller has synced `folder`, for several files at once. Raises `LocalError`,
+    and leaves nothing.
     """
     made_in = folder if tmp is None else tmp
     tmp_name = b".%b.%b" % (name.lstrip(b".")[:200], os.urandom(8).hex().encode())
@@ -190,13 +193,13 @@ def replace(
             os.close(fd)
     except OSError as error:
         raise local_error("write", folder.join(name), error) from error
-    if durable:
+    if durable and sync_folder:
         folder.sync()
 
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
     """Say what could not be done to which file, and why."""
-    return LocalError(f"cannot {doing} {printable(path)}: {error.strerror}")
+    return LocalError(f"cannot {doing} {printable(path)}: {reason(error)}")
 
 
 def identity_of(status: os.stat_result) -> Identity:

@@ -39,10 +39,12 @@ _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPE
 class Lock:
     """A lock that is held until it is closed."""
 
-    __slots__ = ("_fds",)
+    __slots__ = ("_fds", "directory")
 
     def __init__(self) -> None:
         self._fds: list[int] = []
+        #: A descriptor of the maildir's directory, open as long as the lock is held.
+        self.directory = -1
 
     def add(self, fd: int) -> int:
         """Keep a descriptor open as long as the lock is held."""
@@ -70,7 +72,7 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
         elif fd is not None and not _flock(fd):
             raise _locked(root, holders(os.fstat(fd)))
         # A description of our own, so that the lock does not end with the maildir's.
-        directory = lock.add(
+        directory = lock.directory = lock.add(
             os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
         )
         if not _flock(directory, mode):

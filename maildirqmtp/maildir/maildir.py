@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.maildir import directories, locking, names, safety
 from maildirqmtp.maildir.files import (
@@ -115,7 +116,7 @@ class Maildir:
             fd = directories.open_directory(name, None if parent is None else parent.fd, nofollow)
         except OSError as error:
             raise LocalError(
-                f"cannot open the maildir directory {printable(path)}: {error.strerror}"
+                f"cannot open the maildir directory {printable(path)}: {reason(error)}"
                 + ("; is it a maildir?" if parent else "; check the path")
             ) from error
         folder = Folder(fd, path)

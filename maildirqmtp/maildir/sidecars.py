@@ -62,6 +62,18 @@ def write(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
     files.replace(folder, name, sidecar.encode(content), tmp=maildir.tmp)
 
 
+def place_first(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
+    """Put the sidecar of a message in place that nobody has seen yet. Raises `LocalError`.
+
+    Durable once `maildir.durable_envelope()` is synced: several go at once.
+    """
+    from maildirqmtp.mail import sidecar
+
+    folder = maildir.durable_envelope()
+    name = names.of_sidecar(message_name)
+    files.replace(folder, name, sidecar.encode(content), tmp=maildir.tmp, sync_folder=False)
+
+
 def remove(maildir: Maildir, message_name: bytes) -> None:
     """Remove a message's sidecar, if there is one. Raises `LocalError`."""
     folder = maildir.envelope()

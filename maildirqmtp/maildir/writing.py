@@ -36,7 +36,7 @@ from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from maildirqmtp.mail.sidecar import Sidecar
 
@@ -49,13 +49,15 @@ _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.
 _sequence = count(1)
 
 
-def unique_name() -> bytes:
-    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5))."""
+def unique_name(mark: str = "") -> bytes:
+    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5)).
+
+    `mark` goes behind the count.
+    """
     now_ns = time.time_ns()
     host = host_name().replace("/", "\\057").replace(":", "\\072")
-    return os.fsencode(
-        f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}P{os.getpid()}Q{next(_sequence)}.{host}"
-    )
+    when = f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}"
+    return os.fsencode(f"{when}P{os.getpid()}Q{next(_sequence)}{mark}.{host}")
 
 
 def host_name() -> str:
@@ -112,12 +114,12 @@ def _sync_directory(path: bytes) -> None:
         raise local_error("make durable", path, error) from error
 
 
-def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
+def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> bytes:
     """Write a file in tmp/ and make it durable; return its name. Raises `LocalError`.
 
-    What could not be written whole is removed again.
+    What could not be written whole is removed again. `mark` becomes a part of the name.
     """
-    name = unique_name()
+    name = unique_name(mark)
     fd = -1
     try:
         fd = files.create(maildir.tmp, name)
@@ -139,12 +141,11 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes]) -> bytes:
 def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
     """Give a file of tmp/ its place in new/, under the same name. Raises `LocalError`.
 
-    Durable once `maildir.new` is synced.
+    Durable once `maildir.new` is synced. Where it fails, the file stays in tmp/.
     """
     try:
         _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
     except OSError as error:
-        maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
     # It is delivered. Reported as a failure, it would be delivered again; the second name goes
     # with the next cleaning of tmp/.
@@ -188,14 +189,25 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
 
 
 def _take_back(maildir: Maildir, name: bytes) -> None:
-    """Remove what `enqueue` has made: in this order, for no message may lose its sidecar."""
     try:
-        maildir.new.discard(name)
-        maildir.new.sync()
-        sidecars.remove(maildir, name)
-        maildir.tmp.discard(name)
+        withdraw(maildir, [name])
     except LocalError:
         return  # the first error is the one to tell
+
+
+def withdraw(maildir: Maildir, names: Sequence[bytes], synced: bool = True) -> None:
+    """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
+
+    In this order, for no message may lose its sidecar. Without `synced`, for a
+    directory whose fsync has failed, the sidecars stay, and become orphans.
+    """
+    for name in names:
+        maildir.new.discard(name)
+        maildir.tmp.discard(name)
+    if synced:
+        maildir.new.sync()
+        for name in names:
+            sidecars.remove(maildir, name)
 
 
 def free_name(target: Maildir, message: Message) -> bytes:

@@ -67,10 +67,10 @@ class ConnectionPool(Generic[MessageT]):
     """All connections to one server, `open`, and what they share.
 
     `windows` are those of connections that are not open, and the limit to their
-    number. `capabilities` is what the connections have shown of the server.
+    number; `most` may be less. `capabilities` is what the connections have shown of the server.
     """
 
-    __slots__ = ("_clock", "_timeouts", "_unchanged", "capabilities", "open", "windows")
+    __slots__ = ("_clock", "_timeouts", "_unchanged", "capabilities", "most", "open", "windows")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class ConnectionPool(Generic[MessageT]):
     ) -> None:
         self.open: list[Connection[MessageT]] = []
         self.windows = windows
+        self.most = len(windows)
         self.capabilities = capabilities
         self._timeouts = timeouts
         self._unchanged = unchanged

@@ -1,8 +1,8 @@
-"""The receiver, `qmtpmaildir`: a small QMTP server that delivers into a maildir.
+"""The receiver, `qmtpmaildir`: a small QMTP server that delivers into a maildir or a queue.
 
-    cli -> server -> connection -> session -> storage, spool -> maildir
+    cli -> server -> connection -> session -> delivery -> destination -> maildir
 
-`session` knows packages and files but no sockets; `connection` and `server`
-know sockets but no packages; `policy` holds what is accepted and the limits,
-`streams` hides the kind of connection.
+`session` knows packages but no sockets; `connection` and `server` know sockets
+but no packages; `policy` says what is accepted from whom and holds the limits,
+`clients` tells who a client is, `streams` hides the kind of connection.
 """

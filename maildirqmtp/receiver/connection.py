@@ -64,7 +64,7 @@ class Phase(Enum):
 
 
 class Connection:
-    """A client. `handle` what is ready, then give it its `turn`; only the disk is waited for.
+    """A client. `handle` what is ready, then give it its `turn`; nothing is waited for.
 
     `client` is the same for all connections that count as one client, and empty
     where there is no limit. `failed` is true once something was lost: it ended
@@ -99,6 +99,9 @@ class Connection:
         self._give_up_s = self._progress_s + HANDSHAKE_S if self._handshaking else _NEVER
         self._ended_by_client = False
         self._stopping = False
+        self._violation_told = False
+        # Since when packages have been under way; None while there are none.
+        self._waiting_from_s: float | None = None
         self._log(Severity.INFO, "connected")
 
     @property
@@ -108,8 +111,9 @@ class Connection:
 
     @property
     def can_work(self) -> bool:
-        """True where packages wait to be delivered, and their responses have room."""
-        return self._session.busy and len(self._output) <= OUTPUT_MAX
+        """True where packages or responses wait for a turn, and responses have room."""
+        session = self._session
+        return (session.can_work or session.ready) and len(self._output) <= OUTPUT_MAX
 
     @property
     def deadline_s(self) -> float:
@@ -131,6 +135,8 @@ class Connection:
     def expendable_s(self) -> float:
         """The time from which its place may go to a client that waits; infinite for never."""
         if self._phase not in (Phase.OPEN, Phase.CLOSING) or self.can_work:
+            return _NEVER
+        if self._session.waiting:
             return _NEVER
         if not self._owes:
             return self._progress_s + IDLE_S
@@ -206,29 +212,39 @@ class Connection:
             self._phase = Phase.CLOSED if self._phase is Phase.LINGERING else Phase.CLOSING
 
     def turn(self) -> None:
-        """Look at the clock, deliver a batch, and close when all is done."""
+        """Look at the clock, hand on what has come, and close when all is done."""
+        self._excuse(self._waiting_from_s)
         if not self.closed:
             self._look_at_clock()
         if self.closed:
             return
         if self.can_work:
             self._work()
-        if self._session.ended and self._phase is Phase.OPEN:
+        self._waiting_from_s = self._clock() if self._session.waiting else None
+        session = self._session
+        if session.ended and self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
-        if self._phase is Phase.CLOSING and not self._session.busy and not self._output:
+        idle = not (session.busy or session.waiting or self._output)
+        if self._phase is Phase.CLOSING and idle:
             self._finish()
 
     def _work(self) -> None:
         began_s = self._clock()
         self._session.work()
-        self._output += self._session.take_output()
-        if self._session.violation is not None:
+        while self._session.ready and len(self._output) <= OUTPUT_MAX:
+            self._output += self._session.take_output()
+        if self._session.violation is not None and not self._violation_told:
+            self._violation_told = True
             self._fail(f"protocol violation: {self._session.violation}; closing")
-        # The time that the disk took does not count against the client.
-        self._progress_s = self._clock()
-        self._rate_from_s += self._progress_s - began_s
+        self._excuse(began_s)
         if self._stopping:
             self._give_up_s = self._progress_s + STOP_S
+
+    def _excuse(self, from_s: float | None) -> None:
+        """Have the time that the disk took not count against the client."""
+        if from_s is not None:
+            self._progress_s = self._clock()
+            self._rate_from_s += self._progress_s - from_s
 
     def stop(self) -> None:
         """Read no more; answer what is complete, and close."""
@@ -258,7 +274,9 @@ class Connection:
     def _look_at_clock(self) -> None:
         now_s = self._clock()
         if now_s >= self._give_up_s and not self.can_work:
-            if self._output:
+            if self._session.waiting:
+                self._fail("its mail could not be stored in time; it will send that again")
+            elif self._output:
                 self._fail("did not take its responses")
             elif self._handshaking:
                 self._fail(f"did not finish its TLS handshake in {HANDSHAKE_S:.0f} s")

@@ -1,20 +1,23 @@
-"""Delivery of a package into the storage: who is refused, the copies, and what is committed."""
+"""Delivery of a package: who is refused, what goes to the destination, and the answers.
 
-import os
+Who is refused is found in the thread of the selector. Everything that waits for a disk or a
+server is in `DeliveryAgent.deliver`, which is for another thread.
+"""
+
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from typing import Any
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.header import MAX_HEADER, loop_lines
 from maildirqmtp.qmtp.protocol import Response, Status, check_address
+from maildirqmtp.receiver.destination import Delivery, Destination, Mail, Outcome
 from maildirqmtp.receiver.package_log import Answer
 from maildirqmtp.receiver.policy import (
     DEFAULT_POLICY,
-    MAX_PACKAGE_BYTES,
     MAX_PACKAGE_RECIPIENTS,
     Log,
     Policy,
@@ -22,19 +25,17 @@ from maildirqmtp.receiver.policy import (
     silent,
 )
 from maildirqmtp.receiver.spool import Spool
-from maildirqmtp.receiver.storage import Copy, Storage
 from maildirqmtp.text import rfc5322_date
 
 #: Characters of a refusal's text that come from a check of an address.
 _REASON = 200
+#: Bytes that a recipient and its answer take, about.
+_RECIPIENT_BYTES = 400
 
 _TROUBLE = Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)")
 _DISK_FULL = Response(Status.DEFERRED, b"452 not enough disk space, try again later (#4.3.1)")
 _TOO_MANY = Response(Status.DEFERRED, b"452 too many recipients in one package (#4.5.3)")
-_TOO_MUCH = Response(Status.DEFERRED, b"452 too many recipients for its size (#4.5.3)")
 _NO_RECIPIENT = Response(Status.FAILED, b"553 the recipient is empty (#5.1.3)")
-
-_sequence = count(1)
 
 
 @dataclass(slots=True)
@@ -42,7 +43,8 @@ class Package:
     """A package whose last byte has arrived.
 
     `text` is None where `refusal` is the answer to all recipients; `owed` are
-    the recipients without an answer, `written` the bytes of their copies.
+    the recipients that are not checked yet. `taken` are the places, in `answers`,
+    of those whose answer `delivery` gives, `delivered` the number of these that it has got.
     """
 
     sender: bytes
@@ -50,26 +52,67 @@ class Package:
     text: Spool | None
     refusal: Response | None
     answers: list[Answer] = field(default_factory=list)
-    written: int = 0
-    failed: bool = False
+    delivery: Delivery | None = None
+    taken: list[int] = field(default_factory=list)
+    delivered: int = 0
+
+    @property
+    def load(self) -> int:
+        """About the bytes that it holds, or has in a file."""
+        text = self.text.size if self.text is not None else 0
+        return text + _RECIPIENT_BYTES * (len(self.answers) + len(self.owed))
+
+    def discard(self) -> None:
+        """Free its text; harmless twice."""
+        if self.text is not None:
+            self.text.discard()
+
+
+class Batch:
+    """Packages of one client that are delivered together, in a thread.
+
+    Whoever has no more use for the answers sets `abandoned`.
+    """
+
+    __slots__ = ("abandoned", "load", "packages")
+
+    def __init__(self, packages: list[Package]) -> None:
+        self.packages = packages
+        self.load = sum(package.load for package in packages)
+        self.abandoned = False
+
+    @property
+    def waits(self) -> bool:
+        """False where every answer is known, so that nothing is to be stored."""
+        return any(package.taken for package in self.packages)
+
+    def discard(self) -> None:
+        """Free the texts; harmless twice."""
+        for package in self.packages:
+            package.discard()
 
 
 class DeliveryAgent:
-    """Delivers the packages of one client; `peer` is its address, for log and Received lines."""
+    """Delivers the packages of one client.
+
+    `peer` is its address, for log and Received lines; `user` the number of a local user.
+    """
 
     def __init__(
         self,
-        storage: Storage,
+        destination: Destination[Any],
         peer: str,
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
+        user: int | None = None,
     ) -> None:
-        self._storage = storage
+        self._destination = destination
         self._peer = peer
         self._policy = policy
         self._log = log
         self._now = now
+        self._user = user
         self._host = socket.gethostname()
 
     def refuse_length(self, length: int) -> Response | None:
@@ -80,8 +123,9 @@ class DeliveryAgent:
         if not self._policy.min_free:
             return None
         try:
-            free = self._storage.free_bytes()
-        except OSError:
+            free = self._destination.free_bytes()
+        except OSError as error:
+            self._complain(f"cannot tell how much room is left: {error.strerror}")
             return _TROUBLE
         return _DISK_FULL if free - length < self._policy.min_free else None
 
@@ -105,22 +149,21 @@ class DeliveryAgent:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.7)")
         try:
             received = 0 if text is None else loop_lines(text.top(MAX_HEADER))
-        except OSError:
+        except OSError as error:
+            self._complain(f"cannot read what was written of the text: {error.strerror}")
             return _TROUBLE
         if received:
             return _refusal(f"554 {received} Received lines: a mail loop (#5.4.6)")
         return None
 
-    def answer(self, package: Package) -> int:
-        """Deliver to the next recipient, or refuse; return the bytes written."""
+    def check(self, package: Package) -> None:
+        """Refuse the next recipient, or leave the answer to the delivery."""
         recipient = package.owed.popleft()
-        response = self._refuse(package, recipient)
-        answer = self._store(package, recipient) if response is None else None
-        if answer is None:
-            answer = Answer(recipient, response or _TROUBLE)
-        package.answers.append(answer)
-        package.written += answer.size
-        return answer.size
+        refusal = self._refuse(package, recipient)
+        if refusal is None:
+            package.taken.append(len(package.answers))
+        # Of those that are taken it stands until the commit: nothing else may be said before.
+        package.answers.append(Answer(recipient, Outcome(refusal or _TROUBLE)))
 
     def _refuse(self, package: Package, recipient: bytes) -> Response | None:
         if package.refusal is not None:
@@ -134,61 +177,74 @@ class DeliveryAgent:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.3)")
         return self._policy.refuse(recipient)
 
-    def _store(self, package: Package, recipient: bytes) -> Answer | None:
-        """Store a copy; None where that cannot be done now."""
-        text = package.text
-        if text is None or text.trouble is not None or package.failed:
-            return None
-        room = max(MAX_PACKAGE_BYTES, self._policy.max_size) - package.written
-        if package.written and text.size > room:
-            return Answer(recipient, _TOO_MUCH)
-        header = self._header(package.sender, recipient)
+    def deliver(self, batch: "Batch") -> None:
+        """Deliver packages that were checked, and find their answers. For any thread.
+
+        Once the batch is abandoned nothing more is begun, and what is not committed is
+        taken back; so it is where there is no memory for it.
+        """
         try:
-            copy = self._storage.store(text.pieces(header))
-        except LocalError as error:
-            # The next recipients of the same text would meet the same trouble.
-            package.failed = True
-            self._complain(error)
-            return None
-        accepted = f"ok {int(self._now())} qp {os.getpid()}.{next(_sequence)}"
-        response = Response(Status.ACCEPTED, accepted.encode())
-        return Answer(recipient, response, copy, len(header) + text.size)
+            for package in batch.packages:
+                if not batch.abandoned:
+                    self._deliver(package)
+            if not batch.abandoned:
+                self._commit(batch.packages)
+                return
+        except BaseException:
+            self._withdraw(batch.packages)
+            raise
+        self._withdraw(batch.packages)
 
-    def _header(self, sender: bytes, recipient: bytes) -> bytes:
-        received = f"from {self._peer} by {self._host} with QMTP; {rfc5322_date(self._now())}"
-        return b"Return-Path: <%b>\nDelivered-To: %b\nReceived: %b\n" % (
-            sender,
-            recipient,
-            received.encode("utf-8", "surrogateescape"),
-        )
-
-    def commit(self, packages: Sequence[Package]) -> None:
-        """Make all copies durable; where that fails, their recipients are deferred instead."""
-        copies = _copies(packages)
-        if not copies:
+    def _deliver(self, package: Package) -> None:
+        text = package.text
+        if not package.taken or text is None or text.trouble is not None:
             return
         try:
-            self._storage.commit(copies)
+            now_s = self._now()
+            mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
+            package.delivery = self._destination.begin(mail)
+            for place in package.taken:
+                package.delivery.deliver(package.answers[place].recipient)
+                package.delivered += 1
         except LocalError as error:
-            self._complain(f"{error}; {len(copies)} copies withdrawn")
-            self.withdraw(packages)
-            for package in packages:
-                package.answers = [
-                    a if a.copy is None else Answer(a.recipient, _TROUBLE) for a in package.answers
-                ]
+            # The next recipients of the same text would meet the same trouble.
+            self._complain(error)
 
-    def withdraw(self, packages: Sequence[Package]) -> None:
-        """Remove the copies of packages that were not committed."""
-        for error in self._storage.withdraw(_copies(packages)):
+    def _received(self, now_s: float) -> bytes:
+        line = f"Received: from {self._peer} by {self._host} with QMTP; {rfc5322_date(now_s)}"
+        return line.encode("utf-8", "surrogateescape") + b"\n"
+
+    def _commit(self, packages: Sequence[Package]) -> None:
+        """Have the destination carry out what was delivered to it, and take its answers.
+
+        Where that fails, their recipients are deferred.
+        """
+        under_way = [package for package in packages if package.delivered]
+        if not under_way:
+            return
+        deliveries = [package.delivery for package in under_way]
+        try:
+            self._destination.commit(deliveries)
+        except LocalError as error:
+            recipients = sum(package.delivered for package in under_way)
+            self._complain(f"{error}; {recipients} recipients deferred")
+            self._withdraw(under_way)
+            return
+        for package in under_way:
+            assert package.delivery is not None
+            places = package.taken[: package.delivered]
+            for place, outcome in zip(places, package.delivery.outcomes, strict=True):
+                package.answers[place] = Answer(package.answers[place].recipient, outcome)
+
+    def _withdraw(self, packages: Sequence[Package]) -> None:
+        """Take back what was delivered of packages that were not committed."""
+        deliveries = [p.delivery for p in packages if p.delivery is not None]
+        for error in self._destination.withdraw(deliveries):
             # It stays, and is there twice after the client's next try: better than never.
             self._complain(error)
 
     def _complain(self, trouble: LocalError | str) -> None:
         self._log(Severity.ERROR, f"{self._peer}: {trouble}")
-
-
-def _copies(packages: Sequence[Package]) -> list[Copy]:
-    return [a.copy for package in packages for a in package.answers if a.copy is not None]
 
 
 def _refusal(text: str) -> Response:

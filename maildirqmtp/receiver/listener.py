@@ -1,17 +1,24 @@
-"""The sockets that the receiver listens on: TCP, or a Unix socket."""
+"""The sockets that the receiver listens on: TCP, Unix sockets, and what systemd has opened."""
 
 import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterable, MutableMapping
 
 from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.receiver.clients import is_loopback
 from maildirqmtp.text import printable
 
-#: Clients that wait in the kernel while all places are taken.
-BACKLOG = 128
+#: Clients that wait in the kernel while all places are taken, as when cron starts many jobs at
+#: once; beyond, connecting to a Unix socket fails. Linux takes at most net.core.somaxconn (4,096).
+BACKLOG = 1_024
+#: Permissions of a Unix socket to which only its owner connects.
+OWNER_ONLY = 0o600
 #: unix(7): 108, with a NUL at the end.
 _PATH_BYTES = 107
+#: sd_listen_fds(3): SD_LISTEN_FDS_START.
+_FIRST_INHERITED = 3
 
 
 def show_address(host: str, port: int) -> str:
@@ -19,29 +26,82 @@ def show_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def is_loopback(address: str) -> bool:
-    """True for a numeric address that only this machine can reach: 127.0.0.0/8 and ::1."""
-    return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
+def where(listener: socket.socket) -> str:
+    """Return where a socket listens, as `--listen` takes it."""
+    address = listener.getsockname()
+    if isinstance(listener, _UnixListener):  # its name of now; the kernel knows that of bind(2)
+        address = listener.path
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{printable(os.fsencode(address))}"
+    return show_address(*address[:2])
 
 
-def open_listener(host: str, port: int, loopback_only: bool) -> socket.socket:
+def is_local_only(listener: socket.socket) -> bool:
+    """Say whether only this machine can reach it: a Unix socket, or one on loopback."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    return is_loopback(listener.getsockname()[0])
+
+
+def require_local(listener: socket.socket) -> None:
+    """Raise `ConfigError` where other machines can reach a socket, however it was opened."""
+    if not is_local_only(listener):
+        raise ConfigError(
+            f"to listen on {where(listener)}, which other machines can reach, name the domains to "
+            f"accept mail for with --domain"
+        )
+
+
+def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the listening sockets that systemd has passed on, non-blocking (sd_listen_fds(3)).
+
+    None where the variables are not for this process; they are removed, so that no
+    child takes them for its own. Raises `ConfigError` for a descriptor that is no
+    socket of TCP or Unix that listens.
+    """
+    process = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if process != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    found: list[socket.socket] = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+        try:
+            os.set_inheritable(fd, False)
+            listener = socket.socket(fileno=fd)
+            found.append(listener)
+            listener.setblocking(False)
+            listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            _close_all(found)
+            raise ConfigError(f"LISTEN_FDS: descriptor {fd}: {error.strerror}") from error
+        known = listener.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+        if not (listens and known and listener.type == socket.SOCK_STREAM):
+            _close_all(found)
+            raise ConfigError(
+                f"LISTEN_FDS: descriptor {fd} is no TCP or Unix socket that listens; for one "
+                f"client (Accept=yes), use StandardInput=socket and --stdio"
+            )
+    return found
+
+
+def _close_all(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def open_listener(host: str, port: int) -> socket.socket:
     """Return a non-blocking socket that listens; port 0 lets the kernel choose one.
 
-    A name that has several addresses gets its first. Raises `ConfigError` for
-    an address beyond loopback with `loopback_only`, and `LocalError`.
+    A name that has several addresses gets its first. Raises `LocalError`.
     """
-    where = show_address(host, port)
+    shown = show_address(host, port)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "not a host name"
-        raise LocalError(f"cannot listen on {where}: {reason}") from error
+        raise LocalError(f"cannot listen on {shown}: {reason}") from error
     family, kind, protocol, _, address = found[0]
-    if loopback_only and not is_loopback(str(address[0])):
-        raise ConfigError(
-            f"to listen on {where}, which other machines can reach, name the domains to accept "
-            f"mail for with --domain"
-        )
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,7 +110,7 @@ def open_listener(host: str, port: int, loopback_only: bool) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise LocalError(f"cannot listen on {where}: {_explain(error, port)}") from error
+        raise LocalError(f"cannot listen on {shown}: {_explain(error, port)}") from error
     return listener
 
 
@@ -75,10 +135,11 @@ class _UnixListener(socket.socket):
         self.path = b""
 
 
-def open_unix_listener(path: bytes) -> socket.socket:
-    """Return a non-blocking Unix socket that listens; only its owner can connect.
+def open_unix_listener(path: bytes, mode: int = OWNER_ONLY) -> socket.socket:
+    """Return a non-blocking Unix socket that listens; by its mode only its owner can connect.
 
     It gets its name when it is ready, and replaces a socket without a listener.
+    Connecting needs write permission, and search permission on the way (unix(7)).
     Raises `LocalError`, also where the name has a listener, or is no socket's.
     """
     if len(path) > _PATH_BYTES:
@@ -94,7 +155,7 @@ def open_unix_listener(path: bytes) -> socket.socket:
             os.unlink(making)  # left by a process of this number that died here
         listener.bind(making)
         listener.path, listener.identity = making, _identity(making)
-        os.chmod(making, 0o600)
+        os.chmod(making, mode)
         listener.listen(BACKLOG)
         listener.setblocking(False)
         _make_way(path)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.qmtp.protocol import Status
+from maildirqmtp.receiver.destination import Outcome
 from maildirqmtp.receiver.policy import Log, Severity
-from maildirqmtp.receiver.storage import Copy
 from maildirqmtp.text import printable
 
 #: Lines about refused and deferred packages of one session; the rest is counted.
@@ -21,12 +21,15 @@ _WORDS = {
 
 
 class Answer(NamedTuple):
-    """The answer to one recipient; `copy` is the file of `size` bytes, where there is one."""
+    """The answer to one recipient."""
 
     recipient: bytes
-    response: Response
-    copy: Copy | None = None
-    size: int = 0
+    outcome: Outcome
+
+    @property
+    def status(self) -> Status:
+        """K, Z or D."""
+        return self.outcome.response.status
 
 
 class PackageLog:
@@ -39,7 +42,7 @@ class PackageLog:
 
     def __call__(self, sender: bytes, answers: Sequence[Answer]) -> None:
         """Log a package with the answers to its recipients."""
-        if all(answer.response.status is Status.ACCEPTED for answer in answers):
+        if all(answer.status is Status.ACCEPTED for answer in answers):
             severity = Severity.INFO
         else:
             severity = Severity.NOTICE
@@ -58,14 +61,14 @@ class PackageLog:
 
 
 def _one(answer: Answer) -> str:
-    return f"<{_shown(answer.recipient)}>: {_WORDS[answer.response.status]}{_detail(answer)}"
+    return f"<{_shown(answer.recipient)}>: {_WORDS[answer.status]}{_detail(answer)}"
 
 
 def _several(answers: Sequence[Answer]) -> str:
     """Count the answers of each kind, with the first of those that are not K."""
     parts = []
     for status, word in _WORDS.items():
-        found = [answer for answer in answers if answer.response.status is status]
+        found = [answer for answer in answers if answer.status is status]
         if not found:
             continue
         first = found[0]
@@ -77,9 +80,10 @@ def _several(answers: Sequence[Answer]) -> str:
 
 
 def _detail(answer: Answer) -> str:
-    if answer.copy is None:
-        return f": {answer.response.text}"
-    return f", {answer.size} bytes as {printable(answer.copy.name)}"
+    outcome = answer.outcome
+    if not outcome.name:
+        return f": {outcome.response.text}"
+    return f", {outcome.size} bytes as {printable(outcome.name)}"
 
 
 def _shown(address: bytes) -> str:

@@ -1,18 +1,17 @@
 """What the receiver accepts and from whom, its limits, and its log."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE, Response, Status
+from maildirqmtp.receiver.clients import Client, Origin
 
 #: Returns the refusal of a recipient; None for one that is accepted.
 Refuse = Callable[[bytes], Response | None]
 
 #: Recipients of one package that are delivered to (RFC 5321, 4.5.3.1.8 asks for at least 100).
 MAX_PACKAGE_RECIPIENTS = 1_000
-#: Bytes that the copies of one package take together; the first copy may exceed it.
-MAX_PACKAGE_BYTES = MAX_MESSAGE
 #: Seconds between two log lines about the same trouble of the server.
 THROTTLE_S = 60.0
 
@@ -77,22 +76,53 @@ def only_domains(domains: Iterable[bytes]) -> Refuse:
     return refuse
 
 
+def refuse_everyone(text: str) -> Refuse:
+    """Return a function that refuses every recipient, with this text."""
+    refusal = Response(Status.FAILED, text.encode())
+    return lambda recipient: refusal
+
+
+_NO_RELAY = refuse_everyone("553 this client may not relay (#5.7.1)")
+_NO_USER = refuse_everyone("553 this user may not send mail here (#5.7.1)")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is accepted: messages of at most `max_size` bytes, recipients that `refuse` passes.
+    """What is accepted, and from whom.
 
-    While the maildir's file system has less than `min_free` bytes left for
-    ordinary users, every message is deferred.
+    Messages of at most `max_size` bytes, to recipients that `refuse` passes.
+    While the destination has less than `min_free` bytes left, every message is
+    deferred. `relays` says that mail goes on from here to anywhere: then a client
+    that is not local needs a `refuse` of its own to pass, or a certificate, which
+    `verified` says all clients show. `pipes_relay` lets clients relay of which
+    nothing is known. `users` are the numbers of the local users who may send;
+    None for all, and for those who are no local users.
     """
 
     max_size: int = MAX_MESSAGE
     min_free: int = 0
     refuse: Refuse = accept_all
+    relays: bool = False
+    verified: bool = False
+    pipes_relay: bool = False
+    users: frozenset[int] | None = None
 
     @property
     def restricted(self) -> bool:
-        """False where every client can have mail stored for any recipient."""
-        return self.refuse is not accept_all
+        """False where a client from elsewhere can have mail taken for any recipient."""
+        return self.refuse is not accept_all or (self.relays and self.verified)
+
+    def may_relay(self, client: Client) -> bool:
+        """Say whether a client may have mail taken for any recipient that `refuse` passes."""
+        if not self.relays or self.restricted or client.origin is Origin.LOCAL:
+            return True
+        return client.origin is Origin.UNKNOWN and self.pipes_relay
+
+    def for_client(self, client: Client) -> "Policy":
+        """Return the policy for one client: one that refuses everything where it may not send."""
+        if self.users is not None and client.user not in self.users:
+            return replace(self, refuse=_NO_USER)
+        return self if self.may_relay(client) else replace(self, refuse=_NO_RELAY)
 
 
 DEFAULT_POLICY = Policy()

@@ -1,7 +1,7 @@
 """The receiver's loop: one thread, one selector, several clients.
 
-The fsyncs block everybody, but only for one batch at a time: each client with
-packages to deliver gets one batch per round.
+What waits for a disk or a server runs in a pool of threads, in batches of packages; a thread that
+has done with one wakes the loop, which sends the responses.
 
 Trouble of this machine ends at most one client: memory that runs out while a
 client is served closes that client; descriptors that run out make the server
@@ -14,11 +14,20 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
+from maildirqmtp.receiver.clients import Client, client_at
 from maildirqmtp.receiver.connection import Connection
-from maildirqmtp.receiver.listener import open_listener, open_unix_listener, show_address
+from maildirqmtp.receiver.destination import Destination
+from maildirqmtp.receiver.listener import (
+    open_listener,
+    open_unix_listener,
+    require_local,
+    where,
+)
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import (
     DEFAULT_POLICY,
     Log,
@@ -28,10 +37,10 @@ from maildirqmtp.receiver.policy import (
     silent,
 )
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.storage import Storage
-from maildirqmtp.receiver.streams import SocketStream, Stream, client_of, peer_name
-from maildirqmtp.text import printable
+from maildirqmtp.receiver.streams import SocketStream, Stream, peer_name
 from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
+from maildirqmtp.transport.thread_pool import ThreadPool
+from maildirqmtp.transport.wakeup import Wakeup
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
@@ -41,6 +50,10 @@ TIMEOUT_S = 1_200.0
 ACCEPT_PAUSE_S = 1.0
 #: Seconds without waiting for clients after poll(2) failed for lack of memory.
 SELECT_PAUSE_S = 0.2
+#: Threads that store mail. A disk does several fsyncs in nearly the time of one.
+THREADS = 8
+#: Seconds that `close` waits for the threads.
+CLOSE_S = 10.0
 
 # What accept(2) reports of the network or of a client that is gone already; the next may do.
 _ONE_CLIENT = frozenset(
@@ -61,16 +74,19 @@ _MAX_IN_A_ROW = 20
 
 
 class Server:
-    """A QMTP server that delivers into a maildir, which is made if it is missing.
+    """A QMTP server that delivers to a destination, which it closes in the end.
 
+    `destination` is the path of a maildir, which is made if it is missing, or any other.
     `listen` is (host, port), with port 0 for any; or the path of a Unix socket;
-    None for a server that only `serve_stream` will use. `address` is the host
-    and port it is bound to. `wrap` makes a stream of a connected socket, as
+    None for a server that only `serve_stream` will use, or that has `listeners`:
+    sockets that listen already, which are closed in the end. `address` is the
+    host and port that the first TCP socket is bound to. `wrap` makes a stream of a connected
+    socket, as
     `TlsServer.wrap` does. `max_per_client` is the most connections of one IP
     address (IPv6: of one /64); None for half of `max_connections`. `serve`
     returns after `stop`, which any thread or signal handler may call;
-    `wakeup_fd` is for `signal.set_wakeup_fd`. A context manager; leaving it, or
-    `close`, releases everything.
+    `wakeup_fd` is for `signal.set_wakeup_fd`. So many `threads` deliver at once. A
+    context manager; leaving it, or `close`, releases everything.
 
     Raises `LocalError` where the maildir or the address cannot be used, and
     `ConfigError` for an address beyond loopback with a policy that refuses
@@ -79,9 +95,10 @@ class Server:
 
     def __init__(
         self,
-        maildir: str | bytes | os.PathLike[str],
+        destination: str | bytes | os.PathLike[str] | Destination[Any],
         *,
         listen: tuple[str, int] | bytes | None = ("127.0.0.1", 209),
+        listeners: Sequence[socket.socket] = (),
         policy: Policy = DEFAULT_POLICY,
         wrap: Callable[[socket.socket], Stream] = SocketStream,
         max_connections: int = MAX_CONNECTIONS,
@@ -89,6 +106,7 @@ class Server:
         timeout_s: float = TIMEOUT_S,
         log: Log = silent,
         clock: Callable[[], float] = time.monotonic,
+        threads: int = THREADS,
     ) -> None:
         self._policy = policy
         self._make_stream = wrap
@@ -108,28 +126,29 @@ class Server:
         self._stop_asked = False
         self._stopping = False
         with contextlib.ExitStack() as undo:
-            self._storage = Storage(os.fsencode(maildir))
-            undo.callback(self._storage.close)
-            self._listener: socket.socket | None = None
-            self.address: tuple[str, int] | None = None
-            self._where = ""
+            self._wakeup = Wakeup()
+            undo.callback(self._wakeup.close)
+            self._pool = ThreadPool(threads, self._wakeup.set, "storage")
+            if isinstance(destination, (str, bytes, os.PathLike)):
+                path = os.fsencode(destination)
+                destination = MaildirDestination(path, policy.max_size)
+            self._destination: Destination[Any] = destination
+            undo.callback(self._close_destination)
+            self._listeners = [undo.enter_context(listener) for listener in listeners]
             if isinstance(listen, bytes):
-                self._listener = undo.enter_context(open_unix_listener(listen))
-                self._where = f"unix:{printable(listen)}"
+                self._listeners.append(undo.enter_context(open_unix_listener(listen)))
             elif listen is not None:
-                self._listener = undo.enter_context(
-                    open_listener(*listen, loopback_only=not policy.restricted)
-                )
-                host, port = self._listener.getsockname()[:2]
-                self.address = (host, port)
-                self._where = show_address(host, port)
+                self._listeners.append(undo.enter_context(open_listener(*listen)))
+            if not policy.restricted:
+                for listener in self._listeners:
+                    require_local(listener)
+            internet = [s for s in self._listeners if s.family != socket.AF_UNIX]
+            #: Where the first TCP socket is bound to.
+            self.address = _host_and_port(internet[0]) if internet else None
             self._selector = undo.enter_context(selectors.PollSelector())
-            self._wake_in, self._wake_out = map(undo.enter_context, socket.socketpair())
-            for sock in (self._wake_in, self._wake_out):
-                sock.setblocking(False)
-            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wake)
+            self._selector.register(self._wakeup.fd, selectors.EVENT_READ, self._woken)
             self._close = undo.pop_all().close
-        self.wakeup_fd = self._wake_in.fileno()
+        self.wakeup_fd = self._wakeup.write_fd
 
     def __enter__(self) -> "Server":
         return self
@@ -145,32 +164,37 @@ class Server:
         self._registrations.clear()
         self._close()
 
+    def _close_destination(self) -> None:
+        self._destination.abort()
+        # A thread that is still in it, on a disk that hangs, must not find another file in there.
+        if self._pool.close(CLOSE_S):
+            self._destination.close()
+
     def stop(self) -> None:
         """Ask `serve` to answer what is complete, and return. For any thread."""
         self._stop_asked = True
-        with contextlib.suppress(OSError):  # full, which wakes as well; or closed already
-            self._wake_in.send(b"\0")
+        self._wakeup.set()
 
     def serve(self) -> None:
         """Serve the clients that connect, until `stop`."""
-        if self._where:
-            self._log(Severity.NOTICE, f"listening on {self._where}")
+        for listener in self._listeners:
+            self._log(Severity.NOTICE, f"listening on {where(listener)}")
         while self._connections or not self._stopping:
             self._round()
 
-    def serve_stream(self, stream: Stream, peer: str) -> bool:
+    def serve_stream(self, stream: Stream, client: Client) -> bool:
         """Serve one client until it is done, or `stop`.
 
         Returns False where it ended with something lost: a violation of the
         protocol, a package cut short, responses that could not be written.
         """
-        connection = self._add_client(stream, peer)
+        connection = self._add_client(stream, client)
         while self._connections:
             self._round()
         return not connection.failed
 
     def _round(self) -> None:
-        self._arrange_listener()
+        self._arrange_listeners()
         for connection in self._connections:
             self._contain_memory_error(connection, partial(self._arrange, connection))
         for key, events in self._select():
@@ -210,9 +234,9 @@ class Server:
     def _begin_stop(self) -> None:
         self._stopping = True
         self._log(Severity.NOTICE, "stopping")
-        self._arrange_listener()
-        if self._listener is not None:
-            self._listener.close()
+        self._arrange_listeners()
+        for listener in self._listeners:
+            listener.close()
         for connection in self._connections:
             connection.stop()
 
@@ -221,7 +245,7 @@ class Server:
         times_s = [connection.deadline_s for connection in self._connections]
         if self._others_wait:
             times_s += [connection.expendable_s for connection in self._connections]
-        if self._listener is not None and self._accept_after_s:
+        if self._listeners and self._accept_after_s:
             times_s.append(self._accept_after_s)
         return seconds_until(min(times_s, default=None), self._clock())
 
@@ -250,20 +274,20 @@ class Server:
         wanted = {} if connection.closed else connection.interest()
         self._registrations[connection].want(wanted)
 
-    def _arrange_listener(self) -> None:
-        if self._listener is None or self._listener.fileno() < 0:
-            return
+    def _arrange_listeners(self) -> None:
         if self._accept_after_s and self._clock() >= self._accept_after_s:
             self._accept_after_s = 0.0
         # Where all places are taken, only whether anybody waits is of interest.
         knows = self._full and self._others_wait
         wanted = not (self._stopping or knows or self._accept_after_s)
-        if wanted != (self._listener.fileno() in self._selector.get_map()):
+        for listener in self._listeners:
+            if listener.fileno() < 0 or wanted == (listener.fileno() in self._selector.get_map()):
+                continue
             if wanted:
-                accept = partial(self._accept, self._listener)
-                self._selector.register(self._listener, selectors.EVENT_READ, accept)
+                accept = partial(self._accept, listener)
+                self._selector.register(listener, selectors.EVENT_READ, accept)
             else:
-                self._selector.unregister(self._listener)
+                self._selector.unregister(listener)
 
     def _accept(self, listener: socket.socket, _: int) -> None:
         self._others_wait = self._full
@@ -276,18 +300,17 @@ class Server:
                 self._accept_failed(error)
                 return
             self._accept_failures = 0
-            peer = peer_name(address[0]) if address else "unix"
-            client = client_of(address[0]) if address else ""
-            if not self._has_place(client):
-                sock.close()
-                limit = f"{self._max_per_client} connections already, and no more for one client"
-                self._crowded(Severity.NOTICE, f"{peer}: {limit}")
-                continue
             try:
-                self._add_client(self._make_stream(sock), peer, client)
+                client = client_at(sock)
+                if self._has_place(client.group):
+                    self._add_client(self._make_stream(sock), client)
+                    continue
+                limit = f"{self._max_per_client} connections already, and no more for one client"
+                self._crowded(Severity.NOTICE, f"{client.name}: {limit}")
             except (OSError, MemoryError) as error:
-                sock.close()
+                peer = peer_name(address[0]) if address else "unix"
                 self._log(Severity.INFO, f"{peer}: closed at once: {_reason(error)}")
+            sock.close()
 
     def _accept_failed(self, error: OSError | MemoryError) -> None:
         """Go on at once after the end of one client, after a pause for anything that may last."""
@@ -297,23 +320,39 @@ class Server:
             self._trouble(Severity.ERROR, f"cannot accept a connection: {_reason(error)}")
             self._accept_after_s = self._clock() + ACCEPT_PAUSE_S
 
-    def _has_place(self, client: str) -> bool:
+    def _has_place(self, group: str) -> bool:
         """Say whether one more connection of this client is allowed; an idle one makes way."""
-        own = [connection for connection in self._connections if connection.client == client]
-        if not client or len(own) < self._max_per_client:
+        own = [connection for connection in self._connections if connection.client == group]
+        if not group or len(own) < self._max_per_client:
             return True
         return self._close_expendable(own)
 
-    def _add_client(self, stream: Stream, peer: str, client: str = "") -> Connection:
-        session = Session(self._storage, peer, self._policy, self._log)
-        connection = Connection(stream, session, self._timeout_s, self._clock, self._log, client)
+    def _add_client(self, stream: Stream, client: Client) -> Connection:
+        policy = self._policy.for_client(client)
+        session = Session(
+            self._destination,
+            client.name,
+            policy,
+            self._log,
+            workers=self._pool,
+            user=client.user,
+        )
+        connection = Connection(
+            stream, session, self._timeout_s, self._clock, self._log, client.group
+        )
         self._connections.append(connection)
         self._registrations[connection] = DescriptorRegistration(self._selector, connection)
         return connection
 
-    def _drain_wake(self, _: int) -> None:
-        self._wake_out.recv(4_096)
+    def _woken(self, _: int) -> None:
+        # Who has responses to send is asked in any case, each round.
+        self._wakeup.clear()
 
 
 def _reason(error: OSError | MemoryError) -> str:
     return "out of memory" if isinstance(error, MemoryError) else error.strerror or str(error)
+
+
+def _host_and_port(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    return host, port

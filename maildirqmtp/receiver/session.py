@@ -1,4 +1,4 @@
-"""A QMTP session into a maildir: bytes in, response bytes out, no sockets.
+"""A QMTP session: bytes in, response bytes out, no sockets.
 
 What happens to a package, in this order; a crash between any two of the steps
 loses nothing that was acknowledged:
@@ -10,73 +10,108 @@ loses nothing that was acknowledged:
     5  the path is checked         is it still the maildir that was written to?
     6  its responses go out        all together; K only for what passed 4 and 5
 
-Together, because a client may take one response, and silence after it, for a
-server that answers once for all recipients.
+Steps 3 to 5 are done by `workers`, in batches of packages and side by side: meanwhile the next
+packages arrive. The responses go out in the order of the packages all the same. Those of a package
+go out together, because a client may take one response, and silence after it, for a server
+that answers once for all recipients.
 
 A client that goes away before step 2 gets no response, and nothing is stored
-(qmtp.txt, section 3).
+(qmtp.txt, section 3). Once it has gone, no batch of it is begun any more, and what a batch has not
+committed is taken back; of a batch that is committed the copies stay, in doubt for the client.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from maildirqmtp import netstring
 from maildirqmtp.errors import ProtocolError
 from maildirqmtp.qmtp.package_reader import MessageData, MessageStart, PackageEnd, PackageReader
 from maildirqmtp.qmtp.protocol import ENCODING_CRLF, MAX_MESSAGE, Response
-from maildirqmtp.receiver.delivery import DeliveryAgent, Package
+from maildirqmtp.receiver.delivery import Batch, DeliveryAgent, Package
+from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.package_log import PackageLog
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Log, Policy, silent
 from maildirqmtp.receiver.spool import Spool
-from maildirqmtp.receiver.storage import Storage
+from maildirqmtp.transport.thread_pool import Here, Job, Workers
 
-#: Recipients delivered to in one `work`; other clients wait that long.
-BATCH_RECIPIENTS = 64
-#: Bytes written in one `work`; the last copy may exceed it.
-BATCH_BYTES = 32 << 20
+#: Recipients checked in one `work`; other clients wait that long.
+CHECKED_RECIPIENTS = 256
+#: Packages of a batch: they wait for each other, and share the fsync of the directory.
+BATCH_PACKAGES = 16
+#: Bytes of a batch; the last package may exceed it.
+BATCH_BYTES = 256 << 10
+#: Batches of one client under way at once: it must not have all threads.
+MAX_BATCHES = 4
+#: Bytes of packages under way beyond which no further one is taken.
+MAX_LOAD = 1 << 20
 
 
 class Session:
     """One client's session, from its bytes to its responses.
 
-    `feed` bytes, then call `work` while `busy`, then `take_output`; `receive`
-    does it all at once. `ended` is true when nothing more will come: after a
-    violation of the protocol, which `violation` names, or `wind_down`. Holds
-    at most 1 MiB of recipients, 256 KiB of text, what one `feed` brought, and
-    the responses not yet taken.
+    `feed` bytes, then call `work` while `can_work`, then `take_output`, also whenever a batch is
+    `ready`; `receive` does it all at once, with workers that do so. `ended` is true when no
+    more packages will come: after a violation of the protocol, which `violation` names,
+    or `wind_down`. `busy`: there is something to look at, maybe later. Holds at most 1 MiB of
+    recipients, 256 KiB of text, what one `feed` brought, `MAX_LOAD` of packages under way and
+    the last of these, and the responses not yet taken.
 
-    `peer` is the client's address, for log and Received lines.
+    `peer` is the client's address, for log and Received lines; `user` the number
+    of its user, where it is a local one.
     """
 
     def __init__(
         self,
-        storage: Storage,
+        destination: Destination[Any],
         peer: str,
         policy: Policy = DEFAULT_POLICY,
         log: Log = silent,
         now: Callable[[], float] = time.time,
+        workers: Workers | None = None,
+        user: int | None = None,
     ) -> None:
         self.peer = peer
         self.busy = False
         self.ended = False
         self.violation: str | None = None
-        self._storage = storage
-        self._agent = DeliveryAgent(storage, peer, policy, log, now)
+        self._destination = destination
+        self._agent = DeliveryAgent(destination, peer, policy, log, now, user)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False
-        self._output = bytearray()
         # The package that arrives: its text, and why it is refused for all recipients.
         self._in_message = False
         self._text: Spool | None = None
         self._refusal: Response | None = None
-        #: Packages without responses; only the last one has recipients without an answer.
+        #: The batch that is gathered; only its last package has recipients not checked yet.
         self._packages: list[Package] = []
+        self._gathered = 0
+        self._workers = workers or Here()
+        self._under_way: deque[tuple[Batch, Job[None]]] = deque()
+        self._load = 0
 
     @property
     def between_packages(self) -> bool:
         """True where a client may go away without losing anything."""
-        return self._reader.between_packages and not self._packages
+        return self._reader.between_packages and not (self._packages or self._under_way)
+
+    @property
+    def waiting(self) -> bool:
+        """True while packages are under way to where they go."""
+        return bool(self._under_way)
+
+    @property
+    def ready(self) -> bool:
+        """True where the next responses are there to be taken."""
+        return bool(self._under_way) and self._under_way[0][1].done
+
+    @property
+    def can_work(self) -> bool:
+        """True where `work` has something to do now."""
+        return self.busy and len(self._under_way) < MAX_BATCHES and self._load <= MAX_LOAD
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -85,17 +120,30 @@ class Session:
             self.busy = True
 
     def take_output(self) -> bytes:
-        """Return the responses that can go out now."""
-        output = bytes(self._output)
-        self._output.clear()
-        return output
+        """Return the responses of the next batch, where it is ready, and log its packages.
+
+        Raises what delivering them has raised, such as `MemoryError`.
+        """
+        output = bytearray()
+        if self.ready:
+            batch, job = self._under_way.popleft()
+            self._load -= batch.load
+            job.result()
+            for package in batch.packages:
+                for answer in package.answers:
+                    response = answer.outcome.response
+                    output += netstring.encode(response.status.value.encode() + response.raw)
+                self._package_log(package.sender, package.answers)
+        return bytes(output)
 
     def receive(self, data: bytes) -> bytes:
         """Take bytes, deliver every package that is complete, return the responses."""
         self.feed(data)
-        while self.busy:
+        output = b""
+        while self.busy or self.ready:
             self.work()
-        return self.take_output()
+            output += self.take_output()
+        return output
 
     def wind_down(self) -> None:
         """End after the package at hand; what follows it is not looked at."""
@@ -104,25 +152,40 @@ class Session:
 
     def close(self) -> None:
         """Throw away what has no response; harmless twice."""
-        packages, self._packages = self._packages, []
-        self._agent.withdraw(packages)
+        for package in self._packages:
+            package.discard()
+        self._packages = []
+        while self._under_way:
+            batch, job = self._under_way.popleft()
+            batch.abandoned = True
+            if self._workers.cancel(job):
+                batch.discard()
+        self._load = 0
         self._end_session()
         self._package_log.close()
 
     def work(self) -> None:
-        """Deliver one batch; `busy` tells whether there is more.
-
-        It is committed when it ends with the end of a package.
-        """
-        answered = written = 0
-        while answered < BATCH_RECIPIENTS and written < BATCH_BYTES:
+        """Look at what has come, and hand on what is complete; `can_work` tells of more."""
+        checked = 0
+        while checked < CHECKED_RECIPIENTS and self.can_work:
             if self._packages and self._packages[-1].owed:
-                written += self._agent.answer(self._packages[-1])
-                answered += 1
+                self._agent.check(self._packages[-1])
+                checked += 1
+            elif len(self._packages) >= BATCH_PACKAGES or self._gathered >= BATCH_BYTES:
+                self._hand_on()
             elif not self._advance():
                 break
         if self._packages and not self._packages[-1].owed:
-            self._commit()
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Have the packages delivered; where nothing of them is to be stored, at once."""
+        batch = Batch(self._packages)
+        self._packages = []
+        self._gathered = 0
+        workers = self._workers if batch.waits else Here()
+        self._load += batch.load
+        self._under_way.append((batch, workers.submit(partial(_deliver, self._agent, batch))))
 
     def _end_session(self) -> None:
         self.ended = True
@@ -132,11 +195,9 @@ class Session:
 
     def _advance(self) -> bool:
         """Handle what comes next; False where that needs more bytes, or never comes."""
-        if not self._in_message:
-            self._drop_text()
-            if self._last or self.ended:
-                self._end_session()
-                return False
+        if not self._in_message and (self._last or self.ended):
+            self._end_session()
+            return False
         try:
             event = self._reader.next()
         except ProtocolError as error:
@@ -159,26 +220,27 @@ class Session:
         self._in_message = True
         self._refusal = self._agent.refuse_length(event.length)
         if self._refusal is None:
-            self._text = Spool(self._storage, event.encoding == ENCODING_CRLF)
+            self._text = Spool(self._destination, event.encoding == ENCODING_CRLF)
 
     def _end(self, event: PackageEnd) -> None:
         self._in_message = False
         if self._text is not None:
             self._text.finish()
-        package = self._agent.package(event.sender, event.recipients, self._text, self._refusal)
+        # From here on the text is the package's.
+        text, self._text = self._text, None
+        package = self._agent.package(event.sender, event.recipients, text, self._refusal)
         self._packages.append(package)
+        self._gathered += package.load
 
     def _drop_text(self) -> None:
         if self._text is not None:
             self._text.discard()
             self._text = None
 
-    def _commit(self) -> None:
-        """Make all copies durable, and only then let the responses out."""
-        packages, self._packages = self._packages, []
-        self._agent.commit(packages)
-        for package in packages:
-            for answer in package.answers:
-                response = answer.response
-                self._output += netstring.encode(response.status.value.encode() + response.raw)
-            self._package_log(package.sender, package.answers)
+
+def _deliver(agent: DeliveryAgent, batch: Batch) -> None:
+    """Deliver a batch, in a thread; its texts are of no use after that."""
+    try:
+        agent.deliver(batch)
+    finally:
+        batch.discard()

@@ -7,17 +7,25 @@ is left of it after a crash.
 import errno
 import os
 from collections.abc import Iterator
+from typing import Protocol
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
-from maildirqmtp.maildir.files import local_error, write_all
-from maildirqmtp.receiver.storage import Storage
+from maildirqmtp.maildir.files import Folder, local_error, write_all
 
 #: Bytes of text that are kept in memory; a larger text goes to a file.
 MEMORY_MAX = 256 << 10
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
+
+
+class SpoolPlace(Protocol):
+    """What has a directory for the files of spools."""
+
+    @property
+    def tmp(self) -> Folder:
+        """The directory; asked for when a file is made, as it may be another by then."""
 
 
 class Spool:
@@ -29,10 +37,10 @@ class Spool:
     `size` is the bytes stored so far.
     """
 
-    __slots__ = ("_crlf", "_fd", "_held", "_memory", "_storage", "size", "trouble")
+    __slots__ = ("_crlf", "_fd", "_held", "_memory", "_place", "size", "trouble")
 
-    def __init__(self, storage: Storage, crlf: bool) -> None:
-        self._storage = storage
+    def __init__(self, place: SpoolPlace, crlf: bool) -> None:
+        self._place = place
         self._crlf = crlf
         self._held = b""
         self._memory = bytearray()
@@ -62,7 +70,7 @@ class Spool:
             self._memory += data
             return
         name = b""
-        tmp = self._storage.tmp
+        tmp = self._place.tmp
         try:
             if self._fd < 0:
                 name = writing.unique_name()

@@ -1,19 +1,24 @@
 """Where the receiver puts its copies: a maildir, known by its path.
 
-    store     tmp/X written and fsynced, linked to new/X
+    stage     tmp/X written and fsynced
+    publish   linked to new/X
     commit    new/ fsynced | is the maildir still the one at its path?
-    withdraw  new/X removed: its client sends the message again
+    withdraw  new/X and tmp/X removed: its client sends the message again
 
 A receiver that holds its directories open goes on writing into them after they
 were renamed, or mounted over, where no mail reader finds the copies. So the
 path is checked again before a copy counts as delivered.
+
+Several threads may store and commit at once. Commits share an fsync of new/: one that begins
+after the links of all of them.
 """
 
 import contextlib
 import errno
 import os
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from maildirqmtp.errors import LocalError
@@ -28,10 +33,96 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-class Copy(NamedTuple):
-    """A file in new/ that is not committed yet; `generation` counts the maildirs at the path."""
+class _OpenMaildir:
+    """The maildir that was at the path at some time; open as long as anybody refers to this.
 
-    generation: int
+    `trouble` says why nothing counts any more that is not committed in it: its path leads
+    elsewhere, or an fsync of new/ has failed. What that was to make durable may be lost, and a
+    second fsync would say nothing of it.
+    """
+
+    def __init__(self, path: bytes, has_sidecars: bool) -> None:
+        self.maildir = Maildir(path)
+        if has_sidecars:  # before any thread asks for it
+            self.maildir.envelope()
+        self.trouble: LocalError | None = None
+        self._path = path
+        self._changed = threading.Condition()
+        self._begun = self._ended = 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "maildir"):
+            self.maildir.close()
+
+    def sync_new(self) -> None:
+        """Make the present entries of new/ durable, by an fsync that begins from now on.
+
+        Raises `LocalError`.
+        """
+        with self._changed:
+            wanted = self._begun + 1
+            while self._ended < wanted and self._begun != self._ended:
+                self._changed.wait()
+            if self._ended >= wanted:
+                return self.check()
+            self._begun = wanted
+        try:
+            self.maildir.new.sync()
+        except LocalError as error:
+            self.trouble = error
+            raise
+        finally:
+            with self._changed:
+                self._ended = wanted
+                self._changed.notify_all()
+        return None
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Look at the path where something fails: the maildir may be another by now."""
+        try:
+            yield
+        except LocalError:
+            with contextlib.suppress(LocalError):
+                self.check_path()
+            raise
+
+    def check(self) -> None:
+        """Raise `LocalError` where nothing in it counts."""
+        if self.trouble is not None:
+            raise LocalError(str(self.trouble))
+
+    def check_path(self) -> None:
+        """Look whether it is still the one at its path. Raises `LocalError`."""
+        current = False
+        try:
+            current = self.maildir.check_current()
+        except FileNotFoundError:
+            pass  # renamed, or removed
+        except OSError as error:
+            self.trouble = local_error("look at", self._path, error)
+        if self.trouble is None and not current:
+            self.trouble = LocalError(
+                f"{printable(self._path)} was renamed, replaced or mounted over, and is not the "
+                f"maildir that the mail went to"
+            )
+        self.check()
+
+
+class _HeldFolder(Folder):
+    """A directory of a maildir that stays open as long as this."""
+
+    __slots__ = ("holder",)
+
+    def __init__(self, folder: Folder, holder: _OpenMaildir) -> None:
+        super().__init__(folder.fd, folder.path, folder.owner)
+        self.holder = holder
+
+
+class Copy(NamedTuple):
+    """A file in tmp/ or new/ that is not committed yet, and the maildir that it is in."""
+
+    place: _OpenMaildir
     name: bytes
 
 
@@ -39,97 +130,105 @@ class Storage:
     """A maildir that is made if it is missing, and opened again where its path leads elsewhere.
 
     Raises `LocalError` where it cannot be used, also for a file system that has
-    no hard links: every message would be deferred for ever.
+    no hard links: every message would be deferred for ever. `has_sidecars` is for a
+    queue.
     """
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, has_sidecars: bool = False) -> None:
         writing.create(path)
         self._path = path
-        self._generation = 0
-        self._stale = False
-        self._maildir = Maildir(path)
+        self._has_sidecars = has_sidecars
+        self._lock = threading.Lock()
+        self._place = _OpenMaildir(path, has_sidecars)
         try:
-            clean(self._maildir, time.time())
+            clean(self._place.maildir, time.time())
             self._prove_links()
         except LocalError:
-            self._maildir.close()
+            self.close()
             raise
 
     def close(self) -> None:
-        """Close the maildir; harmless twice."""
-        self._maildir.close()
+        """Close the maildir, which nothing is stored in any more; harmless twice."""
+        self._place.maildir.close()
 
     @property
     def tmp(self) -> Folder:
-        """The directory tmp/ of the maildir; valid until the next `store`."""
-        if self._stale:
-            with contextlib.suppress(LocalError):  # `store` reports it
-                self._reopen()
-        return self._maildir.tmp
+        """The directory tmp/ of the maildir; open as long as it is referred to."""
+        with contextlib.suppress(LocalError):  # `store` reports it
+            self._renew()
+        place = self._place
+        return _HeldFolder(place.maildir.tmp, place)
+
+    @property
+    def new(self) -> Folder:
+        """The directory new/ of the maildir; open as long as it is referred to."""
+        place = self._place
+        return _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
         """Return the bytes left on the file system for ordinary users. Raises `OSError`."""
-        found = os.fstatvfs(self._maildir.new.fd)
+        place = self._place
+        found = os.fstatvfs(place.maildir.new.fd)
         return found.f_bavail * found.f_frsize
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file, durable but for its directory entry. Raises `LocalError`."""
-        if self._stale:
-            self._reopen()
-        try:
-            name = writing.write_tmp(self._maildir, pieces)
-            writing.publish(self._maildir, name)
-        except LocalError:
-            self._stale = not self._maildir.is_current()
-            raise
-        return Copy(self._generation, name)
+        copy = self.stage(pieces)
+        self.publish(copy)
+        return copy
+
+    def stage(self, pieces: Iterable[bytes], mark: str = "") -> Copy:
+        """Write a file in tmp/, durable but for its directory entry. Raises `LocalError`.
+
+        `mark` becomes a part of its name.
+        """
+        place = self._renew()
+        with place.looked_at():
+            return Copy(place, writing.write_tmp(place.maildir, pieces, mark))
+
+    def publish(self, copy: Copy) -> None:
+        """Give a file of tmp/ its place in new/; where that fails it stays. Raises `LocalError`."""
+        with copy.place.looked_at():
+            writing.publish(copy.place.maildir, copy.name)
 
     def commit(self, copies: Sequence[Copy]) -> None:
         """Make the copies durable, where a mail reader finds them.
 
         Raises `LocalError` where that fails; then none of them counts.
         """
-        self._maildir.new.sync()
-        self._stale = True
-        try:
-            self._stale = not self._maildir.check_current()
-        except FileNotFoundError:
-            pass  # renamed, or removed
-        except OSError as error:
-            raise local_error("look at", self._path, error) from error
-        if self._stale or any(copy.generation != self._generation for copy in copies):
-            raise LocalError(
-                f"{printable(self._path)} was renamed, replaced or mounted over, and is not the "
-                f"maildir that the mail went to"
-            )
+        for place in {copy.place for copy in copies}:
+            place.sync_new()
+            place.check_path()
 
     def withdraw(self, copies: Iterable[Copy]) -> list[LocalError]:
-        """Remove copies that were not committed; return what went wrong.
-
-        A copy in a maildir that is no longer open stays there: its client was
-        told to send the message again, so that nothing is lost.
-        """
+        """Remove copies that were not committed; return what went wrong."""
         errors = []
         for copy in copies:
-            if copy.generation == self._generation:
-                try:
-                    self._maildir.new.discard(copy.name)
-                except LocalError as error:
-                    errors.append(error)
+            try:
+                copy.place.maildir.new.discard(copy.name)
+                copy.place.maildir.tmp.discard(copy.name)
+            except LocalError as error:
+                errors.append(error)
         return errors
 
-    def _reopen(self) -> None:
-        """Open what is at the path now. It is not made: a missing mount must not be filled."""
-        found = Maildir(self._path)
-        self._maildir.close()
-        self._maildir = found
-        self._generation += 1
-        self._stale = False
+    def _renew(self) -> _OpenMaildir:
+        """Return what is at the path, as far as is known.
+
+        It is not made: a missing mount must not be filled. Raises `LocalError`.
+        """
+        with self._lock:
+            if self._place.trouble is not None:
+                self._place = _OpenMaildir(self._path, self._has_sidecars)
+            return self._place
 
     def _prove_links(self) -> None:
         """Raise `LocalError` where no file of tmp/ can be linked into new/."""
-        tmp, new = self._maildir.tmp, self._maildir.new
-        if os.fstat(tmp.fd).st_dev != os.fstat(new.fd).st_dev:
+        tmp, new = self._place.maildir.tmp, self._place.maildir.new
+        try:
+            one_file_system = os.fstat(tmp.fd).st_dev == os.fstat(new.fd).st_dev
+        except OSError as error:
+            raise local_error("look at", self._path, error) from error
+        if not one_file_system:
             raise LocalError(f"{printable(new.path)} is on another file system than tmp/")
         # Both names in tmp/: of what a crash leaves there the next `clean` takes care.
         probe = writing.unique_name()

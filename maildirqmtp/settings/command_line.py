@@ -12,7 +12,7 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.flags_and_keys import Setting, Values
-from maildirqmtp.settings.types import ListType, SwitchType
+from maildirqmtp.settings.types import ListType, NumberType, SwitchType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +62,9 @@ class CommandLine(argparse.Namespace):
     demo: bool
     dry_run: bool
     enqueue: str | None
+    limit: int | None
     status: bool
+    sysexits: bool
     watch: bool
 
     def values(self, settings: Iterable[Setting[Any]]) -> Values:
@@ -107,8 +109,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="stay, with the routes that the file says")
     add("--check-config", action="store_true", help="show what the file comes to, and exit")
     add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
+    limit = partial(NumberType().parse, where="--limit")
+    add("--limit", type=limit, metavar="N", help="with --status: list so many of each (100)")
     _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
+    add("--sysexits", action="store_true", help="with --enqueue, exit codes of sysexits(3)")
     add("--demo", action="store_true", help="show a whole run on messages made up for it")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
     return parser
@@ -163,14 +168,29 @@ def check_together(line: CommandLine) -> None:
     first = [flag for flag, given in stays.items() if given]
     for flag in [flag for flag, given in ends.items() if given and first]:
         raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
-    if line.check_config and line.config is None:
-        raise ConfigError("--check-config checks a file; write --config FILE --check-config")
-    if line.check_config and line.status:
-        raise ConfigError("--check-config and --status are two questions; write one of them")
-    if line.watch and line.config is not None:
-        raise ConfigError("--config watches all its routes; write it without --watch")
-    if line.watch and line.status:
-        raise ConfigError("--status shows and exits; write --status DIR, without --watch")
+    configured = line.config is not None
+    for wrong, why in (
+        (
+            line.check_config and not configured,
+            "--check-config checks a file; write --config FILE --check-config",
+        ),
+        (
+            line.check_config and line.status,
+            "--check-config and --status are two questions; write one of them",
+        ),
+        (line.watch and configured, "--config watches all its routes; write it without --watch"),
+        (line.limit is not None and not line.status, "--limit only makes sense with --status"),
+        (
+            line.watch and line.status,
+            "--status shows and exits; write --status DIR, without --watch",
+        ),
+        (
+            line.sysexits and line.enqueue is None,
+            "--sysexits changes the exit codes of --enqueue; write both",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(why)
     if line.config is not None and line.arguments:
         raise ConfigError(
             f"--config: maildir and server stand in the file; {line.arguments[0]!r} is too much"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.settings import flags_and_keys
+from maildirqmtp.settings import flags_and_keys, submission
 from maildirqmtp.settings.command_line import CommandLine, make_route
 from maildirqmtp.settings.config_file import ConfigFile, TomlPath
 from maildirqmtp.text import printable
@@ -34,7 +34,8 @@ _PLACES = {"at the top": _PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _
 class Config:
     """What the daemon is to do.
 
-    `verbosity` is -1 (quiet), 0 or 1 (verbose). `path` is the file it came from.
+    `verbosity` is -1 (quiet), 0 or 1 (verbose). `path` is the file it came from;
+    `submission` is what it says to `qmtp-sendmail`, None for nothing.
     """
 
     routes: tuple[Route, ...]
@@ -43,6 +44,7 @@ class Config:
     json: bool = False
     verbosity: int = 0
     path: str | None = None
+    submission: Values | None = None
 
 
 def from_command_line(line: CommandLine) -> Config:
@@ -68,7 +70,7 @@ def read(path: str, flags: CommandLine) -> Config:
     """
     file = ConfigFile(path)
     process = flags.values(flags_and_keys.PROCESS)
-    found = _values(file, (), "at the top", {"defaults", "route"})
+    found = _values(file, (), "at the top", {"defaults", "route", submission.TABLE})
     if found.get("verbose") and found.get("quiet"):
         raise file.wrong(("quiet",), "quiet: not together with verbose; write one of them")
     if "verbose" in process or "quiet" in process:
@@ -87,6 +89,8 @@ def read(path: str, flags: CommandLine) -> Config:
     flagged = flags.values(flags_and_keys.ROUTE)
     routes = tuple(_route(file, number, defaults, flagged) for number in range(len(tables)))
     _check_different(file, routes)
+    if submission.TABLE in file.tables:
+        found["submission"] = submission.from_file(file)
     return _make(routes, found | process, path)
 
 
@@ -172,6 +176,8 @@ def effective(config: Config) -> str:
         "quiet": config.verbosity < 0,
     }
     lines = _lines(_PROCESS, process)
+    if config.submission is not None:
+        lines += ["", *submission.to_toml(config.submission)]
     for route in config.routes:
         lines += ["", "[[route]]", *_lines(_ROUTE, flags_and_keys.route_values(route))]
     return "\n".join(lines) + "\n"

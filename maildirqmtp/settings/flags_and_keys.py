@@ -15,9 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
-    AddressType,
     BounceViaType,
-    HostNameType,
     LoopbackType,
     PinType,
     PortType,
@@ -27,9 +25,11 @@ from maildirqmtp.settings.mail_types import (
     WindowType,
 )
 from maildirqmtp.settings.types import (
+    AddressType,
     BytesType,
     CountType,
     DurationType,
+    HostNameType,
     ListType,
     NumberType,
     PathType,
@@ -143,6 +143,12 @@ _RESCAN = Setting(
 _IDLE_TIMEOUT = Setting(
     "idle-timeout", "idle_s", DurationType(), "close an idle connection ({default})"
 )
+_SERVER_CONNECTIONS = Setting(
+    "server-connections",
+    "server_connections",
+    CountType("N", 10_000),
+    "connections to one server, of all routes together ({default})",
+)
 
 SHARD = Setting(
     "shard",
@@ -213,6 +219,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         CountType("N"),
         "connections at the same time ({default})",
     ),
+    _SERVER_CONNECTIONS,
     Setting(
         "large",
         "large_bytes",
@@ -273,7 +280,13 @@ PROCESS: tuple[Setting[Any], ...] = (
 )
 
 #: Those that only make sense for a process that stays.
-DAEMON_ONLY: tuple[Setting[Any], ...] = (_RESCAN, _IDLE_TIMEOUT, _METRICS_FILE, _METRICS_LISTEN)
+DAEMON_ONLY: tuple[Setting[Any], ...] = (
+    _RESCAN,
+    _IDLE_TIMEOUT,
+    _SERVER_CONNECTIONS,
+    _METRICS_FILE,
+    _METRICS_LISTEN,
+)
 
 
 def prefix_defaults(classic: bool) -> Values:

@@ -1,4 +1,4 @@
-"""Types of values that are about mail: addresses, windows, bounces, servers' keys, metrics."""
+"""Types of values that are about mail: windows, bounces, servers' keys, metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia
 from maildirqmtp.settings.types import (
-    BytesType,
     NumberType,
-    TextType,
     ValueType,
     digits,
     expanded,
@@ -22,30 +20,6 @@ from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, p
 
 if TYPE_CHECKING:
     from maildirqmtp.maildir.shard import Shard
-
-
-class AddressType(BytesType):
-    """An address of the envelope, quoted where it has to be; kept raw.
-
-    `what` is sender or recipient; only a sender may be empty.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__("ADDRESS")
-        self._what = what
-
-    def parse(self, text: str, where: str) -> bytes:
-        from maildirqmtp.mail import addresses
-
-        try:
-            return addresses.parse(os.fsencode(text), self._what)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
-
-    def to_text(self, value: bytes) -> str:
-        from maildirqmtp.mail import addresses
-
-        return os.fsdecode(addresses.quote(value))
 
 
 class PortType(NumberType):
@@ -169,18 +143,6 @@ class ShellWordsType(ValueType[tuple[bytes, ...]]):
     def to_toml(self, value: tuple[bytes, ...]) -> str:
         program, *arguments = value
         return quoted(self.to_text((os.fsencode(unexpanded(os.fsdecode(program))), *arguments)))
-
-
-class HostNameType(TextType):
-    """A host's name, as it can stand in every header field (RFC 1123, 2.1)."""
-
-    wanted = "a name in quotes"
-
-    def parse(self, text: str, where: str) -> str:
-        plain = text.isascii() and text.replace("-", "x").replace(".", "x").isalnum()
-        if not plain or text[0] in ".-" or text[-1] in ".-" or ".." in text or len(text) > 253:
-            raise ConfigError(f"{where}: a name as in mail.example.org is needed, not {text!r}")
-        return text
 
 
 class PinType(ValueType[bytes]):

@@ -112,12 +112,16 @@ class NumberType(ValueType[int]):
 
 
 class CountType(NumberType):
-    """A whole number from 1 to 100."""
+    """A whole number from 1 to `most`."""
+
+    def __init__(self, metavar: str = "", most: int = 100) -> None:
+        super().__init__(metavar)
+        self._most = most
 
     def parse(self, text: str, where: str) -> int:
         number = super().parse(text, where)
-        if not 1 <= number <= 100:
-            raise ConfigError(f"{where}: a number from 1 to 100 is needed, not {text!r}")
+        if not 1 <= number <= self._most:
+            raise ConfigError(f"{where}: a number from 1 to {self._most} is needed, not {text!r}")
         return number
 
 
@@ -180,6 +184,42 @@ class SwitchType(ValueType[bool]):
 
     def to_toml(self, value: bool) -> str:
         return "true" if value else "false"
+
+
+class AddressType(BytesType):
+    """An address of the envelope, quoted where it has to be; kept raw.
+
+    `what` is sender or recipient; only a sender may be empty.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__("ADDRESS")
+        self._what = what
+
+    def parse(self, text: str, where: str) -> bytes:
+        from maildirqmtp.mail import addresses
+
+        try:
+            return addresses.parse(os.fsencode(text), self._what)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    def to_text(self, value: bytes) -> str:
+        from maildirqmtp.mail import addresses
+
+        return os.fsdecode(addresses.quote(value))
+
+
+class HostNameType(TextType):
+    """A host's name, as it can stand in every header field (RFC 1123, 2.1)."""
+
+    wanted = "a name in quotes"
+
+    def parse(self, text: str, where: str) -> str:
+        plain = text.isascii() and text.replace("-", "x").replace(".", "x").isalnum()
+        if not plain or text[0] in ".-" or text[-1] in ".-" or ".." in text or len(text) > 253:
+            raise ConfigError(f"{where}: a name as in mail.example.org is needed, not {text!r}")
+        return text
 
 
 class ListType(ValueType[tuple[T, ...]]):

@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.mail import envelope
-from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+#: Bytes on top of a message that are looked at first, and at most: those of `maildir.maildir`,
+#: which is much to load for two numbers.
+TOP_BYTES = 64 << 10
+WHOLE_MAX = 1 << 20
 
 _FROM_LINE = b"From "
 

@@ -16,6 +16,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.text import printable
 from maildirqmtp.transport.descriptors import DescriptorTransport
@@ -146,7 +147,7 @@ class CommandTransport(DescriptorTransport):
 
 
 def _not_started(server: CommandEndpoint, error: Exception) -> ConnectError:
-    why = getattr(error, "strerror", None) or str(error)
+    why = reason(error) if isinstance(error, OSError) else str(error)
     text = f"cannot start {server.command} for {server}: {why}"
     return ConnectError(getattr(error, "errno", None), text)
 

@@ -10,8 +10,11 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
 from typing import IO, TYPE_CHECKING
+
+from maildirqmtp.descriptor_limit import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +27,11 @@ DEVNULL = subprocess.DEVNULL
 
 #: How often, in seconds, a command is looked at while its exit is waited for, at least.
 _LONGEST_PAUSE_S = 0.05
+
+#: The commands that are running, or have exited and are still to be reaped by us.
+own: set[int] = set()
+#: Held while one is started, and by whoever reaps children that are not in `own`.
+starting = threading.Lock()
 
 
 class Process:
@@ -45,17 +53,20 @@ class Process:
         new_session: bool = True,
     ) -> None:
         try:
-            self._process = subprocess.Popen(
-                words,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                bufsize=0,
-                start_new_session=new_session,
-                process_group=None if new_session else 0,
-            )
+            with starting:
+                self._process = subprocess.Popen(
+                    words,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    bufsize=0,
+                    start_new_session=new_session,
+                    process_group=None if new_session else 0,
+                )
+                own.add(self.pid)
         except ValueError as error:  # a NUL in a word
             raise OSError(errno.EINVAL, str(error)) from error
+        give_back(self.pid)
 
     @property
     def pid(self) -> int:
@@ -101,7 +112,9 @@ class Process:
 
     def reap(self) -> int:
         """After its exit: return its exit code, or less than 0 where a signal killed it."""
-        return self._process.wait()
+        code = self._process.wait()
+        own.discard(self.pid)
+        return code
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole group. Not after it was reaped: the number may be reused."""
@@ -123,3 +136,4 @@ class Process:
             self.signal(signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):  # not ours to kill: sudo, say
                 self._process.wait(TERM_S)
+                own.discard(self.pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import ConnectError, ConnectTimeout
 from maildirqmtp.transport.descriptor_pair import DescriptorPair
 
@@ -33,7 +34,7 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
-        raise ConnectError(error.errno, f"cannot connect to {server}: {error.strerror}") from error
+        raise ConnectError(error.errno, f"cannot connect to {server}: {reason(error)}") from error
     try:
         # By the kernel: with a time-out of Python's it fails at once where others wait before us.
         whole, part = divmod(timeout_s, 1)

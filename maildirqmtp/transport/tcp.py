@@ -14,6 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import ConnectError, ConnectTimeout
 from maildirqmtp.transport.addresses import (
     Address,
@@ -180,7 +181,7 @@ class _Race:
         """Note why an address is of no use, and have the next one tried at once."""
         timed_out = isinstance(error, TimeoutError)
         self._all_timed_out = self._all_timed_out and timed_out
-        why = f"no answer in {self._timeout_s:g} s" if timed_out else error.strerror or error
+        why = f"no answer in {self._timeout_s:g} s" if timed_out else reason(error)
         self._reasons.append(f"{address.sockaddr[0]}: {why}")
         self._last = error
         self._next_at = self._clock()

@@ -2,17 +2,25 @@
 
 import os
 from _thread import allocate_lock  # all of threading would be a good part of a batch's start-up
+from sys import byteorder
+
+#: What an eventfd takes (eventfd(2)); to a pipe it is as good as any bytes.
+_ONE = (1).to_bytes(8, byteorder)
 
 
 class Wakeup:
-    """A pipe to oneself. Raises `OSError` where there is none to be had.
+    """A descriptor to wake oneself by. Raises `OSError` where there is none to be had.
 
     What the waiting thread has to find must be in place before `set`; it looks
-    for it after `clear`.
+    for it after `clear`. `for_signals`: `write_fd` can be given to `signal.set_wakeup_fd`,
+    which writes single bytes; that takes a pipe, of two descriptors.
     """
 
-    def __init__(self) -> None:
-        self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, *, for_signals: bool = True) -> None:
+        if for_signals:
+            self.fd, self.write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        else:
+            self.fd = self.write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = allocate_lock()
         self._is_set = False
         self._closed = False
@@ -28,7 +36,7 @@ class Wakeup:
             if not self._closed:
                 self._is_set = True
                 try:
-                    os.write(self.write_fd, b"\0")
+                    os.write(self.write_fd, _ONE)
                 except BlockingIOError:  # full, by signals: that wakes, too
                     return
 
@@ -45,4 +53,5 @@ class Wakeup:
         with self._lock:
             self._closed = True
             os.close(self.fd)
-            os.close(self.write_fd)
+            if self.write_fd != self.fd:
+                os.close(self.write_fd)

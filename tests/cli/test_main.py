@@ -400,16 +400,23 @@ class Stayed:
         self.config, self.reload = config, reload
         return 7
 
-    def show(self, routes: tuple[Route, ...], as_json: bool) -> int:
+    def show(self, routes: tuple[Route, ...], as_json: bool, limit: int | None) -> int:
         """Stand in for the status."""
         self.shown = routes, as_json
+        self.limit = limit
         return 8
 
     def show_maildir(
-        self, path: bytes, include_cur: bool | None, as_json: bool, shard: Shard | None
+        self,
+        path: bytes,
+        include_cur: bool | None,
+        as_json: bool,
+        limit: int | None,
+        shard: Shard | None,
     ) -> int:
         """See `status.show_maildir`."""
         self.shown_maildir = path, include_cur, as_json
+        self.limit = limit
         return 9
 
 
@@ -545,3 +552,20 @@ def test_who_waits_for_the_end_is_told_of_it(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "the end\n"
+
+
+def test_how_many_status_lists(stayed: Stayed) -> None:
+    """A number, and only where there is something to list."""
+    assert cli.main(["--status", "M"]) == 9
+    assert stayed.limit is None
+    assert cli.main(["--status", "--limit", "7", "M"]) == 9
+    assert stayed.limit == 7
+
+
+@pytest.mark.parametrize("words", [["--limit", "7", "M", "h"], ["--status", "--limit", "x", "M"]])
+def test_a_limit_that_makes_no_sense(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused, not ignored."""
+    with pytest.raises(SystemExit) as exited:
+        cli.main(words)
+    assert exited.value.code == 100
+    assert "--limit" in capsys.readouterr().err

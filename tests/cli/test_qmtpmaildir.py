@@ -15,7 +15,8 @@ import pytest
 
 from maildirqmtp import __version__
 from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
-from maildirqmtp.cli.qmtpmaildir import main, parse_listen, stderr_log
+from maildirqmtp.cli.qmtpmaildir import main, stderr_log
+from maildirqmtp.cli.receiver_options import parse_listen
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.policy import Severity
@@ -57,7 +58,7 @@ def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "required: DIR"),
+        ([], "required: one of DIR"),
         (["--no-such-option", "DIR"], "--no-such-option"),
         (["--dom", "x", "DIR"], "--dom"),
         (["DIR", "another"], "another"),

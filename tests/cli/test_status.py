@@ -17,6 +17,7 @@ import pytest
 from maildirqmtp.cli import status
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_file
+from maildirqmtp.forwarder import queued_message
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import locking
@@ -76,6 +77,7 @@ def test_an_empty_maildir(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "maildir": str(path),
         "prefix": "",
         "shard": None,
+        "messages": 0,
         "daemon": None,
         "waiting": [],
     }
@@ -513,3 +515,59 @@ def test_json_of_a_number_too_large_for_a_float_is_json(
     forged = the_file(locked).read_text().replace('"at": 0', '"at": 1e999')
     the_file(locked).write_text(forged)
     assert look(capsys, locked, 0)["daemon"]["at"] is None
+
+
+# Very many messages
+
+
+def test_so_many_are_listed_and_the_others_counted(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal full of a million lines tells less than one line."""
+    for number in range(12):
+        add_message(path, f"17000000{number:02}.x")
+    assert status.show([route(path)], False, 3) == 111
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(": 12 waiting; no daemon")
+    assert [line.split()[4] for line in lines[2:5]] == [f"170000000{n}.x" for n in range(3)]
+    assert lines[5:] == ["  and 9 more"]
+    assert status.show([route(path)], False, 0) == 111
+    assert capsys.readouterr().out.splitlines()[1:] == []
+    assert status.show([route(path)], True, 3) == 111
+    found = json.loads(capsys.readouterr().out)
+    assert found["messages"] == 12
+    assert len(found["waiting"]) == 3
+
+
+def test_the_rest_is_counted_without_a_look(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million files are not opened for a summary."""
+    monkeypatch.setattr(status, "LOOK", 4)
+    for number in range(12):
+        add_message(path, f"17000000{number:02}.x", recipient=b"p-a@x" if number % 2 else b"b@x")
+    opened: list[bytes] = []
+    real = queued_message.prepare
+
+    def prepare(maildir: Any, route: Any, folder: Any, name: bytes) -> Any:
+        opened.append(name)
+        return real(maildir, route, folder, name)
+
+    monkeypatch.setattr("maildirqmtp.cli.status.prepare", prepare)
+    assert status.show([route(path, prefix=b"p-")], True, 1) == 111
+    found = json.loads(capsys.readouterr().out)
+    assert len(opened) == 4
+    assert found["messages"] == 2 + 8
+    assert len(found["waiting"]) == 1
+
+
+def test_so_many_failed_ones_are_listed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A day with a broken server fills a failed maildir, too."""
+    failed = make_maildir(path / ".Failed")
+    for number in range(5):
+        add_message(failed, f"170000000{number}.x")
+    assert status.show([route(path)], False, 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(": 5 failed")
+    assert lines[-1] == "  and 3 more"
+    assert len(lines) == 6

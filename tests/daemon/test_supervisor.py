@@ -38,6 +38,8 @@ class FakeWorker:
         report: Report,
         locks: object,
         on_publish: Callable[[Snapshot], None],
+        servers: object,
+        watcher: object,
     ) -> None:
         self.route = route
         self.report = report

@@ -1,10 +1,11 @@
-"""Events of a directory, with the real watchdog: hints that come, and what is done without."""
+"""Events of directories, with the real watchdog: hints that come, and what is done without."""
 
 import ctypes
 import errno
 import io
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from maildirqmtp.daemon import watcher as watch_module
-from maildirqmtp.daemon.watcher import Watch, file_system
+from maildirqmtp.daemon.watcher import APPEARS, Watch, Watcher, file_system
 from tests.helpers import open_descriptors, wait_until
 
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
@@ -24,13 +25,14 @@ READS = 0x1 | 0x8 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_WRITE, IN_CLOSE_NOWRITE, 
 class Watched:
     """A directory, a watch on it, how often that said "look again", and what it had to say."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, watcher: Watcher | None = None) -> None:
         self.path = path
         path.mkdir()
         self.hints = 0
         self.named: list[bytes | None] = []
         self.said: list[str] = []
-        self.watch = Watch(os.fsencode(path), self.hint, self.said.append)
+        self.watcher = Watcher() if watcher is None else watcher
+        self.watch = Watch(os.fsencode(path), self.hint, self.said.append, self.watcher)
 
     def hint(self, name: bytes | None) -> None:
         """Count."""
@@ -44,15 +46,9 @@ class Watched:
         wait_until(lambda: self.hints > before, "a hint")
 
     @property
-    def observer(self) -> Any:
-        """watchdog's."""
-        return self.watch._observer
-
-    @property
-    def mask(self) -> int:
-        """What the kernel is asked for."""
-        (emitter,) = self.observer.emitters
-        return int(emitter.get_event_mask_from_filter())
+    def reader(self) -> Any:
+        """watchdog's thread."""
+        return self.watcher._reader
 
 
 @pytest.fixture
@@ -68,7 +64,6 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     assert not made.watch.watching
     assert set(threading.enumerate()) <= threads, "a thread of watchdog's is left"
     assert open_descriptors() == descriptors
-    assert made.hint not in watch_module._overheard.listeners
 
 
 # What is a hint, and what is none
@@ -96,9 +91,8 @@ def test_a_file_that_is_made_there_is_a_hint(watched: Watched) -> None:
 
 def test_the_kernel_is_asked_for_what_appears_and_nothing_else(watched: Watched) -> None:
     """Our own reads and removals would wake us, and a move-out holds back all that follows."""
-    assert watched.mask == IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF
-    assert not watched.mask & (IN_MOVED_FROM | IN_DELETE | READS)
-    (emitter,) = watched.observer.emitters
+    assert APPEARS == IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF
+    assert not APPEARS & (IN_MOVED_FROM | IN_DELETE | READS)
     info = next(
         line
         for fd in os.listdir("/proc/self/fdinfo")
@@ -106,8 +100,7 @@ def test_the_kernel_is_asked_for_what_appears_and_nothing_else(watched: Watched)
         if line.startswith("inotify wd:")
     )
     asked = int(info.split("mask:")[1].split()[0], 16)
-    assert asked & 0xFFF == watched.mask, "the kernel was asked for something else"
-    assert not emitter.watch.is_recursive
+    assert asked & 0xFFF == APPEARS, "the kernel was asked for something else"
 
 
 def _lines(path: str) -> list[str]:
@@ -154,13 +147,11 @@ def test_directories_within_it_are_none_of_its_business(watched: Watched) -> Non
 
 def test_a_directory_that_is_removed_and_made_again(watched: Watched) -> None:
     """Its end is a hint; and whoever then looks has events again."""
-    old = watched.observer
     watched.hinted_by(watched.path.rmdir)
     assert watched.named[-1] is None, "whatever it is, a scan finds it"
     watched.path.mkdir()
-    wait_until(lambda: not watch_module._is_alive(old), "the end of the emitter")
+    wait_until(lambda: not watched.watch.watching, "the end of the watch")
     watched.watch.check()
-    assert watched.observer is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
     assert watched.watch.watching
     assert watched.said == []
@@ -168,9 +159,8 @@ def test_a_directory_that_is_removed_and_made_again(watched: Watched) -> None:
 
 def test_a_directory_that_is_gone_is_said_and_waited_for(watched: Watched) -> None:
     """Once; and that it works again."""
-    old = watched.observer
     watched.path.rmdir()
-    wait_until(lambda: not watch_module._is_alive(old), "the end of the emitter")
+    wait_until(lambda: not watched.watch.watching, "the end of the watch")
     for _ in range(3):
         watched.watch.check()
         assert not watched.watch.watching
@@ -183,62 +173,137 @@ def test_a_directory_that_is_gone_is_said_and_waited_for(watched: Watched) -> No
     assert watched.watch.watching
 
 
+def test_a_directory_that_is_moved_away_is_watched_anew(watched: Watched, tmp_path: Path) -> None:
+    """The worker closes the watch and makes one of the same path: that is the new directory."""
+    watched.path.rename(tmp_path / "old")
+    watched.path.mkdir()
+    watched.watch.close()
+    watched.watch.check()
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    (tmp_path / "old" / "2.x").write_bytes(b"")
+    watched.hinted_by(lambda: (watched.path / "3.x").write_bytes(b""))
+    assert b"2.x" not in watched.named
+
+
 def test_while_it_works_checking_changes_nothing(watched: Watched) -> None:
     """Each rescan checks: events that come meanwhile must not be lost by a new beginning."""
-    old = watched.observer
+    old, descriptor = watched.reader, watched.watch.descriptor
     for _ in range(3):
         watched.watch.check()
-    assert watched.observer is old
+    assert watched.reader is old
+    assert watched.watch.descriptor == descriptor
     assert watched.said == []
 
 
-@pytest.mark.parametrize("part", ["emitter", "reader", "dispatcher"])
-def test_a_thread_of_watchdogs_that_has_ended_is_noticed(watched: Watched, part: str) -> None:
-    """The others say that all is well, and nothing comes any more: deaf for ever."""
-    old = watched.observer
-    threads = {"reader": old._inotify_fd, "dispatcher": old, "emitter": next(iter(old.emitters))}
-    thread = threads[part]
-    if part == "dispatcher":  # it alone: told to stop, it would take the others along
-        old._stopped_event.set()
-        old.event_queue.put(old.stop_event)
-    else:
-        thread.stop()
-    thread.join(30)
-    assert not thread.is_alive()
+def test_a_thread_of_watchdogs_that_has_ended_is_noticed(watched: Watched) -> None:
+    """Nothing comes any more, and nothing says so: deaf for ever."""
+    old = watched.reader
+    old.stop()
+    old.join(30)
+    assert not watched.watch.watching
     watched.watch.check()
-    assert watched.observer is not old
+    assert watched.reader is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
     assert watched.watch.watching
 
 
-def test_an_observer_that_watches_nothing_is_noticed(watched: Watched) -> None:
-    """Whatever took its emitter away."""
-    old = watched.observer
-    old.unschedule_all()
+def test_a_watch_that_the_kernel_has_dropped_is_noticed(watched: Watched) -> None:
+    """As it does when the file system is unmounted (inotify(7), IN_IGNORED)."""
+    from watchdog.observers.inotify_c import inotify_rm_watch
+
+    descriptor = watched.watch.descriptor
+    assert descriptor is not None
+    watched.hinted_by(lambda: inotify_rm_watch(watched.reader._inotify_fd, descriptor))
+    assert not watched.watch.watching
     watched.watch.check()
-    assert watched.observer is not old
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
     assert watched.watch.watching
 
 
-def test_an_overflow_of_the_kernels_queue_is_a_hint(watched: Watched) -> None:
-    """Events were lost; watchdog only writes that to its log."""
-    reader = watched.observer._inotify_fd
+# Several directories
+
+
+def inotify_instances() -> int:
+    """Count those of this process."""
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return sum(os.readlink(link) == "anon_inode:inotify" for link in links if os.path.exists(link))
+
+
+def test_all_share_one_instance(watched: Watched, tmp_path: Path) -> None:
+    """A user has 128 of them: a hundred routes would leave other programs none."""
+    threads = threading.active_count()
+    others = [Watched(tmp_path / f"{number}", watched.watcher) for number in range(20)]
+    for other in others:
+        other.watch.check()
+        other.hinted_by((other.path / "1.x").touch)
+        assert other.named == [b"1.x"]
+    assert watched.named == []
+    assert inotify_instances() == 1
+    assert threading.active_count() == threads, "a thread for each"
+    for other in others:
+        other.watch.close()
+    watched.hinted_by((watched.path / "1.x").touch)
+
+
+def test_two_routes_on_one_maildir(watched: Watched, tmp_path: Path) -> None:
+    """Both hear; and when one of them ends, the other still does."""
+    other = Watched(tmp_path / "unused", watched.watcher)
+    second = Watch(os.fsencode(watched.path), other.hint, print, watched.watcher)
+    second.check()
+    watched.hinted_by((watched.path / "1.x").touch)
+    wait_until(lambda: other.named == [b"1.x"], "the other's hint")
+    second.close()
+    watched.hinted_by((watched.path / "2.x").touch)
+    assert other.named == [b"1.x"]
+
+
+def test_one_that_goes_away_takes_no_other_along(watched: Watched, tmp_path: Path) -> None:
+    """A disk is unmounted, and the mail on another one waits for the rescan."""
+    other = Watched(tmp_path / "other", watched.watcher)
+    other.watch.check()
+    other.hinted_by(other.path.rmdir)
+    wait_until(lambda: not other.watch.watching, "the end of the watch")
+    other.watch.check()
+    assert watched.watch.watching
+    watched.hinted_by((watched.path / "1.x").touch)
+    assert watched.named == [b"1.x"]
+    other.watch.close()
+
+
+def test_a_new_instance_is_one_for_all(watched: Watched, tmp_path: Path) -> None:
+    """The one that notices mends it for all, and what came meanwhile is looked for."""
+    other, gone = (Watched(tmp_path / name, watched.watcher) for name in ("other", "gone"))
+    other.watch.check()
+    gone.watch.check()
+    gone.path.rmdir()
+    watched.reader.stop()
+    watched.reader.join(30)
+    hints = other.hints
+    (other.path / "1.x").touch()
+    watched.watch.check()
+    assert other.hints > hints
+    assert other.named[-1] is None
+    assert other.watch.watching
+    assert not gone.watch.watching
+    other.hinted_by((other.path / "2.x").touch)
+    assert other.named[-1] == b"2.x"
+    other.watch.close()
+    gone.watch.close()
+
+
+def test_an_overflow_of_the_kernels_queue_is_a_hint(watched: Watched, tmp_path: Path) -> None:
+    """Events were lost, and nobody knows whose."""
     from watchdog.observers.inotify_c import InotifyEvent, Mask, WatchDescriptor
 
-    watched.hinted_by(
-        lambda: reader.handle_event(InotifyEvent(WatchDescriptor(-1), Mask(0x4000), 0, b""))
-    )
+    other = Watched(tmp_path / "other", watched.watcher)
+    other.watch.check()
+    overflow = InotifyEvent(WatchDescriptor(-1), Mask(0x4000), 0, b"")
+    watched.hinted_by(lambda: watched.reader.handle_event(overflow))
+    assert other.named == watched.named == [None]
     assert watched.watch.watching
-
-
-def test_watchdogs_log_is_no_hint_to_those_who_have_closed(watched: Watched) -> None:
-    """A daemon that opened its maildir a thousand times would keep all of that in memory."""
-    assert watched.hint in watch_module._overheard.listeners
-    watched.watch.close()
-    logging.getLogger("watchdog").warning("queue overflow")
-    assert watched.hints == 0
-    assert watched.hint not in watch_module._overheard.listeners
+    other.watch.close()
+    watched.hinted_by(lambda: watched.reader.handle_event(overflow))
+    assert other.hints == 1, "of no use to those who have closed"
 
 
 def test_watchdogs_warnings_are_not_shown(
@@ -253,7 +318,6 @@ def test_watchdogs_warnings_are_not_shown(
         logging.getLogger("watchdog.observers").warning("queue overflow")
     finally:
         logging.getLogger().removeHandler(root)
-    assert watched.hints == 1
     assert shown.getvalue() == ""
 
 
@@ -302,7 +366,6 @@ def test_no_instance_and_no_watch_left(
         assert "looking from time to time" in watched.said[0]
         wait_until(lambda: set(threading.enumerate()) <= threads, "the end of watchdog's threads")
         assert open_descriptors() == descriptors
-        assert watched.hint not in watch_module._overheard.listeners
     watched.watch.check()
     assert watched.said[1:] == ["watching for events again"]
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
@@ -314,24 +377,68 @@ def test_no_instance_and_no_watch_left(
         assert len(watched.said) == 3, "trouble that comes again is said again"
 
 
+def test_a_directory_that_may_not_be_watched(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """watchdog takes EACCES for a success; nothing would ever come, and nothing be said."""
+    from watchdog.observers import inotify_c
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EACCES)
+        return -1
+
+    watched.watch.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_c, "inotify_add_watch", refuse)
+        watched.watch.check()
+        assert not watched.watch.watching
+        assert "Permission denied" in watched.said[0]
+    watched.watch.check()
+    assert watched.watch.watching
+
+
 def test_no_thread_is_left(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on tasks is no reason to stop forwarding."""
+    from watchdog.observers.inotify_c import InotifyFD
 
     tries = []
 
-    def refuse() -> None:
+    def refuse(self: object) -> None:
         tries.append(1)
         raise RuntimeError("can't start new thread")
 
     watched.watch.close()
+    made: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr(watch_module, "_without_leavers", refuse)
+        patch.setattr(InotifyFD, "start", refuse)
+        real = InotifyFD.__init__
+
+        def note(self: Any) -> None:
+            real(self)
+            made.append(self)
+
+        patch.setattr(InotifyFD, "__init__", note)
         for _ in range(4):
             watched.watch.check()
     assert not watched.watch.watching
     assert len(watched.said) == 1
     assert "can't start new thread" in watched.said[0]
     assert len(tries) == 1, "each try leaves descriptors of watchdog's open"
+    made[0]._close_resources()
+
+
+def test_without_watchdog_it_is_said_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of it, or another system: rescans bring all mail."""
+    watched.watch.close()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "watchdog.observers.inotify_c", None)
+        for _ in range(3):
+            watched.watch.check()
+    assert not watched.watch.watching
+    assert len(watched.said) == 1
+    assert "cannot be watched" in watched.said[0]
 
 
 def mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None:
@@ -393,7 +500,7 @@ def test_a_name_that_is_no_utf8_is_watched(tmp_path: Path) -> None:
     directory = os.fsencode(tmp_path) + b"/\xff\xfe"
     os.mkdir(directory)
     hints: list[bytes | None] = []
-    watch = Watch(directory, hints.append, print)
+    watch = Watch(directory, hints.append, print, Watcher())
     watch.check()
     try:
         with open(directory + b"/\xe9", "wb"):

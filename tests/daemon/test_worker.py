@@ -31,7 +31,7 @@ from tests.fakes import (
     FakeScript,
     FakeServer,
     FileSystem,
-    PatientSelector,
+    PatientPoll,
     ServersInTurn,
     accept,
 )
@@ -61,7 +61,7 @@ class Clock(FakeClock):
 def wait_in(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     """Wait in the clock's time, as long as was asked for unless somebody wakes the sleeper."""
 
-    class Selector(PatientSelector):
+    class Selector(PatientPoll):
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             assert timeout is not None, "this would wait for ever"
             end = self.clock.now + timeout
@@ -71,13 +71,15 @@ def wait_in(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
                     return ready
 
     Selector.clock = clock
-    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+    monkeypatch.setattr(selectors, "PollSelector", Selector)
 
 
 class FakeWatch:
     """A watch that never hears anything but what a test says."""
 
-    def __init__(self, directory: bytes, hint: Callable[..., None], say: object) -> None:
+    def __init__(
+        self, directory: bytes, hint: Callable[..., None], say: object, watcher: object
+    ) -> None:
         self.directory, self.hint = directory, hint
         self.checks = 0
         self.closed = False
@@ -143,8 +145,10 @@ class Run(ServersInTurn):
         """Return seconds of the epoch."""
         return self.wall_s + self.clock.now
 
-    def _watch(self, directory: bytes, hint: Callable[..., None], say: object) -> FakeWatch:
-        self.watches.append(FakeWatch(directory, hint, say))
+    def _watch(
+        self, directory: bytes, hint: Callable[..., None], say: object, watcher: object
+    ) -> FakeWatch:
+        self.watches.append(FakeWatch(directory, hint, say, watcher))
         return self.watches[-1]
 
     def connect(self, server: Endpoint, timeout_s: float) -> FakeServer:
@@ -954,16 +958,17 @@ def test_a_slow_connection_is_no_hanging(run: Run) -> None:
 
 def test_no_descriptor_is_left_to_wait_with(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other programs have them all for a while: that is said, and mail goes when they are done."""
-    real = selectors.DefaultSelector
+    real = os.eventfd
 
-    def scarce() -> selectors.BaseSelector:
+    def scarce(count: int, flags: int) -> int:
         if run.clock.now - 1_000.0 < 20:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return real()
+        return real(count, flags)
 
-    monkeypatch.setattr(selectors, "DefaultSelector", scarce)
+    monkeypatch.setattr(os, "eventfd", scarce)
     run.add(1)
     run.go(100)
     assert run.new == []
-    assert run.said("Too many open files; trying again") == 1
+    assert run.said("Too many open files; this process may have") == 1
+    assert run.said("LimitNOFILE=") == 1
     assert run.said("in order again") == 1

@@ -280,7 +280,7 @@ def test_a_command_that_does_not_end_does_not_hold_up_the_event_loop(
         await client.connect()
         transport = client._session.transport
         assert transport is not None
-        process = transport._inner.process  # type: ignore[attr-defined]
+        process = transport._inner._inner.process  # type: ignore[attr-defined]
         client.disconnect()
         assert not client.connected
         assert runs(process.pid)
@@ -364,7 +364,7 @@ def test_a_client_that_is_let_go_ends_its_command() -> None:
     client = QMTPClient("exec:cat")
     transport = client._session.transport
     assert transport is not None
-    process = transport.process  # type: ignore[attr-defined]
+    process = transport._inner.process  # type: ignore[attr-defined]
     assert runs(process.pid)
     del client, transport
     assert not runs(process.pid)

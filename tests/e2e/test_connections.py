@@ -52,7 +52,8 @@ def test_eight_connections_work_at_the_same_time(maildir: Path) -> None:
         assert len(server.packages) == 200
         assert {p.text for p in server.packages} == {b"%03d\n" % n for n in range(200)}
         assert all(own == sorted(own) for own in paths.values()), "order within a connection"
-        assert max(map(len, paths.values())) <= 2 * min(map(len, paths.values()))
+        # The first one has 64 of them before the server has proven to be one.
+        assert max(map(len, paths.values())) <= 64 + 2 * min(map(len, paths.values()))
     assert names(maildir / "new") == []
 
 

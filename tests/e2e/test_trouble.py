@@ -259,7 +259,7 @@ def test_a_removal_that_fails_for_good_is_said(maildir: Path, new: Immutable) ->
 
     before = snapshot(maildir)
     with serving(script) as server:
-        result = run("-q", maildir, server.address)
+        result = run("-q", "--window", "1", maildir, server.address)
     new.thaw()
     assert result.returncode == 111
     assert snapshot(maildir) == before

@@ -16,8 +16,11 @@ all of the others' changes. What is in tmp/ matters to nobody, and is left out.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,15 +121,27 @@ class Model:
         self.content[number] = None
         return True
 
-    def synced(self, fd: int) -> None:
-        """Note an fsync."""
+    def syncing(self, fd: int) -> Callable[[], None]:
+        """Note that an fsync begins; call what this returns when it has succeeded.
+
+        What comes meanwhile, from another thread, is not known to be durable.
+        """
         status = os.fstat(fd)
         number = self._paths.get((status.st_dev, status.st_ino))
         if number in self.now:
-            self.since[number] = [dict(self.now[number])]
-        elif number in self.content:
+            entries, states = dict(self.now[number]), self.since[number]
+            count = len(states)
+
+            def end() -> None:
+                if self.since[number] is states:  # else another one has ended meanwhile
+                    self.since[number] = [entries, *states[count:]]
+
+            return end
+        if number in self.content:
             with open(f"/proc/self/fd/{fd}", "rb") as file:
-                self.content[number] = file.read()
+                data = file.read()
+            return lambda: self.content.update({number: data})
+        return lambda: None
 
     # What a cut may leave
 
@@ -172,11 +187,14 @@ def record(
     model: Model,
     check: Callable[[], None],
     cannot_link: bool = False,
-) -> None:
+    pause: Callable[[], None] = lambda: None,
+) -> contextlib.AbstractContextManager[object]:
     """Note every call of this process on files, and check after each.
 
-    With `cannot_link`, links out of the maildir `m` fail as across file systems.
+    With `cannot_link`, links out of the maildir `m` fail as across file systems. Threads make
+    their calls one after the other, but for the fsyncs, whose duration `pause` prolongs.
     """
+    lock = threading.RLock()
     real: dict[str, Any] = {
         name: getattr(os, name)
         for name in ("open", "write", "fsync", "link", "unlink", "rename", "mkdir")
@@ -198,9 +216,13 @@ def record(
         return written
 
     def fsync(fd: int) -> None:
+        with lock:
+            end = model.syncing(fd)
+        pause()
         real["fsync"](fd)
-        model.synced(fd)
-        check()
+        with lock:
+            end()
+            check()
 
     def link(
         src: Any,
@@ -245,6 +267,14 @@ def record(
             model.made(place, os.stat(path, dir_fd=dir_fd))
             check()
 
+    def locked(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def one_at_a_time(*arguments: Any, **options: Any) -> Any:
+            with lock:
+                return call(*arguments, **options)
+
+        return one_at_a_time
+
     for name, double in (
         ("open", open_),
         ("write", write),
@@ -254,4 +284,5 @@ def record(
         ("rename", rename),
         ("mkdir", mkdir),
     ):
-        monkeypatch.setattr(os, name, double)
+        monkeypatch.setattr(os, name, double if name == "fsync" else locked(double))
+    return lock

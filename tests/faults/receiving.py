@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.faults.oracle import Ledger, Mail, Owed, Verdict
 from tests.faults.scenarios import Scenario
 from tests.faults.stages import ENVIRONMENT, Run, make_mail
@@ -29,13 +32,21 @@ class Receive:
         self.ledger = Ledger(self.mails, lambda *_: None)
         self._acknowledged: set[Owed] = set()
 
+    def place(self) -> list[str]:
+        """Return the arguments that say where the mail goes."""
+        return [str(self.maildir)]
+
+    def text(self, mail: Mail) -> bytes:
+        """Return what the client sends of a message."""
+        return mail.text
+
     def faulty(self, wrapper: Sequence[str] = ()) -> Run:
         """See `Stage`: a client sends everything that has no K yet."""
         due = [mail for mail in self.mails if mail.owed - self._acknowledged]
         ours, theirs = socket.socketpair()
         with ours:
             process = subprocess.Popen(
-                [*wrapper, *command("qmtpmaildir"), "--stdio", str(self.maildir)],
+                [*wrapper, *command("qmtpmaildir"), "--stdio", *self.place()],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
@@ -44,7 +55,7 @@ class Receive:
                 cwd="/",
             )
             theirs.close()
-            sender = threading.Thread(target=_send, args=(ours, b"".join(map(_package, due))))
+            sender = threading.Thread(target=_send, args=(ours, b"".join(map(self._package, due))))
             sender.start()
             said = b""
             with contextlib.suppress(ConnectionError):
@@ -99,19 +110,50 @@ class Receive:
         everybody = {who for mail in self.mails for who in mail.owed}
         assert self._acknowledged == everybody
 
+    def _package(self, mail: Mail) -> bytes:
+        head = package_head(len(self.text(mail)))
+        return head + self.text(mail) + package_tail(mail.sender, mail.recipients)
+
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _package(mail: Mail) -> bytes:
-    def framed(data: bytes) -> bytes:
-        return b"%d:%b," % (len(data), data)
+class Queue(Receive):
+    """`qmtpmaildir --queue --stdio`: one file and one sidecar for each package with a K.
 
-    return (
-        framed(b"\n" + mail.text)
-        + framed(mail.sender)
-        + framed(b"".join(map(framed, mail.recipients)))
-    )
+    What is sent has trace lines on top that name somebody else, as a message has
+    that was forwarded before: whoever has no sidecar would be sent to by these.
+    """
+
+    def place(self) -> list[str]:
+        """Return the arguments that say where the mail goes."""
+        return ["--relay", "--queue", str(self.maildir)]
+
+    def text(self, mail: Mail) -> bytes:
+        """Return what the client sends of a message: with the trace lines on top."""
+        return mail.raw
+
+    def stored(self) -> tuple[list[Owed], list[str]]:
+        """Return what is in new/, one entry a recipient, and what should not be there."""
+        found: list[Owed] = []
+        strange: list[str] = []
+        of_text = {mail.raw: mail for mail in self.mails}
+        new = self.maildir / "new"
+        for path in sorted(new.iterdir()) if new.exists() else []:
+            received, _, rest = path.read_bytes().partition(b"\n")
+            sidecar = self.maildir / "envelope" / f"{path.name}.json"
+            mail = of_text.get(rest)
+            if mail is None or not received.startswith(b"Received: from "):
+                strange.append(f"{path.name} is not whole")
+            elif not sidecar.exists():
+                strange.append(f"{path.name} has no sidecar")
+            else:
+                content = json.loads(sidecar.read_text())
+                recipients = tuple(map(os.fsencode, content["recipients"]))
+                if (os.fsencode(content["sender"]), recipients) != (mail.sender, mail.recipients):
+                    strange.append(f"{path.name} has the envelope of another: {content}")
+                found += [(mail.name, recipient) for recipient in recipients]
+        return found, strange
 
 
 def _send(sock: socket.socket, data: bytes) -> None:

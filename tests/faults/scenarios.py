@@ -44,6 +44,11 @@ class Scenario:
         return self.name.replace(",", "").replace(" ", "-")
 
     @property
+    def threads(self) -> bool:
+        """True where the program works in several threads, and starts no other program."""
+        return self.kind in ("receive", "queue")
+
+    @property
     def window(self) -> int:
         """Messages in flight at once, in every scenario."""
         return 2
@@ -114,7 +119,15 @@ SCENARIOS = (
         ("--shard", "0/1"),
     ),
     Scenario("enqueue", "enqueue", (Spec(("K", "K"), True),)),
-    Scenario("receiver", "receive", (Spec(("K",)), Spec(("K", "K")), Spec(("K",), False, 300_000))),
+    Scenario(
+        "receiver into a queue",
+        "queue",
+        (Spec(("K",), True), Spec(("K", "K", "K"), True), Spec(("K", "K"), True)),
+    ),
+    Scenario("receiver into a queue, large", "queue", (Spec(("K", "K"), True, 300_000),)),
+    # All of one batch, for what other batches do at the same time would show as not durable.
+    Scenario("receiver", "receive", (Spec(("K",)), Spec(("K", "K")), Spec(("K",)))),
+    Scenario("receiver, large", "receive", (Spec(("K", "K"), False, 300_000),)),
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.receiving import Receive
+from tests.faults.receiving import Queue, Receive
 from tests.faults.scenarios import Scenario
 from tests.faults.stages import Enqueue, Forward, Stage
 
@@ -18,6 +18,7 @@ KINDS: dict[str, Callable[[Scenario, Path, Path], Stage]] = {
     "forward": Forward,
     "enqueue": Enqueue,
     "receive": Receive,
+    "queue": Queue,
 }
 
 

@@ -160,7 +160,7 @@ def test_a_day_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     path = memory / f"day-{os.getpid()}" if os.access(memory, os.W_OK) else tmp_path / "day"
     day = Day(path)
 
-    class Selector(selectors.DefaultSelector):
+    class Selector(selectors.PollSelector):
         """Never waits: the clock goes on instead, to the next thing that happens."""
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -172,7 +172,7 @@ def test_a_day_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
                 day.happen()
             return ready
 
-    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+    monkeypatch.setattr(selectors, "PollSelector", Selector)
     monkeypatch.setattr(daemon_module, "Watch", NoWatch)
     tracemalloc.start()
     began = time.monotonic()

@@ -10,8 +10,10 @@ import contextlib
 import errno
 import io
 import os
+import random
+import socket
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,17 @@ from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
+from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
+from maildirqmtp.receiver.queue_destination import QueueDestination
+from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
-from maildirqmtp.receiver.storage import Storage
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, LateThread
 from tests.faults.durability import Model, record
 from tests.faults.ledger import SENDER, Ledger, note_figures, serve
-from tests.helpers import make_maildir, serving
+from tests.helpers import DEADLINE_S, make_maildir, serving
+from tests.receiver.doubles import serving_thread
 
 MIXED = (
     (b"k1@y",),
@@ -51,13 +56,6 @@ ACCEPTED = ((b"k1@y",), (b"k1@y", b"k2@y"), (b"k1@y",)) * 4
 
 #: Removals of a batch, in these tests; a second one may gather while it is synced.
 FEW = 3
-
-
-class LateThread:
-    """A thread that does its work only when it is waited for: as late as it can be."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.join = work
 
 
 def forward(
@@ -253,7 +251,7 @@ def test_a_bounce_that_is_there_already(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A K makes the receiver responsible: when it leaves, the message is on disk."""
-    storage = Storage(os.fsencode(tmp_path / "m"))
+    storage = MaildirDestination(os.fsencode(tmp_path / "m"))
     model = Model(tmp_path)
     torn: dict[str, None] = {}
 
@@ -278,6 +276,108 @@ def test_the_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(model.least()["m/new"]) == taken
         session.close()
     assert not torn
+
+
+def test_the_receiver_with_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message is there whole with its sidecar, or not at all; with a K it is there."""
+    destination = QueueDestination(os.fsencode(tmp_path / "m"))
+    model = Model(tmp_path)
+    wrong: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            sidecars_there = seen["m/envelope"]
+            for name, data in seen["m/new"].items():
+                if data is None or sidecars_there.get(f"{name}.json") is None:
+                    wrong[f"{name} is torn, or without its sidecar"] = None
+
+    record(monkeypatch, model, check)
+    taken = 0
+    with contextlib.closing(destination):
+        session = Session(destination, "test")
+        for length in (3, 500, 300_000):
+            package = package_head(length) + b"x" * length
+            package += package_tail(SENDER, (b"a@example.org", b"b@example.org"))
+            assert session.receive(package * 2).count(b":Kok") == 4
+            taken += 2
+            assert len(model.least()["m/new"]) == len(model.least()["m/envelope"]) == taken
+        session.close()
+    assert not wrong
+
+
+def test_a_queue_that_cannot_be_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No K; and what is taken back never leaves a message without its sidecar."""
+    destination = QueueDestination(os.fsencode(tmp_path / "m"))
+    model = Model(tmp_path)
+    wrong: dict[str, None] = {}
+
+    def check() -> None:
+        for seen in model.views():
+            without = {f"{name}.json" for name in seen["m/new"]} - seen["m/envelope"].keys()
+            wrong.update(dict.fromkeys(without))
+
+    record(monkeypatch, model, check)
+    real = os.fsync
+    new = os.stat(tmp_path / "m" / "new").st_ino
+    failures = [1]
+
+    def fsync(fd: int) -> None:
+        if os.fstat(fd).st_ino == new and failures:
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    package = package_head(3) + b"hi\n" + package_tail(SENDER, (b"a@b", b"c@d"))
+    with contextlib.closing(destination):
+        session = Session(destination, "test")
+        assert session.receive(package).count(b":Z451") == 2
+        assert not os.listdir(tmp_path / "m" / "new")
+        assert session.receive(package).count(b":Kok") == 2
+    assert not wrong
+
+
+def test_the_receiver_with_eight_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share fsyncs of the directory: no K may stand on one that had begun before."""
+    rng = random.Random(1)
+    missing: list[bytes] = []
+    taken = 0
+    with Server(tmp_path / "m", listen=("127.0.0.1", 0)) as server:
+        model = Model(tmp_path)
+        lock = record(
+            monkeypatch, model, lambda: None, pause=lambda: time.sleep(rng.random() * 0.003)
+        )
+
+        def send(number: int) -> None:
+            nonlocal taken
+            assert server.address is not None
+            with socket.create_connection(server.address, DEADLINE_S) as client:
+                reader = ResponseReader()
+                for turn in range(12):
+                    text = b"%d.%d" % (number, turn)
+                    client.sendall(
+                        package_head(len(text)) + text + package_tail(SENDER, (b"a@example.org",))
+                    )
+                    while (response := reader.next()) is None:
+                        reader.feed(client.recv(4096))
+                    assert response.status is Status.ACCEPTED
+                    with lock:
+                        taken += 1
+                        kept = [d for d in model.least()["m/new"].values() if d is not None]
+                        if not any(data.endswith(b"\n" + text) for data in kept):
+                            missing.append(text)
+
+        with serving_thread(server):
+            clients = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+            for client in clients:
+                client.start()
+            for client in clients:
+                client.join(DEADLINE_S)
+        monkeypatch.undo()
+    assert taken == 8 * 12
+    assert not missing
 
 
 def test_a_new_maildir_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

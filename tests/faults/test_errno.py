@@ -88,8 +88,9 @@ def points_of(scenario: Scenario, tmp_path: Path) -> tuple[list[Point], object, 
         clean = stage.state()
     with telling(scenario, tmp_path) as stage:
         before = stage.connections
-        calls = tracing.calls_of(list(ERRORS), stage.faulty)
+        calls = tracing.calls_of(list(ERRORS), stage.faulty, scenario.threads)
         assert stage.state() == clean
+        calls = tracing.reachable(calls)
         ours = [call for call in calls if call.name in _ANYWHERE or "/faults-" in call.shown]
         connections = stage.connections - before
     points = []

@@ -22,7 +22,10 @@ from tests.faults.ledger import note_figures
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "maildirqmtp"
 #: What makes something durable, by the name of what is called.
-_DURABLE = {"fsync", "fdatasync", "sync", "_sync", "_sync_directory", "durable_envelope"}
+_DURABLE = {
+    *("fsync", "fdatasync", "sync", "_sync", "_sync_directory", "durable_envelope"),
+    "sync_new",
+}
 #: The tests that may catch it, the cheaper first.
 TESTS = ("tests/faults/test_durability.py", "tests/faults/test_power.py")
 

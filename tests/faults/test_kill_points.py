@@ -42,7 +42,7 @@ def test_killed_right_before_each_call(
         stage.faulty()
         stage.recover()
     with telling(scenario, tmp_path) as stage:
-        calls = tracing.calls_of(tracing.MUTATING, stage.faulty)
+        calls = tracing.calls_of(tracing.MUTATING, stage.faulty, scenario.threads)
         stage.recover()
         assert stage.verdict().duplicates == 0
     assert len(calls) >= 10
@@ -59,7 +59,7 @@ def test_killed_right_before_each_call(
                 if moment == "recovered":
                     stage.recover()
                 else:
-                    statuses.append(stage.faulty(tracing.kill_at(call)).status)
+                    statuses.append(stage.faulty(tracing.kill_at(call, scenario.threads)).status)
                 verdict = stage.verdict()
                 assert not verdict.lost, f"{moment} at {call}: {verdict}"
                 assert not verdict.strange, f"{moment} at {call}: {verdict}"

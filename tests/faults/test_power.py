@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,39 +198,156 @@ def test_removals_in_batches_lose_nothing(disk: Disk, seeds: range) -> None:
     note_figures("power-batches", cuts=len(seeds), lost=0, duplicates=duplicates)
 
 
+#: Clients at once, in some of the runs of the receiver.
+CLIENTS = 8
+
+
+#: Where the receiver puts the mail: into a maildir, or into a queue.
+PLACES = [pytest.param((), id="maildir"), pytest.param(("--queue",), id="queue")]
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("seeds", sizes(4, 50))
-def test_nothing_is_lost_when_the_receiver_loses_power(disk: Disk, seeds: range) -> None:
+def test_nothing_is_lost_when_the_receiver_loses_power(
+    disk: Disk, seeds: range, place: tuple[str, ...]
+) -> None:
     """A K is a promise: what it was said for is there, whole, when the machine comes up."""
     promised = 0
     for seed in seeds:
         rng = random.Random(seed)
         folder = disk.path / f"receive{seed}"
-        folder.mkdir()
-        path = folder / "m"
-        if rng.random() < 0.5:
-            make_maildir(path)  # else the receiver makes it
-        disk.sync()
-        with subprocess.Popen(
-            [*command("qmtpmaildir"), "--listen", "127.0.0.1:0", str(path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stderr is not None
-            found = re.search(r":(\d+)$", process.stderr.readline().rstrip())
-            assert found is not None
-            with socket.create_connection(("127.0.0.1", int(found[1]))) as client:
+        with _receiver(disk, folder, rng, place) as (process, address):
+            with socket.create_connection(address) as client:
                 texts = _talk(client, rng, rng.randrange(1, 12))
             disk.cut()
             process.kill()
         disk.remount()
-        kept = [file.read_bytes() for file in (path / "new").iterdir()]
-        for text, recipient in texts:
-            wanted = b"\nDelivered-To: " + recipient + b"\n"
-            copies = [data for data in kept if data.endswith(b"\n" + text) and wanted in data]
-            assert len(copies) == 1, f"seed {seed}: {len(copies)} of {text[:20]!r}"
+        _judge(folder, texts, seed)
         promised += len(texts)
         shutil.rmtree(folder)
-    note_figures("power-receiver", cuts=len(seeds), lost=0, promised=promised)
+    note_figures("power-receiver", place=place, cuts=len(seeds), lost=0, promised=promised)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("seeds", sizes(6, 80))
+def test_eight_clients_lose_nothing_when_the_receiver_loses_power(
+    disk: Disk, seeds: range, place: tuple[str, ...]
+) -> None:
+    """They share threads and fsyncs; each K stands for its own message all the same."""
+    promised = cut_off = 0
+    for seed in seeds:
+        rng = random.Random(seed)
+        folder = disk.path / f"eight{seed}"
+        with _receiver(disk, folder, rng, place) as (process, address):
+            texts = _talk_together(address, disk, rng)
+            process.kill()
+        disk.remount()
+        _judge(folder, texts, seed)
+        promised += len(texts)
+        # What was cut off is either whole or not there: nothing else may be in new/.
+        files = list((folder / "m" / "new").iterdir())
+        assert all(file.read_bytes().endswith(b"\nend\n") for file in files)
+        stored = sum(len(_sidecar_recipients(file)) for file in files) if place else len(files)
+        cut_off += stored - len(texts)
+        shutil.rmtree(folder)
+    figures = {"cuts": len(seeds), "promised": promised, "in_doubt": cut_off}
+    note_figures("power-eight", place=place, lost=0, **figures)
+
+
+@contextlib.contextmanager
+def _receiver(
+    disk: Disk, folder: Path, rng: random.Random, place: tuple[str, ...]
+) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    """Run a receiver into `m` of a new folder; its process and its address."""
+    folder.mkdir()
+    if rng.random() < 0.5:
+        make_maildir(folder / "m")  # else the receiver makes it
+    disk.sync()
+    with subprocess.Popen(
+        [*command("qmtpmaildir"), "--listen", "127.0.0.1:0", *place, str(folder / "m")],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        found = re.search(r":(\d+)$", process.stderr.readline().rstrip())
+        assert found is not None
+        yield process, ("127.0.0.1", int(found[1]))
+
+
+def _judge(folder: Path, texts: list[tuple[bytes, bytes]], seed: int) -> None:
+    """Everything that was promised is there, once."""
+    kept = [(file, file.read_bytes()) for file in (folder / "m" / "new").iterdir()]
+    if (folder / "m" / "envelope").exists():
+        recipients = {file: _sidecar_recipients(file) for file, _ in kept}
+    else:
+        recipients = {file: data.split(b"\n")[1:2] for file, data in kept}
+    for text, recipient in texts:
+        wanted = (recipient, b"Delivered-To: " + recipient)
+        copies = [
+            file
+            for file, data in kept
+            if data.endswith(b"\n" + text) and any(r in wanted for r in recipients[file])
+        ]
+        assert len(copies) == 1, f"seed {seed}: {len(copies)} of {text[:20]!r}"
+
+
+def _sidecar_recipients(message: Path) -> list[bytes]:
+    """Return the recipients in a message's sidecar, which has to be there, and whole."""
+    sidecar = message.parent.parent / "envelope" / f"{message.name}.json"
+    return list(map(os.fsencode, json.loads(sidecar.read_text())["recipients"]))
+
+
+def _talk_together(
+    address: tuple[str, int], disk: Disk, rng: random.Random
+) -> list[tuple[bytes, bytes]]:
+    """Have all clients send without a pause until the power is cut; return what got a K by then.
+
+    A K that was said after the cut counts as well where the client has it: the disk says that
+    nothing can be written from the cut on.
+    """
+    promised: list[tuple[bytes, bytes]] = []
+    after = rng.randrange(5, 150)
+    lock, cut = threading.Lock(), threading.Event()
+
+    def send(number: int) -> None:
+        own = random.Random(number)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(address) as client,
+            client.makefile("rb") as answers,
+        ):
+            client.settimeout(DEADLINE_S)
+            for burst in range(200):
+                data, asked = _burst(own, b"%d.%d" % (number, burst), b"\nend\n")
+                client.sendall(data)
+                for who in asked:
+                    if not _is_k(answers.read):
+                        return
+                    with lock:
+                        promised.append(who)
+                        if len(promised) == after:
+                            disk.cut()
+                            cut.set()
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    assert cut.is_set()
+    return promised
+
+
+def _is_k(read: Callable[[int], bytes]) -> bool:
+    """Read an answer; False where it is not a K, or the server is gone."""
+    head = b""
+    while not head.endswith(b":"):
+        byte = read(1)
+        if not byte:
+            return False
+        head += byte
+    return read(int(head[:-1]) + 1).startswith(b"K")
 
 
 def _talk(client: socket.socket, rng: random.Random, bursts: int) -> list[tuple[bytes, bytes]]:
@@ -237,27 +355,26 @@ def _talk(client: socket.socket, rng: random.Random, bursts: int) -> list[tuple[
     promised: list[tuple[bytes, bytes]] = []
     with client.makefile("rb") as answers:
         for burst in range(bursts):
-            data, asked = b"", []
-            for number in range(rng.randrange(1, 5)):
-                text = b"Subject: %d.%d\n\n" % (burst, number)
-                text += b"x" * rng.choice((10, 5_000, 300_000))
-                to = [b"r%d@example.org" % n for n in range(rng.randrange(1, 4))]
-                data += package_head(len(text)) + text + package_tail(SENDER, tuple(to))
-                asked += [(text, recipient) for recipient in to]
+            data, asked = _burst(rng, b"%d" % burst)
             client.sendall(data)
             for who in asked:
-                length = int(_until(answers.read, b":"))
-                assert answers.read(length + 1).startswith(b"K")
+                assert _is_k(answers.read)
                 promised.append(who)
     return promised
 
 
-def _until(read: object, mark: bytes) -> bytes:
-    assert callable(read)
-    found = b""
-    while (byte := read(1)) != mark:
-        found += byte
-    return found
+def _burst(
+    rng: random.Random, name: bytes, end: bytes = b""
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return some packages, and what is owed an answer: text and recipient, in order."""
+    data, asked = b"", []
+    for number in range(rng.randrange(1, 5)):
+        text = b"Subject: %b.%d\n\n" % (name, number)
+        text += b"x" * rng.choice((10, 5_000, 300_000)) + end
+        to = [b"r%d@example.org" % n for n in range(rng.randrange(1, 4))]
+        data += package_head(len(text)) + text + package_tail(SENDER, tuple(to))
+        asked += [(text, recipient) for recipient in to]
+    return data, asked
 
 
 @pytest.mark.parametrize("seeds", sizes(4, 30))

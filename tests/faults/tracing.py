@@ -8,9 +8,9 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pytest
@@ -24,16 +24,23 @@ MUTATING = [
 
 T = TypeVar("T")
 
-_CALL = re.compile(r"(?:\d+ +)?([a-z_0-9]+)\((.*)")
+_CALL = re.compile(r"(?:(\d+) +)?([a-z_0-9]+)\((.*)")
+#: A call amid which another thread has made one is shown in two parts.
+_UNFINISHED = " <unfinished ...>"
+_RESUMED = re.compile(r"(\d+) +<\.\.\. [a-z_0-9]+ resumed>(.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The `number`th call of its name in a run, and its arguments as strace shows them."""
+    """The `number`th call of its name in a thread, and its arguments as strace shows them.
+
+    `begun` is the number of calls, of all threads, that had ended when it began.
+    """
 
     name: str
     number: int
     shown: str
+    begun: int = 0
 
     def __str__(self) -> str:
         """Show it as the test's reader wants it."""
@@ -58,32 +65,69 @@ def _optional(names: Sequence[str]) -> str:
     return ",".join(f"?{name}" for name in names)  # not every machine has all of them
 
 
-def calls_of(names: Sequence[str], run: Callable[[list[str]], object]) -> list[Call]:
-    """Return the calls of these names that a run makes; `run` gets the wrapper."""
+def calls_of(
+    names: Sequence[str], run: Callable[[list[str]], object], threads: bool = False
+) -> list[Call]:
+    """Return the calls of these names that a run makes, as they end; `run` gets the wrapper.
+
+    `threads` has those of all its threads, and of its children.
+    """
+    follow = ["-f"] if threads else []
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
-        run(["strace", "-y", "-qq", "-o", log.name, "-e", "signal=none", *_trace(names)])
-        count: Counter[str] = Counter()
-        calls = []
-        for match in map(_CALL.match, log):
-            if match is not None:
-                name, shown = match.groups()
-                count[name] += 1
-                calls.append(Call(name, count[name], shown))
+        run(["strace", *follow, "-y", "-qq", "-o", log.name, "-e", "signal=none", *_trace(names)])
+        return calls_in(log)
+
+
+def calls_in(log: Iterable[str]) -> list[Call]:
+    """Read what strace has written."""
+    count: Counter[tuple[str, str]] = Counter()
+    calls: list[Call] = []
+    begun: dict[str, Call] = {}
+    for line in log:
+        resumed = _RESUMED.match(line)
+        if resumed is not None:
+            thread, rest = resumed.groups()
+            call = begun.pop(thread)
+            calls.append(replace(call, shown=call.shown + rest))
+            continue
+        match = _CALL.match(line)
+        if match is None:
+            continue
+        thread, name, shown = match.groups()
+        count[thread, name] += 1
+        call = Call(name, count[thread, name], shown.removesuffix(_UNFINISHED), len(calls))
+        if shown.endswith(_UNFINISHED):
+            begun[thread] = call
+        else:
+            calls.append(call)
     return calls
+
+
+def reachable(calls: Iterable[Call]) -> list[Call]:
+    """Return the calls that a fault can be put at: strace counts in each thread for itself.
+
+    So of those that are the nth of their name in several threads, it is the first.
+    """
+    found: dict[tuple[str, int], Call] = {}
+    for call in calls:
+        found.setdefault((call.name, call.number), call)
+    return list(found.values())
 
 
 def _trace(names: Sequence[str]) -> list[str]:
     return ["-e", f"trace={_optional(names)}"]
 
 
-def kill_at(call: Call) -> list[str]:
+def kill_at(call: Call, threads: bool = False) -> list[str]:
     """Return the wrapper that kills the program right before this call.
 
     Not by --seccomp-bpf: with it, strace 6.1 does not deliver the signal. The
-    program's children are not traced, so that a sendmail lives on.
+    program's children are not traced, so that a sendmail lives on; with `threads` they are, and
+    the first thread that comes so far counts.
     """
+    follow = ["-f"] if threads else []
     inject = f"inject={call.name}:signal=KILL:when={call.number}"
-    return ["strace", "-qq", "-o", "/dev/null", *_trace([call.name]), "-e", inject]
+    return ["strace", *follow, "-qq", "-o", "/dev/null", *_trace([call.name]), "-e", inject]
 
 
 def fail_at(call: Call, error: str, *, for_ever: bool, children: bool) -> list[str]:

@@ -143,7 +143,7 @@ def test_the_connection_after_it_is_as_wide_as_before(run: Run) -> None:
     run.scripts = [cut, accept]
     run.go()
     assert run.new == ["1.large"]
-    assert run.forwarder._pool.windows[0].size == 4_096
+    assert run.forwarder.pool.windows[0].size == 4_096
 
 
 def test_small_ones_that_come_meanwhile_go_before_the_next_large_one(run: Run) -> None:

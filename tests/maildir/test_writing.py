@@ -160,11 +160,10 @@ def test_a_delivery_that_fails_leaves_no_rubbish(
     tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sender tries again, and again."""
-    name = writing.write_tmp(target, [b"x"])
     system = FileSystem(monkeypatch, tmp_path / "to")
     system.fail("link", errno.ENOSPC)
     with pytest.raises(LocalError, match=r"cannot deliver .*No space"):
-        writing.publish(target, name)
+        writing.enqueue(target, Sidecar(b"", (b"a@b",)), [b"x"])
     assert names(tmp_path / "to" / "tmp") == names(tmp_path / "to" / "new") == []
 
 

@@ -6,11 +6,15 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.server import Server
+from maildirqmtp.transport.thread_pool import Job
 from tests.helpers import DEADLINE_S
+
+T = TypeVar("T")
 
 
 class Log:
@@ -45,6 +49,30 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class HeldWork:
+    """Workers that do the work when the test says so, in any order."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job[Any]] = []
+
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        """Hold it back."""
+        job = Job(work)
+        self.jobs.append(job)
+        return job
+
+    def cancel(self, job: Job[Any]) -> bool:
+        """Forget it; False where it was begun."""
+        if job not in self.jobs:
+            return False
+        self.jobs.remove(job)
+        return True
+
+    def do(self, number: int = 0) -> None:
+        """Do one of what waits."""
+        self.jobs.pop(number).run()
 
 
 @contextlib.contextmanager

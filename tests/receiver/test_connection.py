@@ -17,9 +17,11 @@ from maildirqmtp.receiver.connection import (
     SESSION_S,
     Connection,
 )
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
-from maildirqmtp.receiver.session import BATCH_RECIPIENTS, Session
+from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.storage import Storage
+from tests.receiver.doubles import HeldWork
 
 TIMEOUT_S = 1_200.0
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
@@ -55,12 +57,12 @@ class Stream:
 class World:
     """A connection, its stream, its clock and its log."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: MaildirDestination, workers: HeldWork | None = None) -> None:
         self.now_s = 1_000.0
         self.log: list[str] = []
         self.stream = Stream()
         policy = Policy(refuse=only_domains([b"example.org"]))
-        session = Session(storage, "p", policy, self._log)
+        session = Session(storage, "p", policy, self._log, workers=workers)
         clock = lambda: self.now_s  # noqa: E731
         self.connection = Connection(self.stream, session, TIMEOUT_S, clock, self._log)
 
@@ -90,7 +92,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with contextlib.closing(Storage(os.fsencode(tmp_path / "M"))) as storage:
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
         yield World(storage)
 
 
@@ -121,7 +123,7 @@ def test_a_client_that_does_not_read_is_not_read_from(world: World) -> None:
 def test_packages_wait_while_responses_do(world: World) -> None:
     """A thousand of them come with one read."""
     world.stream.takes = 0
-    refused = package_head(0) + package_tail(b"a@b", (b"c@d",) * 10 * BATCH_RECIPIENTS)
+    refused = package_head(0) + package_tail(b"a@b", (b"c@d",) * 640)
     world.give(refused * 20)
     assert OUTPUT_MAX < len(world.connection._output) < OUTPUT_MAX + 100_000
     assert not world.connection.can_work
@@ -166,17 +168,42 @@ def test_time_that_the_disk_takes_is_not_the_clients(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fsync of minutes must not cost the connection."""
-    store = Storage.store
+    stage = Storage.stage
 
     def slow(storage: Storage, pieces: list[bytes]) -> object:
         world.now_s += 3 * TIMEOUT_S / 4
-        return store(storage, pieces)
+        return stage(storage, pieces)
 
-    monkeypatch.setattr(Storage, "store", slow)
+    monkeypatch.setattr(Storage, "stage", slow)
     world.give(PACKAGE * 2 + PACKAGE[:5])
     world.wait(1)
     assert not world.connection.closed
     assert not world.expendable
+
+
+def test_a_client_waits_for_a_slow_disk_as_long_as_it_takes(tmp_path: Path) -> None:
+    """Whatever the time-out: nothing of that is the client's doing, and nobody gets its place."""
+    workers = HeldWork()
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
+        world = World(storage, workers)
+        world.give(PACKAGE + PACKAGE[:5])
+        for _ in range(2):
+            assert world.now_s < world.connection.deadline_s < float("inf")
+            assert not world.expendable
+            world.wait(0.75 * TIMEOUT_S)
+            assert not world.connection.closed
+            assert not world.expendable
+        world.now_s += RATE_S
+        assert not world.expendable, "also before the next turn"
+        workers.do()
+        assert world.connection.can_work
+        world.wait(0)
+        world.give()
+        assert world.stream.taken
+        world.wait(TIMEOUT_S - 1)
+        assert not world.connection.closed
+        world.wait(1)
+        assert world.connection.closed
 
 
 def test_an_idle_client_makes_way_after_some_seconds(world: World) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.receiver.clients import user_name
 from maildirqmtp.receiver.listener import open_unix_listener
 from maildirqmtp.receiver.server import Server
 from tests.helpers import DEADLINE_S
@@ -52,7 +53,8 @@ def test_mail_over_a_unix_socket(path: Path, tmp_path: Path) -> None:
     assert not path.exists()
     assert lines[0] == f"listening on unix:{path}"
     (stored,) = (tmp_path / "Maildir" / "new").iterdir()
-    assert b"\nReceived: from unix by " in stored.read_bytes()
+    user = os.fsencode(user_name(os.geteuid()))
+    assert b"\nReceived: from %b by " % user in stored.read_bytes()
 
 
 def test_nobody_else_can_connect(path: Path) -> None:

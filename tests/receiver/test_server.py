@@ -17,8 +17,10 @@ import pytest
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import server
+from maildirqmtp.receiver.clients import Client as Peer
+from maildirqmtp.receiver.clients import Origin, is_loopback
 from maildirqmtp.receiver.connection import IDLE_S, SESSION_S, STOP_S, Connection
-from maildirqmtp.receiver.listener import is_loopback, open_listener, show_address
+from maildirqmtp.receiver.listener import open_listener, show_address
 from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
@@ -31,6 +33,9 @@ REFUSED = Policy(refuse=only_domains([b"example.org"]))
 
 def package(text: bytes = b"hi\n", recipients: tuple[bytes, ...] = (b"c@example.org",)) -> bytes:
     return package_head(len(text)) + text + package_tail(b"a@b", recipients)
+
+
+SOMEBODY = Peer("p", Origin.UNKNOWN)
 
 
 class Client:
@@ -77,9 +82,8 @@ def connect(server: Server | tuple[str, int]) -> Client:
 
 def connect_narrowly(server: Server) -> Client:
     """Connect with buffers so small that a client that does not read is soon felt."""
-    assert server._listener is not None
     assert server.address is not None
-    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    server._listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     sock.connect(server.address)
@@ -511,7 +515,7 @@ def test_no_memory_for_a_session(
     """Nor at any other point; a copy that is half written goes."""
     server = start()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -590,7 +594,7 @@ def test_stop_with_stdio(path: Path, log: Log) -> None:
     ours, theirs = socket.socketpair()
     with Client(theirs) as client, Server(path, listen=None, log=log) as server:
         outcome: list[bool] = []
-        serve = lambda: outcome.append(server.serve_stream(SocketStream(ours), "p"))  # noqa: E731
+        serve = lambda: outcome.append(server.serve_stream(SocketStream(ours), SOMEBODY))  # noqa: E731
         thread = threading.Thread(target=serve)
         thread.start()
         client.send(package() + package()[:5])
@@ -616,7 +620,7 @@ def test_close_with_a_client_there(path: Path, log: Log) -> None:
     one, other = socket.socketpair()
     with other:
         with Server(path, listen=None, log=log) as server:
-            server._add_client(SocketStream(one), "p")
+            server._add_client(SocketStream(one), SOMEBODY)
         assert one.fileno() == -1
 
 
@@ -633,7 +637,7 @@ def test_policy_of_a_program(start: Callable[..., Server]) -> None:
 
 def test_beyond_loopback_only_with_a_policy(path: Path) -> None:
     """Nobody becomes an open relay by leaving an option out."""
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0:0.*--domain"):
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0:\d+.*--domain"):
         Server(path, listen=("0.0.0.0", 0))
     with Server(path, listen=("0.0.0.0", 0), policy=REFUSED) as server:
         assert server.address is not None
@@ -668,16 +672,16 @@ def test_addresses_that_cannot_be_listened_on(path: Path, monkeypatch: pytest.Mo
     with pytest.raises(LocalError, match="not a host name"):
         Server(path, listen=("x" * 64, 0))
     with pytest.raises(LocalError, match="cannot listen on no such host:9"):
-        open_listener("no such host", 9, loopback_only=True)
+        open_listener("no such host", 9)
 
     def bind(_: socket.socket, address: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", bind)
     with pytest.raises(LocalError, match="Permission denied; ports below 1024 are root's"):
-        open_listener("127.0.0.1", 209, loopback_only=True)
+        open_listener("127.0.0.1", 209)
     with pytest.raises(LocalError, match=r"Permission denied$"):
-        open_listener("127.0.0.1", 2_090, loopback_only=True)
+        open_listener("127.0.0.1", 2_090)
 
 
 def test_maildirs_that_cannot_be_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,7 +722,7 @@ def test_stdio_on_a_socket(path: Path, log: Log) -> None:
         outcome: list[bool] = []
         stream = StdioStream(ours.fileno(), ours.fileno())
         thread = threading.Thread(
-            target=lambda: outcome.append(server.serve_stream(stream, "[192.0.2.1]"))
+            target=lambda: outcome.append(server.serve_stream(stream, SOMEBODY))
         )
         thread.start()
         client.send(package() + b"x" * 100_000)
@@ -739,7 +743,9 @@ def test_stdio_on_pipes(path: Path) -> None:
         server = stack.enter_context(Server(path, listen=None, policy=REFUSED))
         outcome: list[bool] = []
         stream = StdioStream(server_in, server_out)
-        thread = threading.Thread(target=lambda: outcome.append(server.serve_stream(stream, "p")))
+        thread = threading.Thread(
+            target=lambda: outcome.append(server.serve_stream(stream, SOMEBODY))
+        )
         thread.start()
         with open(client_out, "wb") as pipe:
             pipe.write(package(b"", recipients=(b"x",) * 5_000))
@@ -840,7 +846,7 @@ class Broken:
 
 def broken_connection(path: Path, log: Log, clock: Clock, error: OSError | None) -> Connection:
     with Server(path, listen=None) as server:
-        session = Session(server._storage, "p", log=log)
+        session = Session(server._destination, "p", log=log)
     connection = Connection(Broken(error), session, 100.0, clock, log)
     connection.handle(1)
     connection.turn()
@@ -863,7 +869,7 @@ def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:
     """After everything was said a reset is no news."""
     one, other = socket.socketpair()
     with Server(path, listen=None) as server, one, other:
-        session = Session(server._storage, "p", log=log)
+        session = Session(server._destination, "p", log=log)
         stream = SocketStream(one)
         connection = Connection(stream, session, 100.0, clock, log)
         connection.stop()

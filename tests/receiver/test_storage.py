@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 from maildirqmtp.receiver.storage import Storage
 from tests.fakes import FileSystem
-from tests.helpers import open_descriptors
+from tests.helpers import DEADLINE_S, open_descriptors, wait_until
 
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 LARGE = package_head(300_000) + b"x" * 300_000 + package_tail(b"a@b", (b"c@example.org",))
@@ -28,9 +30,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def storage(path: Path) -> Iterator[Storage]:
-    with contextlib.closing(Storage(os.fsencode(path))) as opened:
+def destination(path: Path) -> Iterator[MaildirDestination]:
+    with contextlib.closing(MaildirDestination(os.fsencode(path))) as opened:
         yield opened
+
+
+@pytest.fixture
+def storage(destination: MaildirDestination) -> Storage:
+    return destination.storage
 
 
 def letters(output: bytes) -> str:
@@ -66,11 +73,11 @@ def only_new_made_anew(path: Path) -> None:
 @pytest.mark.parametrize("package", [PACKAGE, LARGE])
 @pytest.mark.parametrize("replace", [moved_away, made_anew, only_new_made_anew])
 def test_mail_that_nobody_would_find_is_not_accepted(
-    storage: Storage, path: Path, package: bytes, replace: object
+    destination: MaildirDestination, path: Path, package: bytes, replace: object
 ) -> None:
     """A K for it would be mail lost: it lies where no reader looks."""
     log: list[str] = []
-    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    session = Session(destination, "p", log=lambda _, text: log.append(text))
     assert letters(session.receive(package)) == "K"
     replace(path)  # type: ignore[operator]
     assert letters(session.receive(package)) == "Z"
@@ -87,9 +94,11 @@ def test_mail_that_nobody_would_find_is_not_accepted(
         assert new(path) == 1
 
 
-def test_a_maildir_that_is_removed_and_comes_back(storage: Storage, path: Path) -> None:
+def test_a_maildir_that_is_removed_and_comes_back(
+    destination: MaildirDestination, path: Path
+) -> None:
     """Without a restart, though no file can be made in what is open."""
-    session = Session(storage, "p")
+    session = Session(destination, "p")
     for name in ("new", "cur", "tmp"):
         (path / name).rmdir()
     path.rmdir()
@@ -166,11 +175,11 @@ def test_a_spool_goes_on_after_a_write_that_took_a_part(
 
 
 def test_a_path_that_cannot_be_looked_at(
-    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+    destination: MaildirDestination, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No K without an answer to that; and the log has the reason, not a guess."""
     log: list[str] = []
-    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    session = Session(destination, "p", log=lambda _, text: log.append(text))
     real = os.stat
 
     def stat(name: bytes, **options: object) -> os.stat_result:
@@ -234,8 +243,8 @@ def test_a_full_disk_does_not_keep_it_from_starting(
     log: list[tuple[Severity, str]] = []
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with contextlib.closing(Storage(os.fsencode(path))) as storage:
-            session = Session(storage, "p", log=lambda *line: log.append(line))
+        with contextlib.closing(MaildirDestination(os.fsencode(path))) as destination:
+            session = Session(destination, "p", log=lambda *line: log.append(line))
             assert letters(session.receive(PACKAGE)) == "Z"
     assert "No space left on device" in log[0][1]
     assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
@@ -245,3 +254,184 @@ def test_free_bytes(storage: Storage, path: Path) -> None:
     """As df(1) counts what is available."""
     found = os.statvfs(path)
     assert abs(storage.free_bytes() - found.f_bavail * found.f_frsize) < 1 << 30
+
+
+# Several threads
+
+
+def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
+    """Do this in so many threads at once; return what came of it, or the errors."""
+    results: list[object] = [None] * count
+
+    def run(number: int) -> None:
+        try:
+            results[number] = work(number)
+        except LocalError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    return results
+
+
+class SlowSync:
+    """`new/` is fsynced slowly: each fsync ends when the test lets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+        self.count = 0
+        self.error: OSError | None = None
+        real, new = os.fsync, os.stat(path / "new").st_ino
+
+        def fsync(fd: int) -> None:
+            if os.fstat(fd).st_ino != new:
+                return real(fd)
+            self.count += 1
+            error, self.error = self.error, None
+            self.begun.release()
+            assert self.may_end.acquire(timeout=DEADLINE_S)
+            if error is not None:
+                raise error
+            return real(fd)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def wait(self) -> None:
+        """Wait for one to begin."""
+        assert self.begun.acquire(timeout=DEADLINE_S)
+
+
+def waiting_commits(storage: Storage) -> int:
+    """How many threads wait for somebody else's fsync."""
+    return len(storage._place._changed._waiters)  # type: ignore[attr-defined]
+
+
+def test_commits_share_an_fsync_that_begins_after_their_links(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight clients at once cost two; but none may count on one that was under way before."""
+    copies = [storage.store([b"%d" % number]) for number in range(8)]
+    slow = SlowSync(monkeypatch, path)
+    done: list[int] = []
+
+    def commit(number: int) -> None:
+        if number:
+            first.wait(DEADLINE_S)
+        storage.commit([copies[number]])
+        done.append(number)
+
+    first = threading.Event()
+    control = threading.Thread(target=in_threads, args=(8, commit))
+    control.start()
+    slow.wait()
+    first.set()
+    wait_until(lambda: waiting_commits(storage) == 7, "the others wait for it")
+    slow.may_end.release()
+    slow.wait()
+    wait_until(lambda: done == [0], "the first is done")
+    assert slow.count == 2
+    slow.may_end.release()
+    control.join(DEADLINE_S)
+    assert sorted(done) == list(range(8))
+    assert slow.count == 2
+
+
+def test_an_fsync_that_failed_counts_for_nobody(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a lost write once; the next fsync succeeds, without the entry."""
+    early, late = storage.store([b"early"]), storage.store([b"late"])
+    shares = storage.store([b"shares"])
+    slow = SlowSync(monkeypatch, path)
+    slow.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    found: list[list[object]] = []
+    threads = [
+        threading.Thread(
+            target=lambda copy=copy: found.append(in_threads(1, lambda _: storage.commit([copy])))
+        )
+        for copy in (early, shares)
+    ]
+    threads[0].start()
+    slow.wait()
+    threads[1].start()
+    wait_until(lambda: waiting_commits(storage) == 1, "the second waits for the first")
+    for _ in range(3):
+        slow.may_end.release()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert all("Input/output error" in str(error) for (error,) in found), found
+    with pytest.raises(LocalError, match="Input/output error"):
+        storage.commit([late])
+    assert storage.withdraw([early, late, shares]) == []
+    assert new(path) == 0
+    fresh = storage.store([b"fresh"])
+    slow.may_end.release()
+    storage.commit([fresh])
+    assert new(path) == 1
+
+
+def test_a_file_whose_fsync_failed_is_given_up(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second fsync of it would succeed, of pages that the kernel has thrown away."""
+    synced: list[int] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(LocalError, match="Input/output error"):
+            storage.store([b"x"])
+    assert len(synced) == 1
+    assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
+
+
+def test_a_maildir_stays_open_for_whoever_writes_into_it(
+    storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptors, closed by another thread, may be another maildir's by then."""
+    before = len(open_descriptors())
+    old = storage.store([b"old"])
+    tmp = storage.tmp
+    made_anew(path)
+    with pytest.raises(LocalError):
+        storage.commit([storage.store([b"x"])])
+    assert storage.store([b"new"]).place is not old.place
+    assert os.path.samestat(os.fstat(tmp.fd), os.stat(path.with_name("old") / "tmp"))
+    assert storage.withdraw([old]) == []
+    assert os.fsdecode(old.name) not in os.listdir(path.with_name("old") / "new")
+    del old, tmp
+    assert len(open_descriptors()) == before
+
+
+def test_many_threads_and_a_maildir_that_is_replaced(storage: Storage, path: Path) -> None:
+    """What was committed is in one of the maildirs, and nothing else is, whoever came when."""
+    replaced = threading.Event()
+
+    def store(number: int) -> set[bytes]:
+        kept = set()
+        for turn in range(30):
+            copies = []
+            try:
+                copies.append(storage.store([b"%d.%d" % (number, turn)]))
+                storage.commit(copies)
+                kept.add(copies[0].name)
+            except LocalError:
+                assert storage.withdraw(copies) == []
+            if number == 0 and turn == 10:
+                made_anew(path)
+                replaced.set()
+        return kept
+
+    kept: set[bytes] = set().union(*in_threads(6, store))  # type: ignore[arg-type]
+    assert replaced.is_set()
+    folders = [path / "new", path.with_name("old") / "new"]
+    there = {os.fsencode(name) for folder in folders for name in os.listdir(folder)}
+    assert there == kept

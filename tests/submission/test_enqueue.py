@@ -16,7 +16,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.submission.enqueue import Input
+from maildirqmtp.submission.message_input import Input
 from maildirqmtp.submission.trace_lines import remove_trace
 from tests.fakes import FileSystem
 from tests.helpers import (
@@ -168,6 +168,37 @@ def test_an_empty_recipient_is_refused(path: Path, recipient: str) -> None:
     assert result.returncode == 100
     assert b"--recipient: " in result.stderr
     assert snapshot(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (WHO, 0),
+        ((), 64),
+        ((*WHO, "--recipient", "a b"), 64),
+        ((*WHO, "--no-such-flag"), 64),
+        (("--sender", "s@x", *(f"--recipient={n}@y" for n in range(10_001))), 65),
+    ],
+)
+def test_exit_codes_that_postfix_and_exim_understand(
+    path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    """Postfix bounces on any that it does not know, 100 and 111 among them (pipe(8))."""
+    assert enqueue(path, "--sysexits", *arguments).returncode == code
+    assert len(names(path / "new")) == (code == 0)
+
+
+def test_trouble_is_75_with_sysexits(tmp_path: Path, path: Path) -> None:
+    """The mail stays in the mailer's queue, whatever the trouble is."""
+    assert enqueue(tmp_path / "nowhere", "--sysexits", *WHO).returncode == 75
+    assert enqueue(path, "--sysexits", *WHO, redirect="<&-").returncode == 75
+
+
+def test_sysexits_is_for_enqueue(path: Path) -> None:
+    """Elsewhere it would change nothing, and be believed."""
+    result = run("--sysexits", path, "h")
+    assert result.returncode == 64
+    assert "--sysexits changes the exit codes of --enqueue" in result.stderr
 
 
 def test_a_missing_maildir_is_told(tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ def test_it_wakes_until_it_is_cleared(wake: Wakeup) -> None:
     assert is_due(wake)
 
 
-def test_thousands_of_calls_are_one_byte(wake: Wakeup) -> None:
+def test_thousands_of_calls_are_one_write(wake: Wakeup) -> None:
     """A burst of events neither fills the pipe nor costs a system call each."""
     for _ in range(10_000):
         wake.set()
-    assert os.read(wake.fd, 4096) == b"\0"
+    assert len(os.read(wake.fd, 4096)) == 8
 
 
 def test_a_full_pipe_wakes_too(wake: Wakeup) -> None:

@@ -1,0 +1,57 @@
+"""A transport that does not move more in one turn than is good for others in the same thread."""
+
+import contextlib
+from collections.abc import Iterator
+
+from maildirqmtp.transport.transport import Transport
+from maildirqmtp.transport.wrapper import TransportWrapper
+
+#: Bytes of one `receive`: some 100 answers. Under TLS it is a record at least, see `Transport`.
+RECEIVE_BYTES = 4 << 10
+#: Bytes that are sent in one turn, about.
+TURN_BYTES = 1 << 20
+
+
+class BoundedTransport(TransportWrapper):
+    """A transport; see `bounded`."""
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner)
+        self._left: int | None = None
+
+    @contextlib.contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Send no more than `TURN_BYTES` in this block: then it looks as if it would wait.
+
+        The selector says that there is room, and the next turn goes on. Receiving stops by itself
+        after one `receive`; a caller that goes on takes in all there is.
+        """
+        self._left = TURN_BYTES
+        try:
+            yield
+        finally:
+            self._left = None
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """See `Transport`."""
+        if self._left == 0:
+            return 0
+        return self._count(self._inner.send(data))
+
+    def send_file(self, fd: int, offset: int, count: int) -> int | None:
+        """See `Transport`."""
+        if self._left is None:
+            return self._inner.send_file(fd, offset, count)
+        if not self._left:
+            return None
+        sent = self._inner.send_file(fd, offset, min(count, self._left))
+        return sent and self._count(sent)
+
+    def receive(self, max_bytes: int) -> bytes | None:
+        """See `Transport`."""
+        return self._inner.receive(min(max_bytes, RECEIVE_BYTES))
+
+    def _count(self, sent: int) -> int:
+        if self._left is not None:
+            self._left = max(0, self._left - sent)
+        return sent

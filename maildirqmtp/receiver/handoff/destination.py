@@ -1,0 +1,101 @@
+"""The destination `--deliver HOW`: another mail server, or a command.
+
+Nothing is stored here: K is said once what comes after has taken the mail. Large
+texts wait in files without a name in the directory for temporary files.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.directories import open_directory
+from maildirqmtp.maildir.files import Folder, local_error
+from maildirqmtp.qmtp.protocol import Response
+from maildirqmtp.receiver.destination import Mail, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+class NextHop(Protocol):
+    """What takes the mail: `NextServer`, `Command`. For several threads at once."""
+
+    def deliver(
+        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+    ) -> list[Response]:
+        """Hand a text on to raw recipients; return an answer for each. May wait."""
+
+    def abort(self) -> None:
+        """Make the threads that are in `deliver` return soon, with Z."""
+
+    def close(self) -> None:
+        """Release what no thread uses; harmless twice."""
+
+
+class HandOffDelivery:
+    """One package on its way; see `Delivery`."""
+
+    def __init__(self, mail: Mail) -> None:
+        self.mail = mail
+        self.recipients: list[bytes] = []
+        self.outcomes: list[Outcome] = []
+
+    def deliver(self, recipient: bytes) -> int:
+        """Take one more recipient; all are handed on together, by `commit`."""
+        self.recipients.append(recipient)
+        return 0
+
+
+class HandOff:
+    """Hands packages on; see `Destination`. Raises `LocalError` without room for large texts."""
+
+    def __init__(self, next_hop: NextHop) -> None:
+        self._next_hop = next_hop
+        path = os.fsencode(tempfile.gettempdir())
+        try:
+            self._folder = Folder(open_directory(path), path)
+        except OSError as error:
+            raise local_error("open the directory", path, error) from error
+        self._closed = False
+
+    @property
+    def tmp(self) -> Folder:
+        """The directory for temporary files (TMPDIR)."""
+        return self._folder
+
+    def free_bytes(self) -> int:
+        """Return the bytes left there. Raises `OSError`."""
+        found = os.fstatvfs(self._folder.fd)
+        return found.f_bavail * found.f_frsize
+
+    def begin(self, mail: Mail) -> HandOffDelivery:
+        """Begin to hand a package on."""
+        return HandOffDelivery(mail)
+
+    def commit(self, deliveries: Sequence[HandOffDelivery]) -> None:
+        """Hand the packages on, one after the other; waits until all have their answers."""
+        for delivery in deliveries:
+            mail = delivery.mail
+            pieces = partial(mail.text.pieces, mail.received)
+            answers = self._next_hop.deliver(mail.sender, delivery.recipients, pieces)
+            delivery.outcomes = [Outcome(answer) for answer in answers]
+
+    def withdraw(self, deliveries: Sequence[HandOffDelivery]) -> list[LocalError]:
+        """Do nothing: what was not committed has gone nowhere."""
+        return []
+
+    def abort(self) -> None:
+        """End what is under way, with Z; nothing more is handed on."""
+        self._next_hop.abort()
+
+    def close(self) -> None:
+        """Close the connections; harmless twice."""
+        if not self._closed:
+            self._closed = True
+            self._next_hop.abort()
+            self._next_hop.close()
+            os.close(self._folder.fd)

@@ -1,0 +1,204 @@
+"""The next server: connections that are kept, and a pause while it is down.
+
+| a connection              | what happens                                              |
+| ------------------------- | --------------------------------------------------------- |
+| was not used for a minute | QUIT                                                      |
+| was closed meanwhile      | another is used, or a new one                             |
+| cannot be opened          | Z; Z at once for the pause: 1 s, doubling up to a minute  |
+|                           | after it, one thread tries, and the others still say Z    |
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from maildirqmtp.receiver.handoff import verdicts
+from maildirqmtp.receiver.handoff.mail_text import features
+from maildirqmtp.receiver.handoff.smtp_client import Broken, SmtpClient
+from maildirqmtp.receiver.handoff.smtp_transaction import (
+    MAX_RECIPIENTS,
+    Letter,
+    Transaction,
+    broken,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from maildirqmtp.qmtp.protocol import Response
+    from maildirqmtp.receiver.handoff.how import SmtpAddress
+
+#: Seconds after which a connection that is not used is closed.
+IDLE_S = 60.0
+#: Seconds of the first pause after the server could not be reached, and of the longest.
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+
+
+class NextServer:
+    """Hands mail on to an SMTP or LMTP server. For several threads, each with a connection.
+
+    `our_name` is what EHLO says; `plain` allows plain text beyond loopback;
+    `complain` gets a line for each time that the server cannot be reached;
+    `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        server: SmtpAddress,
+        our_name: str,
+        plain: bool = False,
+        complain: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._our_name = our_name if our_name.isascii() else "localhost"
+        self._plain = plain
+        self._complain = complain
+        self._clock = clock
+        self._lock = threading.Lock()
+        #: The last used one last, each with the time of that.
+        self._idle: list[tuple[float, SmtpClient]] = []
+        self._timer: threading.Timer | None = None
+        self._busy: set[SmtpClient] = set()
+        self._aborted = False
+        self._failures = 0
+        self._down_until_s = float("-inf")
+        self._trying = False
+        self._why_down = Broken("")
+
+    def deliver(
+        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+    ) -> list[Response]:
+        """Hand a text on to raw recipients; return an answer for each.
+
+        `pieces` reads the text from its beginning, at each call. May wait as long
+        as SMTP allows the server to take.
+        """
+        try:
+            letter = Letter(sender, features(pieces()), pieces)
+        except OSError as error:
+            trouble = verdicts.deferred(f"451 cannot read the message: {error.strerror} (#4.3.0)")
+            return [trouble] * len(recipients)
+        responses: list[Response] = []
+        for start in range(0, len(recipients), MAX_RECIPIENTS):
+            some = recipients[start : start + MAX_RECIPIENTS]
+            try:
+                responses += self._transact(letter, some)
+            except Broken as error:
+                responses += [broken(self._server, error)] * len(some)
+        return responses
+
+    def _transact(self, letter: Letter, recipients: Sequence[bytes]) -> list[Response]:
+        """Do a transaction. Raises `Broken` where there is no connection to be had."""
+        while True:
+            client = self._take()
+            is_kept = client is not None
+            if client is None:
+                client = self._open()
+            transaction = Transaction(client, letter, recipients)
+            try:
+                transaction.run()
+            finally:
+                self._give_back(client, transaction.reusable)
+            if not transaction.unheard:
+                return transaction.responses
+            if not is_kept:
+                self._failed(Broken("it accepts connections and closes them"))
+                return transaction.responses
+
+    def _take(self) -> SmtpClient | None:
+        """Return the connection that was used last, if it is still good; None: there is none."""
+        while True:
+            with self._lock:
+                if not self._idle or self._aborted:
+                    return None
+                _, client = self._idle.pop()
+                self._busy.add(client)
+            if client.is_quiet():
+                return client
+            self._give_back(client, reusable=False)
+
+    def _give_back(self, client: SmtpClient, reusable: bool) -> None:
+        with self._lock:
+            self._busy.discard(client)
+            keep = reusable and not self._aborted
+            if keep:
+                self._idle.append((self._clock(), client))
+                self._start_timer()
+        if not keep:
+            client.close()
+
+    def _open(self) -> SmtpClient:
+        with self._lock:
+            if self._aborted:
+                raise Broken("the receiver stops")
+            if self._trying or self._clock() < self._down_until_s:
+                raise self._why_down
+            self._trying = self._failures > 0
+        try:
+            client = SmtpClient(self._server, self._our_name, self._plain)
+        except Broken as error:
+            self._failed(error)
+            raise
+        with self._lock:
+            self._trying = False
+            self._failures = 0
+            self._busy.add(client)
+        return client
+
+    def _failed(self, error: Broken) -> None:
+        """Begin the next pause; one only where several threads fail at once."""
+        with self._lock:
+            self._trying = False
+            if self._clock() < self._down_until_s:
+                return
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 20))
+            self._failures += 1
+            self._down_until_s = self._clock() + pause_s
+            self._why_down = error
+        said = f": {error.reply.text.decode('utf-8', 'replace')}" if error.reply else ""
+        self._complain(f"{self._server}: {error}{said}; not tried again for {pause_s:.0f} s")
+
+    def _start_timer(self) -> None:
+        """Have `close_idle` called when the connection idle for longest is to be closed."""
+        if self._timer is None:
+            left_s = self._idle[0][0] + IDLE_S - self._clock()
+            self._timer = threading.Timer(max(0.0, left_s), self.close_idle)
+            self._timer.daemon = True
+            try:
+                self._timer.start()
+            except (RuntimeError, MemoryError):
+                self._timer = None  # no thread to be had now: with the next mail
+
+    def close_idle(self) -> None:
+        """Close the connections that were not used for `IDLE_S`."""
+        limit_s = self._clock() - IDLE_S
+        with self._lock:
+            self._timer = None
+            old = [client for used_s, client in self._idle if used_s <= limit_s]
+            self._idle = [(used_s, client) for used_s, client in self._idle if used_s > limit_s]
+            if self._idle:
+                self._start_timer()
+        for client in old:
+            client.quit()
+
+    def abort(self) -> None:
+        """Make the threads that are at work end soon, with Z."""
+        with self._lock:
+            self._aborted = True
+            busy = list(self._busy)
+        for client in busy:
+            client.abort()
+
+    def close(self) -> None:
+        """Close all connections that no thread uses; harmless twice."""
+        with self._lock:
+            self._aborted = True
+            idle, self._idle = self._idle, []
+            if self._timer is not None:
+                self._timer.cancel()
+        for _, client in idle:
+            client.quit()

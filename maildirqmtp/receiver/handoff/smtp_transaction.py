@@ -1,0 +1,240 @@
+"""One mail transaction with a next server: MAIL, RCPT for each recipient, DATA, the text.
+
+    | stage  | the connection breaks     | so the recipients without an answer are |
+    | ------ | ------------------------- | --------------------------------------- |
+    | MAIL   | on a kept one, no reply   | tried once more on a new connection     |
+    | MAIL   | otherwise                 | Z                                       |
+    | RCPT   |                           | Z                                       |
+    | DATA   |                           | Z                                       |
+    | text   | before its last line      | Z; the server throws it away            |
+    | text   | after its last line       | Z; in doubt, for it may have been taken |
+
+Commands of one transaction up to DATA go out together where the server has
+PIPELINING (RFC 2920). With LMTP each accepted recipient has a reply after the
+text (RFC 2033, 4.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from maildirqmtp.mail import addresses
+from maildirqmtp.receiver.handoff import smtp_client, verdicts
+from maildirqmtp.receiver.handoff.mail_text import TextFeatures, for_smtp
+from maildirqmtp.receiver.handoff.outside_addresses import fault_of, outside_sender
+from maildirqmtp.receiver.handoff.smtp_client import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from maildirqmtp.qmtp.protocol import Response
+    from maildirqmtp.receiver.handoff.replies import Reply
+    from maildirqmtp.receiver.handoff.smtp_client import SmtpClient
+
+#: Recipients of one transaction; servers must take as many (RFC 5321, 4.5.3.1.8).
+MAX_RECIPIENTS = 100
+
+#: The reply to DATA that asks for the text.
+_GO_ON = 354
+#: The reply with which a server closes the connection (RFC 5321, 3.8).
+_CLOSING = 421
+#: Seconds for a reply that a server may have sent before it closed the connection.
+_LAST_WORDS_S = 2.0
+_SMTPUTF8_MISSING = "the next server has no SMTPUTF8, and the address is not ASCII (#5.6.7)"
+
+
+class Letter(NamedTuple):
+    """A text with its sender, and `pieces` that reads it from the beginning at each call."""
+
+    sender: bytes
+    features: TextFeatures
+    pieces: Callable[[], Iterator[bytes]]
+
+
+class Transaction:
+    """The transaction of one letter with at most `MAX_RECIPIENTS` recipients, raw and not empty.
+
+    `run` does it; then each recipient has its answer in `responses`, in their
+    order. `reusable` is false where the connection must be closed, `unheard` true
+    where it broke before the server had said a word: nothing has happened then.
+    """
+
+    def __init__(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> None:
+        self._client = client
+        self._letter = letter
+        self._sender = outside_sender(letter.sender)
+        self._recipients = recipients
+        self._answers: list[Response | None] = [None] * len(recipients)
+        self._heard = False
+        self.reusable = True
+        self.unheard = False
+
+    @property
+    def responses(self) -> list[Response]:
+        """The answers, once `run` has returned."""
+        found = [answer for answer in self._answers if answer is not None]
+        assert len(found) == len(self._recipients)
+        return found
+
+    def run(self) -> None:
+        """Hand the letter on."""
+        refusal = self._refuse_letter()
+        if refusal is not None:
+            self._answer_rest(refusal)
+            return
+        self._refuse_recipients()
+        if not self._owed:
+            return
+        try:
+            accepted = self._open()
+            if not (accepted and self._begin_text()):
+                self._reset()
+            elif self._send_text():
+                self._read_verdicts(accepted)
+        except Broken as error:
+            self.reusable = False
+            self.unheard = not self._heard
+            self._answer_rest(broken(self._client.server, error))
+
+    @property
+    def _owed(self) -> list[int]:
+        """The places of the recipients without an answer."""
+        return [place for place, answer in enumerate(self._answers) if answer is None]
+
+    def _answer_rest(self, response: Response) -> None:
+        for place in self._owed:
+            self._answers[place] = response
+
+    def _refuse_letter(self) -> Response | None:
+        features, limit = self._letter.features, self._client.max_size
+        if features.fault:
+            return verdicts.failed(f"554 {features.fault} (#5.6.0)")
+        if limit and features.size > limit:
+            return verdicts.failed(
+                f"552 message of {features.size} bytes; the next server takes {limit} (#5.3.4)"
+            )
+        fault = fault_of(self._sender)
+        if fault is not None:
+            return verdicts.failed(f"553 sender: {fault} (#5.1.7)")
+        if not self._sender.isascii() and not self._client.has("smtputf8"):
+            return verdicts.failed(f"553 sender: {_SMTPUTF8_MISSING}")
+        return None
+
+    def _refuse_recipients(self) -> None:
+        for place, recipient in enumerate(self._recipients):
+            fault = fault_of(recipient)
+            if fault is not None:
+                self._answers[place] = verdicts.failed(f"553 {fault} (#5.1.3)")
+            elif not recipient.isascii() and not self._client.has("smtputf8"):
+                self._answers[place] = verdicts.failed(f"553 {_SMTPUTF8_MISSING}")
+
+    def _mail_command(self, recipients: Sequence[bytes]) -> bytes:
+        command = b"MAIL FROM:<%b>" % addresses.quote(self._sender)
+        if self._client.has("size"):
+            command += b" SIZE=%d" % self._letter.features.size
+        if self._letter.features.is_8bit and self._client.has("8bitmime"):
+            command += b" BODY=8BITMIME"
+        if not (self._sender.isascii() and all(recipient.isascii() for recipient in recipients)):
+            command += b" SMTPUTF8"
+        return command
+
+    def _ask(self, commands: Sequence[bytes]) -> Iterator[Reply]:
+        """Send commands and yield a reply for each, all at once where the server lets us."""
+        pipelining = self._client.has("pipelining")
+        if pipelining:
+            self._client.say(commands)
+        for command in commands:
+            if not pipelining:
+                self._client.say([command])
+            reply = self._client.reply(smtp_client.COMMAND_S)
+            self._heard = True
+            yield _expected(reply)
+
+    def _open(self) -> list[int]:
+        """Say MAIL and RCPT; answer the refused, and return the places of the accepted."""
+        owed = self._owed
+        recipients = [self._recipients[place] for place in owed]
+        mail = self._mail_command(recipients)
+        rcpts = [b"RCPT TO:<%b>" % addresses.quote(recipient) for recipient in recipients]
+        replies = self._ask([mail, *rcpts])
+        reply = next(replies)
+        if not reply.is_positive:
+            self._answer_rest(verdicts.of_mail(reply))
+            if self._client.has("pipelining"):
+                list(replies)  # the refusals of RCPT without MAIL
+            return []
+        for place, reply in zip(owed, replies, strict=True):
+            if not reply.is_positive:
+                self._answers[place] = verdicts.of_rcpt(reply)
+        return self._owed
+
+    def _begin_text(self) -> bool:
+        """Say DATA; False where it is refused."""
+        self._client.say([b"DATA"])
+        reply = self._client.reply(smtp_client.DATA_S)
+        if reply.code == _GO_ON:
+            return True
+        self._answer_rest(verdicts.of_data(_expected(reply, negative=True)))
+        return False
+
+    def _send_text(self) -> bool:
+        """Send the text; False where the server has refused it before its last line."""
+        try:
+            self._client.send_text(for_smtp(self._letter.pieces()))
+        except Broken as error:
+            reply = self._last_words()
+            if reply is None:
+                raise
+            if reply.code == _CLOSING:
+                raise Broken(str(error), reply) from error
+            self.reusable = False
+            self._answer_rest(verdicts.of_text(reply))
+            return False
+        except OSError as error:
+            # Without its last line, the server throws the text away.
+            raise Broken(f"cannot read the message: {error.strerror}") from error
+        return True
+
+    def _last_words(self) -> Reply | None:
+        """Return what the server may have said before it closed the connection amid the text."""
+        try:
+            reply = self._client.reply(_LAST_WORDS_S)
+        except Broken as error:
+            return error.reply
+        return reply if reply.code >= 400 else None
+
+    def _read_verdicts(self, accepted: Sequence[int]) -> None:
+        """Read the reply after the text: LMTP has one for each accepted recipient."""
+        try:
+            if self._client.server.lmtp:
+                for place in accepted:
+                    self._answers[place] = verdicts.of_text(self._verdict())
+            else:
+                self._answer_rest(verdicts.of_text(self._verdict()))
+        except Broken as error:
+            doubt = f"{error}; the message was sent whole, and may have been taken"
+            raise Broken(doubt, error.reply) from error
+
+    def _verdict(self) -> Reply:
+        return _expected(self._client.reply(smtp_client.END_OF_TEXT_S))
+
+    def _reset(self) -> None:
+        """End a transaction without a text, for the next one."""
+        self._client.say([b"RSET"])
+        if not self._client.reply(smtp_client.COMMAND_S).is_positive:
+            self.reusable = False
+
+
+def _expected(reply: Reply, negative: bool = False) -> Reply:
+    """Return the reply. Raises `Broken` where its code has no meaning here."""
+    if (reply.is_positive and not negative) or reply.code >= 400:
+        return reply
+    raise Broken("an unexpected reply", reply)
+
+
+def broken(server: object, error: Broken) -> Response:
+    """Return what a connection that broke, or could not be made, means for a recipient."""
+    if error.reply is not None and error.reply.code >= 400:
+        said = error.reply.text.decode("utf-8", "replace")
+        return verdicts.deferred(f"451 {server}: {error}: {said} (#4.4.2)")
+    return verdicts.deferred(f"451 {server}: {error} (#4.4.2)")

@@ -1,0 +1,74 @@
+"""What a reply of the next server means for a recipient: K, Z or D.
+
+    | reply to           | 2xx      | 4xx | 5xx                                               |
+    | ------------------ | -------- | --- | ------------------------------------------------- |
+    | greeting, EHLO     | go on    | Z   | Z: it is about us                                 |
+    | MAIL               | go on    | Z   | Z; D for a refused sender, and for the size       |
+    | RCPT               | go on    | Z   | D; Z for 552 (RFC 5321, 4.5.3.1.10), 503 and 530  |
+    | DATA               | -        | Z   | D; Z for 503 and 530                              |
+    | the end of the text| K        | Z   | D                                                 |
+
+Anything else (1xx, 3xx but for 354 after DATA) is Z, and ends the connection.
+"""
+
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.handoff.replies import Reply
+
+#: Refusals of the sender's address (RFC 3463, 3.2) and of the size (RFC 3463, 3.3 and 3.4).
+_SENDER_REFUSED = frozenset({"5.1.7", "5.1.8"})
+_TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
+#: Bad sequence of commands, authentication required: about us, not about the recipient.
+_ABOUT_US = frozenset({503, 530})
+
+
+def _said(status: Status, reply: Reply) -> Response:
+    return Response(status, reply.text)
+
+
+def _deferred_or(failed: bool, reply: Reply) -> Response:
+    return _said(Status.FAILED if failed and reply.code >= 500 else Status.DEFERRED, reply)
+
+
+def of_opening(reply: Reply) -> Response:
+    """Return what a refused greeting, EHLO or STARTTLS means for every recipient."""
+    return _said(Status.DEFERRED, reply)
+
+
+def of_mail(reply: Reply) -> Response:
+    """Return what a refused MAIL means for every recipient."""
+    enhanced = reply.enhanced
+    # RFC 1870, 6.1: 552 without anything more is about the size.
+    too_large = enhanced in _TOO_LARGE or (reply.code == 552 and not enhanced)
+    return _deferred_or(too_large or enhanced in _SENDER_REFUSED, reply)
+
+
+def of_rcpt(reply: Reply) -> Response:
+    """Return what a refused RCPT means for its recipient."""
+    return _deferred_or(reply.code != 552 and reply.code not in _ABOUT_US, reply)
+
+
+def of_data(reply: Reply) -> Response:
+    """Return what a refused DATA means for the accepted recipients."""
+    return _deferred_or(reply.code not in _ABOUT_US, reply)
+
+
+def of_text(reply: Reply) -> Response:
+    """Return what the reply after the text means for its recipients."""
+    if reply.is_positive:
+        return _said(Status.ACCEPTED, reply)
+    return _deferred_or(True, reply)
+
+
+def accepted(text: str) -> Response:
+    """Return a K of our own."""
+    return Response(Status.ACCEPTED, text.encode("utf-8", "surrogateescape"))
+
+
+def deferred(text: str) -> Response:
+    """Return a Z of our own."""
+    return Response(Status.DEFERRED, text.encode("utf-8", "surrogateescape"))
+
+
+def failed(text: str) -> Response:
+    """Return a D of our own."""
+    return Response(Status.FAILED, text.encode("utf-8", "surrogateescape"))

@@ -1,0 +1,53 @@
+"""What is under way in this process: one delivery at a time for each key."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maildirqmtp.receiver.destination import Outcome
+
+
+class Claim:
+    """A key that one batch delivers; others wait for its outcome, None where nothing was tried."""
+
+    __slots__ = ("_ended", "_outcome", "key")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._ended = threading.Event()
+        self._outcome: Outcome | None = None
+
+    def wait(self) -> Outcome | None:
+        """Wait until the batch is done with the key; return what it has got for it."""
+        self._ended.wait()
+        return self._outcome
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Tell those who wait."""
+        self._outcome = outcome
+        self._ended.set()
+
+
+class Claims:
+    """The claims of all sessions. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claims: dict[bytes, Claim] = {}
+
+    def claim(self, key: bytes) -> tuple[Claim, bool]:
+        """Return the claim of a key, and whether it is the caller's, who then has to end it."""
+        with self._lock:
+            found = self._claims.get(key)
+            if found is not None:
+                return found, False
+            made = self._claims[key] = Claim(key)
+            return made, True
+
+    def end(self, claim: Claim, outcome: Outcome | None) -> None:
+        """Give a claim up, with what became of it."""
+        with self._lock:
+            del self._claims[claim.key]
+        claim.end(outcome)

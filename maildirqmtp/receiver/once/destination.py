@@ -1,0 +1,232 @@
+"""Around another destination: what was accepted before is not delivered again.
+
+What happens to a recipient, in this order:
+
+    | step                            | a crash after it                                       |
+    | ------------------------------- | ------------------------------------------------------ |
+    | claimed; not in memory          | nothing was delivered, nothing is remembered           |
+    | (maildir, queue) file in tmp/   | the same                                               |
+    | (maildir, queue) name in memory | the next start finds the file in tmp/, and forgets it  |
+    | delivered                       | the next start finds the file in new/, or in neither   |
+    | (next server) key in memory     | before this step: it is delivered again                |
+    | claim ended, K                  | -                                                      |
+
+A recipient that another batch has claimed gets that one's outcome; a batch ends its
+own claims before it waits, so that two never wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.files import Folder
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.destination import Delivery, Destination, Mail, Outcome, accepted
+from maildirqmtp.receiver.once.claims import Claim, Claims
+from maildirqmtp.receiver.once.memory import Memory, key_of, text_digest
+
+_TROUBLE = Outcome(Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)"))
+
+
+class _Place(NamedTuple):
+    """A recipient with its key, and the claim; `is_ours` where this delivery has to end it."""
+
+    recipient: bytes
+    key: bytes
+    claim: Claim | None
+    is_ours: bool
+
+
+class OnceDelivery:
+    """One package on its way; see `Delivery`."""
+
+    def __init__(self, destination: OnceDestination, mail: Mail) -> None:
+        self.mail = mail
+        self.inner: Delivery | None = None
+        self.places: list[_Place] = []
+        self.outcomes: list[Outcome] = []
+        self.is_recorded = False
+        self._destination = destination
+        self._text: bytes | None = None
+
+    def deliver(self, recipient: bytes) -> int:
+        """Take one more recipient. Raises `LocalError`."""
+        if self._text is None:
+            try:
+                self._text = text_digest(self.mail.text.pieces(b""))
+            except OSError as error:
+                raise LocalError(f"cannot read the message: {error.strerror}") from error
+        key = key_of(self._text, self.mail.sender, recipient)
+        claim, is_ours = self._destination.claims.claim(key)
+        try:
+            if not is_ours:
+                self._add(_Place(recipient, key, claim, False), _TROUBLE)
+                return 0
+            if self._destination.memory.knows(key):
+                self._destination.claims.end(claim, None)
+                self._add(_Place(recipient, key, None, False), _had(self.mail))
+                return 0
+            if self.inner is None:
+                self.inner = self._destination.inner.begin(self.mail)
+            written = self.inner.deliver(recipient)
+        except BaseException:
+            if is_ours:
+                self._destination.claims.end(claim, None)
+            raise
+        self._add(_Place(recipient, key, claim, True), _TROUBLE)
+        return written
+
+    def _add(self, place: _Place, outcome: Outcome) -> None:
+        self.places.append(place)
+        self.outcomes.append(outcome)
+
+    @property
+    def own(self) -> list[int]:
+        """The places of the recipients that the inner delivery has."""
+        return [number for number, place in enumerate(self.places) if place.is_ours]
+
+    def take_outcomes(self) -> None:
+        """Take the outcomes of the inner delivery."""
+        if self.inner is not None:
+            for number, outcome in zip(self.own, self.inner.outcomes, strict=True):
+                self.outcomes[number] = outcome
+
+    def end_claims(self, tried: bool) -> None:
+        """End this delivery's claims, with the outcomes where it was `tried`; harmless twice."""
+        for number in self.own:
+            place = self.places[number]
+            assert place.claim is not None
+            self._destination.claims.end(place.claim, self.outcomes[number] if tried else None)
+            self.places[number] = place._replace(claim=None, is_ours=False)
+
+
+class OnceDestination:
+    """Around `inner`, with a `memory`; see `Destination`.
+
+    `stages` is true where the outcomes of `inner` name files already before its
+    `commit`, which gives them their place: memory has the names before that.
+    `complain` gets a line where something could not be remembered.
+    """
+
+    def __init__(
+        self,
+        inner: Destination[Any],
+        memory: Memory,
+        stages: bool,
+        complain: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.inner = inner
+        self.memory = memory
+        self.claims = Claims()
+        self._stages = stages
+        self._complain = complain
+
+    @property
+    def tmp(self) -> Folder:
+        """The inner destination's."""
+        return self.inner.tmp
+
+    def free_bytes(self) -> int:
+        """Return the inner destination's. Raises `OSError`."""
+        return self.inner.free_bytes()
+
+    def begin(self, mail: Mail) -> OnceDelivery:
+        """Begin to deliver a package."""
+        return OnceDelivery(self, mail)
+
+    def commit(self, deliveries: Sequence[OnceDelivery]) -> None:
+        """Carry the deliveries out, and wait for what others deliver. Raises `LocalError`."""
+        under_way = [d for d in deliveries if d.inner is not None]
+        if under_way:
+            self._commit_inner(under_way)
+        for delivery in deliveries:
+            delivery.end_claims(tried=True)
+        for delivery in deliveries:
+            self._wait(delivery)
+
+    def _commit_inner(self, deliveries: Sequence[OnceDelivery]) -> None:
+        inner = [delivery.inner for delivery in deliveries]
+        staged = _entries(deliveries) if self._stages else []
+        if staged:
+            self.memory.accept(staged)
+            for delivery in deliveries:
+                delivery.is_recorded = True
+        self.inner.commit(inner)
+        for delivery in deliveries:
+            delivery.take_outcomes()
+        if self._stages:
+            self.memory.delivered([name for _, name in staged if name is not None])
+        elif entries := _entries(deliveries):
+            try:
+                self.memory.accept([(key, None) for key, _ in entries])
+            except LocalError as error:
+                # The next server has the mail, whatever the disk here says.
+                self._complain(f"{error}; what is sent again may arrive twice")
+
+    def _wait(self, delivery: OnceDelivery) -> None:
+        """Take the outcomes of other batches, and deliver what they have not tried."""
+        left = []
+        for number, place in enumerate(delivery.places):
+            if place.claim is not None:
+                outcome = place.claim.wait()
+                if outcome is None:
+                    left.append(number)
+                else:
+                    delivery.outcomes[number] = outcome
+        if not left:
+            return
+        again = self.begin(delivery.mail)
+        try:
+            for number in left:
+                again.deliver(delivery.places[number].recipient)
+            self.commit([again])
+        except LocalError:
+            # These recipients stay deferred; the others have their outcomes.
+            self.withdraw([again])
+            return
+        for number, outcome in zip(left, again.outcomes, strict=True):
+            delivery.outcomes[number] = outcome
+
+    def withdraw(self, deliveries: Sequence[OnceDelivery]) -> list[LocalError]:
+        """Take back what was not committed; it is forgotten before its files go."""
+        inner = [delivery.inner for delivery in deliveries if delivery.inner is not None]
+        recorded = [delivery for delivery in deliveries if delivery.is_recorded]
+        keys = [delivery.places[number].key for delivery in recorded for number in delivery.own]
+        try:
+            if keys:
+                self.memory.forget(keys)
+            return self.inner.withdraw(inner)
+        except LocalError as error:
+            # What is still remembered must stay where it is.
+            return [error]
+        finally:
+            for delivery in deliveries:
+                delivery.end_claims(tried=False)
+
+    def abort(self) -> None:
+        """Make the inner destination's calls return soon."""
+        self.inner.abort()
+
+    def close(self) -> None:
+        """Close both; harmless twice."""
+        self.inner.close()
+        self.memory.close()
+
+
+def _had(mail: Mail) -> Outcome:
+    """Return a K for what was delivered before."""
+    response = accepted(mail.now_s)
+    return Outcome(Response(response.status, response.raw + b", as before"))
+
+
+def _entries(deliveries: Sequence[OnceDelivery]) -> list[tuple[bytes, bytes | None]]:
+    """Return the keys of what is accepted, with the names of its files."""
+    found: list[tuple[bytes, bytes | None]] = []
+    for delivery in deliveries:
+        assert delivery.inner is not None
+        for number, outcome in zip(delivery.own, delivery.inner.outcomes, strict=True):
+            if outcome.response.status is Status.ACCEPTED:
+                found.append((delivery.places[number].key, outcome.name or None))
+    return found

@@ -1,0 +1,248 @@
+"""What was accepted, on disk, in an SQLite database.
+
+A row is a key, SHA-256 over recipient, sender and text, and the time at which it was
+accepted. Where a file in a maildir is the delivery, its name is written first:
+
+    | state                              | after a crash the row counts as accepted where       |
+    | ---------------------------------- | ---------------------------------------------------- |
+    | row with a name, file in tmp/      | never: nothing was delivered                         |
+    | the same, file in new/             | always; new/ is made durable first                   |
+    | the same, file in neither          | since this start of the machine, and for a day: it   |
+    |                                    | was in new/, and was read or sent on since           |
+    | row without a name                 | always                                               |
+
+A name goes with the next commit after its delivery. Otherwise, as after a power
+cut, the row is forgotten: the message is delivered twice rather than never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: Seconds for which a file that is nowhere counts as delivered; tmp/ is cleaned after 36 hours.
+TRUSTED_S = 86_400.0
+#: Seconds between two removals of what is too old, at least.
+EXPIRE_EVERY_S = 60.0
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS accepted (
+    key BLOB PRIMARY KEY, at_s INTEGER NOT NULL, name BLOB, boot TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS accepted_at ON accepted (at_s);
+CREATE INDEX IF NOT EXISTS accepted_name ON accepted (name) WHERE name IS NOT NULL;
+PRAGMA user_version = 1;
+"""
+_VERSION = 1
+
+
+def text_digest(pieces: Iterable[bytes]) -> bytes:
+    """Return what a text is known by. Raises what the pieces raise."""
+    digest = sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def key_of(text: bytes, sender: bytes, recipient: bytes) -> bytes:
+    """Return the key of one recipient of a text, which is given by its digest."""
+    return sha256(
+        b"%b%d:%b,%d:%b," % (text, len(sender), sender, len(recipient), recipient)
+    ).digest()
+
+
+class Memory:
+    """The database at `path`, which is made if it is missing; for one process, and any thread.
+
+    What is older than `keep_s` seconds is forgotten. `now` is seconds of the
+    epoch. Raises `LocalError`, also where another process has it open.
+    """
+
+    def __init__(self, path: str, keep_s: float, now: Callable[[], float]) -> None:
+        self._path = path
+        self._keep_s = keep_s
+        self._now = now
+        self._boot = _boot_id()
+        self._expire_at_s = 0.0
+        self._lock = threading.Lock()
+        self._delivered: list[bytes] = []
+        #: Keys that could not be removed from the database when they should have been.
+        self._to_forget: set[bytes] = set()
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            self._database = sqlite3.connect(
+                path, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise self._trouble("open", error) from error
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            self._database.close()
+            raise self._trouble("use", error) from error
+
+    def _open(self) -> None:
+        database = self._database
+        # Set before the journal mode: then there is no file for shared memory either.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise sqlite3.DatabaseError("a later version of this program made it")
+        database.executescript(_SCHEMA)
+        # A first change takes the lock for good.
+        self._forget([])
+
+    def _trouble(self, doing: str, error: Exception) -> LocalError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return LocalError(f"cannot {doing} {printable(os.fsencode(self._path))}: {reason}")
+
+    def recover(self, path: bytes) -> None:
+        """Find out about the deliveries that a crash may have cut off.
+
+        `path` is the maildir. Call it before anything else, and before tmp/ is
+        cleaned. Raises `LocalError`.
+        """
+        try:
+            rows = self._database.execute(
+                "SELECT key, at_s, name, boot FROM accepted WHERE name IS NOT NULL"
+            ).fetchall()
+            if not rows:
+                return
+            staged, delivered = _files(path)
+            trusted_s = self._now() - TRUSTED_S
+            lost = []
+            for key, at_s, name, boot in rows:
+                is_recent = boot == self._boot and at_s > trusted_s
+                if name not in delivered and (name in staged or not is_recent):
+                    lost.append(key)
+            with self._transaction():
+                self._forget(lost)
+                self._database.execute("UPDATE accepted SET name = NULL WHERE name IS NOT NULL")
+        except sqlite3.Error as error:
+            raise self._trouble("use", error) from error
+
+    def _forget(self, keys: Iterable[bytes]) -> None:
+        self._database.executemany("DELETE FROM accepted WHERE key = ?", [(key,) for key in keys])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def knows(self, key: bytes) -> bool:
+        """Say whether a key was accepted within the time. Raises `LocalError`."""
+        try:
+            with self._lock:
+                if key in self._to_forget:
+                    return False
+                row = self._database.execute(
+                    "SELECT at_s FROM accepted WHERE key = ?", (key,)
+                ).fetchone()
+        except sqlite3.Error as error:
+            raise self._trouble("read", error) from error
+        return row is not None and row[0] > self._now() - self._keep_s
+
+    def accept(self, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Remember keys, durable when this returns; each with the name of its file, or None.
+
+        Raises `LocalError`.
+        """
+        now_s = self._now()
+        rows = [(key, int(now_s), name, self._boot) for key, name in entries]
+        try:
+            with self._lock:
+                self._write(rows, now_s)
+        except sqlite3.Error as error:
+            raise self._trouble("write", error) from error
+
+    def _write(self, rows: Sequence[tuple[bytes, int, bytes | None, str]], now_s: float) -> None:
+        done = self._delivered
+        with self._transaction():
+            self._expire(now_s)
+            self._forget(self._to_forget)
+            self._database.executemany(
+                "UPDATE accepted SET name = NULL WHERE name = ?", [(name,) for name in done]
+            )
+            self._database.executemany("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)", rows)
+        self._to_forget.clear()
+        self._delivered = self._delivered[len(done) :]
+
+    def _expire(self, now_s: float) -> None:
+        if now_s >= self._expire_at_s:
+            self._expire_at_s = now_s + EXPIRE_EVERY_S
+            self._database.execute(
+                "DELETE FROM accepted WHERE at_s <= ?", (int(now_s - self._keep_s),)
+            )
+
+    def delivered(self, names: Iterable[bytes]) -> None:
+        """Take note that files are where they belong; durable with the next `accept`."""
+        with self._lock:
+            self._delivered = [*self._delivered, *names]
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Forget keys whose delivery is taken back, durable when this returns.
+
+        Raises `LocalError`; then they are forgotten with the next `accept`, and the
+        delivery must stay, for a crash may come before that.
+        """
+        with self._lock:
+            try:
+                with self._transaction():
+                    self._forget(keys)
+            except sqlite3.Error as error:
+                self._to_forget.update(keys)
+                raise self._trouble("write", error) from error
+
+    def close(self) -> None:
+        """Close the database; harmless twice."""
+        with self._lock:
+            self._database.close()
+
+
+def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
+    """Return the names in tmp/, and those in new/ and cur/ without flags, durable as they are."""
+    writing.create(path)
+    with Maildir(path) as maildir:
+        maildir.new.sync()
+        maildir.cur.sync()
+        try:
+            staged = set(map(os.fsencode, os.listdir(maildir.tmp.fd)))
+            delivered = {
+                os.fsencode(name).partition(b":")[0]
+                for folder in (maildir.new, maildir.cur)
+                for name in os.listdir(folder.fd)
+            }
+        except OSError as error:
+            raise local_error("list", path, error) from error
+    return staged, delivered
+
+
+def _boot_id() -> str:
+    """Return what changes with each start of the machine; empty where the kernel tells nothing."""
+    try:
+        with open(_BOOT_ID) as file:
+            return file.read().strip()
+    except OSError:
+        return ""

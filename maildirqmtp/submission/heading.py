@@ -1,0 +1,127 @@
+"""The header of a submitted message: who it is for, what goes from it and what is missing.
+
+RFC 5322, 3.6; and what Postfix's sendmail and cleanup(8) do: with any Resent- field the recipients
+of -t, and what is missing, are those of the Resent- fields (RFC 5322, 3.6.6).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from maildirqmtp.errors import EnvelopeError
+from maildirqmtp.mail import address_list, fields
+from maildirqmtp.mail.addresses import quote
+from maildirqmtp.mail.fields import Field, Head
+from maildirqmtp.text import rfc5322_date
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: Bytes of a header; none of it may be sent before all of it is known, for Bcc may come last.
+MAX_BYTES = 1 << 20
+
+_BLIND = (b"bcc", b"resent-bcc")
+_RECIPIENTS = (b"to", b"cc", b"bcc")
+_OTHER_ADDRESSES = (b"from", b"sender", b"reply-to", b"to", b"cc")
+_RESENT = b"resent-"
+_ADDRESSES = {*_OTHER_ADDRESSES, *(_RESENT + name for name in _OTHER_ADDRESSES)}
+_MARKS_RESENT = {_RESENT + name for name in (*_OTHER_ADDRESSES, b"bcc", b"date", b"message-id")}
+
+
+class Missing(NamedTuple):
+    """What a header gets where it has none: made only then, for it may take time to find out."""
+
+    author: Callable[[], bytes]
+    date_s: float
+    message_id: Callable[[], bytes]
+
+
+def read(pieces: Iterable[bytes]) -> tuple[Head, bytes, Iterator[bytes]]:
+    """Read a message up to its body: return the header, the body's beginning, and the rest of it.
+
+    Raises `EnvelopeError` for a header above `MAX_BYTES`, and what `pieces` does.
+    """
+    source = iter(pieces)
+    read, wanted = bytearray(), 0
+    while True:
+        complete = False
+        while not complete and len(read) <= wanted:
+            piece = next(source, None)
+            complete = piece is None
+            read += piece or b""
+        top = bytes(read)
+        head = fields.read(top, complete)
+        if head is not None and head.body_at <= MAX_BYTES:
+            return head, top[head.body_at :], source
+        if len(top) > MAX_BYTES:
+            raise EnvelopeError(f"the message's header is larger than {MAX_BYTES} bytes")
+        wanted = 2 * len(top)
+
+
+def is_resent(head: Head) -> bool:
+    """Say whether the header has fields of a message that is sent once more."""
+    return any(field.name in _MARKS_RESENT for field in head.fields)
+
+
+def recipients(head: Head) -> list[bytes]:
+    """Return the recipients that -t takes from a header, raw.
+
+    Raises `EnvelopeError` for a field that is no list of addresses.
+    """
+    prefix = _RESENT if is_resent(head) else b""
+    wanted = {prefix + name for name in _RECIPIENTS}
+    found = []
+    for field in head.fields:
+        if field.name in wanted:
+            try:
+                found += [mailbox.address for mailbox in address_list.parse(field.value)]
+            except ValueError as error:
+                raise EnvelopeError(f"{field.name.decode().title()}: {error}") from None
+    return found
+
+
+def completed(head: Head, domain: bytes, missing: Missing) -> bytes:
+    """Return the header as it is sent, with its empty line.
+
+    Without Bcc and Resent-Bcc; `domain` at addresses that have none, where one
+    is given; with From, Date and Message-ID where they are missing.
+    """
+    kept = [_with_domain(field, domain) for field in head.fields if field.name not in _BLIND]
+    resent = is_resent(head)
+    added = list(_added(kept, b"Resent-" if resent else b"", missing))
+    # The fields of a resending stand before what they are about, in a block.
+    return fields.join([*added, *kept] if resent else [*kept, *added])
+
+
+def _added(kept: Sequence[Field], prefix: bytes, missing: Missing) -> Iterator[Field]:
+    there = {field.name for field in kept}
+    makers: tuple[tuple[bytes, Callable[[], bytes]], ...] = (
+        (b"From", missing.author),
+        (b"Date", lambda: rfc5322_date(missing.date_s).encode()),
+        (b"Message-ID", missing.message_id),
+    )
+    for name, make in makers:
+        full_name = prefix + name
+        if full_name.lower() not in there:
+            yield Field(full_name.lower(), b"%b: %b\n" % (full_name, make()))
+
+
+def author(name: str, address: bytes) -> bytes:
+    """Return what From says of a person with this name and raw address."""
+    phrase = fields.phrase(name).encode()
+    return b"%b <%b>" % (phrase, quote(address)) if phrase else quote(address)
+
+
+def _with_domain(field: Field, domain: bytes) -> Field:
+    """Return a field of addresses with a domain at each; one that is no list stays as it is."""
+    if not domain or field.name not in _ADDRESSES:
+        return field
+    try:
+        mailboxes = address_list.parse(field.value)
+    except ValueError:
+        return field
+    at = len(field.raw) - len(field.value)
+    raw = field.raw
+    for place in sorted((m.domain_at for m in mailboxes if m.domain_at is not None), reverse=True):
+        raw = b"%b@%b%b" % (raw[: at + place], domain, raw[at + place :])
+    return Field(field.name, raw)

@@ -1,0 +1,212 @@
+"""`qmtp-sendmail` into the queue of the machine: what is answered is what the caller is told."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Peer, Script, command, names, serving, wait_until
+from tests.submission.sending import HEADER, Home, delivered, queue, unix_serving
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A user without a maildir of their own."""
+    made = Home(tmp_path / "home")
+    made.configure(maildir=False)
+    return made
+
+
+def test_a_cron_jobs_mail_gets_to_a_person(home: Home) -> None:
+    """As Debian's cron calls it, over the socket, by the aliases."""
+    home.configure(
+        maildir=False,
+        rest='domain = "example.org"\nsender = "me@isp.example"\naliases = {root = "ann@x"}',
+    )
+    text = b"From: root (Cron Daemon)\nTo: root\nSubject: Cron\n\nout\n.\n"
+    with queue(home) as maildir:
+        words = ("-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root")
+        assert home.send(*words, text=text).returncode == 0
+        (message,) = delivered(maildir)
+    assert message.startswith(b"Return-Path: <me@isp.example>\nDelivered-To: ann@x\nReceived: ")
+    header, _, body = message.partition(b"\n\n")
+    assert body == b"out\n.\n"
+    assert b"\nFrom: root@example.org (Cron Daemon)\nTo: root@example.org\nSubject:" in header
+    assert re.search(rb"\nDate: .* \+0000\nMessage-ID: <[0-9a-f.]+@example\.org>\Z", header)
+
+
+def test_many_recipients_go_in_several_packages(home: Home) -> None:
+    """A package holds a thousand; no one is left out or has it twice."""
+    given = [f"a{n}@x" for n in range(1_001)]
+    with unix_serving(home, answering(b"Kok")) as server:
+        header = HEADER + b"To: " + ",\n ".join(given).encode() + b"\n"
+        assert home.send("-t", text=header + b"\nhi\n").returncode == 0
+    assert [len(package.recipients) for package in server.packages] == [1_000, 1]
+    recipients = [r.decode() for package in server.packages for r in package.recipients]
+    assert recipients == given
+    assert {package.text for package in server.packages} == {header + b"\nhi\n"}
+
+
+@pytest.mark.timeout(400)
+def test_two_hundred_at_once_are_all_there(home: Home) -> None:
+    """Of a batch of jobs at midnight none is lost; and each is there once."""
+    argv = [*command("qmtp-sendmail"), "-i", "-f", "me@x"]
+    with queue(home) as maildir:
+        running = [
+            subprocess.Popen([*argv, f"a{n}@x"], stdin=subprocess.PIPE, env=home.environment)
+            for n in range(200)
+        ]
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(HEADER + b"\nhi\n")
+            process.stdin.close()
+        assert {process.wait(timeout=300) for process in running} == {0}
+        messages = delivered(maildir)
+    found = [message.split(b"\n")[1] for message in messages]
+    assert sorted(found) == sorted(b"Delivered-To: a%d@x" % n for n in range(200))
+
+
+def test_the_recipe_for_one_user(home: Home) -> None:
+    """As it stands there: the mail of a machine without a mail server gets to one."""
+    page = (ROOT / "contrib" / "recipes" / "sendmail.md").read_text()
+    block = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
+    config = home.path / ".config" / "maildirqmtp.toml"
+    with serving(answering(b"Kok")) as server:
+        config.write_text(block.replace("mail.example.org", server.address))
+        words = re.findall(r"\| qmtp-sendmail (.*?) +#", page)[0].split()
+        assert home.send(*words, text=b"hello\n").returncode == 0
+        argv = [*command(), "--config", str(config)]
+        with subprocess.Popen(argv, env=home.environment, stderr=subprocess.DEVNULL) as daemon:
+            wait_until(lambda: bool(server.packages), "the message at the server")
+            wait_until(lambda: not names(home.path / "Outgoing" / "new"), "it to be removed")
+            daemon.terminate()
+    (package,) = server.packages
+    assert (package.sender, package.recipients) == (b"ann@example.org", (b"you@example.net",))
+    assert package.text.endswith(b"\n\nhello\n")
+
+
+# What the queue answers
+
+
+def answering(*answers: bytes) -> Script:
+    """Return a script that gives these answers to the recipients in turn, the last one again."""
+
+    def script(peer: Peer) -> None:
+        left = list(answers)
+        while (package := peer.read_package()) is not None:
+            for _ in package.recipients:
+                peer.respond(left.pop(0) if len(left) > 1 else left[0])
+
+    return script
+
+
+def cutting(answer: bytes = b"") -> Script:
+    """Return a script that takes a package, sends this, and hangs up."""
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        peer.send(answer)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        (answering(b"D553 no such user (#5.1.1)"), 67, b"b@y: 553 no such user (#5.1.1)"),
+        (answering(b"D550 no relaying (#5.7.1)"), 77, b"no relaying"),
+        (answering(b"D552 too large (#5.3.4)"), 65, b"too large"),
+        (answering(b"D554 looping (#5.4.6)"), 65, b"looping"),
+        (answering(b"D554 5.6.0 bare CR"), 65, b"bare CR"),
+        (answering(b"Dno"), 69, b"b@y: no"),
+        (answering(b"Z451 no space (#4.3.1)"), 75, b"b@y: not taken now: 451 no space"),
+        (answering(b"Kok", b"D553 no (#5.1.1)"), 67, b"b@y: 553 no"),
+        (answering(b"D553 no (#5.1.1)", b"Zlater"), 75, b"b@y: not taken now: later"),
+        (answering(b"Kok", b"D\x1b[2J"), 69, b"b@y: ?[2J"),
+        (cutting(), 75, b"closed without an answer"),
+        (cutting(b"3:Kok,"), 75, b"b@y: not taken now: "),
+        (cutting(b"HTTP/1.1 400 Bad Request\r\n"), 75, b"a@y: not taken now: response is no"),
+        (lambda peer: None, 75, b"a@y: not taken now: "),
+    ],
+)
+def test_what_is_not_taken_is_not_0(home: Home, script: Script, code: int, said: bytes) -> None:
+    """The caller is told with which recipient, and what the queue said."""
+    with unix_serving(home, script):
+        done = home.send("a@y", "b@y")
+    assert done.returncode == code
+    assert said in done.stderr
+
+
+def test_an_answer_too_many_is_no_answer_to_the_next_package(home: Home) -> None:
+    """Else the last recipient would count as taken, and never get it."""
+    header = HEADER + b"To: " + b",\n ".join(b"a%d@x" % n for n in range(1_001)) + b"\n"
+    with unix_serving(home, cutting(b"3:Kok," * 1_001)) as server:
+        done = home.send("-t", text=header + b"\nhi\n")
+    assert done.returncode == 75
+    assert b"a1000@x: not taken now: " in done.stderr
+    assert b"a999@x" not in done.stderr
+    assert len(server.packages) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "left"),
+    [
+        (answering(b"Kok"), 0, []),
+        (answering(b"Dno"), 69, []),
+        (answering(b"Zlater"), 0, ["a@y", "b@y"]),
+        (answering(b"Kok", b"Zlater"), 0, ["b@y"]),
+        (answering(b"Dno", b"Zlater"), 69, ["b@y"]),
+        (cutting(), 0, ["a@y", "b@y"]),
+        (cutting(b"3:Kok,"), 0, ["b@y"]),
+    ],
+)
+def test_what_the_queue_does_not_take_now_goes_into_the_users_maildir(
+    home: Home, script: Script, code: int, left: list[str]
+) -> None:
+    """cron does not try again; and who has it already does not get it again."""
+    home.configure()
+    with unix_serving(home, script):
+        assert home.send("a@y", "b@y").returncode == code
+    assert [recipients for _, recipients, _ in home.kept()] == ([left] if left else [])
+
+
+def test_neither_queue_nor_maildir(home: Home) -> None:
+    """Who is still to get it is told, so that the others do not get it twice."""
+    home.configure()
+    home.maildir.write_text("no directory")
+    with unix_serving(home, answering(b"Kok", b"Zlater")):
+        done = home.send("a@y", "b@y")
+    assert done.returncode == 75
+    assert b"Not a directory" in done.stderr
+    assert b"b@y: not taken now: later" in done.stderr
+    assert b"a@y" not in done.stderr
+
+
+def test_a_large_message_to_the_queue(home: Home) -> None:
+    """Whole, from a file, and while the queue reads slowly."""
+    body = b"x" * 70 + b"\n"
+    with queue(home) as maildir:
+        assert home.send("-i", "a@y", text=HEADER + b"\n" + body * 100_000).returncode == 0
+        (message,) = delivered(maildir)
+    assert message.partition(b"\n\n")[2] == body * 100_000
+
+
+def test_many_at_once_into_a_maildir(home: Home) -> None:
+    """It is made by the first of them, or by several at the same time."""
+    home.configure()
+    running = [
+        subprocess.Popen(
+            [*command("qmtp-sendmail"), "-i", f"a{n}@x"],
+            stdin=subprocess.DEVNULL,
+            env=home.environment,
+        )
+        for n in range(40)
+    ]
+    assert {process.wait(timeout=300) for process in running} == {0}
+    assert sorted(r for _, r, _ in home.kept()) == sorted([f"a{n}@x"] for n in range(40))
+    assert names(home.maildir / "tmp") == []

@@ -1,0 +1,227 @@
+"""What is sent again: delivered once, whatever comes between."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.files import Folder
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.destination import Mail, Outcome
+from maildirqmtp.receiver.once.destination import OnceDelivery, OnceDestination
+from maildirqmtp.receiver.once.memory import Memory
+from maildirqmtp.receiver.spool import Spool
+from tests.helpers import wait_until
+from tests.receiver.doubles import Clock
+
+DAY_S = 86_400.0
+
+
+class Inner:
+    """A destination that gives each recipient the answer that their first letter is."""
+
+    def __init__(self) -> None:
+        self.delivered: list[bytes] = []
+        self.withdrawn: list[bytes] = []
+        self.trouble: BaseException | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.began = threading.Event()
+
+    @property
+    def tmp(self) -> Folder:
+        raise NotImplementedError
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def begin(self, mail: Mail) -> InnerDelivery:
+        return InnerDelivery()
+
+    def commit(self, deliveries: Sequence[InnerDelivery]) -> None:
+        self.began.set()
+        assert self.gate.wait(60)
+        if self.trouble is not None:
+            raise self.trouble
+        self.delivered += [r for d in deliveries for r in d.recipients if r.startswith(b"K")]
+
+    def withdraw(self, deliveries: Sequence[InnerDelivery]) -> list[LocalError]:
+        self.withdrawn += [r for d in deliveries for r in d.recipients]
+        return []
+
+    def abort(self) -> None:
+        self.gate.set()
+
+    def close(self) -> None:
+        self.gate.set()
+
+
+class InnerDelivery:
+    def __init__(self) -> None:
+        self.recipients: list[bytes] = []
+        self.outcomes: list[Outcome] = []
+
+    def deliver(self, recipient: bytes) -> int:
+        if recipient.startswith(b"!"):
+            raise LocalError("no room")
+        self.recipients.append(recipient)
+        response = Response(Status(recipient[:1].decode()), b"to " + recipient)
+        self.outcomes.append(Outcome(response, b"file of " + recipient))
+        return 1
+
+
+@pytest.fixture
+def inner() -> Inner:
+    """What mail is delivered to."""
+    return Inner()
+
+
+@pytest.fixture(params=[True, False], ids=["maildir", "next server"])
+def once(
+    request: pytest.FixtureRequest, inner: Inner, tmp_path: Path, clock: Clock
+) -> Iterator[OnceDestination]:
+    """What keeps a second copy away from it."""
+    memory = Memory(str(tmp_path / "once"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(inner, memory, stages=request.param)) as made:
+        yield made
+
+
+def mail(text: bytes = b"hi\n", sender: bytes = b"s@x") -> Mail:
+    spool = Spool(None, crlf=False)  # type: ignore[arg-type]
+    spool.append(text)
+    spool.finish()
+    return Mail(sender, spool, b"Received: now\n", 0.0)
+
+
+def begin(once: OnceDestination, *recipients: bytes, text: bytes = b"hi\n") -> OnceDelivery:
+    delivery = once.begin(mail(text))
+    for recipient in recipients:
+        delivery.deliver(recipient)
+    return delivery
+
+
+def letters(delivery: OnceDelivery) -> str:
+    return "".join(outcome.response.status.value for outcome in delivery.outcomes)
+
+
+def send(once: OnceDestination, *recipients: bytes, text: bytes = b"hi\n") -> str:
+    """Deliver one package as a session does; the letters of its answers."""
+    delivery = begin(once, *recipients, text=text)
+    try:
+        once.commit([delivery])
+    except LocalError:
+        once.withdraw([delivery])
+        return "Z" * len(recipients)
+    return letters(delivery)
+
+
+def test_what_is_sent_again_arrives_once(once: OnceDestination, inner: Inner, clock: Clock) -> None:
+    """A connection broke before the answer; what is sent again may have fewer recipients."""
+    assert send(once, b"K1", b"K2", b"Z3", b"D4") == "KKZD"
+    assert send(once, b"K2", b"Z3", b"K5") == "KZK"
+    assert inner.delivered == [b"K1", b"K2", b"K5"]
+    assert send(once, b"K1", text=b"another") == "K"
+    clock.now_s += DAY_S
+    assert send(once, b"K1") == "K"
+    assert inner.delivered == [b"K1", b"K2", b"K5", b"K1", b"K1"]
+
+
+def test_a_recipient_named_twice_has_one_copy(once: OnceDestination, inner: Inner) -> None:
+    """In one package, and in two of one batch."""
+    assert send(once, b"K1", b"K1", b"Z2", b"Z2") == "KKZZ"
+    first, second = begin(once, b"K3"), begin(once, b"K3", b"K1", b"K4")
+    once.commit([first, second])
+    assert letters(first) + letters(second) == "KKKK"
+    assert inner.delivered == [b"K1", b"K3", b"K4"]
+
+
+@pytest.mark.parametrize("recipient", [b"K1", b"Z1", b"D1"])
+def test_what_is_under_way_elsewhere_is_waited_for(
+    once: OnceDestination, inner: Inner, recipient: bytes
+) -> None:
+    """The client reconnects while its message is still handed on to a slow mail server."""
+    inner.gate.clear()
+    answers: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(send(once, recipient))) for _ in range(3)
+    ]
+    threads[0].start()
+    assert inner.began.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    inner.gate.set()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [recipient[:1].decode()] * 3
+    assert inner.delivered.count(b"K1") == (recipient == b"K1")
+
+
+def test_what_another_batch_took_back_is_delivered(once: OnceDestination, inner: Inner) -> None:
+    """Its client has gone; the one that waits must not be answered for something never tried."""
+    first = begin(once, b"K1", b"K2")
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(send(once, b"K0", b"K2", b"K1")))
+    thread.start()
+    wait_until(lambda: inner.delivered == [b"K0"], "its own")
+    once.withdraw([first])
+    thread.join(60)
+    assert answers == ["KKK"]
+    assert sorted(inner.delivered) == [b"K0", b"K1", b"K2"]
+    assert inner.withdrawn == [b"K1", b"K2"]
+
+
+def test_two_that_wait_for_each_other_do_not(once: OnceDestination, inner: Inner) -> None:
+    """Each ends its own first: else two clients would hang for ever, and their threads."""
+    first, second = once.begin(mail()), once.begin(mail())
+    first.deliver(b"K1")
+    second.deliver(b"K2")
+    first.deliver(b"K2")
+    second.deliver(b"K1")
+    threads = [
+        threading.Thread(target=once.commit, args=([delivery],)) for delivery in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert letters(first) + letters(second) == "KKKK"
+    assert sorted(inner.delivered) == [b"K1", b"K2"]
+
+
+def test_a_commit_that_fails_is_forgotten(once: OnceDestination, inner: Inner) -> None:
+    """K for what was withdrawn would be lost mail."""
+    inner.trouble = LocalError("Input/output error")
+    assert send(once, b"K1") == "Z"
+    assert inner.withdrawn == [b"K1"]
+    inner.trouble = None
+    assert send(once, b"K1") == "K"
+    assert inner.delivered == [b"K1"]
+
+
+def test_a_recipient_without_room_is_not_claimed_for_ever(
+    once: OnceDestination, inner: Inner
+) -> None:
+    """The next attempt would wait for what nobody delivers."""
+    delivery = begin(once, b"K1")
+    with pytest.raises(LocalError, match="no room"):
+        delivery.deliver(b"!2")
+    once.commit([delivery])
+    assert letters(delivery) == "K"
+    with pytest.raises(LocalError, match="no room"):
+        begin(once, b"!2")
+
+
+def test_a_disk_that_cannot_remember(once: OnceDestination, inner: Inner) -> None:
+    """Before the delivery: Z, and nothing is delivered. After it: K, for it has arrived."""
+    once.memory._database.execute("PRAGMA query_only = 1")
+    stages = once._stages
+    assert send(once, b"K1") == ("Z" if stages else "K")
+    once.memory._database.execute("PRAGMA query_only = 0")
+    assert inner.delivered == ([] if stages else [b"K1"])
+    assert send(once, b"K1") == "K"

@@ -1,0 +1,362 @@
+"""The receiver's queue: one file and one sidecar for a package, as the forwarder takes them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.mail import envelope, sidecar
+from maildirqmtp.maildir import sidecars, writing
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.policy import Policy, only_domains
+from maildirqmtp.receiver.queue_destination import QueueDestination
+from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
+from tests.fakes import FileSystem
+from tests.helpers import names
+from tests.receiver.doubles import HeldWork
+
+TEXT = b"Subject: x\n\nhi\n"
+
+
+def package(*recipients: bytes, text: bytes = TEXT, sender: bytes = b"a@b") -> bytes:
+    return package_head(len(text)) + text + package_tail(sender, recipients)
+
+
+def letters(output: bytes) -> str:
+    reader = ResponseReader()
+    reader.feed(output)
+    found = ""
+    while (response := reader.next()) is not None:
+        found += response.status.value
+    assert reader.pending == 0
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "queue"
+
+
+@pytest.fixture
+def queue(path: Path) -> Iterator[QueueDestination]:
+    with contextlib.closing(QueueDestination(os.fsencode(path))) as opened:
+        yield opened
+
+
+def queued(path: Path) -> list[tuple[bytes, tuple[bytes, ...], bytes]]:
+    """Return sender, recipients and text of all messages, as the forwarder reads them."""
+    found = []
+    assert names(path / "tmp") == []
+    assert names(path / "envelope") == [f"{name}.json" for name in names(path / "new")]
+    with Maildir(os.fsencode(path)) as maildir:
+        for folder, name in maildir.scan():
+            content = sidecars.read(maildir, name)
+            message = maildir.load(folder, name)
+            assert content is not None
+            assert message is not None
+            text = (path / "new" / os.fsdecode(name)).read_bytes()
+            received, _, rest = text.partition(b"\n")
+            assert received.startswith(b"Received: from ")
+            message.close()
+            found.append((content.sender, content.recipients, rest))
+    return found
+
+
+def test_one_file_and_one_sidecar_for_all_recipients(queue: QueueDestination, path: Path) -> None:
+    """A thousand recipients take a thousand lines of the sidecar, not a thousand copies."""
+    session = Session(queue, "[192.0.2.1]", Policy(refuse=only_domains([b"d", b"f"])))
+    output = session.receive(package(b"c@d", b"x@y", b"", b"e@f") + package(b"g@d"))
+    assert letters(output) == "KDDKK"
+    assert queued(path) == [(b"a@b", (b"c@d", b"e@f"), TEXT), (b"a@b", (b"g@d",), TEXT)]
+
+
+def test_nothing_is_queued_for_nobody(queue: QueueDestination, path: Path) -> None:
+    """Where all recipients are refused, no file is left, for no forwarder could send it."""
+    session = Session(queue, "p", Policy(refuse=only_domains([b"d"])))
+    assert letters(session.receive(package(b"x@y", b"z"))) == "DD"
+    assert session.receive(package()) == b""
+    assert queued(path) == []
+
+
+def test_lines_of_an_earlier_delivery_stay_in_the_text(queue: QueueDestination, path: Path) -> None:
+    """By them a mail loop is found; and the forwarder takes them for nobody's envelope."""
+    text = b"Return-Path: <old@x>\nDelivered-To: loop@y\nEnvelope-to: z@w\n" + TEXT
+    assert letters(Session(queue, "p").receive(package(b"c@d", text=text))) == "K"
+    ((sender, recipients, rest),) = queued(path)
+    assert (sender, recipients, rest) == (b"a@b", (b"c@d",), text)
+    (file,) = (path / "new").iterdir()
+    trace = envelope.read_trace(file.read_bytes(), True)
+    assert trace is not None
+    assert trace.offset == 0
+    assert trace.sender is None
+
+
+# Addresses are made of bytes one by one: with -bb hypothesis cannot shrink st.binary.
+address = st.lists(st.sampled_from([bytes([n]) for n in range(256) if n not in b"\0\r\n"])).map(
+    lambda parts: b"".join(parts)[:999]
+)
+
+
+@given(sender=address, recipients=st.lists(address.filter(bool), min_size=1, max_size=5))
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_envelope_comes_through_byte_for_byte(
+    tmp_path: Path, sender: bytes, recipients: list[bytes]
+) -> None:
+    """Quotes, blanks, control bytes and bytes that are no UTF-8: a relay changes no address."""
+    place = tmp_path / os.urandom(4).hex()
+    with contextlib.closing(QueueDestination(os.fsencode(place))) as queue:
+        output = Session(queue, "p").receive(package(*recipients, sender=sender))
+    assert letters(output) == "K" * len(recipients)
+    assert queued(place) == [(sender, tuple(recipients), TEXT)]
+
+
+def test_a_sidecar_never_outgrows_what_the_forwarder_reads(
+    queue: QueueDestination, path: Path
+) -> None:
+    """Control bytes take six times their size in JSON; a sidecar too large would hold the mail."""
+    recipients = [b"\1" * 900 + b"%d@d" % number for number in range(400)]
+    output = letters(Session(queue, "p").receive(package(*recipients)))
+    taken = output.count("K")
+    assert output == "K" * taken + "Z" * (400 - taken)
+    assert 100 < taken < 400
+    ((_, kept, _),) = queued(path)
+    assert list(kept) == recipients[:taken]
+    (file,) = (path / "envelope").iterdir()
+    assert file.stat().st_size <= sidecar.MAX_BYTES
+
+
+def test_a_thousand_long_recipients_fit(queue: QueueDestination, path: Path) -> None:
+    """What a package may hold at most is not deferred for ever."""
+    recipients = [b"%0900d@d" % number for number in range(1_000)]
+    assert letters(Session(queue, "p").receive(package(*recipients))) == "K" * 1_000
+    ((_, kept, _),) = queued(path)
+    assert list(kept) == recipients
+
+
+@pytest.mark.parametrize("call", ["link", "rename", "write", "fsync", "open"])
+def test_a_full_disk_defers_and_leaves_nothing(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The client sends all of it again; a half that stayed would be sent twice, or to nobody."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    session = Session(queue, "p")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        assert letters(session.receive(package(b"c@d", b"e@f") + package(b"g@h"))) == "ZZZ"
+    assert queued(path) == []
+    assert letters(session.receive(package(b"c@d"))) == "K"
+    assert len(names(path / "new")) == 1
+
+
+def test_the_order_of_what_is_made_durable(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sidecars before messages, everything before K; and two directories for a whole batch."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    assert letters(session.receive(package(b"c@d", b"e@f") + package(b"g@h"))) == "KKK"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    one = ["fsync tmp/*", "rename tmp/* -> envelope/NAME.json"]
+    assert calls == [
+        *["fsync tmp/*"] * 2,
+        *("fsync .", *one, *one, "fsync envelope"),
+        *["link tmp/* -> new/NAME", "unlink tmp/*"] * 2,
+        "fsync new",
+    ]
+
+
+def test_what_is_taken_back_goes_before_its_sidecar(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose sidecar went first is sent to whom its trace lines name."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    system.fail("link", 0, errno.ENOSPC)
+    assert letters(session.receive(package(b"c@d") + package(b"e@f"))) == "ZZ"
+    calls = [re.sub(r"[0-9]+\.M[^ .]*\.[^ .]*", "NAME", call) for call in system.calls]
+    calls = [call for call in calls if "tmp" not in call]
+    assert calls[calls.index("unlink new/NAME") :] == [
+        *("unlink new/NAME", "unlink new/NAME", "fsync new"),
+        *["unlink envelope/NAME.json"] * 2,
+    ]
+    assert queued(path) == []
+
+
+def test_a_directory_that_cannot_be_synced_keeps_the_sidecars(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message may be back after a power cut; an fsync again proves nothing of it."""
+    session = Session(queue, "p")
+    system = FileSystem(monkeypatch, path)
+    system.fail("fsync new", errno.EIO)
+    assert letters(session.receive(package(b"c@d"))) == "Z"
+    assert system.of("fsync").count("fsync new") == 1
+    assert names(path / "new") == names(path / "tmp") == []
+    assert len(names(path / "envelope")) == 1
+    assert letters(session.receive(package(b"c@d"))) == "K"
+
+
+def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) -> None:
+    """The forwarder looks at the path: what lies in a renamed queue is not sent."""
+    session = Session(queue, "p")
+    path.rename(path.with_name("old"))
+    writing.create(os.fsencode(path))
+    assert letters(session.receive(package(b"c@d"))) == "Z"
+    assert letters(session.receive(package(b"c@d"))) == "K"
+    assert [recipients for _, recipients, _ in queued(path)] == [(b"c@d",)]
+    assert names(path.with_name("old") / "new") == []
+
+
+def test_a_client_that_vanishes_while_its_mail_is_stored(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends all of it again; nothing of the first try may be there."""
+    workers = HeldWork()
+    session = Session(queue, "p", workers=workers)
+    session.receive(package(b"c@d", b"e@f") + package(b"g@h"))
+    real = os.fsync
+
+    def vanish(fd: int) -> None:
+        session.close()
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", vanish)
+    workers.do()
+    assert queued(path) == []
+
+
+def test_many_clients_at_once(path: Path) -> None:
+    """Threads share the queue; each message is there once, with its own envelope."""
+    texts = [b"%d\n" % number for number in range(100)]
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=10**6)) as queue:
+
+        def send(text: bytes) -> str:
+            session = Session(queue, "p", user=1000)
+            return letters(session.receive(package(b"c@d", text, text=text, sender=text[:-1])))
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(send, [text.strip() + b"\n" for text in texts])) == {"KD"}
+    assert sorted(queued(path)) == sorted((text[:-1], (b"c@d",), text) for text in texts)
+
+
+def test_min_free(queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the machine needs some of the disk; mail can wait at its sender."""
+    session = Session(queue, "p", Policy(min_free=1_000))
+    monkeypatch.setattr(queue, "free_bytes", lambda: 1_000)
+    assert letters(session.receive(package(b"c@d", b"e@f"))) == "ZZ"
+    monkeypatch.setattr(queue, "free_bytes", lambda: 100_000)
+    assert letters(session.receive(package(b"c@d"))) == "K"
+    assert len(queued(path)) == 1
+
+
+def test_old_orphans_are_removed_at_the_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sidecars of a crash before their messages came would pile up for ever."""
+    with contextlib.closing(QueueDestination(os.fsencode(path))) as queue:
+        assert letters(Session(queue, "p").receive(package(b"c@d"))) == "K"
+    content = {"version": 1, "sender": "", "recipients": ["a@b"]}
+    (path / "envelope" / "1.gone.json").write_text(json.dumps(content))
+    QueueDestination(os.fsencode(path)).close()
+    assert "1.gone.json" in names(path / "envelope"), "its message may be about to come"
+    later_s = time.time() + 37 * 3_600
+    monkeypatch.setattr("maildirqmtp.receiver.storage.time.time", lambda: later_s)
+    QueueDestination(os.fsencode(path)).close()
+    assert len(queued(path)) == 1
+
+
+def test_a_queue_that_can_have_no_sidecars_does_not_start(path: Path) -> None:
+    """Else each message is deferred, for ever, and the reason stands in a log."""
+    writing.create(os.fsencode(path))
+    (path / "envelope").write_text("in the way")
+    with pytest.raises(LocalError, match="envelope: Not a directory"):
+        QueueDestination(os.fsencode(path))
+
+
+# How much a user may have waiting
+
+
+def test_a_user_over_the_quota_is_deferred(path: Path) -> None:
+    """One user's script that sends without end must not fill the disk for all."""
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        ann = Session(queue, "ann (uid 1000)", user=1000)
+        bob = Session(queue, "bob (uid 100)", user=100)
+        large = package(b"c@d", b"e@f", text=b"x" * 500)
+        assert letters(ann.receive(large)) == "KK"
+        output = ann.receive(large)
+        assert letters(output) == "ZZ"
+        assert b"(#4.2.2)" in output
+        assert letters(bob.receive(large)) == "KK"
+        other = Session(queue, "[192.0.2.1]")
+        assert letters(other.receive(large * 3)) == "KKKKKK"
+    assert len(queued(path)) == 5
+
+
+def test_what_never_fits_the_quota_is_refused(path: Path) -> None:
+    """A deferral would be tried again until its lifetime is over, and nobody would be told."""
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        output = Session(queue, "p", user=7).receive(package(b"c@d", b"e@f", text=b"x" * 1_000))
+    assert letters(output) == "DD"
+    assert b"(#5.3.4)" in output
+    assert queued(path) == []
+
+
+def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted by the names of the files: what was forwarded counts no more."""
+    large = package(b"c@d", text=b"x" * 600)
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        assert letters(Session(queue, "p", user=1000).receive(large)) == "K"
+    (name,) = names(path / "new")
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        session = Session(queue, "p", user=1000)
+        assert letters(session.receive(large)) == "Z"
+        (path / "new" / name).unlink()
+        (path / "envelope" / f"{name}.json").unlink()
+        monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+        assert letters(session.receive(large)) == "K"
+    assert len(queued(path)) == 1
+
+
+def test_a_user_over_the_quota_does_not_have_the_queue_counted_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred thousand names are not read again for each of that user's messages."""
+    now_s = [0.0]
+    counts: list[int] = []
+    real = os.listdir
+
+    def listdir(fd: Any) -> Any:
+        counts.append(fd)
+        return real(fd)
+
+    writing.create(os.fsencode(tmp_path / "M"))
+    quota = UserQuota(10, lambda: now_s[0])
+    with Maildir(os.fsencode(tmp_path / "M")) as maildir:
+        monkeypatch.setattr(os, "listdir", listdir)
+        assert quota.take(maildir.new, 7, 8)
+        for _ in range(5):
+            assert not quota.take(maildir.new, 7, 8)
+        assert len(counts) == 1
+        now_s[0] += RECOUNT_S
+        assert quota.take(maildir.new, 7, 8)
+        assert len(counts) == 2
