@@ -193,12 +193,14 @@ class WatchQueue:
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `forwarder.queue.Queue`."""
-        for folder, name in reversed(candidates):
-            self._fresh.appendleft(self._return(folder, name))
+        self._fresh.extendleft([self._return(*candidate) for candidate in reversed(candidates)])
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
+    def postpone(
+        self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False, first: bool = False
+    ) -> None:
         """See `forwarder.queue.Queue`."""
-        self._postponed.add([self._return(*candidate) for candidate in candidates], broken=broken)
+        keys = [self._return(*candidate) for candidate in candidates]
+        self._postponed.add(keys, broken=broken, first=first)
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
@@ -276,8 +278,7 @@ class WatchQueue:
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """See `forwarder.queue.Queue`."""
-        folder, name = candidate
-        key = self._return(folder, name)
+        key = self._return(*candidate)
         entry = self._known[key]
         entry.reason = reason[:_REASON_MAX]
         self._wait_until(entry, key, until)
@@ -378,8 +379,7 @@ class WatchQueue:
     def _forget_missing(self) -> None:
         """Forget those that wait and were neither in this scan nor in the one before."""
         before, known = self._scans - 1, self._known
-        gone = [key for key, e in known.items() if e.seen_in < before and e.due is not None]
-        for key in gone:
+        for key in [k for k, e in known.items() if e.seen_in < before and e.due is not None]:
             del known[key]
 
     # To be shown

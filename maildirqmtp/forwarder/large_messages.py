@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from maildirqmtp.errors import ConnectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.maildir.state import State
@@ -51,9 +51,16 @@ class Postponed(Generic[T]):
     def __len__(self) -> int:
         return len(self._first) + len(self._broken)
 
-    def add(self, candidates: Iterable[T], *, broken: bool = False) -> None:
-        """Put these behind the others, or behind the others that broke a connection."""
-        (self._broken if broken else self._first).extend(candidates)
+    def add(self, candidates: list[T], *, broken: bool = False, first: bool = False) -> None:
+        """Put these behind the others, or behind the others that broke a connection.
+
+        `first`: before them instead.
+        """
+        place = self._broken if broken else self._first
+        if first:
+            place.extendleft(reversed(candidates))
+        else:
+            place.extend(candidates)
 
     def take(self) -> T | None:
         """Return the next one; None where there is none."""

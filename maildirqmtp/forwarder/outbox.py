@@ -251,11 +251,16 @@ class Outbox:
 
     def put_back(self) -> None:
         """Put back the messages that wait for their turn: they may be others when that comes."""
-        for lane in (self._large_lane, self._small_lane):
-            queued, lane.next = lane.next, None
-            if queued is not None:
-                queued.message.close()
-                self._queue.put_back([(queued.message.folder, queued.message.name)])
+        small, self._small_lane.next = self._small_lane.next, None
+        if small is not None:
+            small.message.close()
+            self._queue.put_back([(small.message.folder, small.message.name)])
+        large, self._large_lane.next = self._large_lane.next, None
+        if large is not None:
+            large.message.close()
+            broken = self._large.broke_before(large.message.name)
+            candidate = large.message.folder, large.message.name
+            self._queue.postpone([candidate], broken=broken, first=True)
 
     def _refuse(self, queued: QueuedMessage) -> None:
         """Settle a message that must not be sent as one that the server refused."""

@@ -70,10 +70,17 @@ class Queue(Protocol):
         """Return the next of those that were postponed."""
         ...
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
+    def postpone(
+        self,
+        candidates: list[tuple[Folder, bytes]],
+        *,
+        broken: bool = False,
+        first: bool = False,
+    ) -> None:
         """Put these, which were not tried to the end, behind all others, present and to come.
 
         `broken`: they broke a connection before, and go behind the other ones that are postponed.
+        `first`: they were the next ones of these.
         """
         ...
 
@@ -199,9 +206,15 @@ class BatchQueue:
         """See `Queue`."""
         self._candidates.extendleft(reversed(candidates))
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False) -> None:
+    def postpone(
+        self,
+        candidates: list[tuple[Folder, bytes]],
+        *,
+        broken: bool = False,
+        first: bool = False,
+    ) -> None:
         """See `Queue`."""
-        self._postponed.add(candidates, broken=broken)
+        self._postponed.add(candidates, broken=broken, first=first)
         self._large.update([without_uid(name) for _, name in candidates])
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
