@@ -417,7 +417,7 @@ def test_planted_names_are_never_written_through(
     """A file planted under the next name in tmp/ stops the run; it is never written into."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious\n")
-    monkeypatch.setattr(writing, "unique_name", lambda: b"guessed")
+    monkeypatch.setattr(writing, "unique_name", lambda mark: b"guessed")
     with Maildir(bytes(maildir)) as opened:
         for plant_link in (True, False):
             path = maildir / "tmp" / "guessed"
