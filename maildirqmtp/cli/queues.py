@@ -10,7 +10,6 @@ from maildirqmtp.cli.status import show_maildir
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import LocalError
 from maildirqmtp.exit_codes import EX_NOPERM, EX_TEMPFAIL, EXIT_OK
-from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
@@ -42,16 +41,17 @@ def try_now(paths: Sequence[bytes], tell: Callable[[str], object]) -> int:
 def _try_now(path: bytes, tell: Callable[[str], object]) -> int:
     with Maildir(path) as maildir:
         # A run that does not stay would be killed by the signal; it tries everything anyway.
-        daemons = {(read(maildir, prefix) or {}).get("pid") for prefix in served(maildir)}
-        process = locking.holder(maildir.root)
+        told = [(read(maildir, *route) or {}).get("pid") for route in served(maildir)]
+        processes = {pid for pid in told if isinstance(pid, int) and pid > 0}
         waits = any(True for _ in maildir.scan(include_cur=False))
-    if process is None or process <= 0 or process not in daemons:
+    if not processes:
         if not waits:
             return EXIT_OK
         tell(f"no daemon forwards {printable(path)}; it goes with the next run of maildirqmtp")
         return EX_TEMPFAIL
     try:
-        os.kill(process, signal.SIGALRM)
+        for process in processes:
+            os.kill(process, signal.SIGALRM)
     except ProcessLookupError:
         raise LocalError(f"the daemon of {printable(path)} has just ended") from None
     except PermissionError:
