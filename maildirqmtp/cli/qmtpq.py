@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mend_output()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parse(words)
+        options = read_command_line(words)
         code = _do(options, _selection(options))
         return code if flush_output() else EXIT_TEMPORARY
     except ConfigError as error:
@@ -125,7 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
+def read_command_line(words: list[str]) -> argparse.Namespace:
     """Read a command line; options and names may be mixed. Raises `ConfigError`."""
     parser = make_parser()
     end = words.index("--") if "--" in words else len(words)

@@ -71,7 +71,10 @@ def _confirmed(entries: Sequence[Entry]) -> bool:
             print(f"  and {len(entries) - _LISTED:,} more")
     count = "this message" if len(entries) == 1 else f"these {len(entries):,} messages"
     print(f"drop {count} for good, telling nobody? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin is not None and sys.stdin.readline().strip().lower() in ("y", "yes")
+    answer = "" if sys.stdin is None else sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)  # the end of the input leaves the question's line open
+    return answer.strip().lower() in ("y", "yes")
 
 
 # Resend

@@ -182,7 +182,7 @@ def test_where_it_cannot_be_moved_it_stays_as_it_was(
         monkeypatch.setattr(os, "rename", full)
 
     monkeypatch.setattr(sidecars, "write", then_full)
-    with pytest.raises(LocalError, match="cannot move .*No space left"):
+    with pytest.raises(LocalError, match=r"cannot move .*No space left"):
         requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
     assert names(path / "envelope") == ["other.json"]
     assert names(path / ".Failed" / "envelope") == ["1.a.json"]
