@@ -31,9 +31,13 @@ class AnsweredMessages:
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> bool:
         """Settle what has been answered on a connection; say whether there was anything."""
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
+        recovery = self._servers.current.recovery
         for batch, first, stop in accepted:
             assert isinstance(batch, SmallBatch)
+            recovery.answered([message[1] for message in batch.messages[first:stop]])
             self._settle_small(batch, first, stop)
+        if done:
+            recovery.answered([queued.message.name for queued in done])
         for queued in done:
             self._settle_one(queued)
         return bool(accepted or done)
@@ -48,14 +52,12 @@ class AnsweredMessages:
                 first += 1
             else:
                 names = [message[1] for message in batch.messages[first:end]]
-                self._servers.current.recovery.answered(names)
                 self._report.no_longer_held(self._queue.all_gone(names))
                 first = end
 
     def _settle_one(self, queued: QueuedMessage) -> None:
         name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)
-        self._servers.current.recovery.answered([name])
         if kept is not None:
             self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
         elif self._queue.gone(name):

@@ -1,4 +1,4 @@
-"""Why a message stays in the maildir after it has been settled."""
+"""Why a message stays in the maildir."""
 
 # No postponed annotations; see `route`.
 from typing import NamedTuple
@@ -12,3 +12,10 @@ class Kept(NamedTuple):
 
     reason: str
     at_next_scan: bool = False
+
+
+class Wait(NamedTuple):
+    """A message has to wait until this time of the clock, and why."""
+
+    until: float
+    reason: str

@@ -18,8 +18,9 @@ shown of itself, its window and the messages that it may dislike are its own.
 from __future__ import annotations
 
 from time import gmtime, strftime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from maildirqmtp.forwarder.kept import Wait
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.server_memory import ServerMemory
 from maildirqmtp.pipeline.pool import ConnectionPool
@@ -78,13 +79,6 @@ class Server:
     def is_useless(self, now: float) -> bool:
         """Say whether it was of no use within 5 minutes."""
         return self.useless_at is not None and now - self.useless_at < USELESS_S
-
-
-class Wait(NamedTuple):
-    """A message has to wait until this time of the clock, and why."""
-
-    until: float
-    reason: str
 
 
 class Servers:

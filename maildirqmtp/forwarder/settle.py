@@ -104,7 +104,6 @@ class Settler:
         except LocalError as error:
             self.stop_taking(error)
             kept = Kept(str(error))
-        self._sync_if_due()
         return kept
 
     def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
@@ -163,6 +162,7 @@ class Settler:
             self._removals.add_sidecar(message.name, queued.sidecar_identity)
         if self._state is not None:
             self._state.forget([message.name])
+        self._sync_if_due()
 
     def _check_sidecar(self, queued: QueuedMessage) -> None:
         """Raise `FileChangedError` where the sidecar is another than when the message was opened.

@@ -7,18 +7,13 @@
 What is remembered belongs to the process, and to all its threads.
 """
 
-from __future__ import annotations
-
+# No postponed annotations; see `forwarder.route`.
 import socket
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from maildirqmtp.errors import ConnectError
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from maildirqmtp.transport.endpoint import TcpEndpoint
+from maildirqmtp.transport.endpoint import TcpEndpoint
 
 #: Seconds for which an address that was of no use goes behind the others.
 USELESS_S = 300.0

@@ -1,0 +1,80 @@
+"""recipes/sendmail.md: a machine without a mail server, from its programs to the far end."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.helpers import wait_until
+from tests.recipes.trial import (
+    DEADLINE_S,
+    HOME,
+    Trial,
+    arrived,
+    block,
+    call,
+    expect,
+    far_end,
+    make_user,
+)
+
+RECIPE = "recipes/sendmail.md"
+QUEUE = HOME / "queue"
+SOCKET = Path("/run/maildirqmtp/submit.sock")
+FROM = "laptop@example.org"
+
+
+@contextlib.contextmanager
+def running(*words: str | Path) -> Iterator[None]:
+    """Run a daemon of the recipe as its user, until the end; it has to end well."""
+    with subprocess.Popen(
+        [*map(str, words)], user="maildirqmtp", group="maildirqmtp", extra_groups=[], cwd="/"
+    ) as daemon:
+        try:
+            yield
+        finally:
+            daemon.terminate()
+            assert daemon.wait(60) == 0
+
+
+def install() -> None:
+    """Do what the recipe says for the whole machine."""
+    Path("/etc/maildirqmtp.toml").write_text(block(RECIPE, "[submission.aliases]"))
+    for command in block(RECIPE, "# dpkg-divert").splitlines():
+        call("sh", "-ec", command.removeprefix("# "))
+
+
+def main() -> None:
+    """Tell the story; the rows go to standard output."""
+    make_user()
+    SOCKET.parent.mkdir()
+    call("chown", "maildirqmtp:", SOCKET.parent)
+    install()
+    queue = ("qmtpmaildir", "--queue", QUEUE, "--listen", f"unix:{SOCKET}")
+    with (
+        far_end("mail.example.org"),
+        running(*queue),
+        running("maildirqmtp", "--config", "/etc/maildirqmtp.toml"),
+    ):
+        wait_until(lambda: SOCKET.exists() and QUEUE.is_dir(), "the queue", DEADLINE_S)
+        mailx = Trial(RECIPE, "bsd-mailx")
+        with mailx.checks("mail of this machine's root goes to a person"):
+            call("mail", "-s", "aliased", "root", text="Hello\n")
+            expect("aliased", FROM, "ann@example.org", maildir=QUEUE)
+        with mailx.checks("a user's mail; the blind one is told to nobody"):
+            words = ("mail", "-s", "blind", "-b", "cat@example.net", "bob@example.net")
+            user = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+            call(*user, *words, text="Hello\n")
+            wait_until(lambda: len(arrived("blind")) >= 2, "both copies", DEADLINE_S)
+            found = arrived("blind")
+            assert [one.recipient for one in found] == ["bob@example.net", "cat@example.net"]
+            assert not any("cat@example.net" in one.text for one in found), found
+        with Trial(RECIPE, "mutt").checks("a message; the sender is the configured one"):
+            call("mutt", "-s", "muttered", "--", "bob@example.net", text="Hello\n")
+            expect("muttered", FROM, "bob@example.net", maildir=QUEUE)
+
+
+if __name__ == "__main__":
+    main()
