@@ -150,7 +150,7 @@ def test_all_that_qmtpq_takes_is_told() -> None:
         for word in action.choices or ():
             assert re.search(f"(?m)^\\.B[IR]? .*\\b{word}\\b", manual), word
     examples = re.findall(r"(?m)^(?:\$ )?qmtpq (.*)", section("The queue tool, `qmtpq`"))
-    examples += re.findall(r"(?m)^qmtpq (.*)", manual)
+    examples += re.findall(r"(?m)^qmtpq (.*)", manual.split(".SH EXAMPLES")[1])
     assert len(examples) > 9
     for example in examples:
         qmtpq.read_command_line(shlex.split(example, comments=True))
