@@ -112,6 +112,7 @@ def command(name: str = "maildirqmtp") -> list[str]:
         "maildirqmtp": "maildirqmtp",
         "qmtpmaildir": "maildirqmtp.cli.qmtpmaildir",
         "qmtp-sendmail": "maildirqmtp.cli.qmtp_sendmail",
+        "qmtpq": "maildirqmtp.cli.qmtpq",
         "serialqmtp": "maildirqmtp.serialmail.serialqmtp",
         "maildirserial": "maildirqmtp.serialmail.maildirserial",
     }[name]

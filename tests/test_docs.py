@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.cli import qmtp_sendmail
+from maildirqmtp.cli import qmtp_sendmail, qmtpq
 from maildirqmtp.settings import config, flags_and_keys, submission
 from maildirqmtp.settings.command_line import make_parser, parse
 from maildirqmtp.settings.config_file import ConfigFile
@@ -138,6 +139,21 @@ def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
         file = tmp_path / "m.toml"
         file.write_text(example[example.index("[submission]") :])
         assert len(submission.from_file(ConfigFile(str(file)))["aliases"]) == 2
+
+
+def test_all_that_qmtpq_takes_is_told() -> None:
+    """Each command and option, in its manual; and README's examples are taken."""
+    manual = (ROOT / "contrib" / "man" / "qmtpq.1").read_text().replace("\\-", "-")
+    for action in qmtpq.make_parser()._actions:
+        for word in [flag for flag in action.option_strings if flag != "-h"]:
+            assert re.search(f"{word}\\b", manual), word
+        for word in action.choices or ():
+            assert re.search(f"(?m)^\\.B[IR]? .*\\b{word}\\b", manual), word
+    examples = re.findall(r"(?m)^(?:\$ )?qmtpq (.*)", section("The queue tool, `qmtpq`"))
+    examples += re.findall(r"(?m)^qmtpq (.*)", manual.split(".SH EXAMPLES")[1])
+    assert len(examples) > 9
+    for example in examples:
+        qmtpq.read_command_line(shlex.split(example, comments=True))
 
 
 @pytest.mark.parametrize("path", MANUALS, ids=lambda path: str(path.name))

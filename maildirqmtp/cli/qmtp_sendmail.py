@@ -116,7 +116,7 @@ def _do(options: argparse.Namespace, request: Request) -> int:
     if options.mode == "p":
         from maildirqmtp.cli.queues import list_queues
 
-        return list_queues(_queues(settings))
+        return list_queues(_queues(settings), _tell)
     if options.flush:
         from maildirqmtp.cli.queues import try_now
 

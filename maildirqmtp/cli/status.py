@@ -263,9 +263,9 @@ def _print(found: dict[str, Any]) -> None:
         more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
         rows.append(
             (
-                _ago(one["age_s"]),
+                ago(one["age_s"]),
                 "-" if one["tries"] is None else str(one["tries"]),
-                "-" if one["next"] is None else _ago(max(0.0, one["next"] - time.time())),
+                "-" if one["next"] is None else ago(max(0.0, one["next"] - time.time())),
                 str(one.get("bytes", "-")),
                 one["message"],
                 f"{recipients[0]}{more}" if recipients else "-",
@@ -290,7 +290,7 @@ def _print_failed(found: dict[str, Any]) -> None:
         unknown = [{"recipient": "-", "response": "-no sidecar says why"}]
         rows += [
             (
-                _ago(one["age_s"]),
+                ago(one["age_s"]),
                 str(one["bytes"]),
                 one["message"],
                 failure["recipient"],
@@ -310,7 +310,8 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  " + "  ".join([*cells, row[-1]]).rstrip())
 
 
-def _ago(seconds: float | None) -> str:
+def ago(seconds: float | None) -> str:
+    """Return a time in seconds for people: 12s, 3.5m, 2.0h, 9.1d; None is `-`."""
     if seconds is None:
         return "-"
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):

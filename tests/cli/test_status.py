@@ -182,7 +182,7 @@ def test_names_cannot_write_to_the_terminal(path: Path, capsys: pytest.CaptureFi
 )
 def test_ages_are_for_people(seconds: float | None, shown: str) -> None:
     """The largest unit that fits."""
-    assert status._ago(seconds) == shown
+    assert status.ago(seconds) == shown
 
 
 # What has failed

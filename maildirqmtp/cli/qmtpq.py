@@ -1,0 +1,250 @@
+"""The command line of `qmtpq`: what waits in a maildir or has failed, and what to do about it.
+
+Exit codes as those of `maildirqmtp`: 0 done, 111 something could not be looked at or done, 100
+wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from maildirqmtp import __version__
+from maildirqmtp.cli.output import complain, flush_output, mend_output
+from maildirqmtp.cli.queue_selection import Selected, Selection
+from maildirqmtp.daemon import listing
+from maildirqmtp.daemon.entry_filter import EntryFilter
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.settings.types import AddressType, DurationType, NumberType, PathType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+_USAGE = """\
+qmtpq COMMAND [OPTION...] DIR [NAME...]
+       qmtpq COMMAND [OPTION...] --config FILE [NAME...]"""
+_COMMANDS = {
+    "list": "list what waits and what has failed, the oldest first, and why",
+    "show": "show all that is known of messages, and their headers",
+    "drop": "remove messages for good, telling nobody; asks, unless --yes is given",
+    "resend": "put failed messages back into the queue, to those who failed",
+    "retry": "have the running daemon try all that waits now",
+    "flush": "the same as retry",
+}
+_EPILOG = """\
+NAME is a message's file name, as list shows it; where that ends with +, it is
+the beginning of the name. DIR is a maildir; with --config FILE it is those of
+the routes in the file. TIME is in seconds, or as in 90s, 5m, 2h, 14d.
+
+Exit codes: 0 done; 111 something could not be looked at or done; 100 wrong
+usage.
+"""
+#: Messages that `list` shows on a terminal, where nothing else is said.
+LIMIT = 100
+_CHANGES_MESSAGES = ("drop", "resend")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"qmtpq: {message}; see qmtpq --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    mend_output()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = read_command_line(words)
+        code = _do(options, _selection(options))
+        return code if flush_output() else EXIT_TEMPORARY
+    except ConfigError as error:
+        complain("qmtpq", f"{error}; see qmtpq --help")
+        return EXIT_USAGE
+    except LocalError as error:
+        complain("qmtpq", str(error))
+        return EXIT_TEMPORARY
+    except BrokenPipeError:
+        return EXIT_TEMPORARY  # as with head(1): nobody reads the rest
+    except OSError as error:
+        complain("qmtpq", f"standard output: {error.strerror}")
+        return EXIT_TEMPORARY
+    except KeyboardInterrupt:
+        return EXIT_TEMPORARY
+    finally:
+        flush_output()
+
+
+# The command line
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. A wrong value raises `ConfigError`."""
+    commands = "\n".join(f"  {name:<8}{text}" for name, text in _COMMANDS.items())
+    parser = _Parser(
+        prog="qmtpq",
+        usage=_USAGE,
+        description=f"Look at the queue of a maildir, and change it.\n\n{commands}",
+        epilog=_EPILOG,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=78),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("command", choices=_COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    add("arguments", nargs="*", metavar="DIR [NAME...]", help=argparse.SUPPRESS)
+    path = partial(PathType().parse, where="--failed-maildir")
+    older = partial(DurationType().parse, where="--older")
+    limit = partial(NumberType().parse, where="--limit")
+    recipient = partial(AddressType("recipient").parse, where="--recipient")
+    add("--config", metavar="FILE", help="the maildirs of the routes in a file of maildirqmtp's")
+    add("--failed-maildir", type=path, metavar="MAILDIR", help="not DIR/.Failed, but this one")
+    add("--cur", action="store_true", help="look at what is in cur/, too")
+    add("--to", metavar="ADDRESS", help="only messages to ADDRESS, or to @DOMAIN")
+    add("--from", dest="sender", metavar="ADDRESS", help="only from ADDRESS or @DOMAIN; '' is <>")
+    add("--older", type=older, metavar="TIME", help="only those that came TIME ago or earlier")
+    add("--why", metavar="TEXT", help="only those with TEXT in their reason")
+    for state, what in (
+        (listing.WAITING, "wait to be sent"),
+        (listing.HELD, "cannot be sent as they are"),
+        (listing.FAILED, "were refused"),
+    ):
+        choose: dict[str, Any] = {"dest": "state", "action": "append_const", "const": state}
+        add(f"--{state}", **choose, help=f"only those that {what}")
+    add("--all", action="store_true", help="with drop or resend: no NAME, but all messages")
+    add("--limit", type=limit, metavar="N", help=f"list so many ({LIMIT} on a terminal)")
+    add("--summary", action="store_true", help="list counts by recipient domain and reason")
+    add("--json", action="store_true", help="one JSON object a line")
+    add("--recipient", type=recipient, metavar="ADDRESS", action="append", default=[],
+        help="resend to ADDRESS instead; may be repeated")  # fmt: skip
+    add("--yes", action="store_true", help="drop without asking")
+    add("--version", action="version", version=f"qmtpq {__version__}")
+    return parser
+
+
+def read_command_line(words: list[str]) -> argparse.Namespace:
+    """Read a command line; options and names may be mixed. Raises `ConfigError`."""
+    parser = make_parser()
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_intermixed_args(words[:end])
+    options.arguments += words[end + 1 :]
+    command = options.command
+    for flag, given, commands in (
+        ("--limit", options.limit is not None, ("list",)),
+        ("--summary", options.summary, ("list",)),
+        ("--recipient", options.recipient, ("resend",)),
+        ("--yes", options.yes, ("drop",)),
+        ("--all", options.all, _CHANGES_MESSAGES),
+    ):
+        if given and command not in commands:
+            raise ConfigError(f"{flag} only makes sense with {' or '.join(commands)}")
+    if command == "drop" and options.json and not options.yes:
+        raise ConfigError("drop --json asks nobody; write --yes as well")
+    if options.summary and options.limit is not None:
+        raise ConfigError("--summary counts all messages; write it without --limit")
+    if options.config is not None and options.failed_maildir is not None:
+        raise ConfigError("--failed-maildir stands in the file; write DIR instead of --config FILE")
+    if options.config is None and not options.arguments:
+        raise ConfigError("DIR or --config FILE is needed")
+    return options
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    """Return what the command line is about. Raises `ConfigError`."""
+    states = set(options.state or ())
+    if len(states) > 1:
+        raise ConfigError(f"--{' and --'.join(sorted(states))} leave nothing; write one of them")
+    wanted = EntryFilter(
+        _pattern(options.to, "recipient", "--to"),
+        _pattern(options.sender, "sender", "--from"),
+        options.older,
+        options.why,
+        *states,
+    )
+    names = list(map(os.fsencode, options.arguments))
+    if options.config is None:
+        places = listing.places_of(names.pop(0), options.failed_maildir, options.cur)
+    else:
+        from maildirqmtp.settings import command_line, config
+
+        found = config.read(options.config, command_line.parse(["--config", options.config]))
+        places = listing.places_of_routes(
+            r._replace(include_cur=r.include_cur or options.cur) for r in found.routes
+        )
+    selection = Selection(tuple(places), tuple(names), wanted)
+    _check_scope(options, selection)
+    return selection
+
+
+def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
+    """Refuse to change, or to show, everything because something was forgotten. `ConfigError`."""
+    command, state, asks = options.command, selection.filter.state, selection.filter.asks
+    if command == "show" and not selection.names:
+        raise ConfigError("show needs the NAME of a message; list shows them all")
+    if options.all and (selection.names or asks):
+        raise ConfigError("--all means all messages; write it without names and without filters")
+    if command in _CHANGES_MESSAGES and not (selection.names or asks or options.all):
+        raise ConfigError(f"{command} needs NAME..., --to, --from, --older, --why or --all")
+    if command == "resend" and state not in (None, listing.FAILED):
+        raise ConfigError(f"resend is about failed messages; write it without --{state}")
+    if command in ("retry", "flush") and (asks or state is not None or selection.names):
+        raise ConfigError(f"{command} has the daemon try all that waits; it takes only DIR")
+
+
+def _pattern(text: str | None, what: str, flag: str) -> bytes | None:
+    """Read an address, or @DOMAIN. Raises `ConfigError`."""
+    if text is None:
+        return None
+    if text.startswith("@") and len(text) > 1:
+        return os.fsencode(text)
+    return AddressType(what).parse(text, flag)
+
+
+# The commands
+
+
+def _do(options: argparse.Namespace, selection: Selection) -> int:
+    meant = selection.of_places(_failed_ones(options.command, selection))
+    with Selected(meant, partial(complain, "qmtpq")) as selected:
+        if options.command in ("list", "show"):
+            return _look(options, selected, bool(selection.names))
+        from maildirqmtp.cli import queue_changes
+
+        if options.command == "drop":
+            return queue_changes.drop(selected, options.yes, options.json)
+        if options.command == "resend":
+            return queue_changes.resend(selected, tuple(options.recipient), options.json)
+        return queue_changes.retry(selected, options.json)
+
+
+def _failed_ones(command: str, selection: Selection) -> bool | None:
+    """Say whether a command is about failed maildirs, about the others, or None, about both."""
+    state = selection.filter.state
+    if command == "resend":
+        return True
+    if command in ("retry", "flush"):
+        return False
+    if state is not None:
+        return state == listing.FAILED
+    # By name in both, where a name that is in both is refused; else what has failed is asked for.
+    return False if command == "drop" and not selection.names else None
+
+
+def _look(options: argparse.Namespace, selected: Selected, by_name: bool) -> int:
+    from maildirqmtp.cli import queue_list
+
+    if options.command == "show":
+        return queue_list.show(selected, options.json)
+    if options.summary:
+        return queue_list.summarise(selected, options.json)
+    limit = options.limit
+    if limit is None and not options.json and sys.stdout.isatty():
+        limit = LIMIT
+    return queue_list.list_messages(selected, by_name, limit, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""What `qmtpq` does to messages: drop, resend, and have a daemon try at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import redirect_stdout
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from maildirqmtp.cli import queue_output
+from maildirqmtp.daemon.waking import Woken, wake
+from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+from maildirqmtp.maildir import requeue
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from maildirqmtp.cli.queue_selection import Chosen, Selected
+    from maildirqmtp.daemon.listing import Entry, QueuePlace
+    from maildirqmtp.mail.sidecar import Sidecar
+
+#: Messages that are listed before it is asked whether they are to go.
+_LISTED = 20
+
+
+def _code(selected: Selected) -> int:
+    return EXIT_OK if selected.complete else EXIT_TEMPORARY
+
+
+# Drop
+
+
+def drop(selected: Selected, yes: bool, to_json: bool) -> int:
+    """Remove messages for good, after asking; nobody is told."""
+    chosen = selected.chosen(single=True)
+    if chosen and not yes and not _confirmed([entry for _, _, entry in chosen]):
+        selected.fault("nothing was dropped")
+        return EXIT_TEMPORARY
+    for _, group in groupby(chosen, key=lambda one: one[1].path):
+        same = list(group)
+        for first in range(0, len(same), requeue.BATCH):
+            _drop_batch(selected, same[first : first + requeue.BATCH], to_json)
+    return _code(selected)
+
+
+def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> None:
+    place, maildir, _ = batch[0]
+    found = [entry for _, _, entry in batch]
+    try:
+        outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
+    except LocalError as error:
+        selected.fault(str(error))
+        return
+    for entry, why in zip(found, outcomes, strict=True):
+        if why is None:
+            _tell("dropped", place, entry, to_json)
+        else:
+            selected.fault(f"{printable(entry.folder.join(entry.name))}: {why}")
+
+
+def _confirmed(entries: Sequence[Entry]) -> bool:
+    # To where the question goes: standard output may be a file.
+    with redirect_stdout(sys.stderr):
+        queue_output.put_table(entries[:_LISTED], time.time())
+        if len(entries) > _LISTED:
+            print(f"  and {len(entries) - _LISTED:,} more")
+    count = "this message" if len(entries) == 1 else f"these {len(entries):,} messages"
+    print(f"drop {count} for good, telling nobody? [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = "" if sys.stdin is None else sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)  # the end of the input leaves the question's line open
+    return answer.strip().lower() in ("y", "yes")
+
+
+# Resend
+
+
+def resend(selected: Selected, recipients: tuple[bytes, ...], to_json: bool) -> int:
+    """Put failed messages back into the queue, to those who failed, or to these recipients."""
+    for _, group in groupby(selected.chosen(single=True), key=lambda one: one[1].path):
+        same = list(group)
+        try:
+            _resend_from(selected, same, recipients, to_json)
+        except LocalError as error:
+            selected.fault(str(error))
+    return _code(selected)
+
+
+def _resend_from(
+    selected: Selected, batch: Sequence[Chosen], recipients: tuple[bytes, ...], to_json: bool
+) -> None:
+    place, failed, _ = batch[0]
+    if len(place.queues) != 1:
+        queues = ", ".join(map(printable, place.queues))
+        raise LocalError(
+            f"{printable(place.path)} is the failed maildir of several: {queues}; write "
+            f"qmtpq resend DIR --failed-maildir {printable(place.path)}, DIR being the one to use"
+        )
+    # Two who resend at the same time would send it twice.
+    failed.lock()
+    with Maildir(place.queues[0]) as queue:
+        queue.find_envelopes()
+        for _, _, entry in batch:
+            label = printable(entry.folder.join(entry.name))
+            try:
+                content = _new_sidecar(failed, entry, recipients)
+                name = requeue.requeue(
+                    failed, queue, entry.folder, entry.name, entry.identity, content
+                )
+            except LocalError:
+                raise
+            except QMTPError as error:  # about this message alone
+                selected.fault(f"{label}: {error}")
+            else:
+                _tell("resent", place, entry, to_json, os.fsdecode(name))
+
+
+def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -> Sidecar | None:
+    """Return the sidecar that a failed message gets in the queue; None where it has none.
+
+    Raises `FileChangedError` where its envelope is not known.
+    """
+    from maildirqmtp.mail.sidecar import Sidecar
+    from maildirqmtp.maildir import sidecars
+
+    before = sidecars.read(failed, entry.name) if failed.has_envelopes else None
+    if entry.sender is None:
+        raise FileChangedError(f"it cannot be sent: {entry.reason}")
+    if before is None and not recipients:
+        return None
+    wanted = recipients or (before.recipients if before is not None else ())
+    others = before.failures if before is not None else ()
+    return Sidecar(entry.sender, wanted, tuple(f for f in others if f.recipient not in wanted))
+
+
+# Retry
+
+
+def retry(selected: Selected, to_json: bool) -> int:
+    """Have the daemons of the maildirs try all that waits now."""
+    for place, maildir in selected.maildirs():
+        try:
+            woken = wake(maildir)
+        except LocalError as error:
+            selected.fault(str(error))
+            continue
+        path = printable(place.path)
+        if woken is Woken.NO_DAEMON:
+            selected.fault(
+                f"no daemon forwards {path}; it is tried with the next run of maildirqmtp"
+            )
+        elif woken is Woken.NOT_ALLOWED:
+            selected.fault(f"the daemon of {path} is another user's; run this as that user or root")
+        elif to_json:
+            queue_output.put_json({"event": "woken", "maildir": os.fsdecode(place.path)})
+        else:
+            print(f"the daemon of {path} tries all that waits")
+    return _code(selected)
+
+
+def _tell(event: str, place: QueuePlace, entry: Entry, to_json: bool, new_name: str = "") -> None:
+    if to_json:
+        found = {"event": event, "maildir": os.fsdecode(place.path)}
+        found["message"] = os.fsdecode(entry.name)
+        if new_name:
+            found["new_name"] = new_name
+        queue_output.put_json(found)
+    else:
+        as_new = f" as {printable(os.fsencode(new_name))}" if new_name else ""
+        print(f"{event} {printable(entry.folder.join(entry.name))}{as_new}")

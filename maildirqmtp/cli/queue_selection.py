@@ -1,0 +1,123 @@
+"""The messages that a command of `qmtpq` is about: found by name, or by what they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from maildirqmtp.daemon import listing
+from maildirqmtp.daemon.entry_filter import EntryFilter
+from maildirqmtp.daemon.listing import HELD, WAITING, Entry, QueuePlace
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: A message, and where it is.
+Chosen = tuple[QueuePlace, Maildir, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a command line asks for: `places` to look at, and there the messages meant.
+
+    `names` are file names, none of them for all; `state` None is any state.
+    """
+
+    places: tuple[QueuePlace, ...]
+    names: tuple[bytes, ...] = ()
+    filter: EntryFilter = field(default_factory=EntryFilter)
+
+    def of_places(self, failed: bool | None) -> Selection:
+        """Return the same of failed maildirs only, or of the others only; None for both."""
+        kept = [p for p in self.places if failed is None or p.is_failed is failed]
+        return Selection(tuple(kept), self.names, self.filter)
+
+
+class Selected:
+    """Opens the maildirs of a selection and finds its messages; a context manager.
+
+    What cannot be looked at, or is not there, goes to `complain`, and then `complete` is false.
+    """
+
+    def __init__(self, selection: Selection, complain: Callable[[str], object]) -> None:
+        self.complete = True
+        self._selection = selection
+        self._complain = complain
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Selected:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def fault(self, text: str) -> None:
+        """Say what could not be done; the exit code will tell as well."""
+        self.complete = False
+        self._complain(text)
+
+    def maildirs(self) -> Iterator[tuple[QueuePlace, Maildir]]:
+        """Open one maildir after the other; they stay open until the end."""
+        for place in self._selection.places:
+            # Nothing has failed yet where there is no failed maildir.
+            if place.is_failed and not os.path.lexists(place.path):
+                continue
+            try:
+                yield place, self._stack.enter_context(Maildir(place.path, place.nofollow))
+            except LocalError as error:
+                self.fault(str(error))
+
+    def entries(self, place: QueuePlace, maildir: Maildir) -> Iterator[Entry]:
+        """Find all that is meant in a maildir, whatever its name, the oldest first."""
+        state = self._selection.filter.state
+        if state is not None and (state in (WAITING, HELD)) is place.is_failed:
+            return
+        now_s = time.time()
+        try:
+            for entry in listing.entries(maildir, place):
+                if self._selection.filter.matches(entry, now_s):
+                    yield entry
+        except LocalError as error:
+            self.fault(str(error))
+
+    def chosen(self, *, single: bool = False) -> list[Chosen]:
+        """Find all messages that are meant, by their names where there are any, each once.
+
+        `single`: a name that means several messages is refused, for what is done cannot be undone.
+        """
+        opened = list(self.maildirs())
+        if not self._selection.names:
+            return [(p, m, entry) for p, m in opened for entry in self.entries(p, m)]
+        found: dict[bytes, Chosen] = {}
+        for name in self._selection.names:
+            named = {e.folder.join(e.name): (p, m, e) for p, m, e in self._named(opened, name)}
+            if single and len(named) > 1:
+                paths = ", ".join(map(printable, named))
+                self.fault(
+                    f"{printable(name)} is more than one message: {paths}; write a whole name, and "
+                    f"--waiting or --failed where it is in two maildirs"
+                )
+            else:
+                found |= named
+        return list(found.values())
+
+    def _named(self, opened: list[tuple[QueuePlace, Maildir]], name: bytes) -> list[Chosen]:
+        found: list[Chosen] = []
+        now_s = time.time()
+        for place, maildir in opened:
+            try:
+                wanted = listing.find_names(maildir, place, name)
+                matches = self._selection.filter.matches
+                looked_at = listing.entries(maildir, place, wanted)
+                found += [(place, maildir, e) for e in looked_at if matches(e, now_s)]
+            except LocalError as error:
+                self.fault(str(error))
+        if not found:
+            self.fault(f"no message {printable(name)}: it was sent or removed, or was never there")
+        return found

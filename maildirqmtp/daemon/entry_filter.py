@@ -1,0 +1,55 @@
+"""Which messages of a listing are meant. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maildirqmtp.daemon.listing import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """What a message must be to be meant; what is None, or empty, asks for nothing.
+
+    `to` and `sender` are addresses, or domains as `@example.org` (letter case does not count);
+    an empty `sender` is the null sender. `to` asks for one recipient, owed or failed. `older_s` is
+    an age in seconds; `why` is part of the reason, `state` one of the states of `listing`.
+    """
+
+    to: bytes | None = None
+    sender: bytes | None = None
+    older_s: float | None = None
+    why: str | None = None
+    state: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Say whether it leaves anything out, its state apart."""
+        return any(asked is not None for asked in (self.to, self.sender, self.older_s, self.why))
+
+    def matches(self, entry: Entry, now_s: float) -> bool:
+        """Say whether a message is meant; `now_s` is seconds of the epoch."""
+        if self.state is not None and entry.state != self.state:
+            return False
+        if self.older_s is not None and now_s - entry.mtime_s < self.older_s:
+            return False
+        if self.why is not None and self.why.lower() not in entry.reason.lower():
+            return False
+        if self.sender is not None and not _is(self.sender, entry.sender):
+            return False
+        recipients = (*entry.recipients, *(f.recipient for f in entry.failures))
+        return self.to is None or any(_is(self.to, recipient) for recipient in recipients)
+
+
+def _is(pattern: bytes, address: bytes | None) -> bool:
+    if address is None:
+        return False
+    pattern, address = pattern.lower(), address.lower()
+    return address == pattern or (pattern[:1] == b"@" and address.endswith(pattern))
+
+
+def domain_of(address: bytes) -> bytes:
+    """Return the domain of an address in lower case; empty where it has none."""
+    return address.rpartition(b"@")[2].lower() if b"@" in address else b""

@@ -1,0 +1,156 @@
+"""`qmtpq` beside a running daemon: it says what the daemon knows, and nothing goes wrong there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.daemons import deliver, empties, watching
+from tests.helpers import (
+    DEADLINE_S,
+    Package,
+    Peer,
+    add_message,
+    answer_all,
+    by_recipient,
+    command,
+    json_events,
+    make_maildir,
+    names,
+    serving,
+    wait_until,
+)
+
+
+def qmtpq(*words: str | Path, code: int = 0) -> str:
+    """Run the installed command; return its standard output."""
+    done = subprocess.run(
+        [*command("qmtpq"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=DEADLINE_S,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def listed(*words: str | Path) -> list[dict[str, Any]]:
+    """Return the objects of `qmtpq list --json`."""
+    return json_events(qmtpq("list", "--json", *words))
+
+
+def tried(maildir: Path) -> bool:
+    """Say whether the daemon tells how often each message was tried."""
+    found = listed(maildir, "--waiting")
+    return bool(found) and all(one["tries"] for one in found)
+
+
+def test_why_it_waits_and_having_it_tried(maildir: Path) -> None:
+    """What an administrator does on the second day: look, mend, have it tried."""
+    answers = {"now": b"Z450 mailbox is locked"}
+    with (
+        serving(answer_all(lambda _, to: answers["now"])) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        deliver(maildir, "1.a")
+        wait_until(lambda: tried(maildir), "the reason in the list")
+        (one,) = listed(maildir)
+        assert (one["tries"], one["reason"]) == (1, "450 mailbox is locked")
+        assert "450 mailbox is locked" in qmtpq("show", maildir, "1.a")
+        assert f"process {daemon.process.pid}" in qmtpq("list", maildir).splitlines()[0]
+        assert "450 mailbox is locked" in qmtpq("list", "--summary", maildir)
+        answers["now"] = b"Kok"
+        assert qmtpq("flush", maildir) == f"the daemon of {maildir} tries all that waits\n"
+        empties(maildir)
+        assert daemon.stop() == 0
+
+
+def test_what_was_refused_is_sent_again(maildir: Path) -> None:
+    """To those who failed only, at once, and the failed maildir is empty afterwards."""
+    refused = {b"d@y"}
+
+    def answer(package: Package, recipient: bytes) -> bytes:
+        return b"Dno such user" if recipient in refused else b"Kok"
+
+    with (
+        serving(answer_all(answer)) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        deliver(maildir, "1.a", b"Subject: x\n\nbody\n")
+        deliver(maildir, "2.b")
+        empties(maildir)
+        add_message(maildir, "3.c", recipient=b"d@y", folder="tmp")
+        os.rename(maildir / "tmp" / "3.c", maildir / "new" / "3.c")
+        wait_until(lambda: names(maildir / ".Failed" / "new") == ["3.c"], "the failed message")
+        (one,) = listed(maildir, "--failed")
+        assert (one["reason"], one["recipients"]) == ("no such user", ["d@y"])
+        refused.clear()
+        qmtpq("resend", maildir, "3.c")
+        empties(maildir)
+        wait_until(lambda: len(server.packages) == 4, "the fourth package")
+        assert server.packages[-1].recipients == (b"d@y",)
+        assert names(maildir / ".Failed" / "new") == []
+        assert daemon.stop() == 0
+    assert names(maildir / "envelope") == []
+
+
+def test_dropped_while_it_is_in_flight(maildir: Path) -> None:
+    """The daemon finds it gone, whatever the server says, and goes on; nothing comes back."""
+    answer = threading.Event()
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            answer.wait(DEADLINE_S)
+            peer.respond(*(by_recipient(package, r) for r in package.recipients))
+
+    for number, letter in enumerate((b"k", b"z", b"d"), 1):
+        add_message(maildir, f"{number}.a", recipient=letter + b"@x")
+    with (
+        serving(script) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        wait_until(lambda: len(server.packages) >= 1, "a package")
+        qmtpq("drop", "--yes", maildir, "--all")
+        answer.set()
+        add_message(maildir, "4.b", recipient=b"k@y")
+        wait_until(lambda: server.packages[-1].recipients == (b"k@y",), "the next package")
+        empties(maildir)
+        assert listed(maildir) == []
+        assert daemon.stop() == 0
+
+
+def test_many_administrators_at_once(maildir: Path) -> None:
+    """Each failed message is sent again once, and none is lost, whoever comes first."""
+    failed = make_maildir(maildir / ".Failed")
+    (failed / "envelope").mkdir()
+    count = 30
+    for number in range(count):
+        add_message(failed, f"{1000 + number}.a")
+        content = {"version": 1, "sender": "s@x", "recipients": [f"u{number}@y"]}
+        (failed / "envelope" / f"{1000 + number}.a.json").write_text(json.dumps(content))
+
+    def resend(_: int) -> int:
+        words = [*command("qmtpq"), "resend", str(maildir), "--all"]
+        return subprocess.run(words, capture_output=True, timeout=DEADLINE_S).returncode
+
+    with (
+        serving(answer_all()) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        with ThreadPoolExecutor(4) as pool:
+            codes = list(pool.map(resend, range(4)))
+        assert set(codes) <= {0, 111}
+        assert 0 in codes
+        empties(maildir)
+        wait_until(lambda: len(server.packages) >= count, "all packages")
+        assert daemon.stop() == 0
+    found = sorted(r for package in server.packages for r in package.recipients)
+    assert found == sorted(f"u{number}@y".encode() for number in range(count))
+    assert names(failed / "new") == names(failed / "envelope") == []
