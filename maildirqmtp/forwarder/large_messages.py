@@ -163,7 +163,7 @@ class LargeMessages:
         if put != before or pipeline.wants_write:
             self._quiet[id(connection)] = put, now
             return False
-        return now - since >= ANSWERS_S
+        return now >= since + ANSWERS_S
 
     def next_deadline(self) -> float | None:
         """Return the clock's time at which a connection is quiet enough for a large message."""

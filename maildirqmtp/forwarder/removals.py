@@ -107,7 +107,7 @@ class Removals:
         full = batch.count >= SYNC_REMOVALS
         if self._syncing is not None and (full or self._syncing[0].done):
             self._end_syncing()
-        due = full or (batch.count and self._clock() - batch.began >= SYNC_S)
+        due = full or (batch.count and self._clock() >= batch.began + SYNC_S)
         if due and self._syncing is None:
             self._begin_syncing()
 
