@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,9 @@ from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import names, sidecars
+from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
+from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.files import Folder, Identity
     from maildirqmtp.maildir.maildir import Candidates, Maildir
 
-#: The states of a message: it is sent in its time; it cannot be sent as it is; it was refused.
+#: The states of a message: it is sent in its time; it is not sent, because it cannot be sent as it
+#: is, or because an administrator holds it; it was refused.
 WAITING, HELD, FAILED = "waiting", "held", "failed"
 #: What ends the beginning of a name, where that stands for the name.
 ABBREVIATED = b"+"
@@ -59,6 +62,7 @@ class Entry:
 
     `sender` and `recipients` are those of the envelope, with the prefix; None and empty where that
     cannot be read, and then `reason` says why. `tries` and `next_s` are None where no daemon tells.
+    `is_on_hold`: an administrator holds it back.
     """
 
     folder: Folder
@@ -71,6 +75,7 @@ class Entry:
     reason: str = ""
     tries: int | None = None
     next_s: float | None = None
+    is_on_hold: bool = False
 
     @property
     def size(self) -> int:
@@ -121,9 +126,13 @@ def entries(
     What is no message, or gone by now, is passed over. Raises `LocalError`.
     """
     told = _told(maildir, [] if place.is_failed else served(maildir))
+    state = State(maildir.root, time.monotonic, time.time)
+    held = frozenset() if place.is_failed else state.held()
     for folder, name in candidates(maildir, place) if chosen is None else chosen:
         entry = look_at(maildir, place, folder, name, told)
-        if entry is not None:
+        if entry is not None and holds.key(name) in held:
+            yield replace(entry, state=HELD, reason=entry.reason or holds.REASON, is_on_hold=True)
+        elif entry is not None:
             yield entry
 
 

@@ -14,6 +14,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.small_messages import gather
 from maildirqmtp.mail import header
+from maildirqmtp.maildir import holds
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.queue import Queue
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
 
@@ -31,11 +33,12 @@ class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
     `servers` knows which messages have to go alone, because a connection ended on them, and which
-    have to wait for one of several servers.
+    have to wait for one of several servers; `state`, which an administrator holds back.
     """
 
     __slots__ = (
         "_half_put_on",
+        "_held",
         "_maildir",
         "_next",
         "_proven",
@@ -44,6 +47,7 @@ class Outbox:
         "_route",
         "_servers",
         "_settler",
+        "_state",
     )
 
     def __init__(
@@ -54,6 +58,7 @@ class Outbox:
         settler: Settler,
         queue: Queue,
         servers: Servers,
+        state: State,
     ) -> None:
         self._servers = servers
         self._queue = queue
@@ -63,6 +68,8 @@ class Outbox:
         self._route = route
         self._report = report
         self._settler = settler
+        self._state = state
+        self._held = state.held()
         self._proven = False
 
     def next(self) -> QueuedMessage | None:
@@ -75,19 +82,40 @@ class Outbox:
         return self._next
 
     def _take(self) -> tuple[Folder, bytes] | None:
-        """Take the next candidate that may go where the next message goes."""
-        while (candidate := self._queue.take()) is not None and self._servers.several:
+        """Take the next candidate that may go, where the next message goes."""
+        while (candidate := self._queue.take()) is not None:
+            if self._held and holds.key(candidate[1]) in self._held:
+                self._hold(candidate[1])
+                continue
+            if not self._servers.several:
+                break
             wait = self._servers.must_wait(candidate[1])
             if wait is None:
                 break
             self._queue.wait(candidate, wait.until, wait.reason)
         return candidate
 
+    def _hold(self, name: bytes) -> None:
+        if self._queue.later(name, None, holds.REASON):
+            self._report.held(name, holds.REASON)
+
+    def _look_for_holds(self) -> None:
+        """Learn which messages are held now; the next one may be among them."""
+        self._held = self._state.held()
+        queued = self._next
+        if self._held and queued is not None and self._half_put_on is None:
+            name = queued.message.name
+            if holds.key(name) in self._held:
+                queued.message.close()
+                self._next = None
+                self._hold(name)
+
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.
 
         Before the first is sent it proves that messages can be removed.
         """
+        self._look_for_holds()
         if self.next() is None:
             return False
         if not self._proven:
@@ -102,6 +130,7 @@ class Outbox:
 
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put what there is room for; each message where the least is in flight."""
+        self._look_for_holds()
         connection = pool.open[0]
         while True:
             if len(pool.open) > 1:
@@ -148,7 +177,7 @@ class Outbox:
             if not messages:
                 return
             prefix, take = self._route.prefix, self._queue.take
-            if self._servers.several:
+            if self._servers.several or self._held:
                 take = self._take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes)
             if batch is not None:

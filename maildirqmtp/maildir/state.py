@@ -8,7 +8,8 @@
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
 or will be within two days: when a server first deferred them. `in_doubt` has messages of routes
-with several servers: which of these may have them, since when. `servers` has what each has shown
+with several servers: which of these may have them, since when. `held` is of `holds`, and only
+copied here. `servers` has what each has shown
 of itself, by its name as it was given, and when that was last seen. Keys that this version
 does not know are kept.
 
@@ -23,7 +24,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir import files, holds
+from maildirqmtp.maildir.holds import Holds
+from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ class State:
         self._changed = False
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
+        self._holds = Holds(root, NAME, MAX_BYTES)
         self._first_deferred: dict[str, float] = {}
         self._in_doubt: dict[str, dict[str, float]] = {}
         self._servers: dict[str, dict[str, float]] = {}
@@ -123,6 +127,11 @@ class State:
         with self._lock:
             self._load()
             return dict(self._in_doubt.get(_key(name), {})) if self._in_doubt else {}
+
+    def held(self) -> frozenset[str]:
+        """Return the messages that an administrator holds back now, by `holds.key`."""
+        with self._lock:
+            return self._holds.now()
 
     # Servers
 
@@ -175,7 +184,8 @@ class State:
             self._changed = False
             try:
                 # Not made durable: what a power cut takes is found out again.
-                files.replace(self._root, NAME, self._encoded(), durable=False)
+                with holds.locked(self._root):
+                    files.replace(self._root, NAME, self._encoded(), durable=False)
             except LocalError as error:
                 self._tell(str(error))
 
@@ -189,6 +199,7 @@ class State:
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
+        held = self._holds.times()
         in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {
@@ -200,6 +211,8 @@ class State:
             }
             if not in_doubt:
                 del content["in_doubt"]
+            if held:
+                content["held"] = held
             data = json.dumps(content, indent=0).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
@@ -256,6 +269,7 @@ class State:
         first_deferred = _times(content.pop("first_deferred", {}))
         servers = _tables(content, "servers")
         self._in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
+        content.pop("held", None)
         self._servers = servers
         self._first_deferred = first_deferred
         self._others = content
@@ -278,7 +292,3 @@ def _times(value: object) -> dict[str, float]:
         if type(at_s) not in (int, float) or not 0 <= at_s < LAST_S:
             raise ValueError("it has a time that is none")
     return value
-
-
-def _key(name: bytes) -> str:
-    return names.plain(name).decode("utf-8", "surrogateescape")
