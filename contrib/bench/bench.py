@@ -17,6 +17,7 @@ import bench_programs
 import bench_receiver
 import bench_serialmail
 import bench_submission
+import bench_thin
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -35,6 +36,7 @@ CASES = (
     | bench_submission.CASES
     | bench_serialmail.CASES
     | bench_receiver.CASES
+    | bench_thin.CASES
 )
 
 

@@ -1,5 +1,6 @@
 """The benchmarks of the library, and of several connections; made like those of `bench_cases`."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -82,8 +83,33 @@ def connections(setting: Setting) -> Result:
     return Result("connections", "s", walls(a), walls(b), figure, "x", 1 / 6, notes=notes)
 
 
+def in_shards(setting: Setting, box: Stock, port: int) -> Run:
+    """Two processes at the same time, each with its half of the maildir."""
+    parts = [
+        shlex.join([*setting.forwarder, "--shard", f"{k}/2", str(box.path), f"127.0.0.1:{port}"])
+        for k in range(2)
+    ]
+    script = f"{parts[0]} & first=$!; {parts[1]} || exit; wait $first"
+    return timed(["sh", "-c", script], setting.env, setting.log)
+
+
+def shards(setting: Setting) -> Result:
+    """20,000 messages of 2 KB on tmpfs by two processes with --shard, against one."""
+    count, pairs = setting.size(20_000, 500), setting.size(5, 1)
+    place = setting.memory()
+    a, b = in_turns(
+        pairs,
+        lambda: once(setting, stock(place / "box", count), in_shards),
+        lambda: once(setting, stock(place / "box", count), ours),
+    )
+    notes = ["the server takes its share of the cores"]
+    figure = ratio(walls(a), walls(b))
+    return Result("shards", "s", walls(a), walls(b), figure, "x", 1.0, notes=notes)
+
+
 CASES: dict[str, Callable[[Setting], Result]] = {
     "client": client,
     "client-many": client_many,
     "connections": connections,
+    "shards": shards,
 }

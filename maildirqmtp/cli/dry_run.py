@@ -26,7 +26,7 @@ def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
     Raises `LocalError` where the maildir cannot be read.
     """
     held = others = 0
-    with Maildir(route.maildir) as maildir:
+    with Maildir(route.maildir, shard=route.shard) as maildir:
         for folder, name in maildir.scan(route.include_cur):
             try:
                 queued = prepare(maildir, route, folder, name)

@@ -136,7 +136,7 @@ def _status(line: CommandLine) -> int:
 
     if line.config is None:
         path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json), line.limit)
+        return show_maildir(path, line.include_cur, bool(line.json), line.limit, line.shard)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import sidecars
+from maildirqmtp.maildir import holds, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
+from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from maildirqmtp.maildir.maildir import Candidates
+    from maildirqmtp.maildir.shard import Shard
 
 #: Messages that are listed of each maildir, where nothing else is said.
 LIMIT = 100
@@ -43,22 +46,34 @@ _MAX_DEPTH = 6
 
 
 def show_maildir(
-    path: bytes, include_cur: bool | None, as_json: bool, limit: int | None = None
+    path: bytes,
+    include_cur: bool | None,
+    as_json: bool,
+    limit: int | None = None,
+    shard: Shard | None = None,
 ) -> int:
     """Print what waits in a maildir, and what has failed; return 111 where anything waits.
 
-    For each route that a daemon has it with; where there is none, for all that is in
-    it. `include_cur` None: in cur/ too where the route has a prefix.
+    For each route and shard that a daemon has it with; where there is none, for all that is in
+    it. `include_cur` None: in cur/ too where the route has a prefix. `shard`: of that one only.
     """
     try:
         with Maildir(path) as maildir:
-            prefixes = served(maildir)
+            found = served(maildir)
     except LocalError:
-        prefixes = []  # it is told when it is looked at
+        found = []  # it is told when it is looked at
+    if shard is not None:
+        found = [(prefix, shard) for prefix in sorted({prefix for prefix, _ in found}) or [b""]]
     server = TcpEndpoint("nowhere")
     routes = [
-        Route(path, server, prefix=p, include_cur=bool(p) if include_cur is None else include_cur)
-        for p in prefixes or [b""]
+        Route(
+            path,
+            server,
+            prefix=prefix,
+            include_cur=bool(prefix) if include_cur is None else include_cur,
+            shard=part,
+        )
+        for prefix, part in found or [(b"", None)]
     ]
     return show(routes, as_json, limit)
 
@@ -125,9 +140,11 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
     """Return what waits in a maildir, and what its daemon says."""
     now_s = time.time()
     waiting: list[dict[str, Any]] = []
-    with Maildir(route.maildir) as maildir:
-        daemon = read(maildir, route.prefix)
+    with Maildir(route.maildir, shard=route.shard) as maildir:
+        daemon = read(maildir, route.prefix, route.shard)
         told = daemon.get("waiting") if daemon else None
+        state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
+        held = state.held()
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
             about = _about(maildir, route, folder, name)
@@ -135,12 +152,17 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
                 more += 1
             elif about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
-                waiting.append(_merged(about, known, now_s))
+                if holds.key(name) in held and not about["reason"]:
+                    about["reason"] = f"held: {holds.REASON}"
+                broken = state.broken(name)
+                why = how_far(*broken) if broken else ""
+                waiting.append(_merged(about, known, why, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
     shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
     messages = len(waiting) + more
-    return {**shown, "messages": messages, "daemon": daemon, "waiting": waiting}
+    shard = str(route.shard) if route.shard else None
+    return {**shown, "shard": shard, "messages": messages, "daemon": daemon, "waiting": waiting}
 
 
 def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
@@ -208,7 +230,8 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
     ]
 
 
-def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
+def _merged(about: dict[str, Any], known: Any, otherwise: str, now_s: float) -> dict[str, Any]:
+    """Return what is told of a message; `otherwise` is the reason where no daemon knows one."""
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     # What a number of hundreds of digits, or NaN, would do to a table.
@@ -219,7 +242,7 @@ def _merged(about: dict[str, Any], known: Any, now_s: float) -> dict[str, Any]:
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
         "tries": tries if isinstance(tries, int) else None,
-        "reason": about["reason"] or (why if isinstance(why, str) else ""),
+        "reason": about["reason"] or (why if isinstance(why, str) else "") or otherwise,
         "next": next_s,
     }
 
@@ -233,7 +256,8 @@ def _print(found: dict[str, Any]) -> None:
             who += f" ({daemon.get('excuse')})"
     prefix = f" {found['prefix']}" if found["prefix"] else ""
     who = printable(who.encode("utf-8", "replace"))
-    print(f"{found['maildir']}{prefix}: {found['messages']} waiting; {who}")
+    shard = f", shard {found['shard']}" if found["shard"] else ""
+    print(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import holds, names, sidecars
@@ -125,13 +126,15 @@ def entries(
 
     What is no message, or gone by now, is passed over. Raises `LocalError`.
     """
-    told = _told(maildir, [] if place.is_failed else served(maildir))
+    told = {} if place.is_failed else _told(maildir)
     state = State(maildir.root, time.monotonic, time.time)
     held = frozenset() if place.is_failed else state.held()
     for folder, name in candidates(maildir, place) if chosen is None else chosen:
         entry = look_at(maildir, place, folder, name, told)
         if entry is not None and holds.key(name) in held:
             yield replace(entry, state=HELD, reason=entry.reason or holds.REASON, is_on_hold=True)
+        elif entry is not None and not entry.reason and (broken := state.broken(name)):
+            yield replace(entry, reason=how_far(*broken))
         elif entry is not None:
             yield entry
 
@@ -141,7 +144,8 @@ def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
 
     Also those in cur/, where the route or the prefix of a running daemon's says so.
     """
-    include_cur = place.route.include_cur or (not place.is_failed and any(served(maildir)))
+    prefixes = [] if place.is_failed else [prefix for prefix, _ in served(maildir)]
+    include_cur = place.route.include_cur or any(prefixes)
     return maildir.scan(include_cur)
 
 
@@ -203,11 +207,11 @@ def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:
 # What a daemon says
 
 
-def _told(maildir: Maildir, prefixes: list[bytes]) -> dict[str, Any]:
-    """Return what the daemon that has the maildir says of messages, by their names."""
+def _told(maildir: Maildir) -> dict[str, Any]:
+    """Return what the daemons that have the maildir say of messages, by their names."""
     found: dict[str, Any] = {}
-    for prefix in prefixes:
-        waiting = (read(maildir, prefix) or {}).get("waiting")
+    for prefix, shard in served(maildir):
+        waiting = (read(maildir, prefix, shard) or {}).get("waiting")
         if isinstance(waiting, dict):
             found |= waiting
     return found
@@ -231,8 +235,10 @@ def _with_daemon(entry: Entry, known: Any) -> Entry:
 def daemon_line(maildir: Maildir) -> str:
     """Return one line about the daemon that has a maildir. Raises `LocalError`."""
     said = []
-    for prefix in served(maildir):
-        told = read(maildir, prefix) or {}
+    for prefix, shard in served(maildir):
+        told = read(maildir, prefix, shard) or {}
+        if not told:
+            continue  # a shard that no process has
         who = f"process {told.get('pid')}, {told.get('state')}, to {told.get('server')}"
         if told.get("state") == "backing off":
             who += f" ({told.get('excuse')})"

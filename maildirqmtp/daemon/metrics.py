@@ -84,11 +84,12 @@ def _counters(snapshot: Snapshot) -> list[tuple[dict[str, str], dict[str, int]]]
 
 def _labels(snapshot: Snapshot, server: str) -> dict[str, str]:
     route = snapshot.route
-    return {
+    labels = {
         "maildir": route.maildir.decode("utf-8", "replace"),
         "prefix": route.prefix.decode("utf-8", "replace"),
         "server": server,
     }
+    return labels | {"shard": str(route.shard)} if route.shard else labels
 
 
 def render(metrics: Iterable[Metric]) -> str:

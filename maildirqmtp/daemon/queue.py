@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING
 from maildirqmtp.daemon.due import DueTimes
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import names
+from maildirqmtp.forwarder.large_messages import Postponed
+
+# What a message keeps when a mail reader moves, flags or numbers it.
+from maildirqmtp.maildir.names import without_uid as _base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,11 +63,6 @@ class QueueEntry:
         self.seen_in = seen_in
 
 
-def _base(name: bytes) -> bytes:
-    """Return what a message keeps when a mail reader moves, flags or numbers it."""
-    return names.without_uid(name)
-
-
 class WatchQueue:
     """The messages of a maildir, as scan after scan finds them.
 
@@ -75,8 +73,8 @@ class WatchQueue:
     come. `clock` is seconds that only go on; `wall_clock` seconds of the epoch.
 
     `open` is false once `close` was called; then nothing is handed out any more.
-    `local_error` is why the last scan failed. `allowance` is how many `take` may hand out, None for
-    as many as there are.
+    `local_error` is why the last scan failed. `allowance` is how many may be out, beyond those that
+    are when it is set; None for as many as there are.
     """
 
     def __init__(
@@ -102,7 +100,7 @@ class WatchQueue:
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
         self._hints: deque[bytes] = deque()
-        self._last: deque[bytes] = deque()
+        self._postponed: Postponed[bytes] = Postponed()
         self._due = DueTimes(self._due_of)
         self._scans = 0
         self._sought: set[bytes] = set()
@@ -145,28 +143,42 @@ class WatchQueue:
         """See `forwarder.queue.Queue`. Those that wait and are due count, too."""
         if not self.open:
             return 0
-        return len(self._fresh) + len(self._last) + (self._next_due() is not None)
+        return len(self._fresh) + len(self._postponed) + (self._next_due() is not None)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `forwarder.queue.Queue`."""
         while self.open and self.allowance != 0:
             key = self._fresh.popleft() if self._fresh else self._next_due()
             if key is None:
-                if not self._last:
-                    return None
-                key = self._last.popleft()
-            entry = self._known[key]
-            if entry.due is not None:
+                return None
+            if self._known[key].due is not None:
                 self._due.pop()
-                entry.due = None
-            if self._reservations is not None and not self._reservations.take(key, self):
-                # Another route has it. When that lets go of it, a scan finds it as a new one.
-                del self._known[key]
-                continue
-            if self.allowance is not None:
-                self.allowance -= 1
-            return entry.folder, entry.name
+                self._known[key].due = None
+            if (found := self._reserved(key)) is not None:
+                return found
         return None
+
+    @property
+    def postponed(self) -> int:
+        """See `forwarder.queue.Queue`."""
+        return len(self._postponed) if self.open else 0
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """See `forwarder.queue.Queue`."""
+        while self.open and self.allowance != 0 and (key := self._postponed.take()) is not None:
+            if (found := self._reserved(key)) is not None:
+                return found
+        return None
+
+    def _reserved(self, key: bytes) -> tuple[Folder, bytes] | None:
+        """Return a message that is to go, for this route alone; None where another has it."""
+        if self._reservations is not None and not self._reservations.take(key, self):
+            # When the other route lets go of it, a scan finds it as a new one.
+            del self._known[key]
+            return None
+        if self.allowance is not None:
+            self.allowance -= 1
+        return self._known[key].folder, self._known[key].name
 
     def _next_due(self) -> bytes | None:
         return self._due.first(self._clock())
@@ -181,20 +193,20 @@ class WatchQueue:
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `forwarder.queue.Queue`."""
-        for folder, name in reversed(candidates):
-            self._fresh.appendleft(self._return(folder, name))
+        self._fresh.extendleft([self._return(*candidate) for candidate in reversed(candidates)])
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def postpone(
+        self, candidates: list[tuple[Folder, bytes]], *, broken: bool = False, first: bool = False
+    ) -> None:
         """See `forwarder.queue.Queue`."""
-        for folder, name in candidates:
-            self._last.append(self._return(folder, name))
+        keys = [self._return(*candidate) for candidate in candidates]
+        self._postponed.add(keys, broken=broken, first=first)
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
         key = _base(name)
-        entry = self._known.setdefault(
-            key, QueueEntry(folder, name, self._wall_clock(), self._scans)
-        )
+        new = QueueEntry(folder, name, self._wall_clock(), self._scans)
+        entry = self._known.setdefault(key, new)
         entry.folder, entry.name = folder, name
         self._release(key)
         return key
@@ -204,14 +216,19 @@ class WatchQueue:
         for folder, name in candidates:
             key = _base(name)
             if key not in self._known:
-                self._known[key] = QueueEntry(folder, name, self._wall_clock(), self._scans)
-                self._fresh.append(key)
+                self._add_new(key, folder, name, self._wall_clock())
+
+    def _add_new(self, key: bytes, folder: Folder, name: bytes, birth_s: float) -> None:
+        self._known[key] = QueueEntry(folder, name, birth_s, self._scans)
+        self._fresh.append(key)
 
     def rotate(self) -> None:
         """See `forwarder.queue.Queue`."""
         self._fresh.rotate(1)
 
     def _release(self, key: bytes) -> None:
+        if self.allowance is not None:
+            self.allowance += 1
         if self._reservations is not None:
             self._reservations.release(key)
 
@@ -261,8 +278,7 @@ class WatchQueue:
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """See `forwarder.queue.Queue`."""
-        folder, name = candidate
-        key = self._return(folder, name)
+        key = self._return(*candidate)
         entry = self._known[key]
         entry.reason = reason[:_REASON_MAX]
         self._wait_until(entry, key, until)
@@ -316,8 +332,7 @@ class WatchQueue:
             key = _base(name)
             entry = self._known.get(key)
             if entry is None:
-                self._known[key] = QueueEntry(folder, name, _birth_s(name, now_s), self._scans)
-                self._fresh.append(key)
+                self._add_new(key, folder, name, _birth_s(name, now_s))
             elif entry.name != name or entry.folder is not folder:
                 self._move(entry, key, folder, name)
         self._forget_missing()
@@ -338,11 +353,8 @@ class WatchQueue:
         while self._hints:
             name = self._hints.popleft()
             key = _base(name)
-            if not name.startswith(b".") and key not in self._known:
-                self._known[key] = QueueEntry(
-                    self._maildir.new, name, _birth_s(name, now_s), self._scans
-                )
-                self._fresh.append(key)
+            if name[:1] != b"." and key not in self._known and self._maildir.is_ours(name):
+                self._add_new(key, self._maildir.new, name, _birth_s(name, now_s))
 
     def _news(self, names: Iterator[bytes], number: int) -> Iterable[bytes]:
         """Return what is new, or has been moved or flagged by a mail reader."""
@@ -367,8 +379,7 @@ class WatchQueue:
     def _forget_missing(self) -> None:
         """Forget those that wait and were neither in this scan nor in the one before."""
         before, known = self._scans - 1, self._known
-        gone = [key for key, e in known.items() if e.seen_in < before and e.due is not None]
-        for key in gone:
+        for key in [k for k, e in known.items() if e.seen_in < before and e.due is not None]:
             del known[key]
 
     # To be shown

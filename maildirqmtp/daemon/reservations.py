@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.locking import Lock
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.shard import Shard
 
     class RouteQueue(Protocol):
         """The queue of a route."""
@@ -79,7 +80,7 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], tuple[int, Lock, SharedMaildir]] = {}
+        self._held: dict[tuple[int, int, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
 
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
@@ -88,16 +89,17 @@ class MaildirLocks:
         Raises `LocalError`, which names the process that holds the lock.
         """
         status = os.fstat(maildir.root.fd)
-        key = (status.st_dev, status.st_ino)
+        key = (status.st_dev, status.st_ino, maildir.shard)
         with self._lock:
             if key in self._held:
                 users, lock, shared = self._held[key]
             else:
                 # Not the maildir's own lock, which ends with the route that opened it.
-                users, lock = 0, locking.acquire(maildir.root)
+                users, lock = 0, locking.acquire(maildir.root, maildir.shard)
                 # The lock's descriptor, which outlives the route.
                 root = Folder(lock.directory, maildir.root.path, maildir.root.owner)
-                state = State(root, self._clock, self._wall_clock, threading.Lock())
+                threads = threading.Lock()
+                state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
                 shared = SharedMaildir(root, Reservations(), state)
             self._held[key] = (users + 1, lock, shared)
         try:

@@ -2,6 +2,7 @@
 
     DIR/.maildirqmtp-status.json            of the route without a prefix
     DIR/.maildirqmtp-status-HEX.json        of one with, HEX being the prefix in hexadecimal
+    DIR/...-shard-K-N.json                  the same of a shard
 
 The file is one object: `version pid maildir` and what `snapshot` has; times are
 seconds of the epoch, 0 for never. It is of use while its `pid` holds the
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
 from maildirqmtp.maildir import files, locking
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.shard import MAX_SHARDS, Shard
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,9 +34,9 @@ _MAX_FILES = 1_000
 _MAX_BYTES = 16 << 20
 
 
-def _name(prefix: bytes) -> bytes:
+def _name(prefix: bytes, shard: Shard | None) -> bytes:
     which = b"-" + prefix.hex()[:200].encode() if prefix else b""
-    return b"%b%b.json" % (_NAME, which)
+    return b"%b%b%b.json" % (_NAME, which, shard.suffix if shard else b"")
 
 
 def write(snapshot: Snapshot) -> None:
@@ -46,24 +49,24 @@ def write(snapshot: Snapshot) -> None:
         **snapshot.as_dict(),
     }
     with Maildir(route.maildir) as maildir:
-        name = _name(route.prefix)
+        name = _name(route.prefix, route.shard)
         data = json.dumps(content, ensure_ascii=True).encode()
         files.replace(maildir.root, name, data, tmp=maildir.tmp, durable=False)
 
 
-def read(maildir: Maildir, prefix: bytes) -> dict[str, Any] | None:
-    """Return the status of the daemon that has the maildir now; None where there is none."""
-    return _read(maildir, _name(prefix))
+def read(maildir: Maildir, prefix: bytes, shard: Shard | None = None) -> dict[str, Any] | None:
+    """Return the status of the daemon that has the maildir, or a shard, now; None for none."""
+    return _read(maildir, _name(prefix, shard), shard)
 
 
-def _read(maildir: Maildir, name: bytes) -> dict[str, Any] | None:
+def _read(maildir: Maildir, name: bytes, shard: Shard | None) -> dict[str, Any] | None:
     try:
         found = json.loads(files.load(maildir.root, name, _MAX_BYTES), parse_constant=_not_a_number)
     except (OSError, ValueError, RecursionError):
         return None  # no daemon, or none of ours: what waits can be told without it
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
-    holder = locking.holder(maildir.root)
+    holder = locking.holder(maildir.root, shard)
     return found if holder is not None and holder == found.get("pid") else None
 
 
@@ -71,15 +74,19 @@ def _not_a_number(constant: str) -> None:
     """Read NaN and Infinity, which are not JSON (RFC 8259, 6), as null."""
 
 
-def served(maildir: Maildir) -> list[bytes]:
-    """Return the prefixes of the routes of the daemon that has the maildir now. `LocalError`."""
-    prefixes = set()
+def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
+    """Return the prefixes and shards of the routes of daemons that have the maildir now.
+
+    Where one shard is served, all are listed. Raises `LocalError`.
+    """
+    routes: set[tuple[bytes, Shard | None]] = set()
     try:
         found = [os.fsencode(name) for name in os.listdir(maildir.root.fd)]
     except OSError as error:
         raise local_error("list", maildir.path, error) from error
     for name in [name for name in found if name.startswith(_NAME)][:_MAX_FILES]:
-        told = _read(maildir, name) or {}
+        shard = _shard_of(name)
+        told = _read(maildir, name, shard) or {}
         prefix = told.get("prefix")
         if not isinstance(prefix, str) or told.get("state") == "stopped":
             continue
@@ -87,6 +94,17 @@ def served(maildir: Maildir) -> list[bytes]:
             encoded = prefix.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:  # nothing that we have written
             continue
-        if _name(encoded) == name:
-            prefixes.add(encoded)
-    return sorted(prefixes)
+        if _name(encoded, shard) == name:
+            shards = (
+                [None] if shard is None else [Shard(k, shard.total) for k in range(shard.total)]
+            )
+            routes.update((encoded, one) for one in shards)
+    return sorted(routes, key=lambda route: (route[0], route[1] or ()))
+
+
+def _shard_of(name: bytes) -> Shard | None:
+    """Return the shard that a status file is of, by its name."""
+    found = re.search(rb"-shard-([0-9]{1,4})-([0-9]{1,4})\.json\Z", name)
+    if found is None or not 0 < int(found[2]) <= MAX_SHARDS:
+        return None
+    return Shard(int(found[1]), int(found[2]))

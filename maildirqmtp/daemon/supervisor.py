@@ -84,8 +84,11 @@ def _watched(route: Route) -> str:
     """Say what a route watches, and where its mail goes."""
     folders = "new and cur" if route.include_cur else "new"
     prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
+    shard = f", shard {route.shard}" if route.shard else ""
     servers = ", else ".join([str(server) for server in route.servers])
-    return f"watching {folders} of {printable(route.maildir)}{prefix}; mail goes to {servers}"
+    return (
+        f"watching {folders} of {printable(route.maildir)}{shard}{prefix}; mail goes to {servers}"
+    )
 
 
 class _Runner:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import locking
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -27,17 +26,18 @@ class Woken(Enum):
 
 
 def wake(maildir: Maildir) -> Woken:
-    """Send SIGALRM to the daemon that has the maildir. Raises `LocalError`.
+    """Send SIGALRM to the daemon that has the maildir, or to those of its shards. `LocalError`.
 
-    Only where the process of its status file holds the maildir's lock: a run that does not stay
-    would be killed by the signal, and tries everything anyway.
+    Only where the process of a status file holds the lock: a run that does not stay would be killed
+    by the signal, and tries everything anyway.
     """
-    daemons = {(read(maildir, prefix) or {}).get("pid") for prefix in served(maildir)}
-    process = locking.holder(maildir.root)
-    if process is None or process <= 0 or process not in daemons:
+    told = [(read(maildir, *route) or {}).get("pid") for route in served(maildir)]
+    processes = {pid for pid in told if isinstance(pid, int) and pid > 0}
+    if not processes:
         return Woken.NO_DAEMON
     try:
-        os.kill(process, signal.SIGALRM)
+        for process in processes:
+            os.kill(process, signal.SIGALRM)
     except ProcessLookupError:
         raise LocalError(f"the daemon of {printable(maildir.path)} has just ended") from None
     except PermissionError:

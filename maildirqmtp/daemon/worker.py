@@ -173,7 +173,7 @@ class Worker:
         """Open the maildir and forward, until told to stop or the path leads elsewhere."""
         route = self.route
         with ExitStack() as stack:
-            maildir = stack.enter_context(Maildir(route.maildir))
+            maildir = stack.enter_context(Maildir(route.maildir, shard=route.shard))
             shared = stack.enter_context(self._locks.hold(maildir))
             try:
                 wake = Wakeup(for_signals=False)

@@ -28,8 +28,8 @@ class AnsweredMessages:
         self._queue = queue
         self._report = report
 
-    def settle(self, pipeline: Pipeline[QueuedMessage]) -> bool:
-        """Settle what has been answered on a connection; say whether there was anything."""
+    def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
+        """Settle what has been answered on a connection; say how many messages."""
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
         for batch, first, stop in accepted:
@@ -40,7 +40,7 @@ class AnsweredMessages:
             recovery.answered([queued.message.name for queued in done])
         for queued in done:
             self._settle_one(queued)
-        return bool(accepted or done)
+        return len(done) + sum([stop - first for _, first, stop in accepted])
 
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:

@@ -24,7 +24,7 @@ def flush(route: Route, report: Report) -> int:
     the main thread only.
     """
     try:
-        with Maildir(route.maildir) as maildir:
+        with Maildir(route.maildir, shard=route.shard) as maildir:
             _flush(route, report, maildir)
     except LocalError as error:
         report.problem(str(error))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.answered import AnsweredMessages
+from maildirqmtp.forwarder.large_messages import LargeMessages
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -50,11 +51,10 @@ class Forwarder:
     maildir's; None makes one of its own. `connector`, `clock` (seconds that only go on) and
     `wall_clock` (seconds of the epoch) are for tests. Raises `LocalError` without descriptors.
 
-    `stop_reason`: why the last connection was of no use, else empty. `may_help`: whether another
-    may be of use. `watchdog_deadline`: the clock's time by which the forwarder's thread comes back
-    from what it is doing, unless it hangs. `answered_s`: the time of the epoch of the last answer,
-    0 for none. `connecting`: a first connection is being made. `idle_s`: for how long a
-    connection is kept without work. `servers`: those of the route.
+    `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may be.
+    `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
+    `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
+    `idle_s`: for how long a connection is kept without work. `servers`: those of the route.
     """
 
     def __init__(
@@ -79,18 +79,21 @@ class Forwarder:
         self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
-        state = State(maildir.root, clock, wall_clock) if state is None else state
+        state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self._settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
         )
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
+        self._large = large = LargeMessages(route.large_bytes, state, clock)
         self.servers = Servers(
-            route, maildir, self._settler, report, state, connector, clock, wall_clock
+            route, maildir, self._settler, report, state, large, connector, clock, wall_clock
         )
         self._answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
-        self.outbox = Outbox(maildir, route, report, self._settler, self.queue, self.servers, state)
+        self.outbox = Outbox(
+            maildir, route, report, self._settler, self.queue, large, self.servers, state
+        )
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False
@@ -124,6 +127,7 @@ class Forwarder:
 
         `at_once`: what is in flight is given up, and reported as in doubt.
         """
+        self._large.stopping = True
         if at_once:
             self._stop_at = self._clock()
         elif self._stop_at is None:
@@ -176,7 +180,7 @@ class Forwarder:
 
     def _refill(self) -> None:
         """Look for what has come since, where all that was known has been tried."""
-        if self._may_take and not self.outbox.left:
+        if self._may_take and not self.outbox.small_left:
             try:
                 found = self.queue.refill()
                 self._all_tried = not found
@@ -202,8 +206,8 @@ class Forwarder:
     @property
     def wants_more(self) -> bool:
         """True where one more connection would be of use."""
-        may = self._may_take and self.pool.may_add() and self._clock() >= self._more_at
-        return may and bool(len(self.queue))
+        may = self._may_take and self._clock() >= self._more_at
+        return may and self.outbox.needs_connection(self.pool)
 
     def connect(self) -> bool:
         """Open a first connection; say whether that could be done.
@@ -306,9 +310,10 @@ class Forwarder:
         if self._may_take:
             self._open_more()
             self.outbox.fill(self.pool)
-            if not any(connection.pipeline.packages_in_flight for connection in pool):
+            if not self._large.small_in_flight(self.pool):
                 self._refill()
                 self.outbox.fill(self.pool)
+            self.outbox.fill_large(self.pool)
         self._end_those_over()
         for connection in pool:
             connection.watch()
@@ -346,6 +351,7 @@ class Forwarder:
         if half_put is not None and not any(half_put is queued for queued in unfinished):
             unfinished.append(half_put)
         self.stop_reason = self.servers.clear_up(connection, unfinished, self.queue, self.stopping)
+        self._all_tried = self._all_tried and not unfinished
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
@@ -356,7 +362,7 @@ class Forwarder:
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
         settling = self._settler.next_deadline
-        due = [until, settling, self.queue.next_deadline(), self._stop_at]
+        due = [until, settling, self.outbox.next_deadline(), self._stop_at]
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
@@ -373,12 +379,12 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        if not self._answered.settle(connection.pipeline):
+        if not (answers := self._answered.settle(connection.pipeline)):
             return
         self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
-        self.servers.answered_by = self.servers.current.name
+        self.servers.note_answers(connection.pipeline, answers, self.outbox.left)
         self._report.progress(self._total - len(self.queue), self._total)
 
     def _take_bounces(self) -> None:

@@ -4,6 +4,8 @@
 
 A message may need several packages. All of them go into the connection that has the
 first, for they have one result. Which message is half put, and where, is known here only.
+
+Small messages and large ones go in two lanes: see `large_messages`.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
-from maildirqmtp.forwarder.small_messages import gather
+from maildirqmtp.forwarder.small_messages import SMALL_MAX, gather
 from maildirqmtp.mail import header
 from maildirqmtp.maildir import holds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -29,24 +34,36 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
 
+class _Lane:
+    """The next message of a lane, and the connection that has the first of its packages."""
+
+    __slots__ = ("half_put_on", "next")
+
+    def __init__(self) -> None:
+        self.next: QueuedMessage | None = None
+        self.half_put_on: Connection[QueuedMessage] | None = None
+
+
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
-    `servers` knows which messages have to go alone, because a connection ended on them, and which
-    have to wait for one of several servers; `state`, which an administrator holds back.
+    `large` says when a large one may go, and where; `servers` knows which messages have to go
+    alone, because a connection ended on them, and which have to wait for one of several servers;
+    `state`, which an administrator holds back.
     """
 
     __slots__ = (
-        "_half_put_on",
         "_held",
+        "_large",
+        "_large_lane",
         "_maildir",
-        "_next",
         "_proven",
         "_queue",
         "_report",
         "_route",
         "_servers",
         "_settler",
+        "_small_lane",
         "_state",
     )
 
@@ -57,13 +74,15 @@ class Outbox:
         report: Report,
         settler: Settler,
         queue: Queue,
+        large: LargeMessages,
         servers: Servers,
         state: State,
     ) -> None:
-        self._servers = servers
         self._queue = queue
-        self._next: QueuedMessage | None = None
-        self._half_put_on: Connection[QueuedMessage] | None = None
+        self._servers = servers
+        self._large = large
+        self._small_lane = _Lane()
+        self._large_lane = _Lane()
         self._maildir = maildir
         self._route = route
         self._report = report
@@ -73,17 +92,30 @@ class Outbox:
         self._proven = False
 
     def next(self) -> QueuedMessage | None:
-        """Return the next message that is ours and can be sent; it stays the next one."""
-        while self._next is None and (candidate := self._take()) is not None:
-            self._next = self._open(*candidate)
-        if self._next is None and self._servers.several and (ready := self._servers.probe()):
-            self._queue.hurry(ready)
-            return self.next()
-        return self._next
+        """Return the next small message that is ours and can be sent; it stays the next one."""
+        lane, most_bytes = self._small_lane, self._large.large_bytes
+        while lane.next is None and (candidate := self._take()) is not None:
+            lane.next = self._open(*candidate, most_bytes)
+        return lane.next
+
+    def next_large(self) -> QueuedMessage | None:
+        """Return the next of those that go last, likewise."""
+        lane = self._large_lane
+        take = self._queue.take_postponed
+        while lane.next is None and (candidate := self._take_one_of(take)) is not None:
+            lane.next = self._open(*candidate)
+        if not self.large_waits:
+            self._large.none_waits()
+        return lane.next
 
     def _take(self) -> tuple[Folder, bytes] | None:
+        return self._take_one_of(self._queue.take)
+
+    def _take_one_of(
+        self, take: Callable[[], tuple[Folder, bytes] | None]
+    ) -> tuple[Folder, bytes] | None:
         """Take the next candidate that may go, where the next message goes."""
-        while (candidate := self._queue.take()) is not None:
+        while (candidate := take()) is not None:
             if self._held and holds.key(candidate[1]) in self._held:
                 self._hold(candidate[1])
                 continue
@@ -100,15 +132,22 @@ class Outbox:
             self._report.held(name, holds.REASON)
 
     def _look_for_holds(self) -> None:
-        """Learn which messages are held now; the next one may be among them."""
+        """Learn which messages are held now; the next ones may be among them."""
         self._held = self._state.held()
-        queued = self._next
-        if self._held and queued is not None and self._half_put_on is None:
+        for lane in (self._small_lane, self._large_lane) if self._held else ():
+            queued = lane.next
+            if queued is None or lane.half_put_on is not None:
+                continue
             name = queued.message.name
             if holds.key(name) in self._held:
+                lane.next = None
                 queued.message.close()
-                self._next = None
                 self._hold(name)
+
+    @property
+    def large_waits(self) -> bool:
+        """True where there may be a large message to be sent."""
+        return bool(self._queue.postponed) or self._large_lane.next is not None
 
     def has_next(self) -> bool:
         """Say whether there is a message to be sent now. Raises `LocalError`.
@@ -116,11 +155,17 @@ class Outbox:
         Before the first is sent it proves that messages can be removed.
         """
         self._look_for_holds()
-        if self.next() is None:
-            return False
+        if not self._finds_next():
+            ready = self._servers.probe() if self._servers.several else []
+            self._queue.hurry(ready)
+            if not ready or not self._finds_next():
+                return False
         if not self._proven:
             self.prove()
         return True
+
+    def _finds_next(self) -> bool:
+        return self.next() is not None or self.next_large() is not None
 
     def prove(self) -> None:
         """Prove that what the server takes can be removed, or moved. Raises `LocalError`."""
@@ -129,30 +174,64 @@ class Outbox:
         self._proven = True
 
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
-        """Put what there is room for; each message where the least is in flight."""
+        """Put the small messages there is room for; each where the least is in flight."""
         self._look_for_holds()
-        connection = pool.open[0]
+        lane, connection = self._small_lane, self._for_small(pool)
         while True:
             if len(pool.open) > 1:
-                connection = pool.for_next()
-            elif self._next is None and self._may_batch():
+                connection = self._for_small(pool)
+            elif connection is not None and lane.next is None and self._may_batch():
                 self._put_small(connection)
-            if not connection.pipeline.has_room():
+            if connection is None or not connection.pipeline.has_room():
                 return
             queued = self.next()
             if queued is None:
                 return
             queued.alone = queued.message.name in self._servers.suspects
-            if self._half_put_on is not None:
-                connection = self._half_put_on
-                if not connection.pipeline.has_room():
-                    return
-            if not connection.pipeline.can_take(queued):
+            if not self._put(lane, queued, connection):
                 return
-            if connection.pipeline.put(queued):
-                self._next = self._half_put_on = None
-            else:
-                self._half_put_on = connection
+
+    def fill_large(self, pool: ConnectionPool[QueuedMessage]) -> None:
+        """Put the large messages that may go now."""
+        while self.large_waits and (connection := self._for_large(pool)) is not None:
+            queued = self.next_large()
+            if queued is None:
+                self.fill(pool)  # the small ones had to wait for it
+                return
+            suspects = self._servers.suspects
+            queued.alone = self._large.one_by_one or queued.message.name in suspects
+            if not self._put(self._large_lane, queued, connection):
+                return
+            self._large.put_on(connection)
+            if self.large_waits:
+                self._large.waits()
+
+    def _for_small(self, pool: ConnectionPool[QueuedMessage]) -> Connection[QueuedMessage] | None:
+        return self._small_lane.half_put_on or self._large.for_small(pool, self.large_waits)
+
+    def _for_large(self, pool: ConnectionPool[QueuedMessage]) -> Connection[QueuedMessage] | None:
+        connection = self._large_lane.half_put_on
+        if connection is None:
+            return self._large.for_large(pool, self.small_left)
+        return connection if connection.pipeline.has_room() else None
+
+    def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
+        """Say whether mail waits for which one more connection is of use, and is allowed."""
+        if not pool.may_add() and not (pool.windows and self._large.takes_all(pool)):
+            return False
+        small_waits = len(self._queue) > self._queue.postponed
+        return small_waits or (self.large_waits and self._large.needs_connection(pool))
+
+    @staticmethod
+    def _put(lane: _Lane, queued: QueuedMessage, connection: Connection[QueuedMessage]) -> bool:
+        """Put a package of a lane's next message; False where the connection cannot take it now."""
+        if not connection.pipeline.can_take(queued):
+            return False
+        if connection.pipeline.put(queued):
+            lane.next = lane.half_put_on = None
+        else:
+            lane.half_put_on = connection
+        return True
 
     def _may_batch(self) -> bool:
         """Say whether the next messages may go without an object for each.
@@ -171,20 +250,22 @@ class Outbox:
 
     def _put_small(self, connection: Connection[QueuedMessage]) -> None:
         """Put small messages, batch by batch, up to one that is none: that is the next one."""
-        pipeline = connection.pipeline
+        pipeline, most_bytes = connection.pipeline, self._large.large_bytes
+        small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
         while True:
             messages, max_bytes = pipeline.room()
             if not messages:
                 return
-            prefix, take = self._route.prefix, self._queue.take
-            if self._servers.several or self._held:
+            prefix = self._route.prefix
+            take = self._take if self._servers.several else self._queue.take
+            if self._held:
                 take = self._take
-            batch, odd = gather(self._maildir, prefix, take, messages, max_bytes)
+            batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
             if batch is not None:
                 pipeline.put_batch(batch)
             if odd is not None:
-                self._next = self._open(*odd)
-                if self._next is not None:
+                self._small_lane.next = self._open(*odd, most_bytes)
+                if self._small_lane.next is not None:
                     return
             elif batch is None:
                 return
@@ -194,19 +275,26 @@ class Outbox:
 
         It begins anew, from the disk.
         """
-        if self._half_put_on is not connection:
-            return None
-        queued, self._next, self._half_put_on = self._next, None, None
-        assert queued is not None
-        queued.message.close()
-        return queued
+        for lane in (self._small_lane, self._large_lane):
+            if lane.half_put_on is connection:
+                queued, lane.next, lane.half_put_on = lane.next, None, None
+                assert queued is not None
+                queued.message.close()
+                return queued
+        return None
 
     def put_back(self) -> None:
-        """Put back the message that waits for its turn: it may be another when that comes."""
-        queued, self._next = self._next, None
-        if queued is not None:
-            queued.message.close()
-            self._queue.put_back([(queued.message.folder, queued.message.name)])
+        """Put back the messages that wait for their turn: they may be others when that comes."""
+        small, self._small_lane.next = self._small_lane.next, None
+        if small is not None:
+            small.message.close()
+            self._queue.put_back([(small.message.folder, small.message.name)])
+        large, self._large_lane.next = self._large_lane.next, None
+        if large is not None:
+            large.message.close()
+            broken = self._large.broke_before(large.message.name)
+            candidate = large.message.folder, large.message.name
+            self._queue.postpone([candidate], broken=broken, first=True)
 
     def _refuse(self, queued: QueuedMessage) -> None:
         """Settle a message that must not be sent as one that the server refused."""
@@ -222,20 +310,40 @@ class Outbox:
             self._report.no_longer_held()
         self._queue.add(self._settler.take_bounces())
 
+    def next_deadline(self) -> float | None:
+        """Return the clock's time at which there may be something more to be put."""
+        due = [self._queue.next_deadline(), self._large.next_deadline()]
+        return min((at for at in due if at is not None), default=None)
+
     @property
     def left(self) -> int:
         """How many there are still to be sent now."""
-        return len(self._queue) + (self._next is not None)
+        lanes = (self._small_lane, self._large_lane)
+        return len(self._queue) + sum(lane.next is not None for lane in lanes)
 
-    def _open(self, folder: Folder, name: bytes) -> QueuedMessage | None:
-        """Return a message that is ours and can be sent; None after telling the queue."""
+    @property
+    def small_left(self) -> bool:
+        """True where a small message may wait."""
+        return len(self._queue) > self._queue.postponed or self._small_lane.next is not None
+
+    def _open(
+        self, folder: Folder, name: bytes, most_bytes: int | None = None
+    ) -> QueuedMessage | None:
+        """Return a message that is ours and can be sent; None after telling the queue.
+
+        One above `most_bytes` is postponed.
+        """
         try:
-            queued = prepare(self._maildir, self._route, folder, name)
+            queued = prepare(self._maildir, self._route, folder, name, most_bytes)
             is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)
             if self._queue.later(name, None, str(error), at_next_scan):
                 self._report.held(name, str(error))
+            return None
+        if queued is PassedOver.LARGE:
+            self._queue.postpone([(folder, name)], broken=self._large.broke_before(name))
+            self._large.waits()
             return None
         if isinstance(queued, PassedOver):
             if not is_there:

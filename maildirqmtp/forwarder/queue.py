@@ -11,6 +11,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from maildirqmtp.forwarder.large_messages import Postponed
+
 # What a message keeps when a mail reader moves, flags or numbers it.
 from maildirqmtp.maildir.names import without_uid
 
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 RESCAN_FOR_S = 3_600.0
 #: Times that a file which a scan lists is sought in vain under its name.
 _MAX_VANISHED = 10
+# While large messages go: part of the time that may go into scanning, and seconds between scans.
+_SCAN_SHARE = 0.1
+_SCAN_S = 0.1
+# Seconds after which it is scanned though nothing else happens.
+_LOOK_S = 1.0
 
 
 class Queue(Protocol):
@@ -54,8 +61,27 @@ class Queue(Protocol):
         """Put these, which were not tried to the end, before all others."""
         ...
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
-        """Put these, which were not tried to the end, behind all others, present and to come."""
+    @property
+    def postponed(self) -> int:
+        """How many of them `take` does not return, but `take_postponed`."""
+        ...
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """Return the next of those that were postponed."""
+        ...
+
+    def postpone(
+        self,
+        candidates: list[tuple[Folder, bytes]],
+        *,
+        broken: bool = False,
+        first: bool = False,
+    ) -> None:
+        """Put these, which were not tried to the end, behind all others, present and to come.
+
+        `broken`: they broke a connection before, and go behind the other ones that are postponed.
+        `first`: they were the next ones of these.
+        """
         ...
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
@@ -116,10 +142,13 @@ class BatchQueue:
 
     def __init__(self, scan: Scan, clock: Callable[[], float] = time.monotonic) -> None:
         self._candidates: Candidates = deque()
-        self._last: Candidates = deque()
+        self._postponed: Postponed[tuple[Folder, bytes]] = Postponed()
+        # Those that were postponed: they wait, or are in flight while the maildir is scanned.
+        self._large: set[bytes] = set()
         self._scan = scan
         self._clock = clock
         self._rescan_until = clock() + RESCAN_FOR_S
+        self._not_before = clock()
         self._tried: set[bytes] = set()
         self._held: dict[bytes, str] = {}
         self._vanished: dict[bytes, int] = {}
@@ -128,14 +157,22 @@ class BatchQueue:
 
     def __len__(self) -> int:
         self._take_due()
-        return len(self._candidates) + len(self._last)
+        return len(self._candidates) + len(self._postponed)
 
     def take(self) -> tuple[Folder, bytes] | None:
         """See `Queue`."""
         if not self._candidates:
             self._take_due()
-        candidates = self._candidates or self._last
-        return candidates.popleft() if candidates else None
+        return self._candidates.popleft() if self._candidates else None
+
+    @property
+    def postponed(self) -> int:
+        """See `Queue`."""
+        return len(self._postponed)
+
+    def take_postponed(self) -> tuple[Folder, bytes] | None:
+        """See `Queue`."""
+        return self._postponed.take()
 
     @property
     def may_rescan(self) -> bool:
@@ -144,10 +181,12 @@ class BatchQueue:
 
     def refill(self) -> int:
         """See `Queue`."""
-        if not self.may_rescan:
+        began = self._clock()
+        if not self.may_rescan or (self._large and began < self._not_before):
             return 0
-        found = self._scan(self.untried)
+        found = self._scan(self._unknown if self._large else self.untried)
         self._candidates.extend(found)
+        self._not_before = began + max(_SCAN_S, (self._clock() - began) / _SCAN_SHARE)
         return len(found)
 
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
@@ -155,13 +194,28 @@ class BatchQueue:
         tried = self._tried
         return [n for n in names if n not in tried and without_uid(n) not in tried]
 
+    def _unknown(self, names: Iterable[bytes]) -> Iterable[bytes]:
+        """Return those of these names that this run has not met.
+
+        What has changed is tried again when the large ones are through: it may change for a while.
+        """
+        met = self._large | self._held.keys()
+        return [n for n in self.untried(names) if without_uid(n) not in met]
+
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
         self._candidates.extendleft(reversed(candidates))
 
-    def postpone(self, candidates: list[tuple[Folder, bytes]]) -> None:
+    def postpone(
+        self,
+        candidates: list[tuple[Folder, bytes]],
+        *,
+        broken: bool = False,
+        first: bool = False,
+    ) -> None:
         """See `Queue`."""
-        self._last.extend(candidates)
+        self._postponed.add(candidates, broken=broken, first=first)
+        self._large.update([without_uid(name) for _, name in candidates])
 
     def add(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """See `Queue`."""
@@ -173,11 +227,13 @@ class BatchQueue:
 
     def gone(self, name: bytes) -> bool:
         """See `Queue`."""
+        if self._large:
+            self._large.discard(without_uid(name))
         return bool(self._held) and self._held.pop(without_uid(name), None) is not None
 
     def all_gone(self, names: Iterable[bytes]) -> int:
         """See `Queue`."""
-        return sum(map(self.gone, names)) if self._held else 0
+        return sum(map(self.gone, names)) if self._held or self._large else 0
 
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
@@ -193,6 +249,7 @@ class BatchQueue:
     ) -> bool:
         """See `Queue`. The next run tries again."""
         key = without_uid(name)
+        self._large.discard(key)
         before = self._held.get(key)
         if at_next_scan and before is None:
             self._held[key] = reason
@@ -209,6 +266,7 @@ class BatchQueue:
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """See `Queue`. This run tries it if it takes that long."""
         key = without_uid(candidate[1])
+        self._large.discard(key)
         self._tried.add(key)  # no scan is to find it as a new one
         self._waiting[key] = until, candidate
         self._next_due = min(self._next_due, until)
@@ -226,6 +284,6 @@ class BatchQueue:
             self.hurry([key for key, (until, _) in self._waiting.items() if until <= now])
             self._next_due = min([at for at, _ in self._waiting.values()], default=float("inf"))
 
-    def next_deadline(self) -> None:
-        """See `Queue`."""
-        return
+    def next_deadline(self) -> float | None:
+        """See `Queue`: while a large message goes, small ones may come."""
+        return self._clock() + _LOOK_S if self._large and self.may_rescan else None

@@ -116,19 +116,23 @@ class PassedOver(Enum):
     NO_MESSAGE = auto()
     #: None of its recipients begins with the route's prefix.
     FOR_OTHERS = auto()
+    #: It is large, and not asked for now.
+    LARGE = auto()
 
 
 def prepare(
-    maildir: Maildir, route: Route, folder: Folder, name: bytes
+    maildir: Maildir, route: Route, folder: Folder, name: bytes, most_bytes: int | None = None
 ) -> QueuedMessage | PassedOver:
-    """Open a message and find its envelope.
+    """Open a message and find its envelope; one above `most_bytes` is not looked into.
 
     Raises `EnvelopeError`, `LocalError` or `FileChangedError` where the message
     has to be held: then nothing of it may be sent.
     """
-    message = maildir.load(folder, name)
+    message = maildir.load(folder, name, most_bytes)
     if message is None:
         return PassedOver.NO_MESSAGE
+    if most_bytes is not None and message.size > most_bytes:
+        return PassedOver.LARGE
     taken = False
     try:
         queued = _addressed(maildir, route, message)
@@ -174,6 +178,11 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
         raise EnvelopeError(
             f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
             f"move it out of the maildir"
+        )
+    if route.max_bytes is not None and queued.length > route.max_bytes:
+        raise EnvelopeError(
+            f"{queued.length} bytes are more than --max-size allows ({route.max_bytes}); raise "
+            f"that, or move it out of the maildir"
         )
     if received := header.loop_lines(message.data):
         queued.refusal = Response(

@@ -2,9 +2,11 @@
 
 unfinished message                           goes
 the file changed while it was sent           held; sent as it is now, the next time
+a large one over which it broke              set aside: it has had its attempt in this run
 all that a connection had, at a fault        to the end of the queue, to go alone
 the same a second time                       set aside: deferred, so that the others go on
 some of its recipients were deferred         waits, as they do
+another large one                            behind the small ones
 anything else                                back to the front of the queue
 
 the connection                               another
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from maildirqmtp.errors import QMTPError
+    from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -63,7 +66,10 @@ class Recovery:
     `server` is where they lead, for what is said about a server that never says anything.
     """
 
-    def __init__(self, settler: Settler, report: Report, server: Endpoint) -> None:
+    def __init__(
+        self, settler: Settler, report: Report, server: Endpoint, large: LargeMessages
+    ) -> None:
+        self._large = large
         self._settler = settler
         self._report = report
         self._server = server
@@ -103,9 +109,12 @@ class Recovery:
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
         no_use = has_spare and self._is_of_no_use(connection, unfinished)
-        at_fault = len(unfinished) == 1 and _is_fault(pipeline)
-        if no_use or (has_spare and not self._has_answered):
-            at_fault = False  # it is the server's: another one may take the message
+        narrowed = self._narrow(connection, unfinished)
+        # A server that has not answered at all is to blame itself: another may take the message.
+        never_answered = has_spare and not (self._has_answered or pipeline.answered)
+        broken = None if never_answered else self._large.find_broken(pipeline, unfinished)
+        may_be_at_fault = broken is None and not (never_answered or no_use)
+        at_fault = may_be_at_fault and len(unfinished) == 1 and _is_fault(pipeline)
         culprit = at_fault and self._count_fault(unfinished[0]) >= 2
         again: list[tuple[Folder, bytes]] = []
         last: list[tuple[Folder, bytes]] = []
@@ -116,17 +125,21 @@ class Recovery:
             if queued.reason:
                 if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
                     self._report.held(message.name, queued.reason)
+            elif queued is broken:
+                self._defer(queued, self._large.note_broken(queued), queue)
             elif culprit:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
                 # To go again now would try recipients again that are to be tried later.
                 self._defer(queued, "waits, as others of this message do", queue)
             else:
-                (last if at_fault else again).append((message.folder, message.name))
+                goes_last = at_fault or self._large.is_large(queued)
+                (last if goes_last else again).append((message.folder, message.name))
         if no_use:
-            stop_reason = self._give_up(connection, unfinished)
+            stop_reason = self._give_up(pipeline)
         else:
-            stop_reason = self._judge(connection, unfinished, culprit)
+            set_aside = culprit or broken is not None
+            stop_reason = self._judge(pipeline, unfinished, narrowed, set_aside)
         queue.put_back(again)
         if at_fault and sum(self._without_progress.values()) == 1:
             # Its neighbours may be as bad, and would stop this run, and all that follow, here.
@@ -188,27 +201,39 @@ class Recovery:
             return False  # the window is to get smaller first
         return sum(self._without_progress.values()) + 1 >= MAX_WITH_SPARE
 
-    def _give_up(
+    def _narrow(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage]
-    ) -> str:
-        """Return why a server is of no use, for another one to be tried; forget that it was."""
+    ) -> bool:
+        """Make the window smaller for the next connection, where that may help; say whether."""
         pipeline = connection.pipeline
-        if unfinished and pipeline.error is not None:
-            connection.window.shrink(len(unfinished) if pipeline.capabilities.proven else 1)
+        if not unfinished or pipeline.error is None:
+            return False
+        if self._large.find_broken(pipeline, unfinished) is not None and all(
+            map(self._large.is_large, unfinished)
+        ):
+            return False  # it broke over a large message, which nothing went with
+        # What never answered may never do so: then as little as can be is in doubt.
+        known = pipeline.capabilities.proven
+        return connection.window.shrink(len(unfinished) if known else 1)
+
+    def _give_up(self, pipeline: Pipeline[QueuedMessage]) -> str:
+        """Return why a server is of no use, for another one to be tried; forget that it was."""
         self._has_answered = False
         why = pipeline.error or f"{pipeline.transport.name} closed the connection"
         return self._begin_anew(str(why))
 
     def _judge(
-        self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage], culprit: bool
+        self,
+        pipeline: Pipeline[QueuedMessage],
+        unfinished: list[QueuedMessage],
+        narrowed: bool,
+        set_aside: bool,
     ) -> str:
-        """Return why another connection cannot help for now; empty where it may."""
-        pipeline = connection.pipeline
+        """Return why another connection cannot help for now; empty where it may.
+
+        `narrowed`: its window is smaller; `set_aside`: a message is.
+        """
         error, in_flight = pipeline.error, len(unfinished)
-        # What never answered may never do so: then as little as can be is in doubt.
-        known = pipeline.capabilities.proven
-        shrunk = in_flight and error and connection.window.shrink(in_flight if known else 1)
-        narrowed = bool(shrunk)
         # Ended without an error, it was ended by us, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0
@@ -218,7 +243,7 @@ class Recovery:
             return self._begin_anew(f"{error}; what is left stays as it is")
         if narrowed and in_flight > 1:
             return ""
-        if culprit:
+        if set_aside:
             # Progress; but a server that does it to every message is dead.
             self._without_progress.clear()
             self._set_aside += 1

@@ -20,9 +20,11 @@ from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
     from maildirqmtp.transport.tls_options import Tls
 else:
     Tls = object  # a dataclass, which takes longer to import than such a run
+    Shard = object  # rarely needed
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
@@ -34,6 +36,8 @@ CONNECTIONS = 1
 SERVER_CONNECTIONS = 20
 #: Seconds that a message in doubt at one server of several waits for that server.
 IN_DOUBT_WAIT_S = 300.0
+#: Bytes above which a message is large, and lets the others go first.
+LARGE_BYTES = 256 << 10
 #: Bounces in one run.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
@@ -66,6 +70,8 @@ class Route(NamedTuple):
     fully qualified one. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
+    Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
+    `shard` is the part of the messages that this route forwards, None for all.
 
     `server` is the preferred one; `fallback_servers` are the others, in the order in which they
     are tried. `tls` is for those among them that have TLS. A message that one of them may have
@@ -99,6 +105,9 @@ class Route(NamedTuple):
     connections: int = CONNECTIONS
     server_connections: int = SERVER_CONNECTIONS
     one_recipient: bool = False
+    large_bytes: int = LARGE_BYTES
+    max_bytes: int | None = None
+    shard: Shard | None = None
     tls: Tls | None = None
     fallback_servers: tuple[Endpoint, ...] = ()
     in_doubt_wait_s: float = IN_DOUBT_WAIT_S

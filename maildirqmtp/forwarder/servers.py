@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.forwarder.kept import Wait
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.server_memory import ServerMemory
+from maildirqmtp.forwarder.slow_answers import SlowAnswers
 from maildirqmtp.pipeline.pool import ConnectionPool
 from maildirqmtp.pipeline.timeouts import Timeouts
 from maildirqmtp.pipeline.window import shares
@@ -32,6 +33,7 @@ from maildirqmtp.transport.endpoint import TcpEndpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
+    from maildirqmtp.pipeline.pipeline import Pipeline
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.endpoint import Endpoint
     from maildirqmtp.transport.transport import Transport
@@ -56,10 +59,20 @@ class Server:
     """One server of a route.
 
     `useless_at`: the clock's time at which it last was of no use. `waiting`: the messages that
-    wait for it, because they are in doubt there, each until this time of the clock.
+    wait for it, because they are in doubt there, each until this time of the clock. `slow_answers`
+    is None where mail goes over several connections.
     """
 
-    __slots__ = ("endpoint", "memory", "name", "pool", "recovery", "useless_at", "waiting")
+    __slots__ = (
+        "endpoint",
+        "memory",
+        "name",
+        "pool",
+        "recovery",
+        "slow_answers",
+        "useless_at",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -67,12 +80,14 @@ class Server:
         memory: ServerMemory,
         pool: ConnectionPool[QueuedMessage],
         recovery: Recovery,
+        slow_answers: SlowAnswers | None,
     ) -> None:
         self.endpoint = endpoint
         self.name = str(endpoint)
         self.memory = memory
         self.pool = pool
         self.recovery = recovery
+        self.slow_answers = slow_answers
         self.useless_at: float | None = None
         self.waiting: dict[bytes, float] = {}
 
@@ -84,8 +99,9 @@ class Server:
 class Servers:
     """The servers of one route: of its own, or a list.
 
-    `state` remembers which messages are in doubt where, also from one run to the next. `connector`
-    is for tests. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    `state` remembers which messages are in doubt where, also from one run to the next; `large` is
+    about the route's large messages, wherever they go. `connector` is for tests. `clock` is
+    seconds that only go on, `wall_clock` seconds of the epoch.
     """
 
     def __init__(
@@ -95,6 +111,7 @@ class Servers:
         settler: Settler,
         report: Report,
         state: State,
+        large: LargeMessages,
         connector: Callable[[Endpoint, float], Transport] | None,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -110,7 +127,9 @@ class Servers:
                 clock,
                 memory.capabilities,
             )
-            return Server(endpoint, memory, pool, Recovery(settler, report, endpoint))
+            recovery = Recovery(settler, report, endpoint, large)
+            slow_answers = SlowAnswers(report, state, clock) if route.connections == 1 else None
+            return Server(endpoint, memory, pool, recovery, slow_answers)
 
         self._servers = [make(endpoint) for endpoint in route.servers]
         #: The one that connections lead to, or led to last.
@@ -207,6 +226,12 @@ class Servers:
     def suspects(self) -> Collection[bytes]:
         """The names of the messages that are to go alone, for `current` may dislike them."""
         return self.current.recovery.suspects
+
+    def note_answers(self, pipeline: Pipeline[QueuedMessage], count: int, waiting: int) -> None:
+        """So many messages were answered by `current`; `waiting` are not in flight yet."""
+        self.answered_by = self.current.name
+        if self.current.slow_answers is not None:
+            self.current.slow_answers.answered(pipeline, count, waiting)
 
     def clear_up(
         self,

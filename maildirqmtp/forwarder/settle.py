@@ -289,7 +289,7 @@ class Settler:
                 self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
             return list(failures)
         self._no_bounces = ""
-        if bounce is not None:
+        if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
             self._bounces.append((self._maildir.new, bounce))
         for index, text in failures.items():
             self._report.bounced(queued, index, text[1:])

@@ -58,10 +58,11 @@ def gather(
     take: Callable[[], tuple[Folder, bytes] | None],
     most: int,
     max_bytes: int,
+    small_max: int = SMALL_MAX,
 ) -> tuple[SmallBatch | None, tuple[Folder, bytes] | None]:
     """Return the next small messages as a batch, and the candidate that is none and ended it.
 
-    At most so many messages and bytes of packages.
+    At most so many messages and bytes of packages, of files of at most `small_max` bytes.
     """
     read, trace_of, loop_lines = small.read, envelope.classic_trace, header.loop_lines
     owners = maildir.owners
@@ -75,7 +76,7 @@ def gather(
         if odd is None:
             break
         folder, name = odd
-        file = read(folder, name, SMALL_MAX, owners)
+        file = read(folder, name, small_max, owners)
         if file is None:
             break
         identity, data = file

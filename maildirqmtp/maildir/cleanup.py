@@ -20,9 +20,12 @@ MAX_AGE_S = 36 * 3_600
 def clean(maildir: Maildir, now_s: float) -> int:
     """Remove rubbish from tmp/ and envelope/; say how many files. Raises `LocalError`.
 
-    `now_s` is seconds of the epoch.
+    `now_s` is seconds of the epoch. Of several shards the first one cleans tmp/, and each
+    removes the orphans among its own sidecars.
     """
-    removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
+    removed = 0
+    if maildir.shard is None or not maildir.shard.number:
+        removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
     envelopes = maildir.envelopes
     if envelopes is not None:
         removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
@@ -39,12 +42,16 @@ def _placed(status: os.stat_result) -> float:
 
 
 def _orphans(maildir: Maildir, envelopes: Folder) -> set[bytes]:
-    """Return the sidecars whose message is neither in new/ nor in cur/.
+    """Return the sidecars whose message is neither in new/ nor in cur/, whatever its shard.
 
     A sidecar may be there before its message, and after it for the time of one
     fsync; that is what the age is for.
     """
-    orphans = {name for name in _names(envelopes) if name.endswith(b".json")}
+    orphans = {
+        name
+        for name in _names(envelopes)
+        if name.endswith(b".json") and maildir.is_ours(name.removesuffix(b".json"))
+    }
     # new/ again after cur/: a message that moves between them must be seen in one of the two.
     for folder in (maildir.new, maildir.cur, maildir.new):
         for name in _names(folder):

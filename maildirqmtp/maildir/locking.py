@@ -1,23 +1,36 @@
 """The lock that keeps two forwarders apart: a file in the maildir that only its owner can open.
 
-    DIR/.maildirqmtp-lock    mode 0600, empty, never removed; flock(2) on it is the lock
+    DIR/.maildirqmtp-lock           mode 0600, empty, never removed; flock(2) on it is the lock
+    DIR/.maildirqmtp-lock-shards    likewise; how many shards there are, as a number
+    DIR/.maildirqmtp-lock-K         likewise; the lock of shard K
+
+Who forwards all of the maildir holds the first exclusively. A shard holds it shared, and its own
+exclusively. The number of shards is that of the first one to begin; it is looked at, and written,
+by who holds flock(2) on its file, for that moment only.
 
 Earlier versions lock the directory itself, which everybody can do who may read it. Such a lock
 still counts, where a process of the maildir's owner, of root or of this user has it; and they find
 the directory locked by us. Another user's lock on the directory counts for nothing.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import files
 from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.text import printable
 
+if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
+
 NAME = b".maildirqmtp-lock"
+SHARDS = NAME + b"-shards"
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # Where the file cannot be made, and other things may be done all the same.
 _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -44,21 +57,25 @@ class Lock:
             os.close(self._fds.pop())
 
 
-def acquire(root: Folder) -> Lock:
-    """Keep other forwarders away from a maildir until the lock is closed.
+def acquire(root: Folder, shard: Shard | None = None) -> Lock:
+    """Keep other forwarders away from a maildir, or a shard of it, until the lock is closed.
 
     Raises `LocalError`, which names the process that holds the lock.
     """
     lock = Lock()
+    mode = fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH
     try:
-        fd = lock.add(_open_file(root)) if _make_file(root) else None
-        if fd is not None and not _flock(fd):
+        fd = lock.add(_open_file(root, NAME)) if _make_file(root, NAME) else None
+        if shard is not None:
+            _join(root, fd, shard)
+            lock.add(_lock_shard(root, shard))
+        elif fd is not None and not _flock(fd):
             raise _locked(root, holders(os.fstat(fd)))
         # A description of our own, so that the lock does not end with the maildir's.
         directory = lock.directory = lock.add(
             os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
         )
-        if not _flock(directory):
+        if not _flock(directory, mode):
             others = holders(os.fstat(directory))
             counted = others if fd is None else [p for p in others if _counts(p, root)]
             if counted or fd is None:
@@ -72,11 +89,57 @@ def acquire(root: Folder) -> Lock:
     return lock
 
 
-def holder(root: Folder) -> int | None:
-    """Return the process that has the maildir locked; None where there is none, or none is told."""
+def _join(root: Folder, whole: int | None, shard: Shard) -> None:
+    """Share the maildir's lock, an open file, with shards of the same number. `LocalError`."""
+    if whole is None or not _make_file(root, SHARDS):
+        raise LocalError(f"cannot make a lock file in {printable(root.path)}, which shards need")
+    gate = _open_file(root, SHARDS)
     try:
-        status = os.stat(NAME, dir_fd=root.fd, follow_symlinks=False)
+        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody holds it for longer than this takes
+        wanted = b"%d\n" % shard.total
+        # Alone: there is no shard of another number.
+        if _flock(whole) and os.pread(gate, 20, 0) != wanted:
+            os.pwrite(gate, wanted, 0)
+            os.ftruncate(gate, len(wanted))
+        if not _flock(whole, fcntl.LOCK_SH):
+            raise _locked(root, holders(os.fstat(whole)))
+        found = os.pread(gate, 20, 0)
+        if found != wanted:
+            raise LocalError(
+                f"{printable(root.path)} is being forwarded in {printable(found.strip())} shards, "
+                f"not in {shard.total}; stop those first, or give this one the same number"
+            )
+    finally:
+        os.close(gate)
+
+
+def _lock_shard(root: Folder, shard: Shard) -> int:
+    """Lock a shard, until the descriptor that is returned is closed. Raises `LocalError`."""
+    name = _name_of(shard)
+    if not _make_file(root, name):
+        raise LocalError(f"cannot make the lock file {printable(root.join(name))}")
+    fd = _open_file(root, name)
+    if not _flock(fd):
+        processes = holders(os.fstat(fd))
+        os.close(fd)
+        raise _locked(root, processes, f"shard {shard} of ")
+    return fd
+
+
+def _name_of(shard: Shard | None) -> bytes:
+    return NAME if shard is None else b"%b-%d" % (NAME, shard.number)
+
+
+def holder(root: Folder, shard: Shard | None = None) -> int | None:
+    """Return the process that has the maildir, or a shard of it, locked.
+
+    None where there is none, or none is told.
+    """
+    try:
+        status = os.stat(_name_of(shard), dir_fd=root.fd, follow_symlinks=False)
     except OSError:
+        if shard is not None:
+            return None
         status = os.fstat(root.fd)  # the lock may be the directory's alone
     return next(iter(holders(status)), None)
 
@@ -99,10 +162,10 @@ def holders(status: os.stat_result) -> list[int]:
     return exact or same_inode
 
 
-def _make_file(root: Folder) -> bool:
-    """Make the lock file where there is none; False where none can be made."""
+def _make_file(root: Folder, name: bytes) -> bool:
+    """Make a lock file where there is none; False where none can be made."""
     try:
-        os.close(files.create(root, NAME))
+        os.close(files.create(root, name))
     except FileExistsError:
         return True
     except OSError as error:
@@ -112,11 +175,11 @@ def _make_file(root: Folder) -> bool:
     return True
 
 
-def _open_file(root: Folder) -> int:
-    """Open the lock file. Raises `LocalError` where it is nothing that we have made."""
-    path = printable(root.join(NAME))
+def _open_file(root: Folder, name: bytes) -> int:
+    """Open a lock file. Raises `LocalError` where it is nothing that we have made."""
+    path = printable(root.join(name))
     try:
-        fd = os.open(NAME, _OPEN, dir_fd=root.fd)
+        fd = os.open(name, _OPEN, dir_fd=root.fd)
     except OSError as error:
         raise LocalError(
             f"cannot open the lock file {path}: {error.strerror}; remove it, or run this as the "
@@ -131,9 +194,9 @@ def _open_file(root: Folder) -> int:
     return fd
 
 
-def _flock(fd: int) -> bool:
+def _flock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -153,8 +216,9 @@ def _counts(process: int, root: Folder) -> bool:
     return int(real) in (0, os.geteuid(), os.fstat(root.fd).st_uid)
 
 
-def _locked(root: Folder, processes: list[int]) -> LocalError:
+def _locked(root: Folder, processes: list[int], what: str = "") -> LocalError:
     who = f"process {processes[0]}" if processes else "another process"
     return LocalError(
-        f"{printable(root.path)} is locked by {who}; two forwarders would send everything twice"
+        f"{what}{printable(root.path)} is locked by {who}; two forwarders would send everything "
+        f"twice"
     )

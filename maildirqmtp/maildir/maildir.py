@@ -19,6 +19,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import FileChangedError, LocalError
@@ -31,6 +32,9 @@ from maildirqmtp.maildir.files import (
     local_error,
 )
 from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
 WHOLE_MAX = 1 << 20
@@ -80,11 +84,13 @@ class Maildir:
     """A maildir that is open. A context manager; leaving it ends the lock.
 
     Raises `LocalError` where it cannot be opened: it does not exist, is no
-    maildir, or may not be read. `nofollow` refuses a path that ends in a link.
+    maildir, or may not be read. `nofollow` refuses a path that ends in a link. With a
+    `shard`, only its messages are found, and only it is locked.
     """
 
-    def __init__(self, path: bytes, nofollow: bool = False) -> None:
+    def __init__(self, path: bytes, nofollow: bool = False, shard: "Shard | None" = None) -> None:
         self.path = path
+        self.shard = shard
         self._open: list[Folder] = []
         self._lock: locking.Lock | None = None
         self._envelope: Folder | None = None
@@ -179,7 +185,7 @@ class Maildir:
         Raises `LocalError`, which names the process that holds the lock.
         """
         if self._lock is None:
-            self._lock = locking.acquire(self.root)
+            self._lock = locking.acquire(self.root, self.shard)
 
     def unlock(self) -> None:
         """Let other forwarders at the maildir; harmless where it is not locked."""
@@ -235,6 +241,8 @@ class Maildir:
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
             found: Iterable[bytes] = self._names(folder)
+            if self.shard is not None:
+                found = filter(self.shard.has, found)
             if choose is not None:
                 found = choose(iter(found))
             for name in found:
@@ -247,6 +255,10 @@ class Maildir:
         self.find_envelopes()
         entries.sort()
         return deque([(folders[number], name) for _, name, number in entries])
+
+    def is_ours(self, name: bytes) -> bool:
+        """Say whether the message of this name is for this object: all are, without a shard."""
+        return self.shard is None or self.shard.has(name)
 
     def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
         return (self.new, self.cur) if include_cur else (self.new,)
@@ -266,10 +278,11 @@ class Maildir:
         except OSError:
             return 0  # gone or unreadable: opening it will tell
 
-    def load(self, folder: Folder, name: bytes) -> Message | None:
+    def load(self, folder: Folder, name: bytes, most_bytes: int | None = None) -> Message | None:
         """Open a message; None for what is none: gone, a link, FIFO, device, directory.
 
-        Up to 1 MiB the file is read whole. Raises `LocalError` for a file that
+        Up to 1 MiB the file is read whole; of one above `most_bytes` nothing is read, so that its
+        `size` is all there is to know. Raises `LocalError` for a file that
         cannot be read, and `FileChangedError` for one that is being written to.
         """
         try:
@@ -283,15 +296,12 @@ class Maildir:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            if self.owners is not None and status.st_uid not in self.owners:
-                raise LocalError(
-                    f"{printable(folder.join(name))} belongs to user {status.st_uid}, who is not "
-                    f"the maildir's owner, and may only have been linked here; chown it, or run "
-                    f"this as the maildir's owner"
-                )
+            self._check_owner(folder, name, status.st_uid)
             if safety.is_being_written(fd, status):
                 raise _being_written(folder, name)
             size = status.st_size
+            if most_bytes is not None and size > most_bytes:
+                return Message(folder, name, identity_of(status), b"", size)
             if size > WHOLE_MAX:
                 top = os.read(fd, TOP_BYTES)
                 keep = True
@@ -305,6 +315,14 @@ class Maildir:
         finally:
             if not keep:
                 os.close(fd)
+
+    def _check_owner(self, folder: Folder, name: bytes, owner: int) -> None:
+        if self.owners is not None and owner not in self.owners:
+            raise LocalError(
+                f"{printable(folder.join(name))} belongs to user {owner}, who is not "
+                f"the maildir's owner, and may only have been linked here; chown it, or run "
+                f"this as the maildir's owner"
+            )
 
     @staticmethod
     def _is_no_file(folder: Folder, name: bytes) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Candidates, Maildir
+    from maildirqmtp.maildir.shard import Shard
 
 #: Names that are looked at together.
 _BATCH = 20_000
@@ -33,7 +34,7 @@ def oldest(maildir: Maildir, most: int, include_cur: bool = False) -> tuple[int,
     count = 0
     found: list[tuple[int, str, int]] = []
     for number, folder in enumerate(folders):
-        in_folder, few = _oldest_names(folder, most, is_cur=folder is maildir.cur)
+        in_folder, few = _oldest_names(folder, most, maildir.shard, is_cur=folder is maildir.cur)
         count += in_folder
         found += [(_seconds(name), name, number) for name in few]
     maildir.find_envelopes()
@@ -41,7 +42,9 @@ def oldest(maildir: Maildir, most: int, include_cur: bool = False) -> tuple[int,
     return count, deque((folders[number], os.fsencode(name)) for _, name, number in found[:most])
 
 
-def _oldest_names(folder: Folder, most: int, *, is_cur: bool) -> tuple[int, list[str]]:
+def _oldest_names(
+    folder: Folder, most: int, shard: Shard | None, *, is_cur: bool
+) -> tuple[int, list[str]]:
     """Return how many names there are, and the oldest of the usual form and of any other."""
     count = 0
     usual: list[str] = []
@@ -50,6 +53,8 @@ def _oldest_names(folder: Folder, most: int, *, is_cur: bool) -> tuple[int, list
         with os.scandir(folder.fd) as entries:
             for batch in _batches(entries):
                 listed = [n for n in batch if not _is_out(n)] if is_cur else batch
+                if shard is not None:
+                    listed = [n for n in listed if shard.has(os.fsencode(n))]
                 count += len(listed)
                 others += [n for n in listed if n[_USUAL_DIGITS : _USUAL_DIGITS + 1] != "."]
                 if len(others) > _BATCH:

@@ -1,17 +1,20 @@
 """What must outlive a run and stands in no sidecar: one file of the maildir.
 
-    DIR/.maildirqmtp-state.json
+    DIR/.maildirqmtp-state.json, or of a shard .maildirqmtp-state-shard-K-N.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
+     "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
+     "told": {"slow answers": 1800000000},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
 or will be within two days: when a server first deferred them. `in_doubt` has messages of routes
-with several servers: which of these may have them, since when. `held` is of `holds`, and only
-copied here. `servers` has what each has shown
-of itself, by its name as it was given, and when that was last seen. Keys that this version
-does not know are kept.
+with several servers: which of these may have them, since when. `broken` has large messages over
+which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
+has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
+was last given. `held` is of `holds`, and only copied here. Keys that this version does not know are
+kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew, and a message may come twice, from two servers.
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from maildirqmtp.maildir.files import Folder
+    from maildirqmtp.maildir.shard import Shard
 
 NAME = b".maildirqmtp-state.json"
 VERSION = 1
@@ -69,8 +73,10 @@ class State:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         lock: AbstractContextManager[Any] | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._root = root
+        self._name = NAME if shard is None else NAME.replace(b".json", shard.suffix + b".json")
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = nullcontext() if lock is None else lock
@@ -83,6 +89,8 @@ class State:
         self._holds = Holds(root, NAME, MAX_BYTES)
         self._first_deferred: dict[str, float] = {}
         self._in_doubt: dict[str, dict[str, float]] = {}
+        self._broken: dict[str, dict[str, float]] = {}
+        self._told_s: dict[str, float] = {}
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -107,10 +115,10 @@ class State:
 
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
-        if self._first_deferred or self._in_doubt:
+        if self._first_deferred or self._in_doubt or self._broken:
             with self._lock:
                 for name in message_names:
-                    for known in (self._first_deferred, self._in_doubt):
+                    for known in (self._first_deferred, self._in_doubt, self._broken):
                         if known.pop(_key(name), None) is not None:
                             self._change()
 
@@ -127,6 +135,20 @@ class State:
         with self._lock:
             self._load()
             return dict(self._in_doubt.get(_key(name), {})) if self._in_doubt else {}
+
+    def note_broken(self, name: bytes, sent: int, length: int) -> None:
+        """A connection broke over a message, of which so many bytes had arrived."""
+        with self._lock:
+            self._load()
+            self._broken[_key(name)] = {"at": self._wall_clock(), "sent": sent, "of": length}
+            self._change()
+
+    def broken(self, name: bytes) -> tuple[int, int] | None:
+        """Return how many bytes of how many had arrived when a connection broke over a message."""
+        with self._lock:
+            self._load()
+            found = self._broken.get(_key(name))
+            return None if found is None else (int(found["sent"]), int(found["of"]))
 
     def held(self) -> frozenset[str]:
         """Return the messages that an administrator holds back now, by `holds.key`."""
@@ -159,6 +181,19 @@ class State:
             if self._servers.get(server, {}).pop(what, None) is not None:
                 self._change()
 
+    # Hints
+
+    def may_tell(self, what: str, every_s: float) -> bool:
+        """Say whether a hint was not given within so many seconds; note that it is given now."""
+        now_s = self._wall_clock()
+        with self._lock:
+            self._load()
+            if 0 <= now_s - self._told_s.get(what, 0.0) < every_s:
+                return False
+            self._told_s[what] = now_s
+            self._change()
+            return True
+
     # The file
 
     def _change(self) -> None:
@@ -184,8 +219,9 @@ class State:
             self._changed = False
             try:
                 # Not made durable: what a power cut takes is found out again.
-                with holds.locked(self._root):
-                    files.replace(self._root, NAME, self._encoded(), durable=False)
+                # The file of a shard has one writer.
+                with holds.locked(self._root) if self._name == NAME else nullcontext():
+                    files.replace(self._root, self._name, self._encoded(), durable=False)
             except LocalError as error:
                 self._tell(str(error))
 
@@ -199,7 +235,8 @@ class State:
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
-        held = self._holds.times()
+        # Those of all shards are in the file of none of them.
+        held = self._holds.times() if self._name == NAME else {}
         in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {
@@ -207,6 +244,8 @@ class State:
                 "version": VERSION,
                 "first_deferred": dict(deferred),
                 "in_doubt": dict(in_doubt),
+                "broken": self._broken,
+                "told": self._told_s,
                 "servers": self._servers,
             }
             if not in_doubt:
@@ -220,7 +259,7 @@ class State:
                 del deferred[len(deferred) // 2 :]
                 del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over
             else:
-                self._others, self._servers = {}, {}
+                self._others, self._servers, self._broken = {}, {}, {}
 
     def _forget_old(self) -> None:
         now_s = self._wall_clock()
@@ -232,6 +271,9 @@ class State:
             for name, where in self._in_doubt.items()
             if (kept := {server: s for server, s in where.items() if now_s - s < IN_DOUBT_S})
         }
+        self._broken = {
+            name: how for name, how in self._broken.items() if now_s - how["at"] < DEFERRAL_S
+        }
         self._servers = {
             server: kept
             for server, shown in self._servers.items()
@@ -242,9 +284,9 @@ class State:
         if self._loaded:
             return
         self._loaded = True
-        path = printable(self._root.join(NAME))
+        path = printable(self._root.join(self._name))
         try:
-            data = files.load(self._root, NAME, MAX_BYTES)
+            data = files.load(self._root, self._name, MAX_BYTES)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self._tell(f"cannot read {path}: {error.strerror}; beginning it anew")
@@ -267,20 +309,26 @@ class State:
         if type(version) is not int or version != VERSION:
             raise ValueError(f"it is not of version {VERSION}")
         first_deferred = _times(content.pop("first_deferred", {}))
-        servers = _tables(content, "servers")
-        self._in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
+        in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
         content.pop("held", None)
-        self._servers = servers
+        broken = _tables(content, "broken")
+        if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
+            raise ValueError("'broken' has something else")
+        told_s = _times(content.pop("told", {}))
+        self._servers = _tables(content, "servers")
+        self._told_s = told_s
+        self._broken = broken
+        self._in_doubt = in_doubt
         self._first_deferred = first_deferred
         self._others = content
 
 
 def _tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
-    """Take an object of objects of times out of the content. Raises `ValueError`."""
-    tables = content.pop(key, {})
-    if not isinstance(tables, dict):
-        raise ValueError(f"'{key}' is no object")
-    return {name: _times(times) for name, times in tables.items()}
+    """Take an object of objects of numbers out of the content. Raises `ValueError`."""
+    value = content.pop(key, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{key!r} is no object")
+    return {name: _times(times) for name, times in value.items()}
 
 
 def _times(value: object) -> dict[str, float]:

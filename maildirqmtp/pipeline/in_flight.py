@@ -106,10 +106,11 @@ class InFlight(Generic[MessageT]):
         accepted, self._accepted = self._accepted, []
         return accepted
 
-    def take_unfinished(self, sent: int) -> list[MessageT]:
+    def take_unfinished(self, sent: int, arrived: int) -> list[MessageT]:
         """Return the messages in flight, closed, and forget them.
 
-        On each, `doubtful` are recipients whose package is out whole and was not answered.
+        On each, `doubtful` are recipients whose package is out whole and was not answered. Of
+        what is out, `arrived` bytes of the stream have reached the other end's kernel.
         """
         unfinished: dict[int, MessageT] = {}
         for entry in self._entries:
@@ -122,6 +123,7 @@ class InFlight(Generic[MessageT]):
             else:
                 message = entry.message
                 message.close()
+                entry.note_arrived(min(arrived, sent))
                 unfinished[id(message)] = message
                 if entry.end <= sent:
                     message.doubtful += tuple(range(entry.next, entry.stop))

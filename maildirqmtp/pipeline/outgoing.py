@@ -34,13 +34,15 @@ class OutgoingMessage:
     have been put into a package. The text is `length` bytes. `answers` has a
     response or None for each recipient, `unanswered` counts the Nones.
     `doubtful` are the indices of recipients whose package was sent whole and never
-    answered. `reason` says why its sending was broken off on this side. `alone`:
+    answered. `bytes_out`: how much of a package had arrived when the connection ended.
+    `reason` says why its sending was broken off on this side. `alone`:
     nothing else may be in flight with it, for it may be what ends connections.
     """
 
     __slots__ = (
         "alone",
         "answers",
+        "bytes_out",
         "doubtful",
         "length",
         "next",
@@ -61,6 +63,7 @@ class OutgoingMessage:
         self.unanswered = len(recipients)
         self.answers: list[Response | None] = [None] * self.unanswered
         self.doubtful: tuple[int, ...] = ()
+        self.bytes_out = 0
         self.reason = ""
         self.alone = False
 
@@ -134,3 +137,8 @@ class PackageInFlight(Generic[MessageT]):
         self.stop = stop
         self.size = size
         self.end = end
+
+    def note_arrived(self, stream_bytes: int) -> None:
+        """Note on the message how much of the package was among so many bytes of the stream."""
+        out = min(stream_bytes - self.end, 0) + self.size
+        self.message.bytes_out = max(self.message.bytes_out, out)

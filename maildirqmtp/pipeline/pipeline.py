@@ -392,8 +392,9 @@ class Pipeline(Generic[MessageT]):
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()
+        sent, arrived = self._out.sent, self._out.arrived()
         self.transport.close()
         if self._fence is not None and self._fence_answered_at is not None:
             take_back(self._fence)
             self.capabilities.one_recipient = True
-        return self._in_flight.take_unfinished(self._out.sent - self.transport.bytes_unread)
+        return self._in_flight.take_unfinished(sent - self.transport.bytes_unread, arrived)

@@ -1,7 +1,7 @@
 """The connections to one server: for each its pipeline, its window, and its registration."""
 
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
 from maildirqmtp.pipeline.capabilities import Capabilities
@@ -117,9 +117,10 @@ class ConnectionPool(Generic[MessageT]):
         """Say whether one more may be opened: not before a first message has been answered."""
         return bool(self.windows) and self.capabilities.proven
 
-    def for_next(self) -> Connection[MessageT]:
+    @staticmethod
+    def least_loaded(connections: Sequence[Connection[MessageT]]) -> Connection[MessageT]:
         """Return the one for the next message: with room if any has, and the least in flight."""
-        return min(self.open, key=_load)
+        return min(connections, key=_load)
 
 
 def _load(connection: Connection[Any]) -> tuple[bool, int]:

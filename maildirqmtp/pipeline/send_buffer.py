@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic
 
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.pipeline.outgoing import FilePiece, MessageT
+from maildirqmtp.transport.backlog import unacknowledged
 from maildirqmtp.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class SendBuffer(Generic[MessageT]):
     def waiting(self) -> bool:
         """True where something is to be sent."""
         return bool(self._gathered) or self._stream is not None
+
+    def arrived(self) -> int:
+        """Return how many of the bytes that are out have reached the other end's kernel."""
+        return self.sent - unacknowledged(self._transport.write_fd)
 
     @property
     def streaming(self) -> bool:

@@ -147,7 +147,15 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
 def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
     """Refuse to forward the same messages twice."""
     seen: dict[tuple[bytes, bytes], int] = {}
+    shards: dict[bytes, int] = {}
     for number, route in enumerate(routes):
+        other = shards.setdefault(os.path.realpath(route.maildir), number)
+        if routes[other].shard != route.shard:
+            raise file.wrong(
+                ("route", number, "maildir"),
+                f"shard: {printable(route.maildir)} has another shard in its route at line "
+                f"{file.line(('route', other, 'maildir'))}; the routes of a maildir share one",
+            )
         first = seen.setdefault((os.path.realpath(route.maildir), route.prefix), number)
         if first != number:
             line = file.line(("route", first, "maildir"))

@@ -20,7 +20,9 @@ from maildirqmtp.settings.mail_types import (
     PinType,
     PortType,
     ServersType,
+    ShardType,
     ShellWordsType,
+    SizeType,
     WindowType,
 )
 from maildirqmtp.settings.types import (
@@ -156,6 +158,13 @@ _SERVER_CONNECTIONS = Setting(
     "connections to one server, of all routes together ({default})",
 )
 
+SHARD = Setting(
+    "shard",
+    "shard",
+    ShardType("K/N"),
+    "only part K (from 0) of N of the messages, by their names",
+)
+
 #: What a route has besides its maildir, prefix and server, in the order of the help.
 ROUTE: tuple[Setting[Any], ...] = (
     _PORT,
@@ -226,6 +235,19 @@ ROUTE: tuple[Setting[Any], ...] = (
         "for the one of several servers that may have a message, before it goes to another "
         "({default})",
     ),
+    Setting(
+        "large",
+        "large_bytes",
+        SizeType("SIZE"),
+        "larger messages let the others go first ({default})",
+    ),
+    Setting(
+        "max-size",
+        "max_bytes",
+        SizeType("SIZE"),
+        "hold larger messages (none)",
+    ),
+    SHARD,
     Setting(
         "one-recipient",
         "one_recipient",

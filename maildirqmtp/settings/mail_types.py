@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia
@@ -14,8 +15,11 @@ from maildirqmtp.settings.types import (
     quoted,
     unexpanded,
 )
-from maildirqmtp.settings.units import bytes_text, parse_window
+from maildirqmtp.settings.units import bytes_text, parse_bytes, parse_window
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin, parse_port, parse_tcp
+
+if TYPE_CHECKING:
+    from maildirqmtp.maildir.shard import Shard
 
 
 class PortType(NumberType):
@@ -70,6 +74,47 @@ class WindowType(ValueType[tuple[int, int]]):
         if type(value) is int:
             return self.parse(digits(value, where), where)
         return super().from_toml(value, where)
+
+
+class SizeType(ValueType[int]):
+    """A number of bytes, at least 1."""
+
+    wanted = 'a number of bytes, or a text as in "256k",'
+
+    def parse(self, text: str, where: str) -> int:
+        size = parse_bytes(text, where)
+        if size < 1:
+            raise ConfigError(f"{where}: at least one byte, not {text!r}")
+        return size
+
+    def to_text(self, value: int) -> str:
+        return bytes_text(value)
+
+    def from_toml(self, value: object, where: str) -> int:
+        if type(value) is int:
+            return self.parse(digits(value, where), where)
+        return super().from_toml(value, where)
+
+
+class ShardType(ValueType["Shard"]):
+    """A part of a maildir's messages: `K/N`, K from 0."""
+
+    wanted = 'a text as in "0/4"'
+
+    def parse(self, text: str, where: str) -> Shard:
+        from maildirqmtp.maildir.shard import MAX_SHARDS, Shard
+
+        number, _, count = text.partition("/")
+        plain = all(part.isascii() and part.isdigit() and len(part) < 6 for part in (number, count))
+        if not plain or not int(number) < int(count) <= MAX_SHARDS:
+            raise ConfigError(
+                f"{where}: K/N as in 0/4 is needed, K less than N and N at most {MAX_SHARDS}, "
+                f"not {text!r}"
+            )
+        return Shard(int(number), int(count))
+
+    def to_text(self, value: Shard) -> str:
+        return str(value)
 
 
 class BounceViaType(ValueType[BounceVia]):

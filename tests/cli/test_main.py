@@ -18,6 +18,7 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder import batch
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.shard import Shard
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import add_message
@@ -406,7 +407,12 @@ class Stayed:
         return 8
 
     def show_maildir(
-        self, path: bytes, include_cur: bool | None, as_json: bool, limit: int | None
+        self,
+        path: bytes,
+        include_cur: bool | None,
+        as_json: bool,
+        limit: int | None,
+        shard: Shard | None,
     ) -> int:
         """See `status.show_maildir`."""
         self.shown_maildir = path, include_cur, as_json

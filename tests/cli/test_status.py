@@ -76,6 +76,7 @@ def test_an_empty_maildir(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert look(capsys, path, 0) == {
         "maildir": str(path),
         "prefix": "",
+        "shard": None,
         "messages": 0,
         "daemon": None,
         "waiting": [],
@@ -300,9 +301,9 @@ def test_a_file_is_of_use_only_while_its_process_has_the_lock(
     with Maildir(os.fsencode(path)) as maildir:
         maildir.lock()
         assert look(capsys, path, 0)["daemon"]["state"] == "connected"
-        monkeypatch.setattr(locking, "holder", lambda root: os.getpid() + 1)
+        monkeypatch.setattr(locking, "holder", lambda root, shard: os.getpid() + 1)
         assert look(capsys, path, 0)["daemon"] is None
-        monkeypatch.setattr(locking, "holder", lambda root: None)
+        monkeypatch.setattr(locking, "holder", lambda root, shard: None)
         assert look(capsys, path, 0)["daemon"] is None
 
 

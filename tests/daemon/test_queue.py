@@ -602,6 +602,34 @@ def test_a_refused_one_that_was_due_is_not_lost() -> None:
     assert one.look(A) == [A]
 
 
+# What may be out
+
+
+def test_what_does_not_go_after_all_leaves_its_place_to_the_next() -> None:
+    """Large messages in front, or mail of others, used up a route's share of a server.
+
+    Then the route had nothing in flight, and slept until the next scan.
+    """
+    one, d = bench(), b"1800000000.d"
+    one.maildir.new = [A, B, C, d]
+    one.tick()
+    one.queue.allowance = 1
+    assert one.queue.take() == (NEW, A)
+    assert one.queue.take() is None
+    one.queue.postpone([(NEW, A)])
+    assert one.queue.take() == (NEW, B)
+    one.queue.later(B, NOW, "")
+    assert one.queue.take() == (NEW, C)
+    one.queue.wait((NEW, C), one.clock.now + 5.0, "in doubt")
+    assert one.queue.take() == (NEW, d)
+    assert one.queue.take_postponed() is None
+    one.queue.gone(d)
+    assert one.queue.take_postponed() == (NEW, A)
+    one.queue.postpone([(NEW, A)], first=True)
+    one.queue.allowance = 0
+    assert one.queue.take_postponed() is None
+
+
 # Files on a disk
 
 

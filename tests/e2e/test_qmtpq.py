@@ -171,6 +171,7 @@ def test_a_held_message_is_not_sent_by_a_batch(maildir: Path) -> None:
     (one,) = listed(maildir, "--held")
     assert (one["message"], one["state"]) == ("1.a", "held")
     assert "an administrator holds it" in one["reason"]
+    assert "held: an administrator holds it" in run("--status", maildir).stdout
     with serving(answer_all()) as server:
         done = run(maildir, server.address)
         assert done.returncode == 111

@@ -19,7 +19,8 @@ class Proxy:
 
     The first connection is cut once `after` bytes have gone to the server
     (`to_server`), or back. What comes then depends: with `stays`, later
-    connections are passed on whole; without, nobody listens any more.
+    connections are passed on whole, or with `every_time` cut likewise; without, nobody listens
+    any more.
 
     A FIN towards the server is passed on by it: the client sees what the server
     still has to say, and then its FIN. A reset hits both, when the server has
@@ -31,6 +32,7 @@ class Proxy:
     to_server: bool
     reset: bool
     stays: bool
+    every_time: bool = False
     was_cut: bool = False
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class Proxy:
                     self._shut()
                 with contextlib.suppress(OSError):
                     self._pass_on(client, server, first)
-            first = False
+            first = self.every_time
 
     def _shut(self) -> None:
         with contextlib.suppress(OSError):
@@ -123,10 +125,10 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxied(
-    upstream: int, after: int, to_server: bool, reset: bool, stays: bool
+    upstream: int, after: int, to_server: bool, reset: bool, stays: bool, every_time: bool = False
 ) -> Iterator[Proxy]:
     """Run a proxy for the length of a with block."""
-    proxy = Proxy(upstream, after, to_server, reset, stays)
+    proxy = Proxy(upstream, after, to_server, reset, stays, every_time)
     try:
         yield proxy
     finally:

@@ -107,6 +107,17 @@ SCENARIOS = (
     Scenario("reconnect", "forward", (*_all("K", "HK", "K", "HHK"), Spec(("K", "HK"), True))),
     Scenario("replaced in flight", "forward", (*_all("K", "RK", "RK"), Spec(("K", "RK"), True))),
     Scenario("large", "forward", (Spec(("K",)), Spec(("K",), False, _TWO_MB), Spec(("K",)))),
+    Scenario(
+        "large over which connections broke",
+        "forward",
+        (Spec(("K",)), Spec(("HK",), False, _TWO_MB), Spec(("HHK",), False, _TWO_MB)),
+    ),
+    Scenario(
+        "a shard of a maildir",
+        "forward",
+        (*_all("K", "HK", "D"), Spec(("K", "ZK"), True)),
+        ("--shard", "0/1"),
+    ),
     Scenario("enqueue", "enqueue", (Spec(("K", "K"), True),)),
     Scenario(
         "receiver into a queue",

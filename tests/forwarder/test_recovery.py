@@ -15,6 +15,7 @@ import pytest
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.forwarder import recovery
 from maildirqmtp.forwarder.forwarder import Forwarder
+from maildirqmtp.forwarder.large_messages import LargeMessages
 from maildirqmtp.forwarder.recovery import MAX_SET_ASIDE, MAX_WITHOUT_PROGRESS, Recovery
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settle import Settler
@@ -187,7 +188,8 @@ def test_every_address_has_its_turn_before_a_server_is_given_up(run: Run, addres
 
 def make_recovery(run: Run) -> Recovery:
     """A recovery by itself, for what needs no connection."""
-    return Recovery(Settler.__new__(Settler), run.report, TcpEndpoint("mail.example.org"))
+    large = LargeMessages.__new__(LargeMessages)
+    return Recovery(Settler.__new__(Settler), run.report, TcpEndpoint("mail.example.org"), large)
 
 
 def test_suspicion_is_dropped_with_the_answer(run: Run) -> None:

@@ -127,6 +127,19 @@ def test_what_is_no_file_ends_a_batch(gathering: Gathering, kind: str) -> None:
     assert gathering.gather() == (None, b"0.b")
 
 
+def test_a_fifo_is_not_read_from(gathering: Gathering) -> None:
+    """What another program has put into it would be gone."""
+    path = gathering.path / "new" / "0.b"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(fd, b"x")
+    os.utime(path, (1_000_000, 1_000_000))
+    gathering.queue.append((gathering.maildir.new, b"0.b"))
+    assert gathering.gather() == (None, b"0.b")
+    assert os.read(fd, 1) == b"x"
+    os.close(fd)
+
+
 def test_a_file_that_may_still_be_written_to_is_not_small(gathering: Gathering) -> None:
     """One begun in new/ would be sent without its end; whether it is one takes a closer look."""
     path = gathering.path / "new" / "0.a"

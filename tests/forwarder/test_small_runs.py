@@ -110,9 +110,11 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     counts: Counter[bytes] = Counter()
     usual = queued_message.prepare
 
-    def counted(maildir: object, route: object, folder: object, name: bytes) -> object:
+    def counted(
+        maildir: object, route: object, folder: object, name: bytes, most_bytes: int
+    ) -> object:
         counts[name] += 1
-        return usual(maildir, route, folder, name)  # type: ignore[arg-type]
+        return usual(maildir, route, folder, name, most_bytes)  # type: ignore[arg-type]
 
     monkeypatch.setattr(outbox, "prepare", counted)
     return counts

@@ -130,7 +130,7 @@ def test_what_is_unfinished_is_in_doubt_only_where_it_is_out(stream: Stream) -> 
     stream.put_batch(3)
     stream.put()
     stream.hear(b"Kok")
-    left = stream.in_flight.take_unfinished(2 * SIZE)
+    left = stream.in_flight.take_unfinished(2 * SIZE, 2 * SIZE)
     assert [(m.message.name, m.doubtful) for m in left] == [
         (b"1.a", (0,)),
         (b"2.a", ()),

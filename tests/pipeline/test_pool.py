@@ -78,12 +78,12 @@ def test_the_next_goes_where_least_is_under_way(fleet: Fleet) -> None:
     """And where there is room: a full window is nobody's choice."""
     first, second = fleet.add(), fleet.add()
     fleet.put(first, 2)
-    assert fleet.pool.for_next() is second
+    assert fleet.pool.least_loaded(fleet.pool.open) is second
     fleet.put(second, 3)
-    assert fleet.pool.for_next() is first
+    assert fleet.pool.least_loaded(fleet.pool.open) is first
     fleet.put(first, 6)
     fleet.put(second, 4)
-    assert fleet.pool.for_next() is second
+    assert fleet.pool.least_loaded(fleet.pool.open) is second
 
 
 def test_one_that_never_answers_does_not_keep_others_from_being_opened(fleet: Fleet) -> None:
@@ -145,7 +145,7 @@ def test_a_full_one_is_not_chosen_while_another_has_room(fleet: Fleet) -> None:
     fleet.put(first, 2)
     fleet.put(second, 5)
     assert not first.pipeline.has_room()
-    assert fleet.pool.for_next() is second
+    assert fleet.pool.least_loaded(fleet.pool.open) is second
 
 
 def test_what_is_remembered_is_what_this_run_has_found_out() -> None:

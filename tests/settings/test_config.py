@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import SENDMAIL, BounceMethod, BounceVia, Route
+from maildirqmtp.maildir.shard import Shard
 from maildirqmtp.pipeline.timeouts import FENCE_GRACE_S, SESSION_S
 from maildirqmtp.settings import config
 from maildirqmtp.settings.command_line import parse
@@ -458,6 +459,10 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         grace_s=st.just(FENCE_GRACE_S),
         session_s=st.just(SESSION_S),
         connections=st.integers(1, 100),
+        server_connections=st.integers(1, 100),
+        large_bytes=st.integers(1, 10**9),
+        max_bytes=st.none() | st.integers(1, 10**9),
+        shard=st.none() | st.builds(Shard, st.just(0), st.integers(1, 1_000)),
         one_recipient=st.booleans(),
         tls=st.none(),
         fallback_servers=st.lists(st.sampled_from(FALLBACKS), unique=True).map(tuple),

@@ -1,0 +1,25 @@
+"""What the kernel still holds of what was sent on a socket."""
+
+from __future__ import annotations
+
+import struct
+
+# <linux/sockios.h>; the same number as TIOCOUTQ.
+_SIOCOUTQ = 0x5411
+
+
+def unacknowledged(fd: int) -> int:
+    """Return the bytes that were sent and that the other end has not acknowledged (tcp(7)).
+
+    Also after a reset, until the socket is closed. 0 where that cannot be told: a pipe, a
+    descriptor that is closed.
+    """
+    if fd < 0:
+        return 0
+    from fcntl import ioctl
+
+    try:
+        found: int = struct.unpack("i", ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"))[0]
+    except OSError:
+        return 0
+    return max(0, found)
