@@ -50,6 +50,12 @@ def listed(*words: str | Path) -> list[dict[str, Any]]:
     return json_events(qmtpq("list", "--json", *words))
 
 
+def arrive(maildir: Path, name: str, recipient: bytes) -> None:
+    """Put a message into new/ as delivery agents do: a daemon holds one that is being written."""
+    add_message(maildir, name, recipient=recipient, folder="tmp")
+    os.rename(maildir / "tmp" / name, maildir / "new" / name)
+
+
 def tried(maildir: Path) -> bool:
     """Say whether the daemon tells how often each message was tried."""
     found = listed(maildir, "--waiting")
@@ -90,8 +96,7 @@ def test_what_was_refused_is_sent_again(maildir: Path) -> None:
         deliver(maildir, "1.a", b"Subject: x\n\nbody\n")
         deliver(maildir, "2.b")
         empties(maildir)
-        add_message(maildir, "3.c", recipient=b"d@y", folder="tmp")
-        os.rename(maildir / "tmp" / "3.c", maildir / "new" / "3.c")
+        arrive(maildir, "3.c", b"d@y")
         wait_until(lambda: names(maildir / ".Failed" / "new") == ["3.c"], "the failed message")
         (one,) = listed(maildir, "--failed")
         assert (one["reason"], one["recipients"]) == ("no such user", ["d@y"])
@@ -123,7 +128,7 @@ def test_dropped_while_it_is_in_flight(maildir: Path) -> None:
         wait_until(lambda: len(server.packages) >= 1, "a package")
         qmtpq("drop", "--yes", maildir, "--all")
         answer.set()
-        add_message(maildir, "4.b", recipient=b"k@y")
+        arrive(maildir, "4.b", b"k@y")
         wait_until(lambda: server.packages[-1].recipients == (b"k@y",), "the next package")
         empties(maildir)
         assert listed(maildir) == []
@@ -199,7 +204,7 @@ def test_a_running_daemon_holds_and_releases_at_once(maildir: Path, several: boo
         answers["now"] = b"Kok"
         count = len(server.packages)
         qmtpq("flush", maildir)
-        add_message(maildir, "2.b", recipient=b"fresh@y")
+        arrive(maildir, "2.b", b"fresh@y")
         wait_until(lambda: names(maildir / "new") == ["1.a"], "the other message to go")
         wait_until(lambda: "1.a: held: an administrator" in daemon.log, "the hold in the log")
         assert all(b"fresh@y" in p.recipients for p in server.packages[count:])
