@@ -26,13 +26,13 @@ class Woken(Enum):
 
 
 def wake(maildir: Maildir) -> Woken:
-    """Send SIGALRM to the daemon that has the maildir, or to those of its shards. `LocalError`.
+    """Send SIGALRM to the daemon that has the maildir, or those of its shards. Raises `LocalError`.
 
-    Only where the process of a status file holds the lock: a run that does not stay would be killed
-    by the signal, and tries everything anyway.
+    Only where the process of a status file holds the lock: a run that does not stay would be
+    killed by the signal, and tries everything anyway.
     """
     told = [(read(maildir, *route) or {}).get("pid") for route in served(maildir)]
-    processes = {pid for pid in told if isinstance(pid, int) and pid > 0}
+    processes = {process for process in told if isinstance(process, int) and process > 0}
     if not processes:
         return Woken.NO_DAEMON
     try:
