@@ -85,11 +85,12 @@ def snapshot(path: Path) -> dict[str, tuple[int, int, bytes]]:
     """Return every file under a path, with its inode, mode and content, to compare later.
 
     The lock file is not among them, which every run makes and leaves, nor the state
-    file, which may appear with any run that has an answer.
+    file and its lock, which may appear with any run that has an answer.
     """
     found = {}
+    ours = {".maildirqmtp-lock", ".maildirqmtp-state.json", ".maildirqmtp-state-lock"}
     for directory, _, files in os.walk(path):
-        for name in set(files) - {".maildirqmtp-lock", ".maildirqmtp-state.json"}:
+        for name in set(files) - ours:
             file = os.path.join(directory, name)
             status = os.lstat(file)
             content = b""

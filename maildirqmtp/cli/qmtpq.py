@@ -33,6 +33,8 @@ _COMMANDS = {
     "show": "show all that is known of messages, and their headers",
     "drop": "remove messages for good, telling nobody; asks, unless --yes is given",
     "resend": "put failed messages back into the queue, to those who failed",
+    "hold": "have no forwarder send messages until they are released",
+    "release": "let held messages go, and have the running daemon try them now",
     "retry": "have the running daemon try all that waits now",
     "flush": "the same as retry",
 }
@@ -46,7 +48,9 @@ usage.
 """
 #: Messages that `list` shows on a terminal, where nothing else is said.
 LIMIT = 100
-_CHANGES_MESSAGES = ("drop", "resend")
+_CHANGES_MESSAGES = ("drop", "resend", "hold", "release")
+#: Commands that leave what has failed alone.
+_ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -109,12 +113,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--why", metavar="TEXT", help="only those with TEXT in their reason")
     for state, what in (
         (listing.WAITING, "wait to be sent"),
-        (listing.HELD, "cannot be sent as they are"),
+        (listing.HELD, "cannot be sent as they are, or are on hold"),
         (listing.FAILED, "were refused"),
     ):
         choose: dict[str, Any] = {"dest": "state", "action": "append_const", "const": state}
         add(f"--{state}", **choose, help=f"only those that {what}")
-    add("--all", action="store_true", help="with drop or resend: no NAME, but all messages")
+    add("--all", action="store_true", help="change all messages, in place of names and filters")
     add("--limit", type=limit, metavar="N", help=f"list so many ({LIMIT} on a terminal)")
     add("--summary", action="store_true", help="list counts by recipient domain and reason")
     add("--json", action="store_true", help="one JSON object a line")
@@ -190,6 +194,8 @@ def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
         raise ConfigError(f"{command} needs NAME..., --to, --from, --older, --why or --all")
     if command == "resend" and state not in (None, listing.FAILED):
         raise ConfigError(f"resend is about failed messages; write it without --{state}")
+    if command in ("hold", "release") and state == listing.FAILED:
+        raise ConfigError(f"{command} is about messages that wait; write it without --failed")
     if command in ("retry", "flush") and (asks or state is not None or selection.names):
         raise ConfigError(f"{command} has the daemon try all that waits; it takes only DIR")
 
@@ -217,7 +223,8 @@ def _do(options: argparse.Namespace, selection: Selection) -> int:
             return queue_changes.drop(selected, options.yes, options.json)
         if options.command == "resend":
             return queue_changes.resend(selected, tuple(options.recipient), options.json)
-        return queue_changes.retry(selected, options.json)
+        change = {"hold": queue_changes.hold, "release": queue_changes.release}
+        return change.get(options.command, queue_changes.retry)(selected, options.json)
 
 
 def _failed_ones(command: str, selection: Selection) -> bool | None:
@@ -225,7 +232,7 @@ def _failed_ones(command: str, selection: Selection) -> bool | None:
     state = selection.filter.state
     if command == "resend":
         return True
-    if command in ("retry", "flush"):
+    if command in _ABOUT_WAITING:
         return False
     if state is not None:
         return state == listing.FAILED

@@ -1,4 +1,4 @@
-"""What `qmtpq` does to messages: drop, resend, and have a daemon try at once."""
+"""What `qmtpq` does to messages: drop, resend, hold, release, have a daemon try at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.waking import Woken, wake
 from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
-from maildirqmtp.maildir import requeue
+from maildirqmtp.maildir import holds, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
@@ -53,6 +53,8 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     found = [entry for _, _, entry in batch]
     try:
         outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
+        if on_hold := [entry.name for entry in found if entry.is_on_hold]:
+            _change_holds(maildir, hold=(), release=on_hold)
     except LocalError as error:
         selected.fault(str(error))
         return
@@ -136,6 +138,48 @@ def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -
     wanted = recipients or (before.recipients if before is not None else ())
     others = before.failures if before is not None else ()
     return Sidecar(entry.sender, wanted, tuple(f for f in others if f.recipient not in wanted))
+
+
+# Hold and release
+
+
+def hold(selected: Selected, to_json: bool) -> int:
+    """Hold messages back: no forwarder sends them, until they are released."""
+    return _set_held(selected, to_json, hold=True)
+
+
+def release(selected: Selected, to_json: bool) -> int:
+    """Let held messages go, and have a running daemon try all that waits now."""
+    return _set_held(selected, to_json, hold=False)
+
+
+def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
+    for _, group in groupby(selected.chosen(), key=lambda one: one[1].path):
+        same = list(group)
+        place, maildir, _ = same[0]
+        entries = []
+        for _, _, entry in same:
+            if hold or entry.is_on_hold:
+                entries.append(entry)
+            elif selected.by_name:
+                selected.fault(f"{printable(entry.folder.join(entry.name))} is not on hold")
+        if not entries:
+            continue
+        names = [entry.name for entry in entries]
+        try:
+            _change_holds(maildir, hold=names if hold else (), release=() if hold else names)
+            if not hold:
+                wake(maildir)  # without a daemon the next run sends it
+        except LocalError as error:
+            selected.fault(str(error))
+            continue
+        for entry in entries:
+            _tell("held" if hold else "released", place, entry, to_json)
+    return _code(selected)
+
+
+def _change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes]) -> None:
+    holds.change(maildir.root, state.NAME, state.MAX_BYTES, hold=hold, release=release)
 
 
 # Retry

@@ -47,6 +47,8 @@ class Selected:
 
     def __init__(self, selection: Selection, complain: Callable[[str], object]) -> None:
         self.complete = True
+        #: The messages are named, and not found by what they are.
+        self.by_name = bool(selection.names)
         self._selection = selection
         self._complain = complain
         self._stack = ExitStack()

@@ -22,7 +22,7 @@ from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import sidecars
+from maildirqmtp.maildir import holds, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
@@ -144,6 +144,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
         daemon = read(maildir, route.prefix, route.shard)
         told = daemon.get("waiting") if daemon else None
         state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
+        held = state.held()
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
             about = _about(maildir, route, folder, name)
@@ -151,6 +152,8 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
                 more += 1
             elif about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
+                if holds.key(name) in held and not about["reason"]:
+                    about["reason"] = f"held: {holds.REASON}"
                 broken = state.broken(name)
                 why = how_far(*broken) if broken else ""
                 waiting.append(_merged(about, known, why, now_s))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import names, sidecars
+from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
+from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Failure
     from maildirqmtp.maildir.files import Folder, Identity
     from maildirqmtp.maildir.maildir import Candidates, Maildir
-    from maildirqmtp.maildir.shard import Shard
 
-#: The states of a message: it is sent in its time; it cannot be sent as it is; it was refused.
+#: The states of a message: it is sent in its time; it is not sent, because it cannot be sent as it
+#: is, or because an administrator holds it; it was refused.
 WAITING, HELD, FAILED = "waiting", "held", "failed"
 #: What ends the beginning of a name, where that stands for the name.
 ABBREVIATED = b"+"
@@ -60,6 +63,7 @@ class Entry:
 
     `sender` and `recipients` are those of the envelope, with the prefix; None and empty where that
     cannot be read, and then `reason` says why. `tries` and `next_s` are None where no daemon tells.
+    `is_on_hold`: an administrator holds it back.
     """
 
     folder: Folder
@@ -72,6 +76,7 @@ class Entry:
     reason: str = ""
     tries: int | None = None
     next_s: float | None = None
+    is_on_hold: bool = False
 
     @property
     def size(self) -> int:
@@ -121,10 +126,16 @@ def entries(
 
     What is no message, or gone by now, is passed over. Raises `LocalError`.
     """
-    told = _told(maildir, [] if place.is_failed else served(maildir))
+    told = {} if place.is_failed else _told(maildir)
+    state = State(maildir.root, time.monotonic, time.time)
+    held = frozenset() if place.is_failed else state.held()
     for folder, name in candidates(maildir, place) if chosen is None else chosen:
         entry = look_at(maildir, place, folder, name, told)
-        if entry is not None:
+        if entry is not None and holds.key(name) in held:
+            yield replace(entry, state=HELD, reason=entry.reason or holds.REASON, is_on_hold=True)
+        elif entry is not None and not entry.reason and (broken := state.broken(name)):
+            yield replace(entry, reason=how_far(*broken))
+        elif entry is not None:
             yield entry
 
 
@@ -133,9 +144,8 @@ def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
 
     Also those in cur/, where the route or the prefix of a running daemon's says so.
     """
-    include_cur = place.route.include_cur or (
-        not place.is_failed and any(prefix for prefix, _ in served(maildir))
-    )
+    prefixes = [] if place.is_failed else [prefix for prefix, _ in served(maildir)]
+    include_cur = place.route.include_cur or any(prefixes)
     return maildir.scan(include_cur)
 
 
@@ -197,10 +207,10 @@ def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:
 # What a daemon says
 
 
-def _told(maildir: Maildir, routes: list[tuple[bytes, Shard | None]]) -> dict[str, Any]:
+def _told(maildir: Maildir) -> dict[str, Any]:
     """Return what the daemons that have the maildir say of messages, by their names."""
     found: dict[str, Any] = {}
-    for prefix, shard in routes:
+    for prefix, shard in served(maildir):
         waiting = (read(maildir, prefix, shard) or {}).get("waiting")
         if isinstance(waiting, dict):
             found |= waiting
@@ -227,8 +237,8 @@ def daemon_line(maildir: Maildir) -> str:
     said = []
     for prefix, shard in served(maildir):
         told = read(maildir, prefix, shard) or {}
-        if shard is not None and not told:
-            continue
+        if not told:
+            continue  # a shard that no process has
         who = f"process {told.get('pid')}, {told.get('state')}, to {told.get('server')}"
         if told.get("state") == "backing off":
             who += f" ({told.get('excuse')})"

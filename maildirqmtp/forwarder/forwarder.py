@@ -91,7 +91,9 @@ class Forwarder:
             route, maildir, self._settler, report, state, large, connector, clock, wall_clock
         )
         self._answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
-        self.outbox = Outbox(maildir, route, report, self._settler, self.queue, large, self.servers)
+        self.outbox = Outbox(
+            maildir, route, report, self._settler, self.queue, large, self.servers, state
+        )
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False

@@ -16,6 +16,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.small_messages import SMALL_MAX, gather
 from maildirqmtp.mail import header
+from maildirqmtp.maildir import holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
 
@@ -46,10 +48,12 @@ class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
     `large` says when a large one may go, and where; `servers` knows which messages have to go
-    alone, because a connection ended on them, and which have to wait for one of several servers.
+    alone, because a connection ended on them, and which have to wait for one of several servers;
+    `state`, which an administrator holds back.
     """
 
     __slots__ = (
+        "_held",
         "_large",
         "_large_lane",
         "_maildir",
@@ -60,6 +64,7 @@ class Outbox:
         "_servers",
         "_settler",
         "_small_lane",
+        "_state",
     )
 
     def __init__(
@@ -71,6 +76,7 @@ class Outbox:
         queue: Queue,
         large: LargeMessages,
         servers: Servers,
+        state: State,
     ) -> None:
         self._queue = queue
         self._servers = servers
@@ -81,6 +87,8 @@ class Outbox:
         self._route = route
         self._report = report
         self._settler = settler
+        self._state = state
+        self._held = state.held()
         self._proven = False
 
     def next(self) -> QueuedMessage | None:
@@ -106,13 +114,35 @@ class Outbox:
     def _take_one_of(
         self, take: Callable[[], tuple[Folder, bytes] | None]
     ) -> tuple[Folder, bytes] | None:
-        """Take the next candidate that may go where the next message goes."""
-        while (candidate := take()) is not None and self._servers.several:
+        """Take the next candidate that may go, where the next message goes."""
+        while (candidate := take()) is not None:
+            if self._held and holds.key(candidate[1]) in self._held:
+                self._hold(candidate[1])
+                continue
+            if not self._servers.several:
+                break
             wait = self._servers.must_wait(candidate[1])
             if wait is None:
                 break
             self._queue.wait(candidate, wait.until, wait.reason)
         return candidate
+
+    def _hold(self, name: bytes) -> None:
+        if self._queue.later(name, None, holds.REASON):
+            self._report.held(name, holds.REASON)
+
+    def _look_for_holds(self) -> None:
+        """Learn which messages are held now; the next ones may be among them."""
+        self._held = self._state.held()
+        for lane in (self._small_lane, self._large_lane) if self._held else ():
+            queued = lane.next
+            if queued is None or lane.half_put_on is not None:
+                continue
+            name = queued.message.name
+            if holds.key(name) in self._held:
+                lane.next = None
+                queued.message.close()
+                self._hold(name)
 
     @property
     def large_waits(self) -> bool:
@@ -124,6 +154,7 @@ class Outbox:
 
         Before the first is sent it proves that messages can be removed.
         """
+        self._look_for_holds()
         if not self._finds_next():
             ready = self._servers.probe() if self._servers.several else []
             self._queue.hurry(ready)
@@ -144,6 +175,7 @@ class Outbox:
 
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put the small messages there is room for; each where the least is in flight."""
+        self._look_for_holds()
         lane, connection = self._small_lane, self._for_small(pool)
         while True:
             if len(pool.open) > 1:
@@ -226,6 +258,8 @@ class Outbox:
                 return
             prefix = self._route.prefix
             take = self._take if self._servers.several else self._queue.take
+            if self._held:
+                take = self._take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
             if batch is not None:
                 pipeline.put_batch(batch)

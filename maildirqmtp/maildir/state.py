@@ -13,7 +13,8 @@ or will be within two days: when a server first deferred them. `in_doubt` has me
 with several servers: which of these may have them, since when. `broken` has large messages over
 which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
 has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
-was last given. Keys that this version does not know are kept.
+was last given. `held` is of `holds`, and only copied here. Keys that this version does not know are
+kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew, and a message may come twice, from two servers.
@@ -26,7 +27,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir import files, holds
+from maildirqmtp.maildir.holds import Holds
+from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
@@ -83,6 +86,7 @@ class State:
         self._changed = False
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
+        self._holds = Holds(root, NAME, MAX_BYTES)
         self._first_deferred: dict[str, float] = {}
         self._in_doubt: dict[str, dict[str, float]] = {}
         self._broken: dict[str, dict[str, float]] = {}
@@ -145,6 +149,11 @@ class State:
             self._load()
             found = self._broken.get(_key(name))
             return None if found is None else (int(found["sent"]), int(found["of"]))
+
+    def held(self) -> frozenset[str]:
+        """Return the messages that an administrator holds back now, by `holds.key`."""
+        with self._lock:
+            return self._holds.now()
 
     # Servers
 
@@ -210,7 +219,9 @@ class State:
             self._changed = False
             try:
                 # Not made durable: what a power cut takes is found out again.
-                files.replace(self._root, self._name, self._encoded(), durable=False)
+                # The file of a shard has one writer.
+                with holds.locked(self._root) if self._name == NAME else nullcontext():
+                    files.replace(self._root, self._name, self._encoded(), durable=False)
             except LocalError as error:
                 self._tell(str(error))
 
@@ -224,6 +235,8 @@ class State:
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
+        # Those of all shards are in the file of none of them.
+        held = self._holds.times() if self._name == NAME else {}
         in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {
@@ -237,6 +250,8 @@ class State:
             }
             if not in_doubt:
                 del content["in_doubt"]
+            if held:
+                content["held"] = held
             data = json.dumps(content, indent=0).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
@@ -295,6 +310,7 @@ class State:
             raise ValueError(f"it is not of version {VERSION}")
         first_deferred = _times(content.pop("first_deferred", {}))
         in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
+        content.pop("held", None)
         broken = _tables(content, "broken")
         if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
             raise ValueError("'broken' has something else")
@@ -324,7 +340,3 @@ def _times(value: object) -> dict[str, float]:
         if type(at_s) not in (int, float) or not 0 <= at_s < LAST_S:
             raise ValueError("it has a time that is none")
     return value
-
-
-def _key(name: bytes) -> str:
-    return names.plain(name).decode("utf-8", "surrogateescape")

@@ -10,18 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.daemons import deliver, empties, watching
 from tests.helpers import (
     DEADLINE_S,
     Package,
     Peer,
     add_message,
+    add_sidecar,
     answer_all,
     by_recipient,
     command,
     json_events,
     make_maildir,
     names,
+    run,
     serving,
     wait_until,
 )
@@ -44,6 +48,12 @@ def qmtpq(*words: str | Path, code: int = 0) -> str:
 def listed(*words: str | Path) -> list[dict[str, Any]]:
     """Return the objects of `qmtpq list --json`."""
     return json_events(qmtpq("list", "--json", *words))
+
+
+def arrive(maildir: Path, name: str, recipient: bytes) -> None:
+    """Put a message into new/ as delivery agents do: a daemon holds one that is being written."""
+    add_message(maildir, name, recipient=recipient, folder="tmp")
+    os.rename(maildir / "tmp" / name, maildir / "new" / name)
 
 
 def tried(maildir: Path) -> bool:
@@ -86,8 +96,7 @@ def test_what_was_refused_is_sent_again(maildir: Path) -> None:
         deliver(maildir, "1.a", b"Subject: x\n\nbody\n")
         deliver(maildir, "2.b")
         empties(maildir)
-        add_message(maildir, "3.c", recipient=b"d@y", folder="tmp")
-        os.rename(maildir / "tmp" / "3.c", maildir / "new" / "3.c")
+        arrive(maildir, "3.c", b"d@y")
         wait_until(lambda: names(maildir / ".Failed" / "new") == ["3.c"], "the failed message")
         (one,) = listed(maildir, "--failed")
         assert (one["reason"], one["recipients"]) == ("no such user", ["d@y"])
@@ -119,7 +128,7 @@ def test_dropped_while_it_is_in_flight(maildir: Path) -> None:
         wait_until(lambda: len(server.packages) >= 1, "a package")
         qmtpq("drop", "--yes", maildir, "--all")
         answer.set()
-        add_message(maildir, "4.b", recipient=b"k@y")
+        arrive(maildir, "4.b", b"k@y")
         wait_until(lambda: server.packages[-1].recipients == (b"k@y",), "the next package")
         empties(maildir)
         assert listed(maildir) == []
@@ -154,3 +163,81 @@ def test_many_administrators_at_once(maildir: Path) -> None:
     found = sorted(r for package in server.packages for r in package.recipients)
     assert found == sorted(f"u{number}@y".encode() for number in range(count))
     assert names(failed / "new") == names(failed / "envelope") == []
+
+
+# Hold and release
+
+
+def test_a_held_message_is_not_sent_by_a_batch(maildir: Path) -> None:
+    """Exit code 111: something is left. Released, it goes."""
+    add_message(maildir, "1.a")
+    add_message(maildir, "2.b", recipient=b"other@y")
+    qmtpq("hold", maildir, "1.a")
+    (one,) = listed(maildir, "--held")
+    assert (one["message"], one["state"]) == ("1.a", "held")
+    assert "an administrator holds it" in one["reason"]
+    assert "held: an administrator holds it" in run("--status", maildir).stdout
+    with serving(answer_all()) as server:
+        done = run(maildir, server.address)
+        assert done.returncode == 111
+        assert "1.a: held: an administrator holds it" in done.stderr
+        assert names(maildir / "new") == ["1.a"]
+        assert qmtpq("release", maildir, "1.a") == f"released {maildir}/new/1.a\n"
+        assert run(maildir, server.address).returncode == 0
+    assert [p.recipients for p in server.packages] == [(b"other@y",), (b"recipient@example.net",)]
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["small", "with a sidecar"])
+def test_a_running_daemon_holds_and_releases_at_once(maildir: Path, several: bool) -> None:
+    """Whether the message goes by the short way or by the long one."""
+    answers = {"now": b"Zlater"}
+    with (
+        serving(answer_all(lambda _, to: answers["now"])) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        add_message(maildir, "1.a", folder="tmp")
+        if several:
+            add_sidecar(maildir, "1.a", "s@x", "a@y", "b@y")
+        os.rename(maildir / "tmp" / "1.a", maildir / "new" / "1.a")
+        wait_until(lambda: tried(maildir), "the first try")
+        qmtpq("hold", maildir, "1.a")
+        answers["now"] = b"Kok"
+        count = len(server.packages)
+        qmtpq("flush", maildir)
+        arrive(maildir, "2.b", b"fresh@y")
+        wait_until(lambda: names(maildir / "new") == ["1.a"], "the other message to go")
+        wait_until(lambda: "1.a: held: an administrator" in daemon.log, "the hold in the log")
+        assert all(b"fresh@y" in p.recipients for p in server.packages[count:])
+        qmtpq("release", maildir, "1.a")
+        empties(maildir)
+        assert daemon.stop() == 0
+    assert listed(maildir) == []
+
+
+def test_a_dropped_message_is_held_no_more(maildir: Path) -> None:
+    """A state file of holds of what is gone would be full one day."""
+    add_message(maildir, "1.a")
+    qmtpq("hold", maildir, "--all")
+    qmtpq("drop", "--yes", maildir, "--held", "--all")
+    assert names(maildir / "new") == []
+    assert "held" not in json.loads((maildir / ".maildirqmtp-state.json").read_text())
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["small", "with a sidecar"])
+def test_a_hold_counts_on_a_connection_that_is_busy(maildir: Path, several: bool) -> None:
+    """What is not on its way yet is not sent any more."""
+    for number in range(5):
+        add_message(maildir, f"{number + 1}.a", recipient=b"r%d@y" % (number + 1))
+        if several:
+            add_sidecar(maildir, f"{number + 1}.a", "s@x", f"r{number + 1}@y", "other@y")
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if len(peer.server.packages) == 1:
+                qmtpq("hold", maildir, "--all")
+            peer.respond(*(b"Kok" for _ in package.recipients))
+
+    with serving(script) as server:
+        assert run("--window", "1", maildir, server.address).returncode == 111
+    assert len(server.packages) == 1
+    assert names(maildir / "new") == [f"{number}.a" for number in (2, 3, 4, 5)]

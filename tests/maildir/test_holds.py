@@ -1,0 +1,155 @@
+"""Holds: they last, whoever writes the state file at the same time, or say that they cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import holds, state
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import PROVEN, State
+from tests.fakes import FakeClock
+
+
+def change(maildir: Maildir, hold: Sequence[bytes] = (), release: Sequence[bytes] = ()) -> None:
+    """Hold and release messages."""
+    holds.change(maildir.root, state.NAME, state.MAX_BYTES, hold=hold, release=release)
+
+
+@pytest.fixture
+def running(maildir: Maildir, clock: FakeClock) -> State:
+    """The state as a running forwarder has it."""
+    return State(maildir.root, clock, lambda: 1_800_000_000.0)
+
+
+def the_file(path: Path) -> Path:
+    """Return the path of the state file."""
+    return path / ".maildirqmtp-state.json"
+
+
+def test_a_running_forwarder_sees_it_at_once(maildir: Maildir, running: State) -> None:
+    """Whatever a mail reader has made of the name since."""
+    assert running.held() == frozenset()
+    change(maildir, hold=[b"1.a,U=7:2,S", b"2.b\xff"])
+    assert running.held() == {"1.a", holds.key(b"2.b\xff")}
+    assert holds.key(b"1.a,S=5,U=9") in running.held()
+    change(maildir, release=[b"1.a"])
+    assert running.held() == {holds.key(b"2.b\xff")}
+    change(maildir, release=[b"2.b\xff"])
+    assert running.held() == frozenset()
+
+
+def test_what_forwarders_write_keeps_it(path: Path, maildir: Maildir, running: State) -> None:
+    """The forwarder has read the file before, and writes all of it."""
+    running.remember("mx", PROVEN)
+    change(maildir, hold=[b"1.a"])
+    running.save()
+    assert json.loads(the_file(path).read_text())["servers"]["mx"]
+    assert running.held() == {"1.a"}
+    change(maildir, release=[b"1.a"])
+    running.remember("other", PROVEN)
+    running.save()
+    assert running.held() == frozenset()
+    change(maildir, hold=[b"2.b"])
+    assert set(json.loads(the_file(path).read_text())["servers"]) == {"mx", "other"}
+    assert running.take_fault() is None
+
+
+def test_many_administrators_and_a_forwarder_lose_no_hold(path: Path, clock: FakeClock) -> None:
+    """Each reads the file, changes it and writes it."""
+
+    def hold(number: int) -> None:
+        with Maildir(os.fsencode(path)) as opened:
+            if number % 4:
+                change(opened, hold=[b"%d.a" % number])
+            else:
+                one = State(opened.root, clock, lambda: 1_800_000_000.0)
+                one.remember(f"mx{number}", PROVEN)
+                one.save()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(64)))
+    held = json.loads(the_file(path).read_text())["held"]
+    assert set(held) == {f"{number}.a" for number in range(64) if number % 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "is of no use"),
+        (b'{"version": 2}', "not of version 1"),
+        (b"[]", "is of no use"),
+        (b'{"version": 1, "held": []}', "is of no use"),
+    ],
+)
+def test_a_file_of_no_use_is_not_replaced(
+    path: Path, maildir: Maildir, content: bytes, said: str
+) -> None:
+    """A hold that is lost again would be worse than one that is refused."""
+    the_file(path).write_bytes(content)
+    with pytest.raises(LocalError, match=said):
+        change(maildir, hold=[b"1.a"])
+    assert the_file(path).read_bytes() == content
+
+
+def test_a_file_that_becomes_unreadable_releases_nothing(
+    path: Path, maildir: Maildir, running: State
+) -> None:
+    """The mail would go, and nobody has let it."""
+    change(maildir, hold=[b"1.a"])
+    assert running.held() == {"1.a"}
+    the_file(path).write_text("{")
+    assert running.held() == {"1.a"}
+
+
+def test_an_empty_file_is_a_new_one(path: Path, maildir: Maildir, running: State) -> None:
+    """A power cut leaves it so."""
+    the_file(path).write_text("")
+    change(maildir, hold=[b"1.a"])
+    assert running.held() == {"1.a"}
+
+
+def test_times_that_are_none_hold_nothing(path: Path, running: State) -> None:
+    """A file that somebody has written by hand."""
+    held = '{"a": true, "b": NaN, "c": -1, "d": 1e999, "e": "x", "f": 5}'
+    the_file(path).write_text(f'{{"version": 1, "held": {held}}}')
+    assert running.held() == {"f"}
+
+
+def test_there_is_a_limit(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has one, too; nothing is held then."""
+    monkeypatch.setattr(holds, "MOST", 3)
+    with pytest.raises(LocalError, match="at most 3 messages"):
+        change(maildir, hold=[b"1", b"2", b"3", b"4"])
+
+
+def test_another_writer_is_waited_for_and_then_told(
+    path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forwarder then writes it the next time, and does not stop."""
+    monkeypatch.setattr(holds, "_WAIT_S", 0.0)
+    running.remember("mx", PROVEN)
+    with holds.locked(maildir.root):
+        with pytest.raises(LocalError, match="is locked by another process"):
+            change(maildir, hold=[b"1.a"])
+        running.save()
+        assert "is locked by another process" in (running.take_fault() or "")
+    change(maildir, hold=[b"1.a"])
+    assert running.held() == {"1.a"}
+
+
+def test_the_lock_is_no_link_and_only_the_owners(path: Path, maildir: Maildir) -> None:
+    """Others could hold it for good, or have root open another file."""
+    (path / ".maildirqmtp-state-lock").symlink_to(path / "elsewhere")
+    with pytest.raises(LocalError, match="cannot open"):
+        change(maildir, hold=[b"1.a"])
+    assert not (path / "elsewhere").exists()
+    (path / ".maildirqmtp-state-lock").unlink()
+    change(maildir, hold=[b"1.a"])
+    assert (path / ".maildirqmtp-state-lock").stat().st_mode & 0o777 == 0o600
