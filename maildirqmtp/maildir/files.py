@@ -39,6 +39,14 @@ class Folder:
         except OSError as error:
             raise local_error("make durable", self.path, error) from error
 
+    def free_bytes(self) -> int:
+        """Return the bytes left on its file system for ordinary users. Raises `LocalError`."""
+        try:
+            found = os.fstatvfs(self.fd)
+        except OSError as error:
+            raise local_error("tell how much room is left in", self.path, error) from error
+        return found.f_bavail * found.f_frsize
+
     def has(self, name: bytes) -> bool:
         """Say whether there is anything of this name. Raises `LocalError`."""
         try:

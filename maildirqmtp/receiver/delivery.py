@@ -124,8 +124,8 @@ class DeliveryAgent:
             return None
         try:
             free = self._destination.free_bytes()
-        except OSError as error:
-            self._complain(f"cannot tell how much room is left: {error.strerror}")
+        except LocalError as error:
+            self._complain(error)
             return _TROUBLE
         return _DISK_FULL if free - length < self._policy.min_free else None
 
@@ -149,8 +149,8 @@ class DeliveryAgent:
             return _refusal(f"553 {reason[:_REASON]} (#5.1.7)")
         try:
             received = 0 if text is None else loop_lines(text.top(MAX_HEADER))
-        except OSError as error:
-            self._complain(f"cannot read what was written of the text: {error.strerror}")
+        except LocalError as error:
+            self._complain(error)
             return _TROUBLE
         if received:
             return _refusal(f"554 {received} Received lines: a mail loop (#5.4.6)")

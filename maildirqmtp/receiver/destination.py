@@ -73,7 +73,7 @@ class Destination(SpoolPlace, Protocol[D]):
     """Where the mail goes; large texts wait in its `tmp` until they are complete."""
 
     def free_bytes(self) -> int:
-        """Return the bytes left for mail. Raises `OSError`."""
+        """Return the bytes left for mail. Raises `LocalError`."""
 
     def begin(self, mail: Mail) -> D:
         """Begin to deliver a package."""

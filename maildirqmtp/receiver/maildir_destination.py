@@ -65,7 +65,7 @@ class MaildirDestination:
         return self.storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `OSError`."""
+        """Return the bytes left on its file system. Raises `LocalError`."""
         return self.storage.free_bytes()
 
     def begin(self, mail: Mail) -> CopyDelivery:

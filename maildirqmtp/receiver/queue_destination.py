@@ -95,7 +95,7 @@ class QueueDestination:
         return self._storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `OSError`."""
+        """Return the bytes left on its file system. Raises `LocalError`."""
         return self._storage.free_bytes()
 
     def begin(self, mail: Mail) -> QueueDelivery:

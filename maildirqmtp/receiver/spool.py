@@ -37,7 +37,7 @@ class Spool:
     `size` is the bytes stored so far.
     """
 
-    __slots__ = ("_crlf", "_fd", "_held", "_memory", "_place", "size", "trouble")
+    __slots__ = ("_crlf", "_fd", "_held", "_memory", "_path", "_place", "size", "trouble")
 
     def __init__(self, place: SpoolPlace, crlf: bool) -> None:
         self._place = place
@@ -45,6 +45,7 @@ class Spool:
         self._held = b""
         self._memory = bytearray()
         self._fd = -1
+        self._path = b""
         self.size = 0
         self.trouble: LocalError | None = None
 
@@ -74,6 +75,7 @@ class Spool:
         try:
             if self._fd < 0:
                 name = writing.unique_name()
+                self._path = tmp.join(name)
                 self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp.fd)
                 os.unlink(name, dir_fd=tmp.fd)
                 write_all(self._fd, self._memory)
@@ -84,8 +86,13 @@ class Spool:
             self.discard()
 
     def top(self, count: int) -> bytes:
-        """Return the first `count` bytes of the text. Raises `OSError`."""
-        return bytes(self._memory[:count]) if self._fd < 0 else os.pread(self._fd, count, 0)
+        """Return the first `count` bytes of the text. Raises `LocalError`."""
+        if self._fd < 0:
+            return bytes(self._memory[:count])
+        try:
+            return os.pread(self._fd, count, 0)
+        except OSError as error:
+            raise local_error("read the text that was stored in", self._path, error) from error
 
     def pieces(self, header: bytes) -> Iterator[bytes]:
         """Return `header` and then the text, in pieces; may be called for each recipient.

@@ -167,10 +167,8 @@ class Storage:
         return _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
-        """Return the bytes left on the file system for ordinary users. Raises `OSError`."""
-        place = self._place
-        found = os.fstatvfs(place.maildir.new.fd)
-        return found.f_bavail * found.f_frsize
+        """Return the bytes left on the file system for ordinary users. Raises `LocalError`."""
+        return self._place.maildir.new.free_bytes()
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file, durable but for its directory entry. Raises `LocalError`."""

@@ -682,15 +682,30 @@ def test_min_free(
     maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of the machine needs some of the disk; mail can wait at its sender."""
-    session = Session(storage, "p", Policy(min_free=1_000))
+    log: list[str] = []
+    session = Session(storage, "p", Policy(min_free=1_000), log=lambda _, text: log.append(text))
     monkeypatch.setattr(storage, "free_bytes", lambda: 1_100)
     assert letters(session.receive(package(b"x" * 100))) == "K"
     output = session.receive(package(b"x" * 101, recipients=(b"c@d", b"")))
     assert letters(output) == "ZZ"
     assert "(#4.3.1)" in answers(output)[0]
-    monkeypatch.setattr(storage, "free_bytes", fail_with(errno.EIO))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fstatvfs", fail_with(errno.EIO))
     assert letters(session.receive(package())) == "Z"
+    assert f"{os.fsdecode(maildir.path)}/new: Input/output error" in log[-2]
     assert len(stored(maildir)) == 1
+
+
+def test_a_stored_text_that_cannot_be_read_is_named(
+    maildir: Maildir, storage: MaildirDestination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails: the administrator has to know which."""
+    log: list[str] = []
+    session = Session(storage, "p", log=lambda _, text: log.append(text))
+    monkeypatch.setattr(os, "pread", fail_with(errno.EIO))
+    assert letters(session.receive(package(b"x" * (MEMORY_MAX + 1)))) == "Z"
+    assert any(f"{os.fsdecode(maildir.path)}/tmp/" in line for line in log)
+    assert stored(maildir) == []
 
 
 @pytest.mark.parametrize("line", [b"Received: x\n", b"received : x\n\ty\n", b"RECEIVED:x\r\n"])

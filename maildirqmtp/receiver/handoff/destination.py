@@ -68,9 +68,8 @@ class HandOff:
         return self._folder
 
     def free_bytes(self) -> int:
-        """Return the bytes left there. Raises `OSError`."""
-        found = os.fstatvfs(self._folder.fd)
-        return found.f_bavail * found.f_frsize
+        """Return the bytes left there. Raises `LocalError`."""
+        return self._folder.free_bytes()
 
     def begin(self, mail: Mail) -> HandOffDelivery:
         """Begin to hand a package on."""

@@ -131,7 +131,7 @@ class OnceDestination:
         return self.inner.tmp
 
     def free_bytes(self) -> int:
-        """Return the inner destination's. Raises `OSError`."""
+        """Return the inner destination's. Raises `LocalError`."""
         return self.inner.free_bytes()
 
     def begin(self, mail: Mail) -> OnceDelivery:
