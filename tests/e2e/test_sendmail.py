@@ -145,7 +145,13 @@ def test_what_is_not_taken_is_not_0(home: Home, script: Script, code: int, said:
 def test_an_answer_too_many_is_no_answer_to_the_next_package(home: Home) -> None:
     """Else the last recipient would count as taken, and never get it."""
     header = HEADER + b"To: " + b",\n ".join(b"a%d@x" % n for n in range(1_001)) + b"\n"
-    with unix_serving(home, cutting(b"3:Kok," * 1_001)) as server:
+
+    def too_many(peer: Peer) -> None:
+        assert peer.read_package() is not None
+        peer.respond(*[b"Kok"] * 1_001)
+        peer.read_package()
+
+    with unix_serving(home, too_many) as server:
         done = home.send("-t", text=header + b"\nhi\n")
     assert done.returncode == 75
     assert b"a1000@x: not taken now: " in done.stderr

@@ -139,3 +139,36 @@ def test_without_a_thread_it_is_done_at_once(
     disk.removals.tick()
     assert len(disk.begun) == 1
     assert disk.removals.room == SYNC_REMOVALS
+
+
+def test_only_one_batch_is_synced_at_a_time(disk: SlowDisk) -> None:
+    """A second one in its place, and nobody would see how the first one ended."""
+    disk.remove()
+    disk.clock.advance(SYNC_S)
+    disk.removals.tick()
+    wait_until(lambda: bool(disk.begun), "a directory being synced")
+    disk.remove()
+    disk.clock.advance(2 * SYNC_S)
+    disk.removals.tick()
+    assert disk.removals.room == SYNC_REMOVALS - 1
+    disk.may_end.set()
+    assert disk.woken.wait(30)
+    disk.removals.tick()
+    assert disk.removals.room == SYNC_REMOVALS
+
+
+def test_at_the_end_sidecars_wait_as_well(disk: SlowDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last batch of a run is as little durable as any before it."""
+    add_sidecar(disk.path, "1.a", "s@x", "r@y")
+    disk.maildir.find_envelopes()
+    disk.remove(SYNC_REMOVALS)
+    disk.removals.add_sidecar(b"1.a", sidecars.identity(disk.maildir, b"1.a"))
+    disk.removals.tick()
+    wait_until(lambda: bool(disk.begun), "a directory being synced")
+    were_durable: list[bool] = []
+    monkeypatch.setattr(
+        sidecars, "remove", lambda maildir, name: were_durable.append(disk.may_end.is_set())
+    )
+    threading.Timer(0.2, disk.may_end.set).start()
+    disk.removals.finish()
+    assert were_durable == [True]
