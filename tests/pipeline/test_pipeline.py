@@ -346,6 +346,15 @@ def test_the_first_package_with_several_recipients_shows_both() -> None:
     assert line.pipe.has_room()
 
 
+def test_the_beginning_of_an_answer_too_many_ends_the_connection() -> None:
+    """Its rest would be taken for the answer to the next package."""
+    line = RecordingTransport(capabilities=Capabilities(proven=True))
+    line.send(queued(b"1.a", b"a@y", b"b@y"))
+    line.hear(framed(b"Kok", b"Kok") + b"3:K")
+    assert isinstance(line.pipe.error, ProtocolError)
+    assert "nobody waits for" in str(line.pipe.error)
+
+
 def test_several_recipients_wait_until_nothing_is_in_flight() -> None:
     """Else a server's single answer shifts every later one by one."""
     line = RecordingTransport(capabilities=Capabilities(proven=True))
