@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from maildirqmtp.qmtp.protocol import ResponseReader
 from tests.helpers import DEADLINE_S, command
 
 
@@ -44,3 +45,14 @@ def delivered(maildir: Path) -> list[bytes]:
         assert received
         texts.append(text.partition(b"\n")[2])
     return sorted(texts)
+
+
+def letters(output: bytes) -> str:
+    """Return the letters of a receiver's responses, K, Z or D each; all of them are whole."""
+    reader = ResponseReader()
+    reader.feed(output)
+    found = ""
+    while (response := reader.next()) is not None:
+        found += response.status.value
+    assert reader.pending == 0
+    return found

@@ -34,12 +34,11 @@ class AnsweredMessages:
         recovery = self._servers.current.recovery
         for batch, first, stop in accepted:
             assert isinstance(batch, SmallBatch)
-            recovery.answered([message[1] for message in batch.messages[first:stop]])
+            recovery.answered(message[1] for message in batch.messages[first:stop])
             self._settle_small(batch, first, stop)
-        if done:
-            recovery.answered([queued.message.name for queued in done])
+        recovery.answered(queued.message.name for queued in done)
         for queued in done:
-            self._settle_one(queued)
+            self.settle_one(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
@@ -48,14 +47,15 @@ class AnsweredMessages:
             if end == first:
                 queued = batch.expand(first)
                 queued.answers, queued.unanswered = [_ACCEPTED], 0
-                self._settle_one(queued)
+                self.settle_one(queued)
                 first += 1
             else:
-                names = [message[1] for message in batch.messages[first:end]]
+                names = (message[1] for message in batch.messages[first:end])
                 self._report.no_longer_held(self._queue.all_gone(names))
                 first = end
 
-    def _settle_one(self, queued: QueuedMessage) -> None:
+    def settle_one(self, queued: QueuedMessage) -> None:
+        """Settle one message that has its answers, and tell the queue."""
         name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)
         if kept is not None:

@@ -90,9 +90,10 @@ class Forwarder:
         self.servers = Servers(
             route, maildir, self._settler, report, state, large, connector, clock, wall_clock
         )
-        self._answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
+        answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
+        self._answered = answered
         self.outbox = Outbox(
-            maildir, route, report, self._settler, self.queue, large, self.servers, state
+            maildir, route, report, self._settler, answered, self.queue, large, self.servers, state
         )
         self._more_at = 0.0
         self._total = 0

@@ -21,6 +21,7 @@ from maildirqmtp.maildir import holds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maildirqmtp.forwarder.answered import AnsweredMessages
     from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -53,6 +54,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_answered",
         "_held",
         "_large",
         "_large_lane",
@@ -73,6 +75,7 @@ class Outbox:
         route: Route,
         report: Report,
         settler: Settler,
+        answered: AnsweredMessages,
         queue: Queue,
         large: LargeMessages,
         servers: Servers,
@@ -87,6 +90,7 @@ class Outbox:
         self._route = route
         self._report = report
         self._settler = settler
+        self._answered = answered
         self._state = state
         self._held = state.held()
         self._proven = False
@@ -257,9 +261,8 @@ class Outbox:
             if not messages:
                 return
             prefix = self._route.prefix
-            take = self._take if self._servers.several else self._queue.take
-            if self._held:
-                take = self._take
+            chooses = self._servers.several or self._held
+            take = self._take if chooses else self._queue.take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
             if batch is not None:
                 pipeline.put_batch(batch)
@@ -300,14 +303,9 @@ class Outbox:
         """Settle a message that must not be sent as one that the server refused."""
         if not self._proven:
             self.prove()
-        name = queued.message.name
         queued.refuse()
-        kept = self._settler.settle(queued)
+        self._answered.settle_one(queued)
         queued.close()
-        if kept is not None:
-            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
-        elif self._queue.gone(name):
-            self._report.no_longer_held()
         self._queue.add(self._settler.take_bounces())
 
     def next_deadline(self) -> float | None:

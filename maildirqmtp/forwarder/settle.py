@@ -11,6 +11,7 @@ whose header lines would be trusted instead of its sidecar.
 
 from __future__ import annotations
 
+from collections import Counter
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
@@ -122,11 +123,11 @@ class Settler:
         if index > first:
             removed = batch.messages[first:index]
             self._report.small_accepted(len(removed), batch.text_bytes(first, index))
-            for folder in {m[0] for m in removed}:
-                self._removals.add(folder, sum(m[0] is folder for m in removed))
+            for folder, count in Counter(m[0] for m in removed).items():
+                self._removals.add(folder, count)
             self._sync_if_due()
             if self._state is not None:
-                self._state.forget([m[1] for m in removed])
+                self._state.forget(m[1] for m in removed)
         return index
 
     def stop_taking(self, error: LocalError) -> None:

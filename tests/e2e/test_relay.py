@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.client.client import QMTPClient
-from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.certificates import Authority
 from tests.e2e.daemons import empties, watching
 from tests.helpers import (
@@ -31,7 +31,7 @@ from tests.helpers import (
     sidecar,
     wait_until,
 )
-from tests.receiving import receiver
+from tests.receiving import letters, receiver
 
 TEXT = b"Subject: x\n\nhi\n"
 OTHERS = (b"a@example.org", b"b@example.net")
@@ -39,15 +39,6 @@ OTHERS = (b"a@example.org", b"b@example.net")
 
 def package(*recipients: bytes, text: bytes = TEXT, sender: bytes = b"s@x") -> bytes:
     return package_head(len(text)) + text + package_tail(sender, recipients)
-
-
-def letters(data: bytes) -> str:
-    reader = ResponseReader()
-    reader.feed(data)
-    found = ""
-    while (response := reader.next()) is not None:
-        found += response.status.value
-    return found
 
 
 def talk(sock: socket.socket | ssl.SSLSocket, data: bytes) -> str:

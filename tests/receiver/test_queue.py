@@ -21,7 +21,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail import envelope, sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.session import Session
@@ -29,22 +29,13 @@ from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
 from tests.fakes import FileSystem
 from tests.helpers import names
 from tests.receiver.doubles import HeldWork
+from tests.receiving import letters
 
 TEXT = b"Subject: x\n\nhi\n"
 
 
 def package(*recipients: bytes, text: bytes = TEXT, sender: bytes = b"a@b") -> bytes:
     return package_head(len(text)) + text + package_tail(sender, recipients)
-
-
-def letters(output: bytes) -> str:
-    reader = ResponseReader()
-    reader.feed(output)
-    found = ""
-    while (response := reader.next()) is not None:
-        found += response.status.value
-    assert reader.pending == 0
-    return found
 
 
 @pytest.fixture

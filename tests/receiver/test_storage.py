@@ -11,7 +11,7 @@ import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
-from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.session import Session
@@ -19,6 +19,7 @@ from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 from maildirqmtp.receiver.storage import Storage
 from tests.fakes import FileSystem
 from tests.helpers import DEADLINE_S, open_descriptors, wait_until
+from tests.receiving import letters
 
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 LARGE = package_head(300_000) + b"x" * 300_000 + package_tail(b"a@b", (b"c@example.org",))
@@ -38,15 +39,6 @@ def destination(path: Path) -> Iterator[MaildirDestination]:
 @pytest.fixture
 def storage(destination: MaildirDestination) -> Storage:
     return destination.storage
-
-
-def letters(output: bytes) -> str:
-    reader = ResponseReader()
-    reader.feed(output)
-    found = ""
-    while (response := reader.next()) is not None:
-        found += response.status.value
-    return found
 
 
 def new(path: Path) -> int:
