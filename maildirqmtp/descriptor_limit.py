@@ -45,9 +45,8 @@ def reason(error: OSError) -> str:
     """Return what an error means; where descriptors have run out, also the limit and what to do."""
     text = error.strerror or str(error)
     if error.errno == errno.EMFILE:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # Not by `resource`: to import it takes a descriptor.
+        limit = os.sysconf("SC_OPEN_MAX")
         return (
             f"{text}; this process may have {limit}: raise LimitNOFILE= of its systemd unit, "
             f"or the hard limit of ulimit -n"

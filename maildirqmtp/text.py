@@ -1,5 +1,6 @@
 """Text: what others wrote, made safe to show; dates as mail writes them."""
 
+import time
 from collections.abc import Iterable
 
 
@@ -32,7 +33,6 @@ def rfc5322_date(seconds: float) -> str:
     Not by strftime: that would ask the locale for the names. A time before 1970
     or after 9999, which a file can have, becomes the nearest that can be written.
     """
-    from datetime import UTC, datetime
-
-    t = datetime.fromtimestamp(min(max(seconds, 0), LAST_S), UTC)
-    return f"{_DAYS[t.weekday()]}, {t.day} {_MONTHS[t.month - 1]} {t.year} {t:%H:%M:%S} +0000"
+    t = time.gmtime(min(max(seconds, 0), LAST_S))
+    day = f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year}"
+    return f"{day} {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"

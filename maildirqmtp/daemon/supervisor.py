@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
 from maildirqmtp.daemon.orphans import is_reaper, reap
+from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier, to_journal
@@ -151,10 +152,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until told to stop, or until a route cannot go on; return the exit code."""
-        self._apply(self._config)
         interval_s = self._notifier.watchdog_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake.fd, selectors.EVENT_READ)
+            self._apply(self._config)  # after it there may be no descriptor for a selector
             while not self._is_over():
                 waits = [] if interval_s is None else [interval_s / 2]
                 if (
@@ -225,7 +226,12 @@ class Supervisor:
                 break
 
     def _start(self, key: RouteKey, route: Route) -> bool:
-        """Start a route; say whether there was a thread for it."""
+        """Start a route; say whether there was a thread for it, and all that it may import."""
+        try:
+            preload(route)
+        except (ImportError, OSError) as error:
+            self._not_started(self._new_report(self._name(route)), str(error))
+            return False
         worker = Worker(
             route,
             self._new_report(self._name(route)),
@@ -238,13 +244,16 @@ class Supervisor:
         try:
             runner.thread.start()
         except RuntimeError as error:
-            # The others go on; with each one more the same would be said.
-            worker.report.problem(f"cannot be forwarded: {threads_reason(error)}")
-            self._again_at = boot_clock() + _AGAIN_S
+            self._not_started(worker.report, threads_reason(error))
             return False
         self._runners[key] = runner
         worker.report.note(_watched(route))
         return True
+
+    def _not_started(self, report: Report, why: str) -> None:
+        # The others go on; with each one more the same would be said.
+        report.problem(f"cannot be forwarded: {why}")
+        self._again_at = boot_clock() + _AGAIN_S
 
     def _name(self, route: Route) -> str:
         if len(self._config.routes) == 1:

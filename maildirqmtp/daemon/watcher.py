@@ -42,6 +42,12 @@ APPEARS = 0x80 | 0x100 | 0x400
 _MASK = APPEARS | 0x0100_0000 | 0x0200_0000
 
 
+def load() -> None:
+    """Import watchdog, so that no route has to. Where it cannot be, its first watch says so."""
+    with contextlib.suppress(ImportError):
+        import watchdog.observers.inotify_c  # noqa: F401
+
+
 class Watcher:
     """The inotify instance of a process, and the watches on it; of use from any thread."""
 

@@ -52,21 +52,27 @@ def connect(
     `ConnectError` that a signal handler raises goes through: no other address.
     """
     check_tls(server, tls)
-    timeout_s = min(timeout_s, MAX_WAIT_S)
+    return connector(server, tls, log)(min(timeout_s, MAX_WAIT_S), write_timeout_s)
+
+
+def connector(
+    server: Endpoint, tls: Tls | None = None, log: Callable[[str], None] = _to_stderr
+) -> Callable[[float, float], Transport]:
+    """Import what this way takes; return what connects, given two time-outs in seconds."""
     if isinstance(server, TcpEndpoint) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 
-        return connect_tls(server, timeout_s, write_timeout_s, tls)
+        return lambda connect_s, write_s: connect_tls(server, connect_s, write_s, tls)
     if isinstance(server, TcpEndpoint):
         from maildirqmtp.transport.tcp import connect_tcp
 
-        return connect_tcp(server, timeout_s, write_timeout_s)
+        return lambda connect_s, write_s: connect_tcp(server, connect_s, write_s)
     if isinstance(server, UnixEndpoint):
-        return connect_unix(server, timeout_s)
+        return lambda connect_s, _: connect_unix(server, connect_s)
     if isinstance(server, CommandEndpoint):
         from maildirqmtp.transport.command import CommandTransport
 
-        return CommandTransport(server, log)
+        return lambda *_: CommandTransport(server, log)
     from maildirqmtp.transport.descriptors import connect_ucspi
 
-    return connect_ucspi()
+    return lambda *_: connect_ucspi()

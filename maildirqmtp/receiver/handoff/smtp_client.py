@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.receiver.clients import is_loopback
 from maildirqmtp.receiver.handoff.replies import Reply, ReplyError, ReplyReader
+from maildirqmtp.transport.tls_socket import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -152,8 +153,6 @@ class SmtpClient:
         return is_loopback(str(self._connection.sock.getpeername()[0]))
 
     def _start_tls(self) -> None:
-        from maildirqmtp.transport.tls_socket import client_context
-
         if not self.has("starttls"):
             raise Broken(
                 f"{self.server} is beyond this machine and has no STARTTLS; "

@@ -1,0 +1,43 @@
+"""What a route imports when it needs it, imported before any route begins.
+
+An import opens files of the version that is installed. A daemon that has run out of
+descriptors must still be able to refuse a message, write its status and end; and
+one whose package was upgraded below it must go on with the code that it began with.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from maildirqmtp.daemon import watcher
+from maildirqmtp.transport.connect import connector
+
+if TYPE_CHECKING:
+    from maildirqmtp.forwarder.route import Route
+
+#: All that functions import, in the rooms that a route runs through.
+MODULES = (
+    "base64",
+    "encodings.idna",  # by getaddrinfo
+    "fcntl",
+    "ipaddress",
+    "json",
+    "shlex",
+    "struct",
+    "tempfile",
+    "termios",
+    "maildirqmtp.daemon.status",
+    "maildirqmtp.forwarder.bounces",
+    "maildirqmtp.mail.sidecar",
+    "maildirqmtp.transport.process",
+)
+
+
+def preload(route: Route) -> None:
+    """Import all that this route may need. Raises `OSError` and `ImportError`."""
+    for name in MODULES:
+        import_module(name)
+    watcher.load()
+    for server in route.servers:
+        connector(server, route.tls)

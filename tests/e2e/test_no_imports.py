@@ -1,0 +1,102 @@
+"""A daemon that can import nothing any more: out of descriptors, or upgraded below itself."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.daemons import now_name, watching
+from tests.helpers import (
+    answer_all,
+    by_recipient,
+    command,
+    make_maildir,
+    names,
+    serving,
+    wait_until,
+)
+
+#: What Python runs before the program: in a route's thread no import finds its file.
+REFUSES = """
+import errno, os, sys, threading
+
+class Refusing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+
+sys.meta_path.insert(0, Refusing)
+"""
+
+
+@pytest.fixture
+def refusing(tmp_path: Path) -> dict[str, str]:
+    """Make the environment of a program in whose threads no import succeeds."""
+    (tmp_path / "sitecustomize.py").write_text(REFUSES)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def deliver_to(maildir: Path, *recipients: str) -> None:
+    """Put a message for each of them into new/."""
+    for number, recipient in enumerate(recipients):
+        message = maildir / "tmp" / now_name(number)
+        message.write_text(f"Return-Path: <s@x>\nDelivered-To: {recipient}@y\n\nHi\n")
+        message.rename(maildir / "new" / message.name)
+
+
+@pytest.mark.parametrize("via", ["maildir", "server", "sendmail"])
+def test_a_route_imports_nothing(
+    maildir: Path, tmp_path: Path, refusing: dict[str, str], via: str
+) -> None:
+    """Else it ends with a traceback when a message is sent, deferred, refused or bounced."""
+    how = f"maildir:{make_maildir(tmp_path / 'bounces')}" if via == "maildir" else via
+    flags = ("-v", "--json", "--bounce", "--bounce-via", how, "--sendmail", "/bin/true")
+    with (
+        serving(answer_all(by_recipient)) as server,
+        watching("--watch", *flags, maildir, server.address, environment=refusing) as daemon,
+    ):
+        deliver_to(maildir, "k", "z", "d")
+        wait_until(lambda: len(names(maildir / "new")) == 1, "one that waits")
+        wait_until((maildir / ".maildirqmtp-status.json").exists, "the status file")
+        daemon.wait_for("d@y: bounced")
+        assert daemon.stop() == 0, daemon.log
+
+
+def test_a_command_as_server_imports_nothing(
+    maildir: Path, tmp_path: Path, refusing: dict[str, str]
+) -> None:
+    """Else the first message after the limit is reached is never sent."""
+    there = tmp_path / "there"
+    relay = "exec:" + shlex.join([*command("qmtpmaildir"), "--stdio", str(there)])
+    with watching("--watch", maildir, relay, environment=refusing) as daemon:
+        deliver_to(maildir, "k", "z")
+        wait_until(lambda: names(maildir / "new") == [], "an empty new/")
+        assert daemon.stop() == 0, daemon.log
+    assert len(names(there / "new")) == 2
+
+
+def test_no_descriptor_is_left_at_the_end() -> None:
+    """Python's own end would be SIGABRT here: pthread_exit has to load a library."""
+    program = """
+import os, resource, sys, threading, time
+from maildirqmtp.__main__ import _exit
+
+def turn():
+    while True:
+        time.sleep(0.0001)
+
+threading.Thread(target=turn, daemon=True).start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    _exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
