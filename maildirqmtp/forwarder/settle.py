@@ -249,15 +249,18 @@ class Settler:
         owed: list[int] = []
         reason = ""
         for index, answer in enumerate(queued.answers):
-            if answer is not None and answer.status is ACCEPTED:
-                self._report.one_accepted(queued, index, answer.text)
-            elif answer is not None and (text := self.failure(queued, answer)) is not None:
-                failures[index] = text
-            else:
+            if answer is None:
                 owed.append(index)
-                reason = reason or (answer.text or "deferred" if answer else "not answered")
-                if answer is not None:
-                    self._report.deferred(queued, index, answer.text)
+                reason = reason or "not answered"
+            elif answer.status is ACCEPTED:
+                self._report.one_accepted(queued, index, answer.text)
+            elif (failure := self.failure(queued, answer)) is not None:
+                failures[index] = failure
+            else:
+                text = answer.text
+                owed.append(index)
+                reason = reason or text or "deferred"
+                self._report.deferred(queued, index, text)
         return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
