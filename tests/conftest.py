@@ -26,6 +26,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("start workers as tests/run does, with python -bb")
 
 
+#: What takes longest begins first, so that no process is left alone with it in the end.
+LONGEST = ("tests/mutants/test_mutants.py::test_a_", "tests/faults/", "tests/test_model.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests in front."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 

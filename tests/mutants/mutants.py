@@ -32,7 +32,7 @@ TABLES = sorted(Path(__file__).parent.glob("*.toml"))
 #: What a run of tests may need of the tree, beside the package.
 NEEDED = ("tests", "contrib", "pyproject.toml", "README.md", "CHANGELOG.md")
 #: Seconds for one test, and for all tests of one mutant; what hangs is noticed.
-TEST_TIMEOUT_S = 20
+TEST_TIMEOUT_S = 10
 RUN_TIMEOUT_S = 180
 #: How many run at the same time.
 WORKERS = min(4, len(os.sched_getaffinity(0)))
@@ -77,7 +77,8 @@ class Copy:
     def __init__(self, place: Path) -> None:
         self._place = place
         self._runs = 0
-        leave_out = shutil.ignore_patterns("__pycache__", ".*", "faults", "fresh")
+        # What is compiled comes along: it is current as long as its source is.
+        leave_out = shutil.ignore_patterns("*.pyc.*", ".*", "faults", "fresh")
         shutil.copytree(ROOT / "maildirqmtp", place / "maildirqmtp", ignore=leave_out)
         for name in NEEDED:
             source = ROOT / name
