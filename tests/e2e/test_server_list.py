@@ -150,8 +150,9 @@ def test_one_of_two_receivers_stops_amid_the_run(maildir: Path, tmp_path: Path) 
                 return
             peer.respond(*[b"Kok"] * len(package.recipients))
         peer.server.stop_listening()
+        peer.finish()
 
-    with serving(fifty) as first, receiver(tmp_path / "there") as (_, second):
+    with serving_on(closed_port(), fifty) as first, receiver(tmp_path / "there") as (_, second):
         servers = f"{first.address},{second}"
         result = run("--window=20", maildir, servers)
         assert result.returncode == 111
@@ -366,7 +367,7 @@ def test_the_daemon_has_what_is_in_doubt_wait(maildir: Path, watched: Watched) -
     with (
         serving(takes_one_and_hangs_up) as first,
         serving(answer_all()) as second,
-        watched(f"{first.address},{second.address}", "--in-doubt-wait=4s") as daemon,
+        watched(f"{first.address},{second.address}", "--in-doubt-wait=10s") as daemon,
     ):
         deliver(maildir, "1.m", b"one\n")
         daemon.wait_for("in-doubt: not answered")
