@@ -104,7 +104,7 @@ def test_the_mail_of_a_server_that_is_of_no_use_goes_to_the_next(
     texts = fill(maildir, count)
     with serving(bad) as first, serving(answer_all()) as second:
         result = run(
-            "--in-doubt-wait=0", "--response-timeout=0.5",
+            "--in-doubt-wait=0", "--response-timeout=3",
             maildir, f"{first.address},{second.address}",
         )  # fmt: skip
     assert sorted(texts_of(second)) == sorted(texts)
@@ -121,7 +121,7 @@ def test_what_is_in_doubt_is_left_and_the_rest_goes(maildir: Path, bad: Script) 
     texts = fill(maildir, 30)
     with serving(bad) as first, serving(answer_all()) as second:
         servers = f"{first.address},{second.address}"
-        result = run("--window=5", "--response-timeout=0.5", maildir, servers)
+        result = run("--window=5", "--response-timeout=3", maildir, servers)
         left = names(maildir / "new")
         assert not set(texts_of(first)) & set(texts_of(second))
         assert len(texts_of(second)) == 30 - len(left) > 0
@@ -352,7 +352,7 @@ def test_the_daemon_and_a_server_that_is_of_no_use(
 ) -> None:
     """Mail by mail, all of it arrives at the second, without back-off."""
     with serving(bad) as first, serving(answer_all()) as second:
-        flags = ("--in-doubt-wait=0", "--response-timeout=0.3")
+        flags = ("--in-doubt-wait=0", "--response-timeout=2")
         with watched(f"{first.address},{second.address}", *flags) as daemon:
             for number in range(4):
                 deliver(maildir, f"{number}.m", b"%d\n" % number)
@@ -449,6 +449,6 @@ def test_a_server_that_reads_nothing_is_not_the_end(maildir: Path) -> None:
     fill(maildir, 3)
     with socket.create_server(("127.0.0.1", 0)) as listener, serving(answer_all()) as second:
         first = f"127.0.0.1:{listener.getsockname()[1]}"
-        flags = ("--response-timeout=0.3", "--in-doubt-wait=0")
+        flags = ("--response-timeout=2", "--in-doubt-wait=0")
         assert run(*flags, maildir, f"{first},{second.address}").returncode == 0
         assert len(second.packages) == 3
