@@ -16,6 +16,10 @@ from tests.clients import KINDS, Make, making
 from tests.fakes import FakeClock
 from tests.helpers import make_maildir
 
+# Programs are to write and to start as they do for users, whatever is set for these tests.
+for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(_name, None)
+
 # Debian's default PATH of a plain user lacks the folders of mailfront and mkfs.
 os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
 

@@ -32,7 +32,7 @@ TABLES = sorted(Path(__file__).parent.glob("*.toml"))
 #: What a run of tests may need of the tree, beside the package.
 NEEDED = ("tests", "contrib", "pyproject.toml", "README.md", "CHANGELOG.md")
 #: Seconds for one test, and for all tests of one mutant; what hangs is noticed.
-TEST_TIMEOUT_S = 10
+TEST_TIMEOUT_S = 20
 RUN_TIMEOUT_S = 180
 #: How many run at the same time.
 WORKERS = min(4, len(os.sched_getaffinity(0)))
