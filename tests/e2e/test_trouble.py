@@ -495,19 +495,30 @@ def test_an_error_that_cannot_be_written_is_an_exit_code(arguments: list[str], c
 
 def test_a_demo_that_nobody_could_see() -> None:
     """Whoever tries it in a script is told that there was nothing to be read."""
-    assert _with_output("full", ">", "", "--demo").returncode == 111
+    result = _with_output("full", ">", "", "--demo")
+    assert result.returncode == 111
+    assert result.stderr.endswith("maildirqmtp: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("what", ["list", "show"])
+def test_a_list_that_nobody_could_see(maildir: Path, what: str) -> None:
+    """A report on a full disk: an exit code without a word leaves the administrator guessing."""
+    add_message(maildir, "1.m")
+    result = _with_output("full", ">", "", what, maildir, "1.m", program="qmtpq")
+    assert result.returncode == 111
+    assert result.stderr == "qmtpq: standard output: No space left on device\n"
 
 
 def _with_output(
-    where: str, stdout: str, stderr: str, *arguments: str | Path
+    where: str, stdout: str, stderr: str, *arguments: str | Path, program: str = "maildirqmtp"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with these streams redirected by a shell, to /dev/full or closed."""
+    """Run a program with these streams redirected by a shell, to /dev/full or closed."""
     if not Path("/dev/full").exists():
         pytest.skip("NOT TESTED: there is no /dev/full")
     target = {"full": "/dev/full", "closed": "&-"}[where]
     redirections = " ".join(stream + target for stream in (stdout, stderr) if stream)
     return subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(), *arguments],
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(program), *arguments],
         capture_output=True,
         text=True,
         timeout=90,
