@@ -384,17 +384,20 @@ def test_the_daemon_takes_it_back_to_the_server_that_may_have_it(
     maildir: Path, watched: Watched
 ) -> None:
     """It is tried at intervals while messages wait for it."""
-    with serving(takes_one_and_hangs_up) as first, serving(answer_all()) as second:
-        port = first.port
-        with watched(f"{first.address},{second.address}", "--in-doubt-wait=10s") as daemon:
-            deliver(maildir, "1.m", b"one\n")
-            daemon.wait_for("in-doubt: not answered")
-            first.close()
-            with serving_on(port) as back:
-                empties(maildir)
-                assert texts_of(back) == [b"one\n"]
-            assert second.packages == []
-            assert daemon.stop() == 0
+    port = closed_port()
+    with (
+        serving_on(port, takes_one_and_hangs_up) as first,
+        serving(answer_all()) as second,
+        watched(f"{first.address},{second.address}", "--in-doubt-wait=60s") as daemon,
+    ):
+        deliver(maildir, "1.m", b"one\n")
+        daemon.wait_for("in-doubt: not answered")
+        first.close()
+        with serving_on(port) as back:
+            empties(maildir)
+            assert texts_of(back) == [b"one\n"]
+        assert second.packages == []
+        assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize(
