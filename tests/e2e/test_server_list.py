@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority, Identity
-from tests.e2e.daemons import Running, deliver, watching
+from tests.e2e.daemons import Running, deliver, is_connecting, watching
 from tests.e2e.test_watch_ways import no_connection
 from tests.helpers import (
     Peer,
@@ -227,19 +227,13 @@ def test_term_ends_it_while_the_first_is_connected_to(maildir: Path) -> None:
     """The second is not tried after that."""
     fill(maildir, 1)
     with blackhole() as port, serving(answer_all()) as second:
-        others = connecting(port)
         with start("-v", maildir, f"127.0.0.1:{port},{second.address}") as process:
-            wait_until(lambda: connecting(port) > others, "the connection to be tried")
+            wait_until(lambda: is_connecting(process.pid), "the connection to be tried")
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=30)
         assert process.returncode == 111
         assert "told to stop while connecting" in log
         assert second.connections == 0
-
-
-def connecting(port: int) -> int:
-    """Return how many sockets wait to be connected to a port of loopback."""
-    return Path("/proc/net/tcp").read_text().count(f"0100007F:{port:04X} 02")  # SYN_SENT
 
 
 def test_json_and_bounces_name_the_server_that_answered(maildir: Path, tmp_path: Path) -> None:

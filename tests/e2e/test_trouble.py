@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import is_connecting
 from tests.helpers import (
     DEADLINE_S,
     Package,
@@ -653,7 +654,7 @@ def test_a_signal_while_connecting(maildir: Path) -> None:
             socket.create_connection((host, port)),
             start(maildir, f"{host}:{port}") as process,
         ):
-            wait_until(lambda: _is_connecting(port), "the client to connect")
+            wait_until(lambda: is_connecting(process.pid), "the client to connect")
             process.terminate()
             _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 111
@@ -661,9 +662,3 @@ def test_a_signal_while_connecting(maildir: Path) -> None:
     assert "told to stop while connecting" in stderr
     assert "(3 left)" in stderr
     assert "Traceback" not in stderr
-
-
-def _is_connecting(port: int) -> bool:
-    """Say whether a connection to this port is in the state SYN_SENT."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(fields[2].endswith(f":{port:04X}") and fields[3] == "02" for fields in lines)

@@ -17,6 +17,7 @@ from tests.e2e.daemons import (
     Running,
     deliver,
     empties,
+    is_connecting,
     now_name,
     supervisor,
     system_calls,
@@ -493,23 +494,12 @@ def test_while_connecting_it_ends_at_once(maildir: Path) -> None:
             blockers.append(blocker)
         with watching("--watch", maildir, f"127.0.0.1:{port}", *NEVER) as daemon:
             deliver(maildir, "1.x")
-            wait_until(lambda: connecting(daemon), "a connection on its way")
+            wait_until(lambda: is_connecting(daemon.process.pid), "a connection on its way")
             daemon.send(signal.SIGTERM)
             assert daemon.process.wait(15) == 0
         for blocker in blockers:
             blocker.close()
     assert names(maildir / "new") == ["1.x"]
-
-
-def connecting(daemon: Running) -> bool:
-    """Say whether one of the daemon's sockets is in SYN_SENT (proc(5))."""
-    lines = Path(f"/proc/{daemon.process.pid}/net/tcp").read_text().splitlines()
-    fds = Path(f"/proc/{daemon.process.pid}/fd")
-    inodes = set()
-    for fd in fds.iterdir():
-        with contextlib.suppress(OSError):
-            inodes.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
-    return any(line.split()[3] == "02" and line.split()[9] in inodes for line in lines[1:])
 
 
 # Idle means idle
