@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from maildirqmtp.maildir.maildir import Maildir
 from tests.certificates import Authority, Identity
 from tests.clients import KINDS, Make, making
 from tests.fakes import FakeClock
 from tests.helpers import make_maildir
+
+# Programs are to write and to start as they do for users, whatever is set for these tests.
+for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(_name, None)
 
 # Debian's default PATH of a plain user lacks the folders of mailfront and mkfs.
 os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -26,7 +30,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("start workers as tests/run does, with python -bb")
 
 
-settings.register_profile("house", deadline=None)
+#: What takes longest begins first, so that no process is left alone with it in the end.
+LONGEST = ("tests/mutants/test_mutants.py::test_a_", "tests/faults/", "tests/test_model.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests in front."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+# No test fails because the machine is busy, or depends on what an earlier run has found; what
+# fails prints how to get there again.
+settings.register_profile(
+    "house",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("house")
 
 

@@ -248,6 +248,17 @@ class Peer:
         with contextlib.suppress(OSError):
             self.socket.sendall(data)
 
+    def finish(self) -> None:
+        """End the connection so that all arrives that was sent, and wait for the client to go.
+
+        A script that just returns while the client still sends resets the connection (tcp(7)): a
+        client that is slow to read loses responses.
+        """
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            while self.socket.recv(1 << 18):
+                pass
+
 
 Script = Callable[[Peer], None]
 

@@ -203,6 +203,7 @@ def test_the_users_can_be_made(tmp_path: Path) -> None:
     }
 
 
+@needs_root
 def test_the_directories_can_be_made(tmp_path: Path) -> None:
     """For the users that the other file makes, and with the modes that the units give them."""
     (tmp_path / "etc").mkdir()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.cli.output import complain, flush_output, mend_output
 from maildirqmtp.errors import ConfigError, EnvelopeError, LocalError
-from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE, QMAIL, SYSEXITS
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_USAGE, QMAIL, SYSEXITS
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.command_line import (
     CommandLine,
@@ -75,7 +75,8 @@ def _do(line: CommandLine) -> int:
         from maildirqmtp.cli.demo import run
 
         code = run()
-        return code if flush_output() else EXIT_TEMPORARY
+        sys.stdout.flush()
+        return code
     if line.enqueue is not None:
         return _enqueue(line.enqueue, line)
     if line.status:

@@ -84,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QMTPError as error:
         _tell(str(error))
         return _exit_code(error)
+    except BrokenPipeError:  # whoever reads the list has read enough
+        return EX_TEMPFAIL
     except OSError as error:
         _tell(error.strerror or str(error))
         return EX_TEMPFAIL
@@ -116,7 +118,9 @@ def _do(options: argparse.Namespace, request: Request) -> int:
     if options.mode == "p":
         from maildirqmtp.cli.queues import list_queues
 
-        return list_queues(_queues(settings), _tell)
+        code = list_queues(_queues(settings), _tell)
+        sys.stdout.flush()  # a full disk is an error, and no list
+        return code
     if options.flush:
         from maildirqmtp.cli.queues import try_now
 

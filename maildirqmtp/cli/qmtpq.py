@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = read_command_line(words)
         code = _do(options, _selection(options))
-        return code if flush_output() else EXIT_TEMPORARY
+        sys.stdout.flush()  # a full disk is an error, and no list
+        return code
     except ConfigError as error:
         complain("qmtpq", f"{error}; see qmtpq --help")
         return EXIT_USAGE

@@ -157,7 +157,7 @@ def test_interrupted_before_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr(qmtpmaildir, "Server", interrupt)
-    assert main([str(tmp_path)]) == 0
+    assert main(["--listen", "127.0.0.1:0", str(tmp_path)]) == 0
 
 
 def test_stdio(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
-from tests.helpers import wait_until
+from tests.helpers import closed_port, wait_until
 
 
 class FakeWorker:
@@ -627,13 +627,6 @@ def test_the_metrics_file_follows_the_status(
     assert capsys.readouterr().err.count("mail.prom: No such file") == 2
 
 
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def answers(port: int) -> bool:
     """Say whether anybody listens on a port."""
     with socket.socket() as sock:
@@ -642,7 +635,7 @@ def answers(port: int) -> bool:
 
 def test_hup_moves_the_metrics(run: Run) -> None:
     """From one port to another, and away; unchanged, they stay."""
-    first, second = free_port(), free_port()
+    first, second = closed_port(), closed_port()
     run.start(config(route("a"), metrics_listen=("127.0.0.1", first)))
     assert answers(first)
     stop = run.service._stop_metrics
@@ -661,7 +654,7 @@ def test_a_port_that_is_taken_leaves_the_old_one(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A configuration that is refused is refused as a whole."""
-    port = free_port()
+    port = closed_port()
     run.start(config(route("a"), metrics_listen=("127.0.0.1", port)))
     run.worker("a").say("idle")
     wait_until(lambda: run.notifier.count("READY=1") == 1, "READY")

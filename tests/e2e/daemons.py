@@ -135,6 +135,16 @@ def system_calls(pid: int, seconds: float) -> int:
         return sum("resumed>" not in line for line in found)
 
 
+def is_connecting(pid: int) -> bool:
+    """Say whether one of a process's sockets is in SYN_SENT (proc(5))."""
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(fd).removeprefix("socket:[").removesuffix("]"))
+    return any(line.split()[3] == "02" and line.split()[9] in inodes for line in lines[1:])
+
+
 def now_name(number: int) -> str:
     """Return a name for a message that comes now."""
     return f"{int(time.time())}.{number:06}.test"

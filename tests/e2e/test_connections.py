@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import Run
 from tests.helpers import (
     Package,
     Peer,
@@ -103,7 +104,7 @@ def test_a_server_that_takes_no_second_connection(maildir: Path) -> None:
     assert result.stderr.count("going on with 1 connection") == 1
 
 
-def test_a_name_that_stands_for_several_servers(tmp_path: Path) -> None:
+def test_a_name_that_stands_for_several_servers(tmp_path: Path, run_quickly: Run) -> None:
     """The others answer once per package: their refusals are of the messages they refused."""
     maildir = make_maildir(tmp_path / "Maildir")
     for number in range(40):
@@ -122,7 +123,7 @@ def test_a_name_that_stands_for_several_servers(tmp_path: Path) -> None:
             peer.respond(*[answer] * (len(package.recipients) if each else 1))
 
     with serving(script) as server:
-        result = run("--json", "--connections", "3", maildir, server.address, timeout_s=110)
+        result = run_quickly("--json", "--connections", "3", maildir, server.address)
         assert server.connections >= 3
     told = [json.loads(line) for line in result.stdout.splitlines()]
     accepted = {one["recipient"] for one in told if one["event"] == "accepted"}
@@ -134,7 +135,9 @@ def test_a_name_that_stands_for_several_servers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answers_each", [True, False])
-def test_several_recipients_over_several_connections(tmp_path: Path, answers_each: bool) -> None:
+def test_several_recipients_over_several_connections(
+    tmp_path: Path, answers_each: bool, run_quickly: Run
+) -> None:
     """The fence holds on each of them: no answer is taken for another's."""
     maildir = make_maildir(tmp_path / "Maildir")
     for number in range(30):
@@ -158,7 +161,7 @@ def test_several_recipients_over_several_connections(tmp_path: Path, answers_eac
             peer.respond(*say(package))
 
     with serving(script) as server:
-        result = run("--connections", "3", maildir, server.address, timeout_s=110)
+        result = run_quickly("--connections", "3", maildir, server.address)
     assert result.returncode == 111
     wanted = {
         (b"%02d\n" % number, b"%b%d@y" % (letter, number))

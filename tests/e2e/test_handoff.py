@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import DEADLINE_S, add_message, add_sidecar, command, make_maildir, sidecar
+from tests.helpers import (
+    DEADLINE_S,
+    add_message,
+    add_sidecar,
+    closed_port,
+    command,
+    make_maildir,
+    sidecar,
+)
 from tests.scripted_smtp import scripted_server
 
 TEXT = b"Subject: x\n\n.dots\n"
@@ -71,8 +79,7 @@ def test_smtp_and_a_server_that_is_down(tmp_path: Path) -> None:
     """Its mail waits at the sender, and goes once the server is there."""
     maildir = tmp_path / "out"
     message(maildir, "ann@x.org", "bob@x.org")
-    with scripted_server() as server:
-        port = server.port
+    port = closed_port()
     with receiving("--deliver", f"smtp:127.0.0.1:{port}") as where:
         assert forward(maildir, where) == 111
         assert sidecar(maildir, "1.x")["recipients"] == ["ann@x.org", "bob@x.org"]

@@ -326,12 +326,12 @@ def test_silence_ends_with_the_time_out(tmp_path: Path, evil: Evil, large: bool)
         )
         made.messages["1600000000.M0P1.test"] = (BIG[:-1] * 4, (b"r@y",))
     before = len(made.messages)
-    flags = ("--response-timeout", "0.5", "--write-timeout", "0.5")
+    flags = ("--response-timeout", "1", "--write-timeout", "1")
     ran, server = forward(made, evil, *flags)
     accepted = 1 if evil is answers_one_then_nothing else 0
     assert len(made.new) == before - accepted
     assert ran.code == 111
-    assert "0.5 s" in ran.stderr
+    assert " in 1 s" in ran.stderr
     # By eighths down to one, and three times in vain.
     assert len(server.lines) <= 4
 

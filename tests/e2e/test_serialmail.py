@@ -103,6 +103,7 @@ def close_after(answers: int) -> Script:
         for _ in range(answers):
             assert peer.read_package() is not None
             peer.respond(b"Kok")
+        peer.finish()
 
     return script
 

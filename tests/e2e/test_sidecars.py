@@ -18,6 +18,7 @@ from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.e2e.conftest import Run
 from tests.helpers import (
     Peer,
     add_message,
@@ -133,7 +134,7 @@ def test_a_server_that_answers_once_per_package_shifts_no_answer(maildir: Path, 
 
 @pytest.mark.skipif(not have_mailfront(), reason="MAILFRONT IS NOT INSTALLED: apt-get install it")
 def test_mailfront_with_messages_of_one_and_three(
-    maildir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maildir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_quickly: Run
 ) -> None:
     """The same with the real one, byte for byte."""
     mails = mixed(60, seed=7)
@@ -143,7 +144,7 @@ def test_mailfront_with_messages_of_one_and_three(
     monkeypatch.setenv("MAILRULES", str(rules))
     queue = tmp_path / "queue"
     with mailfront(queue, "queuedir", "mailrules", "accept") as server:
-        result = run(maildir, server)
+        result = run_quickly(maildir, server)
     took = []
     for path in (queue / "new").iterdir():
         data = path.read_bytes()

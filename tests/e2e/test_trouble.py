@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import is_connecting
 from tests.helpers import (
     DEADLINE_S,
     Package,
@@ -495,19 +496,30 @@ def test_an_error_that_cannot_be_written_is_an_exit_code(arguments: list[str], c
 
 def test_a_demo_that_nobody_could_see() -> None:
     """Whoever tries it in a script is told that there was nothing to be read."""
-    assert _with_output("full", ">", "", "--demo").returncode == 111
+    result = _with_output("full", ">", "", "--demo")
+    assert result.returncode == 111
+    assert result.stderr.endswith("maildirqmtp: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("what", ["list", "show"])
+def test_a_list_that_nobody_could_see(maildir: Path, what: str) -> None:
+    """A report on a full disk: an exit code without a word leaves the administrator guessing."""
+    add_message(maildir, "1.m")
+    result = _with_output("full", ">", "", what, maildir, "1.m", program="qmtpq")
+    assert result.returncode == 111
+    assert result.stderr == "qmtpq: standard output: No space left on device\n"
 
 
 def _with_output(
-    where: str, stdout: str, stderr: str, *arguments: str | Path
+    where: str, stdout: str, stderr: str, *arguments: str | Path, program: str = "maildirqmtp"
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command with these streams redirected by a shell, to /dev/full or closed."""
+    """Run a program with these streams redirected by a shell, to /dev/full or closed."""
     if not Path("/dev/full").exists():
         pytest.skip("NOT TESTED: there is no /dev/full")
     target = {"full": "/dev/full", "closed": "&-"}[where]
     redirections = " ".join(stream + target for stream in (stdout, stderr) if stream)
     return subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(), *arguments],
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command(program), *arguments],
         capture_output=True,
         text=True,
         timeout=90,
@@ -642,7 +654,7 @@ def test_a_signal_while_connecting(maildir: Path) -> None:
             socket.create_connection((host, port)),
             start(maildir, f"{host}:{port}") as process,
         ):
-            wait_until(lambda: _is_connecting(port), "the client to connect")
+            wait_until(lambda: is_connecting(process.pid), "the client to connect")
             process.terminate()
             _, stderr = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 111
@@ -650,9 +662,3 @@ def test_a_signal_while_connecting(maildir: Path) -> None:
     assert "told to stop while connecting" in stderr
     assert "(3 left)" in stderr
     assert "Traceback" not in stderr
-
-
-def _is_connecting(port: int) -> bool:
-    """Say whether a connection to this port is in the state SYN_SENT."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(fields[2].endswith(f":{port:04X}") and fields[3] == "02" for fields in lines)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.cli.main import main
+from tests.e2e.conftest import Run
 from tests.helpers import (
     add_message,
     answer_all,
@@ -187,7 +188,7 @@ USELESS = {
 
 
 @pytest.mark.parametrize("what", USELESS)
-def test_a_useless_command_loses_nothing(tmp_path: Path, what: str) -> None:
+def test_a_useless_command_loses_nothing(tmp_path: Path, what: str, run_quickly: Run) -> None:
     """Nothing bounces, however old it is, and nothing is taken for accepted."""
     maildir = tmp_path / "here"
     fill(maildir, 3)
@@ -195,7 +196,7 @@ def test_a_useless_command_loses_nothing(tmp_path: Path, what: str) -> None:
     words, says = USELESS[what]
     limits = ["--response-timeout=0.3", "--write-timeout=0.3", "--lifetime=0"]
     bounces = ["--bounce", f"--bounce-via=maildir:{tmp_path}/bounces"]
-    result = run(*limits, *bounces, maildir, f"exec:{words}")
+    result = run_quickly(*limits, *bounces, maildir, f"exec:{words}")
     assert result.returncode == 111
     assert says in result.stderr
     assert "maildirqmtp: 0 accepted, " in result.stderr

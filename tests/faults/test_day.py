@@ -1,6 +1,6 @@
 """A day in the life of a daemon, in the time of a clock of our own: it does not grow.
 
-86,400 seconds of traffic: a message every ten, some of them deferred or refused, a
+86,400 seconds of traffic: a message every thirty, some of them deferred or refused, a
 server that hangs up every hour, is away for a while each few hours, and names that
 come and go. What it holds at the end is what it held after the first hours.
 """
@@ -31,7 +31,9 @@ from tests.fakes import FakeServer, broken
 from tests.helpers import Package, add_message, make_maildir, names
 
 DAY_S = 86_400
-EVERY_S = 10
+#: Seconds from one message to the next, and how many that are in an hour.
+EVERY_S = 30
+PER_HOUR = 3_600 // EVERY_S
 
 
 class Time:
@@ -113,11 +115,11 @@ class Day:
             os.rename(self.path / "tmp" / name, self.path / "new" / name)
             if self.daemon._queue is not None:
                 self.daemon._queue.look_again()
-            if self.time.events % 360 == 350:
+            if self.time.events % PER_HOUR == PER_HOUR - 4:
                 # So that what is measured does not hang on how many happen to wait.
                 self.generous = True
                 self.daemon.try_all()
-            if self.time.events % 360 == 0:
+            if self.time.events % PER_HOUR == 0:
                 self.hourly()
                 self.generous = False
 

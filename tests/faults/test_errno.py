@@ -24,7 +24,7 @@ from tests.faults.tracing import Call
 pytestmark = tracing.needs_strace
 
 #: Of every so many points one is tried in the ordinary run of the tests.
-STEP = 29
+STEP = 53
 
 _LOOKING = "EACCES EIO ESTALE ENOMEM EINTR"
 _CHANGING = "ENOSPC EDQUOT EIO EROFS EACCES ESTALE ENOMEM EINTR"

@@ -65,7 +65,8 @@ ANSWERS = [b"Kok", b"Zlater", b"Dno", b"K", b"K" + b"x" * 3_000, b"!", b"Xnonsen
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     answers=st.lists(st.sampled_from(ANSWERS), max_size=16),

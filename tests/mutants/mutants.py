@@ -77,7 +77,8 @@ class Copy:
     def __init__(self, place: Path) -> None:
         self._place = place
         self._runs = 0
-        leave_out = shutil.ignore_patterns("__pycache__", ".*", "faults", "fresh")
+        # What is compiled comes along: it is current as long as its source is.
+        leave_out = shutil.ignore_patterns("*.pyc.*", ".*", "faults", "fresh")
         shutil.copytree(ROOT / "maildirqmtp", place / "maildirqmtp", ignore=leave_out)
         for name in NEEDED:
             source = ROOT / name

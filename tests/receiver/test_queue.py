@@ -105,7 +105,8 @@ address = st.lists(st.sampled_from([bytes([n]) for n in range(256) if n not in b
 
 @given(sender=address, recipients=st.lists(address.filter(bool), min_size=1, max_size=5))
 @settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_envelope_comes_through_byte_for_byte(
     tmp_path: Path, sender: bytes, recipients: list[bytes]

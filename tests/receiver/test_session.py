@@ -144,7 +144,7 @@ _ADDRESS = st.lists(st.sampled_from(_BYTES) | st.sampled_from(_SPECIAL), max_siz
 
 
 @given(sender=_ADDRESS, recipient=_ADDRESS.filter(bool))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_envelope_survives_the_lines_on_top(
     maildir: Maildir, storage: MaildirDestination, sender: bytes, recipient: bytes
 ) -> None:
@@ -270,7 +270,7 @@ def test_lf_encoding_is_stored_as_it_is(maildir: Maildir, session: Session) -> N
 
 # No st.binary: hypothesis would compare its choices with the others' ints, an error with -bb.
 @given(pieces=st.lists(st.sampled_from([b"", b"x", b"\r", b"\n", b"\r\n", b"a\r", b"\nb\r\r"])))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_crlf_wherever_the_network_cuts(
     maildir: Maildir, storage: MaildirDestination, pieces: list[bytes]
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_sender_that_a_command_could_mistake_is_refused(tmp_path: Path) -> Non
 )
 def test_what_its_exit_means(ending: str, letter: str) -> None:
     """A crash is no rejection, and must not become a bounce."""
-    program = f"import os, sys; print('no such user\\x1b'); {ending}"
+    program = f"import os, sys; print('no such user\\x1b', flush=True); {ending}"
     for word in ("{recipient}", "{recipients}"):
         (answer,) = deliver(Command(python(program, word)))
         assert answer[0] == letter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from maildirqmtp.receiver.handoff import next_server, smtp_client
 from maildirqmtp.receiver.handoff.how import SmtpAddress
 from maildirqmtp.receiver.handoff.next_server import NextServer
-from tests.helpers import wait_until
+from tests.helpers import closed_port, wait_until
 from tests.receiver.doubles import Clock
 from tests.scripted_smtp import CLOSE, SILENCE, Script, ScriptedServer, scripted_server
 
@@ -248,8 +247,7 @@ def test_an_idle_connection_is_closed(clock: Clock) -> None:
 
 def test_a_server_that_is_down_is_left_alone_for_a_while(clock: Clock) -> None:
     """Z at once, without another attempt for each message; it is tried again by itself."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = closed_port()
     complaints: list[str] = []
     where = SmtpAddress(lmtp=True, host="127.0.0.1", port=port)
     to = NextServer(where, "here.example", complain=complaints.append, clock=clock)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
+from maildirqmtp.receiver import connection
 from maildirqmtp.receiver.handoff.destination import HandOff
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.spool import MEMORY_MAX
@@ -201,8 +202,11 @@ def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
     assert handed_on == texts
 
 
-def test_the_receiver_stops_although_the_next_server_hangs(next_hop: Next, log: Log) -> None:
+def test_the_receiver_stops_although_the_next_server_hangs(
+    next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """systemd would kill it in the end, and with it what could have been answered."""
+    monkeypatch.setattr(connection, "STOP_S", 0.5)
     made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
     with contextlib.ExitStack() as stack:
         stack.enter_context(made)
