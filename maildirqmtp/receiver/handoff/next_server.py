@@ -23,6 +23,7 @@ from maildirqmtp.receiver.handoff.smtp_transaction import (
     Transaction,
     broken,
 )
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,7 +107,7 @@ class NextServer:
             if not transaction.unheard:
                 return transaction.responses
             if not is_kept:
-                self._failed(Broken("it accepts connections and closes them"))
+                self._failed(transaction.trouble)
                 return transaction.responses
 
     def _take(self) -> SmtpClient | None:
@@ -143,8 +144,10 @@ class NextServer:
         except Broken as error:
             self._failed(error)
             raise
+        finally:
+            with self._lock:
+                self._trying = False
         with self._lock:
-            self._trying = False
             self._failures = 0
             self._busy.add(client)
         return client
@@ -152,14 +155,13 @@ class NextServer:
     def _failed(self, error: Broken) -> None:
         """Begin the next pause; one only where several threads fail at once."""
         with self._lock:
-            self._trying = False
             if self._clock() < self._down_until_s:
                 return
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 20))
             self._failures += 1
             self._down_until_s = self._clock() + pause_s
             self._why_down = error
-        said = f": {error.reply.text.decode('utf-8', 'replace')}" if error.reply else ""
+        said = f": {printable(error.reply.text)}" if error.reply else ""
         self._complain(f"{self._server}: {error}{said}; not tried again for {pause_s:.0f} s")
 
     def _start_timer(self) -> None:

@@ -29,6 +29,8 @@ COMMAND_S = 300.0
 DATA_S = 120.0
 PIECE_S = 180.0
 END_OF_TEXT_S = 600.0
+#: Seconds for the rest of what a server says although nothing was asked.
+UNASKED_S = 2.0
 #: Bytes that are sent within `PIECE_S`.
 _PIECE_BYTES = 64 << 10
 _READ_BYTES = 16 << 10
@@ -40,6 +42,10 @@ class Broken(Exception):
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
         super().__init__(reason)
         self.reply = reply
+
+
+class Silent(Broken):
+    """No whole reply has come in time."""
 
 
 class _Connection(smtplib.SMTP):
@@ -89,7 +95,7 @@ class _Connection(smtplib.SMTP):
                     raise Broken("the server closed the connection")
                 self._reader.feed(data)
         except TimeoutError:
-            raise Broken(f"no reply within {timeout_s:.0f} s") from None
+            raise Silent(f"no reply within {timeout_s:.0f} s") from None
         except ReplyError as error:
             raise Broken(str(error)) from None
         except OSError as error:
@@ -184,8 +190,25 @@ class SmtpClient:
         waiting.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         return not waiting.poll(0)
 
+    def _listen(self) -> None:
+        """Raise `Broken` where the server says something although nothing was asked.
+
+        Taken for the reply to what is sent next, it would be a K for mail that the server
+        has not got.
+        """
+        if self.is_quiet():
+            return
+        try:
+            reply = self._connection.read_reply(UNASKED_S)
+        except Silent:
+            if self._connection.unread:
+                raise
+            return  # what TLS has to say is no reply
+        raise Broken("the server spoke before it was asked", reply)
+
     def say(self, commands: Sequence[bytes]) -> None:
         """Send commands, each a line without its end. Raises `Broken`."""
+        self._listen()
         self._send(b"".join([command + b"\r\n" for command in commands]), COMMAND_S)
 
     def reply(self, timeout_s: float) -> Reply:
@@ -198,8 +221,10 @@ class SmtpClient:
         for piece in pieces:
             waiting += piece
             while len(waiting) >= _PIECE_BYTES:
+                self._listen()
                 self._send(waiting[:_PIECE_BYTES], PIECE_S)
                 del waiting[:_PIECE_BYTES]
+        self._listen()
         self._send(waiting, PIECE_S)
 
     def _send(self, data: bytes | bytearray, timeout_s: float) -> None:
