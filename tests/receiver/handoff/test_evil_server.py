@@ -80,9 +80,20 @@ def test_an_answer_before_its_question_is_none(
 )
 def test_a_refusal_before_the_text_has_ended_counts(early: bytes, letter: str) -> None:
     """Else 200 MB go over the line, to be refused again at each attempt."""
+    read: list[bytes] = []
+
+    def pieces() -> Iterator[bytes]:
+        read.clear()
+        for _ in range(900):
+            read.append(LARGE)
+            yield LARGE
+
     with scripted_server({"DATA": b"354 go on\r\n" + early}) as server:
-        assert letters(server, False, LARGE * 900) == letter * 3
+        with contextlib.closing(client(server.port)) as to:
+            answers = to.deliver(b"s@x", [A, B], pieces)
+        assert [str(answer)[0] for answer in answers] == [letter] * 2
         assert not server.texts
+    assert len(read) < 900
 
 
 def test_more_answers_than_recipients() -> None:
@@ -91,7 +102,7 @@ def test_more_answers_than_recipients() -> None:
     with scripted_server(*scripts, lmtp=True) as server:
         to = client(server.port, lmtp=True)
         assert [str(r)[0] for r in to.deliver(b"s@x", [A, B], lambda: iter([b"1\n"]))] == ["K", "K"]
-        assert handed_on(to, A)[0][0] == "D"
+        assert handed_on(to, A)[0][0] in "DZ"  # Z where it comes later than the next message
 
 
 # Too much
