@@ -41,7 +41,8 @@ LONGEST_PAUSE_S = 60.0
 class NextServer:
     """Hands mail on to an SMTP or LMTP server. For several threads, each with a connection.
 
-    `our_name` is what EHLO says; `plain` allows plain text beyond loopback;
+    `our_name` is what EHLO says; `plain` allows plain text beyond loopback; `ca` is a file of
+    authorities for TLS there, in place of those of this system;
     `complain` gets a line for each time that the server cannot be reached;
     `clock` is monotonic seconds.
     """
@@ -53,10 +54,12 @@ class NextServer:
         plain: bool = False,
         complain: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
+        ca: str | None = None,
     ) -> None:
         self._server = server
         self._our_name = our_name if our_name.isascii() else "localhost"
         self._plain = plain
+        self._ca = ca
         self._complain = complain
         self._clock = clock
         self._lock = threading.Lock()
@@ -140,7 +143,7 @@ class NextServer:
                 raise self._why_down
             self._trying = self._failures > 0
         try:
-            client = SmtpClient(self._server, self._our_name, self._plain)
+            client = SmtpClient(self._server, self._our_name, self._plain, self._ca)
         except Broken as error:
             self._failed(error)
             raise

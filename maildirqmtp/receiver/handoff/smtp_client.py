@@ -116,11 +116,15 @@ class SmtpClient:
 
     Raises `Broken` where it cannot be opened; then `reply` is the refusal of a
     server that answered. Beyond loopback TLS is required and the certificate
-    compared with the server's name, unless `plain`.
+    compared with the server's name, unless `plain`; `ca` is a file of authorities that
+    stand for those of this system.
     """
 
-    def __init__(self, server: SmtpAddress, our_name: str, plain: bool = False) -> None:
+    def __init__(
+        self, server: SmtpAddress, our_name: str, plain: bool = False, ca: str | None = None
+    ) -> None:
         self.server = server
+        self._ca = ca
         try:
             self._connection = _Connection(server, our_name)
         except smtplib.SMTPConnectError as error:
@@ -165,7 +169,7 @@ class SmtpClient:
                 f"{self.server} is beyond this machine and has no STARTTLS; "
                 f"--deliver-plain sends mail to it in plain text"
             )
-        self._connection.starttls(context=client_context())
+        self._connection.starttls(context=client_context(self._ca))
         if self._connection.unread:
             # Said before TLS, by whoever is between us and the server (CVE-2011-0411).
             raise Broken("the server said more before TLS than its reply to STARTTLS")
