@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import signal
+import smtplib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers import wait_until
+from tests.helpers import add_message, add_sidecar, make_maildir, wait_until
 from tests.recipes import postfix
 from tests.recipes.ship import came
 from tests.recipes.trial import (
@@ -41,11 +43,9 @@ def backup() -> None:
 
 
 @contextlib.contextmanager
-def primary() -> Iterator[None]:
-    """Run the receiver of the recipe."""
-    Path("/var/lib/qmtpmaildir").mkdir(exist_ok=True)
-    words = shlex.split(block(RECIPE, "# qmtpmaildir").removeprefix("# "))
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+def receiving(*words: str) -> Iterator[None]:
+    """Run a receiver."""
+    with subprocess.Popen(["qmtpmaildir", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         assert "listening" in server.stderr.readline()
         try:
@@ -54,6 +54,37 @@ def primary() -> Iterator[None]:
             server.send_signal(signal.SIGTERM)
             server.stderr.read()
             assert server.wait(60) == 0
+
+
+def waiting() -> int:
+    """Return how much mail the backup has."""
+    return len(list((OUT / "new").iterdir())) if (OUT / "new").is_dir() else 0
+
+
+def refused(port: int, *recipients: str) -> None:
+    """Send to recipients whom a receiver of this machine has to refuse, each of them."""
+    place = make_maildir(Path(f"/srv/evil-{port}"))
+    add_sidecar(place, "1.evil", "me@evil.example", *recipients)
+    add_message(place, "1.evil", b"Subject: evil\n\nHello\n", None, None)
+    words = ("maildirqmtp", "--no-bounce", place, f"127.0.0.1:{port}")
+    assert subprocess.run(words, timeout=90, check=False).returncode == 111
+    failures = json.loads((place / ".Failed/envelope/1.evil.json").read_text())["failures"]
+    assert [f["recipient"] for f in failures] == list(recipients)
+    assert all("5.7.1" in f["response"] for f in failures), failures
+
+
+def routing() -> None:
+    """Postfix relays `v%elsewhere@here` for its own machine; the receiver in front does not."""
+    trial = Trial("recipes/hand-off.md", "postfix")
+    with trial.checks("no relay by %, ! or @ in the local part, which Postfix takes from us"):
+        ways = ("v%foreign.example@localhost", "foreign.example!v@localhost")
+        with smtplib.SMTP("127.0.0.1", 25, "localhost", 30) as client:
+            client.ehlo()
+            client.mail("me@evil.example")
+            assert [client.rcpt(recipient)[0] for recipient in ways] == [250, 250]
+        words = ("--domain", "localhost", "--deliver", "smtp:127.0.0.1")
+        with receiving("--listen", "127.0.0.1:2209", *words):
+            refused(2209, *ways, "v@foreign.example@localhost")
 
 
 def main() -> None:
@@ -72,15 +103,18 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         mail_server = stack.enter_context(scripted_server(port=2525))
         with trial.checks("what came while the primary was down is handed over, once"):
+            wait_until(lambda: waiting() == 1, "mail", DEADLINE_S)
+            flush = ("runuser", "-u", "maildirqmtp", "--", "maildirqmtp", OUT, "mail.example.org")
+            assert subprocess.run(flush, timeout=90, check=False).returncode == 111
+            assert waiting() == 1
+            Path("/var/lib/qmtpmaildir").mkdir(exist_ok=True)
+            words = shlex.split(block(RECIPE, "# qmtpmaildir"))[2:]
+            stack.enter_context(receiving(*words))
             with forwarding(config):
-                wait_until(lambda: bool(list((OUT / "new").iterdir())), "mail", DEADLINE_S)
-                assert not mail_server.texts
-            stack.enter_context(primary())
-            with forwarding(config):
-                wait_until(lambda: not list((OUT / "new").iterdir()), "no mail", DEADLINE_S)
+                wait_until(lambda: waiting() == 0, "no mail", DEADLINE_S)
                 submit("me@away.example", ["joe@example.net", "ann@example.net"], message("up"))
                 wait_until(lambda: len(came(mail_server, "up")) == 2, "the next", DEADLINE_S)
-                wait_until(lambda: not list((OUT / "new").iterdir()), "no mail", DEADLINE_S)
+                wait_until(lambda: waiting() == 0, "no mail", DEADLINE_S)
             assert len(came(mail_server, "while down")) == 1
             lines = [line for c in mail_server.conversations for line in c.commands]
             assert [line for line in lines if line.startswith(b"RCPT")].count(
@@ -89,15 +123,9 @@ def main() -> None:
             mails = [line for line in lines if line.startswith(b"MAIL")]
             assert all(line.startswith(b"MAIL FROM:<me@away.example>") for line in mails), mails
         with trial.checks("the primary relays nothing for strangers"):
-            words = ("maildirqmtp", "--enqueue", "/srv/evil", "--sender", "me@evil.example")
-            for recipient in ("v@foreign.example", "v%foreign.example@example.net"):
-                call(*words, "--recipient", recipient, text="Subject: evil\n\nHello\n")
-            done = subprocess.run(
-                ["maildirqmtp", "--no-bounce", "/srv/evil", "127.0.0.1"], timeout=90, check=False
-            )
-            assert done.returncode == 111
-            assert len(list(Path("/srv/evil/.Failed/new").iterdir())) == 2
+            refused(209, "v@foreign.example", "v%foreign.example@example.net")
             assert not came(mail_server, "evil")
+    routing()
     call("postfix", "stop")
 
 

@@ -73,7 +73,12 @@ def changed_over() -> None:
             *("--to=bob@example.net", "--bcc=cat@example.net", "--confirm=never"),
             *("--suppress-cc=all", patch),
         )
-        expect("patched", "ann@example.org", "bob@example.net", "cat@example.net", maildir=QUEUE)
+        wait_until(lambda: len(arrived("patched")) >= 2, "both copies", DEADLINE_S)
+        found = arrived("patched")
+        assert [one.recipient for one in found] == ["bob@example.net", "cat@example.net"]
+        assert all(one.sender == "ann@example.org" for one in found), found
+        assert all(one.text.endswith("\n---\n.\n--\n2.39\n") for one in found), found
+        assert not any("cat@example.net" in one.text for one in found), found
 
 
 def main() -> None:

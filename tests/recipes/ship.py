@@ -52,7 +52,13 @@ def on_board() -> None:
 
 def submit(subject: str, *recipients: str) -> None:
     """Hand in a message on board."""
-    call("qmtp-sendmail", "-f", "me@ship.example.org", *recipients, text=f"Subject: {subject}\n\nHello\n")
+    call(
+        "qmtp-sendmail",
+        "-f",
+        "me@ship.example.org",
+        *recipients,
+        text=f"Subject: {subject}\n\nHello\n",
+    )
 
 
 def came(server: ScriptedServer, subject: str) -> list[bytes]:
