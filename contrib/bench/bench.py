@@ -13,6 +13,7 @@ from statistics import median
 from types import FrameType
 
 import bench_cases
+import bench_handoff
 import bench_programs
 import bench_receiver
 import bench_serialmail
@@ -36,6 +37,7 @@ CASES = (
     | bench_submission.CASES
     | bench_serialmail.CASES
     | bench_receiver.CASES
+    | bench_handoff.CASES
     | bench_thin.CASES
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.receiver.handoff.how import CONNECTIONS, CommandWords, parse_how
+from maildirqmtp.receiver.handoff.how import CONNECTIONS, CommandWords, SmtpAddress, parse_how
 
 if TYPE_CHECKING:
     from maildirqmtp.receiver.handoff.destination import HandOff, NextHop
@@ -35,14 +35,19 @@ def add_handoff_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hand on without TLS, also beyond this machine",
     )
+    add(
+        "--deliver-ca",
+        metavar="FILE",
+        help="beyond this machine, trust this authority (PEM) and none of the system's",
+    )
 
 
 def connections(options: argparse.Namespace) -> int | None:
     """Return how much is handed on at once; None without --deliver. Raises `ConfigError`."""
     text = options.deliver_connections
     if options.deliver is None:
-        for flag, value in (("connections", text), ("plain", options.deliver_plain)):
-            if value:
+        for flag in ("connections", "plain", "ca"):
+            if getattr(options, f"deliver_{flag}"):
                 raise ConfigError(f"--deliver-{flag}: only with --deliver")
         return None
     if text is None:
@@ -64,10 +69,28 @@ def _next_hop(options: argparse.Namespace, complain: Callable[[str], None]) -> N
     if isinstance(how, CommandWords):
         from maildirqmtp.receiver.handoff.command import Command
 
-        if options.deliver_plain:
-            raise ConfigError("--deliver-plain: only for smtp: and lmtp:")
+        if options.deliver_plain or options.deliver_ca:
+            flag = "plain" if options.deliver_plain else "ca"
+            raise ConfigError(f"--deliver-{flag}: only for smtp: and lmtp:")
         return Command(how.words)
+    _check_ca(options, how)
     from maildirqmtp.receiver.handoff.next_server import NextServer
     from maildirqmtp.transport.host_name import full_host_name
 
-    return NextServer(how, full_host_name(), options.deliver_plain, complain)
+    return NextServer(how, full_host_name(), options.deliver_plain, complain, ca=options.deliver_ca)
+
+
+def _check_ca(options: argparse.Namespace, how: SmtpAddress) -> None:
+    """Raise `ConfigError` where `--deliver-ca` would not be used, or cannot be."""
+    if options.deliver_ca is None:
+        return
+    if options.deliver_plain:
+        raise ConfigError("--deliver-ca and --deliver-plain: one or the other")
+    if how.path:
+        raise ConfigError("--deliver-ca: TLS is for TCP; a Unix socket needs none")
+    from maildirqmtp.transport.tls_socket import client_context
+
+    try:
+        client_context(options.deliver_ca)
+    except OSError as error:
+        raise ConfigError(f"--deliver-ca: {error.strerror}") from error

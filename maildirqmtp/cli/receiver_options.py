@@ -10,7 +10,8 @@
     | --stdio, from elsewhere         | with --domain: everybody, to these     |
     | --stdio on a pipe               | with --relay, or as the line above     |
 
-With --domain, nobody sends to other domains, from wherever they come.
+With --domain, nobody sends to other domains, from wherever they come; nor by way of
+`victim%other.example@here.example`, which a next server that trusts us would relay.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def policy_of(options: argparse.Namespace) -> Policy:
     return Policy(
         max_size=max_size,
         min_free=parse_bytes(options.min_free, "--min-free"),
-        refuse=only_domains(domains) if domains else DEFAULT_POLICY.refuse,
+        refuse=only_domains(domains, not _goes_on(options)) if domains else DEFAULT_POLICY.refuse,
         relays=relays,
         verified=options.tls_client_ca is not None,
         pipes_relay=options.relay,
@@ -95,6 +96,11 @@ def policy_of(options: argparse.Namespace) -> Policy:
 def relays_mail(options: argparse.Namespace) -> bool:
     """Say whether mail goes on from here, to wherever its recipients are."""
     return options.queue is not None or options.deliver is not None
+
+
+def _goes_on(options: argparse.Namespace) -> bool:
+    """Say whether what comes next may send mail on elsewhere; an LMTP server delivers."""
+    return options.queue is not None or str(options.deliver).startswith(("smtp:", "exec:"))
 
 
 def user_quota(options: argparse.Namespace) -> int | None:

@@ -37,6 +37,7 @@ from maildirqmtp.receiver.policy import (
     silent,
 )
 from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.shares import Shares
 from maildirqmtp.receiver.streams import SocketStream, Stream, peer_name
 from maildirqmtp.transport.readiness import DescriptorRegistration, seconds_until
 from maildirqmtp.transport.thread_pool import ThreadPool
@@ -129,6 +130,7 @@ class Server:
             self._wakeup = Wakeup()
             undo.callback(self._wakeup.close)
             self._pool = ThreadPool(threads, self._wakeup.set, "storage")
+            self._shares = Shares(self._pool, threads)
             if isinstance(destination, (str, bytes, os.PathLike)):
                 path = os.fsencode(destination)
                 destination = MaildirDestination(path, policy.max_size)
@@ -334,7 +336,7 @@ class Server:
             client.name,
             policy,
             self._log,
-            workers=self._pool,
+            workers=self._shares.of(client.group),
             user=client.user,
         )
         connection = Connection(

@@ -194,6 +194,30 @@ def test_a_hand_off_is_no_open_relay_either(tmp_path: Path, way: str) -> None:
     assert not (tmp_path / "taken").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--queue", "q"), "KDDD"),
+        (("--deliver", "exec:tee -a {recipients}"), "KDDD"),
+        (("--deliver", "smtp:127.0.0.1:1"), "ZDDD"),  # nobody is there
+        (("--deliver", "lmtp:127.0.0.1:1"), "ZZZZ"),
+        (("Maildir",), "KKKK"),
+    ],
+)
+def test_no_way_on_through_the_domain(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    """`victim%evil@here`: the next server trusts us, and would send it on to evil."""
+    recipients = (b"a@h.example", b"v%evil@h.example", b"evil!v@h.example", b"v@evil@h.example")
+    done = subprocess.run(
+        [*command("qmtpmaildir"), "--stdio", "--domain", "h.example", *words],
+        cwd=tmp_path,
+        input=package(*recipients),
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert letters(done.stdout) == said, done.stderr
+
+
 def activate(
     sockets: Sequence[socket.socket], *arguments: str, pid: str = "$$"
 ) -> subprocess.Popen[str]:

@@ -97,7 +97,7 @@ def far_end(kind: str, base: Path) -> Iterator[tuple[int, Callable[[], Found]]]:
 
 
 def in_transactions(conversations: list[Conversation]) -> Found:
-    """The same of an LMTP server that accepts everything."""
+    """The same of a server that accepts everything; a text that was cut off has not arrived."""
     found: Found = Counter()
     for conversation in conversations:
         texts = iter(conversation.texts)
@@ -107,8 +107,8 @@ def in_transactions(conversations: list[Conversation]) -> Found:
                 recipients = []
             elif line.startswith(b"RCPT TO:<"):
                 recipients.append(line[9:-1].decode())
-            elif line == b"DATA":
-                subject = _SUBJECT.search(next(texts).replace(b"\r", b""))
+            elif line == b"DATA" and (text := next(texts, None)) is not None:
+                subject = _SUBJECT.search(text.replace(b"\r", b""))
                 assert subject is not None
                 found.update((subject[1].decode(), recipient) for recipient in recipients)
     return found

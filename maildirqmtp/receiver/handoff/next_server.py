@@ -23,6 +23,7 @@ from maildirqmtp.receiver.handoff.smtp_transaction import (
     Transaction,
     broken,
 )
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,8 @@ LONGEST_PAUSE_S = 60.0
 class NextServer:
     """Hands mail on to an SMTP or LMTP server. For several threads, each with a connection.
 
-    `our_name` is what EHLO says; `plain` allows plain text beyond loopback;
+    `our_name` is what EHLO says; `plain` allows plain text beyond loopback; `ca` is a file of
+    authorities for TLS there, in place of those of this system;
     `complain` gets a line for each time that the server cannot be reached;
     `clock` is monotonic seconds.
     """
@@ -52,10 +54,12 @@ class NextServer:
         plain: bool = False,
         complain: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
+        ca: str | None = None,
     ) -> None:
         self._server = server
         self._our_name = our_name if our_name.isascii() else "localhost"
         self._plain = plain
+        self._ca = ca
         self._complain = complain
         self._clock = clock
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ class NextServer:
             if not transaction.unheard:
                 return transaction.responses
             if not is_kept:
-                self._failed(Broken("it accepts connections and closes them"))
+                self._failed(transaction.trouble)
                 return transaction.responses
 
     def _take(self) -> SmtpClient | None:
@@ -139,12 +143,14 @@ class NextServer:
                 raise self._why_down
             self._trying = self._failures > 0
         try:
-            client = SmtpClient(self._server, self._our_name, self._plain)
+            client = SmtpClient(self._server, self._our_name, self._plain, self._ca)
         except Broken as error:
             self._failed(error)
             raise
+        finally:
+            with self._lock:
+                self._trying = False
         with self._lock:
-            self._trying = False
             self._failures = 0
             self._busy.add(client)
         return client
@@ -152,14 +158,13 @@ class NextServer:
     def _failed(self, error: Broken) -> None:
         """Begin the next pause; one only where several threads fail at once."""
         with self._lock:
-            self._trying = False
             if self._clock() < self._down_until_s:
                 return
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 20))
             self._failures += 1
             self._down_until_s = self._clock() + pause_s
             self._why_down = error
-        said = f": {error.reply.text.decode('utf-8', 'replace')}" if error.reply else ""
+        said = f": {printable(error.reply.text)}" if error.reply else ""
         self._complain(f"{self._server}: {error}{said}; not tried again for {pause_s:.0f} s")
 
     def _start_timer(self) -> None:

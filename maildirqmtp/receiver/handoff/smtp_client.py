@@ -30,6 +30,8 @@ COMMAND_S = 300.0
 DATA_S = 120.0
 PIECE_S = 180.0
 END_OF_TEXT_S = 600.0
+#: Seconds for the rest of what a server says although nothing was asked.
+UNASKED_S = 2.0
 #: Bytes that are sent within `PIECE_S`.
 _PIECE_BYTES = 64 << 10
 _READ_BYTES = 16 << 10
@@ -41,6 +43,10 @@ class Broken(Exception):
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
         super().__init__(reason)
         self.reply = reply
+
+
+class Silent(Broken):
+    """No whole reply has come in time."""
 
 
 class _Connection(smtplib.SMTP):
@@ -90,7 +96,7 @@ class _Connection(smtplib.SMTP):
                     raise Broken("the server closed the connection")
                 self._reader.feed(data)
         except TimeoutError:
-            raise Broken(f"no reply within {timeout_s:.0f} s") from None
+            raise Silent(f"no reply within {timeout_s:.0f} s") from None
         except ReplyError as error:
             raise Broken(str(error)) from None
         except OSError as error:
@@ -111,11 +117,15 @@ class SmtpClient:
 
     Raises `Broken` where it cannot be opened; then `reply` is the refusal of a
     server that answered. Beyond loopback TLS is required and the certificate
-    compared with the server's name, unless `plain`.
+    compared with the server's name, unless `plain`; `ca` is a file of authorities that
+    stand for those of this system.
     """
 
-    def __init__(self, server: SmtpAddress, our_name: str, plain: bool = False) -> None:
+    def __init__(
+        self, server: SmtpAddress, our_name: str, plain: bool = False, ca: str | None = None
+    ) -> None:
         self.server = server
+        self._ca = ca
         try:
             self._connection = _Connection(server, our_name)
         except smtplib.SMTPConnectError as error:
@@ -158,7 +168,7 @@ class SmtpClient:
                 f"{self.server} is beyond this machine and has no STARTTLS; "
                 f"--deliver-plain sends mail to it in plain text"
             )
-        self._connection.starttls(context=client_context())
+        self._connection.starttls(context=client_context(self._ca))
         if self._connection.unread:
             # Said before TLS, by whoever is between us and the server (CVE-2011-0411).
             raise Broken("the server said more before TLS than its reply to STARTTLS")
@@ -183,8 +193,25 @@ class SmtpClient:
         waiting.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
         return not waiting.poll(0)
 
+    def _listen(self) -> None:
+        """Raise `Broken` where the server says something although nothing was asked.
+
+        Taken for the reply to what is sent next, it would be a K for mail that the server
+        has not got.
+        """
+        if self.is_quiet():
+            return
+        try:
+            reply = self._connection.read_reply(UNASKED_S)
+        except Silent:
+            if self._connection.unread:
+                raise
+            return  # what TLS has to say is no reply
+        raise Broken("the server spoke before it was asked", reply)
+
     def say(self, commands: Sequence[bytes]) -> None:
         """Send commands, each a line without its end. Raises `Broken`."""
+        self._listen()
         self._send(b"".join([command + b"\r\n" for command in commands]), COMMAND_S)
 
     def reply(self, timeout_s: float) -> Reply:
@@ -197,8 +224,10 @@ class SmtpClient:
         for piece in pieces:
             waiting += piece
             while len(waiting) >= _PIECE_BYTES:
+                self._listen()
                 self._send(waiting[:_PIECE_BYTES], PIECE_S)
                 del waiting[:_PIECE_BYTES]
+        self._listen()
         self._send(waiting, PIECE_S)
 
     def _send(self, data: bytes | bytearray, timeout_s: float) -> None:

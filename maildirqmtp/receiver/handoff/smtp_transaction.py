@@ -56,7 +56,7 @@ class Transaction:
 
     `run` does it; then each recipient has its answer in `responses`, in their
     order. `reusable` is false where the connection must be closed, `unheard` true
-    where it broke before the server had said a word: nothing has happened then.
+    where it broke, by `trouble`, before the server had replied: nothing has happened then.
     """
 
     def __init__(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> None:
@@ -68,6 +68,7 @@ class Transaction:
         self._heard = False
         self.reusable = True
         self.unheard = False
+        self.trouble = Broken("")
 
     @property
     def responses(self) -> list[Response]:
@@ -93,8 +94,13 @@ class Transaction:
                 self._read_verdicts(accepted)
         except Broken as error:
             self.reusable = False
+            self.trouble = error
             self.unheard = not self._heard
             self._answer_rest(broken(self._client.server, error))
+        except BaseException:
+            # No memory, say, amid the text: what is sent next would be a part of it.
+            self.reusable = False
+            raise
 
     @property
     def _owed(self) -> list[int]:
@@ -182,8 +188,8 @@ class Transaction:
         try:
             self._client.send_text(for_smtp(self._letter.pieces()))
         except Broken as error:
-            reply = self._last_words()
-            if reply is None:
+            reply = error.reply or self._last_words()
+            if reply is None or reply.code < 400:
                 raise
             if reply.code == _CLOSING:
                 raise Broken(str(error), reply) from error
@@ -198,10 +204,9 @@ class Transaction:
     def _last_words(self) -> Reply | None:
         """Return what the server may have said before it closed the connection amid the text."""
         try:
-            reply = self._client.reply(_LAST_WORDS_S)
+            return self._client.reply(_LAST_WORDS_S)
         except Broken as error:
             return error.reply
-        return reply if reply.code >= 400 else None
 
     def _read_verdicts(self, accepted: Sequence[int]) -> None:
         """Read the reply after the text: LMTP has one for each accepted recipient."""

@@ -141,31 +141,39 @@ class OnceDestination:
     def commit(self, deliveries: Sequence[OnceDelivery]) -> None:
         """Carry the deliveries out, and wait for what others deliver. Raises `LocalError`."""
         under_way = [d for d in deliveries if d.inner is not None]
-        if under_way:
-            self._commit_inner(under_way)
+        if under_way and self._stages:
+            self._commit_staged(under_way)
+        elif under_way:
+            self._hand_on(under_way)
         for delivery in deliveries:
             delivery.end_claims(tried=True)
         for delivery in deliveries:
             self._wait(delivery)
 
-    def _commit_inner(self, deliveries: Sequence[OnceDelivery]) -> None:
-        inner = [delivery.inner for delivery in deliveries]
-        staged = _entries(deliveries) if self._stages else []
+    def _commit_staged(self, deliveries: Sequence[OnceDelivery]) -> None:
+        staged = _entries(deliveries)
         if staged:
             self.memory.accept(staged)
             for delivery in deliveries:
                 delivery.is_recorded = True
-        self.inner.commit(inner)
+        self.inner.commit([delivery.inner for delivery in deliveries])
         for delivery in deliveries:
             delivery.take_outcomes()
-        if self._stages:
-            self.memory.delivered([name for _, name in staged if name is not None])
-        elif entries := _entries(deliveries):
+        self.memory.delivered([name for _, name in staged if name is not None])
+
+    def _hand_on(self, deliveries: Sequence[OnceDelivery]) -> None:
+        """Commit one after the other: a crash leaves one in doubt, not the whole batch."""
+        for delivery in deliveries:
+            self.inner.commit([delivery.inner])
+            delivery.take_outcomes()
+            entries = _entries([delivery])
             try:
-                self.memory.accept([(key, None) for key, _ in entries])
+                if entries:
+                    self.memory.accept(entries)
             except LocalError as error:
                 # The next server has the mail, whatever the disk here says.
                 self._complain(f"{error}; what is sent again may arrive twice")
+            delivery.end_claims(tried=True)
 
     def _wait(self, delivery: OnceDelivery) -> None:
         """Take the outcomes of other batches, and deliver what they have not tried."""

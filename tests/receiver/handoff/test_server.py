@@ -18,6 +18,8 @@ from tests.helpers import DEADLINE_S, wait_until
 from tests.receiver.doubles import Log, serving_thread
 
 THREADS = 8
+#: What one client has of them.
+SHARE = 6
 
 
 class Next:
@@ -76,9 +78,9 @@ def server(next_hop: Next, log: Log) -> Iterator[Server]:
 class Client:
     """A QMTP client that reads its responses one by one."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, source: str = "127.0.0.1") -> None:
         assert server.address is not None
-        self._sock = socket.create_connection(server.address, timeout=DEADLINE_S)
+        self._sock = socket.create_connection(server.address, DEADLINE_S, (source, 0))
         self._reader = ResponseReader()
 
     def __enter__(self) -> Client:
@@ -143,6 +145,22 @@ def test_one_clients_slow_hand_off_holds_up_no_other(server: Server, next_hop: N
         assert slow.responses(50) == " ".join(f"Kwait{n}" for n in range(50))
 
 
+def test_one_client_by_many_connections_holds_up_no_other(server: Server, next_hop: Next) -> None:
+    """Each connection has its batches under way; together they would have all threads."""
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(Client(server)) for _ in range(THREADS)]
+        for number, client in enumerate(slow):
+            client.send(b"Kwait%d" % number)
+            begun = min(number + 1, SHARE)
+            wait_until(lambda begun=begun: len(next_hop.begun) == begun, "a thread")  # type: ignore[misc]
+        other = stack.enter_context(Client(server, "127.0.0.2"))
+        other.send(b"K")
+        assert other.responses(1) == "K"
+        for number, client in enumerate(slow):
+            next_hop.release(b"Kwait%d" % number)
+            assert client.responses(1) == f"Kwait{number}"
+
+
 def test_a_refusal_waits_for_the_packages_before_it(server: Server, next_hop: Next) -> None:
     """It needs no thread, but has its place in the order."""
     with Client(server) as client:
@@ -181,7 +199,7 @@ def test_a_client_that_went_away_costs_nobody_anything(
     for n in range(2 * THREADS):
         with Client(server) as client:
             client.send(b"Kwait%d" % n)
-            wait_until(lambda n=n: len(next_hop.begun) > min(n, THREADS - 1), "a thread")  # type: ignore[misc]
+            wait_until(lambda n=n: len(next_hop.begun) > min(n, SHARE - 1), "a thread")  # type: ignore[misc]
             client.reset()
     for n in range(2 * THREADS):
         next_hop.release(b"Kwait%d" % n)

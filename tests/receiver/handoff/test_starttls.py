@@ -39,11 +39,12 @@ def context(ca: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def answer(
-    script: Script, tls: ssl.SSLContext | None, plain: bool = False
+    script: Script, tls: ssl.SSLContext | None, plain: bool = False, ca: str | None = None
 ) -> Iterator[tuple[str, ScriptedServer]]:
     """Hand one message on; the answer, and the server that gave it."""
     with scripted_server(script, tls=tls) as server:
-        to = NextServer(SmtpAddress(False, "127.0.0.1", server.port), "here.example", plain)
+        where = SmtpAddress(False, "127.0.0.1", server.port)
+        to = NextServer(where, "here.example", plain, ca=ca)
         with contextlib.closing(to):
             (response,) = to.deliver(b"", [b"a@example.org"], lambda: iter([b"hi\n"]))
         yield str(response), server
@@ -86,6 +87,16 @@ def test_a_certificate_of_an_unknown_authority_is_refused(ca: trustme.CA) -> Non
     with answer(OFFERS, context(trustme.CA())) as (said, server):
         assert said.startswith("Z451 ")
         assert not server.texts
+
+
+def test_an_authority_of_ones_own(ca: trustme.CA, tmp_path: Path) -> None:
+    """With it no other is believed: not those of the system either."""
+    own = trustme.CA()
+    own.cert_pem.write_to_path(str(tmp_path / "own.pem"))
+    for authority, letter in ((own, "K"), (ca, "Z")):
+        with answer(OFFERS, context(authority), ca=str(tmp_path / "own.pem")) as (said, server):
+            assert said[0] == letter, said
+            assert bool(server.texts) is (letter == "K")
 
 
 def test_plain_text_where_it_is_asked_for(ca: trustme.CA) -> None:

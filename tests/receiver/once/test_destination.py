@@ -249,3 +249,26 @@ def test_what_has_its_place_is_not_taken_back(once: OnceDestination, inner: Inne
     once.commit([delivery])
     assert once.withdraw([delivery]) == []
     assert inner.withdrawn == []
+
+
+def test_of_a_batch_to_the_next_server_only_one_is_in_doubt(
+    inner: Inner, tmp_path: Path, clock: Clock
+) -> None:
+    """A crash amid sixteen messages must not make all that were handed on arrive twice."""
+    memory = Memory(str(tmp_path / "once"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(inner, memory, stages=False)) as once:
+        commit = inner.commit
+
+        def crash_at_second(deliveries: Sequence[InnerDelivery]) -> None:
+            if inner.delivered:
+                raise SystemExit
+            commit(deliveries)
+
+        inner.commit = crash_at_second  # type: ignore[method-assign]
+        batch = [begin(once, b"K1"), begin(once, b"K2")]
+        with pytest.raises(SystemExit):
+            once.commit(batch)
+        once.withdraw(batch)
+        inner.commit = commit  # type: ignore[method-assign]
+        assert send(once, b"K1", b"K2") == "KK"
+        assert inner.delivered == [b"K1", b"K2"]
