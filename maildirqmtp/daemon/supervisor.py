@@ -22,6 +22,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
+from maildirqmtp.daemon.health import Health, RouteHealth, is_live
+from maildirqmtp.daemon.http_pages import HttpPages
 from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.slots import ServerSlots
@@ -91,6 +93,11 @@ def _watched(route: Route) -> str:
     )
 
 
+def _full_name(route: Route) -> str:
+    parts = [printable(route.maildir), printable(route.prefix), f"{route.shard or ''}"]
+    return " ".join([part for part in parts if part])
+
+
 class _Runner:
     """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
 
@@ -146,7 +153,7 @@ class Supervisor:
         self._announcer = Announcer(notifier, boot_clock, lambda said: self._report.problem(said))
         self._news = True
         self._ready_due = True
-        self._stop_metrics: Callable[[], None] | None = None
+        self._pages = HttpPages(self._snapshots, self._health)
         self._unwritable: set[bytes] = set()
 
     def run(self) -> int:
@@ -176,8 +183,7 @@ class Supervisor:
         self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)
-        if self._stop_metrics is not None:
-            self._stop_metrics()
+        self._pages.stop()
         self._notifier.close()
         return self._code
 
@@ -191,13 +197,7 @@ class Supervisor:
     # What is wanted, and what runs
 
     def _apply(self, config: Config) -> None:
-        if config.metrics_listen != self._config.metrics_listen or self._stop_metrics is None:
-            try:
-                self._serve_metrics(config)
-            except ConfigError:
-                if config is not self._config:
-                    self._serve_metrics(self._config)
-                raise
+        self._pages.apply(config)
         self._config = config
         self._wanted = {
             (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
@@ -206,15 +206,6 @@ class Supervisor:
             runner.worker.report.set_output(config.verbosity, sys.stdout if config.json else None)
         self._report.set_output(config.verbosity, sys.stdout if config.json else None)
         self._reconcile()
-
-    def _serve_metrics(self, config: Config) -> None:
-        if self._stop_metrics is not None:
-            self._stop_metrics()
-            self._stop_metrics = None
-        if config.metrics_listen is not None:
-            from maildirqmtp.daemon.metrics import serve
-
-            self._stop_metrics = serve(config.metrics_listen, self._snapshots)
 
     def _reconcile(self) -> None:
         for key, runner in self._runners.items():
@@ -352,7 +343,7 @@ class Supervisor:
 
     def _tell(self) -> None:
         snapshots = self._snapshots()
-        if self._notifier.watchdog_s is not None and self._turns():
+        if self._notifier.watchdog_s is not None and is_live(self._health()):
             self._notifier.send("WATCHDOG=1")
         settled = all(
             runner.worker.snapshot.state != "starting" and not runner.stopping
@@ -364,6 +355,17 @@ class Supervisor:
         if self._announcer.tell(snapshots, self._config.metrics_file):
             self._news = False
 
-    def _turns(self) -> bool:
-        now = boot_clock()
-        return all(r.done or now <= r.worker.watchdog_deadline for r in self._runners.values())
+    def _health(self) -> Health:
+        """Say how each route is, those that could not be started as well. From any thread."""
+        now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
+        found = [
+            RouteHealth(
+                _full_name(runner.worker.route),
+                runner.done or now <= runner.worker.watchdog_deadline,
+                "ending" if runner.stopping else runner.worker.snapshot.state,
+            )
+            for runner in runners.values()
+        ]
+        waits = [route for key, route in wanted.items() if key not in runners]
+        found += [RouteHealth(_full_name(route), True, "not started") for route in waits]
+        return Health(found, self._stop_by is not None)

@@ -41,6 +41,7 @@ class Config:
     routes: tuple[Route, ...]
     metrics_file: bytes | None = None
     metrics_listen: tuple[str, int] | None = None
+    health_listen: tuple[str, int] | None = None
     json: bool = False
     verbosity: int = 0
     path: str | None = None
@@ -171,6 +172,7 @@ def effective(config: Config) -> str:
     process = {
         "metrics_file": config.metrics_file,
         "metrics_listen": config.metrics_listen,
+        "health_listen": config.health_listen,
         "json": config.json,
         "verbose": config.verbosity > 0,
         "quiet": config.verbosity < 0,

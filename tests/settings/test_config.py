@@ -58,6 +58,7 @@ def test_the_smallest(path: Path) -> None:
 EVERYTHING = """\
 metrics-file = "/run/m.prom"
 metrics-listen = "[::1]:9209"
+health-listen = "0.0.0.0:8080"
 json = true
 quiet = true
 
@@ -123,6 +124,7 @@ def test_every_key(path: Path) -> None:
         (first, second),
         metrics_file=b"/run/m.prom",
         metrics_listen=("::1", 9209),
+        health_listen=("0.0.0.0", 8080),
         json=True,
         verbosity=-1,
         path=str(path),
