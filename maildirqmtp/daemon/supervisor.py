@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 from maildirqmtp.daemon.announcer import Announcer
 from maildirqmtp.daemon.health import Health, RouteHealth, is_live
 from maildirqmtp.daemon.http_pages import HttpPages
+from maildirqmtp.daemon.log_lines import log_line
 from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.slots import ServerSlots
-from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.daemon.watcher import Watcher
 from maildirqmtp.daemon.worker import Worker, boot_clock
 from maildirqmtp.descriptor_limit import raise_limit, threads_reason
@@ -146,7 +147,7 @@ class Supervisor:
         self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
-        self._report = self._new_report("")
+        self._report = self._new_report(None)
         self._code = EXIT_OK
         self._stop_by: float | None = None
         self._again_at: float | None = None
@@ -202,9 +203,11 @@ class Supervisor:
         self._wanted = {
             (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
         }
+        data = sys.stdout if config.json else None
         for runner in [*self._runners.values()]:
-            runner.worker.report.set_output(config.verbosity, sys.stdout if config.json else None)
-        self._report.set_output(config.verbosity, sys.stdout if config.json else None)
+            line = self._line(runner.worker.route)
+            runner.worker.report.set_output(config.verbosity, data, line)
+        self._report.set_output(config.verbosity, data, self._line(None))
         self._reconcile()
 
     def _reconcile(self) -> None:
@@ -219,7 +222,7 @@ class Supervisor:
         """Start a route; say whether there was a thread for it."""
         worker = Worker(
             route,
-            self._new_report(self._name(route)),
+            self._new_report(route),
             self._locks,
             self._published,
             self._servers,
@@ -243,14 +246,18 @@ class Supervisor:
         prefix = f" {printable(route.prefix)}" if route.prefix else ""
         return f"{printable(route.maildir)}{prefix}"
 
-    def _new_report(self, name: str) -> Report:
+    def _line(self, route: Route | None) -> Callable[[str, int, str], str]:
+        """Return what makes the lines of a route's log, or of the process's own."""
+        names = (self._name(route), _full_name(route)) if route is not None else ("", "")
+        return log_line(self._config.log_format, *names)
+
+    def _new_report(self, route: Route | None) -> Report:
         return Report(
             sys.stderr,
             sys.stdout if self._config.json else None,
             self._config.verbosity,
             attempts=True,
-            name=name,
-            priorities=to_journal(os.environ, 2),
+            line=self._line(route),
         )
 
     def _reap(self) -> None:

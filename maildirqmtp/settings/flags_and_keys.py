@@ -28,6 +28,7 @@ from maildirqmtp.settings.mail_types import (
 from maildirqmtp.settings.types import (
     AddressType,
     BytesType,
+    ChoiceType,
     CountType,
     DurationType,
     HostNameType,
@@ -290,12 +291,19 @@ _HEALTH_LISTEN = Setting(
     ListenType("HOST:PORT"),
     "serve /livez, /readyz and /metrics there, at any address",
 )
+_LOG_FORMAT = Setting(
+    "log-format",
+    "log_format",
+    ChoiceType("text", "json"),
+    "lines of a daemon's log: text, or one JSON object a line",
+)
 
 #: What the process has, whatever its routes.
 PROCESS: tuple[Setting[Any], ...] = (
     _METRICS_FILE,
     _METRICS_LISTEN,
     _HEALTH_LISTEN,
+    _LOG_FORMAT,
     Setting("json", "json", SwitchType(), "write events to standard output, one object a line"),
     Setting("verbose", "verbose", SwitchType(), "a line for each recipient", "-v"),
     Setting("quiet", "quiet", SwitchType(), "errors only", "-q"),
@@ -309,6 +317,7 @@ DAEMON_ONLY: tuple[Setting[Any], ...] = (
     _METRICS_FILE,
     _METRICS_LISTEN,
     _HEALTH_LISTEN,
+    _LOG_FORMAT,
 )
 
 

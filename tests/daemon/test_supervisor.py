@@ -5,6 +5,7 @@ With daemons that only do what a test says, in a thread of the test's own.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -757,6 +758,27 @@ def test_metrics_stand_beside_the_health(
     status, body = probe(other, "/metrics")
     assert status == 404
     assert "pip install 'maildirqmtp[metrics]'" in body
+    assert run.stop() == 0
+
+
+def test_hup_changes_the_format_of_the_log(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of routes that go on as well, and back; each line says of which route it is."""
+    run.start(config(route("a"), route("b", prefix=b"p-")))
+    run.hup(config(route("a"), route("b", prefix=b"p-"), log_format="json"))
+    wait_until(lambda: "read again" in capsys.readouterr().err, "the file")
+    run.worker("a").report.note("hello")
+    run.worker("b").report.problem('quote " and\nline')
+    run.service._report.note("bye")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(one["route"], one["level"], one["event"], one["text"]) for one in lines] == [
+        ("/nowhere/a", "info", "note", "hello"),
+        ("/nowhere/b p-", "error", "trouble", 'quote " and?line'),
+        ("", "info", "note", "bye"),
+    ]
+    run.hup(config(route("a"), route("b", prefix=b"p-")))
+    wait_until(lambda: " maildirqmtp: the configuration" in capsys.readouterr().err, "the file")
+    run.worker("b").report.note("hello")
+    assert capsys.readouterr().err.endswith("Z maildirqmtp: /nowhere/b p-: hello\n")
     assert run.stop() == 0
 
 

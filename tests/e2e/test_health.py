@@ -72,8 +72,9 @@ def test_a_sendmail_that_hangs_is_told_by_livez(tmp_path: Path) -> None:
                 b"Return-Path: <s@y.example>\nDelivered-To: no@x.example\nSubject: test\n\nHello\n"
             )
             os.rename(hangs / "tmp" / "1.a", hangs / "new" / "1.a")
-            becomes(port, "/livez", 503, said=f"{hangs}: does not turn")
-            assert str(well) not in probe(port, "/livez")[1].replace(str(hangs), "")
+            # The other one, too, may be late by 0.3 s on a machine that is busy.
+            only = (503, f"{hangs}: does not turn\n")
+            wait_until(lambda: probe(port, "/livez") == only, "the one that hangs to be named")
             deliver(well, "1.b")
             empties(well)
             fifo.write_bytes(b"")

@@ -124,6 +124,7 @@ WRONG: dict[str, list[Any]] = {
     "rescan": [True, {}],
     "metrics-file": [True],
     "metrics-listen": [9209, ["127.0.0.1:1"]],
+    "log-format": [True, 1, ["json"]],
     "health-listen": [8080, True, ["0.0.0.0:1"]],
     "json": ["true"],
     "verbose": [1],
@@ -175,6 +176,8 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("health-listen", "[::]:8080", ("::", 8080)),
     ("health-listen", "192.0.2.1:8080", ("192.0.2.1", 8080)),
     ("health-listen", "localhost:8080", ("localhost", 8080)),
+    ("log-format", "text", "text"),
+    ("log-format", "json", "json"),
 ]
 
 
@@ -234,6 +237,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("metrics-listen", "::1:9209", "HOST:PORT"),
     ("metrics-listen", "qmtp://127.0.0.1:9209", "HOST:PORT"),
     ("metrics-listen", "127.0.0.1:0", "HOST:PORT"),
+    ("log-format", "JSON", "text or json is needed, not 'JSON'"),
+    ("log-format", "", "text or json is needed"),
     ("health-listen", "8080", "HOST:PORT"),
     ("health-listen", ":8080", "HOST:PORT"),
     ("health-listen", ":::8080", "HOST:PORT"),
