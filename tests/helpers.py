@@ -418,9 +418,9 @@ def parse_queuedir(data: bytes) -> tuple[bytes, tuple[bytes, ...], bytes]:
     return sender, (recipient,), message
 
 
-def probe(port: int, path: str) -> tuple[int, str]:
+def probe(port: int, path: str, timeout_s: float = DEADLINE_S) -> tuple[int, str]:
     """Ask once, as a kubelet does; status 0 where nobody answers."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         client.request("GET", path)
         response = client.getresponse()

@@ -112,7 +112,7 @@ def test_each_container_is_confined(path: Path, name: str) -> None:
     """No root, nothing to write but volumes, and limits."""
     pod, made = pod_of(path), container(path, name)
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["terminationGracePeriodSeconds"] > 35
+    assert pod["terminationGracePeriodSeconds"] > 25
     assert made["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

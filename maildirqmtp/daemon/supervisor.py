@@ -1,6 +1,6 @@
 """The daemon's process: its routes in threads, its signals, and what it tells of itself.
 
-    TERM, INT   finish what is in flight (30 s at most), settle, exit; twice: at once
+    TERM, INT   finish what is in flight (20 s at most), settle, exit; twice: at once
     ALRM        try everything now
     HUP         read the configuration again
     USR1        a line of status for each route

@@ -23,6 +23,7 @@ from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
+from tests.helpers import closed_port
 
 SERVER = TcpEndpoint("mail.example.org")
 
@@ -210,13 +211,6 @@ def test_where_it_cannot_be_written_that_is_said(tmp_path: Path) -> None:
 # Over HTTP
 
 
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def serve(port: int, reply: Callable[[Request], Reply]) -> Callable[[], None]:
     """Serve; return what ends that."""
     server = HttpServer(("127.0.0.1", port), reply)
@@ -233,7 +227,7 @@ def fetch(port: int) -> str:
 
 def test_over_http_it_is_the_same(clock: FakeClock) -> None:
     """As it is at that moment; when it is stopped, the port is free again."""
-    port, shown = free_port(), [snapshot(b'/q"', state="stuck", messages=7)]
+    port, shown = closed_port(), [snapshot(b'/q"', state="stuck", messages=7)]
     stop = serve(port, metrics.page(lambda: shown, clock))
     try:
         assert values(fetch(port)) == values(rendered(*shown))
@@ -254,7 +248,7 @@ def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
         asked.append(clock())
         return [snapshot()]
 
-    port = free_port()
+    port = closed_port()
     stop = serve(port, metrics.page(snapshots, clock))
     try:
         assert len({fetch(port) for _ in range(20)}) == 1
@@ -268,7 +262,7 @@ def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
 
 def test_openmetrics_where_prometheus_prefers_it() -> None:
     """As the client library of Prometheus serves it; anything else is not found."""
-    port = free_port()
+    port = closed_port()
     stop = serve(port, metrics.page(lambda: [snapshot()]))
     try:
         accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}

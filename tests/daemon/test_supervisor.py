@@ -21,12 +21,13 @@ from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.supervisor import Supervisor
 from maildirqmtp.daemon.worker import boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
-from tests.helpers import probe, wait_until
+from tests.helpers import closed_port, probe, wait_until
 
 
 class FakeWorker:
@@ -473,6 +474,11 @@ def test_who_is_only_connecting_is_not_waited_for(
     run.worker("a").end()
 
 
+def test_the_end_comes_before_an_orchestrator_kills() -> None:
+    """Kubernetes waits 30 s where nothing is said, and what is killed is in doubt."""
+    assert STOP_S + supervisor_module._STOP_SLACK_S <= 25.0
+
+
 def test_a_thread_that_does_not_end_is_not_waited_for_for_ever(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -629,13 +635,6 @@ def test_the_metrics_file_follows_the_status(
     assert capsys.readouterr().err.count("mail.prom: No such file") == 2
 
 
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def answers(port: int) -> bool:
     """Say whether anybody listens on a port."""
     with socket.socket() as sock:
@@ -644,7 +643,7 @@ def answers(port: int) -> bool:
 
 def test_hup_moves_the_metrics(run: Run) -> None:
     """From one port to another, and away; unchanged, they stay."""
-    first, second = free_port(), free_port()
+    first, second = closed_port(), closed_port()
     run.start(config(route("a"), metrics_listen=("127.0.0.1", first)))
     assert answers(first)
     servers = dict(run.service._pages._running)
@@ -663,7 +662,7 @@ def test_a_port_that_is_taken_leaves_the_old_one(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A configuration that is refused is refused as a whole."""
-    port = free_port()
+    port = closed_port()
     run.start(config(route("a"), metrics_listen=("127.0.0.1", port)))
     run.worker("a").say("idle")
     wait_until(lambda: run.notifier.count("READY=1") == 1, "READY")
@@ -680,7 +679,7 @@ def test_a_port_that_is_taken_leaves_the_old_one(
 
 def test_metrics_and_health_may_change_places(run: Run) -> None:
     """Both addresses are given up before either is taken."""
-    first, second = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    first, second = ("127.0.0.1", closed_port()), ("127.0.0.1", closed_port())
     run.start(config(route("a"), metrics_listen=first, health_listen=second))
     assert probe(second[1], "/livez") == (200, "ok\n")
     run.hup(config(route("a"), metrics_listen=second, health_listen=first))
@@ -694,7 +693,7 @@ def test_metrics_and_health_may_change_places(run: Run) -> None:
 
 def test_one_route_that_hangs_is_named_by_livez(run: Run) -> None:
     """The others are well, and nobody would notice that mail of this one waits for ever."""
-    port = free_port()
+    port = closed_port()
     run.start(config(route("a"), route("b", prefix=b"p-"), health_listen=("0.0.0.0", port)))
     assert probe(port, "/livez") == (200, "ok\n")
     run.worker("b").watchdog_deadline = boot_clock() - 1.0
@@ -706,7 +705,7 @@ def test_one_route_that_hangs_is_named_by_livez(run: Run) -> None:
 
 def test_readyz_waits_for_each_maildir(run: Run) -> None:
     """One that is not mounted yet, or not any more; a server that is away is no reason."""
-    port = free_port()
+    port = closed_port()
     run.start(config(route("a"), route("b"), health_listen=("127.0.0.1", port)))
     run.worker("a").say("backing off")
     assert probe(port, "/readyz") == (503, "/nowhere/b: starting\n")
@@ -726,7 +725,7 @@ def test_readyz_waits_for_each_maildir(run: Run) -> None:
 
 def test_a_route_without_a_thread_is_not_ready(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its mail waits, though no thread of it hangs."""
-    port = free_port()
+    port = closed_port()
     run.start(config(route("a"), health_listen=("127.0.0.1", port)))
     run.worker("a").say("idle")
 
@@ -745,7 +744,7 @@ def test_metrics_stand_beside_the_health(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the extra, the probes still work, and the page says what to install."""
-    port, other = free_port(), free_port()
+    port, other = closed_port(), closed_port()
     run.start(config(route("a"), health_listen=("127.0.0.1", port)))
     status, body = probe(port, "/metrics")
     assert status == 200

@@ -36,7 +36,7 @@ def becomes(port: int, path: str, status: int, *, said: str = "") -> None:
     seen: list[tuple[int, str]] = []
 
     def is_so() -> bool:
-        seen.append(probe(port, path))
+        seen.append(probe(port, path, 5.0))
         return seen[-1][0] == status and said in seen[-1][1]
 
     wait_until(is_so, f"{path} to say {status} {said!r}")
@@ -74,7 +74,7 @@ def test_a_sendmail_that_hangs_is_told_by_livez(tmp_path: Path) -> None:
             os.rename(hangs / "tmp" / "1.a", hangs / "new" / "1.a")
             # The other one, too, may be late by 0.3 s on a machine that is busy.
             only = (503, f"{hangs}: does not turn\n")
-            wait_until(lambda: probe(port, "/livez") == only, "the one that hangs to be named")
+            wait_until(lambda: probe(port, "/livez", 5.0) == only, "the one that hangs to be named")
             deliver(well, "1.b")
             empties(well)
             fifo.write_bytes(b"")
