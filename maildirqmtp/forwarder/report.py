@@ -307,6 +307,10 @@ class Report:
         self._line("note", 0, what, INFO)
         self._json("note", text=what)
 
+    def command_said(self, line: str) -> None:
+        """A command that leads to the server wrote a line on its standard error; in any thread."""
+        self._line("command", -1, line, WARNING)
+
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` messages have been dealt with."""
         if self._progress is not None:

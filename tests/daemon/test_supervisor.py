@@ -144,6 +144,7 @@ class Run:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         wait_until(lambda: len(self.at_work) == len(first.routes), "the routes")
+        wait_until(lambda: len(self.service._runners) == len(first.routes), "the routes' records")
 
     def _run(self) -> None:
         self.code = self.service.run()
@@ -708,7 +709,8 @@ def test_readyz_waits_for_each_maildir(run: Run) -> None:
     port = closed_port()
     run.start(config(route("a"), route("b"), health_listen=("127.0.0.1", port)))
     run.worker("a").say("backing off")
-    assert probe(port, "/readyz") == (503, "/nowhere/b: starting\n")
+    starting = (503, "/nowhere/b: starting\n")
+    wait_until(lambda: probe(port, "/readyz") == starting, "the second to be known")
     run.worker("b").say("idle")
     assert probe(port, "/readyz") == (200, "ok\n")
     run.worker("b").say("no maildir")

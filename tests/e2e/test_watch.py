@@ -95,6 +95,18 @@ def test_each_attempt_is_a_line_that_says_all(maildir: Path) -> None:
         )
 
 
+def test_what_a_command_says_is_json_too(maildir: Path) -> None:
+    """A line of ssh's amid the objects ends the program that reads them."""
+    ssh = r"""exec:sh -c 'echo "no \"route\"" >&2; exit 255'"""
+    with watching("--watch", "--log-format=json", maildir, ssh, *NEVER) as daemon:
+        deliver(maildir, "1.x")
+        daemon.wait_for('"command"')
+        assert daemon.stop() == 0
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+    said = [one["text"] for one in lines if one["event"] == "command"]
+    assert said[0] == 'sh: no "route"'
+
+
 def test_the_log_can_be_json(maildir: Path) -> None:
     """Each line an object, whatever a server says; nothing else on standard error."""
     evil = b'Z"no" \\ \xc3\xbc\x1b[31m\r\n{"event": "accepted"}'
