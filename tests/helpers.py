@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import secrets
@@ -426,3 +427,16 @@ def parse_queuedir(data: bytes) -> tuple[bytes, tuple[bytes, ...], bytes]:
     """Read one file of queuedir's that has one recipient: sender NUL recipient NUL message."""
     sender, recipient, message = data.split(b"\0", 2)
     return sender, (recipient,), message
+
+
+def probe(port: int, path: str, timeout_s: float = DEADLINE_S) -> tuple[int, str]:
+    """Ask once, as a kubelet does; status 0 where nobody answers."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        client.request("GET", path)
+        response = client.getresponse()
+        return response.status, response.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+    finally:
+        client.close()

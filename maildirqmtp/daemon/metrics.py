@@ -6,12 +6,13 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.errors import ConfigError
 from maildirqmtp.maildir.files import Folder, local_error, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from maildirqmtp.daemon.http_server import Reply, Request
     from maildirqmtp.daemon.snapshot import Snapshot
 
     #: Name, help, type, and the value of each route.
@@ -125,16 +126,13 @@ def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
         os.close(fd)
 
 
-def serve(
-    listen: tuple[str, int],
-    snapshots: Callable[[], Iterable[Snapshot]],
-    clock: Callable[[], float] = time.monotonic,
-) -> Callable[[], None]:
-    """Serve the metrics over HTTP at `/metrics`, in a thread; return what stops that.
+def page(
+    snapshots: Callable[[], Iterable[Snapshot]], clock: Callable[[], float] = time.monotonic
+) -> Callable[[Request], Reply]:
+    """Return what answers requests for the metrics, at `/metrics` and `/`.
 
     They are made once in `FRESH_S` at most, however many clients ask. `clock`
-    is monotonic seconds. Raises `ConfigError` where the extra is missing, or
-    the address cannot be used.
+    is monotonic seconds. Raises `ConfigError` where the extra is missing.
     """
     try:
         from prometheus_client import CollectorRegistry, Metric
@@ -143,7 +141,7 @@ def serve(
         raise ConfigError(
             "--metrics-listen needs the extra `metrics`: pip install 'maildirqmtp[metrics]'"
         ) from None
-    from maildirqmtp.daemon.http_server import NOT_FOUND, HttpServer, Reply, Request
+    from maildirqmtp.daemon.http_server import NOT_FOUND, Reply
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
@@ -167,9 +165,17 @@ def serve(
             last = now_s, Reply(encode(registry), content_type)
         return last[1]
 
+    return reply
+
+
+def page_or_why_not(
+    snapshots: Callable[[], Iterable[Snapshot]],
+) -> Callable[[Request], Reply]:
+    """Return what `page` does; without the extra, what says that it is not installed."""
     try:
-        server = HttpServer(listen, reply)
-        server.start()
-    except LocalError as error:
-        raise ConfigError(f"--metrics-listen: {error}") from None
-    return server.stop
+        return page(snapshots)
+    except ConfigError:
+        from maildirqmtp.daemon.http_server import Reply
+
+        missing = b"metrics need the extra: pip install 'maildirqmtp[metrics]'\n"
+        return lambda request: Reply(missing, status="404 Not Found")

@@ -1,6 +1,6 @@
 """The daemon's process: its routes in threads, its signals, and what it tells of itself.
 
-    TERM, INT   finish what is in flight (30 s at most), settle, exit; twice: at once
+    TERM, INT   finish what is in flight (20 s at most), settle, exit; twice: at once
     ALRM        try everything now
     HUP         read the configuration again
     USR1        a line of status for each route
@@ -22,11 +22,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
+from maildirqmtp.daemon.health import Health, RouteHealth, is_live
+from maildirqmtp.daemon.http_pages import HttpPages
+from maildirqmtp.daemon.log_lines import log_line
 from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.slots import ServerSlots
-from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.daemon.watcher import Watcher
 from maildirqmtp.daemon.worker import Worker, boot_clock
 from maildirqmtp.descriptor_limit import raise_limit, threads_reason
@@ -92,6 +95,11 @@ def _watched(route: Route) -> str:
     )
 
 
+def _full_name(route: Route) -> str:
+    parts = [printable(route.maildir), printable(route.prefix), f"{route.shard or ''}"]
+    return " ".join([part for part in parts if part])
+
+
 class _Runner:
     """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
 
@@ -140,14 +148,14 @@ class Supervisor:
         self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
         self._runners: dict[RouteKey, _Runner] = {}
-        self._report = self._new_report("")
+        self._report = self._new_report(None)
         self._code = EXIT_OK
         self._stop_by: float | None = None
         self._again_at: float | None = None
         self._announcer = Announcer(notifier, boot_clock, lambda said: self._report.problem(said))
         self._news = True
         self._ready_due = True
-        self._stop_metrics: Callable[[], None] | None = None
+        self._pages = HttpPages(self._snapshots, self._health)
         self._unwritable: set[bytes] = set()
 
     def run(self) -> int:
@@ -177,8 +185,7 @@ class Supervisor:
         self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)
-        if self._stop_metrics is not None:
-            self._stop_metrics()
+        self._pages.stop()
         self._notifier.close()
         return self._code
 
@@ -192,30 +199,17 @@ class Supervisor:
     # What is wanted, and what runs
 
     def _apply(self, config: Config) -> None:
-        if config.metrics_listen != self._config.metrics_listen or self._stop_metrics is None:
-            try:
-                self._serve_metrics(config)
-            except ConfigError:
-                if config is not self._config:
-                    self._serve_metrics(self._config)
-                raise
+        self._pages.apply(config)
         self._config = config
         self._wanted = {
             (os.path.realpath(route.maildir), route.prefix): route for route in config.routes
         }
+        data = sys.stdout if config.json else None
         for runner in [*self._runners.values()]:
-            runner.worker.report.set_output(config.verbosity, sys.stdout if config.json else None)
-        self._report.set_output(config.verbosity, sys.stdout if config.json else None)
+            line = self._line(runner.worker.route)
+            runner.worker.report.set_output(config.verbosity, data, line)
+        self._report.set_output(config.verbosity, data, self._line(None))
         self._reconcile()
-
-    def _serve_metrics(self, config: Config) -> None:
-        if self._stop_metrics is not None:
-            self._stop_metrics()
-            self._stop_metrics = None
-        if config.metrics_listen is not None:
-            from maildirqmtp.daemon.metrics import serve
-
-            self._stop_metrics = serve(config.metrics_listen, self._snapshots)
 
     def _reconcile(self) -> None:
         for key, runner in self._runners.items():
@@ -234,7 +228,7 @@ class Supervisor:
             return False
         worker = Worker(
             route,
-            self._new_report(self._name(route)),
+            self._new_report(route),
             self._locks,
             self._published,
             self._servers,
@@ -261,14 +255,18 @@ class Supervisor:
         prefix = f" {printable(route.prefix)}" if route.prefix else ""
         return f"{printable(route.maildir)}{prefix}"
 
-    def _new_report(self, name: str) -> Report:
+    def _line(self, route: Route | None) -> Callable[[str, int, str], str]:
+        """Return what makes the lines of a route's log, or of the process's own."""
+        names = (self._name(route), _full_name(route)) if route is not None else ("", "")
+        return log_line(self._config.log_format, *names)
+
+    def _new_report(self, route: Route | None) -> Report:
         return Report(
             sys.stderr,
             sys.stdout if self._config.json else None,
             self._config.verbosity,
             attempts=True,
-            name=name,
-            priorities=to_journal(os.environ, 2),
+            line=self._line(route),
         )
 
     def _reap(self) -> None:
@@ -361,7 +359,7 @@ class Supervisor:
 
     def _tell(self) -> None:
         snapshots = self._snapshots()
-        if self._notifier.watchdog_s is not None and self._turns():
+        if self._notifier.watchdog_s is not None and is_live(self._health()):
             self._notifier.send("WATCHDOG=1")
         settled = all(
             runner.worker.snapshot.state != "starting" and not runner.stopping
@@ -373,6 +371,17 @@ class Supervisor:
         if self._announcer.tell(snapshots, self._config.metrics_file):
             self._news = False
 
-    def _turns(self) -> bool:
-        now = boot_clock()
-        return all(r.done or now <= r.worker.watchdog_deadline for r in self._runners.values())
+    def _health(self) -> Health:
+        """Say how each route is, those that could not be started as well. From any thread."""
+        now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
+        found = [
+            RouteHealth(
+                _full_name(runner.worker.route),
+                runner.done or now <= runner.worker.watchdog_deadline,
+                "ending" if runner.stopping else runner.worker.snapshot.state,
+            )
+            for runner in runners.values()
+        ]
+        waits = [route for key, route in wanted.items() if key not in runners]
+        found += [RouteHealth(_full_name(route), True, "not started") for route in waits]
+        return Health(found, self._stop_by is not None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def flush(route: Route, report: Report) -> int:
     """Forward what is in the maildir, and what comes meanwhile; return the exit code, 0 or 111.
 
-    SIGTERM and SIGINT make it finish what is in flight, for 30 s at most. In
+    SIGTERM and SIGINT make it finish what is in flight, for 20 s at most. In
     the main thread only.
     """
     try:

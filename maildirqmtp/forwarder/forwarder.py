@@ -33,8 +33,9 @@ from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
-#: Seconds that a run which is told to stop waits for what is in flight.
-STOP_S = 30.0
+#: Seconds that a run which is told to stop waits for what is in flight. With those that a daemon
+#: gives its routes besides, 25: podman and Kubernetes kill after 10 and 30 unless told otherwise.
+STOP_S = 20.0
 #: Seconds that a turn may take, beyond those it waits; more where a bounce is handed on.
 SLACK_S = 30.0
 BOUNCE_SLACK_S = 360.0

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 ERROR, WARNING, INFO = 3, 4, 6
 
 
+def plain_line(event: str, level: int, text: str) -> str:
+    """Return a line of the log as a run by hand or by cron has it."""
+    return f"maildirqmtp: {text}"
+
+
 class Counters:
     """What a run did. Outcomes count recipients; `held`, `messages` and `others`, messages.
 
@@ -127,8 +132,9 @@ class Report:
     when it is not None. `clock` is monotonic seconds, `wall_clock` seconds of
     the epoch.
 
-    For a daemon: `attempts`, a line for each attempt, with all that is known;
-    `name`, which of its routes; `priorities`, lines begin as sd-daemon(3) says.
+    `line` makes a line of the log of an event's name, as `--json` has it, a
+    priority and a text. For a daemon: `attempts`, a line for each attempt, with all
+    that is known.
     """
 
     def __init__(
@@ -141,16 +147,14 @@ class Report:
         *,
         wall_clock: Callable[[], float] = time.time,
         attempts: bool = False,
-        name: str = "",
-        priorities: bool = False,
+        line: Callable[[str, int, str], str] = plain_line,
     ) -> None:
         self.counters = Counters()
         self.by_server = ServerCounters(self.counters)
         self._wall_clock = wall_clock
         self._attempts = attempts
-        self._prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
+        self._line_of = line
         self._server = ""
-        self._priorities = priorities
         self._log: TextIO | None = log
         self.set_output(verbosity, data)
         self._progress = progress
@@ -159,9 +163,15 @@ class Report:
         self._done = 0
         self._total = 0
 
-    def set_output(self, verbosity: int, data: TextIO | None) -> None:
-        """Have another verbosity, and JSON lines or not, from now on."""
+    def set_output(
+        self,
+        verbosity: int,
+        data: TextIO | None,
+        line: Callable[[str, int, str], str] | None = None,
+    ) -> None:
+        """Have another verbosity, JSON lines or not, and other lines of the log, from now on."""
         self._verbosity = verbosity
+        self._line_of = line or self._line_of
         self._data = data
         #: True where a message's Message-ID is shown.
         self.detailed = self._attempts or data is not None
@@ -222,7 +232,7 @@ class Report:
     def held(self, name: bytes, reason: str) -> None:
         """A message cannot be sent as it is; it stays where it is."""
         self.counters.held += 1
-        self._line(0, f"{printable(name)}: held: {reason}")
+        self._line("held", 0, f"{printable(name)}: held: {reason}")
         self._json("held", message=printable(name), reason=reason)
 
     def for_others(self) -> None:
@@ -256,7 +266,7 @@ class Report:
         if self._attempts:
             details = f" (from <{sender}>, {message_id or 'no Message-ID'}, {queued.length} bytes"
             details += f", delay {delay_s:.2f} s)"
-        self._line(verbosity, f"{name}: {recipient}: {event}: {text}{moved}{details}", level)
+        self._line(event, verbosity, f"{name}: {recipient}: {event}: {text}{moved}{details}", level)
         more = {} if where is None else {"moved_to": printable(where)}
         self._json(
             event,
@@ -277,25 +287,29 @@ class Report:
         """A connection is open; what is told of recipients from now on is by this server."""
         self._server = server
         self.by_server.connected(server)
-        self._line(1, f"connected to {server}")
+        self._line("connected", 1, f"connected to {server}")
         self._json("connected", server=server)
 
     def closed(self, server: str, reason: str, idle: bool = False) -> None:
         """A connection ended that should not have; `idle`, with nothing under way, it may."""
-        self._line(1 if idle else 0, f"{server}: {reason}")
+        self._line("closed", 1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
     def problem(self, what: str, left: int = 0) -> None:
         """The run cannot go on as it should; `left` messages are left because of it."""
         self.counters.problems += 1
         self.counters.left += left
-        self._line(-1, what, ERROR)
+        self._line("trouble", -1, what, ERROR)
         self._json("trouble", reason=what, left=left)
 
     def note(self, what: str) -> None:
         """Something an administrator wants to know, and that changes nothing."""
-        self._line(0, what, INFO)
+        self._line("note", 0, what, INFO)
         self._json("note", text=what)
+
+    def command_said(self, line: str) -> None:
+        """A command that leads to the server wrote a line on its standard error; in any thread."""
+        self._line("command", -1, line, WARNING)
 
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` messages have been dealt with."""
@@ -315,6 +329,7 @@ class Report:
         left = f", {c.left} left" if c.left else ""
         others = f", {c.others} for others" if c.others else ""
         self._line(
+            "summary",
             0,
             f"{c.accepted} accepted, {c.deferred} deferred, {c.failed} failed, {bounced}"
             f"{c.held} held, "
@@ -337,13 +352,11 @@ class Report:
             exit_code=c.exit_code if exit_code is None else exit_code,
         )
 
-    def _line(self, verbosity: int, text: str, level: int | None = None) -> None:
+    def _line(self, event: str, verbosity: int, text: str, level: int | None = None) -> None:
         if verbosity <= self._verbosity:
             shown = printable(text.encode("utf-8", "replace"))
-            priority = ""
-            if self._priorities:
-                priority = f"<{level or (INFO if verbosity > 0 else WARNING)}>"
-            if self._write(self._log, f"{priority}{self._prefix}{shown}") is not None:
+            level = level or (INFO if verbosity > 0 else WARNING)
+            if self._write(self._log, self._line_of(event, level, shown)) is not None:
                 self._log = None
 
     def _json(self, event: str, **fields: object) -> None:
@@ -353,7 +366,8 @@ class Report:
             error = self._write(self._data, json.dumps({"event": event, **fields}))
             if error is not None:
                 self._data = None
-                self._line(-1, f"cannot write to standard output: {error.strerror}", ERROR)
+                said = f"cannot write to standard output: {error.strerror}"
+                self._line("trouble", -1, said, ERROR)
 
     def _write(self, stream: TextIO | None, line: str) -> OSError | None:
         """Write a line; return why that cannot be done, and then no more is to be written there.

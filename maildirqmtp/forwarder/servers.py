@@ -194,7 +194,8 @@ class Servers:
         # In a list with TLS, those without it are on this machine.
         is_plain = not (isinstance(endpoint, TcpEndpoint) and endpoint.tls)
         tls = None if self.several and is_plain else route.tls
-        return connect(endpoint, timeout_s, tls, write_timeout_s=route.write_timeout_s)
+        log, write_timeout_s = self._report.command_said, route.write_timeout_s
+        return connect(endpoint, timeout_s, tls, log, write_timeout_s)
 
     # What they are good for
 

@@ -25,8 +25,7 @@ class SerialmailReport(Report):
     """A report in the words of serialmail 0.75. A message has one recipient."""
 
     def __init__(self, log: TextIO) -> None:
-        super().__init__(log)
-        self._prefix = "maildirserial: "
+        super().__init__(log, line=lambda event, level, text: f"maildirserial: {text}")
 
     def accepted(self, queued: QueuedMessage) -> None:
         """See `Report`."""
@@ -58,13 +57,14 @@ class SerialmailReport(Report):
     def held(self, name: bytes, reason: str) -> None:
         """See `Report`."""
         self.counters.held += 1
-        self._line(-1, f"warning: {printable(name)} stays: {reason}")
+        self._line("trouble", -1, f"warning: {printable(name)} stays: {reason}")
 
     def twice(self, queued: QueuedMessage, error: LocalError) -> None:
         """The server has accepted the message, and it cannot be removed."""
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         self._line(
+            "trouble",
             -1,
             f"warning: message will be delivered twice! unable to unlink "
             f"{self._name(queued)}: {why}",
@@ -73,19 +73,19 @@ class SerialmailReport(Report):
     def problem(self, what: str, left: int = 0) -> None:
         """See `Report`."""
         self.counters.problems += 1
-        self._line(-1, f"warning: {what}")
+        self._line("trouble", -1, f"warning: {what}")
 
     def note(self, what: str) -> None:
         """See `Report`."""
-        self._line(-1, f"info: {what}")
+        self._line("note", -1, f"info: {what}")
 
     def fatal(self, what: str) -> None:
         """The run ends because of this."""
         self.counters.problems += 1
-        self._line(-1, f"fatal: {what}")
+        self._line("trouble", -1, f"fatal: {what}")
 
     def _info(self, queued: QueuedMessage, outcome: str, text: str) -> None:
-        self._line(-1, f"info: {self._name(queued)} {outcome}: {text}")
+        self._line("note", -1, f"info: {self._name(queued)} {outcome}: {text}")
 
     @staticmethod
     def _name(queued: QueuedMessage) -> str:

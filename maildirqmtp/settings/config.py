@@ -41,6 +41,8 @@ class Config:
     routes: tuple[Route, ...]
     metrics_file: bytes | None = None
     metrics_listen: tuple[str, int] | None = None
+    health_listen: tuple[str, int] | None = None
+    log_format: str = "text"
     json: bool = False
     verbosity: int = 0
     path: str | None = None
@@ -171,6 +173,8 @@ def effective(config: Config) -> str:
     process = {
         "metrics_file": config.metrics_file,
         "metrics_listen": config.metrics_listen,
+        "health_listen": config.health_listen,
+        "log_format": config.log_format,
         "json": config.json,
         "verbose": config.verbosity > 0,
         "quiet": config.verbosity < 0,

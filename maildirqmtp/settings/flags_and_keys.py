@@ -16,7 +16,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.pipeline.window import WINDOW_BYTES, WINDOW_MESSAGES
 from maildirqmtp.settings.mail_types import (
     BounceViaType,
-    LoopbackType,
+    ListenType,
     PinType,
     PortType,
     ServersType,
@@ -28,6 +28,7 @@ from maildirqmtp.settings.mail_types import (
 from maildirqmtp.settings.types import (
     AddressType,
     BytesType,
+    ChoiceType,
     CountType,
     DurationType,
     HostNameType,
@@ -281,14 +282,28 @@ _METRICS_FILE = Setting(
 _METRICS_LISTEN = Setting(
     "metrics-listen",
     "metrics_listen",
-    LoopbackType("HOST:PORT"),
+    ListenType("HOST:PORT", loopback_only=True),
     "serve metrics there, on loopback",
+)
+_HEALTH_LISTEN = Setting(
+    "health-listen",
+    "health_listen",
+    ListenType("HOST:PORT"),
+    "serve /livez, /readyz and /metrics there, at any address",
+)
+_LOG_FORMAT = Setting(
+    "log-format",
+    "log_format",
+    ChoiceType("text", "json"),
+    "lines of a daemon's log: text, or one JSON object a line",
 )
 
 #: What the process has, whatever its routes.
 PROCESS: tuple[Setting[Any], ...] = (
     _METRICS_FILE,
     _METRICS_LISTEN,
+    _HEALTH_LISTEN,
+    _LOG_FORMAT,
     Setting("json", "json", SwitchType(), "write events to standard output, one object a line"),
     Setting("verbose", "verbose", SwitchType(), "a line for each recipient", "-v"),
     Setting("quiet", "quiet", SwitchType(), "errors only", "-q"),
@@ -301,6 +316,8 @@ DAEMON_ONLY: tuple[Setting[Any], ...] = (
     _SERVER_CONNECTIONS,
     _METRICS_FILE,
     _METRICS_LISTEN,
+    _HEALTH_LISTEN,
+    _LOG_FORMAT,
 )
 
 

@@ -184,28 +184,41 @@ class PinType(ValueType[bytes]):
         return f"sha256:{value.hex()}"
 
 
-class LoopbackType(ValueType[tuple[str, int]]):
-    """`HOST:PORT` on this machine only: metrics tell everybody who asks who writes to whom."""
+class ListenType(ValueType[tuple[str, int]]):
+    """`HOST:PORT` to listen on: an address or localhost, since a name may come to mean another.
+
+    With `loopback_only`, on this machine only: metrics tell everybody who asks who
+    writes to whom.
+    """
+
+    def __init__(self, metavar: str = "", *, loopback_only: bool = False) -> None:
+        super().__init__(metavar)
+        self._loopback_only = loopback_only
 
     def parse(self, text: str, where: str) -> tuple[str, int]:
-        from ipaddress import ip_address
-
         try:
             found = parse_tcp(text, 0)
         except ConfigError:
             found = TcpEndpoint("", 0)
         if not found.port:
             raise ConfigError(f"{where}: HOST:PORT as in 127.0.0.1:9209 is needed, not {text!r}")
-        try:
-            good = found.host == "localhost" or ip_address(found.host).is_loopback
-        except ValueError:
-            good = False
-        if not good:
-            raise ConfigError(
-                f"{where}: {found.host} is not loopback; write 127.0.0.1, ::1 or localhost, "
-                f"and put a proxy before it where others are to ask"
-            )
+        if not self._is_allowed(found.host):
+            wrong = "is no address; write 0.0.0.0 or [::] for all of this machine"
+            if self._loopback_only:
+                wrong = (
+                    "is not loopback; write 127.0.0.1, ::1 or localhost, "
+                    "and put a proxy before it where others are to ask"
+                )
+            raise ConfigError(f"{where}: {found.host} {wrong}")
         return found.host, found.port
+
+    def _is_allowed(self, host: str) -> bool:
+        from ipaddress import ip_address
+
+        try:
+            return host == "localhost" or ip_address(host).is_loopback or not self._loopback_only
+        except ValueError:
+            return False
 
     def to_text(self, value: tuple[str, int]) -> str:
         return str(TcpEndpoint(*value))

@@ -65,6 +65,20 @@ class TextType(ValueType[str]):
         return value
 
 
+class ChoiceType(TextType):
+    """One of a few words."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__("|".join(words))
+        self._words = words
+        self.wanted = " or ".join([f'"{word}"' for word in words])
+
+    def parse(self, text: str, where: str) -> str:
+        if text not in self._words:
+            raise ConfigError(f"{where}: {' or '.join(self._words)} is needed, not {text!r}")
+        return text
+
+
 class BytesType(ValueType[bytes]):
     """Bytes, as the file system has them: what is not UTF-8 stays what it is."""
 

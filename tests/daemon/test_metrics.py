@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import stat
@@ -17,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildirqmtp.daemon import metrics
+from maildirqmtp.daemon.http_server import HttpServer, Reply, Request
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder.report import Counters
@@ -211,6 +211,13 @@ def test_where_it_cannot_be_written_that_is_said(tmp_path: Path) -> None:
 # Over HTTP
 
 
+def serve(port: int, reply: Callable[[Request], Reply]) -> Callable[[], None]:
+    """Serve; return what ends that."""
+    server = HttpServer(("127.0.0.1", port), reply)
+    server.start()
+    return server.stop
+
+
 def fetch(port: int) -> str:
     """Fetch the metrics, as Prometheus does."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
@@ -221,7 +228,7 @@ def fetch(port: int) -> str:
 def test_over_http_it_is_the_same(clock: FakeClock) -> None:
     """As it is at that moment; when it is stopped, the port is free again."""
     port, shown = closed_port(), [snapshot(b'/q"', state="stuck", messages=7)]
-    stop = metrics.serve(("127.0.0.1", port), lambda: shown, clock)
+    stop = serve(port, metrics.page(lambda: shown, clock))
     try:
         assert values(fetch(port)) == values(rendered(*shown))
         shown[0] = snapshot(b'/q"', messages=8)
@@ -242,7 +249,7 @@ def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
         return [snapshot()]
 
     port = closed_port()
-    stop = metrics.serve(("127.0.0.1", port), snapshots, clock)
+    stop = serve(port, metrics.page(snapshots, clock))
     try:
         assert len({fetch(port) for _ in range(20)}) == 1
         assert len(asked) == 1
@@ -256,7 +263,7 @@ def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
 def test_openmetrics_where_prometheus_prefers_it() -> None:
     """As the client library of Prometheus serves it; anything else is not found."""
     port = closed_port()
-    stop = metrics.serve(("127.0.0.1", port), lambda: [snapshot()])
+    stop = serve(port, metrics.page(lambda: [snapshot()]))
     try:
         accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
         url = f"http://127.0.0.1:{port}"
@@ -269,16 +276,8 @@ def test_openmetrics_where_prometheus_prefers_it() -> None:
         stop()
 
 
-def test_a_port_that_is_taken_is_a_wrong_configuration() -> None:
-    """Exit code 100, and which one."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}"):
-            metrics.serve(("127.0.0.1", port), list)
-
-
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a traceback."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(ConfigError, match=r"pip install 'maildirqmtp\[metrics\]'"):
-        metrics.serve(("127.0.0.1", 1), list)
+        metrics.page(list)

@@ -5,9 +5,11 @@ With daemons that only do what a test says, in a thread of the test's own.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +21,13 @@ from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.supervisor import Supervisor
 from maildirqmtp.daemon.worker import boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
-from tests.helpers import closed_port, wait_until
+from tests.helpers import closed_port, probe, wait_until
 
 
 class FakeWorker:
@@ -141,6 +144,7 @@ class Run:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         wait_until(lambda: len(self.at_work) == len(first.routes), "the routes")
+        wait_until(lambda: len(self.service._runners) == len(first.routes), "the routes' records")
 
     def _run(self) -> None:
         self.code = self.service.run()
@@ -471,6 +475,11 @@ def test_who_is_only_connecting_is_not_waited_for(
     run.worker("a").end()
 
 
+def test_the_end_comes_before_an_orchestrator_kills() -> None:
+    """Kubernetes waits 30 s where nothing is said, and what is killed is in doubt."""
+    assert STOP_S + supervisor_module._STOP_SLACK_S <= 25.0
+
+
 def test_a_thread_that_does_not_end_is_not_waited_for_for_ever(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -638,10 +647,10 @@ def test_hup_moves_the_metrics(run: Run) -> None:
     first, second = closed_port(), closed_port()
     run.start(config(route("a"), metrics_listen=("127.0.0.1", first)))
     assert answers(first)
-    stop = run.service._stop_metrics
+    servers = dict(run.service._pages._running)
     run.hup(config(route("a"), route("b"), metrics_listen=("127.0.0.1", first)))
     wait_until(lambda: len(run.at_work) == 2, "the second route")
-    assert run.service._stop_metrics is stop
+    assert run.service._pages._running == servers
     run.hup(config(route("a"), metrics_listen=("127.0.0.1", second)))
     wait_until(lambda: answers(second), "the second port")
     assert not answers(first)
@@ -667,6 +676,111 @@ def test_a_port_that_is_taken_leaves_the_old_one(
     assert run.stop() == 0
     assert "going on as before" in capsys.readouterr().err
     assert not answers(port)
+
+
+def test_metrics_and_health_may_change_places(run: Run) -> None:
+    """Both addresses are given up before either is taken."""
+    first, second = ("127.0.0.1", closed_port()), ("127.0.0.1", closed_port())
+    run.start(config(route("a"), metrics_listen=first, health_listen=second))
+    assert probe(second[1], "/livez") == (200, "ok\n")
+    run.hup(config(route("a"), metrics_listen=second, health_listen=first))
+    wait_until(lambda: probe(first[1], "/livez")[0] == 200, "the new place")
+    wait_until(lambda: probe(second[1], "/livez")[0] == 404, "the metrics' new place")
+    assert run.stop() == 0
+
+
+# Health
+
+
+def test_one_route_that_hangs_is_named_by_livez(run: Run) -> None:
+    """The others are well, and nobody would notice that mail of this one waits for ever."""
+    port = closed_port()
+    run.start(config(route("a"), route("b", prefix=b"p-"), health_listen=("0.0.0.0", port)))
+    assert probe(port, "/livez") == (200, "ok\n")
+    run.worker("b").watchdog_deadline = boot_clock() - 1.0
+    assert probe(port, "/livez") == (503, "/nowhere/b p-: does not turn\n")
+    run.worker("b").watchdog_deadline = boot_clock() + 3_600.0
+    assert probe(port, "/livez") == (200, "ok\n")
+    assert run.stop() == 0
+
+
+def test_readyz_waits_for_each_maildir(run: Run) -> None:
+    """One that is not mounted yet, or not any more; a server that is away is no reason."""
+    port = closed_port()
+    run.start(config(route("a"), route("b"), health_listen=("127.0.0.1", port)))
+    run.worker("a").say("backing off")
+    starting = (503, "/nowhere/b: starting\n")
+    wait_until(lambda: probe(port, "/readyz") == starting, "the second to be known")
+    run.worker("b").say("idle")
+    assert probe(port, "/readyz") == (200, "ok\n")
+    run.worker("b").say("no maildir")
+    assert probe(port, "/readyz") == (503, "/nowhere/b: no maildir\n")
+    assert probe(port, "/livez")[0] == 200, "a restart brings no maildir"
+    run.worker("a").slow = True
+    run.signal(signal.SIGTERM)
+    wait_until(lambda: run.worker("a").stops == 1, "TERM")
+    assert probe(port, "/readyz") == (503, "stopping\n")
+    assert probe(port, "/livez")[0] == 200
+    run.worker("a").end()
+    assert run.ended() == 0
+
+
+def test_a_route_without_a_thread_is_not_ready(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mail waits, though no thread of it hangs."""
+    port = closed_port()
+    run.start(config(route("a"), health_listen=("127.0.0.1", port)))
+    run.worker("a").say("idle")
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        run.hup(config(route("a"), route("b"), health_listen=("127.0.0.1", port)))
+        wait_until(lambda: run.service._again_at is not None, "what it says of threads")
+    assert probe(port, "/readyz") == (503, "/nowhere/b: not started\n")
+    assert run.stop() == 0
+
+
+def test_metrics_stand_beside_the_health(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the extra, the probes still work, and the page says what to install."""
+    port, other = closed_port(), closed_port()
+    run.start(config(route("a"), health_listen=("127.0.0.1", port)))
+    status, body = probe(port, "/metrics")
+    assert status == 200
+    assert "maildirqmtp_queue_messages{" in body
+    assert probe(port, "/")[0] == 404
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    run.hup(config(route("a"), health_listen=("127.0.0.1", other)))
+    wait_until(lambda: answers(other), "the other port")
+    assert probe(other, "/livez")[0] == 200
+    status, body = probe(other, "/metrics")
+    assert status == 404
+    assert "pip install 'maildirqmtp[metrics]'" in body
+    assert run.stop() == 0
+
+
+def test_hup_changes_the_format_of_the_log(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of routes that go on as well, and back; each line says of which route it is."""
+    run.start(config(route("a"), route("b", prefix=b"p-")))
+    run.hup(config(route("a"), route("b", prefix=b"p-"), log_format="json"))
+    wait_until(lambda: "read again" in capsys.readouterr().err, "the file")
+    run.worker("a").report.note("hello")
+    run.worker("b").report.problem('quote " and\nline')
+    run.service._report.note("bye")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(one["route"], one["level"], one["event"], one["text"]) for one in lines] == [
+        ("/nowhere/a", "info", "note", "hello"),
+        ("/nowhere/b p-", "error", "trouble", 'quote " and?line'),
+        ("", "info", "note", "bye"),
+    ]
+    run.hup(config(route("a"), route("b", prefix=b"p-")))
+    wait_until(lambda: " maildirqmtp: the configuration" in capsys.readouterr().err, "the file")
+    run.worker("b").report.note("hello")
+    assert capsys.readouterr().err.endswith("Z maildirqmtp: /nowhere/b p-: hello\n")
+    assert run.stop() == 0
 
 
 # With real signals

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
 import socket
 import threading
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -85,10 +88,43 @@ def test_each_attempt_is_a_line_that_says_all(maildir: Path) -> None:
         deliver(maildir, "1.x", b"Message-ID: <one@example.org>\n\ntext\n")
         daemon.wait_for("deferred")
         (line,) = [line for line in daemon.log.splitlines() if "deferred" in line]
-        assert line.startswith(
+        time_, _, said = line.partition(" ")
+        assert abs(datetime.fromisoformat(time_).timestamp() - time.time()) < 3_600
+        assert said.startswith(
             "maildirqmtp: 1.x: recipient@example.net: deferred: try later "
             "(from <sender@example.org>, <one@example.org>, 36 bytes, delay "
         )
+
+
+def test_what_a_command_says_is_json_too(maildir: Path) -> None:
+    """A line of ssh's amid the objects ends the program that reads them."""
+    ssh = r"""exec:sh -c 'echo "no \"route\"" >&2; exit 255'"""
+    with watching("--watch", "--log-format=json", maildir, ssh, *NEVER) as daemon:
+        deliver(maildir, "1.x")
+        daemon.wait_for('"command"')
+        assert daemon.stop() == 0
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+    said = [one["text"] for one in lines if one["event"] == "command"]
+    assert said[0] == 'sh: no "route"'
+
+
+def test_the_log_can_be_json(maildir: Path) -> None:
+    """Each line an object, whatever a server says; nothing else on standard error."""
+    evil = b'Z"no" \\ \xc3\xbc\x1b[31m\r\n{"event": "accepted"}'
+    with (
+        serving(answer_all(lambda package, recipient: evil)) as server,
+        watching("--watch", "--log-format=json", maildir, server.address, *NEVER) as daemon,
+    ):
+        deliver(maildir, "1.x", b"Subject: test\n\ntext\n")
+        daemon.wait_for('"deferred"')
+        assert daemon.stop() == 0
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+    assert [one["event"] for one in lines] == ["note", "deferred", "note", "summary"]
+    assert all(set(one) == {"time", "level", "route", "event", "text"} for one in lines)
+    assert lines[1]["level"] == "warning"
+    assert lines[1]["route"] == str(maildir)
+    text = '1.x: recipient@example.net: deferred: "no" \\ \u00fc?[31m??{"event": "accepted"}'
+    assert lines[1]["text"].startswith(text)
 
 
 def test_a_deaf_watchdog_costs_one_rescan(maildir: Path, tmp_path: Path) -> None:

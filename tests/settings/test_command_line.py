@@ -174,6 +174,8 @@ def test_what_goes_together(line: str) -> None:
             "--metrics-listen localhost:1 --status M",
             "--metrics-listen only makes sense with --watch or --config",
         ),
+        ("--log-format json M h", "--log-format only makes sense with --watch or --config; add"),
+        ("--health-listen [::]:1 M h", "--health-listen only makes sense with --watch or --config"),
     ],
 )
 def test_what_does_not(line: str, said: str) -> None:

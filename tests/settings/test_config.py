@@ -58,6 +58,8 @@ def test_the_smallest(path: Path) -> None:
 EVERYTHING = """\
 metrics-file = "/run/m.prom"
 metrics-listen = "[::1]:9209"
+health-listen = "0.0.0.0:8080"
+log-format = "json"
 json = true
 quiet = true
 
@@ -123,6 +125,8 @@ def test_every_key(path: Path) -> None:
         (first, second),
         metrics_file=b"/run/m.prom",
         metrics_listen=("::1", 9209),
+        health_listen=("0.0.0.0", 8080),
+        log_format="json",
         json=True,
         verbosity=-1,
         path=str(path),

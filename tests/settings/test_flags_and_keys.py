@@ -124,6 +124,8 @@ WRONG: dict[str, list[Any]] = {
     "rescan": [True, {}],
     "metrics-file": [True],
     "metrics-listen": [9209, ["127.0.0.1:1"]],
+    "log-format": [True, 1, ["json"]],
+    "health-listen": [8080, True, ["0.0.0.0:1"]],
     "json": ["true"],
     "verbose": [1],
     "quiet": ["no"],
@@ -170,6 +172,12 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("metrics-listen", "[::1]:9209", ("::1", 9209)),
     ("metrics-listen", "localhost:1", ("localhost", 1)),
     ("metrics-listen", "127.9.9.9:1", ("127.9.9.9", 1)),
+    ("health-listen", "0.0.0.0:8080", ("0.0.0.0", 8080)),
+    ("health-listen", "[::]:8080", ("::", 8080)),
+    ("health-listen", "192.0.2.1:8080", ("192.0.2.1", 8080)),
+    ("health-listen", "localhost:8080", ("localhost", 8080)),
+    ("log-format", "text", "text"),
+    ("log-format", "json", "json"),
 ]
 
 
@@ -229,6 +237,16 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("metrics-listen", "::1:9209", "HOST:PORT"),
     ("metrics-listen", "qmtp://127.0.0.1:9209", "HOST:PORT"),
     ("metrics-listen", "127.0.0.1:0", "HOST:PORT"),
+    ("log-format", "JSON", "text or json is needed, not 'JSON'"),
+    ("log-format", "", "text or json is needed"),
+    ("health-listen", "8080", "HOST:PORT"),
+    ("health-listen", ":8080", "HOST:PORT"),
+    ("health-listen", ":::8080", "HOST:PORT"),
+    ("health-listen", "0.0.0.0", "HOST:PORT"),
+    ("health-listen", "0.0.0.0:0", "HOST:PORT"),
+    ("health-listen", "0.0.0.0:65536", "HOST:PORT"),
+    ("health-listen", "*:8080", "write 0.0.0.0 or [::]"),
+    ("health-listen", "mx.example.org:8080", "mx.example.org is no address"),
 ]
 
 
