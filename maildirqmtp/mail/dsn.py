@@ -53,7 +53,8 @@ class Bounce:
     `original` is the text as it was sent, or its first bytes where `complete`
     is false. `identifier` names this failure, always the same for the same one;
     `host` is this machine, `server` the host that answered: "" where it has no
-    name in the DNS, None where no server was asked. Times are seconds of the epoch.
+    name in the DNS, None where no server was asked. Times are seconds of the epoch. `earlier` has
+    time and text of attempts before the last one, the newest first.
     """
 
     sender: bytes
@@ -65,6 +66,7 @@ class Bounce:
     server: str | None
     arrived_s: float
     now_s: float
+    earlier: tuple[tuple[int, str], ...] = ()
 
 
 def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
@@ -115,9 +117,18 @@ def _explanation(bounce: Bounce) -> bytes:
     ]
     for failed in bounce.failed:
         lines += [f"<{_shown(failed.recipient)}>:", f"  {_one_line(failed.response[1:])}", ""]
+    lines += _earlier(bounce.earlier)
     text = "\n".join(lines).encode()
     kind = b"Content-Type: text/plain; charset=utf-8\n"
     return kind + _encoding(text) + b"\n" + text
+
+
+def _earlier(attempts: tuple[tuple[int, str], ...]) -> list[str]:
+    """Return lines about the attempts before the last one, the oldest first."""
+    if not attempts:
+        return []
+    said = [f"  {rfc5322_date(at)}: {_one_line(text)}" for at, text in reversed(attempts)]
+    return ["It was tried before, and this was the reason to try again each time:", "", *said, ""]
 
 
 def _source(server: str | None) -> str:

@@ -6,6 +6,7 @@
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
+     "attempts": {...},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
@@ -13,8 +14,8 @@ or will be within two days: when a server first deferred them. `in_doubt` has me
 with several servers: which of these may have them, since when. `broken` has large messages over
 which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
 has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
-was last given. `held` is of `holds`, and only copied here. Keys that this version does not know are
-kept.
+was last given. `attempts` is of the module of that name; `held` is of `holds`, and only copied
+here. Keys that this version does not know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew, and a message may come twice, from two servers.
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import files, holds
+from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.text import LAST_S, printable
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.shard import Shard
 
@@ -91,6 +94,7 @@ class State:
         self._in_doubt: dict[str, dict[str, float]] = {}
         self._broken: dict[str, dict[str, float]] = {}
         self._told_s: dict[str, float] = {}
+        self._attempts = AttemptHistory()
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -115,12 +119,28 @@ class State:
 
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
-        if self._first_deferred or self._in_doubt or self._broken:
+        attempts, known = self._attempts, (self._first_deferred, self._in_doubt, self._broken)
+        if attempts or any(known):
             with self._lock:
-                for name in message_names:
-                    for known in (self._first_deferred, self._in_doubt, self._broken):
-                        if known.pop(_key(name), None) is not None:
+                for key in map(_key, message_names):
+                    if attempts.forget(key):
+                        self._change()
+                    for of_messages in known:
+                        if of_messages.pop(key, None) is not None:
                             self._change()
+
+    def note_attempt(self, name: bytes, text: str) -> None:
+        """An attempt to send a message has ended like this, and it is to be tried again."""
+        with self._lock:
+            self._load()
+            if self._attempts.note(_key(name), text, self._wall_clock()):
+                self._change()
+
+    def attempts(self, name: bytes) -> Attempts:
+        """Return how often a message was tried, and what became of the last attempts."""
+        with self._lock:
+            self._load()
+            return self._attempts.of(_key(name))
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
         """A server may have a message; only the first time counts, for each server."""
@@ -250,12 +270,16 @@ class State:
             }
             if not in_doubt:
                 del content["in_doubt"]
+            if self._attempts:
+                content["attempts"] = self._attempts.content()
             if held:
                 content["held"] = held
             data = json.dumps(content, indent=0).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
-            if deferred or in_doubt:
+            if self._attempts:
+                self._attempts.halve()
+            elif deferred or in_doubt:
                 del deferred[len(deferred) // 2 :]
                 del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over
             else:
@@ -263,6 +287,7 @@ class State:
 
     def _forget_old(self) -> None:
         now_s = self._wall_clock()
+        self._attempts.forget_older(now_s - FORGOTTEN_S)
         self._first_deferred = {
             name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
         }
@@ -311,11 +336,13 @@ class State:
         first_deferred = _times(content.pop("first_deferred", {}))
         in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
         content.pop("held", None)
+        attempts = content.pop("attempts", None)
         broken = _tables(content, "broken")
         if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
             raise ValueError("'broken' has something else")
         told_s = _times(content.pop("told", {}))
         self._servers = _tables(content, "servers")
+        self._attempts.take(attempts)
         self._told_s = told_s
         self._broken = broken
         self._in_doubt = in_doubt
