@@ -52,10 +52,13 @@ class AttemptHistory:
 
     def note(self, key: str, text: str, now_s: float) -> bool:
         """An attempt has ended like this; say whether that is kept."""
-        number = self._number_of(text[:TEXT_MAX], now_s)
+        is_full = len(self._lines) >= MOST
+        if is_full and key not in self._lines and not self._make_room(now_s):
+            return False
+        number = self._number_of(text[:TEXT_MAX], now_s)  # may write all lines anew
         line = self._lines.get(key)
         if line is None:
-            if number == _NO_TEXT or (len(self._lines) >= MOST and not self._make_room(now_s)):
+            if number == _NO_TEXT:
                 return False
             self._lines[key] = f"1 {int(now_s)} {number}"
             return True
