@@ -43,7 +43,7 @@ class Bouncer:
         self._wall_clock = wall_clock
         self._sent = 0
         self._since_s = wall_clock()
-        self._mailer = _mailer(maildir, route)
+        self._mailer = make_mailer(maildir, route)
 
     def refusal(self, queued: QueuedMessage) -> str:
         """Say why a failure of this message does not become a bounce; empty where it does."""
@@ -116,7 +116,8 @@ class Bouncer:
         return original[:limit], len(original) == queued.length
 
 
-def _mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
+def make_mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
+    """Return what takes the bounces of a route, and its warnings."""
     if route.bounce_via.method is BounceMethod.SERVER:
         return mailers.QueueMailer(maildir, route.prefix)
     if route.bounce_via.maildir is not None:

@@ -102,6 +102,21 @@ def test_the_history_gives_way_where_the_file_would_be_too_large(runs: Runs) -> 
     assert one.take_fault() is None
 
 
+def test_what_can_not_be_left_out_is_never_written_too_large(runs: Runs) -> None:
+    """It would not be read again; and that is said, and does not go on for ever."""
+    runs.file.write_text(
+        json.dumps({"version": 1, "held": {f"{n}.{'x' * 200}": 1 for n in range(4_800)}})
+    )
+    state = runs.run()
+    for number in range(800):
+        name = b"%d.%s" % (number, b"\xff" * 100)
+        if not state.note_warned(name):
+            break
+    assert runs.file.stat().st_size <= MAX_BYTES
+    assert "would have more than" in (state.take_fault() or "")
+    assert not state.was_warned(name)
+
+
 def test_a_message_that_a_reader_has_flagged_or_mbsync_numbered_is_the_same(runs: Runs) -> None:
     """Its day does not begin anew with each flag."""
     state = runs.run()
