@@ -64,6 +64,7 @@ def as_json(entry: Entry, path: bytes, now_s: float) -> dict[str, Any]:
         "tries": entry.tries,
         "next": entry.next_s,
         "reason": entry.reason,
+        "attempts": [{"at": at, "text": text} for at, text in entry.attempts],
         "failures": [
             {"recipient": text_of(f.recipient), "response": f.response, "at": f.at}
             for f in entry.failures
@@ -170,6 +171,7 @@ def put_entry(entry: Entry, path: bytes, header: Sequence[str], now_s: float) ->
         lines.append(("tries", f"{entry.tries}{again}"))
     if entry.reason and not (entry.state == FAILED and entry.failures):
         lines.append(("why", entry.reason))
+    lines += [("tried", f"{rfc5322_date(at)}: {text}") for at, text in reversed(entry.attempts)]
     for failure in entry.failures:
         at, said = printable_reason(failure.at), printable_reason(failure.response[1:])
         lines.append(("failed", f"<{printable(failure.recipient)}> at {at}: {said}"))

@@ -16,6 +16,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.maildir import Candidates
     from maildirqmtp.maildir.shard import Shard
 
@@ -145,6 +147,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
         told = daemon.get("waiting") if daemon else None
         state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
         held = state.held()
+        attempts = KnownAttempts(maildir)
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
             about = _about(maildir, route, folder, name)
@@ -156,7 +159,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
                     about["reason"] = f"held: {holds.REASON}"
                 broken = state.broken(name)
                 why = how_far(*broken) if broken else ""
-                waiting.append(_merged(about, known, why, now_s))
+                waiting.append(_merged(about, known, attempts.of(name), why, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
     shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
@@ -230,20 +233,29 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
     ]
 
 
-def _merged(about: dict[str, Any], known: Any, otherwise: str, now_s: float) -> dict[str, Any]:
-    """Return what is told of a message; `otherwise` is the reason where no daemon knows one."""
+def _merged(
+    about: dict[str, Any], known: Any, attempts: Attempts, otherwise: str, now_s: float
+) -> dict[str, Any]:
+    """Return what is told of a message; `otherwise` is the reason where no daemon knows one.
+
+    `attempts` are those that the state file tells of, after a restart, too.
+    """
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
+    tries = tries if isinstance(tries, int) else None
     # What a number of hundreds of digits, or NaN, would do to a table.
     if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
         next_s = None
     since = about.get("since")
+    before, last = attempts
+    otherwise = otherwise or (last[0][1] if last else "")
     return {
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
-        "tries": tries if isinstance(tries, int) else None,
+        "tries": max(tries or 0, before) if tries or before else tries,
         "reason": about["reason"] or (why if isinstance(why, str) else "") or otherwise,
         "next": next_s,
+        "attempts": [{"at": at, "text": text} for at, text in last],
     }
 
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
@@ -62,8 +63,10 @@ class Entry:
     """A message of a maildir. `size` is in bytes; `mtime_s` and `next_s` in seconds of the epoch.
 
     `sender` and `recipients` are those of the envelope, with the prefix; None and empty where that
-    cannot be read, and then `reason` says why. `tries` and `next_s` are None where no daemon tells.
-    `is_on_hold`: an administrator holds it back.
+    cannot be read, and then `reason` says why. `next_s` is None where no daemon tells, and `tries`
+    where neither a daemon nor an earlier run does. `attempts` are the last ones, by their times in
+    seconds of the epoch and what was said, the newest first. `is_on_hold`: an administrator holds
+    it back.
     """
 
     folder: Folder
@@ -77,6 +80,7 @@ class Entry:
     tries: int | None = None
     next_s: float | None = None
     is_on_hold: bool = False
+    attempts: tuple[tuple[int, str], ...] = ()
 
     @property
     def size(self) -> int:
@@ -129,14 +133,17 @@ def entries(
     told = {} if place.is_failed else _told(maildir)
     state = State(maildir.root, time.monotonic, time.time)
     held = frozenset() if place.is_failed else state.held()
+    known = None if place.is_failed else KnownAttempts(maildir)
     for folder, name in candidates(maildir, place) if chosen is None else chosen:
         entry = look_at(maildir, place, folder, name, told)
-        if entry is not None and holds.key(name) in held:
-            yield replace(entry, state=HELD, reason=entry.reason or holds.REASON, is_on_hold=True)
-        elif entry is not None and not entry.reason and (broken := state.broken(name)):
-            yield replace(entry, reason=how_far(*broken))
-        elif entry is not None:
-            yield entry
+        if entry is None:
+            continue
+        if holds.key(name) in held:
+            reason = entry.reason or holds.REASON
+            entry = replace(entry, state=HELD, reason=reason, is_on_hold=True)
+        elif not entry.reason and (broken := state.broken(name)):
+            entry = replace(entry, reason=how_far(*broken))
+        yield entry if known is None else _with_attempts(entry, known)
 
 
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
@@ -229,6 +236,17 @@ def _with_daemon(entry: Entry, known: Any) -> Entry:
         tries=tries if type(tries) is int and 0 <= tries < LAST_S else None,
         next_s=next_s,
         reason=entry.reason or (printable_reason(why) if isinstance(why, str) else ""),
+    )
+
+
+def _with_attempts(entry: Entry, known: KnownAttempts) -> Entry:
+    """Add what earlier runs have noted, and a daemon that was started since does not know."""
+    tries, attempts = known.of(entry.name)
+    return replace(
+        entry,
+        attempts=attempts,
+        tries=max(entry.tries or 0, tries) if tries else entry.tries,
+        reason=entry.reason or (attempts[0][1] if attempts else ""),
     )
 
 

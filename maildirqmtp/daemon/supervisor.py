@@ -224,7 +224,7 @@ class Supervisor:
         try:
             preload(route)
         except (ImportError, OSError) as error:
-            self._not_started(self._new_report(self._name(route)), str(error))
+            self._not_started(self._new_report(route), str(error))
             return False
         worker = Worker(
             route,

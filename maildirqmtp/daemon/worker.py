@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from random import random as system_random
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.chores import Chores
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.route_slots import SlotsByServer
 from maildirqmtp.daemon.schedule import Backoff
@@ -25,7 +26,6 @@ from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
-from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.wakeup import Wakeup
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 #: than this part of the time, because very many messages wait.
 PUBLISH_S = 1.0
 _PUBLISH_SHARE = 0.02
-#: Seconds between two cleanings of tmp/ and envelope/.
-CLEAN_S = 6 * 3_600.0
 #: Messages that a snapshot lists.
 MOST_SHOWN = 10_000
 
@@ -87,6 +85,7 @@ class Worker:
         self._servers = ServerSlots(clock) if servers is None else servers
         self._watcher = Watcher() if watcher is None else watcher
         self._slots: SlotsByServer | None = None
+        self._chores: Chores | None = None
         self._backoff = Backoff(random)
         self._try_again_at = 0.0
         self._forwarder: Forwarder | None = None
@@ -99,7 +98,6 @@ class Worker:
         self._complaint = ""
         self._answered_s = 0.0
         self._own_deadline = clock() + SLACK_S
-        self._clean_at = 0.0
         self._published_at = 0.0
         self._published: tuple[object, ...] = ()
         self.snapshot = Snapshot(route, "starting", report.counters.as_dict())
@@ -213,14 +211,22 @@ class Worker:
             # Watched before the first scan: what comes in between is found by the one or the other.
             watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
+            self._chores = Chores(
+                route, self.report, maildir, shared.state, self._clock, self._wall_clock
+            )
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)
+                self._chores.tick(queue, forwarder.connected)
                 self._step(forwarder, queue)
 
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
         assert self._slots is not None
         return self._slots.of(forwarder.servers.target.endpoint)
+
+    @property
+    def _chores_at(self) -> float | None:
+        return None if self._chores is None else self._chores.next_at
 
     def _no_forwarder(self) -> None:
         self._forwarder = None
@@ -249,13 +255,8 @@ class Worker:
             queue.close()
             return
         watch.check()
-        now = self._clock()
-        if now >= self._clean_at:
-            self._clean_at = now + CLEAN_S
-            try:
-                clean(maildir, self._wall_clock())
-            except LocalError as error:
-                self.report.note(str(error))
+        if self._chores is not None:
+            self._chores.clean()
         queue.scan()
 
     def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
@@ -291,8 +292,7 @@ class Worker:
         forwarder.idle_s = 0.0 if may.closes_idle else self.route.idle_s
         if may.news:
             self.report.note(may.news)
-        due = [at for at in (self._publish_at, may.look_at) if at is not None]
-        forwarder.turn(min(due, default=None))
+        forwarder.turn(_first(self._publish_at, may.look_at, self._chores_at))
         if not forwarder.connected:
             self._disconnected(forwarder, queue, slots)
 
@@ -302,9 +302,7 @@ class Worker:
         self._publish_if_due()
         now = self._clock()
         until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
-        if self._publish_at is not None:
-            until = min(until, self._publish_at)
-        forwarder.rest(until)
+        forwarder.rest(_first(until, self._publish_at, self._chores_at) or until)
 
     def _proven(self, queue: WatchQueue) -> None:
         if self._complaint and queue.local_error is None:
@@ -392,3 +390,7 @@ class Worker:
         )
         self._on_publish(self.snapshot)
         self._publish_every_s = max(PUBLISH_S, (self._clock() - now) / _PUBLISH_SHARE)
+
+
+def _first(*times: float | None) -> float | None:
+    return min([at for at in times if at is not None], default=None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.forwarder.housekeeping import Housekeeping
 from maildirqmtp.maildir.maildir import Maildir
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
     forwarder: Forwarder | None = None
     queue: BatchQueue | None = None
     untried = None
+    housekeeping = Housekeeping(route, report, maildir)
     try:
         while True:
             maildir.lock()
@@ -51,7 +51,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
                     untried = queue.untried
                     forwarder = Forwarder(route, maildir, report, queue=queue)
                 through = _run(forwarder, candidates)
-            clean(maildir, time.time())
+            housekeeping.after_run(forwarder)
             maildir.unlock()
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()

@@ -43,7 +43,7 @@ class Bouncer:
         self._wall_clock = wall_clock
         self._sent = 0
         self._since_s = wall_clock()
-        self._mailer = _mailer(maildir, route)
+        self._mailer = make_mailer(maildir, route)
 
     def refusal(self, queued: QueuedMessage) -> str:
         """Say why a failure of this message does not become a bounce; empty where it does."""
@@ -65,10 +65,16 @@ class Bouncer:
             )
         return "there have been enough"
 
-    def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> bytes | None:
+    def bounce(
+        self,
+        queued: QueuedMessage,
+        failures: dict[int, str],
+        host: str,
+        earlier: tuple[tuple[int, str], ...] = (),
+    ) -> bytes | None:
         """Tell the sender of these failures; only where `refusal` has nothing against it.
 
-        `host` is that of the server that answered.
+        `host` is that of the server that answered, `earlier` what was said before, and when.
 
         Returns the name of the bounce where it is a message of our own maildir
         now. Raises `LocalError` where the bounce could not be handed on, and
@@ -90,6 +96,7 @@ class Bouncer:
             server=None if queued.refusal else host,
             arrived_s=message.mtime_s,
             now_s=self._wall_clock(),
+            earlier=earlier,
         )
         name = self._mailer.send(dsn.build(bounce), queued.sender, identifier)
         self._sent += 1
@@ -109,7 +116,8 @@ class Bouncer:
         return original[:limit], len(original) == queued.length
 
 
-def _mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
+def make_mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
+    """Return what takes the bounces of a route, and its warnings."""
     if route.bounce_via.method is BounceMethod.SERVER:
         return mailers.QueueMailer(maildir, route.prefix)
     if route.bounce_via.maildir is not None:

@@ -56,6 +56,7 @@ class Forwarder:
     `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
     `idle_s`: for how long a connection is kept without work. `servers`: those of the route.
+    `state`: that of the maildir.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Forwarder:
         self._clock = clock
         self._wall_clock = wall_clock
         state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
+        self.state = state
         self._settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
         )

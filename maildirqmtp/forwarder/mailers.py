@@ -36,6 +36,10 @@ _ONE_ADDRESS = re.compile(
 )
 
 
+class MailerTimeout(LocalError):
+    """A mailer was stopped because it took too long; it may have sent the message."""
+
+
 class Mailer(Protocol):
     """A way for bounces to go."""
 
@@ -82,7 +86,7 @@ class SendmailMailer:
         code, complaint = self._run(bounce, recipient)
         if code is None:
             self._rests_until = self._clock() + SENDMAIL_REST_S
-            raise LocalError(f"{name} took more than {self._timeout_s:g} s")
+            raise MailerTimeout(f"{name} took more than {self._timeout_s:g} s")
         if code != 0:
             said = printable(complaint.replace(b"\n", b" ")).strip()
             raise LocalError(f"{name} did not take a bounce: exit {code} {said}".rstrip())

@@ -131,7 +131,7 @@ class Recovery:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
                 # To go again now would try recipients again that are to be tried later.
-                self._defer(queued, "waits, as others of this message do", queue)
+                self._defer(queued, "waits, as others of this message do", queue, was_tried=False)
             else:
                 goes_last = at_fault or self._large.is_large(queued)
                 (last if goes_last else again).append((message.folder, message.name))
@@ -167,9 +167,13 @@ class Recovery:
                 f"what was sent whole counts as in doubt"
             )
 
-    def _defer(self, queued: QueuedMessage, reason: str, queue: Queue) -> None:
+    def _defer(
+        self, queued: QueuedMessage, reason: str, queue: Queue, was_tried: bool = True
+    ) -> None:
         for index in queued.owed():
             self._report.deferred(queued, index, reason)
+        if was_tried:
+            self._settler.attempts.note(queued, reason)
         queue.later(queued.message.name, queued.message.mtime_s, reason)
 
     def _count_fault(self, queued: QueuedMessage) -> int:

@@ -67,7 +67,8 @@ class Route(NamedTuple):
     `failed` None means `.Failed` inside the maildir; `sent` None means that
     accepted messages are removed. `sendmail` is the command that takes DSNs, and
     its first arguments. `hostname` is the name that DSNs give this host, None its
-    fully qualified one. `tls` None is TLS by this system's
+    fully qualified one. `warn_after_s` is the age at which senders are told that messages
+    wait, None for never. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
@@ -92,6 +93,7 @@ class Route(NamedTuple):
     sendmail: tuple[bytes, ...] = SENDMAIL
     hostname: str | None = None
     max_bounces: int = MAX_BOUNCES
+    warn_after_s: float | None = None
     lifetime_s: float = LIFETIME_S
     window_messages: int = WINDOW_MESSAGES
     window_bytes: int = WINDOW_BYTES

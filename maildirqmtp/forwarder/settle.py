@@ -16,6 +16,7 @@ from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -66,6 +67,7 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._state = state
+        self.attempts = AttemptNotes(state)
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
@@ -248,6 +250,7 @@ class Settler:
         failures: dict[int, str] = {}
         owed: list[int] = []
         reason = ""
+        deferral: tuple[str, int] | None = None
         for index, answer in enumerate(queued.answers):
             if answer is None:
                 owed.append(index)
@@ -260,7 +263,10 @@ class Settler:
                 text = answer.text
                 owed.append(index)
                 reason = reason or text or "deferred"
+                deferral = deferral or (text, index)
                 self._report.deferred(queued, index, text)
+        if deferral:
+            self.attempts.note(queued, *deferral)
         return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
@@ -284,13 +290,16 @@ class Settler:
         """Tell the sender; return the recipients that are still owed the message."""
         assert self._bouncer is not None
         try:
-            bounce = self._bouncer.bounce(queued, failures, self.host)
+            earlier = self.attempts.earlier(queued)
+            bounce = self._bouncer.bounce(queued, failures, self.host, earlier)
         except LocalError as error:
             if str(error) != self._no_bounces:
                 self._no_bounces = str(error)
                 self._report.problem(f"no bounce can be sent: {error}; it is tried again")
             for index, text in failures.items():
                 self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
+            first, text = next(iter(failures.items()))
+            self.attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
             return list(failures)
         self._no_bounces = ""
         if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it

@@ -46,6 +46,17 @@ class Failed:
     response: str
 
 
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """What a warning says in place of a failure: a message waits, and is tried again.
+
+    Until when, and when it was last tried, None where that is not known: seconds of the epoch.
+    """
+
+    retry_until_s: float
+    attempted_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounce:
     """All that a bounce is made of.
@@ -53,7 +64,9 @@ class Bounce:
     `original` is the text as it was sent, or its first bytes where `complete`
     is false. `identifier` names this failure, always the same for the same one;
     `host` is this machine, `server` the host that answered: "" where it has no
-    name in the DNS, None where no server was asked. Times are seconds of the epoch.
+    name in the DNS, None where no server was asked. Times are seconds of the epoch. `earlier` has
+    time and text of attempts before the last one, the newest first. With `delay` it is no bounce,
+    but a warning: `failed` has those who wait, with an empty response where none is known.
     """
 
     sender: bytes
@@ -65,6 +78,8 @@ class Bounce:
     server: str | None
     arrived_s: float
     now_s: float
+    earlier: tuple[tuple[int, str], ...] = ()
+    delay: Delay | None = None
 
 
 def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
@@ -81,14 +96,15 @@ def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
 
 
 def build(bounce: Bounce) -> bytes:
-    """Return the bounce, with LF line ends."""
+    """Return the bounce, or the warning, with LF line ends."""
+    subject = "Undelivered mail returned to sender" if bounce.delay is None else "Delayed mail"
     wide = not all(f.recipient.isascii() for f in bounce.failed)
     parts = [_explanation(bounce), _status(bounce, wide), _quotation(bounce, wide)]
     boundary = _boundary(bounce.identifier, parts)
     head = [
         f"From: Mail Delivery System <MAILER-DAEMON@{_host(bounce.host)}>",
         f"To: {_to(bounce.sender)}",
-        "Subject: Undelivered mail returned to sender",
+        f"Subject: {subject}",
         f"Date: {rfc5322_date(bounce.now_s)}",
         f"Message-ID: <{bounce.identifier}@{_host(bounce.host)}>",
         "Auto-Submitted: auto-replied",
@@ -109,15 +125,37 @@ def _explanation(bounce: Bounce) -> bytes:
     lines = [
         f"This is the mail forwarder at {_host(bounce.host)}.",
         "",
-        "Your message could not be delivered to the recipients below, and will not be tried",
-        f"again. {_source(bounce.server)} is with each of them.",
+        *_meaning(bounce),
         "",
     ]
     for failed in bounce.failed:
-        lines += [f"<{_shown(failed.recipient)}>:", f"  {_one_line(failed.response[1:])}", ""]
+        said = failed.response[1:] if failed.response else "It could not be delivered so far."
+        lines += [f"<{_shown(failed.recipient)}>:", f"  {_one_line(said)}", ""]
+    lines += _earlier(bounce.earlier)
     text = "\n".join(lines).encode()
     kind = b"Content-Type: text/plain; charset=utf-8\n"
     return kind + _encoding(text) + b"\n" + text
+
+
+def _meaning(bounce: Bounce) -> list[str]:
+    if bounce.delay is None:
+        return [
+            "Your message could not be delivered to the recipients below, and will not be tried",
+            f"again. {_source(bounce.server)} is with each of them.",
+        ]
+    return [
+        "This is a warning only: you need not send your message again. It could not be delivered",
+        "to the recipients below yet, and goes on being tried until",
+        f"{rfc5322_date(bounce.delay.retry_until_s)}.",
+    ]
+
+
+def _earlier(attempts: tuple[tuple[int, str], ...]) -> list[str]:
+    """Return lines about the attempts before the last one, the oldest first."""
+    if not attempts:
+        return []
+    said = [f"  {rfc5322_date(at)}: {_one_line(text)}" for at, text in reversed(attempts)]
+    return ["It was tried before, and this was the reason to try again each time:", "", *said, ""]
 
 
 def _source(server: str | None) -> str:
@@ -139,21 +177,36 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
         lines += [
             "",
             f"Final-Recipient: {address}; {_shown(failed.recipient)}",
-            "Action: failed",
-            f"Status: {_code(failed.response)}",
+            "Action: failed" if bounce.delay is None else "Action: delayed",
+            f"Status: {_code(failed.response, '4.4.7' if bounce.delay is None else '4.0.0')}",
             *([f"Remote-MTA: dns; {line(server)}"] if server else []),
-            f"Diagnostic-Code: x-qmtp; {line(failed.response)}",
-            f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}",
+            *([f"Diagnostic-Code: x-qmtp; {line(failed.response)}"] if failed.response else []),
+            *_attempts(bounce),
         ]
     text = "\n".join([*lines, ""]).encode()
     return f"Content-Type: message/{kind}\n".encode() + _encoding(text) + b"\n" + text
+
+
+def _attempts(bounce: Bounce) -> list[str]:
+    """Return the fields about time: of the last attempt, and of the last one to come."""
+    if bounce.delay is None:
+        return [f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}"]
+    lines = [f"Will-Retry-Until: {rfc5322_date(bounce.delay.retry_until_s)}"]
+    if bounce.delay.attempted_s is not None:
+        lines.insert(0, f"Last-Attempt-Date: {rfc5322_date(bounce.delay.attempted_s)}")
+    return lines
 
 
 def _quotation(bounce: Bounce, wide: bool) -> bytes:
     """Quote the original: whole where it is short and can travel as it is, else its header."""
     # Line ends as they are in the rest of the bounce.
     original = bounce.original.replace(b"\r\n", b"\n")
-    if bounce.complete and len(bounce.original) <= QUOTE_BYTES and _travels(original):
+    if (
+        bounce.delay is None
+        and bounce.complete
+        and len(bounce.original) <= QUOTE_BYTES
+        and _travels(original)
+    ):
         kind = b"message/global" if wide else b"message/rfc822"
         text = original if original.endswith(b"\n") else original + b"\n"
     else:
@@ -188,21 +241,21 @@ def _boundary(identifier: str, parts: list[bytes]) -> str:
     return f"{identifier}-{number}"
 
 
-def _code(response: str) -> str:
+def _code(response: str, otherwise: str) -> str:
     """Return the status code (RFC 3463) of a response.
 
     A D is permanent, whatever the code in its text says: class 5, with subject and
     detail of that code (RFC 3463, 2: they are the same in each class), 5.0.0 where
-    there is none. A Z has failed because it came too late: the 4.x.x of its text, or
-    4.4.7, delivery time expired.
+    there is none. A Z has the 4.x.x of its text, or `otherwise`: 4.4.7, delivery time expired,
+    where it has failed because it came too late.
     """
     codes = list(_CODE.finditer(response))
-    letter = "5" if response.startswith("D") else "4"
+    letter = "5" if response.startswith("D") else "4"  # nothing, too, where it is a warning
     for found in codes:
         if found[1] == letter:
             return found[0]
     if letter == "4":
-        return "4.4.7"
+        return otherwise
     return f"5{codes[0][2]}" if codes else "5.0.0"
 
 

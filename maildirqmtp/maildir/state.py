@@ -6,6 +6,8 @@
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
+     "warned": {"UNIQUE NAME": 1800000000},
+     "attempts": {...},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
 Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
@@ -13,8 +15,9 @@ or will be within two days: when a server first deferred them. `in_doubt` has me
 with several servers: which of these may have them, since when. `broken` has large messages over
 which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
 has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
-was last given. `held` is of `holds`, and only copied here. Keys that this version does not know are
-kept.
+was last given; `warned`, when a message's sender was told that it waits. `attempts` is of the
+module of that name; `held` is of `holds`, and only copied here. Keys that this version does not
+know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew, and a message may come twice, from two servers.
@@ -28,15 +31,18 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import files, holds
+from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
-from maildirqmtp.text import LAST_S, printable
+from maildirqmtp.maildir.state_content import checked, take_tables, take_times
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.shard import Shard
 
@@ -54,6 +60,10 @@ DEFERRAL_S = 90 * 86_400.0
 IN_DOUBT_S = 86_400.0
 # A server seen again is written down once in so many seconds, not with each run.
 _SEEN_AGAIN_S = 86_400.0
+#: Seconds for which it is remembered that a sender was told that a message waits.
+WARNED_S = 400 * 86_400.0
+#: Messages of which that is remembered, and characters of their names.
+MOST_WARNED, _WARNED_CHARACTERS = 5_000, 256 << 10
 #: What can be known of a server.
 ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
 
@@ -91,6 +101,8 @@ class State:
         self._in_doubt: dict[str, dict[str, float]] = {}
         self._broken: dict[str, dict[str, float]] = {}
         self._told_s: dict[str, float] = {}
+        self._warned: dict[str, float] = {}
+        self._attempts = AttemptHistory()
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
@@ -115,12 +127,29 @@ class State:
 
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
-        if self._first_deferred or self._in_doubt or self._broken:
+        attempts = self._attempts
+        known = (self._first_deferred, self._in_doubt, self._broken, self._warned)
+        if attempts or any(known):
             with self._lock:
-                for name in message_names:
-                    for known in (self._first_deferred, self._in_doubt, self._broken):
-                        if known.pop(_key(name), None) is not None:
+                for key in map(_key, message_names):
+                    if attempts.forget(key):
+                        self._change()
+                    for of_messages in known:
+                        if of_messages.pop(key, None) is not None:
                             self._change()
+
+    def note_attempt(self, name: bytes, text: str) -> None:
+        """An attempt to send a message has ended like this, and it is to be tried again."""
+        with self._lock:
+            self._load()
+            if self._attempts.note(_key(name), text, self._wall_clock()):
+                self._change()
+
+    def attempts(self, name: bytes) -> Attempts:
+        """Return how often a message was tried, and what became of the last attempts."""
+        with self._lock:
+            self._load()
+            return self._attempts.of(_key(name))
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
         """A server may have a message; only the first time counts, for each server."""
@@ -149,6 +178,37 @@ class State:
             self._load()
             found = self._broken.get(_key(name))
             return None if found is None else (int(found["sent"]), int(found["of"]))
+
+    def was_warned(self, name: bytes) -> bool:
+        """Say whether the sender of a message was told that it waits."""
+        with self._lock:
+            self._load()
+            return _key(name) in self._warned
+
+    def note_warned(self, name: bytes) -> bool:
+        """The sender of a message is told that it waits; say whether that is on disk now.
+
+        Only then it may be done, for it is done once. False also where so many messages are noted
+        that there is no room for another.
+        """
+        key = _key(name)
+        with self._lock:
+            self._load()
+            characters = sum(map(len, self._warned)) + len(key)
+            is_full = len(self._warned) >= MOST_WARNED or characters > _WARNED_CHARACTERS
+            if key in self._warned or is_full:
+                return False
+            self._warned[key] = self._wall_clock()
+            self._changed = True
+            if not self._write():
+                del self._warned[key]
+            return key in self._warned
+
+    def forget_warned(self, name: bytes) -> None:
+        """The sender could not be told."""
+        with self._lock:
+            if self._warned.pop(_key(name), None) is not None:
+                self._change()
 
     def held(self) -> frozenset[str]:
         """Return the messages that an administrator holds back now, by `holds.key`."""
@@ -214,16 +274,21 @@ class State:
     def save(self) -> None:
         """Write what has changed."""
         with self._lock:
-            if not self._changed:
-                return
-            self._changed = False
-            try:
-                # Not made durable: what a power cut takes is found out again.
-                # The file of a shard has one writer.
-                with holds.locked(self._root) if self._name == NAME else nullcontext():
-                    files.replace(self._root, self._name, self._encoded(), durable=False)
-            except LocalError as error:
-                self._tell(str(error))
+            if self._changed:
+                self._write()
+
+    def _write(self) -> bool:
+        self._changed = False
+        try:
+            # What a power cut takes is found out again, but for who has been told what.
+            # The file of a shard has one writer.
+            with holds.locked(self._root) if self._name == NAME else nullcontext():
+                data = self._encoded()
+                files.replace(self._root, self._name, data, durable=bool(self._warned))
+        except LocalError as error:
+            self._tell(str(error))
+            return False
+        return True
 
     def _tell(self, fault: str) -> None:
         if fault != self._told:
@@ -250,19 +315,30 @@ class State:
             }
             if not in_doubt:
                 del content["in_doubt"]
+            if self._attempts:
+                content["attempts"] = self._attempts.content()
             if held:
                 content["held"] = held
+            if self._warned:
+                content["warned"] = self._warned
             data = json.dumps(content, indent=0).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
-            if deferred or in_doubt:
+            if self._attempts:
+                self._attempts.halve()
+            elif deferred or in_doubt:
                 del deferred[len(deferred) // 2 :]
                 del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over
+            elif not (self._others or self._servers or self._broken):
+                path = printable(self._root.join(self._name))
+                raise LocalError(f"{path} would have more than {MAX_BYTES} bytes")
             else:
                 self._others, self._servers, self._broken = {}, {}, {}
 
     def _forget_old(self) -> None:
         now_s = self._wall_clock()
+        self._attempts.forget_older(now_s - FORGOTTEN_S)
+        self._warned = {name: at for name, at in self._warned.items() if now_s - at < WARNED_S}
         self._first_deferred = {
             name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
         }
@@ -300,43 +376,21 @@ class State:
 
     def _take(self, data: bytes) -> None:
         """Take the file's content over. Raises `ValueError` for what is no state file."""
-        import json
-
-        content = json.loads(data)
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
-        version = content.pop("version", None)
-        if type(version) is not int or version != VERSION:
-            raise ValueError(f"it is not of version {VERSION}")
-        first_deferred = _times(content.pop("first_deferred", {}))
-        in_doubt = {name: at for name, at in _tables(content, "in_doubt").items() if at}
+        content = checked(data, VERSION)
+        first_deferred = take_times(content, "first_deferred")
+        in_doubt = {name: at for name, at in take_tables(content, "in_doubt").items() if at}
         content.pop("held", None)
-        broken = _tables(content, "broken")
+        attempts = content.pop("attempts", None)
+        broken = take_tables(content, "broken")
         if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
             raise ValueError("'broken' has something else")
-        told_s = _times(content.pop("told", {}))
-        self._servers = _tables(content, "servers")
+        told_s = take_times(content, "told")
+        warned = take_times(content, "warned")
+        self._servers = take_tables(content, "servers")
+        self._attempts.take(attempts)
         self._told_s = told_s
+        self._warned = warned
         self._broken = broken
         self._in_doubt = in_doubt
         self._first_deferred = first_deferred
         self._others = content
-
-
-def _tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
-    """Take an object of objects of numbers out of the content. Raises `ValueError`."""
-    value = content.pop(key, {})
-    if not isinstance(value, dict):
-        raise ValueError(f"{key!r} is no object")
-    return {name: _times(times) for name, times in value.items()}
-
-
-def _times(value: object) -> dict[str, float]:
-    """Return an object of names and times. Raises `ValueError` for anything else."""
-    if not isinstance(value, dict):
-        raise ValueError("there is something else where times are to be")
-    for at_s in value.values():
-        # Not a bool, no NaN, and nothing of hundreds of digits.
-        if type(at_s) not in (int, float) or not 0 <= at_s < LAST_S:
-            raise ValueError("it has a time that is none")
-    return value

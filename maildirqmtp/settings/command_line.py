@@ -236,7 +236,7 @@ def make_route(line: CommandLine) -> Route:
         flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)
-    if found := flags_and_keys.find_own_target(route):
+    if found := flags_and_keys.find_conflict(route):
         raise ConfigError(f"{found[0].flag}: {found[1]}")
     return route
 

@@ -138,7 +138,7 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
         route = flags_and_keys.make_route(values)
     except ConfigError as error:
         raise file.wrong(place_of(flags_and_keys.SERVER), str(error)) from None
-    if found := flags_and_keys.find_own_target(route):
+    if found := flags_and_keys.find_conflict(route):
         setting, message = found
         if setting.field in flagged:
             raise file.wrong((*place, "maildir"), f"{setting.flag}: {message}")

@@ -134,6 +134,12 @@ _BOUNCE = Setting(
     SwitchType(both_ways=True),
     "tell senders of failures, or not (with PREFIX: yes; else: no)",
 )
+_WARN_AFTER = Setting(
+    "warn-after",
+    "warn_after_s",
+    DurationType(),
+    "tell senders once of messages that wait for so long (4h is usual; never)",
+)
 _CUR = Setting(
     "cur",
     "include_cur",
@@ -211,6 +217,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         NumberType("N"),
         "bounces in one run ({default}); then to the failed maildir",
     ),
+    _WARN_AFTER,
     _BOUNCE_VIA,
     Setting(
         "sendmail",
@@ -371,8 +378,13 @@ def verbosity(values: Values) -> int:
     return -1 if values.get("quiet") else int(values.get("verbose", False))
 
 
-def find_own_target(route: Route) -> tuple[Setting[Any], str] | None:
-    """Find a target of messages that is the route's own maildir; say what is wrong with it."""
+def find_conflict(route: Route) -> tuple[Setting[Any], str] | None:
+    """Find a setting that cannot be together with another; say what is wrong with it.
+
+    A target of messages that is the route's own maildir, or what has nothing to do.
+    """
+    if route.warn_after_s is not None and not route.bounce:
+        return _WARN_AFTER, "senders are told nothing without bounces; ask for these, too"
     targets = (
         (_SENT, route.sent),
         (_FAILED, route.failed),

@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
+from maildirqmtp.daemon import chores
 from maildirqmtp.daemon import worker as daemon_module
+from maildirqmtp.daemon.chores import CLEAN_S
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.snapshot import Snapshot
-from maildirqmtp.daemon.worker import CLEAN_S, MOST_SHOWN, PUBLISH_S, Worker
+from maildirqmtp.daemon.worker import MOST_SHOWN, PUBLISH_S, Worker
 from maildirqmtp.errors import ConnectError, LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, STOP_S, Forwarder
 from maildirqmtp.forwarder.report import Report
-from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import (
@@ -334,11 +336,43 @@ def test_what_cannot_be_cleaned_is_said_and_stops_nothing(
     def fail(*_: object) -> int:
         raise LocalError("cannot clean up x")
 
-    monkeypatch.setattr(daemon_module, "clean", fail)
+    monkeypatch.setattr(chores, "clean", fail)
     run.add(1)
     run.go(100)
     assert run.said("cannot clean up x") == 1
     assert run.got == [(0.0, b"r1@y")]
+
+
+@pytest.mark.parametrize("script", [REFUSED, defer], ids=["unreachable", "deferred"])
+def test_senders_are_told_of_delays_once(run: Run, script: FakeScript | Exception) -> None:
+    """Also of what could never be tried; and mail that goes at once is nobody's business."""
+    run.scripts = [accept, script]
+    told = run.path.parent / "told"
+    via = BounceVia(BounceMethod.MAILDIR, os.fsencode(told))
+    seen: list[int] = []
+    run.add(1)
+    for number in range(2, 5):
+        run.at(100, lambda number=number: run.come(number))  # type: ignore[misc]
+    run.at(3_690, lambda: seen.append(len(names(told / "new"))))
+    run.at(4_500, lambda: seen.append(len(names(told / "new"))))
+    run.go(9_000, bounce=True, bounce_via=via, warn_after_s=3_600.0)
+    assert seen == [0, 3]
+    assert len(names(told / "new")) == run.said("has been told that it waits") == 3
+    assert len(names(run.path / "new")) == 3
+
+
+def test_the_daemon_floods_nobody(run: Run) -> None:
+    """As with bounces: `max_bounces` in an hour; the others are told in the next ones."""
+    run.scripts = [REFUSED]
+    told = run.path.parent / "told"
+    via = BounceVia(BounceMethod.MAILDIR, os.fsencode(told))
+    seen: list[int] = []
+    for number in range(5):
+        run.add(number)
+    for hour in range(1, 4):
+        run.at(hour * 3_600 + 1_800, lambda: seen.append(len(names(told / "new"))))
+    run.go(4 * 3_600, bounce=True, bounce_via=via, warn_after_s=3_600.0, max_bounces=2)
+    assert seen == [2, 4, 5]
 
 
 # The maildir goes, and comes back

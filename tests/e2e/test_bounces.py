@@ -12,10 +12,12 @@ import shutil
 import socketserver
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import watching
 from tests.helpers import (
     SAID,
     Peer,
@@ -23,6 +25,7 @@ from tests.helpers import (
     add_sidecar,
     answer_all,
     by_recipient,
+    closed_port,
     command,
     have_mailfront,
     mailfront,
@@ -425,3 +428,57 @@ def test_a_bounce_through_mailfront(maildir: Path, tmp_path: Path) -> None:
     assert (sender, recipients) == (b"", (b"sender@example.org",))
     assert text == made.split(b"\n", 2)[2]
     assert failed_recipients(text) == ["d@y"]
+
+
+# Warnings of delays
+
+
+def wait_for_hours(maildir: Path, name: str, hours: float = 5.0) -> None:
+    """Make a message older."""
+    then = time.time() - hours * 3_600
+    os.utime(maildir / "new" / name, (then, then))
+
+
+def test_a_sender_hears_once_that_a_message_waits(maildir: Path, sendmail: Sendmail) -> None:
+    """From runs by cron and from a daemon, whether the server defers or cannot be reached."""
+    for name in ("1.deferred", "2.young", "3.null"):
+        add_message(maildir, name, recipient=b"pre-z@y", sender=b"" if "null" in name else b"s@x")
+    wait_for_hours(maildir, "1.deferred")
+    wait_for_hours(maildir, "3.null")
+    options = ("--sendmail", sendmail.command, "--warn-after=4h", maildir, "pre-")
+    with serving(answer_all(by_recipient)) as server:
+        for _ in range(2):
+            assert run(*options, server.address).returncode == 111
+    ((arguments, text),) = sendmail.sent
+    assert arguments == ["-i", "-f", "", "--", "s@x"]
+    assert b"\nAction: delayed\n" in text
+    assert b"\nDiagnostic-Code: x-qmtp; Zbusy\n" in text
+    assert b"\nWill-Retry-Until: " in text
+    wait_for_hours(maildir, "2.young")
+    nowhere = f"127.0.0.1:{closed_port()}"
+    with watching("--watch", *options, nowhere) as daemon:
+        daemon.wait_for("2.young: <s@x> has been told that it waits")
+        assert daemon.stop() == 111
+    assert run(*options, nowhere).returncode == 111
+    assert len(sendmail.sent) == 2
+    assert names(maildir / "new") == ["1.deferred", "2.young", "3.null"]
+
+
+def test_a_warning_by_the_server_goes_there_too(maildir: Path) -> None:
+    """In the same run; it is no message to be warned of."""
+    add_message(maildir, "1.m", recipient=b"z@y")
+    wait_for_hours(maildir, "1.m")
+    options = ("--warn-after=4h", "--bounce", "--bounce-via=server", maildir)
+    with serving(answer_all(by_recipient)) as server:
+        for _ in range(2):
+            assert run(*options, server.address).returncode == 111
+    warnings = [package for package in server.packages if not package.sender]
+    assert [package.recipients for package in warnings] == [(b"sender@example.org",)]
+    assert names(maildir / "new") == ["1.m"]
+
+
+def test_without_bounces_there_are_no_warnings(maildir: Path) -> None:
+    """An error, not a silence that is taken for good news."""
+    result = run("--warn-after=4h", maildir, "127.0.0.1:1")
+    assert result.returncode == 100
+    assert "--warn-after: senders are told nothing without bounces" in result.stderr

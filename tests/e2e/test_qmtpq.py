@@ -241,3 +241,31 @@ def test_a_hold_counts_on_a_connection_that_is_busy(maildir: Path, several: bool
         assert run("--window", "1", maildir, server.address).returncode == 111
     assert len(server.packages) == 1
     assert names(maildir / "new") == [f"{number}.a" for number in (2, 3, 4, 5)]
+
+
+def test_what_was_said_before_is_known_after_a_restart(maildir: Path) -> None:
+    """And after runs by cron: the reason, when, and how often it was tried."""
+    arrive(maildir, "1.a", b"later@y")
+    with serving(answer_all(lambda _, to: b"Zgreylisted (#4.7.1)")) as server:
+        for _ in range(2):
+            assert run(maildir, server.address, "--no-cur").returncode == 111
+    [one] = listed(maildir)
+    assert (one["tries"], one["reason"]) == (2, "greylisted (#4.7.1)")
+    assert [attempt["text"] for attempt in one["attempts"]] == ["greylisted (#4.7.1)"] * 2
+    with (
+        serving(answer_all(lambda _, to: b"Zmailbox full")) as server,
+        watching("--watch", maildir, server.address) as daemon,
+    ):
+        daemon.wait_for("mailbox full")
+        assert daemon.stop() == 0
+    # A daemon that knows nothing yet, for its server cannot be reached.
+    with watching("--watch", maildir, "127.0.0.1:1") as daemon:
+        daemon.wait_for("next try in")
+        [told] = json_events(run("--status", "--json", maildir).stdout)[0]["waiting"]
+        shown = qmtpq("show", maildir, "1.a")
+    assert (told["tries"], told["reason"]) == (3, "mailbox full")
+    assert [attempt["text"] for attempt in told["attempts"]] == [
+        "mailbox full", "greylisted (#4.7.1)", "greylisted (#4.7.1)"
+    ]  # fmt: skip
+    assert shown.count("\ntried:     ") == 3
+    assert "\nwhy:       mailbox full\n" in shown

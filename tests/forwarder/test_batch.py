@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder import batch, forwarder, queue
+from maildirqmtp.forwarder import forwarder, housekeeping, queue
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
@@ -187,7 +187,7 @@ def test_mail_whose_own_run_was_turned_away_is_not_left_behind(
             add_message(path, "late.1")
             turned_away.append(Flush(path, server.port))
 
-    monkeypatch.setattr(batch, "clean", clean)
+    monkeypatch.setattr(housekeeping, "clean", clean)
     with serving(answer_all()) as server:
         done = Flush(path, server.port)
     assert [one.code for one in turned_away] == [111]

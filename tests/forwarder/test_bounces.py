@@ -55,7 +55,7 @@ class Case(SettlerCase):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         super().__init__(root)
         self.mailer = Recorder()
-        monkeypatch.setattr(bounces, "_mailer", lambda maildir, route: self.mailer)
+        monkeypatch.setattr(bounces, "make_mailer", lambda maildir, route: self.mailer)
         self.open()
 
     def open(self, **options: object) -> None:
@@ -360,7 +360,7 @@ def test_the_way_a_bounce_goes(tmp_path: Path) -> None:
 
         def way(**options: object) -> object:
             route = Route(b"M", TcpEndpoint("x"), **options)  # type: ignore[arg-type]
-            return bounces._mailer(maildir, route)
+            return bounces.make_mailer(maildir, route)
 
         assert isinstance(way(), SendmailMailer)
         assert isinstance(way(bounce_via=BounceVia(BounceMethod.SERVER)), QueueMailer)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.removals import SYNC_REMOVALS, SYNC_S
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
 from tests.helpers import add_message, make_maildir, names, sidecar, snapshot
@@ -271,11 +273,45 @@ def test_deferred_changes_nothing(case: Case) -> None:
     system = case.watch()
     case.settle(one, "Zlater")
     case.settle(two, "Zlater", "Zlater")
-    case.settler.finish()
     assert system.calls == []
+    case.settler.finish()
+    assert [call for call in system.calls if "state.json" not in call] == []
     assert snapshot(case.path) == before
     assert case.counts == (0, 3, 0, 0, 0)
     assert "1.a: recipient@example.net: deferred: later" in case.lines
+
+
+def test_a_bounce_tells_what_was_said_before(case: Case) -> None:
+    """Of a message that is too old, the last answer alone may not be the reason."""
+    bounces = BounceVia(BounceMethod.MAILDIR, os.fsencode(case.root / "Bounces"))
+    case.make(bounce=True, bounce_via=bounces, lifetime_s=2 * DAY_S)
+    one = case.add("1.a", "a@y", "b@y")
+    case.settle(one, "Zgreylisted", "Zgreylisted, too")
+    case.settler.finish()
+    case.make(bounce=True, bounce_via=bounces, lifetime_s=2 * DAY_S)
+    case.now += 3_600.0
+    case.settle(case.load(), "Kok", "Zmailbox full")
+    case.now += 3 * DAY_S
+    assert case.settle(case.load(), "Zoff for ever") is None
+    [bounce] = names(case.root / "Bounces" / "new")
+    text = (case.root / "Bounces" / "new" / bounce).read_text()
+    said = [line.partition(" +0000: ")[2] for line in text.split("\n") if " +0000: " in line]
+    assert said == ["<a@y>: greylisted", "<b@y>: mailbox full"]
+
+
+def test_a_message_that_is_done_leaves_no_history(case: Case) -> None:
+    """Another of its name is another message, and the file would grow for ever."""
+    case.settle(case.add("1.a"), "Zlater")
+    assert case.settler.attempts.earlier(case.load()) == ((int(NOW), "later"),)
+    case.settle(case.load(), "Kok")
+    assert case.settler.attempts.earlier(case.add("1.a")) == ()
+
+
+def test_without_a_state_file_attempts_are_not_kept(case: Case) -> None:
+    """As maildirserial has it."""
+    notes = AttemptNotes(None)
+    notes.note(case.add("1.a"), "later")
+    assert notes.earlier(case.load()) == ()
 
 
 def test_those_who_are_done_leave_the_sidecar(case: Case) -> None:
@@ -284,6 +320,7 @@ def test_those_who_are_done_leave_the_sidecar(case: Case) -> None:
     system = case.watch()
     case.settle(one, "Kok", "Zlater", None)
     case.settler.finish()
+    assert system.calls.pop().endswith("state.json"), "what was said is noted, once, at the end"
     assert system.calls == [
         "fsync M",
         "fsync M/tmp/*",

@@ -125,6 +125,17 @@ def test_a_bounce_says_what_failed_to_people_and_to_programs() -> None:
     assert quoted["Subject"] == "hello"
 
 
+def test_what_was_said_before_is_for_people_only() -> None:
+    """The oldest first, each in one line, whatever a server has written."""
+    bounce = make(earlier=((int(NOW) - 60, "busy\nTo: all"), (int(NOW) - 120, "greylisted")))
+    explanation, status, _ = read(bounce)[1:]
+    text = explanation.get_content()
+    assert text.index("greylisted") < text.index("busy?To: all")
+    assert f"  {rfc5322_date(NOW - 120)}: greylisted\n" in text
+    assert "greylisted" not in str(status)
+    assert "tried before" not in read(make())[1].get_content()
+
+
 def test_python_reads_the_groups_of_the_status_part() -> None:
     """The parser that most list managers use finds each failure in a group of its own."""
     _, _, status, _ = read(make(*[(b"%d@y" % number, "Dno") for number in range(5)]))

@@ -60,6 +60,63 @@ def test_a_first_deferral_outlives_the_run(runs: Runs) -> None:
     assert runs.file.stat().st_mode & 0o777 == 0o600, "it names who writes to whom"
 
 
+def test_the_last_answers_outlive_the_run(runs: Runs) -> None:
+    """Why a message waits is asked when the daemon was restarted, too."""
+    one = runs.run()
+    one.note_attempt(b"1.a:2,S", "greylisted")
+    assert one.next_deadline == runs.clock() + SAVE_S, "not with each message"
+    one.save()
+    two = runs.run()
+    assert two.attempts(b"1.a") == (1, ((int(NOW), "greylisted"),))
+    two.forget([b"1.a,U=7:2,S"])
+    two.save()
+    assert runs.run().attempts(b"1.a") == (0, ())
+    assert "attempts" not in json.loads(runs.file.read_text())
+
+
+def test_a_history_that_is_broken_spoils_nothing_else(runs: Runs) -> None:
+    """Nothing hangs on it; on the first deferral, the life of a message."""
+    one = runs.run()
+    one.first_deferral(b"1.a")
+    one.save()
+    content = json.loads(runs.file.read_text())
+    runs.file.write_text(json.dumps({**content, "attempts": {"texts": 7}}))
+    runs.now += 9.0
+    two = runs.run()
+    assert two.first_deferral(b"1.a") == NOW
+    assert two.attempts(b"1.a") == (0, ())
+    assert two.take_fault() is None
+
+
+def test_the_history_gives_way_where_the_file_would_be_too_large(runs: Runs) -> None:
+    """What decides about messages is worth more than what explains."""
+    one = runs.run()
+    for number in range(4_000):
+        one.first_deferral(b"%d.%s" % (number, b"x" * 120))
+        one.note_attempt(b"%d.%s" % (number, b"x" * 120), f"{number} " + "\u20ac" * 110)
+    one.save()
+    assert runs.file.stat().st_size <= MAX_BYTES
+    content = json.loads(runs.file.read_text())
+    assert len(content["first_deferred"]) == 4_000
+    assert 0 < len(content["attempts"]["messages"]) < 4_000
+    assert one.take_fault() is None
+
+
+def test_what_can_not_be_left_out_is_never_written_too_large(runs: Runs) -> None:
+    """It would not be read again; and that is said, and does not go on for ever."""
+    runs.file.write_text(
+        json.dumps({"version": 1, "held": {f"{n}.{'x' * 200}": 1 for n in range(4_800)}})
+    )
+    state = runs.run()
+    for number in range(800):
+        name = b"%d.%s" % (number, b"\xff" * 100)
+        if not state.note_warned(name):
+            break
+    assert runs.file.stat().st_size <= MAX_BYTES
+    assert "would have more than" in (state.take_fault() or "")
+    assert not state.was_warned(name)
+
+
 def test_a_message_that_a_reader_has_flagged_or_mbsync_numbered_is_the_same(runs: Runs) -> None:
     """Its day does not begin anew with each flag."""
     state = runs.run()

@@ -293,6 +293,9 @@ DATE = "rescan = 2026-01-31\n"
         (ROUTE + "sent = './M/'\n", "line 4: sent: ./M/ is the maildir that is forwarded"),
         ("[defaults]\nfailed = 'M'\n" + ROUTE, "line 2: failed: M is the maildir that is forw"),
         (ROUTE + "bounce-via = 'maildir:M'\n", "line 4: bounce-via: M is the maildir"),
+        (ROUTE + "warn-after = '4h'\n", "line 4: warn-after: senders are told nothing without b"),
+        ("[defaults]\nwarn-after = 1\n" + ROUTE, "line 2: warn-after: senders are told nothing"),
+        (ROUTE + "warn-after = 0\n", "line 4: warn-after: more than 0 seconds are needed"),
         ("verbose = true\nquiet = true\n" + ROUTE, "line 2: quiet: not together with verbose"),
         ("metrics-listen = '0.0.0.0:1'\n" + ROUTE, "line 1: metrics-listen: 0.0.0.0 is not loop"),
         ("x = \n", "Invalid value (at line 1, column 5)"),
@@ -471,7 +474,8 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         tls=st.none(),
         fallback_servers=st.lists(st.sampled_from(FALLBACKS), unique=True).map(tuple),
         in_doubt_wait_s=TIME,
-    ),
+        warn_after_s=st.none() | TIME,
+    ).map(lambda route: route if route.bounce else route._replace(warn_after_s=None)),
     st.integers(-1, 1),
 )
 def test_whatever_is_configured_comes_back(

@@ -1,0 +1,32 @@
+"""What became of attempts to send a message, noted for whoever asks later, also after a restart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.maildir.state import State
+
+
+class AttemptNotes:
+    """Writes down attempts in the state file of a maildir; None keeps nothing."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: State | None) -> None:
+        self._state = state
+
+    def note(self, queued: QueuedMessage, text: str, index: int | None = None) -> None:
+        """A message is to be tried again, because of this; `index`: it is about this recipient."""
+        if self._state is None:
+            return
+        if index is not None and len(queued.recipients) > 1:
+            text = f"<{printable(queued.recipients[index])}>: {text}"
+        self._state.note_attempt(queued.message.name, text)
+
+    def earlier(self, queued: QueuedMessage) -> tuple[tuple[int, str], ...]:
+        """Return time, in seconds of the epoch, and text of the last ones, the newest first."""
+        return () if self._state is None else self._state.attempts(queued.message.name)[1]
