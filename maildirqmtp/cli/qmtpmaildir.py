@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the receiver; return the exit code."""
     log = stderr_log(Severity.NOTICE)
     try:
-        options = _parser().parse_args(argv)
+        options = make_parser().parse_args(argv)
         return _run(options)
     except ConfigError as error:
         log(Severity.ERROR, str(error))
@@ -123,7 +123,8 @@ def _destination(
     return MaildirDestination(os.fsencode(options.dir), policy.max_size, options.once is not None)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. A wrong one raises `ConfigError`."""
     parser = _Parser(
         prog="qmtpmaildir",
         description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _USAGE = """\
 qmtpq COMMAND [OPTION...] DIR [NAME...]
        qmtpq COMMAND [OPTION...] --config FILE [NAME...]"""
-_COMMANDS = {
+COMMANDS = {
     "list": "list what waits and what has failed, oldest first, and why",
     "summary": "list how many, and the oldest, by recipient domain and reason",
     "show": "show all that is known of messages, and their headers",
@@ -60,6 +60,8 @@ _BOUNCES = [
     for setting in flags_and_keys.ROUTE
     if setting.field in ("bounce_via", "sendmail", "hostname")
 ]
+#: Commands that take no NAME.
+WITHOUT_NAMES = ("summary", "flush")
 #: Commands that leave what has failed alone.
 _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. A wrong value raises `ConfigError`."""
-    commands = "\n".join(f"  {name:<8}{text}" for name, text in _COMMANDS.items())
+    commands = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="qmtpq",
         usage=_USAGE,
@@ -109,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("command", choices=_COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    add("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     add("arguments", nargs="*", metavar="DIR [NAME...]", help=argparse.SUPPRESS)
     path = partial(PathType().parse, where="--failed-maildir")
     older = partial(DurationType().parse, where="--older")
@@ -132,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="change all messages, in place of names and filters")
     add("--limit", type=limit, metavar="N", help=f"list so many ({LIMIT} on a terminal)")
     add("--summary", action="store_true", help="list counts by recipient domain and reason")
+    add("--names", action="store_true", help="list names only, one a line, as shells complete them")
     add("--json", action="store_true", help="one JSON object a line")
     add("--recipient", type=recipient, metavar="ADDRESS", action="append", default=[],
         help="resend to ADDRESS instead; may be repeated")  # fmt: skip
@@ -154,6 +157,7 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
     for flag, given, commands in (
         ("--limit", options.limit is not None, ("list",)),
         ("--summary", options.summary, ("list",)),
+        ("--names", options.names, ("list",)),
         ("--recipient", options.recipient, ("resend",)),
         ("--yes", options.yes, _ASKS),
         *((s.flag, getattr(options, s.field) is not None, ("bounce",)) for s in _BOUNCES),
@@ -163,6 +167,8 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
             raise ConfigError(f"{flag} only makes sense with {' or '.join(commands)}")
     if command in _ASKS and options.json and not options.yes:
         raise ConfigError(f"{command} --json asks nobody; write --yes as well")
+    if options.names and (options.summary or options.json):
+        raise ConfigError("--names lists names only; write it without --summary and --json")
     if options.summary and options.limit is not None:
         raise ConfigError("--summary counts all messages; write it without --limit")
     if options.config is not None and options.failed_maildir is not None:
@@ -273,6 +279,8 @@ def _look(options: argparse.Namespace, selected: Selected, by_name: bool) -> int
         return queue_list.show(selected, options.json)
     if options.summary or options.command == "summary":
         return queue_list.summarise(selected, options.json)
+    if options.names:
+        return queue_list.list_names(selected, by_name, options.limit)
     limit = options.limit
     if limit is None and not options.json and sys.stdout.isatty():
         limit = LIMIT

@@ -207,6 +207,16 @@ def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys:
     assert lines[-1].split(maxsplit=3)[3] == "failed: 550 5.1.1 ... no such user, id ..."
 
 
+def test_names_only(path: Path, failed: Path, capsys: Capture) -> None:
+    """What a shell completes, and a script gives to the next command."""
+    add_message(path, "1.a")
+    add_message(path, "2.b", recipient=b"other@y")
+    fail(failed, "3.f", "no@y")
+    assert qmtpq(capsys, 0, "list", "--names", path)[0] == "1.a\n2.b\n3.f\n"
+    assert qmtpq(capsys, 0, "list", "--names", "--to", "other@y", path)[0] == "2.b\n"
+    assert qmtpq(capsys, 0, "list", "--names", "--limit", "1", path)[0] == "1.a\n3.f\n"
+
+
 def test_names_and_addresses_cannot_write_to_the_terminal(path: Path, capsys: Capture) -> None:
     """Whoever may deliver chooses them; JSON has them as they are."""
     add_message(path, b"1.\x1b[2J\xff", recipient=b"a\x1b]0;x\x07@y")
@@ -483,6 +493,8 @@ def test_without_a_daemon_nobody_is_woken(path: Path, capsys: Capture, command: 
         ("summary M 1.a", "a summary counts all messages"),
         ("list M --summary 1.a", "a summary counts all messages"),
         ("summary M --limit 3", "--limit only makes sense with list"),
+        ("list M --names --json", "--names lists names only"),
+        ("drop M 1.a --names", "--names only makes sense with list"),
         ("bounce M", "bounce needs NAME"),
         ("bounce M --failed", "bounce needs NAME"),
         ("bounce M 1.a --json", "bounce --json asks nobody; write --yes as well"),
