@@ -111,3 +111,12 @@ def test_the_metadata_are_true(wheel: zipfile.ZipFile) -> None:
     assert len(commands) == 6
     for command in commands:
         assert f"{DATA}share/man/man1/{command}.1" in wheel.namelist()
+
+
+def test_the_debian_package_is_of_this_version_and_has_its_files() -> None:
+    """It is built from the sdist of this version: tests/fresh/packages does so."""
+    first = (CONTRIB / "debian/changelog").read_text().splitlines()[0]
+    assert first.startswith(f"maildirqmtp ({__version__}-")
+    assert (CONTRIB / "debian/rules").stat().st_mode & 0o111
+    for name in ("control", "copyright", "README.Debian", "README.source", "source/format"):
+        assert (CONTRIB / "debian" / name).read_text()

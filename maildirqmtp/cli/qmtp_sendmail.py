@@ -66,7 +66,7 @@ _MODES_REFUSED = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

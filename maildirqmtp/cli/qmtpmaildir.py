@@ -42,7 +42,7 @@ from maildirqmtp.transport.signals import signal_handlers
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if [options.dir, options.queue, options.deliver].count(None) != 2:
         raise ConfigError(
-            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
+            "required: one of DIR, --queue DIR and --deliver HOW; try qmtpmaildir --help"
         )
     policy = policy_of(options)
     timeout_s = parse_seconds(options.timeout, "--timeout")

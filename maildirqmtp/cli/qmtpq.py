@@ -68,7 +68,7 @@ _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"qmtpq: {message}; see qmtpq --help\n")
+        self.exit(EXIT_USAGE, f"qmtpq: {message}; try qmtpq --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _do(options, _selection(options))
         return code if flush_output() else EXIT_TEMPORARY
     except ConfigError as error:
-        complain("qmtpq", f"{error}; see qmtpq --help")
+        complain("qmtpq", f"{error}; try qmtpq --help")
         return EXIT_USAGE
     except LocalError as error:
         complain("qmtpq", str(error))
