@@ -125,7 +125,7 @@ def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
     for default in (submission.SOCKET, submission.QUEUE):
         assert default.decode() in about
         assert default.decode() in manual
-    for action in qmtp_sendmail._make_parser()._actions:
+    for action in qmtp_sendmail.make_parser()._actions:
         for flag in action.option_strings:
             assert flag.startswith("--") or flag.replace("-", "\\-") in manual
     for path in (submission.SYSTEM_FILE, submission.USER_FILE):

@@ -21,7 +21,6 @@ from maildirqmtp.settings.command_line import (
     CommandLine,
     check_together,
     envelope,
-    make_parser,
     make_route,
     parse,
 )
@@ -47,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(codes.usage if stop.code == EXIT_USAGE else stop.code) from None
     except ConfigError as error:
         if line is None or line.config is None:
-            make_parser().exit(codes.usage, f"maildirqmtp: {error}\n{make_parser().format_usage()}")
+            _complain(f"{error}; try maildirqmtp --help")
+            raise SystemExit(codes.usage) from None
         _complain(str(error))
         return codes.usage
     except EnvelopeError as error:
@@ -152,10 +152,11 @@ def _flush(chosen: Route, line: CommandLine) -> int:
     from maildirqmtp.forwarder.report import Report
 
     verbosity = flags_and_keys.verbosity(line.values(flags_and_keys.PROCESS))
-    progress = None
+    progress, log = None, sys.stderr
     if verbosity == 0 and not line.json and sys.stderr.isatty():
-        from maildirqmtp.forwarder.progress import make
+        from maildirqmtp.forwarder.progress import log_of, make
 
         progress = make(sys.stderr)
-    report = Report(sys.stderr, sys.stdout if line.json else None, verbosity, progress)
+        log = log_of(progress, sys.stderr)
+    report = Report(log, sys.stdout if line.json else None, verbosity, progress)
     return flush(chosen, report)

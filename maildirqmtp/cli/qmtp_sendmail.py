@@ -66,7 +66,7 @@ _MODES_REFUSED = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,7 +154,7 @@ def _parse(words: list[str], program: str) -> argparse.Namespace:
     """
     end = words.index("--") if "--" in words else len(words)
     own = [word for word in words[:end] if not word.startswith(("-q", "-d"))]
-    parser = _make_parser()
+    parser = make_parser()
     options = parser.parse_intermixed_args(own)
     options.addresses += words[end + 1 :]
     # With an interval it is about a daemon that tries again, which is there anyway.
@@ -166,7 +166,8 @@ def _parse(words: list[str], program: str) -> argparse.Namespace:
     return options
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. A wrong one raises `ConfigError`."""
     parser = _Parser(
         prog="qmtp-sendmail",
         usage=_USAGE,

@@ -42,14 +42,14 @@ from maildirqmtp.transport.signals import signal_handlers
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the receiver; return the exit code."""
     log = stderr_log(Severity.NOTICE)
     try:
-        options = _parser().parse_args(argv)
+        options = make_parser().parse_args(argv)
         return _run(options)
     except ConfigError as error:
         log(Severity.ERROR, str(error))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if [options.dir, options.queue, options.deliver].count(None) != 2:
         raise ConfigError(
-            "required: one of DIR, --queue DIR and --deliver HOW; see qmtpmaildir --help"
+            "required: one of DIR, --queue DIR and --deliver HOW; try qmtpmaildir --help"
         )
     policy = policy_of(options)
     timeout_s = parse_seconds(options.timeout, "--timeout")
@@ -123,7 +123,8 @@ def _destination(
     return MaildirDestination(os.fsencode(options.dir), policy.max_size, options.once is not None)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. A wrong one raises `ConfigError`."""
     parser = _Parser(
         prog="qmtpmaildir",
         description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "

@@ -19,6 +19,7 @@ from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.types import AddressType, DurationType, NumberType, PathType
 
 if TYPE_CHECKING:
@@ -28,15 +29,17 @@ if TYPE_CHECKING:
 _USAGE = """\
 qmtpq COMMAND [OPTION...] DIR [NAME...]
        qmtpq COMMAND [OPTION...] --config FILE [NAME...]"""
-_COMMANDS = {
-    "list": "list what waits and what has failed, the oldest first, and why",
+COMMANDS = {
+    "list": "list what waits and what has failed, oldest first, and why",
+    "summary": "list how many, and the oldest, by recipient domain and reason",
     "show": "show all that is known of messages, and their headers",
     "drop": "remove messages for good, telling nobody; asks, unless --yes is given",
+    "bounce": "tell the senders now, and remove the messages; asks, as drop does",
     "resend": "put failed messages back into the queue, to those who failed",
     "hold": "have no forwarder send messages until they are released",
     "release": "let held messages go, and have the running daemon try them now",
-    "retry": "have the running daemon try all that waits now",
-    "flush": "the same as retry",
+    "retry": "have the running daemon try all that waits now; NAME is looked for",
+    "flush": "have the running daemon try all that waits now",
 }
 _EPILOG = """\
 NAME is a message's file name, as list shows it; where that ends with +, it is
@@ -48,14 +51,24 @@ usage.
 """
 #: Messages that `list` shows on a terminal, where nothing else is said.
 LIMIT = 100
-_CHANGES_MESSAGES = ("drop", "resend", "hold", "release")
+_CHANGES_MESSAGES = ("drop", "bounce", "resend", "hold", "release")
+#: Commands that cannot be undone, and ask.
+_ASKS = ("drop", "bounce")
+#: The settings of a route that say how bounces go.
+_BOUNCES = [
+    setting
+    for setting in flags_and_keys.ROUTE
+    if setting.field in ("bounce_via", "sendmail", "hostname")
+]
+#: Commands that take no NAME.
+WITHOUT_NAMES = ("summary", "flush")
 #: Commands that leave what has failed alone.
 _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"qmtpq: {message}; see qmtpq --help\n")
+        self.exit(EXIT_USAGE, f"qmtpq: {message}; try qmtpq --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a full disk is an error, and no list
         return code
     except ConfigError as error:
-        complain("qmtpq", f"{error}; see qmtpq --help")
+        complain("qmtpq", f"{error}; try qmtpq --help")
         return EXIT_USAGE
     except LocalError as error:
         complain("qmtpq", str(error))
@@ -89,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. A wrong value raises `ConfigError`."""
-    commands = "\n".join(f"  {name:<8}{text}" for name, text in _COMMANDS.items())
+    commands = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="qmtpq",
         usage=_USAGE,
@@ -99,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("command", choices=_COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    add("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     add("arguments", nargs="*", metavar="DIR [NAME...]", help=argparse.SUPPRESS)
     path = partial(PathType().parse, where="--failed-maildir")
     older = partial(DurationType().parse, where="--older")
@@ -122,10 +135,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="change all messages, in place of names and filters")
     add("--limit", type=limit, metavar="N", help=f"list so many ({LIMIT} on a terminal)")
     add("--summary", action="store_true", help="list counts by recipient domain and reason")
+    add("--names", action="store_true", help="list names only, one a line, as shells complete them")
     add("--json", action="store_true", help="one JSON object a line")
     add("--recipient", type=recipient, metavar="ADDRESS", action="append", default=[],
         help="resend to ADDRESS instead; may be repeated")  # fmt: skip
-    add("--yes", action="store_true", help="drop without asking")
+    for setting in _BOUNCES:
+        read: dict[str, Any] = {"dest": setting.field, "type": setting.from_flag}
+        read |= {"metavar": setting.type.metavar, "help": f"bounce: {setting.described}"}
+        add(setting.flag, **read)
+    add("--yes", action="store_true", help="drop or bounce without asking")
     add("--version", action="version", version=f"qmtpq {__version__}")
     return parser
 
@@ -140,14 +158,18 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
     for flag, given, commands in (
         ("--limit", options.limit is not None, ("list",)),
         ("--summary", options.summary, ("list",)),
+        ("--names", options.names, ("list",)),
         ("--recipient", options.recipient, ("resend",)),
-        ("--yes", options.yes, ("drop",)),
+        ("--yes", options.yes, _ASKS),
+        *((s.flag, getattr(options, s.field) is not None, ("bounce",)) for s in _BOUNCES),
         ("--all", options.all, _CHANGES_MESSAGES),
     ):
         if given and command not in commands:
             raise ConfigError(f"{flag} only makes sense with {' or '.join(commands)}")
-    if command == "drop" and options.json and not options.yes:
-        raise ConfigError("drop --json asks nobody; write --yes as well")
+    if command in _ASKS and options.json and not options.yes:
+        raise ConfigError(f"{command} --json asks nobody; write --yes as well")
+    if options.names and (options.summary or options.json):
+        raise ConfigError("--names lists names only; write it without --summary and --json")
     if options.summary and options.limit is not None:
         raise ConfigError("--summary counts all messages; write it without --limit")
     if options.config is not None and options.failed_maildir is not None:
@@ -197,8 +219,12 @@ def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
         raise ConfigError(f"resend is about failed messages; write it without --{state}")
     if command in ("hold", "release") and state == listing.FAILED:
         raise ConfigError(f"{command} is about messages that wait; write it without --failed")
-    if command in ("retry", "flush") and (asks or state is not None or selection.names):
-        raise ConfigError(f"{command} has the daemon try all that waits; it takes only DIR")
+    if (command == "summary" or options.summary) and selection.names:
+        raise ConfigError("a summary counts all messages; choose some by --to, --from and the like")
+    if command in ("retry", "flush") and (asks or state is not None):
+        raise ConfigError(f"{command} has the daemon try all that waits; write it without filters")
+    if command == "flush" and selection.names:
+        raise ConfigError("flush takes only DIR; write retry DIR NAME")
 
 
 def _pattern(text: str | None, what: str, flag: str) -> bytes | None:
@@ -216,12 +242,18 @@ def _pattern(text: str | None, what: str, flag: str) -> bytes | None:
 def _do(options: argparse.Namespace, selection: Selection) -> int:
     meant = selection.of_places(_failed_ones(options.command, selection))
     with Selected(meant, partial(complain, "qmtpq")) as selected:
-        if options.command in ("list", "show"):
+        if options.command in ("list", "show", "summary"):
             return _look(options, selected, bool(selection.names))
         from maildirqmtp.cli import queue_changes
 
         if options.command == "drop":
             return queue_changes.drop(selected, options.yes, options.json)
+        if options.command == "bounce":
+            from maildirqmtp.cli.queue_bounce import bounce
+
+            given = {s.field: getattr(options, s.field) for s in _BOUNCES}
+            given = {field: value for field, value in given.items() if value is not None}
+            return bounce(selected, given, options.yes, options.json)
         if options.command == "resend":
             return queue_changes.resend(selected, tuple(options.recipient), options.json)
         change = {"hold": queue_changes.hold, "release": queue_changes.release}
@@ -238,7 +270,7 @@ def _failed_ones(command: str, selection: Selection) -> bool | None:
     if state is not None:
         return state == listing.FAILED
     # By name in both, where a name that is in both is refused; else what has failed is asked for.
-    return False if command == "drop" and not selection.names else None
+    return False if command in _ASKS and not selection.names else None
 
 
 def _look(options: argparse.Namespace, selected: Selected, by_name: bool) -> int:
@@ -246,8 +278,10 @@ def _look(options: argparse.Namespace, selected: Selected, by_name: bool) -> int
 
     if options.command == "show":
         return queue_list.show(selected, options.json)
-    if options.summary:
+    if options.summary or options.command == "summary":
         return queue_list.summarise(selected, options.json)
+    if options.names:
+        return queue_list.list_names(selected, by_name, options.limit)
     limit = options.limit
     if limit is None and not options.json and sys.stdout.isatty():
         limit = LIMIT

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _LISTED = 20
 
 
-def _code(selected: Selected) -> int:
+def code_of(selected: Selected) -> int:
+    """Return the exit code of a command: 111 where something was not done."""
     return EXIT_OK if selected.complete else EXIT_TEMPORARY
 
 
@@ -38,14 +39,15 @@ def _code(selected: Selected) -> int:
 def drop(selected: Selected, yes: bool, to_json: bool) -> int:
     """Remove messages for good, after asking; nobody is told."""
     chosen = selected.chosen(single=True)
-    if chosen and not yes and not _confirmed([entry for _, _, entry in chosen]):
+    question = "drop {} for good, telling nobody?"
+    if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
         selected.fault("nothing was dropped")
         return EXIT_TEMPORARY
     for _, group in groupby(chosen, key=lambda one: one[1].path):
         same = list(group)
         for first in range(0, len(same), requeue.BATCH):
             _drop_batch(selected, same[first : first + requeue.BATCH], to_json)
-    return _code(selected)
+    return code_of(selected)
 
 
 def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> None:
@@ -54,25 +56,33 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     try:
         outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
         if on_hold := [entry.name for entry in found if entry.is_on_hold]:
-            _change_holds(maildir, hold=(), release=on_hold)
+            change_holds(maildir, hold=(), release=on_hold)
     except LocalError as error:
         selected.fault(str(error))
         return
     for entry, why in zip(found, outcomes, strict=True):
         if why is None:
-            _tell("dropped", place, entry, to_json)
+            tell("dropped", place, entry, to_json)
         else:
             selected.fault(f"{printable(entry.folder.join(entry.name))}: {why}")
 
 
-def _confirmed(entries: Sequence[Entry]) -> bool:
+def confirmed(entries: Sequence[Entry], question: str) -> bool:
+    """List these messages and ask about them, on the terminal's line; True for yes.
+
+    `{}` in the question stands for them, and the second one for a pronoun.
+    """
     # To where the question goes: standard output may be a file.
     with redirect_stdout(sys.stderr):
         queue_output.put_table(entries[:_LISTED], time.time())
         if len(entries) > _LISTED:
             print(f"  and {len(entries) - _LISTED:,} more")
-    count = "this message" if len(entries) == 1 else f"these {len(entries):,} messages"
-    print(f"drop {count} for good, telling nobody? [y/N] ", end="", file=sys.stderr, flush=True)
+    count = (
+        ("this message", "it")
+        if len(entries) == 1
+        else (f"these {len(entries):,} messages", "them")
+    )
+    print(f"{question.format(*count)} [y/N] ", end="", file=sys.stderr, flush=True)
     answer = "" if sys.stdin is None else sys.stdin.readline()
     if not answer.endswith("\n"):
         print(file=sys.stderr)  # the end of the input leaves the question's line open
@@ -90,7 +100,7 @@ def resend(selected: Selected, recipients: tuple[bytes, ...], to_json: bool) -> 
             _resend_from(selected, same, recipients, to_json)
         except LocalError as error:
             selected.fault(str(error))
-    return _code(selected)
+    return code_of(selected)
 
 
 def _resend_from(
@@ -119,7 +129,7 @@ def _resend_from(
             except QMTPError as error:  # about this message alone
                 selected.fault(f"{label}: {error}")
             else:
-                _tell("resent", place, entry, to_json, os.fsdecode(name))
+                tell("resent", place, entry, to_json, os.fsdecode(name))
 
 
 def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -> Sidecar | None:
@@ -167,18 +177,19 @@ def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
             continue
         names = [entry.name for entry in entries]
         try:
-            _change_holds(maildir, hold=names if hold else (), release=() if hold else names)
+            change_holds(maildir, hold=names if hold else (), release=() if hold else names)
             if not hold:
                 wake(maildir)  # without a daemon the next run sends it
         except LocalError as error:
             selected.fault(str(error))
             continue
         for entry in entries:
-            _tell("held" if hold else "released", place, entry, to_json)
-    return _code(selected)
+            tell("held" if hold else "released", place, entry, to_json)
+    return code_of(selected)
 
 
-def _change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes]) -> None:
+def change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes]) -> None:
+    """Hold and release messages, by their names; durable when this returns. `LocalError`."""
     holds.change(maildir.root, state.NAME, state.MAX_BYTES, hold=hold, release=release)
 
 
@@ -186,28 +197,48 @@ def _change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[byt
 
 
 def retry(selected: Selected, to_json: bool) -> int:
-    """Have the daemons of the maildirs try all that waits now."""
+    """Have the daemons of the maildirs try all that waits now; named messages are looked for."""
+    named: dict[bytes, list[Entry]] = {}
+    if selected.by_name:
+        for place, _, entry in selected.chosen():
+            named.setdefault(place.path, []).append(entry)
     for place, maildir in selected.maildirs():
+        if selected.by_name and place.path not in named:
+            continue
         try:
             woken = wake(maildir)
         except LocalError as error:
             selected.fault(str(error))
             continue
-        path = printable(place.path)
-        if woken is Woken.NO_DAEMON:
-            selected.fault(
-                f"no daemon forwards {path}; it is tried with the next run of maildirqmtp"
-            )
-        elif woken is Woken.NOT_ALLOWED:
-            selected.fault(f"the daemon of {path} is another user's; run this as that user or root")
-        elif to_json:
-            queue_output.put_json({"event": "woken", "maildir": os.fsdecode(place.path)})
+        if woken is Woken.DONE:
+            _tell_woken(selected, place, named.get(place.path, ()), to_json)
         else:
-            print(f"the daemon of {path} tries all that waits")
-    return _code(selected)
+            selected.fault(_not_woken(woken, printable(place.path)))
+    return code_of(selected)
 
 
-def _tell(event: str, place: QueuePlace, entry: Entry, to_json: bool, new_name: str = "") -> None:
+def _not_woken(woken: Woken, path: str) -> str:
+    if woken is Woken.NO_DAEMON:
+        return f"no daemon forwards {path}; it is tried with the next run of maildirqmtp"
+    return f"the daemon of {path} is another user's; run this as that user or root"
+
+
+def _tell_woken(
+    selected: Selected, place: QueuePlace, named: Sequence[Entry], to_json: bool
+) -> None:
+    if to_json:
+        found: dict[str, object] = {"event": "woken", "maildir": os.fsdecode(place.path)}
+        if named:
+            found["messages"] = [os.fsdecode(entry.name) for entry in named]
+        queue_output.put_json(found)
+    else:
+        print(f"the daemon of {printable(place.path)} tries all that waits")
+    for entry in named:
+        if entry.is_on_hold:
+            selected.fault(f"{printable(entry.name)} is on hold, and not tried; release lets it go")
+
+
+def tell(event: str, place: QueuePlace, entry: Entry, to_json: bool, new_name: str = "") -> None:
     if to_json:
         found = {"event": event, "maildir": os.fsdecode(place.path)}
         found["message"] = os.fsdecode(entry.name)

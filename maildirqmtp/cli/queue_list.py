@@ -32,6 +32,14 @@ def list_messages(selected: Selected, by_name: bool, limit: int | None, to_json:
     return _code(selected)
 
 
+def list_names(selected: Selected, by_name: bool, limit: int | None) -> int:
+    """Print the names of the messages that are meant, of each maildir `limit` at most."""
+    for _, _, entries in _each_maildir(selected, by_name):
+        for entry in islice(entries, limit):
+            print(printable(entry.name))
+    return _code(selected)
+
+
 def _each_maildir(
     selected: Selected, by_name: bool
 ) -> Iterator[tuple[QueuePlace, Maildir, Iterable[Entry]]]:

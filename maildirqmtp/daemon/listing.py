@@ -45,12 +45,14 @@ class QueuePlace:
     """One maildir to look at, and the envelope that its route gives to messages.
 
     `is_failed`: it is the failed maildir of those in `queues`; `nofollow`: and inside the one.
+    `prefixes` are those of its routes, which the `route` here is without.
     """
 
     route: Route
     is_failed: bool = False
     nofollow: bool = False
     queues: tuple[bytes, ...] = ()
+    prefixes: tuple[bytes, ...] = ()
 
     @property
     def path(self) -> bytes:
@@ -110,16 +112,17 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
     for route in routes:
         whole = route._replace(prefix=b"")
         known = queues.setdefault(route.maildir, QueuePlace(whole))
-        if route.include_cur:
-            wider = known.route._replace(include_cur=True)
-            queues[route.maildir] = replace(known, route=wider)
+        wider = known.route._replace(include_cur=known.route.include_cur or route.include_cur)
+        queues[route.maildir] = replace(
+            known, route=wider, prefixes=(*known.prefixes, route.prefix)
+        )
         path = route.failed or os.path.join(route.maildir, b".Failed")
         there = failed.setdefault(
             path,
             QueuePlace(whole._replace(maildir=path, include_cur=True), True, route.failed is None),
         )
-        if route.maildir not in there.queues:
-            failed[path] = replace(there, queues=(*there.queues, route.maildir))
+        here = there.queues if route.maildir in there.queues else (*there.queues, route.maildir)
+        failed[path] = replace(there, queues=here, prefixes=(*there.prefixes, route.prefix))
     return [*queues.values(), *failed.values()]
 
 

@@ -32,10 +32,18 @@ HOUR_S = 3_600.0
 
 
 class Bouncer:
-    """Bounces the failures of one route. `wall_clock` is seconds of the epoch."""
+    """Bounces the failures of one route. `wall_clock` is seconds of the epoch.
+
+    `queue` is where a bounce for the route's server goes, where that is not `maildir`.
+    """
 
     def __init__(
-        self, maildir: Maildir, route: Route, report: Report, wall_clock: Callable[[], float]
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        wall_clock: Callable[[], float],
+        queue: Maildir | None = None,
     ) -> None:
         self._maildir = maildir
         self._route = route
@@ -43,7 +51,7 @@ class Bouncer:
         self._wall_clock = wall_clock
         self._sent = 0
         self._since_s = wall_clock()
-        self._mailer = make_mailer(maildir, route)
+        self._mailer = make_mailer(queue or maildir, route)
 
     def refusal(self, queued: QueuedMessage) -> str:
         """Say why a failure of this message does not become a bounce; empty where it does."""

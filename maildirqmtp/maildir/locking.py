@@ -3,6 +3,7 @@
     DIR/.maildirqmtp-lock           mode 0600, empty, never removed; flock(2) on it is the lock
     DIR/.maildirqmtp-lock-shards    likewise; how many shards there are, as a number
     DIR/.maildirqmtp-lock-K         likewise; the lock of shard K
+    DIR/.maildirqmtp-lock-bounces   likewise; keeps two `qmtpq bounce` apart, beside any forwarder
 
 Who forwards all of the maildir holds the first exclusively. A shard holds it shared, and its own
 exclusively. The number of shards is that of the first one to begin; it is looked at, and written,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 NAME = b".maildirqmtp-lock"
 SHARDS = NAME + b"-shards"
+BOUNCES = NAME + b"-bounces"
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # Where the file cannot be made, and other things may be done all the same.
 _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -80,6 +82,29 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
             counted = others if fd is None else [p for p in others if _counts(p, root)]
             if counted or fd is None:
                 raise _locked(root, counted)
+    except OSError as error:
+        lock.close()
+        raise local_error("lock", root.path, error) from error
+    except LocalError:
+        lock.close()
+        raise
+    return lock
+
+
+def acquire_for_bounces(root: Folder) -> Lock:
+    """Keep others from bouncing what waits in a maildir, until the lock is closed.
+
+    Forwarders go on meanwhile. Raises `LocalError`, which names the process that holds the lock.
+    """
+    lock = Lock()
+    try:
+        if not _make_file(root, BOUNCES):
+            raise LocalError(f"cannot make the lock file {printable(root.join(BOUNCES))}")
+        fd = lock.add(_open_file(root, BOUNCES))
+        if not _flock(fd):
+            processes = holders(os.fstat(fd))
+            who = f"process {processes[0]}" if processes else "another process"
+            raise LocalError(f"{who} is bouncing messages of {printable(root.path)}; try again")
     except OSError as error:
         lock.close()
         raise local_error("lock", root.path, error) from error

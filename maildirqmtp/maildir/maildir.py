@@ -115,9 +115,12 @@ class Maildir:
         try:
             fd = directories.open_directory(name, None if parent is None else parent.fd, nofollow)
         except OSError as error:
+            hint = "is it a maildir?" if parent else "check the path"
+            if parent is None and error.errno == errno.ENOENT:
+                parts = [printable(os.path.join(path, part)) for part in (b"tmp", b"new", b"cur")]
+                hint += f", or make one: mkdir -p {' '.join(parts)}"
             raise LocalError(
-                f"cannot open the maildir directory {printable(path)}: {reason(error)}"
-                + ("; is it a maildir?" if parent else "; check the path")
+                f"cannot open the maildir directory {printable(path)}: {reason(error)}; {hint}"
             ) from error
         folder = Folder(fd, path)
         self._open.append(folder)

@@ -41,11 +41,33 @@ standard input and output; or - for what tcpclient has on descriptors 6 and 7.
 SERVER,SERVER is several: the next one is for where the first cannot be used.
 TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
 
+Examples:
+  maildirqmtp ~/Maildir mail.example.org            once: cron, or link-up
+  maildirqmtp --watch ~/Maildir mail.example.org    stay
+  maildirqmtp --config /etc/maildirqmtp.toml        stay, with several routes
+  maildirqmtp ~/Maildir 'exec:ssh mx qmtpmaildir --stdio Maildir'
+  maildirqmtp --status ~/Maildir                    what waits, and why
+
 Exit codes: 0 nothing of ours is left; 111 something is left (deferred, held,
 server unreachable) or went to the failed maildir; 100 wrong usage.
 """
 
 _SETTINGS = {setting.field: setting for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS)}
+
+#: The groups of the help, and the settings in them; the others are with the server's.
+_ENVELOPES, _FAILURES, _SERVER, _TLS = "messages", "failures and bounces", "the server", "TLS"
+_OUTPUT = "output and monitoring"
+_GROUPS = {
+    _ENVELOPES: ("sender", "default-sender", "recipient", "cur", "shard", "max-size", "sent"),
+    _FAILURES: (
+        *("lifetime", "failed", "bounce", "max-bounces", "bounce-via", "sendmail", "hostname"),
+        *("keep-sent", "keep-failed", "warn-after"),
+    ),
+    _SERVER: (),
+    _TLS: ("tls-ca", "tls-cert", "tls-key", "tls-pin"),
+    _OUTPUT: tuple([setting.key for setting in flags_and_keys.PROCESS]),
+}
+_GROUP_OF = {key: title for title, keys in _GROUPS.items() for key in keys}
 
 #: Columns of the help: at least, and at most on a wide terminal.
 _MIN_COLUMNS, _MAX_COLUMNS = 80, 120
@@ -88,7 +110,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit 100, as qmail's programs do for wrong usage; argparse would exit 2."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n{self.format_usage()}")
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; try {self.prog} --help\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,9 +124,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=partial(_HelpFormatter, max_help_position=28, width=_columns() - 2),
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "arguments", nargs="*", metavar="DIR [PREFIX] SERVER", help=argparse.SUPPRESS
+    )
     add = parser.add_argument
-    add("arguments", nargs="*", metavar="DIR [PREFIX] SERVER")
-    _add_settings(parser, flags_and_keys.ROUTE)
     add("--dry-run", action="store_true", help="list what would be sent, and send nothing")
     add("--watch", action="store_true", help="stay, and send each message as it arrives")
     add("--config", metavar="FILE", help="stay, with the routes that the file says")
@@ -112,11 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
     limit = partial(NumberType().parse, where="--limit")
     add("--limit", type=limit, metavar="N", help="with --status: list so many of each (100)")
-    _add_settings(parser, flags_and_keys.PROCESS)
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
     add("--sysexits", action="store_true", help="with --enqueue, exit codes of sysexits(3)")
     add("--demo", action="store_true", help="show the whole way of messages made up for it")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
+    groups = {title: parser.add_argument_group(title) for title in _GROUPS}
+    for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS):
+        _add_setting(groups[_GROUP_OF.get(setting.key, _SERVER)], setting)
     return parser
 
 
@@ -128,20 +153,19 @@ def _columns() -> int:
     return min(max(columns, _MIN_COLUMNS), _MAX_COLUMNS)
 
 
-def _add_settings(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]]) -> None:
-    for setting in settings:
-        names = [setting.short, setting.flag] if setting.short else [setting.flag]
-        shared: dict[str, Any] = {"dest": setting.field, "help": setting.help}
-        if isinstance(setting.type, SwitchType):
-            if setting.type.both_ways:
-                parser.add_argument(*names, action=argparse.BooleanOptionalAction, **shared)
-            else:
-                parser.add_argument(*names, action="store_const", const=True, **shared)
-            continue
-        action = "extend" if isinstance(setting.type, ListType) else "store"
-        parser.add_argument(
-            *names, action=action, type=setting.from_flag, metavar=setting.type.metavar, **shared
-        )
+def _add_setting(group: argparse._ArgumentGroup, setting: Setting[Any]) -> None:
+    names = [setting.short, setting.flag] if setting.short else [setting.flag]
+    shared: dict[str, Any] = {"dest": setting.field, "help": setting.help}
+    if isinstance(setting.type, SwitchType):
+        if setting.type.both_ways:
+            group.add_argument(*names, action=argparse.BooleanOptionalAction, **shared)
+        else:
+            group.add_argument(*names, action="store_const", const=True, **shared)
+        return
+    action = "extend" if isinstance(setting.type, ListType) else "store"
+    group.add_argument(
+        *names, action=action, type=setting.from_flag, metavar=setting.type.metavar, **shared
+    )
 
 
 def parse(words: list[str]) -> CommandLine:

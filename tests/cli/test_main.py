@@ -64,8 +64,9 @@ def refused(capsys: Out, *arguments: str) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("maildirqmtp: ")
-    assert "usage: maildirqmtp [OPTION...] DIR [PREFIX] SERVER" in captured.err
-    return captured.err.splitlines()[0]
+    (line,) = captured.err.splitlines()
+    assert line.endswith("; try maildirqmtp --help")
+    return line
 
 
 # What is understood
@@ -201,7 +202,7 @@ def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
 def test_wrong_usage(
     capsys: Out, flushed: Flushed, arguments: list[str], said: str, tmp_path: Path
 ) -> None:
-    """Exit 100, the reason and the usage; nothing is sent."""
+    """Exit 100, the reason in one line; nothing is sent."""
     assert said in refused(capsys, *arguments)
     assert flushed.route is None
 
@@ -216,6 +217,9 @@ def test_help_names_every_option_and_exit_code(capsys: Out) -> None:
         assert option in shown
     for option in ("--cur", "--dry-run", "--json", "--verbose", "--quiet", "--demo"):
         assert option in shown
+    for title in ("options:", "messages:", "failures and bounces:", "the server:", "TLS:"):
+        assert f"\n{title}\n" in shown
+    assert "\nExamples:\n" in shown
     assert "Exit codes: 0 nothing of ours is left; 111" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
@@ -523,7 +527,7 @@ def test_status(stayed: Stayed, tmp_path: Path) -> None:
         (["Maildir", "h", "--dry-run"], 0, "", ""),
         (["--status", "Maildir"], 0, "Maildir", ""),
         (["missing", "h"], 111, "", "cannot open the maildir"),
-        (["Maildir"], 100, "", "usage: maildirqmtp"),
+        (["Maildir"], 100, "", "are needed; try maildirqmtp --help"),
         (["--version"], 0, maildirqmtp.__version__, ""),
     ],
 )

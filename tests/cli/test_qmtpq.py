@@ -207,6 +207,16 @@ def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys:
     assert lines[-1].split(maxsplit=3)[3] == "failed: 550 5.1.1 ... no such user, id ..."
 
 
+def test_names_only(path: Path, failed: Path, capsys: Capture) -> None:
+    """What a shell completes, and a script gives to the next command."""
+    add_message(path, "1.a")
+    add_message(path, "2.b", recipient=b"other@y")
+    fail(failed, "3.f", "no@y")
+    assert qmtpq(capsys, 0, "list", "--names", path)[0] == "1.a\n2.b\n3.f\n"
+    assert qmtpq(capsys, 0, "list", "--names", "--to", "other@y", path)[0] == "2.b\n"
+    assert qmtpq(capsys, 0, "list", "--names", "--limit", "1", path)[0] == "1.a\n3.f\n"
+
+
 def test_names_and_addresses_cannot_write_to_the_terminal(path: Path, capsys: Capture) -> None:
     """Whoever may deliver chooses them; JSON has them as they are."""
     add_message(path, b"1.\x1b[2J\xff", recipient=b"a\x1b]0;x\x07@y")
@@ -469,8 +479,8 @@ def test_without_a_daemon_nobody_is_woken(path: Path, capsys: Capture, command: 
         ("drop M 1.a --json", "write --yes as well"),
         ("resend M --all --held", "resend is about failed messages"),
         ("list M --held --failed", "leave nothing"),
-        ("list M --all", "--all only makes sense with drop or resend or hold or release"),
-        ("list M --yes", "--yes only makes sense with drop"),
+        ("list M --all", "--all only makes sense with drop or bounce or resend or hold or release"),
+        ("list M --yes", "--yes only makes sense with drop or bounce"),
         ("drop M 1.a --limit 3", "--limit only makes sense with list"),
         ("list M --recipient a@y", "--recipient only makes sense with resend"),
         ("list M --summary --limit 3", "--summary counts all messages"),
@@ -478,8 +488,18 @@ def test_without_a_daemon_nobody_is_woken(path: Path, capsys: Capture, command: 
         ("list M --to a@y,b@y", "--to: "),
         ("hold M", "hold needs NAME"),
         ("release M --all --failed", "release is about messages that wait"),
-        ("flush M 1.a", "it takes only DIR"),
-        ("retry M --to a@y", "it takes only DIR"),
+        ("flush M 1.a", "flush takes only DIR"),
+        ("retry M --to a@y", "write it without filters"),
+        ("summary M 1.a", "a summary counts all messages"),
+        ("list M --summary 1.a", "a summary counts all messages"),
+        ("summary M --limit 3", "--limit only makes sense with list"),
+        ("list M --names --json", "--names lists names only"),
+        ("drop M 1.a --names", "--names only makes sense with list"),
+        ("bounce M", "bounce needs NAME"),
+        ("bounce M --failed", "bounce needs NAME"),
+        ("bounce M 1.a --json", "bounce --json asks nobody; write --yes as well"),
+        ("drop M 1.a --bounce-via server", "--bounce-via only makes sense with bounce"),
+        ("bounce M 1.a --bounce-via pigeon", "--bounce-via"),
         ("list --config /nowhere.toml", "/nowhere.toml"),
         ("list --config /nowhere.toml --failed-maildir F", "stands in the file"),
     ],

@@ -424,10 +424,10 @@ def test_wrong_usage(
     result = run(*arguments)
     assert result.returncode == 100
     assert snapshot(maildir.parent) == before
-    first, *usage = result.stderr.splitlines()
-    assert first.startswith("maildirqmtp: ")
-    assert what in first
-    assert usage[0].startswith("usage: maildirqmtp ")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("maildirqmtp: ")
+    assert line.endswith("; try maildirqmtp --help")
+    assert what in line
     assert result.stdout == ""
 
 

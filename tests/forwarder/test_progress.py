@@ -6,6 +6,8 @@ import io
 import pytest
 
 from maildirqmtp.forwarder import progress
+from maildirqmtp.forwarder.report import Report
+from tests.fakes import FakeClock
 
 
 class Terminal(io.StringIO):
@@ -21,8 +23,8 @@ def test_none_without_a_terminal() -> None:
     assert progress.make(io.StringIO()) is None
 
 
-def test_none_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra: without it everything else works."""
+def test_a_line_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra: without it a run of minutes is not silent either."""
     real = builtins.__import__
 
     def without(name: str, *arguments: object, **more: object) -> object:
@@ -31,7 +33,58 @@ def test_none_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert progress.make(Terminal()) is None
+    stream = Terminal()
+    assert isinstance(progress.make(stream), progress.Line)
+    assert progress.log_of(progress.make(stream), stream) is not stream
+
+
+def test_a_line_says_how_far_how_fast_and_how_long() -> None:
+    """Not at once, not too often, in plain text; nothing of it is left."""
+    stream, clock = Terminal(), FakeClock(0.0)
+    line = progress.Line(stream, clock)
+    for second, done in ((0.5, 500), (2.0, 5_000), (2.1, 5_250), (4.0, 10_000)):
+        clock.now = second
+        line.update(done, 20_000)
+    first, second_one = stream.getvalue().split("\r")[1:]
+    assert first == "5,000 of 20,000 messages, 2,500/s, 6 s left"
+    assert second_one == "10,000 of 20,000 messages, 2,500/s, 4 s left"
+    line.close()
+    assert stream.getvalue().endswith("\r" + " " * len(second_one) + "\r")
+    assert stream.getvalue().replace("\r", "").isprintable()
+    assert len(second_one) < 80
+
+
+def test_a_line_of_the_log_takes_its_place() -> None:
+    """What is deferred is to be read, and not written over."""
+    stream, clock = Terminal(), FakeClock(0.0)
+    line = progress.Line(stream, clock)
+    clock.now = 100.0
+    line.update(10, 100_000)
+    shown = len(stream.getvalue()) - 1
+    assert stream.getvalue() == "\r10 of 100,000 messages, 0.1/s, 277:45:00 left"
+    report = Report(progress.log_of(line, stream), None, 0, line)
+    report.note("something")
+    rest = stream.getvalue()[shown + 1 :]
+    assert rest == "\r" + " " * shown + "\rmaildirqmtp: something\n"
+    clock.now = 200.0
+    line.update(10, 0)
+    assert "left" not in stream.getvalue()[shown + 1 :]
+
+
+def test_a_terminal_that_has_gone_away_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mail goes on after a hang-up."""
+    stream, clock = Terminal(), FakeClock(0.0)
+
+    def fail(text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(stream, "write", fail)
+    line = progress.Line(stream, clock)
+    clock.now = 100.0
+    line.update(10, 20)
+    clock.now = 200.0
+    line.update(20, 20)
+    line.close()
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

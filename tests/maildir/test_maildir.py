@@ -54,7 +54,10 @@ def test_a_directory_that_is_no_maildir_is_refused(path: Path, missing: str) -> 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """With the path in the message."""
-    with pytest.raises(LocalError, match="nowhere: No such file or directory; check the path"):
+    with pytest.raises(
+        LocalError,
+        match="nowhere: No such file or directory; check the path, or make one: mkdir -p ",
+    ):
         Maildir(os.fsencode(tmp_path / "nowhere"))
 
 

@@ -1,0 +1,205 @@
+"""`qmtpq bounce`: tell the senders of messages now, and remove these.
+
+The order, each step durable before the next:
+
+    lock, against another bounce or resend | hold the message | hand the bounce on |
+    unlink the message, if it is still that file | fsync its directory | unlink its sidecar |
+    release its name
+
+A crash leaves the message on hold, or the hold of a message that is gone. Bounced once more, it
+has the same Message-ID and name as before.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from maildirqmtp.cli.queue_changes import change_holds, code_of, confirmed, tell
+from maildirqmtp.daemon.listing import FAILED
+from maildirqmtp.daemon.status import served
+from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
+from maildirqmtp.exit_codes import EXIT_TEMPORARY
+from maildirqmtp.forwarder.bounces import Bouncer
+from maildirqmtp.forwarder.queued_message import PassedOver, QueuedMessage, prepare
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import BounceMethod
+from maildirqmtp.mail.addresses import takes_no_bounce
+from maildirqmtp.maildir import holds, locking, requeue
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.qmtp.protocol import FAILED as REFUSED
+from maildirqmtp.qmtp.protocol import Response
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from maildirqmtp.cli.queue_selection import Chosen, Selected
+    from maildirqmtp.daemon.listing import Entry
+    from maildirqmtp.settings.flags_and_keys import Values
+
+#: Messages that are on hold at the same time for this.
+BATCH = 100
+CANCELLED = "delivery was cancelled by an administrator"
+_NO_SERVER = Response(REFUSED, CANCELLED.encode())
+
+
+def bounce(selected: Selected, given: Values, yes: bool, to_json: bool) -> int:
+    """Bounce messages and remove them, after asking; `given` are settings of the route."""
+    chosen = [one for one in selected.chosen(single=True) if _has_sender(selected, one[2])]
+    question = "tell the senders that {} will not be delivered, and remove {}?"
+    if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
+        selected.fault("nothing was bounced")
+        return EXIT_TEMPORARY
+    for _, group in groupby(chosen, key=lambda one: one[1].path):
+        same = list(group)
+        try:
+            with ExitStack() as stack:
+                _Bounces(same[0], given, stack).send_all(selected, same, to_json)
+        except LocalError as error:
+            selected.fault(str(error))
+    return code_of(selected)
+
+
+def _has_sender(selected: Selected, entry: Entry) -> bool:
+    """Say whether there is a sender who may be told; complain where there is none."""
+    label = printable(entry.folder.join(entry.name))
+    if entry.sender is None:
+        selected.fault(f"{label}: nobody can be told: {entry.reason}")
+        return False
+    if takes_no_bounce(entry.sender):
+        sender = printable(entry.sender)
+        selected.fault(f"{label}: it came from <{sender}>, which is never told; drop removes it")
+        return False
+    return True
+
+
+class _Bounces:
+    """Bounces messages of one maildir, which it keeps locked until the stack is closed."""
+
+    def __init__(self, first: Chosen, given: Values, stack: ExitStack) -> None:
+        place, self._maildir, _ = first
+        self._place = replace(place, route=place.route._replace(**given, max_bounces=sys.maxsize))
+        self._lock(stack)
+        self._queue = self._open_queue(stack)
+        told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
+        #: The longest first: a recipient belongs to one of them.
+        self._prefixes = sorted({b"", *place.prefixes, *told}, key=len, reverse=True)
+        self._bouncers: dict[bytes, Bouncer] = {}
+
+    def _lock(self, stack: ExitStack) -> None:
+        if self._place.is_failed:
+            self._maildir.lock()  # as `qmtpq resend` does
+        else:
+            stack.enter_context(closing(locking.acquire_for_bounces(self._maildir.root)))
+
+    def _open_queue(self, stack: ExitStack) -> Maildir | None:
+        """Return where bounces for the route's server go; None where nothing tells, or need not."""
+        if not self._place.is_failed:
+            return self._maildir
+        queues = self._place.queues
+        if len(queues) == 1:
+            queue = stack.enter_context(Maildir(queues[0]))
+            queue.find_envelopes()
+            return queue
+        if self._place.route.bounce_via.method is BounceMethod.SERVER:
+            raise LocalError(
+                f"{printable(self._place.path)} is the failed maildir of several: "
+                f"{', '.join(map(printable, queues))}; write --bounce-via sendmail or maildir:DIR"
+            )
+        return None
+
+    def send_all(self, selected: Selected, same: Sequence[Chosen], to_json: bool) -> None:
+        """Bounce them all, some at a time. Raises `LocalError`."""
+        entries = [entry for _, _, entry in same]
+        for first in range(0, len(entries), BATCH):
+            batch = entries[first : first + BATCH]
+            if self._place.is_failed:
+                self._send(selected, batch, to_json)
+                continue
+            # What a daemon tries meanwhile might arrive after all.
+            names = [entry.name for entry in batch]
+            change_holds(self._maildir, hold=names, release=())
+            done: set[bytes] = set()
+            try:
+                done |= self._send(selected, batch, to_json)
+            finally:
+                release = [e.name for e in batch if e.name in done or not e.is_on_hold]
+                change_holds(self._maildir, hold=(), release=release)
+
+    def _send(self, selected: Selected, batch: Sequence[Entry], to_json: bool) -> set[bytes]:
+        """Bounce and remove these; return the names of those that are gone."""
+        gone: set[bytes] = set()
+        for entry in batch:
+            try:
+                self._send_one(entry)
+            except QMTPError as error:
+                selected.fault(f"{printable(entry.folder.join(entry.name))}: {error}")
+            else:
+                gone.add(entry.name)
+                tell("bounced", self._place, entry, to_json)
+        return gone
+
+    def _send_one(self, entry: Entry) -> None:
+        """Bounce and remove one message. Raises `QMTPError` where it stays."""
+        queued = prepare(self._maildir, self._place.route, entry.folder, entry.name)
+        if isinstance(queued, PassedOver):
+            raise FileChangedError("it is gone: it was sent, or removed by another")
+        try:
+            if queued.message.identity != entry.identity:
+                raise FileChangedError("it has changed since it was looked at; look again")
+            parts = self._parts(queued)
+            for prefix, recipients in parts:
+                if refusal := self._bouncer(prefix).refusal(_part(queued, prefix, recipients)):
+                    raise FileChangedError(f"it is not bounced: {refusal}")
+            for prefix, recipients in parts:
+                texts = dict(enumerate(_texts(entry, queued, recipients)))
+                self._bouncer(prefix).bounce(_part(queued, prefix, recipients), texts, "")
+        finally:
+            queued.close()
+        why = requeue.drop(self._maildir, [(entry.folder, entry.name, entry.identity)])[0]
+        if why is not None:
+            raise FileChangedError(f"its sender was told, but {why}")
+
+    def _parts(self, queued: QueuedMessage) -> list[tuple[bytes, list[bytes]]]:
+        """Return the recipients by the prefix of their route."""
+        found: dict[bytes, list[bytes]] = {}
+        for recipient in queued.recipients:
+            prefix = next(p for p in self._prefixes if recipient.startswith(p))
+            found.setdefault(prefix, []).append(recipient)
+        return list(found.items())
+
+    def _bouncer(self, prefix: bytes) -> Bouncer:
+        bouncer = self._bouncers.get(prefix)
+        if bouncer is None:
+            route = self._place.route._replace(prefix=prefix)
+            report = Report(sys.stderr)
+            bouncer = Bouncer(self._maildir, route, report, time.time, self._queue)
+            self._bouncers[prefix] = bouncer
+        return bouncer
+
+
+def _part(queued: QueuedMessage, prefix: bytes, recipients: Sequence[bytes]) -> QueuedMessage:
+    """Return the message for recipients with this prefix, and without it."""
+    shown = tuple(recipient[len(prefix) :] for recipient in recipients)
+    part = QueuedMessage(queued.message, queued.sender, shown, queued.kept, queued.offset)
+    part.refusal = _NO_SERVER  # no server's host is named
+    return part
+
+
+def _texts(entry: Entry, queued: QueuedMessage, recipients: Sequence[bytes]) -> list[str]:
+    """Return for each recipient what the bounce says: what was answered last, where that is known.
+
+    With its letter: a recipient that was refused has its D, and one whose time is up a Z.
+    """
+    answered = {failure.recipient: failure.response for failure in entry.failures}
+    said = f"D{CANCELLED}"
+    if entry.state != FAILED and entry.reason not in ("", holds.REASON):
+        said = f"Z{entry.reason} ({CANCELLED})"
+    if queued.refusal is not None:
+        said = str(queued.refusal)
+    return [answered.get(recipient) or said for recipient in recipients]

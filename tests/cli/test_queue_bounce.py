@@ -1,0 +1,242 @@
+"""`qmtpq bounce` without a daemon: who is told what, what goes, and what stays."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import io
+import json
+import os
+import sys
+from email.message import EmailMessage, Message
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.cli import queue_bounce
+from maildirqmtp.maildir import locking
+from maildirqmtp.maildir.maildir import Maildir
+from tests.cli.test_qmtpq import Capture, fail, qmtpq
+from tests.helpers import add_message, add_sidecar, json_events, make_maildir, names, snapshot
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """The maildir that bounces go to."""
+    return make_maildir(tmp_path / "told")
+
+
+def bounces(told: Path) -> list[EmailMessage]:
+    """Return the bounces, by the order of their names."""
+    found = []
+    for name in names(told / "new"):
+        data = (told / "new" / name).read_bytes()
+        found.append(email.message_from_bytes(data, policy=email.policy.default))
+    return found
+
+
+def statuses(bounce: EmailMessage) -> list[dict[str, str]]:
+    """Return the fields of each recipient of a bounce (RFC 3464, 2.3)."""
+    (report,) = [p for p in bounce.walk() if p.get_content_type() == "message/delivery-status"]
+    parts = report.get_payload()
+    assert isinstance(parts, list)
+    fields = [part for part in parts[1:] if isinstance(part, Message)]
+    return [{key: str(value) for key, value in part.items()} for part in fields]
+
+
+def send(capsys: Capture, code: int, path: Path, told: Path, *words: str | Path) -> tuple[str, str]:
+    """Run `qmtpq bounce --yes`, with bounces into a maildir."""
+    return qmtpq(capsys, code, "bounce", "--yes", "--bounce-via", f"maildir:{told}", path, *words)
+
+
+def test_the_sender_is_told_and_the_message_goes(path: Path, told: Path, capsys: Capture) -> None:
+    """Each recipient is named, the message quoted, and nothing is left of it."""
+    add_message(path, "1.a", b"Subject: lost\n\nbody\n")
+    add_sidecar(path, "1.a", "s@x", "a@y", "b@y")
+    add_message(path, "2.b")
+    out, err = send(capsys, 0, path, told, "1.a")
+    assert (out, err) == (f"bounced {path}/new/1.a\n", "")
+    (bounce,) = bounces(told)
+    assert (bounce["Return-Path"], bounce["Delivered-To"], bounce["To"]) == ("<>", "s@x", "s@x")
+    a, b = statuses(bounce)
+    assert (a["Final-Recipient"], b["Final-Recipient"]) == ("rfc822; a@y", "rfc822; b@y")
+    assert (a["Action"], a["Status"]) == ("failed", "5.0.0")
+    assert "cancelled by an administrator" in a["Diagnostic-Code"]
+    assert "Remote-MTA" not in a
+    assert "Subject: lost" in bounce.as_string()
+    assert names(path / "new") == ["2.b"]
+    assert names(path / "envelope") == []
+    assert "held" not in json.loads((path / ".maildirqmtp-state.json").read_text())
+
+
+@pytest.mark.parametrize("sender", [b"", b"#@[]"])
+def test_the_null_sender_is_never_told(
+    path: Path, told: Path, capsys: Capture, sender: bytes
+) -> None:
+    """A bounce of a bounce goes round for ever; the message stays, and the others go."""
+    add_message(path, "1.null", sender=sender)
+    add_message(path, "2.b")
+    _, err = send(capsys, 111, path, told, "--all")
+    assert "1.null: it came from <" in err
+    assert "drop removes it" in err
+    assert names(path / "new") == ["1.null"]
+    assert [bounce["To"] for bounce in bounces(told)] == ["sender@example.org"]
+
+
+def test_without_an_envelope_nobody_can_be_told(path: Path, told: Path, capsys: Capture) -> None:
+    """It stays, and the reason names the ways out."""
+    add_message(path, "1.held", b"text\n", None, None)
+    _, err = send(capsys, 111, path, told, "1.held")
+    assert "1.held: nobody can be told: no envelope" in err
+    assert names(path / "new") == ["1.held"]
+    assert bounces(told) == []
+
+
+def test_what_was_refused_is_told_as_the_server_said_it(
+    path: Path, told: Path, capsys: Capture
+) -> None:
+    """From the failed maildir, where nobody was told until now."""
+    failed = make_maildir(path / ".Failed")
+    fail(failed, "1.f", "no@y", why="D550 5.1.1 no such user")
+    add_message(path, "1.a")
+    send(capsys, 0, path, told, "--failed", "--to", "@y")
+    (bounce,) = bounces(told)
+    (one,) = statuses(bounce)
+    assert (one["Status"], one["Diagnostic-Code"]) == (
+        "5.1.1",
+        "x-qmtp; D550 5.1.1 no such user",
+    )
+    assert names(failed / "new") == names(failed / "envelope") == []
+    assert names(path / "new") == ["1.a"]
+
+
+def test_a_prefix_stays_on_this_machine(
+    tmp_path: Path, path: Path, told: Path, capsys: Capture
+) -> None:
+    """Senders know their recipients without it; each route of the maildir has its own."""
+    add_message(path, "1.a")
+    add_sidecar(path, "1.a", "s@x", "one-a@y", "one-b@y", "two-c@y")
+    file = tmp_path / "m.toml"
+    routes = [
+        f'[[route]]\nmaildir = "{path}"\nserver = "h"\nprefix = "{prefix}"\n'
+        for prefix in ("one-", "two-")
+    ]
+    file.write_text(f'[defaults]\nbounce-via = "maildir:{told}"\n' + "".join(routes))
+    qmtpq(capsys, 0, "bounce", "--yes", "--config", file, "1.a")
+    found = sorted(one["Final-Recipient"] for b in bounces(told) for one in statuses(b))
+    assert found == ["rfc822; a@y", "rfc822; b@y", "rfc822; c@y"]
+    assert names(path / "new") == []
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_bounce_for_the_server_goes_into_the_queue(
+    path: Path, capsys: Capture, failed: bool
+) -> None:
+    """Also that of a message in the failed maildir, from which nothing is sent."""
+    if failed:
+        fail(make_maildir(path / ".Failed"), "1.f", "no@y")
+    else:
+        add_message(path, "1.f", sender=b"s@x")
+    qmtpq(capsys, 0, "bounce", "--yes", "--bounce-via", "server", path, "1.f")
+    (name,) = names(path / "new")
+    assert name.startswith("bounce.")
+    content = json.loads((path / "envelope" / f"{name}.json").read_text())
+    assert (content["sender"], content["recipients"]) == ("", ["s@x"])
+    assert names(path / ".Failed" / "new") == []
+
+
+def test_what_the_mailer_does_not_take_stays(tmp_path: Path, path: Path, capsys: Capture) -> None:
+    """And is sent as before: it is on hold only where it was so."""
+    add_message(path, "1.a")
+    add_message(path, "2.held")
+    qmtpq(capsys, 0, "hold", path, "2.held")
+    before = snapshot(path / "new")
+    _, err = qmtpq(capsys, 111, "bounce", "--yes", "--sendmail", "/bin/false", path, "--all")
+    assert err.count("did not take a bounce: exit 1") == 2
+    assert snapshot(path / "new") == before
+    assert list(json.loads((path / ".maildirqmtp-state.json").read_text())["held"]) == ["2.held"]
+
+
+def test_a_message_that_is_replaced_while_its_sender_is_told_stays(
+    tmp_path: Path, path: Path, capsys: Capture
+) -> None:
+    """What has come under its name is another message."""
+    add_message(path, "1.a")
+    mailer = tmp_path / "mailer"
+    mailer.write_text(f"#!/bin/sh\ncat >/dev/null\necho new >{path}/tmp/x\n"
+                      f"mv {path}/tmp/x {path}/new/1.a\n")  # fmt: skip
+    mailer.chmod(0o700)
+    _, err = qmtpq(capsys, 111, "bounce", "--yes", "--sendmail", mailer, path, "1.a")
+    assert "its sender was told, but it has changed" in err
+    assert (path / "new" / "1.a").read_text() == "new\n"
+
+
+def test_it_asks_first(
+    path: Path, told: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers get mail by it; anything but yes changes nothing."""
+    add_message(path, "1.a")
+    add_message(path, "2.b")
+    before = snapshot(path)
+    for answer, code in (("", 111), ("n\n", 111), ("yes\n", 0)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        _, err = qmtpq(capsys, code, "bounce", "--bounce-via", f"maildir:{told}", path, "--all")
+        assert "tell the senders that these 2 messages will not be delivered" in err
+        if code:
+            assert snapshot(path) == before
+    assert names(path / "new") == []
+    assert len(bounces(told)) == 2
+
+
+def test_more_than_one_batch(
+    path: Path, told: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, as one object a line; no hold is left."""
+    monkeypatch.setattr(queue_bounce, "BATCH", 2)
+    for number in range(5):
+        add_message(path, f"{number}.a", recipient=b"r%d@y" % number)
+    events = json_events(send(capsys, 0, path, told, "--all", "--json")[0])
+    assert [one["message"] for one in events] == [f"{number}.a" for number in range(5)]
+    assert {(one["event"], one["maildir"]) for one in events} == {("bounced", str(path))}
+    assert len(bounces(told)) == 5
+    assert "held" not in json.loads((path / ".maildirqmtp-state.json").read_text())
+
+
+def test_while_another_bounces_nothing_is_done(path: Path, told: Path, capsys: Capture) -> None:
+    """The sender would be told twice; the second administrator hears who is at it."""
+    add_message(path, "1.a")
+    with Maildir(os.fsencode(path)) as opened:
+        lock = locking.acquire_for_bounces(opened.root)
+        _, err = send(capsys, 111, path, told, "1.a")
+        lock.close()
+    assert f"process {os.getpid()} is bouncing messages of {path}" in err
+    assert names(path / "new") == ["1.a"]
+    assert bounces(told) == []
+
+
+def test_a_forwarder_goes_on_meanwhile(path: Path, told: Path, capsys: Capture) -> None:
+    """Its lock is another one."""
+    add_message(path, "1.a")
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        send(capsys, 0, path, told, "1.a")
+    assert names(path / "new") == []
+
+
+def test_a_failed_maildir_of_two_queues_needs_another_way(
+    tmp_path: Path, path: Path, capsys: Capture
+) -> None:
+    """A bounce in the wrong queue would go to the wrong server."""
+    shared = make_maildir(tmp_path / "F")
+    fail(shared, "1.f", "no@y")
+    second = make_maildir(tmp_path / "second")
+    file = tmp_path / "m.toml"
+    routes = [f'[[route]]\nmaildir = "{m}"\nserver = "h"\n' for m in (path, second)]
+    file.write_text(f'[defaults]\nfailed = "{shared}"\nbounce-via = "server"\n' + "".join(routes))
+    _, err = qmtpq(capsys, 111, "bounce", "--yes", "--config", file, "1.f")
+    assert "is the failed maildir of several" in err
+    assert names(shared / "new") == ["1.f"]
+    told = make_maildir(tmp_path / "told")
+    way = f"maildir:{told}"
+    qmtpq(capsys, 0, "bounce", "--yes", "--bounce-via", way, "--config", file, "1.f")
+    assert len(bounces(told)) == 1
