@@ -18,6 +18,7 @@ import bench_receiver
 import bench_serialmail
 import bench_submission
 import bench_thin
+import bench_waiting
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -37,6 +38,7 @@ CASES = (
     | bench_serialmail.CASES
     | bench_receiver.CASES
     | bench_thin.CASES
+    | bench_waiting.CASES
 )
 
 

@@ -2,9 +2,9 @@
 
     delay_proxy.py SERVER_PORT ONE_WAY_MS [PORT]
 
-prints the port it listens on: PORT, or one that is free. Bandwidth is unlimited: what is read at a time waits in memory until
-it is due, however much that is. What it cannot delay is the client's connect(), which the kernel
-answers at once.
+prints the port it listens on: PORT, or one that is free. Bandwidth is unlimited: what is read at a
+time waits in memory until it is due, however much that is. What it cannot delay is the client's
+connect(), which the kernel answers at once.
 """
 
 import selectors
@@ -146,7 +146,7 @@ def main() -> None:
     """Print the port and forward until killed."""
     if len(sys.argv) not in (3, 4):
         raise SystemExit("usage: delay_proxy.py SERVER_PORT ONE_WAY_MS [PORT]")
-    proxy = Proxy(int(sys.argv[1]), float(sys.argv[2]) / 1000, int((*sys.argv, 0)[3]))
+    proxy = Proxy(int(sys.argv[1]), float(sys.argv[2]) / 1000, *map(int, sys.argv[3:]))
     print(proxy.port, flush=True)
     proxy.run()
 
