@@ -20,7 +20,7 @@ from sys import intern
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.due import DueTimes
-from maildirqmtp.daemon.queue_entry import QueueEntry, oldest_s
+from maildirqmtp.daemon.queue_entry import UndatedEntry, make_entry, oldest_s
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.large_messages import Postponed
@@ -31,6 +31,7 @@ from maildirqmtp.maildir.names import without_uid as _base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.daemon.reservations import Reservations
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
@@ -186,7 +187,7 @@ class WatchQueue:
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
         key = _base(name)
-        new = QueueEntry(folder, name, self._wall_clock(), self._scans)
+        new = make_entry(folder, name, self._wall_clock(), self._scans)
         entry = self._known.setdefault(key, new)
         entry.folder, entry.name = folder, name
         self._release(key)
@@ -200,7 +201,7 @@ class WatchQueue:
                 self._add_new(key, folder, name, self._wall_clock())
 
     def _add_new(self, key: bytes, folder: Folder, name: bytes, now_s: float) -> None:
-        self._known[key] = QueueEntry(folder, name, now_s, self._scans)
+        self._known[key] = make_entry(folder, name, now_s, self._scans)
         self._fresh.append(key)
 
     def rotate(self) -> None:
@@ -245,7 +246,7 @@ class WatchQueue:
             return True
         if birth_s is None:
             birth_s = entry.birth_s
-        elif entry.came_s is not None:
+        elif isinstance(entry, UndatedEntry):
             entry.came_s = birth_s
         # A server says the same of a million messages.
         reason = intern(reason[:_REASON_MAX])

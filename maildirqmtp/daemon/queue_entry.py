@@ -14,20 +14,19 @@ _DIGITS = 10
 
 
 class QueueEntry:
-    """What is known of a message: since when it is there, when it is tried again, and why.
+    """What is known of a message: when it is tried again, and why; its name says when it came.
 
-    Half a million may wait: what is the same for many of them is one object. `came_s` is when it
-    came, seconds of the epoch; None where the name begins with that. `due` is the queue's clock,
-    None while the message is fresh or out. `seen_in` is the number of the last scan that has seen
-    it.
+    What is the same for many of them is one object. `due` is the queue's clock, None while the
+    message is fresh or out. `seen_in` is the number of the last scan that has seen it.
     """
 
-    __slots__ = ("came_s", "due", "folder", "name", "reason", "seen_in", "tries")
+    __slots__ = ("due", "folder", "name", "reason", "seen_in", "tries")
+    #: When it came, seconds of the epoch, where the name does not say that.
+    came_s: float | None = None
 
-    def __init__(self, folder: Folder, name: bytes, now_s: float, seen_in: int) -> None:
+    def __init__(self, folder: Folder, name: bytes, seen_in: int) -> None:
         self.folder = folder
         self.name = name
-        self.came_s = None if _tells(name, now_s) else now_s
         self.due: int | None = None
         self.tries = 0
         self.reason = ""
@@ -42,6 +41,21 @@ class QueueEntry:
     def ours(self) -> bool:
         """False for what is no message of this route."""
         return bool(self.reason or not self.tries)
+
+
+class UndatedEntry(QueueEntry):
+    """The same of a message whose name does not say when it came."""
+
+    __slots__ = ("came_s",)
+
+
+def make_entry(folder: Folder, name: bytes, now_s: float, seen_in: int) -> QueueEntry:
+    """Return what is known of a message that was found now, which may be when it came."""
+    if _tells(name, now_s):
+        return QueueEntry(folder, name, seen_in)
+    entry = UndatedEntry(folder, name, seen_in)
+    entry.came_s = now_s
+    return entry
 
 
 def _tells(name: bytes, now_s: float) -> bool:
