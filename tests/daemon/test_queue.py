@@ -863,6 +863,31 @@ TestModel.settings = settings(
 )
 
 
+@pytest.mark.parametrize(
+    ("found", "oldest_s"),
+    [
+        ((), 0.0),
+        ((b"1700000200.a", b"1700000100.a"), 1_700_000_100.0),
+        ((b"1700000200.a", b"999.fewer-digits"), 1_700_000_200.0),
+        ((b"1900000000.future", b"no-number"), NOW),
+    ],
+)
+def test_the_oldest_is_told_by_its_name(found: tuple[bytes, ...], oldest_s: float) -> None:
+    """An alarm on old mail must not hang on how a delivery agent names its files."""
+    b = bench()
+    b.look(*found)
+    count, oldest, some = b.queue.overview(1)
+    assert (count, oldest, len(some)) == (len(found), oldest_s, min(1, len(found)))
+
+
+def test_the_oldest_is_told_by_its_file_where_its_name_does_not() -> None:
+    """It may have waited for a week before this daemon found it."""
+    b = bench()
+    b.look(b"1700000200.a", b"999.a")
+    b.queue.later(b"999.a", 1_600_000_000.5, "Zno")
+    assert b.queue.overview(0) == (2, 1_600_000_000.5, [])
+
+
 def test_what_has_to_wait_is_not_tried_before_its_time() -> None:
     """It may be at another server already; it is shown with the reason, and not as tried."""
     b = bench()

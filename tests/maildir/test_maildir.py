@@ -290,6 +290,7 @@ def test_a_directory_that_cannot_be_listed_says_so(
 ) -> None:
     """An empty answer would look as if nothing were left."""
     monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(LocalError, match=r"cannot list .*new: Permission denied"):
         maildir.scan()
     with pytest.raises(LocalError, match=r"cannot list .*tmp: Permission denied"):

@@ -1,0 +1,73 @@
+"""What a queue knows of a message that waits. Half a million may, so that each byte counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from maildirqmtp.maildir.files import Folder
+
+#: Digits of the seconds that a name begins with, from 2001 to 2286.
+_DIGITS = 10
+
+
+class QueueEntry:
+    """What is known of a message: when it is tried again, and why; its name says when it came.
+
+    What is the same for many of them is one object. `due` is the queue's clock, None while the
+    message is fresh or out. `seen_in` is the number of the last scan that has seen it.
+    """
+
+    __slots__ = ("due", "folder", "name", "reason", "seen_in", "tries")
+    #: When it came, seconds of the epoch, where the name does not say that.
+    came_s: float | None = None
+
+    def __init__(self, folder: Folder, name: bytes, seen_in: int) -> None:
+        self.folder = folder
+        self.name = name
+        self.due: int | None = None
+        self.tries = 0
+        self.reason = ""
+        self.seen_in = seen_in
+
+    @property
+    def birth_s(self) -> float:
+        """When the message came, as far as its name says; else its file's time, once known."""
+        return float(self.name[:_DIGITS]) if self.came_s is None else self.came_s
+
+    @property
+    def ours(self) -> bool:
+        """False for what is no message of this route."""
+        return bool(self.reason or not self.tries)
+
+
+class UndatedEntry(QueueEntry):
+    """The same of a message whose name does not say when it came."""
+
+    __slots__ = ("came_s",)
+
+
+def make_entry(folder: Folder, name: bytes, now_s: float, seen_in: int) -> QueueEntry:
+    """Return what is known of a message that was found now, which may be when it came."""
+    if _tells(name, now_s):
+        return QueueEntry(folder, name, seen_in)
+    entry = UndatedEntry(folder, name, seen_in)
+    entry.came_s = now_s
+    return entry
+
+
+def _tells(name: bytes, now_s: float) -> bool:
+    """Say whether a name begins with ten digits of seconds: such names sort by their times."""
+    seconds, dot, _ = name.partition(b".")
+    return bool(dot) and len(seconds) == _DIGITS and seconds.isdigit() and int(seconds) <= now_s
+
+
+def oldest_s(waiting: Callable[[], Iterable[QueueEntry]]) -> float:
+    """Return the birth of the oldest of these; 0.0 where there is none."""
+    named = min((entry.name for entry in waiting() if entry.came_s is None), default=None)
+    births_s = [entry.came_s for entry in waiting() if entry.came_s is not None]
+    if named is not None:
+        births_s.append(float(named[:_DIGITS]))
+    return min(births_s, default=0.0)
