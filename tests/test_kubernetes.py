@@ -133,7 +133,7 @@ def test_the_programs_take_the_arguments(path: Path, name: str, tmp_path: Path) 
     """As they will be expanded; and the probes ask where the program listens."""
     made, pod = container(path, name), pod_of(path)
     if made.get("command") == ["qmtpmaildir"]:
-        options = qmtpmaildir._parser().parse_args(made["args"])
+        options = qmtpmaildir.make_parser().parse_args(made["args"])
         ports = {str(port["containerPort"]) for port in made["ports"]}
         assert {listen.rpartition(":")[2] for listen in options.listen} == ports
         return

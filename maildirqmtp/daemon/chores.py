@@ -12,7 +12,8 @@ from maildirqmtp.maildir.cleanup import clean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maildirqmtp.daemon.queue import QueueEntry, WatchQueue
+    from maildirqmtp.daemon.queue import WatchQueue
+    from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.forwarder.delay_warnings import DelayWarner
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route

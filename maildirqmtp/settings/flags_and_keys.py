@@ -379,10 +379,7 @@ def verbosity(values: Values) -> int:
 
 
 def find_conflict(route: Route) -> tuple[Setting[Any], str] | None:
-    """Find a setting that cannot be together with another; say what is wrong with it.
-
-    A target of messages that is the route's own maildir, or what has nothing to do.
-    """
+    """Find a setting that cannot be together with another; say what is wrong with it."""
     if route.warn_after_s is not None and not route.bounce:
         return _WARN_AFTER, "senders are told nothing without bounces; ask for these, too"
     targets = (
