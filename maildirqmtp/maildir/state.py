@@ -321,7 +321,8 @@ class State:
                 content["held"] = held
             if self._warned:
                 content["warned"] = self._warned
-            data = json.dumps(content, indent=0).encode("ascii")
+            # A line for each; not by `indent`, which has no quick way.
+            data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
             if self._attempts:
