@@ -15,12 +15,11 @@ same time may do that).
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from sys import intern
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.due import DueTimes
-from maildirqmtp.daemon.queue_entry import UndatedEntry, make_entry, oldest_s
+from maildirqmtp.daemon.queue_entry import UndatedEntry, make_entry, overview
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.large_messages import Postponed
@@ -378,5 +377,4 @@ class WatchQueue:
 
     def overview(self, most: int) -> tuple[int, float, list[QueueEntry]]:
         """Return how many wait, the birth of the oldest (0.0 for none), and some of them."""
-        count = sum(1 for _ in self.waiting())
-        return count, oldest_s(self.waiting), [*islice(self.waiting(), most)]
+        return overview(self._known.values(), most)

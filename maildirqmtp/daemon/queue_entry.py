@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from maildirqmtp.maildir.files import Folder
 
@@ -64,10 +64,19 @@ def _tells(name: bytes, now_s: float) -> bool:
     return bool(dot) and len(seconds) == _DIGITS and seconds.isdigit() and int(seconds) <= now_s
 
 
-def oldest_s(waiting: Callable[[], Iterable[QueueEntry]]) -> float:
-    """Return the birth of the oldest of these; 0.0 where there is none."""
-    named = min((entry.name for entry in waiting() if entry.came_s is None), default=None)
-    births_s = [entry.came_s for entry in waiting() if entry.came_s is not None]
-    if named is not None:
-        births_s.append(float(named[:_DIGITS]))
-    return min(births_s, default=0.0)
+def overview(known: Iterable[QueueEntry], most: int) -> tuple[int, float, list[QueueEntry]]:
+    """Return how many messages of the route wait, the oldest one's birth (0.0: none), and some."""
+    count, some = 0, []
+    oldest, births_s = b"", []
+    for entry in known:
+        if entry.reason or not entry.tries:  # as `ours`, without the call: there may be a million
+            count += 1
+            if count <= most:
+                some.append(entry)
+            if entry.came_s is not None:
+                births_s.append(entry.came_s)
+            elif entry.name < oldest or not oldest:
+                oldest = entry.name
+    if oldest:
+        births_s.append(float(oldest[:_DIGITS]))
+    return count, min(births_s, default=0.0), some

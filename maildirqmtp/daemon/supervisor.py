@@ -286,7 +286,7 @@ class Supervisor:
         if is_late:
             self._again_at = None
             self._reap_orphans()
-        if ended or is_late:
+        if (ended or is_late) and self._stop_by is None:
             self._reconcile()
 
     def _reap_orphans(self) -> None:
