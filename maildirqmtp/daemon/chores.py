@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLEAN_S = 6 * 3_600.0
 #: Seconds between two looks for messages that wait for long; less with a short `warn_after_s`.
 LOOK_S = 600.0
+#: Seconds after which it is looked for the first time.
+FIRST_LOOK_S = 2.0
 #: Messages that are looked at in one portion.
 PORTION = 200
 
@@ -53,7 +55,7 @@ class Chores:
 
             self._warner = DelayWarner(maildir, route, report, state, wall_clock)
             self._look_every_s = min(LOOK_S, max(1.0, route.warn_after_s / 10))
-        self._look_at = clock() + min(60.0, self._look_every_s)
+        self._look_at = clock() + min(FIRST_LOOK_S, self._look_every_s)
         self._waiting: deque[QueueEntry] = deque()
 
     def clean(self) -> None:

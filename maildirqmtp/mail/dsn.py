@@ -201,12 +201,7 @@ def _quotation(bounce: Bounce, wide: bool) -> bytes:
     """Quote the original: whole where it is short and can travel as it is, else its header."""
     # Line ends as they are in the rest of the bounce.
     original = bounce.original.replace(b"\r\n", b"\n")
-    if (
-        bounce.delay is None
-        and bounce.complete
-        and len(bounce.original) <= QUOTE_BYTES
-        and _travels(original)
-    ):
+    if bounce.complete and len(bounce.original) <= QUOTE_BYTES and _travels(original):
         kind = b"message/global" if wide else b"message/rfc822"
         text = original if original.endswith(b"\n") else original + b"\n"
     else:
