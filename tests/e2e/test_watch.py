@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -190,6 +190,7 @@ def test_a_maildir_that_goes_away_and_comes_back(maildir: Path) -> None:
         assert daemon.stop() == 0
 
 
+@pytest.mark.timeout(300)
 def test_a_burst_of_messages(maildir: Path) -> None:
     """More than the kernel's queue of events holds: nothing is left behind."""
     holds = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())  # usually 16,384
@@ -212,27 +213,26 @@ def test_a_burst_of_messages(maildir: Path) -> None:
 
 def test_no_inotify_instance_is_left(maildir: Path) -> None:
     """Other programs may have used them all up: that is said once, and mail goes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    taken: list[int] = []
-    try:
-        while (fd := libc.inotify_init1(os.O_CLOEXEC)) >= 0 and len(taken) < 5_000:
-            taken.append(fd)
-        with (
-            serving(answer_all()) as server,
-            watching("--watch", maildir, server.address, "--rescan", "0.3") as daemon,
-        ):
-            for number in range(3):
-                deliver(maildir, now_name(number))
-                empties(maildir)
-            assert daemon.log.count("cannot wait for events") == 1
-            assert "max_user_instances" in daemon.log
-            while taken:
-                os.close(taken.pop())
-            daemon.wait_for("watching for events again")
-            assert daemon.stop() == 0
-    finally:
-        for fd in taken:
-            os.close(fd)
+    # In a user namespace, which has a limit of its own (namespaces(7)): to take all instances of
+    # this user would leave none to the tests that run at the same time.
+    limit = "/proc/sys/user/max_inotify_instances"
+    none_left = f'echo 0 >{limit} && exec "$@"'
+    inside = ("unshare", "--user", "--map-root-user", "sh", "-c", none_left, "sh")
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("NOT TESTED: no user namespace may be made here")
+    with (
+        serving(answer_all()) as server,
+        watching("--watch", maildir, server.address, "--rescan=0.3", prelude=inside) as daemon,
+    ):
+        for number in range(3):
+            deliver(maildir, now_name(number))
+            empties(maildir)
+        assert daemon.log.count("cannot wait for events") == 1
+        assert "max_user_instances" in daemon.log
+        enter = ["nsenter", "--user", "--preserve-credentials", "-t", str(daemon.process.pid)]
+        subprocess.run([*enter, "sh", "-c", f"echo 128 >{limit}"], check=True)
+        daemon.wait_for("watching for events again")
+        assert daemon.stop() == 0
 
 
 def test_messages_without_an_envelope_are_reported_once(maildir: Path) -> None:
