@@ -3,6 +3,7 @@
 complete -c qmtpmaildir -f -a '(__fish_complete_directories)'
 complete -c qmtpmaildir -l allow-users -x -d 'on a Unix socket, take mail of these users only, by name or number'
 complete -c qmtpmaildir -l deliver -x -a 'lmtp:unix: lmtp: smtp: exec:' -d 'hand mail on instead: lmtp:HOST:PORT, lmtp:unix:PATH, smtp:HOST[:PORT], or exec:COMMAND with {recipient} or {recipients} and {sender} in it'
+complete -c qmtpmaildir -l deliver-ca -r -F -d 'beyond this machine, trust this authority (PEM) and none of the system\'s'
 complete -c qmtpmaildir -l deliver-connections -x -d 'hand on so many messages at once (default 20)'
 complete -c qmtpmaildir -l deliver-plain -d 'hand on without TLS, also beyond this machine'
 complete -c qmtpmaildir -l domain -x -d 'take recipients of this domain only; may be repeated; required to listen beyond loopback'
