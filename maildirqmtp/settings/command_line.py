@@ -61,7 +61,7 @@ _GROUPS = {
     _ENVELOPES: ("sender", "default-sender", "recipient", "cur", "shard", "max-size", "sent"),
     _FAILURES: (
         *("lifetime", "failed", "bounce", "max-bounces", "bounce-via", "sendmail", "hostname"),
-        *("keep-sent", "keep-failed", "warn-after"),
+        "warn-after",
     ),
     _SERVER: (),
     _TLS: ("tls-ca", "tls-cert", "tls-key", "tls-pin"),
