@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,10 +54,13 @@ def _exit(code: int) -> NoReturn:
     ends the process by SIGABRT where a thread still runs and no descriptor is left
     (`pthread_exit` has to load a library then), or where that thread just writes
     to standard error. What `atexit` has registered runs, as commands that still
-    run are to be ended. `main` has flushed all that it wrote. No thread is waited
-    for: whoever began one has done so.
+    run are to be ended. No thread is waited for: whoever began one has done so.
     """
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way to it
+    for stream in (sys.stdout, sys.stderr):
+        # `main` has flushed all that it wrote, and said where that failed.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 

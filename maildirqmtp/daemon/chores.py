@@ -84,7 +84,10 @@ class Chores:
         elif self._clock() >= self._look_at:
             self._look_at = self._clock() + self._look_every_s
             since_s = self._wall_clock() - self._warn_after_s
-            self._waiting = deque([e for e in queue.waiting() if e.birth_s <= since_s])
+            # Where a name does not tell, the file does: `DelayWarner.is_due` looks at it.
+            self._waiting = deque(
+                [e for e in queue.waiting() if e.came_s is not None or e.birth_s <= since_s]
+            )
 
     def _warn(self, warner: DelayWarner, connected: bool) -> None:
         """Warn of one message; the others are tried in the next look where that fails."""

@@ -548,7 +548,7 @@ def test_all_of_it_comes_out_and_the_exit_code_too(
 
 
 def test_who_waits_for_the_end_is_told_of_it(path: Path) -> None:
-    """With threads about, as under a profiler, the interpreter ends as ever."""
+    """What `atexit` has to do, as for a profiler, is done; and what it says is not lost."""
     code = (
         "import atexit, sys, threading; atexit.register(print, 'the end');"
         f"sys.argv = ['maildirqmtp', '-q', {str(path)!r}, 'h'];"

@@ -309,7 +309,7 @@ def test_an_old_orphan_goes(maildir: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """What a writer that died left behind does not pile up for ever."""
     add_sidecar(maildir, "1.m", "s@x", "a@y")
     later = time.time() + 37 * 3_600
-    monkeypatch.setattr("maildirqmtp.forwarder.batch.time.time", lambda: later)
+    monkeypatch.setattr("maildirqmtp.forwarder.housekeeping.time.time", lambda: later)
     with serving(answer_all()) as server:
         route = Route(os.fsencode(maildir), TcpEndpoint("127.0.0.1", server.port))
         assert flush(route, Report(io.StringIO())) == 0
