@@ -147,7 +147,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "there", "not_there"), CASES, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(
+    ("words", "there", "not_there"), CASES, ids=[" ".join(words) for words, _, _ in CASES]
+)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_is_completed(
     shell: str,

@@ -26,6 +26,7 @@ know anew, and a message may come twice, from two servers.
 from __future__ import annotations
 
 import errno
+from _thread import allocate_lock  # `threading` is not loaded for a lock
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ class State:
         self._name = NAME if shard is None else NAME.replace(b".json", shard.suffix + b".json")
         self._clock = clock
         self._wall_clock = wall_clock
-        self._lock = nullcontext() if lock is None else lock
+        self._lock = allocate_lock() if lock is None else lock
         self._fault: str | None = None
         self._told = ""
         self._loaded = False
