@@ -100,8 +100,12 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in plain}
 
 
+def outside_blocks(path: Path) -> str:
+    """Return a document without its fenced blocks."""
+    return "\n".join(line for _, line, inside in _lines(path) if not inside)
+
+
 def links(path: Path) -> list[str]:
     """Return the targets of a document's links and pictures, without those of the web."""
-    text = "\n".join(line for _, line, inside in _lines(path) if not inside)
-    text = re.sub(r"`[^`\n]*`", "", text)
+    text = re.sub(r"`[^`\n]*`", "", outside_blocks(path))
     return [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", t)]

@@ -26,6 +26,7 @@ from tests.documents import (
     anchors,
     blocks,
     links,
+    outside_blocks,
     place,
     short_name,
 )
@@ -39,6 +40,13 @@ def test_nothing_is_in_a_language_that_is_not_run() -> None:
     """A block that no test runs is wrong one day."""
     known = {"", "console", "sh", "toml", "python", "json"}
     assert {block.language for block in blocks()} <= known
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=short_name)
+def test_no_command_stands_where_it_is_not_run(path: Path) -> None:
+    """An indented block has no language."""
+    first = "|".join(map(re.escape, ["$", "#", *OTHERS, *OURS]))
+    assert not re.findall(rf"(?m)^ {{4}}(?:{first}) .*", outside_blocks(path))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=short_name)
