@@ -16,14 +16,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from maildirqmtp.settings import config
-from maildirqmtp.settings.command_line import parse
 from tests.helpers import (
     add_message,
     answer_all,
@@ -627,29 +624,6 @@ def test_the_node_exporter_may_read_the_metrics(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "m.prom").stat().st_mode & 0o777 == 0o644
-
-
-# Recipes
-
-DOCUMENTS = sorted(CONTRIB.rglob("*.md"))
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CONTRIB)))
-def test_configurations_in_recipes_are_right(path: Path, tmp_path: Path) -> None:
-    """They are copied as they stand."""
-    for block in re.findall(r"```toml\n(.*?)```", path.read_text(), re.DOTALL):
-        assert tomllib.loads(block)
-        file = tmp_path / "m.toml"
-        file.write_text(block)
-        made = config.read(str(file), parse(["--config", str(file)]))
-        assert made.routes
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CONTRIB)))
-def test_links_in_recipes_lead_somewhere(path: Path) -> None:
-    """To files beside them."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
-        assert (path.parent / target).exists(), target
 
 
 def test_timers_start_what_there_is() -> None:

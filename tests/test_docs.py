@@ -1,4 +1,4 @@
-"""README and manual pages say what the program does, and nothing is left out."""
+"""Documents and manual pages say what the program does, and nothing is left out."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from maildirqmtp.cli import qmtp_sendmail, qmtpq
 from maildirqmtp.settings import config, flags_and_keys, submission
 from maildirqmtp.settings.command_line import make_parser, parse
 from maildirqmtp.settings.config_file import ConfigFile
+from tests.documents import ROOT, rows, section
 from tests.helpers import add_message, answer_all, closed_port, make_maildir, run, serving
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 MANUALS = sorted((ROOT / "contrib" / "man").iterdir())
 MANUAL_1 = (ROOT / "contrib" / "man" / "maildirqmtp.1").read_text().replace("\\-", "-")
 MANUAL_5 = (ROOT / "contrib" / "man" / "maildirqmtp.toml.5").read_text().replace("\\-", "-")
@@ -39,20 +38,9 @@ ROUTE_KEYS += [setting.key for setting in flags_and_keys.ROUTE]
 KEYS = ROUTE_KEYS + [setting.key for setting in flags_and_keys.PROCESS]
 
 
-def section(title: str) -> str:
-    """Return what README says under a heading."""
-    return README.split(f"\n### {title}\n", 1)[1].split("\n##", 1)[0]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Return the cells of a section's tables."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_is_told(flag: str) -> None:
-    """In README's table and in the manual."""
+    """In the documents' table and in the manual."""
     short = {"--verbose": "`-v`", "--quiet": "`-q`"}
     assert short.get(flag, f"`{flag}") in section("Options")
     assert re.search(f"{flag}\\b", MANUAL_1)
@@ -67,7 +55,7 @@ def man_paragraph(text: str, name: str) -> str:
 
 @pytest.mark.parametrize("key", [s.key for s in flags_and_keys.ROUTE if "{default}" in s.help])
 def test_defaults_are_told_as_they_are(key: str) -> None:
-    """In README and both manuals; a wrong one is believed until mail is late."""
+    """In the table and both manuals; a wrong one is believed until mail is late."""
     setting = flags_and_keys.by_key(flags_and_keys.ROUTE)[key]
     assert setting.default is not None
     default = setting.type.to_text(setting.default)
@@ -79,7 +67,7 @@ def test_defaults_are_told_as_they_are(key: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_told(key: str) -> None:
-    """In README's table and in the manual of the file."""
+    """In the documents' table and in the manual of the file."""
     keys = {key for row in rows(section("Configuration")) for key in re.findall("`(.*?)`", row[0])}
     assert key in keys
     assert re.search(f'(?m)^\\.B[IR] {key} " ?=', MANUAL_5)
@@ -105,19 +93,16 @@ def test_no_other_keys_are_told() -> None:
     assert set(re.findall('(?m)^\\.B[IR] ([a-z-]+) " ?=', MANUAL_5)) == set(KEYS)
 
 
-def test_the_examples_are_right(tmp_path: Path) -> None:
-    """They are copied as they stand."""
-    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def test_the_example_of_the_manual_is_right(tmp_path: Path) -> None:
+    """It is copied as it stands; those of the documents are tried in test_documents.py."""
     example = MANUAL_5.split(".SH EXAMPLE\n.nf\n")[1].split(".fi")[0].replace("\\(ti", "~")
-    for block in [*blocks, example]:
-        file = tmp_path / "m.toml"
-        file.write_text(block)
-        made = config.read(str(file), parse(["--config", str(file)]))
-        assert len(made.routes) == 2
+    file = tmp_path / "m.toml"
+    file.write_text(example)
+    assert len(config.read(str(file), parse(["--config", str(file)])).routes) == 2
 
 
 def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
-    """In README and its manual, with examples that are right."""
+    """In its section and its manual, with examples that are right."""
     about = section("sendmail's command line, `qmtp-sendmail`")
     manual = (ROOT / "contrib" / "man" / "qmtp-sendmail.1").read_text()
     assert [row[0].strip("`") for row in rows(about)[2:]] == list(submission.KEYS)
@@ -132,7 +117,7 @@ def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
         assert path in about
         assert path in manual.replace("\\(ti", "~")
     examples = (
-        "\n".join(line[4:] for line in about.splitlines() if line.startswith("    ")),
+        about.split("```toml\n")[1].split("```")[0],
         manual.split("\n.nf\n")[1].split(".fi")[0].replace("\\(ti", "~"),
     )
     for example in examples:
@@ -142,7 +127,7 @@ def test_the_settings_of_qmtp_sendmail_are_told(tmp_path: Path) -> None:
 
 
 def test_all_that_qmtpq_takes_is_told() -> None:
-    """Each command and option, in its manual; and README's examples are taken."""
+    """Each command and option, in its manual; and the documents' examples are taken."""
     manual = (ROOT / "contrib" / "man" / "qmtpq.1").read_text().replace("\\-", "-")
     for action in qmtpq.make_parser()._actions:
         for word in [flag for flag in action.option_strings if flag != "-h"]:
@@ -169,7 +154,7 @@ def test_manuals_can_be_shown(path: Path) -> None:
 
 
 def documented_events() -> dict[str, set[str]]:
-    """Return the keys of each event, as README has them."""
+    """Return the keys of each event, as json.md has them."""
     found: dict[str, set[str]] = {}
     for first, _, keys in [row for row in rows(section("Events of `--json`")) if len(row) == 3]:
         names = re.findall("`(.*?)`", first)
@@ -212,19 +197,6 @@ def test_metrics_are_as_documented() -> None:
     assert told == names
     rules = (ROOT / "contrib" / "prometheus" / "maildirqmtp.rules.yml").read_text()
     assert set(re.findall(r"\bmaildirqmtp_[a-z_]+", rules)) <= names
-
-
-def test_links_lead_somewhere() -> None:
-    """To headings and files."""
-    anchors = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"(?m)^#+ (.*)$", README)
-    }
-    for target in re.findall(r"\]\(([^):]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        else:
-            assert (ROOT / target).exists(), target
 
 
 # For developers

@@ -66,7 +66,9 @@ def test_the_sdist_has_all_that_the_tests_and_packages_need(sdist: Path) -> None
     assert not list(sdist.rglob("__pycache__"))
 
 
-def test_the_wheel_has_the_man_pages_completions_and_units(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_the_man_pages_completions_documents_and_units(
+    wheel: zipfile.ZipFile,
+) -> None:
     """Each file of these folders, where man, the shells and an administrator look for it."""
     expected = {
         f"share/man/man{page.suffix[1:]}/{page.name}" for page in (CONTRIB / "man").iterdir()
@@ -75,6 +77,7 @@ def test_the_wheel_has_the_man_pages_completions_and_units(wheel: zipfile.ZipFil
         ("completions/bash", "share/bash-completion/completions"),
         ("completions/zsh", "share/zsh/site-functions"),
         ("completions/fish", "share/fish/vendor_completions.d"),
+        ("doc", "share/doc/maildirqmtp/doc"),
         ("systemd", "share/doc/maildirqmtp/systemd"),
         ("recipes", "share/doc/maildirqmtp/recipes"),
     ):

@@ -1,6 +1,6 @@
 """Hostile local users and servers: what each can plant, and that it has no effect.
 
-The README's section on security says what was decided; each row has its test here.
+contrib/doc/security.md says what was decided; each row has its test here.
 """
 
 from __future__ import annotations

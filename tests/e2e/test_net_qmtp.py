@@ -2,7 +2,7 @@
 
 A row for each method, option, behaviour and TODO line of its manual (version
 0.06, 2004); each is tried against our receiver and, where it can be, against
-mailfront, whose parser is not ours. README.md has the same table in words.
+mailfront, whose parser is not ours. contrib/doc/net-qmtp.md has the same table in words.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The README's examples of the library run as they stand there."""
+"""The documents' examples of the library run as they stand there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.streams import SocketStream, Stream
 from maildirqmtp.receiver.tls import TlsServer
 from tests.certificates import Authority
+from tests.documents import blocks, place, section
 from tests.e2e import test_net_qmtp
 from tests.helpers import command
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-LIBRARY = README.partition("\n## The library\n")[2].partition("\n## ")[0]
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", LIBRARY, re.MULTILINE | re.DOTALL)
+#: All but the writer of sidecars, which test_sidecars.py runs.
+EXAMPLES = [block for block in blocks("python") if "from maildirqmtp" in block.text]
 
 #: What stands before an example: mail.example.org is our receiver, and so is mx, by ssh.
 PROLOGUE = """
@@ -71,7 +70,7 @@ def ports(tmp_path: Path) -> Iterator[tuple[int, int]]:
         yield port, tls_port
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+@pytest.mark.parametrize("example", [b.text for b in EXAMPLES], ids=[place(b) for b in EXAMPLES])
 def test_example(
     example: str, ports: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,14 +96,16 @@ def test_example(
         assert list((tmp_path / "Maildir" / "new").iterdir())
 
 
-def test_there_are_examples() -> None:
-    """Or the test above tests nothing."""
+def test_every_example_runs_somewhere() -> None:
+    """Here, or, the writer of sidecars, beside the tests of these."""
+    (writer,) = set(blocks("python")) - set(EXAMPLES)
+    assert writer.text.startswith("# A writer of messages with sidecars")
     assert len(EXAMPLES) >= 8
 
 
 def test_the_table_has_a_line_for_each_row_of_the_test() -> None:
     """What is promised is tried, and what is tried is told."""
-    table = LIBRARY.partition("### Net::QMTP and this\n")[2]
+    table = section("Net::QMTP and this")
     lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
     todo = [line for line in lines if line.startswith("| TODO: ")]
     rows = [row.__name__ for row in test_net_qmtp.ROWS]

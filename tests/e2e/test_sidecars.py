@@ -18,6 +18,7 @@ from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.transport.endpoint import TcpEndpoint
+from tests.documents import blocks, place
 from tests.e2e.conftest import Run
 from tests.helpers import (
     Peer,
@@ -317,12 +318,10 @@ def test_an_old_orphan_goes(maildir: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_script_may_write_by_the_recipe(maildir: Path) -> None:
-    """The README's lines for a writer that is not ours."""
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
-    recipe = readme.partition("```python\n# A writer")[2].partition("```")[0]
-    assert recipe
+    """The document's lines for a writer that is not ours."""
+    (recipe,) = [block for block in blocks("python") if block.text.startswith("# A writer")]
     namespace: dict[str, object] = {"maildir": os.fspath(maildir)}
-    exec(compile("# A writer" + recipe, "README.md", "exec"), namespace)
+    exec(compile(recipe.text, place(recipe), "exec"), namespace)
     with serving(answer_all()) as server:
         assert run(maildir, server.address).returncode == 0
     (package,) = server.packages

@@ -126,7 +126,7 @@ def test_the_classic_line_of_serialmail(tmp_path: Path) -> None:
     )
 
 
-# ssh, as the README has it
+# ssh, as README and administration.md have it
 
 
 def test_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

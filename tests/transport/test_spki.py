@@ -27,7 +27,7 @@ DER = {
 
 @pytest.mark.parametrize("name", CERTIFICATES)
 def test_it_is_what_openssl_says(name: str, tmp_path: Path) -> None:
-    """A pin that was made by the recipe in the README must fit."""
+    """A pin that was made by the recipe in administration.md must fit."""
     (tmp_path / "cert.der").write_bytes(DER[name])
     key = subprocess.run(
         ["openssl", "x509", "-inform", "der", "-in", tmp_path / "cert.der", "-pubkey", "-noout"],
