@@ -169,3 +169,73 @@ def test_what_is_completed(
     wanted = {word.rstrip("/=") for word in there}
     assert wanted <= found, f"{sorted(wanted - found)} not in {sorted(found)}"
     assert not not_there & found
+
+
+#: What those who may write into new/ can call a message.
+EVIL_NAMES = ("1700.x$(touch${IFS}PWNED).h", "1700.`touch PWNED`", "1700.a b;touch PWNED;'\"")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_messages_name_is_never_run(
+    shell: str, tmp_path: Path, queue: Path, environment: dict[str, str]
+) -> None:
+    """TAB, typed by root, would run what a user has called a file in new/."""
+    tool(shell)
+    for name in EVIL_NAMES:
+        add_message(queue, name)
+    complete = {"bash": in_bash, "zsh": in_zsh, "fish": in_fish}[shell]
+    found = complete(environment, tmp_path, "qmtpq", "show", "Outgoing", "17")
+    assert any("touch${IFS}PWNED" in word.replace("\\", "") for word in found), found
+    assert not list(tmp_path.glob("PWNED*"))
+
+
+def test_bash_completes_a_messages_name_in_quotes(
+    tmp_path: Path, queue: Path, environment: dict[str, str]
+) -> None:
+    """Else Enter would run it: what is inserted means the name, and nothing else."""
+    for name in EVIL_NAMES:
+        add_message(queue, name)
+    script = f"""
+        source "{COMPLETIONS}/bash/qmtpq"
+        COMP_WORDS=(qmtpq show Outgoing '1700.') COMP_CWORD=3
+        _qmtpq
+        eval "set -- ${{COMPREPLY[*]}}"
+        printf '%s\\n' "$@"
+    """
+    arguments = ["bash", "--norc", "-uc", script]
+    done = subprocess.run(
+        arguments, env=environment, cwd=tmp_path, text=True, capture_output=True, timeout=DEADLINE_S
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == sorted(EVIL_NAMES)
+    assert not list(tmp_path.glob("PWNED*"))
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "--config"]], ids=" ".join)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_path_is_no_pattern(
+    shell: str, words: list[str], tmp_path: Path, queue: Path, environment: dict[str, str]
+) -> None:
+    """The qualifier e of zsh runs commands, and it may stand in the name of a directory."""
+    tool(shell)
+    evil = f"{queue.name}(e#touch PWNED#)"
+    if "--config" in words:
+        (tmp_path / evil).write_text(f'[[route]]\nmaildir = "{queue}"\nserver = "h"\n')
+    else:
+        add_message(make_maildir(tmp_path / evil), "1.a")
+    typed = evil.replace("(", "\\(").replace(")", "\\)").replace(" ", "\\ ").replace("#", "\\#")
+    complete = {"bash": in_bash, "zsh": in_zsh, "fish": in_fish}[shell]
+    found = complete(environment, tmp_path, "qmtpq", *words, typed, "")
+    assert "1.a" in found
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_path_in_the_home_directory(
+    shell: str, tmp_path: Path, queue: Path, environment: dict[str, str]
+) -> None:
+    """It is written with ~ as a rule; no name would be completed there."""
+    tool(shell)
+    complete = {"bash": in_bash, "zsh": in_zsh, "fish": in_fish}[shell]
+    home = environment | {"HOME": str(tmp_path)}
+    assert "1.a" in complete(home, tmp_path, "qmtpq", "show", f"~/{queue.name}", "")

@@ -68,6 +68,7 @@ _QUEUE = """\
         return
     fi
     if [ -n "$file" ]; then
+        file=${{file//\\\\/}}
         options=(--config "${{file/#~\\//$HOME/}}")
     elif [ "${{#names[@]}}" = 0 ]; then
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
@@ -83,8 +84,10 @@ _QUEUE = """\
         release) options=(--held "${{options[@]}}") ;;
     esac
     # Without what a mail reader has put behind the name: a colon parts words here.
-    word=$(qmtpq list --names "${{options[@]}}" 2>/dev/null | sed 's/:.*//')
-    mapfile -t COMPREPLY < <(compgen -W "$word" -- "$cur")
+    # Others choose the names, and `compgen -W` would run the commands in them.
+    while IFS= read -r word; do
+        [[ $word != "${{cur//\\\\/}}"* ]] || COMPREPLY+=("$(printf %q "$word")")
+    done < <(qmtpq list --names "${{options[@]}}" 2>/dev/null | sed 's/:.*//')
 """
 
 

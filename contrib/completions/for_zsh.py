@@ -16,11 +16,16 @@ _qmtpq_directory_or_name() {{
 }}
 
 _qmtpq_names() {{
-    local -a names options
+    # What is typed is no pattern: a qualifier in the name of a file would run commands.
+    local given
+    local -a names options match mbegin mend
     if [[ -n ${{opt_args[--config]}} ]]; then
-        options=(--config ${{(Q)~opt_args[--config]}})
+        # _arguments puts backslashes before colons and backslashes.
+        given=${{(Q)opt_args[--config]//(#b)\\\\([\\\\:])/$match[1]}}
+        options=(--config "${{given/#\\~\\//$HOME/}}")
     else
-        options=(-- ${{(Q)~line[2]}})
+        given=${{(Q)line[2]}}
+        options=(-- "${{given/#\\~\\//$HOME/}}")
     fi
     case $line[1] in
         ({none}) return 1 ;;
