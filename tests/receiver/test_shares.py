@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from maildirqmtp.receiver.shares import Share, Shares
-from maildirqmtp.transport.thread_pool import Here, ThreadPool
+from maildirqmtp.transport.thread_pool import Here, Job, ThreadPool
 from tests.helpers import DEADLINE_S, wait_until
+
+T = TypeVar("T")
+
+
+class Pool:
+    """Begins a job when it is told to; `has_memory` is false while it takes no more."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job[Any]] = []
+        self.has_memory = True
+
+    def submit(self, work: Callable[[], T]) -> Job[T]:
+        if not self.has_memory:
+            raise MemoryError
+        self.jobs.append(job := Job(work))
+        return job
+
+    def cancel(self, job: Job[Any]) -> bool:
+        self.jobs.remove(job)
+        return True
+
+    def run_first(self) -> None:
+        self.jobs.pop(0).run()
 
 
 @pytest.fixture
@@ -110,3 +134,60 @@ def test_a_pool_that_is_closed_drops_what_waits(gate: threading.Event) -> None:
     assert not waiting.done
     with pytest.raises(RuntimeError, match="closed"):
         Share(pool, 1).submit(lambda: None)
+
+
+@pytest.mark.parametrize(("threads", "limit"), [(1, 1), (2, 1), (3, 2), (4, 3), (7, 6), (8, 6)])
+def test_so_many_at_once(threads: int, limit: int) -> None:
+    """With two or three threads, too, one is left to the others."""
+    pool = Pool()
+    share = Shares(pool, threads).of("a")
+    for _ in range(10):
+        share.submit(lambda: None)
+    assert len(pool.jobs) == limit
+
+
+def test_what_there_was_no_memory_for_begins_later() -> None:
+    """Else its client waits for an answer that never comes; and all of the share is used then."""
+    pool = Pool()
+    share = Share(pool, 2)
+    jobs = [share.submit(lambda: 1) for _ in range(4)]
+    pool.has_memory = False
+    pool.run_first()
+    assert pool.jobs
+    pool.has_memory = True
+    pool.run_first()
+    assert len(pool.jobs) == 2
+    pool.run_first()
+    pool.run_first()
+    assert [job.result() for job in jobs] == [1] * 4
+
+
+def test_what_there_was_no_memory_for_goes_before_what_comes_later() -> None:
+    """Where nothing else of the client is under way, it begins with the next that comes."""
+    pool = Pool()
+    share = Share(pool, 1)
+    ran: list[str] = []
+    share.submit(lambda: ran.append("first"))
+    share.submit(lambda: ran.append("second"))
+    pool.has_memory = False
+    pool.run_first()
+    with contextlib.suppress(MemoryError):
+        share.submit(lambda: ran.append("third"))
+    pool.has_memory = True
+    share.submit(lambda: ran.append("fourth"))
+    while pool.jobs:
+        pool.run_first()
+    assert ran == ["first", "second", "third", "fourth"]
+
+
+def test_what_cannot_be_begun_takes_no_place() -> None:
+    """Else a client that had no memory a few times is never served again."""
+    pool = Pool()
+    share = Share(pool, 1)
+    pool.has_memory = False
+    with pytest.raises(MemoryError):
+        share.submit(lambda: 1)
+    pool.has_memory = True
+    job = share.submit(lambda: 1)
+    pool.run_first()
+    assert job.result() == 1

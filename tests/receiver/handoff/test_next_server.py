@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -268,6 +270,24 @@ def test_a_server_that_is_down_is_left_alone_for_a_while(clock: Clock) -> None:
             clock.now_s += pause_s
 
 
+def test_a_server_that_is_down_keeps_no_mail(clock: Clock) -> None:
+    """What is deferred meanwhile would stay in memory: 1 MB for a package of 1,000 recipients."""
+
+    class Recipients(list[bytes]):
+        pass
+
+    where = SmtpAddress(lmtp=True, host="127.0.0.1", port=closed_port())
+    with contextlib.closing(NextServer(where, "here.example", clock=clock)) as to:
+        kept = []
+        for _ in range(3):
+            recipients = Recipients([A])
+            kept.append(weakref.ref(recipients))
+            to.deliver(b"", recipients, lambda: iter([TEXT]))
+        del recipients
+        gc.collect()
+        assert [one() for one in kept] == [None] * 3
+
+
 def test_a_server_that_closes_every_connection_is_left_alone_too(clock: Clock) -> None:
     """Down is also who accepts and hangs up, as a balancer without servers does."""
     with scripted_server({"MAIL": CLOSE}) as server, handing_on(server, clock=clock) as to:
@@ -419,3 +439,27 @@ def test_a_refusal_amid_the_text_is_heard(monkeypatch: pytest.MonkeyPatch) -> No
         big = [b"x" * 1_000 + b"\n"] * 50_000
         (answer,) = deliver(to, text=big)
     assert answer[0] in "DZ"  # a reset may have overtaken the reply
+
+
+@pytest.mark.parametrize(
+    ("lmtp", "recipients", "expected"),
+    [(False, (A, B), "DD"), (True, (A,), "D"), (True, (A, B), "ZZ")],
+)
+def test_one_reply_amid_the_text(lmtp: bool, recipients: Sequence[bytes], expected: str) -> None:
+    """With LMTP it is that of one recipient: the others would be bounced for it."""
+    script = {"DATA": b"354 go on\r\n552 5.2.2 mailbox full\r\n"}
+    answers = outcomes(script, *recipients, lmtp=lmtp)
+    assert letters(answers) == expected
+    assert all("552 5.2.2 mailbox full" in answer for answer in answers)
+    assert all("the server ended the text early" in answer for answer in answers) == (
+        expected == "ZZ"
+    )
+
+
+def test_one_reply_amid_the_text_with_one_accepted_recipient() -> None:
+    """It is about that one, whoever was refused before."""
+    script: Script = {
+        "RCPT": [b"550 5.1.1 no\r\n", b"250 ok\r\n"],
+        "DATA": b"354 go on\r\n452 4.2.2 mailbox full\r\n",
+    }
+    assert outcomes(script, A, B, lmtp=True) == ["D550 5.1.1 no", "Z452 4.2.2 mailbox full"]

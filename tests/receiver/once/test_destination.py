@@ -272,3 +272,37 @@ def test_of_a_batch_to_the_next_server_only_one_is_in_doubt(
         inner.commit = commit  # type: ignore[method-assign]
         assert send(once, b"K1", b"K2") == "KK"
         assert inner.delivered == [b"K1", b"K2"]
+
+
+def test_what_another_took_back_and_fails_here_is_not_claimed_for_ever(
+    once: OnceDestination, inner: Inner
+) -> None:
+    """Without memory once, each later attempt would hold a thread until the receiver ends."""
+    first = begin(once, b"K1")
+    second = begin(once, b"K1")
+    inner.trouble = MemoryError()
+    once.withdraw([first])
+    with pytest.raises(MemoryError):
+        once.commit([second])
+    once.withdraw([second])
+    inner.trouble = None
+    assert once.claims._claims == {}
+    assert send(once, b"K1") == "K"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_no_memory_for_a_recipient_leaves_no_claim(
+    once: OnceDestination, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """It is claimed by then; the next attempt would wait for what nobody delivers."""
+    if known:
+        assert send(once, b"K1") == "K"
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OnceDelivery, "_add", fail)
+        with pytest.raises(MemoryError):
+            begin(once, b"K1")
+    assert once.claims._claims == {}
