@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from maildirqmtp.cli import qmtpmaildir
+from maildirqmtp.receiver.session import MAX_LOAD
 from maildirqmtp.settings import config
 from maildirqmtp.settings.command_line import parse
+from maildirqmtp.settings.units import parse_bytes
 
 ROOT = Path(__file__).parent.parent
 KUBERNETES = ROOT / "contrib" / "kubernetes"
@@ -164,6 +166,18 @@ def test_the_programs_take_the_arguments(path: Path, name: str, tmp_path: Path) 
         assert pod["initContainers"][0]["command"][2] == f"{route.maildir.decode()}/tmp"
     else:
         assert shards == {"None"}
+
+
+def test_what_receivers_hold_at_once_has_room() -> None:
+    """Else the kubelet evicts the pod, or a few large messages fill the disk of its node."""
+    path = KUBERNETES / "receivers.yaml"
+    options = qmtpmaildir.make_parser().parse_args(container(path, "qmtpmaildir")["args"])
+    connections, max_size = int(options.max_connections), parse_bytes(options.max_size)
+    assert parse_bytes(options.min_free) > 0
+    (tmp,) = [volume for volume in pod_of(path)["volumes"] if volume["name"] == "tmp"]
+    limit = tmp["emptyDir"]["sizeLimit"]
+    assert limit.endswith("Mi")
+    assert int(limit[:-2]) << 20 >= connections * (max_size + MAX_LOAD)
 
 
 def test_the_older_way_to_an_ordinal(tmp_path: Path) -> None:
