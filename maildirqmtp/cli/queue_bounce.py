@@ -87,6 +87,7 @@ class _Bounces:
         self._lock(stack)
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
+        self._check_prefixes(told)
         #: The longest first: a recipient belongs to one of them.
         self._prefixes = sorted({b"", *place.prefixes, *told}, key=len, reverse=True)
         self._bouncers: dict[bytes, Bouncer] = {}
@@ -112,6 +113,19 @@ class _Bounces:
                 f"{', '.join(map(printable, queues))}; write --bounce-via sendmail or maildir:DIR"
             )
         return None
+
+    def _check_prefixes(self, told: Sequence[bytes]) -> None:
+        """Raise `LocalError` where a bounce would go into a queue whose prefixes nothing tells.
+
+        Without its route's prefix the bounce would wait there for ever.
+        """
+        is_queued = self._place.route.bounce_via.method is BounceMethod.SERVER
+        if is_queued and not (self._place.prefixes or told):
+            path = self._place.queues[0] if self._place.is_failed else self._place.path
+            raise LocalError(
+                f"no daemon serves {printable(path)}, and nothing else tells the prefix of its "
+                f"recipients; write --config FILE, or --bounce-via sendmail or maildir:DIR"
+            )
 
     def send_all(self, selected: Selected, same: Sequence[Chosen], to_json: bool) -> None:
         """Bounce them all, some at a time. Raises `LocalError`."""

@@ -45,7 +45,8 @@ class QueuePlace:
     """One maildir to look at, and the envelope that its route gives to messages.
 
     `is_failed`: it is the failed maildir of those in `queues`; `nofollow`: and inside the one.
-    `prefixes` are those of its routes, which the `route` here is without.
+    `prefixes` are those of its routes, which the `route` here is without; empty where nothing
+    tells them.
     """
 
     route: Route
@@ -99,7 +100,8 @@ def places_of(
     path: bytes, failed: bytes | None = None, include_cur: bool = False
 ) -> list[QueuePlace]:
     """Return a maildir and its failed maildir, None being the one inside it."""
-    return places_of_routes([Route(path, _NOWHERE, failed=failed, include_cur=include_cur)])
+    route = Route(path, _NOWHERE, failed=failed, include_cur=include_cur)
+    return [replace(place, prefixes=()) for place in places_of_routes([route])]
 
 
 def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:

@@ -130,19 +130,57 @@ def test_a_prefix_stays_on_this_machine(
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_bounce_for_the_server_goes_into_the_queue(
-    path: Path, capsys: Capture, failed: bool
+    tmp_path: Path, path: Path, capsys: Capture, failed: bool
 ) -> None:
     """Also that of a message in the failed maildir, from which nothing is sent."""
     if failed:
         fail(make_maildir(path / ".Failed"), "1.f", "no@y")
     else:
         add_message(path, "1.f", sender=b"s@x")
-    qmtpq(capsys, 0, "bounce", "--yes", "--bounce-via", "server", path, "1.f")
+    file = tmp_path / "m.toml"
+    file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "h"\nbounce-via = "server"\n')
+    qmtpq(capsys, 0, "bounce", "--yes", "--config", file, "1.f")
     (name,) = names(path / "new")
     assert name.startswith("bounce.")
     content = json.loads((path / "envelope" / f"{name}.json").read_text())
     assert (content["sender"], content["recipients"]) == ("", ["s@x"])
     assert names(path / ".Failed" / "new") == []
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_no_bounce_is_queued_where_nothing_tells_the_prefix(
+    path: Path, told: Path, capsys: Capture, failed: bool
+) -> None:
+    """Without it the bounce is never sent, and the message was gone; other ways need none."""
+    if failed:
+        fail(make_maildir(path / ".Failed"), "1.f", "pre-no@y")
+    else:
+        add_message(path, "1.f", recipient=b"pre-no@y")
+    before = snapshot(path)
+    words = ("bounce", "--yes", "--bounce-via", "server", path, "1.f")
+    _, err = qmtpq(capsys, 111, *words)
+    assert f"no daemon serves {path}, and nothing else tells the prefix" in err
+    after = snapshot(path)
+    assert {name: after[name] for name in before} == before
+    assert names(path / "new") == ([] if failed else ["1.f"])
+    send(capsys, 0, path, told, "1.f")
+    assert len(bounces(told)) == 1
+
+
+@pytest.mark.parametrize("prefix", ["", "pre-"])
+def test_a_daemon_tells_the_prefix(path: Path, capsys: Capture, prefix: str) -> None:
+    """Its bounce waits under it, and is sent; the daemon's status names it."""
+    add_message(path, "1.f", sender=b"s@x", recipient=prefix.encode() + b"no@y")
+    which = f"-{prefix.encode().hex()}" if prefix else ""
+    status = path / f".maildirqmtp-status{which}.json"
+    told = {"version": 1, "pid": os.getpid(), "state": "running", "prefix": prefix}
+    status.write_text(json.dumps(told))
+    with Maildir(os.fsencode(path)) as daemon:
+        daemon.lock()
+        qmtpq(capsys, 0, "bounce", "--yes", "--bounce-via", "server", path, "1.f")
+    (name,) = names(path / "new")
+    content = json.loads((path / "envelope" / f"{name}.json").read_text())
+    assert content["recipients"] == [f"{prefix}s@x"]
 
 
 def test_what_the_mailer_does_not_take_stays(tmp_path: Path, path: Path, capsys: Capture) -> None:
