@@ -38,7 +38,7 @@ def test_whatever_client_and_next_server_do() -> None:
     """Each recipient has an answer, and K only where the next server has the text."""
     letters = fuzz(range(RUNS))
     for letter in b"KZD":
-        assert letters.count(letter) > RUNS // 10
+        assert letters.count(letter) > RUNS // 20  # about a tenth is K, more or less by the time
 
 
 @pytest.mark.long
