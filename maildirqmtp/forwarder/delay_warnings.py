@@ -70,8 +70,8 @@ class DelayWarner:
         self._wall_clock = wall_clock
         self._mailer = bounces.make_mailer(maildir, route)
         self._known = known
-        self._failed: set[bytes] = set()
-        self._never: set[bytes] = set()
+        self._failed: dict[bytes, str] = {}
+        self._never: dict[bytes, str] = {}
         self._failures = 0
         self._tried = 0
         self._since_s = wall_clock()
@@ -152,11 +152,12 @@ class DelayWarner:
             return False
         except LocalError as error:
             self._state.forget_warned(name, self._route.prefix)
-            self._complain(f"{error}; it is tried again")
-            _keep(self._failed, name)
+            if self._failed.get(names.plain(name)) != str(error):
+                self._complain(f"{error}; it is tried again")
+            _keep(self._failed, name, str(error))
             self._failures += 1
             return self._failures < MOST_FAILURES
-        self._failed.discard(names.plain(name))
+        self._failed.pop(names.plain(name), None)
         self._failures = 0
         self._complaint = ""
         sender = printable(queued.sender)
@@ -216,8 +217,8 @@ def _response(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
     return f"Z{said}" if said else ""
 
 
-def _keep(kept: set[bytes], name: bytes) -> None:
-    """Keep a name; all others are forgotten where these are too many."""
+def _keep(kept: dict[bytes, str], name: bytes, why: str = "") -> None:
+    """Keep a name, and why; all others are forgotten where these are too many."""
     if len(kept) >= _MOST_NAMES:
         kept.clear()
-    kept.add(names.plain(name))
+    kept[names.plain(name)] = why

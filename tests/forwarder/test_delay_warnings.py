@@ -281,6 +281,9 @@ def test_a_sender_who_is_refused_keeps_no_other_from_being_told(case: Case) -> N
     case.add("2.a", sender=b"bad2@x")
     case.add("3.a", sender=b"good@x")
     assert case.warn() == [b"good@x"]
+    case.add("4.a", sender=b"good@x")
+    assert case.warn() == [b"good@x"]
+    assert case.log.getvalue().count("exit 67 b'bad@x'") == 1, "not every ten minutes for weeks"
 
 
 def test_a_mailer_that_takes_nothing_is_left_alone_for_a_while(case: Case) -> None:
