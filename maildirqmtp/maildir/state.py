@@ -125,15 +125,16 @@ class State:
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
         attempts, warned = self._attempts, self._warned
-        known = (self._first_deferred, self._in_doubt, self._broken)
-        if attempts or warned or any(known):
-            with self._lock:
-                for key in map(_key, message_names):
-                    if attempts.forget(key) | warned.forget(key):
+        with self._lock:
+            known = (self._first_deferred, self._in_doubt, self._broken)
+            if not attempts and not warned and not any(known):
+                return
+            for key in map(_key, message_names):
+                if attempts.forget(key) | warned.forget(key):
+                    self._change()
+                for of_messages in known:
+                    if of_messages.pop(key, None) is not None:
                         self._change()
-                    for of_messages in known:
-                        if of_messages.pop(key, None) is not None:
-                            self._change()
 
     def note_attempt(self, name: bytes, text: str) -> None:
         """An attempt to send a message has ended like this, and it is to be tried again."""
@@ -278,11 +279,13 @@ class State:
     def _write(self) -> bool:
         self._changed = False
         try:
-            # What a power cut takes is found out again, but for who has been told what.
+            # What a power cut takes is found out again, but for what people have said or been told.
             # The file of a shard has one writer.
             with holds.locked(self._root) if self._name == NAME else nullcontext():
-                data = self._encoded()
-                files.replace(self._root, self._name, data, durable=bool(self._warned))
+                # Those of all shards are in the file of none of them.
+                held = self._holds.times() if self._name == NAME else {}
+                data = self._encoded(held)
+                files.replace(self._root, self._name, data, durable=bool(self._warned or held))
         except LocalError as error:
             self._tell(str(error))
             return False
@@ -292,14 +295,12 @@ class State:
         if fault != self._told:
             self._fault = self._told = fault
 
-    def _encoded(self) -> bytes:
+    def _encoded(self, held: dict[str, float]) -> bytes:
         """Return the file; the messages deferred last are left out where it would be too large."""
         import json
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
-        # Those of all shards are in the file of none of them.
-        held = self._holds.times() if self._name == NAME else {}
         in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {

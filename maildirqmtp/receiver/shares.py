@@ -1,12 +1,11 @@
 """Shares of the threads: mail of one client that takes long does not hold up everybody's.
 
-A client has at most three quarters of the threads. What it has beyond that waits here, and goes
-behind the jobs of others when one of its own is done.
+A client has at most three quarters of the threads, and of two or three all but one. What it has
+beyond that waits here, and goes behind the jobs of others when one of its own is done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from functools import partial
@@ -32,17 +31,18 @@ class Share:
         # A pool without threads does a job before `submit` returns.
         self._lock = threading.RLock()
         self._waiting: deque[Job[Any]] = deque()
-        self._begun: dict[Job[Any], Job[None]] = {}
-        self._taken = 0
+        #: With what the pool has of each; None before it has that.
+        self._begun: dict[Job[Any], Job[None] | None] = {}
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
         """Have this done. Raises `RuntimeError` when the pool is closed."""
         job = Job(work)
         with self._lock:
-            if self._taken < self._limit:
-                self._begin(job)
-            else:
+            self._begin_waiting()
+            if self._waiting or len(self._begun) >= self._limit:
                 self._waiting.append(job)
+            else:
+                self._begin(job)
         return job
 
     def cancel(self, job: Job[Any]) -> bool:
@@ -59,9 +59,13 @@ class Share:
 
     def _begin(self, job: Job[Any]) -> None:
         """Give a job to the pool; the lock is held."""
-        inner = self._pool.submit(partial(self._run, job))
-        if not job.done:
-            self._taken += 1
+        self._begun[job] = None
+        try:
+            inner = self._pool.submit(partial(self._run, job))
+        except BaseException:
+            self._begun.pop(job, None)
+            raise
+        if job in self._begun:
             self._begun[job] = inner
 
     def _run(self, job: Job[Any]) -> None:
@@ -70,13 +74,23 @@ class Share:
             self._end(job)
 
     def _end(self, job: Job[Any]) -> None:
-        """Begin the next one in place of a job, if that had one; the lock is held."""
-        if self._begun.pop(job, None) is None:
-            return
-        self._taken -= 1
-        if self._waiting:
-            with contextlib.suppress(RuntimeError):  # closed: what was not begun is dropped
-                self._begin(self._waiting.popleft())
+        """Begin others in place of a job, if that had one; the lock is held."""
+        if job in self._begun:
+            del self._begun[job]
+            self._begin_waiting()
+
+    def _begin_waiting(self) -> None:
+        """Begin what there is room for; the lock is held."""
+        while self._waiting and len(self._begun) < self._limit:
+            # Before it is begun: where the pool does it at once, its end begins the one after it.
+            job = self._waiting.popleft()
+            try:
+                self._begin(job)
+            except MemoryError:
+                self._waiting.appendleft(job)  # with the next that comes or ends
+                return
+            except RuntimeError:  # closed: what was not begun is dropped
+                self._waiting.clear()
 
 
 class Shares:
@@ -84,7 +98,7 @@ class Shares:
 
     def __init__(self, pool: Workers, threads: int) -> None:
         self._pool = pool
-        self._limit = threads - threads // 4
+        self._limit = max(1, threads - max(1, threads // 4))
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
 
     def of(self, group: str) -> Workers:

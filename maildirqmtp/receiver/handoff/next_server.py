@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.qmtp.protocol import Response
     from maildirqmtp.receiver.handoff.how import SmtpAddress
+    from maildirqmtp.receiver.handoff.replies import Reply
 
 #: Seconds after which a connection that is not used is closed.
 IDLE_S = 60.0
@@ -71,7 +72,8 @@ class NextServer:
         self._failures = 0
         self._down_until_s = float("-inf")
         self._trying = False
-        self._why_down = Broken("")
+        #: No exception: raised again, it would keep the mail of all whom it was raised for.
+        self._why_down: tuple[str, Reply | None] = ("", None)
 
     def deliver(
         self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
@@ -140,7 +142,7 @@ class NextServer:
             if self._aborted:
                 raise Broken("the receiver stops")
             if self._trying or self._clock() < self._down_until_s:
-                raise self._why_down
+                raise Broken(*self._why_down)
             self._trying = self._failures > 0
         try:
             client = SmtpClient(self._server, self._our_name, self._plain, self._ca)
@@ -163,7 +165,7 @@ class NextServer:
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 20))
             self._failures += 1
             self._down_until_s = self._clock() + pause_s
-            self._why_down = error
+            self._why_down = str(error), error.reply
         said = f": {printable(error.reply.text)}" if error.reply else ""
         self._complain(f"{self._server}: {error}{said}; not tried again for {pause_s:.0f} s")
 

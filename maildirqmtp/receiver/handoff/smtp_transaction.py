@@ -11,7 +11,8 @@
 
 Commands of one transaction up to DATA go out together where the server has
 PIPELINING (RFC 2920). With LMTP each accepted recipient has a reply after the
-text (RFC 2033, 4.2).
+text (RFC 2033, 4.2); one that comes amid the text says nothing of the others, and is Z for
+all where there are several.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ class Transaction:
                 raise
             if reply.code == _CLOSING:
                 raise Broken(str(error), reply) from error
+            if self._client.server.lmtp and len(self._owed) > 1:
+                raise Broken("the server ended the text early", reply) from error
             self.reusable = False
             self._answer_rest(verdicts.of_text(reply))
             return False

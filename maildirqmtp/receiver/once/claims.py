@@ -47,7 +47,8 @@ class Claims:
             return made, True
 
     def end(self, claim: Claim, outcome: Outcome | None) -> None:
-        """Give a claim up, with what became of it."""
+        """Give a claim up, with what became of it; harmless twice."""
         with self._lock:
-            del self._claims[claim.key]
+            if self._claims.get(claim.key) is claim:
+                del self._claims[claim.key]
         claim.end(outcome)

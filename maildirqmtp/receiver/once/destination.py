@@ -72,11 +72,11 @@ class OnceDelivery:
             if self.inner is None:
                 self.inner = self._destination.inner.begin(self.mail)
             written = self.inner.deliver(recipient)
+            self._add(_Place(recipient, key, claim, True), _TROUBLE)
         except BaseException:
             if is_ours:
                 self._destination.claims.end(claim, None)
             raise
-        self._add(_Place(recipient, key, claim, True), _TROUBLE)
         return written
 
     def _add(self, place: _Place, outcome: Outcome) -> None:
@@ -196,6 +196,9 @@ class OnceDestination:
             # These recipients stay deferred; the others have their outcomes.
             self.withdraw([again])
             return
+        except BaseException:
+            self.withdraw([again])
+            raise
         for number, outcome in zip(left, again.outcomes, strict=True):
             delivery.outcomes[number] = outcome
 
