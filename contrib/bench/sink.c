@@ -274,6 +274,8 @@ static bool serve(struct connection *c)
                 return true;
             continue; /* there is room again */
         }
+        if (turn == TURNS - 1)
+            break; /* what is read now would not be parsed before more comes */
         ssize_t got = recv(c->fd, c->in, IN_SIZE, 0);
         if (got < 0 && errno == EAGAIN)
             return c->waits_to_write || flush(c);

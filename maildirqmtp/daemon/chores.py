@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.forwarder import BOUNCE_SLACK_S, SLACK_S
 from maildirqmtp.maildir.cleanup import clean
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from maildirqmtp.daemon.queue import WatchQueue
     from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.forwarder.delay_warnings import DelayWarner
+    from maildirqmtp.forwarder.forwarder import Forwarder
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.maildir import Maildir
@@ -41,7 +43,10 @@ class Chores:
         state: State,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        queue: WatchQueue,
     ) -> None:
+        self._queue = queue
+        self._state = state
         self._report = report
         self._maildir = maildir
         self._clock = clock
@@ -53,7 +58,7 @@ class Chores:
         if route.warn_after_s is not None:
             from maildirqmtp.forwarder.delay_warnings import DelayWarner  # and mail.dsn
 
-            self._warner = DelayWarner(maildir, route, report, state, wall_clock)
+            self._warner = DelayWarner(maildir, route, report, state, wall_clock, queue.names)
             self._look_every_s = min(LOOK_S, max(1.0, route.warn_after_s / 10))
         self._look_at = clock() + min(FIRST_LOOK_S, self._look_every_s)
         self._waiting: deque[QueueEntry] = deque()
@@ -75,29 +80,46 @@ class Chores:
             return None
         return self._clock() if self._waiting else self._look_at
 
-    def tick(self, queue: WatchQueue, connected: bool) -> None:
-        """Do a portion of what is due; `connected`: what is not waiting may be in flight."""
+    @property
+    def may_take_s(self) -> float:
+        """Seconds that `tick` may take: a warning goes to the mailer, as a bounce does."""
+        return SLACK_S if self._warner is None else BOUNCE_SLACK_S
+
+    def tick(self, forwarder: Forwarder) -> None:
+        """Do a portion of what is due; nothing on the way out, or where removing mail fails.
+
+        The answers to what is in flight would wait meanwhile, and what is accepted is not late.
+        """
         if self._warner is None or self._warn_after_s is None:
             return
-        if self._waiting:
-            self._warn(self._warner, connected)
+        if forwarder.stopping or forwarder.local_error is not None:
+            self._waiting.clear()
+            self._look_at = self._clock() + self._look_every_s
+        elif self._waiting:
+            self._warn(self._warner)
         elif self._clock() >= self._look_at:
             self._look_at = self._clock() + self._look_every_s
-            since_s = self._wall_clock() - self._warn_after_s
-            # Where a name does not tell, the file does: `DelayWarner.is_due` looks at it.
-            self._waiting = deque(
-                [e for e in queue.waiting() if e.came_s is not None or e.birth_s <= since_s]
-            )
+            self._look(self._warner, self._wall_clock() - self._warn_after_s)
 
-    def _warn(self, warner: DelayWarner, connected: bool) -> None:
-        """Warn of one message; the others are tried in the next look where that fails."""
+    def _look(self, warner: DelayWarner, since_s: float) -> None:
+        """Find what may have waited since that time; what has failed before comes last."""
+        warner.begin()
+        # Where a name does not tell, the file does: `DelayWarner.is_due` looks at it.
+        waiting = self._queue.waiting()
+        found = [e for e in waiting if e.came_s is not None or e.birth_s <= since_s]
+        found.sort(key=lambda entry: warner.has_failed(entry.name))
+        self._waiting = deque(found)
+
+    def _warn(self, warner: DelayWarner) -> None:
+        """Warn of one message; the others are tried in the next look where that makes no sense."""
         if not warner.may_warn():
             self._waiting.clear()
             return
+        held = self._state.held()
         for entry in list(islice(self._waiting, PORTION)):
             self._waiting.popleft()
-            may_be_in_flight = connected and entry.due is None
-            if not may_be_in_flight and warner.is_due(entry.folder, entry.name):
+            is_out = self._queue.is_out(entry)
+            if not is_out and warner.is_due(entry.folder, entry.name, held):
                 if not warner.warn(entry.folder, entry.name):
                     self._waiting.clear()
                 return

@@ -20,6 +20,7 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import LocalError
 from maildirqmtp.transport.wakeup import Wakeup
 
@@ -88,17 +89,21 @@ class HttpServer:
         self._accept_after_s = 0.0
         self._someone_waits = False
         self._stopping = False
-        try:
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        except OSError as error:
-            where = f"[{address[0]}]" if ":" in address[0] else address[0]
-            raise LocalError(
-                f"cannot listen on {where}:{address[1]}: {error.strerror or error}"
-            ) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+                self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+                stack.callback(self._listener.close)
+                self._wake = Wakeup()
+                stack.callback(self._wake.close)
+                self._selector = selectors.DefaultSelector()
+            except OSError as error:
+                where = f"[{address[0]}]" if ":" in address[0] else address[0]
+                raise LocalError(
+                    f"cannot listen on {where}:{address[1]}: {reason(error)}"
+                ) from error
+            stack.pop_all()
         self._listener.setblocking(False)
-        self._wake = Wakeup()
-        self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake.fd, _READ)
         self._thread = Thread(target=self._run, name="http", daemon=True)
 

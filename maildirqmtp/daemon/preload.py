@@ -27,8 +27,12 @@ MODULES = (
     "struct",
     "tempfile",
     "termios",
+    "maildirqmtp.daemon.health",
+    "maildirqmtp.daemon.http_server",
+    "maildirqmtp.daemon.metrics",
     "maildirqmtp.daemon.status",
     "maildirqmtp.forwarder.bounces",
+    "maildirqmtp.forwarder.delay_warnings",
     "maildirqmtp.mail.sidecar",
     "maildirqmtp.transport.process",
 )

@@ -375,6 +375,15 @@ class WatchQueue:
         """Yield what is known of each message of this route."""
         return (entry for entry in self._known.values() if entry.ours)
 
+    def is_out(self, entry: QueueEntry) -> bool:
+        """Say whether a message is in hand, of this route or another: it may be in flight."""
+        return self._reservations is not None and self._reservations.has(_base(entry.name))
+
+    def names(self) -> list[bytes]:
+        """Return the messages that are there, of this route or not, by names without flags."""
+        out = [] if self._reservations is None else self._reservations.keys()
+        return [*self._known, *out]
+
     def overview(self, most: int) -> tuple[int, float, list[QueueEntry]]:
         """Return how many wait, the birth of the oldest (0.0 for none), and some of them."""
         return overview(self._known.values(), most)

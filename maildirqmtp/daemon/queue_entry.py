@@ -61,7 +61,9 @@ def make_entry(folder: Folder, name: bytes, now_s: float, seen_in: int) -> Queue
 def _tells(name: bytes, now_s: float) -> bool:
     """Say whether a name begins with ten digits of seconds: such names sort by their times."""
     seconds, dot, _ = name.partition(b".")
-    return bool(dot) and len(seconds) == _DIGITS and seconds.isdigit() and int(seconds) <= now_s
+    if not dot or len(seconds) != _DIGITS or seconds[:1] == b"0" or not seconds.isdigit():
+        return False
+    return int(seconds) <= now_s
 
 
 def overview(known: Iterable[QueueEntry], most: int) -> tuple[int, float, list[QueueEntry]]:

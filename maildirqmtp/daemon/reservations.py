@@ -50,6 +50,15 @@ class Reservations:
                 refused.append(queue)
             return False
 
+    def has(self, key: bytes) -> bool:
+        """Say whether a route has a message in hand."""
+        return key in self._held
+
+    def keys(self) -> list[bytes]:
+        """Return the messages that are in hand now."""
+        with self._lock:
+            return list(self._held)
+
     def release(self, key: bytes) -> None:
         """Let go of a message; harmless where it is not held."""
         with self._lock:

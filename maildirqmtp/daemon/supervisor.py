@@ -182,6 +182,12 @@ class Supervisor:
                 self._reap()
                 self._tell()
         self._reap()  # who ended after the last turn may be stuck, or have crashed
+        for runner in self._runners.values():
+            if not runner.done and not runner.worker.connecting:
+                self._code = EXIT_TEMPORARY
+                runner.worker.report.problem(
+                    "did not end in time; what it had sent and was not answered is in doubt"
+                )
         self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)

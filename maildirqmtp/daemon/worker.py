@@ -213,12 +213,13 @@ class Worker:
             watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
             self._chores = Chores(
-                route, self.report, maildir, shared.state, self._clock, self._wall_clock
+                route, self.report, maildir, shared.state, self._clock, self._wall_clock, queue
             )
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)
-                self._chores.tick(queue, forwarder.connected)
+                self._own_deadline = self._clock() + self._chores.may_take_s
+                self._chores.tick(forwarder)
                 self._step(forwarder, queue)
 
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:

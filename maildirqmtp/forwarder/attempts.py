@@ -23,7 +23,7 @@ class AttemptNotes:
         """A message is to be tried again, because of this; `index`: it is about this recipient."""
         if self._state is None:
             return
-        if index is not None and len(queued.recipients) > 1:
+        if index is not None and len(queued.recipients) + len(queued.others) > 1:
             text = f"<{printable(queued.recipients[index])}>: {text}"
         self._state.note_attempt(queued.message.name, text)
 

@@ -51,7 +51,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
                     untried = queue.untried
                     forwarder = Forwarder(route, maildir, report, queue=queue)
                 through = _run(forwarder, candidates)
-            housekeeping.after_run(forwarder)
+            housekeeping.after_run(forwarder, queue)
             maildir.unlock()
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()

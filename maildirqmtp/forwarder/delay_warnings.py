@@ -20,7 +20,8 @@ from maildirqmtp.forwarder.mailers import MailerTimeout
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.mail import dsn
 from maildirqmtp.mail.addresses import takes_no_bounce
-from maildirqmtp.maildir import names
+from maildirqmtp.maildir import holds, names
+from maildirqmtp.maildir.warned import Noted
 from maildirqmtp.text import printable
 from maildirqmtp.transport.host_name import full_host_name
 
@@ -34,11 +35,23 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
 
+#: Warnings that fail in a row before a look ends.
+MOST_FAILURES = 3
+# Names that are kept of those that failed, and of those that nobody can be told of.
+_MOST_NAMES = 10_000
+_FULL = (
+    "as many are noted in the state file as there is room for; no other sender is told until some "
+    "of the messages that these were about are gone"
+)
+
 
 class DelayWarner:
     """Warns the senders of one route's messages; `wall_clock` is seconds of the epoch.
 
-    At most `max_bounces` warnings in an hour, counted apart from bounces; the others come later.
+    At most `max_bounces` warnings are tried in an hour, counted apart from bounces; the others come
+    later. A look ends after three failures in a row; `has_failed` says which come last in the next
+    one. `known` returns the names of all messages that are there: what was noted of others gives
+    way when there is no room.
     """
 
     def __init__(
@@ -48,6 +61,7 @@ class DelayWarner:
         report: Report,
         state: State,
         wall_clock: Callable[[], float],
+        known: Callable[[], Iterable[bytes]],
     ) -> None:
         self._maildir = maildir
         self._route = route
@@ -55,21 +69,38 @@ class DelayWarner:
         self._state = state
         self._wall_clock = wall_clock
         self._mailer = bounces.make_mailer(maildir, route)
-        self._sent = 0
+        self._known = known
+        self._failed: dict[bytes, str] = {}
+        self._never: dict[bytes, str] = {}
+        self._failures = 0
+        self._tried = 0
         self._since_s = wall_clock()
         self._complaint = ""
+
+    def begin(self) -> None:
+        """A look at all messages begins."""
+        self._failures = 0
+
+    def has_failed(self, name: bytes) -> bool:
+        """Say whether it has failed to warn of a message: it comes behind the others."""
+        return names.plain(name) in self._failed
 
     def may_warn(self) -> bool:
         """Say whether there may be another warning now."""
         now_s = self._wall_clock()
         if not 0 <= now_s - self._since_s < bounces.HOUR_S:  # or the clock was set
-            self._sent, self._since_s = 0, now_s
-        return self._sent < self._route.max_bounces
+            self._tried, self._since_s = 0, now_s
+        return self._tried < self._route.max_bounces
 
-    def is_due(self, folder: Folder, name: bytes) -> bool:
-        """Say whether a message has waited for so long that its sender may be told now."""
+    def is_due(self, folder: Folder, name: bytes, held: frozenset[str]) -> bool:
+        """Say whether a message has waited for so long that its sender may be told now.
+
+        `held` is what an administrator holds back: people know of that.
+        """
         assert self._route.warn_after_s is not None
-        if self._state.was_warned(name):
+        if names.plain(name) in self._never or holds.key(name) in held:
+            return False
+        if self._state.was_warned(name, self._route.prefix):
             return False
         try:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
@@ -80,10 +111,12 @@ class DelayWarner:
 
     def warn_all(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
         """Warn of each of these that is due, as far as that is possible now."""
-        for folder, name in candidates:
+        self.begin()
+        held = self._state.held()
+        for folder, name in sorted(candidates, key=lambda candidate: self.has_failed(candidate[1])):
             if not self.may_warn():
                 return
-            if self.is_due(folder, name) and not self.warn(folder, name):
+            if self.is_due(folder, name, held) and not self.warn(folder, name):
                 return
 
     def warn(self, folder: Folder, name: bytes) -> bool:
@@ -93,10 +126,13 @@ class DelayWarner:
         except (EnvelopeError, FileChangedError, LocalError):
             return True  # it is held, and the forwarder has told why
         if isinstance(queued, PassedOver):
+            if queued is PassedOver.FOR_OTHERS:
+                _keep(self._never, name)
             return True
         try:
             sender = queued.sender
             if queued.refusal or takes_no_bounce(sender) or not self._mailer.can_reach(sender):
+                _keep(self._never, name)
                 return True
             return self._send(queued)
         finally:
@@ -105,23 +141,40 @@ class DelayWarner:
     def _send(self, queued: QueuedMessage) -> bool:
         name = queued.message.name
         warning = self._build(queued)
-        if not self._state.note_warned(name):
-            self._complain("it cannot be noted in the state file")
-            return False
+        noted = self._note(name)
+        if noted is not Noted.NEW:
+            return noted is Noted.ALREADY
+        self._tried += 1
         try:
             self._mailer.send(dsn.build(warning), queued.sender, warning.identifier)
         except MailerTimeout as error:
             self._complain(f"{error}; it may have been sent")
             return False
         except LocalError as error:
-            self._state.forget_warned(name)
-            self._complain(f"{error}; it is tried again")
-            return False
-        self._sent += 1
+            self._state.forget_warned(name, self._route.prefix)
+            if self._failed.get(names.plain(name)) != str(error):
+                self._complain(f"{error}; it is tried again")
+            _keep(self._failed, name, str(error))
+            self._failures += 1
+            return self._failures < MOST_FAILURES
+        self._failed.pop(names.plain(name), None)
+        self._failures = 0
         self._complaint = ""
         sender = printable(queued.sender)
         self._report.note(f"{printable(name)}: <{sender}> has been told that it waits")
         return True
+
+    def _note(self, name: bytes) -> Noted:
+        """Note that a sender is told; where there is no room, forget what is gone."""
+        state, prefix = self._state, self._route.prefix
+        noted = state.note_warned(name, prefix)
+        if noted is Noted.FULL and state.keep_warned(self._known(), prefix):
+            noted = state.note_warned(name, prefix)
+        if noted is Noted.FULL:
+            self._complain(_FULL)
+        elif noted is Noted.FAILED:
+            self._complain("it cannot be noted in the state file")
+        return noted
 
     def _complain(self, why: str) -> None:
         """Say it once, not with each try."""
@@ -140,7 +193,7 @@ class DelayWarner:
         kept = queued.kept + message.data[queued.offset : queued.offset + dsn.QUOTE_BYTES]
         return dsn.Bounce(
             sender=queued.sender,
-            failed=tuple(dsn.Failed(r, _response(attempts, r, recipients)) for r in recipients),
+            failed=tuple(dsn.Failed(r, _response(attempts, r)) for r in recipients),
             original=kept[: dsn.QUOTE_BYTES],
             complete=False,  # so that it has the header only (RFC 3461, 4.3)
             identifier=dsn.identify(b"delay\0" + names.plain(message.name), arrived_ns, recipients),
@@ -152,10 +205,20 @@ class DelayWarner:
         )
 
 
-def _response(
-    attempts: tuple[tuple[int, str], ...], recipient: bytes, recipients: tuple[bytes, ...]
-) -> str:
-    """Return what was last said of a recipient, as a server's answer; empty for nothing known."""
-    about = f"<{printable(recipient)}>: " if len(recipients) > 1 else ""
-    said = [text.removeprefix(about) for _, text in attempts if text and text.startswith(about)]
-    return f"Z{said[0]}" if said else ""
+def _response(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
+    """Return what was last said of a recipient, as a server's answer; empty for nothing known.
+
+    A text about one of several recipients begins with its address; see `AttemptNotes`.
+    """
+    about = f"<{printable(recipient)}>: "
+    own = [text.removeprefix(about) for _, text in attempts if text.startswith(about)]
+    of_all = [text for _, text in attempts if not text.startswith("<")]
+    said = next(filter(None, own + of_all), "")
+    return f"Z{said}" if said else ""
+
+
+def _keep(kept: dict[bytes, str], name: bytes, why: str = "") -> None:
+    """Keep a name, and why; all others are forgotten where these are too many."""
+    if len(kept) >= _MOST_NAMES:
+        kept.clear()
+    kept[names.plain(name)] = why

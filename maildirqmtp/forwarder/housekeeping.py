@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.maildir.cleanup import clean
@@ -10,9 +11,10 @@ from maildirqmtp.maildir.cleanup import clean
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.delay_warnings import DelayWarner
     from maildirqmtp.forwarder.forwarder import Forwarder
+    from maildirqmtp.forwarder.queue import BatchQueue
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.maildir import Candidates, Maildir
 
 
 class Housekeeping:
@@ -23,24 +25,40 @@ class Housekeeping:
         self._report = report
         self._maildir = maildir
         self._warner: DelayWarner | None = None
+        self._found: Candidates = deque()
 
-    def after_run(self, forwarder: Forwarder | None) -> None:
+    def after_run(self, forwarder: Forwarder | None, queue: BatchQueue | None) -> None:
         """Do what is due when all has been tried; None where there was nothing to be tried.
+
+        What is accepted and cannot be removed is not told to be late.
 
         Raises `LocalError`.
         """
         clean(self._maildir, time.time())
-        if forwarder is not None and not forwarder.stopping:
-            self._warn(forwarder)
+        if forwarder is None or queue is None or forwarder.stopping:
+            return
+        if forwarder.local_error is None:
+            self._warn(forwarder, queue)
 
-    def _warn(self, forwarder: Forwarder) -> None:
+    def _warn(self, forwarder: Forwarder, queue: BatchQueue) -> None:
         if self._route.warn_after_s is None:
             return
+        from random import shuffle
+
         if self._warner is None:
             from maildirqmtp.forwarder.delay_warnings import DelayWarner
 
             self._warner = DelayWarner(
-                self._maildir, self._route, self._report, forwarder.state, time.time
+                self._maildir,
+                self._route,
+                self._report,
+                forwarder.state,
+                time.time,
+                lambda: [name for _, name in self._found],
             )
-        self._warner.warn_all(self._maildir.scan(self._route.include_cur))
+        self._found = self._maildir.scan(self._route.include_cur)
+        owed = [(folder, name) for folder, name in self._found if not queue.is_of_others(name)]
+        # Where the mailer refuses several of them in each run, the others get their turn, too.
+        shuffle(owed)
+        self._warner.warn_all(owed)
         forwarder.state.save()

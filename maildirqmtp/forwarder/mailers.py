@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.mail import addresses
@@ -58,9 +58,11 @@ class Mailer(Protocol):
 class SendmailMailer:
     """Runs `COMMAND -i -f '' -- RECIPIENT` with the bounce on standard input.
 
-    `timeout_s` seconds at most; a command that took longer is not run again for
-    an hour of `clock`, monotonic seconds.
+    `timeout_s` seconds at most; a command that took longer is not run again for an hour of
+    `clock`, monotonic seconds, whether for a bounce or a warning, by this route or another.
     """
+
+    _rests_until: ClassVar[dict[tuple[bytes, ...], float]] = {}
 
     def __init__(
         self,
@@ -71,7 +73,6 @@ class SendmailMailer:
         self._command = command
         self._timeout_s = timeout_s
         self._clock = clock
-        self._rests_until: float | None = None
 
     def can_reach(self, recipient: bytes) -> bool:
         """See `Mailer`."""
@@ -80,12 +81,11 @@ class SendmailMailer:
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `Mailer`."""
         name = printable(self._command[0])
-        if self._rests_until is not None and self._clock() < self._rests_until:
+        if self._clock() < self._rests_until.get(self._command, 0.0):
             raise LocalError(f"{name} took more than {self._timeout_s:g} s before")
-        self._rests_until = None
         code, complaint = self._run(bounce, recipient)
         if code is None:
-            self._rests_until = self._clock() + SENDMAIL_REST_S
+            self._rests_until[self._command] = self._clock() + SENDMAIL_REST_S
             raise MailerTimeout(f"{name} took more than {self._timeout_s:g} s")
         if code != 0:
             said = printable(complaint.replace(b"\n", b" ")).strip()

@@ -179,9 +179,9 @@ class Outbox:
 
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put the small messages there is room for; each where the least is in flight."""
-        self._look_for_holds()
         lane, connection = self._small_lane, self._for_small(pool)
         while True:
+            self._look_for_holds()  # each time: an administrator may hold and bounce it meanwhile
             if len(pool.open) > 1:
                 connection = self._for_small(pool)
             elif connection is not None and lane.next is None and self._may_batch():
@@ -257,6 +257,7 @@ class Outbox:
         pipeline, most_bytes = connection.pipeline, self._large.large_bytes
         small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
         while True:
+            self._look_for_holds()
             messages, max_bytes = pipeline.room()
             if not messages:
                 return

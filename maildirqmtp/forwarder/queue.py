@@ -150,6 +150,7 @@ class BatchQueue:
         self._rescan_until = clock() + RESCAN_FOR_S
         self._not_before = clock()
         self._tried: set[bytes] = set()
+        self._of_others: set[bytes] = set()
         self._held: dict[bytes, str] = {}
         self._vanished: dict[bytes, int] = {}
         self._waiting: dict[bytes, tuple[float, tuple[Folder, bytes]]] = {}
@@ -255,7 +256,13 @@ class BatchQueue:
             self._held[key] = reason
         else:
             self._tried.add(key)
+        if not reason:
+            self._of_others.add(key)
         return reason != before
+
+    def is_of_others(self, name: bytes) -> bool:
+        """Say whether a message that was tried is none of this route."""
+        return without_uid(name) in self._of_others
 
     @property
     def waiting(self) -> int:

@@ -63,7 +63,7 @@ class AttemptHistory:
             self._lines[key] = f"1 {int(now_s)} {number}"
             return True
         tries, *last = line.split(" ", 2 * LAST - 1)[: 2 * LAST - 1]
-        count = int(tries) if tries.isdigit() and len(tries) < 10 else 0
+        count = int(tries) if tries.isdecimal() and len(tries) < 10 else 0
         self._lines[key] = " ".join([str(count + 1), str(int(now_s)), number, *last])
         return True
 
@@ -137,7 +137,7 @@ class AttemptHistory:
         """Forget messages whose last attempt was before this time."""
         for key, line in list(self._lines.items()):
             at = line.split(" ", 2)[1:2]
-            if not (at and at[0].isdigit() and len(at[0]) < 13 and int(at[0]) >= than_s):
+            if not (at and at[0].isdecimal() and len(at[0]) < 13 and int(at[0]) >= than_s):
                 del self._lines[key]
 
     def halve(self) -> None:

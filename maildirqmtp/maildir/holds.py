@@ -33,6 +33,8 @@ REASON = "an administrator holds it; qmtpq release lets it go"
 #: Seconds that another writer of the file is waited for.
 _WAIT_S = 10.0
 _POLL_S = 0.02
+#: Errors of this moment, not of the file.
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -75,10 +77,18 @@ class Holds:
         return self._held
 
     def times(self) -> dict[str, float]:
-        """Return what the file says of them now; nothing where it cannot be read."""
+        """Return what the file says of them now; nothing where it is of no use.
+
+        Raises `LocalError` where that cannot be told now: who wrote the file anew would release
+        them. A file that is none is of no use for ever.
+        """
         try:
             return _held_of(_loaded(files.load(self._root, self._name, self._max_bytes)))
-        except (OSError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
+            return {}
+        except OSError as error:
+            if error.errno in _PASSING:
+                raise local_error("read", self._root.join(self._name), error) from error
             return {}
 
 

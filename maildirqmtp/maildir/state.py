@@ -6,7 +6,7 @@
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
-     "warned": {"UNIQUE NAME": 1800000000},
+     "warned": {...},
      "attempts": {...},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
@@ -15,9 +15,8 @@ or will be within two days: when a server first deferred them. `in_doubt` has me
 with several servers: which of these may have them, since when. `broken` has large messages over
 which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
 has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
-was last given; `warned`, when a message's sender was told that it waits. `attempts` is of the
-module of that name; `held` is of `holds`, and only copied here. Keys that this version does not
-know are kept.
+was last given. `attempts` and `warned` are of the modules of these names; `held` is of `holds`,
+and only copied here. Keys that this version does not know are kept.
 
 Losing the file loses no mail: a message is given up on a day later, and a server is got to
 know anew, and a message may come twice, from two servers.
@@ -36,6 +35,7 @@ from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.maildir.state_content import checked, take_tables, take_times
+from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -61,10 +61,6 @@ DEFERRAL_S = 90 * 86_400.0
 IN_DOUBT_S = 86_400.0
 # A server seen again is written down once in so many seconds, not with each run.
 _SEEN_AGAIN_S = 86_400.0
-#: Seconds for which it is remembered that a sender was told that a message waits.
-WARNED_S = 400 * 86_400.0
-#: Messages of which that is remembered, and characters of their names.
-MOST_WARNED, _WARNED_CHARACTERS = 5_000, 256 << 10
 #: What can be known of a server.
 ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
 
@@ -102,7 +98,7 @@ class State:
         self._in_doubt: dict[str, dict[str, float]] = {}
         self._broken: dict[str, dict[str, float]] = {}
         self._told_s: dict[str, float] = {}
-        self._warned: dict[str, float] = {}
+        self._warned = WarnedMessages()
         self._attempts = AttemptHistory()
         self._servers: dict[str, dict[str, float]] = {}
 
@@ -128,16 +124,17 @@ class State:
 
     def forget(self, message_names: Iterable[bytes]) -> None:
         """Forget messages that are done."""
-        attempts = self._attempts
-        known = (self._first_deferred, self._in_doubt, self._broken, self._warned)
-        if attempts or any(known):
-            with self._lock:
-                for key in map(_key, message_names):
-                    if attempts.forget(key):
+        attempts, warned = self._attempts, self._warned
+        with self._lock:
+            known = (self._first_deferred, self._in_doubt, self._broken)
+            if not attempts and not warned and not any(known):
+                return
+            for key in map(_key, message_names):
+                if attempts.forget(key) | warned.forget(key):
+                    self._change()
+                for of_messages in known:
+                    if of_messages.pop(key, None) is not None:
                         self._change()
-                    for of_messages in known:
-                        if of_messages.pop(key, None) is not None:
-                            self._change()
 
     def note_attempt(self, name: bytes, text: str) -> None:
         """An attempt to send a message has ended like this, and it is to be tried again."""
@@ -180,36 +177,37 @@ class State:
             found = self._broken.get(_key(name))
             return None if found is None else (int(found["sent"]), int(found["of"]))
 
-    def was_warned(self, name: bytes) -> bool:
-        """Say whether the sender of a message was told that it waits."""
+    def was_warned(self, name: bytes, prefix: bytes) -> bool:
+        """Say whether a route of this prefix has told a message's sender that it waits."""
         with self._lock:
             self._load()
-            return _key(name) in self._warned
+            return self._warned.has(_key(name), _text(prefix))
 
-    def note_warned(self, name: bytes) -> bool:
-        """The sender of a message is told that it waits; say whether that is on disk now.
-
-        Only then it may be done, for it is done once. False also where so many messages are noted
-        that there is no room for another.
-        """
-        key = _key(name)
+    def note_warned(self, name: bytes, prefix: bytes) -> Noted:
+        """A message's sender is told now; only where that is on disk, for it is done once."""
+        key, of = _key(name), _text(prefix)
         with self._lock:
             self._load()
-            characters = sum(map(len, self._warned)) + len(key)
-            is_full = len(self._warned) >= MOST_WARNED or characters > _WARNED_CHARACTERS
-            if key in self._warned or is_full:
-                return False
-            self._warned[key] = self._wall_clock()
+            if self._warned.has(key, of):
+                return Noted.ALREADY
+            if not self._warned.add(key, of, self._wall_clock()):
+                return Noted.FULL
             self._changed = True
-            if not self._write():
-                del self._warned[key]
-            return key in self._warned
+            if self._write():
+                return Noted.NEW
+            self._warned.remove(key, of)
+            return Noted.FAILED
 
-    def forget_warned(self, name: bytes) -> None:
+    def forget_warned(self, name: bytes, prefix: bytes) -> None:
         """The sender could not be told."""
         with self._lock:
-            if self._warned.pop(_key(name), None) is not None:
+            if self._warned.remove(_key(name), _text(prefix)):
                 self._change()
+
+    def keep_warned(self, names: Iterable[bytes], prefix: bytes) -> bool:
+        """Forget who was told of all messages but these; say whether that was anybody."""
+        with self._lock:
+            return self._warned.keep(frozenset(map(_key, names)), _text(prefix))
 
     def held(self) -> frozenset[str]:
         """Return the messages that an administrator holds back now, by `holds.key`."""
@@ -281,11 +279,13 @@ class State:
     def _write(self) -> bool:
         self._changed = False
         try:
-            # What a power cut takes is found out again, but for who has been told what.
+            # What a power cut takes is found out again, but for what people have said or been told.
             # The file of a shard has one writer.
             with holds.locked(self._root) if self._name == NAME else nullcontext():
-                data = self._encoded()
-                files.replace(self._root, self._name, data, durable=bool(self._warned))
+                # Those of all shards are in the file of none of them.
+                held = self._holds.times() if self._name == NAME else {}
+                data = self._encoded(held)
+                files.replace(self._root, self._name, data, durable=bool(self._warned or held))
         except LocalError as error:
             self._tell(str(error))
             return False
@@ -295,14 +295,12 @@ class State:
         if fault != self._told:
             self._fault = self._told = fault
 
-    def _encoded(self) -> bytes:
+    def _encoded(self, held: dict[str, float]) -> bytes:
         """Return the file; the messages deferred last are left out where it would be too large."""
         import json
 
         self._forget_old()
         deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
-        # Those of all shards are in the file of none of them.
-        held = self._holds.times() if self._name == NAME else {}
         in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
         while True:
             content = {
@@ -321,7 +319,7 @@ class State:
             if held:
                 content["held"] = held
             if self._warned:
-                content["warned"] = self._warned
+                content["warned"] = self._warned.content()
             # A line for each; not by `indent`, which has no quick way.
             data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
             if len(data) <= MAX_BYTES:
@@ -340,7 +338,7 @@ class State:
     def _forget_old(self) -> None:
         now_s = self._wall_clock()
         self._attempts.forget_older(now_s - FORGOTTEN_S)
-        self._warned = {name: at for name, at in self._warned.items() if now_s - at < WARNED_S}
+        self._warned.forget_older(now_s - WARNED_S)
         self._first_deferred = {
             name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
         }
@@ -391,8 +389,12 @@ class State:
         self._servers = take_tables(content, "servers")
         self._attempts.take(attempts)
         self._told_s = told_s
-        self._warned = warned
+        self._warned.take(warned)
         self._broken = broken
         self._in_doubt = in_doubt
         self._first_deferred = first_deferred
         self._others = content
+
+
+def _text(prefix: bytes) -> str:
+    return prefix.decode("utf-8", "surrogateescape")

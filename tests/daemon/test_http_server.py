@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ from maildirqmtp.daemon.http_server import (
 )
 from maildirqmtp.errors import LocalError
 from tests.fakes import FakeClock
-from tests.helpers import DEADLINE_S, closed_port, wait_until
+from tests.helpers import DEADLINE_S, closed_port, open_descriptors, wait_until
 
 GET = b"GET /metrics?x=y HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n"
 
@@ -244,3 +246,32 @@ def test_an_address_of_ipv6() -> None:
         number = taken.getsockname()[1]
         with pytest.raises(LocalError, match=rf"\[::1\]:{number}: Address already in use"):
             HttpServer(("::1", number), reply)
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_no_descriptor_for_it(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """HUP that asks for pages says so, and the daemon goes on; nothing is left open."""
+    number, before = closed_port(), open_descriptors()
+    real = (socket.create_server, os.pipe2, selectors.DefaultSelector)
+    made: list[str] = []
+
+    def short(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*args: Any, **options: Any) -> Any:
+            made.append(name)
+            if len(made) > left:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return make(*args, **options)
+
+        return limited
+
+    monkeypatch.setattr(socket, "create_server", short("listener", real[0]))
+    monkeypatch.setattr("maildirqmtp.transport.wakeup.os.pipe2", short("pipe", real[1]))
+    monkeypatch.setattr(selectors, "DefaultSelector", short("selector", real[2]))
+    if left < 3:
+        with pytest.raises(LocalError, match="raise LimitNOFILE="):
+            HttpServer(("127.0.0.1", number), reply)
+    else:
+        server = HttpServer(("127.0.0.1", number), reply)
+        server.start()
+        server.stop()
+    assert open_descriptors() == before

@@ -375,6 +375,85 @@ def test_the_daemon_floods_nobody(run: Run) -> None:
     assert seen == [2, 4, 5]
 
 
+class SlowMailer:
+    """Takes warnings, each after so long that a supervisor might think that the route hangs."""
+
+    def __init__(self, clock: FakeClock, takes_s: float = 0.0) -> None:
+        self._clock = clock
+        self._takes_s = takes_s
+        self.told: list[bytes] = []
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `mailers.Mailer`."""
+        return True
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `mailers.Mailer`."""
+        (line,) = [line for line in bounce.splitlines() if line.startswith(b"Final-Recipient")]
+        self.told.append(line.rpartition(b" ")[2])
+        until = self._clock.now + self._takes_s
+        while self._clock.now < until:
+            self._clock.advance(until - self._clock.now)
+        return None
+
+
+def mail_by(run: Run, monkeypatch: pytest.MonkeyPatch, takes_s: float = 0.0) -> SlowMailer:
+    """Have warnings go to a mailer that takes so long."""
+    mailer = SlowMailer(run.clock, takes_s)
+    monkeypatch.setattr("maildirqmtp.forwarder.bounces.make_mailer", lambda *_: mailer)
+    return mailer
+
+
+def test_a_slow_mailer_is_no_hanging_route(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd would kill the daemon over each warning, and no warning were ever sent."""
+    run.scripts = [REFUSED]
+    mailer = mail_by(run, monkeypatch, takes_s=300.0)
+    for number in range(4):
+        run.add(number)
+    run.go(2_000, bounce=True, warn_after_s=10.0, connect_timeout_s=1.0)
+    assert len(mailer.told) == 4
+
+
+def silent(server: FakeServer, package: Package) -> None:
+    """Answer nothing."""
+
+
+def test_a_slow_link_is_told_of_and_what_is_in_flight_is_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backlog that is nearly always connected is what senders wait for longest."""
+    run.scripts = [silent]
+    mailer = mail_by(run, monkeypatch)
+    for number in range(5):
+        run.add(number)
+    run.go(100, bounce=True, warn_after_s=60.0, window_messages=1)
+    assert b"r4@y" in mailer.told
+    assert b"r0@y" not in mailer.told
+
+
+def test_no_warning_is_begun_on_the_way_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mailer may take minutes, and what the server accepts meanwhile is sent again."""
+    run.scripts = [silent]
+    mailer = mail_by(run, monkeypatch)
+    for number in range(5):
+        run.add(number)
+    run.go(50, bounce=True, warn_after_s=60.0, window_messages=1)
+    assert run.clock.now > 1_000.0 + 60.0
+    assert mailer.told == []
+
+
+def test_what_is_accepted_and_cannot_be_removed_is_not_late(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender would send it again."""
+    FileSystem(monkeypatch, run.path).always_fail("unlink new/1", errno.EROFS)
+    mailer = mail_by(run, monkeypatch)
+    run.add(1)
+    run.go(200, bounce=True, warn_after_s=60.0)
+    assert run.worker.stuck
+    assert mailer.told == []
+
+
 # The maildir goes, and comes back
 
 

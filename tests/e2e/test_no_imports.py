@@ -55,7 +55,8 @@ def test_a_route_imports_nothing(
 ) -> None:
     """Else it ends with a traceback when a message is sent, deferred, refused or bounced."""
     how = f"maildir:{make_maildir(tmp_path / 'bounces')}" if via == "maildir" else via
-    flags = ("-v", "--json", "--bounce", "--bounce-via", how, "--sendmail", "/bin/true")
+    more = ("--warn-after=1s", f"--metrics-file={tmp_path / 'metrics'}")
+    flags = ("-v", "--json", "--bounce", "--bounce-via", how, "--sendmail", "/bin/true", *more)
     with (
         serving(answer_all(by_recipient)) as server,
         watching("--watch", *flags, maildir, server.address, environment=refusing) as daemon,

@@ -1,5 +1,6 @@
 """One flush: lock, forward, clean up, exit code; and signals that end it in good order."""
 
+import errno
 import functools
 import io
 import os
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder import forwarder, housekeeping, queue
+from maildirqmtp.forwarder import delay_warnings, forwarder, housekeeping, queue
 from maildirqmtp.forwarder.batch import flush
+from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
-from tests.fakes import FakeServer
+from tests.fakes import FakeServer, FileSystem
 from tests.helpers import (
     Package,
     Peer,
@@ -243,3 +246,95 @@ def test_with_cur_a_reader_at_work_hides_nothing(path: Path, when: str) -> None:
         )
         assert flush(route, report) == 0
     assert names(path / "new") == names(path / "cur") == []
+
+
+# Warnings of delays
+
+
+class Mailer:
+    """Takes warnings, but for some addresses."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes] = []
+        self.refused: set[bytes] = set()
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `mailers.Mailer`."""
+        return True
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `mailers.Mailer`."""
+        if recipient in self.refused:
+            raise LocalError(f"exit 67 {recipient!r}")
+        self.told.append(recipient)
+        return None
+
+
+@pytest.fixture
+def mailer(monkeypatch: pytest.MonkeyPatch) -> Mailer:
+    """What takes warnings."""
+    made = Mailer()
+    monkeypatch.setattr("maildirqmtp.forwarder.bounces.make_mailer", lambda *_: made)
+    return made
+
+
+def warn(path: Path, port: int = 1, prefix: bytes = b"") -> str:
+    """Flush a maildir all of whose messages are late; return the log."""
+    log = io.StringIO()
+    server = TcpEndpoint("127.0.0.1", port)
+    flush(
+        Route(os.fsencode(path), server, prefix=prefix, bounce=True, warn_after_s=1.0), Report(log)
+    )
+    return log.getvalue()
+
+
+def make_late(path: Path) -> None:
+    """Give all messages a time long ago."""
+    for name in names(path / "new"):
+        os.utime(path / "new" / name, (1e9, 1e9))
+
+
+def test_senders_whom_the_mailer_refuses_keep_no_other_from_being_told(
+    path: Path, mailer: Mailer
+) -> None:
+    """Each run of cron began with the same ones, and ended with them."""
+    for number in range(4):
+        add_message(path, f"0.{number}", sender=b"bad%d@x" % number)
+        mailer.refused.add(b"bad%d@x" % number)
+    add_message(path, "3.a", sender=b"good@x")
+    make_late(path)
+    for _ in range(200):
+        warn(path)
+        if b"good@x" in mailer.told:
+            return
+    pytest.fail("never told")
+
+
+def test_what_is_accepted_and_stays_is_not_told_to_be_late(
+    path: Path, mailer: Mailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender would send it again."""
+    make_late(path)
+    FileSystem(monkeypatch, path).always_fail("unlink new/1", errno.EROFS)
+    with serving(answer_all()) as server:
+        assert "nothing more is taken" in warn(path, server.port)
+    assert mailer.told == []
+
+
+def test_messages_of_other_routes_are_not_read_again_to_be_warned_of(
+    path: Path, mailer: Mailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A maildir of ten thousand of theirs would be read twice in each run."""
+    add_message(path, "3.ours", recipient=b"pre-z@y", sender=b"s@x")
+    make_late(path)
+    read: list[bytes] = []
+
+    def counted(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> object:
+        read.append(name)
+        return prepare(maildir, route, folder, name)
+
+    monkeypatch.setattr(delay_warnings, "prepare", counted)
+    with serving(answer_all(lambda package, recipient: b"Zlater")) as server:
+        warn(path, server.port, b"pre-")
+    assert read == [b"3.ours"]
+    assert mailer.told == [b"s@x"]

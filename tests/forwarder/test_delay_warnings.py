@@ -14,13 +14,18 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.forwarder import bounces
+from maildirqmtp.forwarder import bounces, delay_warnings
 from maildirqmtp.forwarder.delay_warnings import DelayWarner
 from maildirqmtp.forwarder.mailers import MailerTimeout
+from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import holds
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.maildir.state import MOST_WARNED, WARNED_S, State
+from maildirqmtp.maildir.state import MAX_BYTES, State
+from maildirqmtp.maildir.state import NAME as STATE
+from maildirqmtp.maildir.warned import MOST_WARNED, WARNED_S
 from maildirqmtp.text import rfc5322_date
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.fakes import FakeClock
@@ -42,6 +47,8 @@ class Case:
         self.sent: list[tuple[bytes, bytes, str]] = []
         self.reaches = True
         self.then: Callable[[], None] = lambda: None
+        self.refused: set[bytes] = set()
+        self.tried: list[bytes] = []
         self.run()
 
     def run(self, **options: object) -> None:
@@ -51,7 +58,14 @@ class Case:
         server = TcpEndpoint("mail.example.org")
         route = Route(os.fsencode(self.path), server, **settings)  # type: ignore[arg-type]
         self.report = Report(self.log)
-        self.warner = DelayWarner(self.maildir, route, self.report, self.state, lambda: self.now)
+        self.warner = DelayWarner(
+            self.maildir,
+            route,
+            self.report,
+            self.state,
+            lambda: self.now,
+            lambda: [name for _, name in self.maildir.scan()],
+        )
 
     def can_reach(self, recipient: bytes) -> bool:
         """See `mailers.Mailer`."""
@@ -60,6 +74,9 @@ class Case:
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
         """See `mailers.Mailer`."""
         self.then()
+        self.tried.append(recipient)
+        if recipient in self.refused:
+            raise LocalError(f"exit 67 {recipient!r}")
         self.sent.append((bounce, recipient, identifier))
         return None
 
@@ -177,6 +194,28 @@ def test_each_recipient_has_its_own_answer(case: Case) -> None:
     assert second["Diagnostic-Code"] == "x-qmtp; Zbusy"
 
 
+@pytest.mark.parametrize(
+    ("recipients", "texts", "said"),
+    [
+        (["b@y", "a@y"], ["<b@y>: busy", "broken"], ["Zbusy", "Zbroken"]),
+        (["b@y", "a@y"], ["<a@y>: full"], [None, "Zfull"]),
+        (["b@y", "a@y"], ["<a@y>: "], [None, None]),
+        (["b@y"], ["<b@y>: busy", "<a@y>: full"], ["Zbusy"]),
+        (["b@y"], ["greylisted", "<a@y>: full"], ["Zgreylisted"]),
+    ],
+)
+def test_an_answer_to_one_is_not_shown_for_another(
+    case: Case, recipients: list[str], texts: list[str], said: list[str | None]
+) -> None:
+    """A sender who reads that b's mailbox is full, while it is a's, calls the wrong one."""
+    case.add("1.a", *recipients)
+    for text in texts:
+        case.state.note_attempt(b"1.a", text)
+    case.warn()
+    got = [group.get("Diagnostic-Code") for group in case.fields[1:]]
+    assert got == [text and f"x-qmtp; {text}" for text in said]
+
+
 @pytest.mark.parametrize("sender", [b"", b"#@[]", b"MAILER-DAEMON"])
 def test_a_bounce_is_never_warned_of(case: Case, sender: bytes) -> None:
     """Nobody is there to read it, and two forwarders would go on for ever."""
@@ -235,6 +274,114 @@ def test_a_mailer_that_fails_is_tried_again(case: Case) -> None:
     assert len(case.warn()) == 2
 
 
+def test_a_sender_who_is_refused_keeps_no_other_from_being_told(case: Case) -> None:
+    """One forged address that the mailer does not take, and nobody was told any more."""
+    case.refused = {b"bad@x", b"bad2@x"}
+    case.add("1.a", sender=b"bad@x")
+    case.add("2.a", sender=b"bad2@x")
+    case.add("3.a", sender=b"good@x")
+    assert case.warn() == [b"good@x"]
+    case.add("4.a", sender=b"good@x")
+    assert case.warn() == [b"good@x"]
+    assert case.log.getvalue().count("exit 67 b'bad@x'") == 1, "not every ten minutes for weeks"
+
+
+def test_a_mailer_that_takes_nothing_is_left_alone_for_a_while(case: Case) -> None:
+    """After three in a row; the next look begins with others, which it may take."""
+    for number in range(4):
+        case.add(f"{number}.a", sender=b"%d@x" % number)
+        case.refused.add(b"%d@x" % number)
+    case.warn()
+    assert len(case.tried) == 3
+    (last,) = case.refused - set(case.tried)
+    case.warn()
+    assert case.tried[3] == last
+    case.refused.clear()
+    assert len(case.warn()) == 4, "those that have failed are not given up on"
+
+
+def test_a_mailer_that_hangs_ends_the_look(case: Case) -> None:
+    """Each of them would hold the mail up for five minutes."""
+
+    def hang() -> None:
+        case.tried.append(b"")
+        raise MailerTimeout("sendmail took more than 300 s")
+
+    for number in range(4):
+        case.add(f"{number}.a")
+    case.then = hang
+    case.warn()
+    assert len(case.tried) == 1
+
+
+def test_failures_count_as_warnings_do(case: Case) -> None:
+    """Each runs a program: a thousand in an hour are too many, whether it takes them or not."""
+    case.run(max_bounces=2)
+    for number in range(4):
+        case.add(f"{number}.a", sender=b"%d@x" % number)
+        case.refused.add(b"%d@x" % number)
+    case.warn()
+    case.warn()
+    assert len(case.tried) == 2
+
+
+def test_what_an_administrator_holds_is_not_warned_of(case: Case) -> None:
+    """People know why it waits, and its sender may be the last one who is to."""
+    case.add("1.a,S=22:2,S")
+    case.add("2.a")
+    holds.change(case.maildir.root, STATE, MAX_BYTES, hold=[b"1.a", b"2.a"], release=[])
+    assert case.warn() == []
+    holds.change(case.maildir.root, STATE, MAX_BYTES, hold=[], release=[b"1.a"])
+    assert len(case.warn()) == 1
+
+
+def test_what_nobody_can_be_told_of_is_read_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of bounces that wait would be opened and read every ten minutes."""
+    case.add("1.a", sender=b"")
+    case.add("2.a", "elsewhere@y")
+    case.run(prefix=b"pre-")
+    read: list[bytes] = []
+
+    def counted(maildir: Maildir, route: Route, folder: Folder, name: bytes) -> object:
+        read.append(name)
+        return prepare(maildir, route, folder, name)
+
+    monkeypatch.setattr(delay_warnings, "prepare", counted)
+    case.warn()
+    case.warn()
+    assert sorted(read) == [b"1.a", b"2.a"]
+    monkeypatch.setattr(delay_warnings, "_MOST_NAMES", 2)
+    case.add("3.a", sender=b"")
+    case.warn()
+    assert len(case.warner._never) == 1, "a daemon must not grow with the names of years"
+
+
+def test_each_route_of_a_maildir_tells_of_its_own_recipients(case: Case) -> None:
+    """The other one's warning says nothing of them."""
+    case.add("1.a", "a-r@y", "b-r@y")
+    for prefix in (b"a-", b"b-", b"a-"):
+        case.run(prefix=prefix)
+        case.warn()
+    assert len(case.sent) == 2
+    case.state.forget([b"1.a"])
+    case.state.save()
+    assert "warned" not in (case.path / ".maildirqmtp-state.json").read_text()
+
+
+def test_what_another_route_has_told_meanwhile_ends_no_look(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has failed, and there is nothing to be complained of."""
+    case.add("1.a")
+    case.add("2.a")
+    case.state.note_warned(b"1.a", b"")
+    monkeypatch.setattr(case.state, "was_warned", lambda *_: False)
+    assert len(case.warn()) == 1
+    assert "no warning" not in case.log.getvalue()
+
+
 def test_a_mailer_that_took_too_long_may_have_sent_it(case: Case) -> None:
     """So it is not sent again."""
     case.add("1.a")
@@ -285,20 +432,36 @@ def test_the_note_goes_with_the_message(case: Case) -> None:
     case.state.forget([b"1.a"])
     case.state.save()
     case.run()
-    assert not case.state.was_warned(b"1.a")
-    assert case.state.was_warned(b"2.a")
+    assert not case.state.was_warned(b"1.a", b"")
+    assert case.state.was_warned(b"2.a", b"")
     case.now += WARNED_S + 1
     case.state.first_deferral(b"3.a")
     case.state.save()
     case.run()
-    assert not case.state.was_warned(b"2.a")
+    assert not case.state.was_warned(b"2.a", b"")
 
 
-def test_the_notes_are_bounded(case: Case) -> None:
-    """Where there is no room, nobody is told: twice would be worse."""
-    content = {"version": 1, "warned": {str(n): NOW for n in range(MOST_WARNED)}}
-    (case.path / ".maildirqmtp-state.json").write_text(json.dumps(content))
-    case.add("1.a")
-    case.run()
+def test_the_notes_are_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room, nobody is told, for twice would be worse; and that is said."""
+    monkeypatch.setattr("maildirqmtp.maildir.warned.MOST_WARNED", 3)
+    for number in range(4):
+        case.add(f"{number}.a")
+    assert len(case.warn()) == 3
     assert case.warn() == []
-    assert "cannot be noted" in case.log.getvalue()
+    assert case.log.getvalue().count("no other sender is told until some of the messages") == 1
+    assert len(json.loads((case.path / STATE.decode()).read_text())["warned"]) == 3
+
+
+def test_notes_of_what_is_gone_make_room(case: Case) -> None:
+    """What qmtpq drops, or a reader moves, was noted for 400 days; then nobody was told."""
+    content = {"version": 1, "warned": {str(n): NOW for n in range(MOST_WARNED - 1)}}
+    (case.path / STATE.decode()).write_text(json.dumps(content))
+    case.run()
+    for name in ("one.a:2,S", "two.a"):
+        case.add(name)
+        assert len(case.warn()) == 1
+    assert list(json.loads((case.path / STATE.decode()).read_text())["warned"]) == [
+        "one.a",
+        "two.a",
+    ]
+    assert case.warn() == []

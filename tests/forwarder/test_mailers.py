@@ -86,8 +86,7 @@ def test_a_sendmail_that_hangs_is_killed_and_left_alone_for_an_hour(tmp_path: Pa
         tmp_path, "echo run >> runs; sh -c 'echo $$ > child; exec sleep 1000'; echo > late"
     )
     clock = FakeClock()
-    mailed = SendmailMailer(command, 0.3, clock)
-    for _ in range(3):
+    for mailed in [SendmailMailer(command, 0.3, clock) for _ in range(3)]:  # bounces, warnings
         with pytest.raises(LocalError, match=r"sendmail took more than 0\.3 s"):
             mailed.send(BOUNCE, b"a@x", "id")
     assert (tmp_path / "runs").read_text() == "run\n"

@@ -375,6 +375,13 @@ def test_recipients_of_other_routes_stay(case: Case) -> None:
     assert not [c for c in system.calls if "M/new" in c]
 
 
+def test_an_answer_is_noted_with_its_recipient_where_others_have_the_message(case: Case) -> None:
+    """Their routes share the notes, and would tell the sender that it was said of them."""
+    case.open(prefix=b"p-")
+    case.settle(case.add("1.a", "p-a@y", "q-b@y"), "Zmailbox full")
+    assert case.settler.attempts.earlier(case.load("1.a")) == ((int(NOW), "<a@y>: mailbox full"),)
+
+
 def test_all_accepted_with_others_left_is_no_removal(case: Case) -> None:
     """The other route's recipients have not even been tried."""
     case.open(prefix=b"p-")

@@ -6,13 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maildirqmtp.forwarder import outbox, queued_message
+from maildirqmtp.forwarder import outbox, queued_message, small_messages
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.maildir.state import State
 from tests.fakes import FakeScript, FakeServer
 from tests.forwarder.test_forwarder import NOW, Run
 from tests.helpers import Package, names
@@ -168,3 +170,25 @@ def test_where_more_is_to_be_done_each_goes_by_itself(
     run.go(**option(run))
     assert run.new == []
     assert len(prepared) == 10
+
+
+def test_a_hold_counts_while_a_window_fills(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`qmtpq bounce` holds a message, tells its sender and removes it: it must not go as well."""
+    add_old(run, 600)
+    done: list[str] = []
+    real_held, real_gather = State.held, small_messages.gather
+
+    def held(state: State) -> frozenset[str]:
+        done.append("look")
+        return real_held(state)
+
+    def gather(*arguments: Any) -> Any:
+        assert done[-1] == "look"
+        done.append("gather")
+        return real_gather(*arguments)
+
+    monkeypatch.setattr(State, "held", held)
+    monkeypatch.setattr("maildirqmtp.forwarder.outbox.gather", gather)
+    run.go(window_messages=1_000)
+    assert run.new == []
+    assert done.count("gather") > 8

@@ -183,3 +183,18 @@ def test_what_is_no_history_is_none(content: Any) -> None:
     history.take(content)
     assert not history
     assert history.note("1.a", "busy", NOW)
+
+
+@pytest.mark.parametrize("wrong", ["²", "①", "५", "1²", "-1", "1_0", " 1"])
+def test_numbers_that_are_none_end_no_route(wrong: str) -> None:
+    """Whoever may write to the maildir could stop the daemon, with everybody's mail in flight."""
+    history = AttemptHistory()
+    lines = {"count": f"{wrong} 5 0", "time": f"1 {wrong} 0", "text": f"1 5 {wrong}"}
+    history.take({"texts": ["busy"], "messages": lines})
+    for key in lines:
+        history.of(key)
+        assert history.note(key, "busy", NOW)
+        assert history.of(key)[1][:1] in ((), ((NOW, "busy"),))
+    history.take({"texts": ["busy"], "messages": lines})
+    history.forget_older(NOW)
+    assert not history

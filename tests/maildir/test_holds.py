@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -106,6 +107,38 @@ def test_a_file_that_becomes_unreadable_releases_nothing(
     assert running.held() == {"1.a"}
     the_file(path).write_text("{")
     assert running.held() == {"1.a"}
+
+
+def test_a_file_that_cannot_be_read_is_not_written_anew(
+    path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails for a moment, or no descriptor left, would release what is held."""
+    change(maildir, hold=[b"1.a"])
+    before = the_file(path).read_bytes()
+    running.remember("mx", PROVEN)
+
+    def load(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maildirqmtp.maildir.files.load", load)
+        running.save()
+    assert the_file(path).read_bytes() == before
+    assert "Input/output error" in (running.take_fault() or "")
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_is_held_outlives_a_power_cut(
+    maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """Also where the forwarder has written the file since."""
+    if held:
+        change(maildir, hold=[b"1.a"])
+    running.remember("mx", PROVEN)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    running.save()
+    assert bool(synced) == held
 
 
 def test_an_empty_file_is_a_new_one(path: Path, maildir: Maildir, running: State) -> None:
