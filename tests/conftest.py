@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.transport import addresses
 from tests.certificates import Authority, Identity
 from tests.clients import KINDS, Make, making
 from tests.fakes import FakeClock
@@ -49,6 +50,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _forgetful() -> None:
+    """Know nothing of addresses: the port of one test's dead server may be the next one's."""
+    addresses.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -123,26 +123,28 @@ class _Race:
         The others go on. None where all have failed.
         """
         while self._begun or self._waiting:
+            if self._begun:
+                # Before the clock is asked: whoever was stopped for long finds them connected.
+                for key, _ in self._selector.select(self._wait_s()):
+                    sock = key.fileobj
+                    assert isinstance(sock, socket.socket)
+                    address, began = self._take(sock)
+                    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not number:
+                        return sock, address, began
+                    sock.close()
+                    self.failed(address, OSError(number, os.strerror(number)))
+                self._time_out(self._clock())
             now = self._clock()
-            if self._waiting and (now >= self._next_at or not self._begun):
-                if (won := self._begin(self._waiting.pop(0), now)) is not None:
-                    return won
-                continue
-            self._time_out(now)
-            if not self._begun:
-                continue
-            due = min(began + self._timeout_s for _, began in self._begun.values())
-            due = min(due, self._next_at) if self._waiting else due
-            for key, _ in self._selector.select(max(0.0, due - now)):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                address, began = self._take(sock)
-                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if not number:
-                    return sock, address, began
-                sock.close()
-                self.failed(address, OSError(number, os.strerror(number)))
+            due = bool(self._waiting) and (now >= self._next_at or not self._begun)
+            if due and (won := self._begin(self._waiting.pop(0), now)) is not None:
+                return won
         return None
+
+    def _wait_s(self) -> float:
+        """Return the seconds until something else is due than what the sockets tell."""
+        due = min(began + self._timeout_s for _, began in self._begun.values())
+        return max(0.0, (min(due, self._next_at) if self._waiting else due) - self._clock())
 
     def _begin(self, address: Address, now: float) -> tuple[socket.socket, Address, float] | None:
         """Begin to connect to an address; return what `run` does where that was all."""

@@ -391,3 +391,31 @@ def test_a_peer_whose_network_is_gone(
         made.receive(1)
     assert raised.value.errno == errno.ETIMEDOUT
     made.close()
+
+
+@pytest.mark.parametrize("stopped_s", [NEXT_AFTER_S + 1.0, 3_600.0])
+def test_who_was_stopped_finds_the_first_address_connected(
+    monkeypatch: pytest.MonkeyPatch, stopped_s: float
+) -> None:
+    """A busy or suspended machine must not take the preferred server for one that is dead."""
+    ticks = [0.0] * 3
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        names = [listener.getsockname() for listener in (one, two)]
+        answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", name) for name in names]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+        real = socket.socket.connect_ex
+
+        def connect_ex(sock: socket.socket, address: tuple[str, int]) -> int:
+            number = real(sock, address)
+            select.select([], [sock], [], DEADLINE_S)
+            ticks[:] = [stopped_s]
+            return number or errno.EINPROGRESS
+
+        monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+        made = connect_tcp(TcpEndpoint("twofold.example"), 60.0, clock=lambda: ticks[0])
+        with contextlib.closing(made):
+            assert made.address is not None
+            assert made.address.sockaddr == names[0]
