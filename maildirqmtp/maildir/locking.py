@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
@@ -28,6 +29,8 @@ from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from maildirqmtp.maildir.shard import Shard
 
 NAME = b".maildirqmtp-lock"
@@ -64,9 +67,8 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
 
     Raises `LocalError`, which names the process that holds the lock.
     """
-    lock = Lock()
     mode = fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH
-    try:
+    with _acquiring(root) as lock:
         fd = lock.add(_open_file(root, NAME)) if _make_file(root, NAME) else None
         if shard is not None:
             _join(root, fd, shard)
@@ -82,12 +84,6 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
             counted = others if fd is None else [p for p in others if _counts(p, root)]
             if counted or fd is None:
                 raise _locked(root, counted)
-    except OSError as error:
-        lock.close()
-        raise local_error("lock", root.path, error) from error
-    except LocalError:
-        lock.close()
-        raise
     return lock
 
 
@@ -96,8 +92,7 @@ def acquire_for_bounces(root: Folder) -> Lock:
 
     Forwarders go on meanwhile. Raises `LocalError`, which names the process that holds the lock.
     """
-    lock = Lock()
-    try:
+    with _acquiring(root) as lock:
         if not _make_file(root, BOUNCES):
             raise LocalError(f"cannot make the lock file {printable(root.join(BOUNCES))}")
         fd = lock.add(_open_file(root, BOUNCES))
@@ -105,13 +100,21 @@ def acquire_for_bounces(root: Folder) -> Lock:
             processes = holders(os.fstat(fd))
             who = f"process {processes[0]}" if processes else "another process"
             raise LocalError(f"{who} is bouncing messages of {printable(root.path)}; try again")
+    return lock
+
+
+@contextmanager
+def _acquiring(root: Folder) -> Iterator[Lock]:
+    """Give a lock to be filled; it is closed again where that fails. Raises `LocalError`."""
+    lock = Lock()
+    try:
+        yield lock
     except OSError as error:
         lock.close()
         raise local_error("lock", root.path, error) from error
     except LocalError:
         lock.close()
         raise
-    return lock
 
 
 def _join(root: Folder, whole: int | None, shard: Shard) -> None:
