@@ -63,6 +63,11 @@ def _end_all() -> None:
     for transport in left:
         transport.process.exits(deadline - time.monotonic())
         transport.process.signal(signal.SIGKILL)
+    # What they said last is shown. And an interpreter that ends while a thread has its
+    # standard error locked aborts.
+    deadline = time.monotonic() + LOG_S
+    for transport in left:
+        transport.wait_for_log(deadline - time.monotonic())
 
 
 class CommandTransport(DescriptorTransport):
@@ -131,6 +136,11 @@ class CommandTransport(DescriptorTransport):
             if self._stderr is not None:
                 self._stderr.close()
 
+    def wait_for_log(self, within_s: float) -> None:
+        """Wait until what the command has written on its standard error is passed on."""
+        if self._stderr is not None:
+            self._stderr.wait(within_s)
+
     @property
     def bytes_unread(self) -> int:
         """See `Transport`. ssh that does not reach its host leaves all of it in the pipe."""
@@ -196,7 +206,11 @@ class _StderrReader:
         """Pass on what is there, and end; processes it left running may have it open still."""
         os.close(self._stop_write)
         # The log may be waiting for this thread, or for a reader that does not read.
-        self._thread.join(LOG_S)
+        self.wait(LOG_S)
+
+    def wait(self, within_s: float) -> None:
+        """Wait for its end, which comes with that of the last process that has it open."""
+        self._thread.join(max(0.0, within_s))
 
     def _run(self) -> None:
         try:

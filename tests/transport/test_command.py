@@ -344,6 +344,22 @@ def test_an_exit_at_once_takes_them_along() -> None:
     wait_until(lambda: not any(map(runs, pids)), "the commands to end")
 
 
+def test_an_exit_at_once_waits_for_what_they_say_last() -> None:
+    """An interpreter that ends while a thread is writing to standard error may abort."""
+    code = (
+        "import sys, time; from maildirqmtp.transport.endpoint import CommandEndpoint\n"
+        "from maildirqmtp.transport.connect import connect\n"
+        "def log(line): time.sleep(0.1); print(line, file=sys.stderr)\n"
+        "say = 'trap \"echo Bye >&2; exit\" TERM; echo x; while :; do sleep 0.01; done'\n"
+        "t = connect(CommandEndpoint(('sh', '-c', say)), 1, log=log)\n"
+        "while not t.receive(9): time.sleep(0.001)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "sh: Bye" in done.stderr.splitlines()
+
+
 def test_a_fork_of_ours_leaves_them_alone() -> None:
     """What a program forks may exit as it likes; the connection is not its own."""
     code = (
