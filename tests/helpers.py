@@ -269,17 +269,19 @@ class ScriptedServer:
     """A server on loopback that runs a script on each connection, in threads.
 
     `packages` are the packages read so far, `connections` counts, `errors` are
-    what scripts raised. `listen_on` is the port, 0 for one that is free.
+    what scripts raised. `listen_on` is the port, 0 for one that is free; `host` an
+    address of loopback.
     """
 
     script: Script
     listen_on: int = 0
+    host: str = "127.0.0.1"
     packages: list[Package] = field(default_factory=list)
     connections: int = 0
     errors: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.listen_on), backlog=64)
+        self._listener = socket.create_server((self.host, self.listen_on), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -288,7 +290,7 @@ class ScriptedServer:
     @property
     def address(self) -> str:
         """SERVER, for the command line."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def _accept(self) -> None:
         while True:

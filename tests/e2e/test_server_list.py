@@ -263,10 +263,11 @@ def test_a_name_whose_first_address_is_dead(maildir: Path, tmp_path: Path) -> No
     if os.geteuid() != 0:
         pytest.skip("NOT TESTED: needs root, for a /etc/hosts of its own")
     hosts = tmp_path / "hosts"
-    hosts.write_text("127.0.0.2 two.example.org\n127.0.0.1 two.example.org\n")
+    # 127.0.0.1 would come first, whatever the order here (RFC 6724, section 6, rule 9).
+    hosts.write_text("127.0.0.2 two.example.org\n127.0.0.3 two.example.org\n")
     fill(maildir, 3)
     inside = ("unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh")
-    with blackhole("127.0.0.2") as port, serving_on(port) as second:
+    with blackhole("127.0.0.2") as port, serving_on(port, host="127.0.0.3") as second:
         # Longer than the test may take.
         flags = ("--connect-timeout=1h", "-v")
         with watching(*flags, maildir, f"two.example.org:{port}", prelude=inside) as process:
@@ -278,9 +279,11 @@ def test_a_name_whose_first_address_is_dead(maildir: Path, tmp_path: Path) -> No
 
 
 @contextlib.contextmanager
-def serving_on(port: int, script: Script | None = None) -> Iterator[ScriptedServer]:
+def serving_on(
+    port: int, script: Script | None = None, host: str = "127.0.0.1"
+) -> Iterator[ScriptedServer]:
     """Run a scripted server on this port of loopback."""
-    server = ScriptedServer(script or answer_all(), listen_on=port)
+    server = ScriptedServer(script or answer_all(), listen_on=port, host=host)
     try:
         yield server
     finally:
