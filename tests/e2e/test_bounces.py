@@ -360,6 +360,26 @@ def test_the_name_in_a_bounce_can_be_set(maildir: Path, tmp_path: Path) -> None:
     assert "Diagnostic-Code: x-qmtp; D421 4.4.2 timed out\n" in bounce
 
 
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"D421 4.4.2 timed out", "5.4.2"),
+        (b"Dno such user (#5.1.1)", "5.1.1"),
+        (b"Dno", "5.0.0"),
+    ],
+)
+def test_a_bounce_repeats_the_answer_with_its_letter(
+    maildir: Path, tmp_path: Path, said: bytes, status: str
+) -> None:
+    """List managers go by these two fields: without letter or code, an address is not dropped."""
+    add_message(maildir, "1.a", recipient=b"d@y")
+    with serving(answer_all(lambda package, recipient: said)) as server:
+        run("--bounce", f"--bounce-via=maildir:{tmp_path}/B", maildir, server.address)
+    (bounce,) = (path.read_text() for path in (tmp_path / "B" / "new").iterdir())
+    assert f"\nStatus: {status}\n" in bounce
+    assert f"\nDiagnostic-Code: x-qmtp; {said.decode()}\n" in bounce
+
+
 def test_a_full_disk_keeps_the_mail(maildir: Path, tmp_path: Path) -> None:
     """A bounce that cannot be written whole is none."""
     content = add_message(maildir, "1.m", b"x\n" * 10_000, recipient=b"d@y")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemons import deliver, empties, watching
 from tests.helpers import (
     add_message,
     add_sidecar,
@@ -14,12 +15,14 @@ from tests.helpers import (
     by_recipient,
     json_events,
     log_lines,
+    make_maildir,
     make_older,
     random_text,
     run,
     serving,
     sidecar,
     snapshot,
+    wait_until,
 )
 
 NASTY = b"\x1b]0;owned\x07 one\ntwo\r\0\x7f\x9b \xff \xe2\x80\xae end \xc3\xbc"
@@ -190,3 +193,57 @@ def test_dry_run_says_what_would_be_held(maildir: Path) -> None:
     assert log_lines(result.stderr) == [f"1.m: held: {HELD}"]
     assert result.stdout == ""
     assert result.returncode == 111
+
+
+def test_dry_run_as_json_says_what_would_be_held_too(maildir: Path) -> None:
+    """A script that reads it would take the maildir for empty."""
+    add_message(maildir, "1.m", sender=None, recipient=None)
+    add_message(maildir, "2.m")
+    result = run("--dry-run", "--json", maildir, "nosuch.invalid")
+    held, would_send = json_events(result.stdout)
+    assert held == {"event": "held", "message": "1.m", "reason": HELD}
+    assert (would_send["event"], would_send["message"]) == ("would-send", "2.m")
+    assert result.returncode == 111
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_status_shows_what_has_failed(maildir: Path, as_json: bool) -> None:
+    """Nobody looks into a folder that they do not know of; its mail lay there for ever."""
+    add_message(maildir, "1.m")
+    with serving(answer_all(lambda package, recipient: b"Dno such user (#5.1.1)")) as server:
+        run(maildir, server.address)
+    result = run("--status", *(["--json"] if as_json else []), maildir)
+    assert "1.m" in result.stdout
+    assert "no such user (#5.1.1)" in result.stdout
+    assert str(maildir / ".Failed") in result.stdout
+
+
+def test_a_configuration_that_begins_with_a_byte_order_mark_is_read(
+    maildir: Path, tmp_path: Path
+) -> None:
+    """Notepad writes one; `Invalid statement (at line 1, column 1)` helps nobody."""
+    file = tmp_path / "m.toml"
+    text = f'[[route]]\nmaildir = "{maildir}"\nserver = "mail.example.org"\n'
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    result = run("--config", file, "--check-config")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mail.example.org" in result.stdout
+
+
+def test_a_daemon_waits_for_a_maildir_that_is_not_there_and_says_so(tmp_path: Path) -> None:
+    """It may be on a disk that is mounted later: the daemon had gone by then."""
+    path = tmp_path / "Maildir"
+    with (
+        serving(answer_all()) as server,
+        watching("--watch", path, server.address, "--rescan", "0.2") as daemon,
+    ):
+        daemon.wait_for(f"{path}: No such file or directory; check the path")
+        wait_until(
+            lambda: "trying again every 0.2 s" in daemon.log or daemon.process.poll() is not None,
+            "what it does about it",
+        )
+        assert daemon.process.poll() is None
+        make_maildir(path)
+        deliver(path, "1.m")
+        empties(path)
+        assert daemon.stop() == 0
