@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks, place
 from tests.helpers import (
     add_message,
     answer_all,
@@ -634,3 +635,22 @@ def test_timers_start_what_there_is() -> None:
             parser.read(SYSTEMD / name)
             assert "Unit" not in parser["Timer"]
             assert name.replace(".timer", ".service") in SERVICES
+
+
+# Recipes
+
+
+def test_no_recipe_makes_an_open_relay_of_postfix() -> None:
+    """Without this line Postfix takes mail from anybody for any domain that `static:` has: all.
+
+    `tests/recipes/run postfix` tries it with Postfix itself.
+    """
+    virtual = [
+        block
+        for block in blocks()
+        if "virtual_mailbox_maps = static:" in block.text
+        or "default_transport = virtual" in block.text
+    ]
+    assert {block.path.name for block in virtual} >= {"postfix.md"}
+    for block in virtual:
+        assert re.search(r"(?m)^virtual_mailbox_domains =", block.text), place(block)
