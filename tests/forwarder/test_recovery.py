@@ -432,3 +432,22 @@ def test_a_server_that_sets_every_message_aside_is_given_up(run: Run) -> None:
     assert run.report.counters.deferred == MAX_SET_ASIDE
     assert run.report.counters.left == 3
     assert "is of no use" in str(run.events[-1]["reason"])
+
+
+def test_what_was_set_aside_is_forgotten_with_the_next_answer(run: Run) -> None:
+    """A daemon that had met ten bad messages in a month gave up on a good server with each."""
+    bad = MAX_SET_ASIDE - 4
+    run.scripts = [poisoned(hang_up, *range(2, 2 + bad), *range(22, 22 + bad))]
+    route = Route(os.fsencode(run.path), TcpEndpoint("mail.example.org"), window_messages=1)
+    with Maildir(os.fsencode(run.path)) as maildir:
+        forwarder = Forwarder(route, maildir, run.report, run.connect, run.clock, lambda: NOW)
+        for first in (1, 21):
+            run.add(1 + bad, first)
+            forwarder.run_batch(maildir.scan(False))
+            assert run.new == sorted(f"{first + number}.a" for number in range(1, 1 + bad))
+            for name in run.new:
+                (run.path / "new" / name).unlink()
+        forwarder.close()
+    assert run.report.counters.deferred == 2 * bad
+    assert run.report.counters.left == 0
+    assert "is of no use" not in run.data.getvalue()
