@@ -360,6 +360,32 @@ def test_the_name_in_a_bounce_can_be_set(maildir: Path, tmp_path: Path) -> None:
     assert "Diagnostic-Code: x-qmtp; D421 4.4.2 timed out\n" in bounce
 
 
+def test_a_bounce_is_from_the_full_name_of_the_host(maildir: Path, tmp_path: Path) -> None:
+    """The short one is no name that another machine could find, and many refuse it."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: needs root, for a name and a /etc/hosts of its own")
+    hosts, bounces = tmp_path / "hosts", tmp_path / "B"
+    hosts.write_text("127.0.0.1 localhost\n127.0.1.1 laptop.example.org laptop\n")
+    named = (
+        f'mount --bind {hosts} /etc/hosts && echo laptop >/proc/sys/kernel/hostname && exec "$@"'
+    )
+    add_message(maildir, "1.a", recipient=b"d@y")
+    with serving(answer_all(lambda package, recipient: b"Dno")) as server:
+        words = [*command(), "--bounce", f"--bounce-via=maildir:{bounces}"]
+        done = subprocess.run(
+            ["unshare", "-m", "-u", "sh", "-c", named, "sh", *words, maildir, server.address],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    if "mount" in done.stderr or "unshare" in done.stderr or "kernel" in done.stderr:
+        pytest.skip(f"NOT TESTED: {done.stderr}")
+    (bounce,) = (path.read_text() for path in (bounces / "new").iterdir())
+    assert "From: Mail Delivery System <MAILER-DAEMON@laptop.example.org>\n" in bounce
+    assert "Reporting-MTA: dns; laptop.example.org\n" in bounce
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
     [

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import add_message, answer_all, make_maildir, names, run, serving, sidecar
+from tests.helpers import (
+    add_message,
+    answer_all,
+    command,
+    make_maildir,
+    names,
+    run,
+    serving,
+    sidecar,
+)
 
 LOOP = b"Received: from a by b\n" * 100 + b"Subject: x\n\nhi\n"
 NEARLY = b"Received: from a by b\n" * 99 + b"Subject: x\n\nReceived: in the text\n"
@@ -65,3 +76,22 @@ def test_its_bounce_goes_by_the_server_in_the_same_run(maildir: Path) -> None:
     (package,) = server.packages
     assert (package.sender, package.recipients) == (b"", (b"sender@example.org",))
     assert names(maildir / "new") == names(maildir / "envelope") == []
+
+
+def test_the_receiver_refuses_a_message_in_a_loop(tmp_path: Path) -> None:
+    """Two machines that both run it, and forward to each other, would keep it going too."""
+    there = make_maildir(tmp_path / "there")
+    packages = b"".join(
+        b"%d:\n%b,3:s@x,6:3:r@y,," % (len(text) + 1, text) for text in (LOOP, NEARLY)
+    )
+    done = subprocess.run(
+        [*command("qmtpmaildir"), "--stdio", there],
+        input=packages,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    refused, taken = re.findall(rb"\d+:([KZD])([^,]*),", done.stdout)
+    assert (refused[0], taken[0]) == (b"D", b"K")
+    assert b"5.4.6" in refused[1]
+    assert len(names(there / "new")) == 1

@@ -573,9 +573,10 @@ def test_short_refusals_of_sqmail_cost_nothing(
                 line.send(said[start : start + (1 if piecemeal and b"D" in said else len(said))])
 
     ran, server = forward(made, evil)
-    (line,) = server.lines
-    copies = Counter(r for package in line.packages for r in package.recipients)
+    packages = [package for line in server.lines for package in line.packages]
+    copies = Counter(r for package in packages for r in package.recipients)
     assert set(copies.values()) == {1}
+    assert len(server.lines) == 1
     assert len(made.failed) == 20
     assert not made.new
     assert ran.code == 111

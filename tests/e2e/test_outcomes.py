@@ -294,6 +294,7 @@ def test_a_deferral_fails_once_the_message_is_too_old(
         assert failure["response"].startswith("Zbusy (too old: ")
         assert "1.m: z@y: failed: busy (too old: " in result.stderr
     else:
+        assert names(maildir / "new") == ["1.m"], result.stderr
         assert (maildir / "new" / "1.m").read_bytes() == content
         assert not (maildir / ".Failed").exists()
         if age_s > 14 * DAY_S and deferred_s is None:
