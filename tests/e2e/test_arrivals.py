@@ -130,6 +130,19 @@ time.sleep = sleep
 """
 
 
+def begun_and_renamed(maildir: Path) -> int:
+    """Put a message into new/, renamed within one tick of the clock; return its open file."""
+    for _ in range(100):
+        writer = os.open(maildir / "tmp" / "1.m", os.O_WRONLY | os.O_CREAT)
+        os.write(writer, b"Return-Path: <s@x>\nDelivered-To: r@y\n\n")
+        (maildir / "tmp" / "1.m").rename(maildir / "new" / "1.m")
+        status = (maildir / "new" / "1.m").stat()
+        if status.st_ctime_ns == status.st_mtime_ns:
+            return writer
+        os.close(writer)
+    pytest.skip("NOT TESTED: the clock of this file system is too fine")
+
+
 def test_a_message_that_its_writer_is_about_to_close_is_not_held(
     maildir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,9 +156,7 @@ def test_a_message_that_its_writer_is_about_to_close_is_not_held(
     with serving(answer_all()) as server:
         # What was written more than a second ago is not waited for: a busy machine may be so slow.
         while len(said) < 10 and not server.packages:
-            writer = os.open(maildir / "tmp" / "1.m", os.O_WRONLY | os.O_CREAT)
-            os.write(writer, b"Return-Path: <s@x>\nDelivered-To: r@y\n\n")
-            (maildir / "tmp" / "1.m").rename(maildir / "new" / "1.m")
+            writer = begun_and_renamed(maildir)
             with start(maildir, server.address) as process:
                 wait_until(lambda: waits.exists() or process.poll() is not None, "it to wait")
                 os.close(writer)

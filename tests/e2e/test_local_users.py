@@ -139,7 +139,7 @@ def test_idle_clients_of_the_metrics_stop_no_mail(maildir: Path) -> None:
     """Any local user can connect: each was kept, until no descriptor was left for the server."""
     pytest.importorskip("prometheus_client")
     port = closed_port()
-    few = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
+    few = ("sh", "-c", 'ulimit -n 40 && exec "$@"', "sh")
     listen = f"--metrics-listen=127.0.0.1:{port}"
 
     def one_message(peer: Peer) -> None:
@@ -156,8 +156,8 @@ def test_idle_clients_of_the_metrics_stop_no_mail(maildir: Path) -> None:
         wait_until(lambda: probe(port, "/metrics")[0] == 200, "the metrics")
         # Until it takes no more: those for which it has no place, or no descriptor, time out.
         with contextlib.suppress(TimeoutError):
-            for _ in range(100):
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=2.0))
+            for _ in range(40):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=1.5))
         # Each needs a connection, and that a descriptor.
         for number in range(2, 12):
             deliver(maildir, f"{number}.m")
