@@ -121,6 +121,12 @@ def command(name: str = "maildirqmtp") -> list[str]:
     return [sys.executable, "-m", module]
 
 
+def importing_first(folder: Path) -> dict[str, str]:
+    """Return the environment of a command that seeks modules there first, and then as the tests."""
+    places = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(places)}
+
+
 def run(
     *arguments: str | bytes | Path, timeout_s: float = 90.0
 ) -> subprocess.CompletedProcess[str]:

@@ -43,7 +43,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist, unpacked."""
     folder = tmp_path_factory.mktemp("sdist")
     with tarfile.open(build(ROOT, folder / "made", "sdist")) as file:
-        file.extractall(folder / "source", filter="data")
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.4
+            file.extraction_filter = tarfile.data_filter
+        file.extractall(folder / "source")
     return folder / "source" / NAME
 
 

@@ -16,7 +16,9 @@ from statistics import median
 
 from bench_harness import (
     HERE,
+    LOOPBACK,
     BenchError,
+    Link,
     Run,
     Sink,
     SkippedError,
@@ -44,6 +46,7 @@ class Setting:
     scratch: Path
     run_id: str
     quick: bool
+    link: Link = LOOPBACK
 
     def size(self, full: int, quick: int) -> int:
         """The number to use: the real one, or a small one that only shows that it works."""
@@ -105,7 +108,9 @@ Send = Callable[[Setting, Stock, int], Run]
 
 def ours(setting: Setting, box: Stock, port: int) -> Run:
     """The forwarder, which must leave nothing."""
-    return timed([*setting.forwarder, str(box.path), f"127.0.0.1:{port}"], setting.env, setting.log)
+    link = setting.link
+    argv = [*link.near, *setting.forwarder, str(box.path), f"{link.host}:{port}"]
+    return timed(argv, setting.env, setting.log)
 
 
 def ours_sent(setting: Setting, box: Stock, port: int) -> Run:
@@ -165,7 +170,7 @@ def once(
 
     `server_of` starts another server than the sink.
     """
-    with server_of() if server_of is not None else sink(setting.tools.sink, answer) as server:
+    with server_of() if server_of else sink(setting.tools.sink, answer, setting.link) as server:
         if sync:
             os.sync()
         run = send(setting, box, server.port)

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from delay_link import FAR
+
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 TIMEOUT_S = 300  # a process that takes longer is killed, and that is an error
+FAR_PORT = 6_209  # of the sink behind a delay link: a server is remembered with its port
 C_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra")
 
 
@@ -46,6 +49,19 @@ class Totals:
     connections: int
     cut: int
     broken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way from a client to the sink: what each is started by, and the sink's host and port."""
+
+    near: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+LOOPBACK = Link()
 
 
 def timed(argv: list[str], env: dict[str, str], log: Path, expected_exit: int = 0) -> Run:
@@ -129,11 +145,12 @@ class Sink:
 
 
 @contextmanager
-def sink(program: Path | None, answer: str = "K") -> Iterator[Sink]:
+def sink(program: Path | None, answer: str = "K", link: Link = LOOPBACK) -> Iterator[Sink]:
     """A sink that ends with the block, whatever happens."""
     if program is None:
         raise SkippedError("no C compiler (cc or gcc), so no server to send to")
-    with running([str(program), "-r", answer]) as server:
+    listen = () if link is LOOPBACK else ("-a", "-p", str(link.port))
+    with running([*link.far, str(program), "-r", answer, *listen]) as server:
         yield server
 
 
@@ -157,13 +174,30 @@ def running(argv: list[str]) -> Iterator[Sink]:
 
 
 @contextmanager
-def delay_proxy(server_port: int, one_way_ms: float, port: int = 0) -> Iterator[int]:
-    """The delay proxy in front of a server, on this port or a free one; gives its port."""
-    program = [sys.executable, str(HERE / "delay_proxy.py")]
-    process = subprocess.Popen(
-        [*program, str(server_port), str(one_way_ms), str(port)],
+def delay_link(one_way_ms: float) -> Iterator[Link]:
+    """A link between two network namespaces, which delays every packet."""
+    if os.geteuid() != 0 or not os.access("/dev/net/tun", os.W_OK):
+        raise SkippedError("needs root and /dev/net/tun, for a link that delays connect(), too")
+    for program in ("ip", "nsenter", "sysctl", "unshare"):
+        if shutil.which(program) is None:
+            raise SkippedError(f"there is no {program}")
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "delay_link.py"), str(one_way_ms)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+    ) as process:  # ends with its standard input
+        assert process.stdout is not None
+        near, far = process.stdout.readline().split()
+        yield Link(("nsenter", "-t", near, "-n"), ("nsenter", "-t", far, "-n"), FAR, FAR_PORT)
+
+
+@contextmanager
+def delay_proxy(server_port: int, one_way_ms: float) -> Iterator[int]:
+    """The delay proxy in front of a server; gives its port."""
+    program = [sys.executable, str(HERE / "delay_proxy.py")]
+    process = subprocess.Popen(
+        [*program, str(server_port), str(one_way_ms)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:

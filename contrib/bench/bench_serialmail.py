@@ -6,9 +6,9 @@ and `serialqmtp`, built with -O2, and `tcpclient` is on the PATH. Without them t
 
 import os
 import shutil
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bench_cases import (
@@ -24,13 +24,12 @@ from bench_cases import (
     ratio,
     walls,
 )
-from bench_harness import BenchError, Run, SkippedError, delay_proxy, timed
+from bench_harness import BenchError, Run, SkippedError, delay_link, timed
 from bench_maildir import Stock, large_stock, stock
 
 LIFETIME_S = 1_209_600
 AGE_S = 10
 STATE_NAME = ".maildirqmtp-state.json"
-NO_CONNECT = "connect() not counted: the proxy cannot delay it"
 
 
 def aged(box: Stock) -> Stock:
@@ -52,28 +51,12 @@ def serialmail(expected_exit: int = 0) -> Send:
     maildirserial, serialqmtp = map(str, programs)
 
     def send(setting: Setting, box: Stock, port: int) -> Run:
-        client = [tcpclient, "-RHl0", "--", "127.0.0.1", str(port), serialqmtp, ""]
-        argv = [maildirserial, "-b", "-t", str(LIFETIME_S), "--", str(box.path), "", *client]
-        return timed(argv, setting.env, setting.log, expected_exit)
+        link = setting.link
+        client = [tcpclient, "-RHl0", "--", link.host, str(port), serialqmtp, ""]
+        words = [maildirserial, "-b", "-t", str(LIFETIME_S), "--", str(box.path), "", *client]
+        return timed([*link.near, *words], setting.env, setting.log, expected_exit)
 
     return send
-
-
-def delayed(send: Send, far_port: int = 0) -> Send:
-    """The same through the delay proxy, on this port or a free one."""
-
-    def through(setting: Setting, box: Stock, port: int) -> Run:
-        with delay_proxy(port, ROUND_TRIP_S / 2 * 1000, far_port) as proxy_port:
-            return send(setting, box, proxy_port)
-
-    return through
-
-
-def free_port() -> int:
-    """A port that the next one to listen on 127.0.0.1 can have."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def acquainted(setting: Setting, send: Send, box: Path) -> bytes:
@@ -99,7 +82,6 @@ def beside(
     pair: tuple[Send, Send],
     target: float,
     *,
-    notes: Iterable[str] = (),
     answer: str = "K",
     left: int = 0,
     sync: bool = False,
@@ -112,7 +94,7 @@ def beside(
         lambda: once(setting, aged(make()), theirs, answer=answer, left=left, sync=sync),
     )
     figure = ratio(walls(a), walls(b))
-    return Result(name, "s", walls(a), walls(b), figure, "x", target, notes=[*notes])
+    return Result(name, "s", walls(a), walls(b), figure, "x", target)
 
 
 def tmpfs(setting: Setting) -> Result:
@@ -130,22 +112,25 @@ def disk(setting: Setting) -> Result:
 
 def latency(setting: Setting, name: str, count: int, target: float) -> Result:
     """So many messages at a round trip of 100 ms, nothing remembered."""
-    box, pair = setting.memory() / "box", (delayed(ours), delayed(serialmail()))
-    return beside(setting, name, lambda: stock(box, count), pair, target, notes=[NO_CONNECT])
+    box, pair = setting.memory() / "box", (ours, serialmail())
+    with delay_link(ROUND_TRIP_S / 2 * 1000) as link:
+        far = replace(setting, link=link)
+        return beside(far, name, lambda: stock(box, count), pair, target)
 
 
 def latency_known(setting: Setting) -> Result:
     """1,000 messages at a round trip of 100 ms, to a server that is remembered."""
-    box, count, port = setting.memory() / "box", setting.size(1_000, 50), free_port()
-    far, far_theirs = delayed(ours, port), delayed(serialmail(), port)
-    state = acquainted(setting, far, box)
+    box, count, pair = setting.memory() / "box", setting.size(1_000, 50), (ours, serialmail())
+    with delay_link(ROUND_TRIP_S / 2 * 1000) as link:
+        far = replace(setting, link=link)
+        state = acquainted(far, ours, box)
 
-    def make() -> Stock:
-        made = stock(box, count)
-        (box / STATE_NAME).write_bytes(state)
-        return made
+        def make() -> Stock:
+            made = stock(box, count)
+            (box / STATE_NAME).write_bytes(state)
+            return made
 
-    return beside(setting, "s-latency", make, (far, far_theirs), 1.2, notes=[NO_CONNECT])
+        return beside(far, "s-latency", make, pair, 1.2)
 
 
 def latency_many(setting: Setting) -> Result:

@@ -1,8 +1,8 @@
 """A TCP forwarder on loopback that delays every byte, one way and the other, by the same time.
 
-    delay_proxy.py SERVER_PORT ONE_WAY_MS [PORT]
+    delay_proxy.py SERVER_PORT ONE_WAY_MS
 
-prints the port it listens on: PORT, or one that is free. Bandwidth is unlimited: what is read at a
+prints the port it listens on. Bandwidth is unlimited: what is read at a
 time waits in memory until it is due, however much that is. What it cannot delay is the client's
 connect(), which the kernel answers at once.
 """
@@ -79,12 +79,12 @@ class Flow:
 class Proxy:
     """All connections to one server, in one thread."""
 
-    def __init__(self, server_port: int, delay_s: float, port: int = 0) -> None:
+    def __init__(self, server_port: int, delay_s: float) -> None:
         self.server_port = server_port
         self.delay_s = delay_s
         self.selector = selectors.DefaultSelector()
         self.pairs: list[tuple[Flow, Flow]] = []
-        self.listener = socket.create_server(("127.0.0.1", port))
+        self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.selector.register(self.listener, selectors.EVENT_READ)
 
@@ -144,9 +144,9 @@ class Proxy:
 
 def main() -> None:
     """Print the port and forward until killed."""
-    if len(sys.argv) not in (3, 4):
-        raise SystemExit("usage: delay_proxy.py SERVER_PORT ONE_WAY_MS [PORT]")
-    proxy = Proxy(int(sys.argv[1]), float(sys.argv[2]) / 1000, *map(int, sys.argv[3:]))
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: delay_proxy.py SERVER_PORT ONE_WAY_MS")
+    proxy = Proxy(int(sys.argv[1]), float(sys.argv[2]) / 1000)
     print(proxy.port, flush=True)
     proxy.run()
 

@@ -1,7 +1,7 @@
 /*
- * sink [-p PORT] [-r K|Z|D] [-n N]: a QMTP server that throws everything away, for benchmarks.
+ * sink [-a] [-p PORT] [-r K|Z|D] [-n N]: a QMTP server that throws everything away, for benchmarks.
  *
- * Listens on 127.0.0.1 (port 0: any) and prints the port. Answers "Kok" for every recipient; with
+ * Listens on 127.0.0.1 (-a: any address; port 0: any) and prints the port. Answers "Kok" for every recipient; with
  * -r Z or -r D, "Zlater" or "Dnever" instead, for every recipient or (-n N) every Nth. Up to
  * CONNECTIONS at a time. On SIGTERM it prints what it counted to stderr and exits.
  *
@@ -316,7 +316,7 @@ static void accept_one(int listener, struct connection *c)
     total.connections++;
 }
 
-static int listen_on(int port)
+static int listen_on(int port, in_addr_t host)
 {
     struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t length = sizeof address;
@@ -325,7 +325,7 @@ static int listen_on(int port)
     if (fd < 0)
         err(111, "socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_addr.s_addr = htonl(host);
     address.sin_port = htons((uint16_t)port);
     if (bind(fd, (struct sockaddr *)&address, length) < 0 || listen(fd, 64) < 0 ||
         getsockname(fd, (struct sockaddr *)&address, &length) < 0)
@@ -335,12 +335,16 @@ static int listen_on(int port)
     return fd;
 }
 
+/* Returns the socket to listen on. */
 static int options(int argc, char **argv)
 {
     int option, port = 0;
+    in_addr_t host = INADDR_LOOPBACK;
 
-    while ((option = getopt(argc, argv, "p:r:n:")) != -1) {
-        if (option == 'p')
+    while ((option = getopt(argc, argv, "ap:r:n:")) != -1) {
+        if (option == 'a')
+            host = INADDR_ANY;
+        else if (option == 'p')
             port = atoi(optarg);
         else if (option == 'n' && atoll(optarg) > 0)
             every = (unsigned long long)atoll(optarg);
@@ -349,9 +353,9 @@ static int options(int argc, char **argv)
         else if (option == 'r' && strcmp(optarg, "D") == 0)
             response = "6:Dnever,";
         else if (option != 'r' || strcmp(optarg, "K") != 0)
-            errx(100, "usage: sink [-p PORT] [-r K|Z|D] [-n N]");
+            errx(100, "usage: sink [-a] [-p PORT] [-r K|Z|D] [-n N]");
     }
-    return port;
+    return listen_on(port, host);
 }
 
 static void catch_term(sigset_t *before)
@@ -406,7 +410,7 @@ int main(int argc, char **argv)
     catch_term(&while_waiting);
     for (int i = 0; i < CONNECTIONS; i++)
         all[i].fd = -1;
-    listener = listen_on(options(argc, argv));
+    listener = options(argc, argv);
     while (!stop)
         one_round(listener, all, &while_waiting);
     fprintf(stderr,

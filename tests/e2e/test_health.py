@@ -14,6 +14,7 @@ from tests.e2e.daemons import deliver, empties, watching
 from tests.helpers import (
     answer_all,
     closed_port,
+    importing_first,
     make_maildir,
     names,
     probe,
@@ -64,7 +65,7 @@ def test_a_sendmail_that_hangs_is_told_by_livez(tmp_path: Path) -> None:
             f'rescan = 0.2\nbounce = true\nsendmail = "{mailer}"\n'
             f'[[route]]\nmaildir = "{hangs}"\n[[route]]\nmaildir = "{well}"\n'
         )
-        environment = {"PYTHONPATH": str(tmp_path / "patch")}
+        environment = importing_first(tmp_path / "patch")
         with watching("--config", config, environment=environment) as daemon:
             becomes(port, "/livez", 200)
             becomes(port, "/readyz", 200)

@@ -14,6 +14,7 @@ from tests.helpers import (
     answer_all,
     by_recipient,
     command,
+    importing_first,
     make_maildir,
     names,
     serving,
@@ -38,7 +39,7 @@ sys.meta_path.insert(0, Refusing)
 def refusing(tmp_path: Path) -> dict[str, str]:
     """Make the environment of a program in whose threads no import succeeds."""
     (tmp_path / "sitecustomize.py").write_text(REFUSES)
-    return {"PYTHONPATH": str(tmp_path)}
+    return importing_first(tmp_path)
 
 
 def deliver_to(maildir: Path, *recipients: str) -> None:

@@ -20,6 +20,7 @@ from tests.helpers import (
     ScriptedServer,
     answer_all,
     closed_port,
+    importing_first,
     make_maildir,
     names,
     run,
@@ -297,7 +298,7 @@ def test_the_watchdog_is_silent_while_the_engine_hangs(maildir: Path, tmp_path: 
     environment = {
         "NOTIFY_SOCKET": notify,
         "WATCHDOG_USEC": "100000",
-        "PYTHONPATH": str(tmp_path / "blocking"),
+        **importing_first(tmp_path / "blocking"),
         "BLOCK": str(block),
     }
     with (

@@ -33,6 +33,7 @@ from tests.helpers import (
     add_message,
     answer_all,
     closed_port,
+    importing_first,
     make_maildir,
     names,
     serving,
@@ -145,7 +146,7 @@ def test_a_deaf_watchdog_costs_one_rescan(maildir: Path, tmp_path: Path) -> None
         "    def stop(self): pass\n"
         "    def join(self, timeout=None): pass\n"
     )
-    deaf = {"PYTHONPATH": str(tmp_path / "deaf")}
+    deaf = importing_first(tmp_path / "deaf")
     with (
         serving(answer_all()) as server,
         watching("--watch", maildir, server.address, "--rescan", "0.5", environment=deaf) as daemon,

@@ -12,6 +12,8 @@ from tests.recipes.trial import DEADLINE_S, HERE, THERE, Trial, arrived, block, 
 AUTOTURN = "recipes/autoturn.md"
 CLIENT = "203.0.113.9"
 OUTSIDE = ("nsenter", "--net=/run/netns/outside")
+#: The receiver's log. A pipe would be full, and the receiver wait for a reader.
+LOG = Path("/var/log/qmtpmaildir")
 
 
 def connect() -> bool:
@@ -35,10 +37,12 @@ def autoturn() -> None:
             os.chown(part, 7790, 2108)
     flags = ("--listen", "0.0.0.0:209", "--domain", "customer.example")
     with (
-        subprocess.Popen([*OUTSIDE, "qmtpmaildir", *flags, str(THERE)]) as receiver,
+        LOG.open("wb") as log,
+        subprocess.Popen([*OUTSIDE, "qmtpmaildir", *flags, str(THERE)], stderr=log) as receiver,
         subprocess.Popen(["sh", "-c", "exec " + block(AUTOTURN, "tcpserver -u")]) as server,
     ):
         try:
+            wait_until(lambda: b"listening" in LOG.read_bytes(), "the receiver", DEADLINE_S)
             wait_until(connect, "tcpserver", DEADLINE_S)
             wait_until(lambda: not any((home / CLIENT / "new").iterdir()), "the flush", DEADLINE_S)
             (one,) = arrived("turn")
