@@ -18,6 +18,7 @@ from tests.helpers import (
     add_sidecar,
     answer_all,
     closed_port,
+    importing_first,
     json_events,
     names,
     run,
@@ -150,8 +151,8 @@ def test_a_message_that_its_writer_is_about_to_close_is_not_held(
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch" / "sitecustomize.py").write_text(CLOSES)
     waits = tmp_path / "waits"
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"))
-    monkeypatch.setenv("WAITS", str(waits))
+    for name, value in {**importing_first(tmp_path / "patch"), "WAITS": str(waits)}.items():
+        monkeypatch.setenv(name, value)
     said: list[str] = []
     with serving(answer_all()) as server:
         # What was written more than a second ago is not waited for: a busy machine may be so slow.
