@@ -70,8 +70,8 @@ def test_killed_right_before_each_call(
                 duplicates.append(verdict.duplicates)
 
     tracing.at_each(points, kill)
-    # The kernel may pack the server's answers otherwise than in the first run.
-    assert sum(killed) >= len(points) - 3
+    # The kernel may take and pack what goes over the socket otherwise than in the first run.
+    assert len(points) - sum(killed) <= max(3, len(points) // 4)
     scenarios.report(
         "kill" if times == 1 else "kill twice",
         scenario,
