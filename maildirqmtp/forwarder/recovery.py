@@ -120,8 +120,8 @@ class Recovery:
         last: list[tuple[Folder, bytes]] = []
         for queued in unfinished:
             message = queued.message
-            if queued.unanswered < len(queued.recipients):
-                self._settler.settle(queued)
+            if self._is_gone(queued, queue):
+                continue
             if queued.reason:
                 if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
                     self._report.held(message.name, queued.reason)
@@ -146,6 +146,14 @@ class Recovery:
             queue.rotate()
         queue.postpone(last)
         return stop_reason
+
+    def _is_gone(self, queued: QueuedMessage, queue: Queue) -> bool:
+        """Settle what is known of a message; True where somebody has removed it meanwhile."""
+        if self._settler.settle(queued) is not None:
+            return False
+        if queue.gone(queued.message.name):
+            self._report.no_longer_held()
+        return True
 
     def _report_end(
         self, pipeline: Pipeline[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue

@@ -15,7 +15,8 @@ from collections import Counter
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import FileChangedError, LocalError, SidecarError
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
@@ -24,7 +25,7 @@ from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.targets import TargetMaildirs
-from maildirqmtp.maildir import sidecars, small, writing
+from maildirqmtp.maildir import sidecars, small
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
@@ -71,8 +72,8 @@ class Settler:
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
-        self._targets = TargetMaildirs(maildir, route)
         self._removals = Removals(maildir, clock, wake)
+        self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
 
     def prove_sent(self) -> None:
@@ -90,20 +91,19 @@ class Settler:
         """
         kept: Kept | None = None
         try:
-            for answer in queued.answers:
-                if answer is None or answer.status is not ACCEPTED:
-                    kept = self._settle_mixed(queued)
-                    break
-            else:
-                if queued.others:
-                    kept = self._settle_mixed(queued)
+            try:
+                for answer in queued.answers:
+                    if answer is None or answer.status is not ACCEPTED:
+                        kept = self._settle_mixed(queued)
+                        break
                 else:
-                    self._report.accepted(queued)
-                    self._remove(queued, self._route.sent)
-        except FileChangedError as error:
-            reason = f"{error}; kept, to be sent as it is now"
-            self._report.held(queued.message.name, reason)
-            kept = Kept(reason, at_next_scan=True)
+                    if queued.others:
+                        kept = self._settle_mixed(queued)
+                    else:
+                        self._report.accepted(queued)
+                        self._remove(queued, self._route.sent)
+            except FileChangedError as error:
+                kept = self._hold_changed(queued, error)
         except LocalError as error:
             self.stop_taking(error)
             kept = Kept(str(error))
@@ -147,12 +147,13 @@ class Settler:
             if self._maildir.has_envelopes:
                 self._check_sidecar(queued)
             if keep_in is not None:
-                self._catch_up(message)
-                target = self._targets.get(keep_in)
-                writing.adopt(target, message, writing.free_name(target, message))
-                self._removals.sync_first(target.new)
+                if self._is_gone(message):
+                    where = printable(keep_in)
+                    removed.report_gone(self._report, queued, f", and is not in {where}")
+                else:
+                    self._removals.sync_first(self._targets.keep(keep_in, message))
             removal = self._maildir.remove(message)
-            if removal is GONE and self._catch_up(message):
+            if removal is GONE and not self._is_gone(message):
                 removal = self._maildir.remove(message)
         except LocalError:
             self._stuck.append((queued, keep_in))
@@ -175,14 +176,26 @@ class Settler:
         if sidecars.identity(self._maildir, queued.message.name) != queued.sidecar_identity:
             raise FileChangedError("its sidecar was replaced while it was being sent")
 
-    def _catch_up(self, message: Message) -> bool:
-        """Follow a message that a mail reader has renamed while it was in flight."""
-        return not self._maildir.is_same(message) and self._maildir.follow(
-            message, self._route.include_cur
-        )
+    def _is_gone(self, message: Message) -> bool:
+        return removed.is_gone(self._maildir, message, self._route.include_cur)
+
+    def _give_up_gone(self, queued: QueuedMessage) -> None:
+        removed.report_gone(self._report, queued)
+        if self._state is not None:
+            self._state.forget([queued.message.name])
+
+    def _hold_changed(self, queued: QueuedMessage, error: FileChangedError) -> Kept | None:
+        """Keep a message that is not as it was sent; None where there is none any more."""
+        if self._is_gone(queued.message):
+            self._give_up_gone(queued)
+            return None
+        reason = f"{error}; kept, to be sent as it is now"
+        self._report.held(queued.message.name, reason)
+        return Kept(reason, at_next_scan=True)
 
     def tick(self) -> None:
         """Make removals durable that are a second old; write the state file, if that is due."""
+        self._targets.look_again()
         self._sync_if_due()
         if self._state is not None:
             self._state.save_if_due()
@@ -216,10 +229,13 @@ class Settler:
     # Everything else
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
+        if self._is_gone(queued.message):
+            removed.report_accepted(self._report, queued)
+            self._give_up_gone(queued)
+            return None
         failures, owed, reason = self._outcomes(queued)
         if len(owed) == len(queued.recipients):
             return Kept(reason)  # nothing to be done to the files
-        self._catch_up(queued.message)
         refusal = self._refusal(queued) if failures else ""
         if failures and refusal == "":
             no_bounce_yet = self._bounce(queued, failures)
@@ -315,28 +331,14 @@ class Settler:
 
     def _fail(self, queued: QueuedMessage, failures: dict[int, str], remark: str) -> None:
         """Put the message into the failed maildir, for these recipients."""
-        from maildirqmtp.mail.sidecar import Failure, Sidecar
+        from maildirqmtp.mail.sidecar import Failure
 
-        message = queued.message
-        target = self._targets.failed()
-        name = writing.free_name(target, message)
-        try:
-            before = sidecars.read(target, name)
-        except SidecarError:
-            before = None  # nobody can use it; ours takes its place
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
         originals = {self._original(queued, i): text for i, text in failures.items()}
-        content = Sidecar(
-            queued.sender,
-            tuple(dict.fromkeys((*(before.recipients if before else ()), *originals))),
-            (before.failures if before else ())
-            + tuple(Failure(r, text, at) for r, text in originals.items()),
-        )
-        sidecars.write(target, name, content)
-        writing.adopt(target, message, name)
-        target.new.sync()
+        listed = [Failure(r, text, at) for r, text in originals.items()]
+        where = self._targets.fail(queued.message, queued.sender, listed)
         for index, text in failures.items():
-            self._report.failed(queued, index, text[1:] + remark, target.new.join(name))
+            self._report.failed(queued, index, text[1:] + remark, where)
 
     def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
         """Write the sidecar that leaves out the recipients who are done."""
@@ -371,9 +373,10 @@ class Settler:
         failed: list[tuple[QueuedMessage, LocalError]] = []
         for queued, keep_in in stuck:
             try:
-                self._remove(queued, keep_in)
-            except FileChangedError as error:
-                self._report.held(queued.message.name, str(error))
+                try:
+                    self._remove(queued, keep_in)
+                except FileChangedError as error:
+                    self._hold_changed(queued, error)
             except LocalError as error:
                 failed.append((queued, error))
         return failed

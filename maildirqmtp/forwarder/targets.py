@@ -1,42 +1,139 @@
-"""The maildirs that messages are moved to: `--sent`, and that of failed messages."""
+"""The maildirs that messages are moved to: `--sent`, and that of failed messages.
+
+    put in, by link or copy | is the maildir still the one at its path? | (caller) the message goes
+
+They are known by their paths. An administrator may rename or remove one beside a daemon; what is
+open is then a maildir where nobody looks for mail.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maildirqmtp.maildir import writing
+from maildirqmtp.errors import LocalError, SidecarError
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from maildirqmtp.forwarder.removals import Removals
+    from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.mail.sidecar import Failure
+    from maildirqmtp.maildir.files import Folder, Message
+
+    T = TypeVar("T")
+
+# How often a message is put into what is at the path, where that is another each time.
+_TRIES = 2
 
 
 class TargetMaildirs:
-    """Made where they are missing, opened when they are first needed, and kept open."""
+    """Made where they are missing, opened when they are first needed, and kept open.
 
-    __slots__ = ("_failed", "_named", "_open")
+    One that is not at its path any more is opened, or made, anew; before it is closed, what
+    `removals` have still to make durable in it is.
+    """
 
-    def __init__(self, maildir: Maildir, route: Route) -> None:
+    __slots__ = ("_failed", "_named", "_open", "_removals", "_report", "_seen")
+
+    def __init__(self, maildir: Maildir, route: Route, report: Report, removals: Removals) -> None:
         self._failed = route.failed or maildir.root.join(b".Failed")
         # A link that the route does not name may have been put there by somebody else.
         self._named = (route.failed, route.sent)
+        self._report = report
+        self._removals = removals
         self._open: dict[bytes, Maildir] = {}
+        # Those that were at their paths in this turn: one that was not takes a message twice.
+        self._seen: set[bytes] = set()
 
     def get(self, path: bytes) -> Maildir:
-        """Return the maildir of this path. Raises `LocalError`."""
+        """Return the maildir that is at this path. Raises `LocalError`."""
         target = self._open.get(path)
+        if target is not None and path not in self._seen and not _is_at_path(target):
+            self._let_go(target)
+            target = None
         if target is None:
             nofollow = path not in self._named
             writing.create(path, nofollow)
             target = self._open[path] = Maildir(path, nofollow)
+        self._seen.add(path)
         return target
 
-    def failed(self) -> Maildir:
-        """Return the failed maildir. Raises `LocalError`."""
-        return self.get(self._failed)
+    def look_again(self) -> None:
+        """Have `get` look at the paths once more."""
+        self._seen.clear()
+
+    def keep(self, path: bytes, message: Message) -> Folder:
+        """Have a message in the maildir at `path`, too; return what is to be synced first.
+
+        Raises `LocalError`, and `FileChangedError` where it is not the file any more.
+        """
+
+        def add(target: Maildir) -> Folder:
+            writing.adopt(target, message, writing.free_name(target, message))
+            return target.new
+
+        return self._put(path, add)
+
+    def fail(self, message: Message, sender: bytes, failures: Sequence[Failure]) -> bytes:
+        """Have a message in the failed maildir, too, durably, for these recipients.
+
+        Returns its path there; raises as `keep`.
+        """
+        from maildirqmtp.mail.sidecar import Sidecar
+
+        def add(target: Maildir) -> bytes:
+            name = writing.free_name(target, message)
+            try:
+                before = sidecars.read(target, name)
+            except SidecarError:
+                before = None  # nobody can use it; ours takes its place
+            known, listed = (before.recipients, before.failures) if before else ((), ())
+            recipients = dict.fromkeys((*known, *(f.recipient for f in failures)))
+            sidecars.write(target, name, Sidecar(sender, tuple(recipients), (*listed, *failures)))
+            writing.adopt(target, message, name)
+            target.new.sync()
+            return target.new.join(name)
+
+        return self._put(self._failed, add)
+
+    def _put(self, path: bytes, add: Callable[[Maildir], T]) -> T:
+        """Put something into the maildir that is at `path`, also when that is there."""
+        for _ in range(_TRIES):
+            target = self.get(path)
+            try:
+                done = add(target)
+            except LocalError:
+                if target.is_current():
+                    raise
+            else:
+                if _is_at_path(target):
+                    return done
+            self._let_go(target)
+        raise LocalError(f"{printable(path)} was replaced while mail was being moved to it")
+
+    def _let_go(self, target: Maildir) -> None:
+        """Close a maildir that is not at its path any more. Raises `LocalError`."""
+        self._removals.finish()
+        self._seen.discard(target.path)
+        del self._open[target.path]
+        target.close()
+        path = printable(target.path)
+        self._report.note(f"{path} was renamed, removed or replaced; opening or making it anew")
 
     def close(self) -> None:
         """Close them; `get` opens them again."""
         for target in self._open.values():
             target.close()
         self._open.clear()
+        self._seen.clear()
+
+
+def _is_at_path(target: Maildir) -> bool:
+    """Say whether what is put into it is found at its path: without a look at its tmp/ and cur/."""
+    envelopes = target.envelopes
+    return target.new.is_at_path() and (envelopes is None or envelopes.is_at_path())

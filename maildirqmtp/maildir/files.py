@@ -39,6 +39,13 @@ class Folder:
         except OSError as error:
             raise local_error("make durable", self.path, error) from error
 
+    def is_at_path(self) -> bool:
+        """Say whether its path still leads to it, and not elsewhere or nowhere."""
+        try:
+            return os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(self.fd))
+        except OSError:
+            return False
+
     def free_bytes(self) -> int:
         """Return the bytes left on its file system for ordinary users. Raises `LocalError`."""
         try:

@@ -4,9 +4,9 @@ The orders, each step durable before the next where it says so:
 
     drop      unlink the message, if it is still that file | fsync its directory |
               unlink the sidecar
-    requeue   lock the failed maildir | sidecar into the queue's envelope/, durable | rename the
-              message into the queue's new/ under a name of its own, fsync both directories |
-              unlink the sidecar of the failed one
+    requeue   lock the failed maildir | sidecar into the queue's envelope/, durable | is the queue
+              still the one at its path? | rename the message into the queue's new/ under a name
+              of its own, fsync both directories | unlink the sidecar of the failed one
 
 A crash leaves at most a sidecar without a message, which `cleanup` removes. Where the two maildirs
 are on different file systems the message is copied, fsynced and then unlinked: after a crash in
@@ -95,6 +95,7 @@ def requeue(
     if content is not None:
         sidecars.write(queue, new_name, content)
     try:
+        writing.check_path(queue)  # many may have gone before this one
         _move(failed, queue, message, new_name)
     except BaseException:
         if content is not None and not queue.new.has(new_name):

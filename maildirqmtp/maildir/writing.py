@@ -3,8 +3,9 @@
 The orders, each step durable before the next where it says so:
 
     deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
-    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/
-    deliver_as the same with rename instead of link, fsync new/
+    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/ |
+               is the maildir still the one at its path?
+    deliver_as as deliver, with rename instead of link | fsync new/ | is it at its path?
     adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
                link new/X | unlink tmp/X | fsync new/
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
@@ -176,7 +177,7 @@ def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
     """Put a file of a name of its own into new/, durable when this returns.
 
     A file of that name is replaced: it is the same, made before a crash.
-    Raises `LocalError`.
+    Raises `LocalError`, also where the maildir is not at its path any more.
     """
     tmp_name = write_tmp(maildir, pieces)
     try:
@@ -185,6 +186,19 @@ def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
         maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(name), error) from error
     maildir.new.sync()
+    check_path(maildir)
+
+
+def check_path(maildir: Maildir) -> None:
+    """Raise `LocalError` where a maildir is not the one at its path any more.
+
+    What is put in is found by nobody then, who looks for it there.
+    """
+    if not maildir.is_current():
+        raise LocalError(
+            f"{printable(maildir.path)} was renamed, replaced or mounted over, and is not the "
+            f"maildir that the mail went to"
+        )
 
 
 def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
@@ -198,6 +212,7 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
         sidecars.write(maildir, name, content)
         publish(maildir, name)
         maildir.new.sync()
+        check_path(maildir)  # all of the message may have taken long to come
     except BaseException:
         _take_back(maildir, name)
         raise
@@ -281,7 +296,9 @@ def _stage(target: Maildir, message: Message) -> bytes:
     name = unique_name()
     try:
         _link(message.folder, message.name, target.tmp, name)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if message.folder.has(message.name):  # it is the target that somebody has removed
+            raise local_error("link", target.tmp.join(name), error) from error
         raise _changed(message) from None
     except OSError as error:
         if error.errno not in _CANNOT_LINK:

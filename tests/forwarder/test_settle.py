@@ -16,6 +16,9 @@ from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.removals import SYNC_REMOVALS, SYNC_S
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Message
+from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
 from tests.helpers import add_message, make_maildir, names, sidecar, snapshot
@@ -596,14 +599,61 @@ def test_where_nobody_has_it_the_sidecar_stays_as_it_was(case: Case) -> None:
     assert snapshot(case.path / "envelope") == before
 
 
-def test_a_failed_message_that_vanished_is_told(case: Case) -> None:
-    """There is nothing to move; the others go on."""
-    one = case.add("1.a")
+# A message that somebody removes meanwhile
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "D", "Z", "-", "KZ", "KD", "DZ", "K-"])
+@pytest.mark.parametrize("sent", [None, "Sent"])
+def test_of_a_message_that_was_removed_nothing_is_left(
+    case: Case, answers: str, sent: str | None
+) -> None:
+    """Its user, or `qmtpq drop`, wanted it gone: no run by cron may complain of it ever after."""
+    case.open(sent=sent)
+    one = case.add("1.a", *[f"r{n}@y" for n in range(len(answers))])
     (case.path / "new" / "1.a").unlink()
-    case.settle(one, "Dno")
+    (case.path / "envelope" / "1.a.json").unlink()
+    assert case.settle(one, *(None if a == "-" else f"{a}text" for a in answers)) is None
     case.settler.finish()
     assert case.settler.local_error is None
-    assert case.counts == (0, 0, 0, 1, 0)
+    assert case.counts == (answers.count("K"), 0, 0, 0, 0)
+    assert case.report.counters.exit_code == 0
+    assert "1.a was removed while it was being sent" in case.lines
+    for index, answer in enumerate(answers):
+        assert (f"1.a: r{index}@y: neither tried again nor bounced: text" in case.lines) is (
+            answer in "DZ"
+        )
+    assert names(case.path / "envelope") == []
+    assert not case.failed.exists()
+    assert case.settler.attempts.earlier(case.add("1.a")) == ()
+
+
+def test_what_is_not_in_the_archive_is_told(case: Case) -> None:
+    """Who keeps all that was sent has to know of the one that could not be kept."""
+    case.open(sent="Sent")
+    one = case.add("1.a")
+    (case.path / "new" / "1.a").unlink()
+    assert case.settle(one, "Kok") is None
+    case.settler.finish()
+    assert f"1.a was removed while it was being sent, and is not in {case.root}/Sent" in case.lines
+    assert case.counts == (1, 0, 0, 0, 0)
+
+
+def test_a_message_that_is_removed_while_it_is_settled_is_no_changed_one(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held, it would be waited for, and cron would complain of nothing."""
+    one = case.add("1.a")
+    real = writing.adopt
+
+    def adopt(target: Maildir, message: Message, name: bytes) -> None:
+        (case.path / "new" / "1.a").unlink()
+        real(target, message, name)
+
+    monkeypatch.setattr(writing, "adopt", adopt)
+    assert case.settle(one, "Dno") is None
+    case.settler.finish()
+    assert case.counts == (0, 0, 0, 0, 0)
+    assert "1.a: recipient@example.net: neither tried again nor bounced: no" in case.lines
 
 
 # A sidecar that is replaced meanwhile

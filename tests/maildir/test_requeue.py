@@ -234,3 +234,16 @@ def test_without_a_sidecar_it_goes_without_one(
     requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), None)
     assert len(names(path / "new")) == 1
     assert not (path / "envelope").exists()
+
+
+def test_a_queue_that_was_moved_meanwhile_gets_nothing(
+    path: Path, maildir: Maildir, failed: Maildir, tmp_path: Path
+) -> None:
+    """No forwarder would find the message there, and it would be a failed one no more."""
+    path.rename(tmp_path / "moved")
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), CONTENT)
+    moved = tmp_path / "moved"
+    assert names(moved / "new") == names(moved / "envelope") == []
+    assert names(moved / ".Failed" / "new") == ["1.a"]
+    assert names(moved / ".Failed" / "envelope") == ["1.a.json"]

@@ -291,6 +291,36 @@ def test_another_file_of_that_name_is_not_adopted(
     assert names(tmp_path / "to" / "new") == names(tmp_path / "to" / "tmp") == []
 
 
+@pytest.mark.parametrize("part", ["tmp", "new"])
+def test_a_target_that_was_removed_is_no_change_of_the_message(
+    tmp_path: Path, target: Maildir, message: Message, part: str
+) -> None:
+    """Taken for one, the message would be sent again and again, for nobody has touched it."""
+    (tmp_path / "to" / part).rmdir()
+    with pytest.raises(LocalError, match=rf"to/{part}"):
+        writing.adopt(target, message, b"1.a")
+    assert names(tmp_path / "from" / "new") == ["1.a:2,S"]
+
+
+def _moving(target: Path) -> Iterator[bytes]:
+    """A message that takes so long to come that its maildir is moved meanwhile."""
+    yield b"text"
+    target.rename(f"{target}.old")
+
+
+def test_a_maildir_that_was_moved_has_not_taken_a_message(tmp_path: Path, target: Maildir) -> None:
+    """Whoever is told that it was taken will never hear of it again; told that not, tries again."""
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        writing.enqueue(target, Sidecar(b"", (b"a@b",)), _moving(tmp_path / "to"))
+    assert [names(tmp_path / "to.old" / p) for p in ("new", "tmp", "envelope")] == [[], [], []]
+
+
+def test_a_maildir_that_was_moved_has_not_taken_a_bounce(tmp_path: Path, target: Maildir) -> None:
+    """Its message would go, and its sender never hear of it."""
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        writing.deliver_as(target, b"bounce.1", _moving(tmp_path / "to"))
+
+
 @pytest.mark.parametrize("call", ["link from", "link to", "fsync to/tmp"])
 def test_adopting_that_fails_leaves_no_rubbish(
     tmp_path: Path,

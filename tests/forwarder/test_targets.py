@@ -1,0 +1,197 @@
+"""Maildirs that mail is moved to, and that somebody moves, removes or replaces meanwhile.
+
+Mail in a directory that is not at its path is mail that nobody finds.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Message
+from maildirqmtp.maildir.maildir import Maildir
+from tests.fakes import FileSystem
+from tests.forwarder.doubles import SettlerCase
+from tests.helpers import make_maildir, names, sidecar
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[SettlerCase]:
+    """A maildir with a settler that keeps what was sent."""
+    made = SettlerCase(tmp_path)
+    made.make(sent=os.fsencode(tmp_path / "box" / "Sent"))
+    (tmp_path / "box").mkdir()
+    yield made
+    made.maildir.close()
+
+
+@pytest.fixture
+def sent(case: SettlerCase) -> Path:
+    """Where what was sent is kept."""
+    return case.root / "box" / "Sent"
+
+
+def _remove(target: Path) -> None:
+    shutil.rmtree(target)
+
+
+def _empty(target: Path) -> None:
+    for part in target.iterdir():
+        shutil.rmtree(part)
+
+
+def _remove_tmp(target: Path) -> None:
+    (target / "tmp").rmdir()
+
+
+def _move(target: Path) -> None:
+    target.rename(f"{target}.old")
+
+
+def _replace(target: Path) -> None:
+    _move(target)
+    make_maildir(target)
+
+
+def _replace_new(target: Path) -> None:
+    (target / "new").rename(target / "new.old")
+    (target / "new").mkdir()
+
+
+WAYS = [_remove, _empty, _remove_tmp, _move, _replace, _replace_new]
+
+
+def _at(case: SettlerCase, sent: Path, answer: str) -> Path:
+    return sent if answer == "Kok" else case.failed
+
+
+@pytest.mark.parametrize("answer", ["Kok", "Dno"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_next_message_is_in_what_is_at_the_path_then(
+    case: SettlerCase, sent: Path, way: Callable[[Path], None], answer: str
+) -> None:
+    """As of a run that begins then; and the server, which has it, does not get it again."""
+    target = _at(case, sent, answer)
+    assert case.settle(case.add("1.a"), answer) is None
+    case.settler.tick()
+    way(target)
+    assert case.settle(case.add("2.a"), answer) is None
+    case.settler.finish()
+    assert case.settler.local_error is None
+    assert case.new == []
+    found = names(target / "new")
+    assert found == (["1.a", "2.a"] if way is _remove_tmp else ["2.a"])
+    moved = [
+        *Path(f"{target}.old", "new").glob("*"),
+        *(target / "new.old").glob("*"),
+    ]
+    assert [path.name for path in moved] in ([], ["1.a"]), "it is in one place"
+    if answer == "Dno":
+        assert sidecar(target, "2.a")["recipients"] == ["recipient@example.net"]
+    assert "was renamed, removed or replaced" in case.log.getvalue()
+
+
+@pytest.mark.parametrize("answer", ["Kok", "Dno"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_message_stays_until_it_is_at_the_path(
+    case: SettlerCase,
+    sent: Path,
+    way: Callable[[Path], None],
+    answer: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Put in, and carried away with its directory before the original goes."""
+    target = _at(case, sent, answer)
+    real, left = writing.adopt, [way]
+
+    def adopt(to: Maildir, message: Message, name: bytes) -> None:
+        real(to, message, name)
+        if left:
+            left.pop()(target)
+
+    monkeypatch.setattr(writing, "adopt", adopt)
+    assert case.settle(case.add("1.a"), answer) is None
+    case.settler.finish()
+    assert names(target / "new") == ["1.a"]
+    assert case.new == []
+
+
+def test_a_failed_maildir_whose_sidecars_were_moved_gets_the_next_one(case: SettlerCase) -> None:
+    """Without it, nobody could tell who has failed, and all would get the message again."""
+    case.settle(case.add("1.a", "a@y"), "Dno")
+    (case.failed / "envelope").rename(case.failed / "envelope.old")
+    case.settler.tick()
+    case.settle(case.add("2.a", "a@y", "b@y"), "Kok", "Dno")
+    case.settler.finish()
+    assert sidecar(case.failed, "2.a")["recipients"] == ["b@y"]
+
+
+def test_what_is_moved_away_is_durable_before_it_is_closed(
+    case: SettlerCase, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would leave the message in neither place."""
+    case.settle(case.add("1.a"), "Kok")
+    _move(sent)
+    case.settler.tick()
+    system = FileSystem(monkeypatch, case.root)
+    case.settle(case.add("2.a"), "Kok")
+    case.settler.finish()
+    assert [call for call in system.of("fsync") if call.endswith("/new")] == [
+        "fsync box/Sent.old/new",
+        "fsync M/new",
+        "fsync box/Sent/new",
+        "fsync M/new",
+    ]
+
+
+def test_where_it_cannot_be_made_again_nothing_more_is_taken(case: SettlerCase, sent: Path) -> None:
+    """The server has the message: it waits here, not sent again, until there is a place for it."""
+    case.settle(case.add("1.a"), "Kok")
+    case.settler.tick()
+    shutil.rmtree(sent.parent)
+    kept = case.settle(case.add("2.a"), "Kok")
+    assert kept is not None
+    assert case.settler.local_error is not None
+    assert not case.settler.mend()
+    assert case.new == ["2.a"]
+    assert "changed" not in case.log.getvalue(), "nobody has touched the message"
+    make_maildir(sent)
+    assert case.settler.mend()
+    assert case.new == []
+    assert names(sent / "new") == ["2.a"]
+    assert case.report.counters.exit_code == 111
+
+
+def test_one_that_is_at_its_path_is_not_looked_for_again(
+    case: SettlerCase, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is no reason to make it anew, nor to try twice."""
+    case.settle(case.add("1.a"), "Kok")
+    system = FileSystem(monkeypatch, case.root)
+    system.always_fail("link M", errno.ENOSPC)
+    case.settle(case.add("2.a"), "Kok")
+    assert len(system.of("link")) == 1
+    assert "anew" not in case.log.getvalue()
+
+
+def test_a_target_that_is_never_the_same_is_given_up(
+    case: SettlerCase, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is not taken away, and no run goes round in circles."""
+    real = writing.adopt
+
+    def adopt(to: Maildir, message: Message, name: bytes) -> None:
+        real(to, message, name)
+        shutil.rmtree(sent)
+
+    monkeypatch.setattr(writing, "adopt", adopt)
+    case.settle(case.add("1.a"), "Kok")
+    assert case.new == ["1.a"]
+    assert "box/Sent was replaced while mail was being moved to it" in case.log.getvalue()
+    monkeypatch.setattr(writing, "adopt", real)
+    case.settler.finish()
+    assert names(sent / "new") == ["1.a"]
