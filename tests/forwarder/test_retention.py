@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.retention import LOOK_S, Retention
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import expiry, trusted_clock
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.trusted_clock import Reading
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -42,12 +44,12 @@ class Bench:
         self.data = io.StringIO()
         self.begin()
 
-    def begin(self, verbosity: int = 0, **options: object) -> None:
+    def begin(self, verbosity: int = 0, **options: Any) -> None:
         """Begin a run, or a route of a daemon, with these options."""
-        chosen = {"sent": os.fsencode(self.sent), "keep_sent_s": 30 * DAY_S}
-        chosen |= {"keep_failed_s": 90 * DAY_S, **options}  # type: ignore[dict-item]
+        chosen: dict[str, Any] = {"sent": os.fsencode(self.sent), "keep_sent_s": 30 * DAY_S}
+        chosen |= {"keep_failed_s": 90 * DAY_S, **options}
         self.report = Report(self.log, self.data, verbosity)
-        route = Route(os.fsencode(self.path), TcpEndpoint("h"), **chosen)  # type: ignore[arg-type]
+        route = Route(os.fsencode(self.path), TcpEndpoint("h"), **chosen)
         self.retention = Retention(
             route, self.report, self.maildir, lambda: time.time() + self.days * DAY_S
         )
@@ -108,7 +110,7 @@ def test_what_is_removed_is_an_event(bench: Bench) -> None:
     [({"keep_sent_s": None}, (1, 0)), ({"keep_failed_s": None}, (0, 1)), ({"sent": None}, (1, 0))],
 )
 def test_what_is_not_asked_for_is_not_done(
-    bench: Bench, options: dict[str, object], left: tuple[int, int]
+    bench: Bench, options: dict[str, Any], left: tuple[int, int]
 ) -> None:
     """Off by default, each by itself."""
     bench.begin(**options)
@@ -264,8 +266,8 @@ def test_the_maildir_itself_is_recognised_whatever_leads_there(
     folder = getattr(bench.maildir, part)
     real, opened = Maildir._enter, []
 
-    def enter(self: Maildir, name: bytes, parent: object, nofollow: bool = False) -> object:
-        found = real(self, name, parent, nofollow)  # type: ignore[arg-type]
+    def enter(self: Maildir, name: bytes, parent: Any, nofollow: bool = False) -> Folder:
+        found = real(self, name, parent, nofollow)
         if name == theirs.encode():
             os.dup2(folder.fd, found.fd)
             opened.append(found)

@@ -7,12 +7,14 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import expiry
 from maildirqmtp.maildir.expiry import Expiry, check_owners
+from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir, Removal
 from tests.fakes import FileSystem
 from tests.helpers import add_message, add_sidecar, names, snapshot
@@ -90,9 +92,9 @@ def test_a_young_name_costs_no_look_at_the_file(
     add_message(path, f"{time.time():.0f}.a")
     real = os.stat
 
-    def stat(name: bytes, **options: object) -> os.stat_result:
+    def stat(name: bytes, **options: Any) -> os.stat_result:
         assert not os.fsencode(name).endswith(b".a"), "it was looked at"
-        return real(name, **options)  # type: ignore[call-overload,no-any-return]
+        return real(name, **options)
 
     monkeypatch.setattr(os, "stat", stat)
     assert Look(maildir, 29).removed == 0
@@ -133,10 +135,10 @@ def test_only_the_file_that_was_old_is_removed(
     add_message(path, "1.a")
     remove = maildir.remove
 
-    def replaced(message: object) -> Removal:
+    def replaced(message: Message) -> Removal:
         (path / "new" / "1.a").unlink()
         add_message(path, "1.a", b"another, and longer\n")
-        return remove(message)  # type: ignore[arg-type]
+        return remove(message)
 
     monkeypatch.setattr(maildir, "remove", replaced)
     look = Look(maildir, 31)
@@ -153,10 +155,10 @@ def test_a_mail_reader_that_is_faster_is_no_fault(
     look = Expiry(maildir, KEEP_S, time.time() + 31 * DAY_S)
     real = os.stat
 
-    def stat(name: bytes, **options: object) -> os.stat_result:
+    def stat(name: bytes, **options: Any) -> os.stat_result:
         if name == b"1.a" and (path / "new" / "1.a").exists():
             (path / "new" / "1.a").rename(path / "cur" / "1.a:2,S")
-        return real(name, **options)  # type: ignore[call-overload,no-any-return]
+        return real(name, **options)
 
     monkeypatch.setattr(os, "stat", stat)
     for _ in look.portions():
@@ -286,10 +288,10 @@ def test_one_that_cannot_be_looked_at_stops_no_other(
     broken = b"1.a" if what == "message" else b"1.a.json"
     real = os.stat
 
-    def stat(name: bytes, **options: object) -> os.stat_result:
+    def stat(name: bytes, **options: Any) -> os.stat_result:
         if name == broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(name, **options)  # type: ignore[call-overload,no-any-return]
+        return real(name, **options)
 
     monkeypatch.setattr(os, "stat", stat)
     look = Look(maildir, 31)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ from maildirqmtp.transport.endpoint import TcpEndpoint
 DAY_S = 86_400.0
 
 
-def route(maildir: bytes = b"/M", **options: object) -> Route:
+def route(maildir: bytes = b"/M", **options: Any) -> Route:
     """Make a route with these options."""
-    return Route(maildir, TcpEndpoint("h"), **options)  # type: ignore[arg-type]
+    return Route(maildir, TcpEndpoint("h"), **options)
 
 
 def said(*routes: Route) -> str:
@@ -41,7 +42,7 @@ def bounces_to(path: bytes) -> BounceVia:
         {"sent": b"/B", "bounce_via": bounces_to(b"/B"), "keep_failed_s": DAY_S},
     ],
 )
-def test_what_makes_sense_is_allowed(options: dict[str, object]) -> None:
+def test_what_makes_sense_is_allowed(options: dict[str, Any]) -> None:
     """Nothing that worked before is refused where nothing is to be removed."""
     assert said(route(**options)) == ""
     assert find_conflict_between([route(**options), route(b"/N", **options)]) is None
@@ -55,7 +56,7 @@ def test_what_is_not_kept_cannot_be_kept_for_a_time() -> None:
 
 def test_sent_and_failed_mail_in_one_maildir_is_kept_for_one_time() -> None:
     """Else what failed would go with what was sent."""
-    both = {"sent": b"/S", "failed": b"/S/", "keep_sent_s": DAY_S}
+    both: dict[str, Any] = {"sent": b"/S", "failed": b"/S/", "keep_sent_s": DAY_S}
     assert said(route(**both)).startswith("keep-failed: /S/ is a maildir of sent or failed")
     both["keep_failed_s"] = 2 * DAY_S
     assert said(route(**both)).startswith("keep-failed: /S/ is a maildir of sent or failed")
@@ -69,7 +70,7 @@ def test_sent_and_failed_mail_in_one_maildir_is_kept_for_one_time() -> None:
         ({"failed": b"/B", "keep_failed_s": DAY_S}, "keep-failed"),
     ],
 )
-def test_bounces_wait_for_another_program(options: dict[str, object], key: str) -> None:
+def test_bounces_wait_for_another_program(options: dict[str, Any], key: str) -> None:
     """Senders would never hear of what failed."""
     found = said(route(bounce_via=bounces_to(b"/B"), **options))
     assert found == f"{key}: /B has bounces, which would be removed; name another maildir"
