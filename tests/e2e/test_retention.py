@@ -18,6 +18,7 @@ from tests.helpers import (
     answer_all,
     by_recipient,
     command,
+    importing_first,
     make_maildir,
     names,
     run,
@@ -48,7 +49,8 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch
     """For programs that run as many days later as DAYS says; two."""
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "sitecustomize.py").write_text(LATER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "later"))
+    for name, value in importing_first(tmp_path / "later").items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAYS", "2")
     return monkeypatch
 
