@@ -119,6 +119,7 @@ def test_stopped_in_the_middle_of_a_look(bench: Bench) -> None:
     for _ in range(2):
         bench.chores.tick(cast(Forwarder, bench.forwarder))
     assert len(bench.told) == 1
+    assert bench.chores.next_at == bench.clock.now, "the next one waits for nothing"
     bench.forwarder.stopping = True
     assert bench.look() == []
 
@@ -200,6 +201,16 @@ def test_old_mail_goes_in_portions_between_which_mail_is_sent(keeping: Bench) ->
         keeping.clock.now += seconds
         keeping.now += seconds
         assert tick(keeping) == then
+
+
+def test_sent_mail_goes_as_well(keeping: Bench) -> None:
+    """Where only that is asked for."""
+    sent = make_maildir(keeping.path / ".Sent")
+    add_message(sent, "1.a")
+    keeping.begin(sent=os.fsencode(sent), keep_sent_s=86_400.0)
+    keeping.clock.now += FIRST_LOOK_S
+    assert tick(keeping) == 5
+    assert names(sent / "new") == []
 
 
 def test_old_mail_goes_where_this_disk_is_full(keeping: Bench) -> None:

@@ -399,6 +399,17 @@ def test_no_descriptor_is_left_open(bench: Bench, monkeypatch: pytest.MonkeyPatc
 # --dry-run
 
 
+def test_a_count_that_is_not_whole_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would look for the rest."""
+
+    def broken(fd: int) -> object:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(LocalError, match="cannot list"):
+        list(bench.retention.count())
+
+
 def test_how_many_would_go(bench: Bench) -> None:
     """As a run now would have it; nothing is changed, not even a lock made."""
     add_message(bench.sent, "1.b")

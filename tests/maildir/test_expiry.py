@@ -122,7 +122,8 @@ def test_what_is_no_message_stays(path: Path, maildir: Maildir) -> None:
     add_message(path, ".hidden")
     add_message(path, "4.a", folder="tmp")
     before = snapshot(path.parent)
-    assert Look(maildir, 31, keep_s=1.0).fault is None
+    look = Look(maildir, 31, keep_s=1.0)
+    assert (look.fault, look.steps) == (None, 1), "few files are one portion"
     after = snapshot(path.parent)
     assert before.keys() - after.keys() == {"Maildir/tmp/4.a"}, "old files in tmp/ are rubbish"
     assert names(path / "new") == [".hidden", "1.link", "2.directory", "3.fifo"]
@@ -184,6 +185,26 @@ def test_a_sidecar_goes_after_its_message_is_gone_for_good(
     done = calls.of("unlink", "fsync")
     assert done[:4] == ["unlink new/1.a", "unlink cur/2.b,U=7:2,S", "fsync new", "fsync cur"]
     assert sorted(done[4:]) == ["unlink envelope/1.a.json", "unlink envelope/2.b.json"]
+
+
+def test_a_message_needs_no_sidecar(path: Path, maildir: Maildir) -> None:
+    """Others in the same maildir may have one."""
+    for name in ("1.a", "1.b"):
+        add_message(path, name)
+    add_sidecar(path, "1.b", "s@x", "r@y")
+    look = Look(maildir, 31)
+    assert (look.removed, look.fault) == (2, None)
+
+
+def test_without_any_sidecar_nothing_is_made_or_waited_for(
+    path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent mail has none: it needs no directory for them, and no fsync."""
+    add_message(path, "1.a")
+    calls = FileSystem(monkeypatch, path)
+    assert Look(maildir, 31).removed == 1
+    assert calls.calls == ["unlink new/1.a"]
+    assert names(path) == ["cur", "new", "tmp"]
 
 
 def test_without_that_the_sidecars_stay(
@@ -271,6 +292,8 @@ def test_one_file_that_cannot_be_removed_stops_no_other(
         add_message(path, name)
     calls = FileSystem(monkeypatch, path)
     calls.always_fail("unlink new/1.b", errno.EPERM)
+    calls.always_fail("fsync", errno.EIO)
+    add_sidecar(path, "1.b", "s@x", "r@y")
     look = Look(maildir, 31)
     assert look.removed == 2
     assert "1.b: Operation not permitted" in str(look.fault)
@@ -303,17 +326,18 @@ def test_one_that_cannot_be_looked_at_stops_no_other(
 def test_a_directory_that_cannot_be_listed_is_told(
     path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no sidecar goes: their messages could not be seen."""
-    add_sidecar(path, "1.a", "s@x", "r@y")
+    """And no sidecar goes where their messages could not be seen."""
 
     def broken(fd: int) -> object:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", broken)
-        patch.setattr(os, "listdir", broken)
-        assert "cannot list" in str(Look(maildir, 31).fault)
-    assert names(path / "envelope") == ["1.a.json"]
+    for functions in (["scandir"], ["scandir", "listdir"], ["listdir"]):
+        add_sidecar(path, "1.a", "s@x", "r@y")
+        with monkeypatch.context() as patch:
+            for function in functions:
+                patch.setattr(os, function, broken)
+            assert "cannot list" in str(Look(maildir, 31).fault)
+        assert names(path / "envelope") == ["1.a.json"] * ("listdir" in functions)
 
 
 def test_counting_changes_nothing(path: Path, maildir: Maildir) -> None:
@@ -333,6 +357,8 @@ def test_counting_changes_nothing(path: Path, maildir: Maildir) -> None:
 @pytest.mark.parametrize("part", ["new", "cur", "tmp", "envelope"])
 def test_root_removes_nothing_from_another_users_directory(path: Path, part: str) -> None:
     """A user may have moved one of another user's into a maildir of theirs."""
+    with Maildir(os.fsencode(path)) as maildir:
+        check_owners(maildir)
     (path / "envelope").mkdir()
     for each in (path, *path.iterdir()):
         os.chown(each, 1_000, 1_000)

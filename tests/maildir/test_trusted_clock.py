@@ -20,6 +20,7 @@ from maildirqmtp.maildir.trusted_clock import (
     read,
     write,
 )
+from tests.helpers import open_descriptors
 
 HOUR_S = 3_600
 DAY_S = 24 * HOUR_S
@@ -100,12 +101,14 @@ def test_a_clock_before_the_epoch_is_no_time() -> None:
 
 def test_what_is_written_is_read(path: Path, maildir: Maildir) -> None:
     """By the next run; in place, so that a full disk has room for it."""
+    before = open_descriptors()
     assert read(maildir.root) is None
     write(maildir.root, Reading(NOW, NOW))
     inode = (path / os.fsdecode(NAME)).stat().st_ino
     write(maildir.root, Reading(NOW + 1, NOW, WRONG))
     assert read(maildir.root) == Reading(NOW + 1, NOW, WRONG)
     assert (path / os.fsdecode(NAME)).stat().st_ino == inode
+    assert open_descriptors() == before
     assert (path / os.fsdecode(NAME)).stat().st_mode & 0o777 == 0o600
 
 
@@ -132,6 +135,10 @@ def test_another_file_of_that_name_is_not_written_to(path: Path, maildir: Maildi
     with pytest.raises(LocalError, match="not a regular file with one name"):
         write(maildir.root, Reading(NOW, NOW))
     assert victim.read_bytes() == b"precious"
+    (path / os.fsdecode(NAME)).unlink()
+    os.mkfifo(path / os.fsdecode(NAME))
+    with pytest.raises(LocalError, match="not a regular file with one name"):
+        write(maildir.root, Reading(NOW, NOW))
 
 
 def test_a_disk_that_fails_is_told(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
