@@ -203,6 +203,14 @@ def test_old_mail_goes_in_portions_between_which_mail_is_sent(keeping: Bench) ->
         assert tick(keeping) == then
 
 
+def test_a_look_that_takes_very_long_comes_to_its_end(keeping: Bench) -> None:
+    """Not begun anew each time that the next one would be due."""
+    for _ in range(5):
+        keeping.clock.now += 86_400.0
+        tick(keeping)
+    assert keeping.log.getvalue().count("removed from") == 1
+
+
 def test_sent_mail_goes_as_well(keeping: Bench) -> None:
     """Where only that is asked for."""
     sent = make_maildir(keeping.path / ".Sent")

@@ -19,7 +19,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.retention import LOOK_S, Retention
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import expiry, trusted_clock
+from maildirqmtp.maildir import expiry, locking, trusted_clock
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.trusted_clock import Reading
@@ -241,6 +241,18 @@ def test_another_process_that_has_it_is_named_once(bench: Bench) -> None:
     ]
 
 
+def test_where_the_system_does_not_tell_who_has_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without /proc, or over NFS."""
+    monkeypatch.setattr(locking, "holder", lambda root: None)
+    bench.begin(keep_sent_s=None)
+    with Maildir(os.fsencode(bench.failed)) as other:
+        other.lock()
+        bench.look(91)
+    assert bench.lines[0].endswith(" now: another process has it locked")
+
+
 @pytest.mark.parametrize("file", ["state.json", "state-shard-0-2.json", "status-p-.json"])
 def test_a_queue_is_not_taken_for_sent_mail(bench: Bench, file: str) -> None:
     """Mail that waits there is somebody's; other files of ours say nothing of that."""
@@ -332,6 +344,17 @@ def test_root_leaves_another_users_maildir_alone(bench: Bench) -> None:
         bench.look(91)
         assert names(bench.failed / "new") == []
     assert (bench.failed / ".maildirqmtp-clock").stat().st_uid == 1_001
+
+
+def test_who_is_not_root_looks_wherever_they_may(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that a group shares: the system says what may be removed."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1_234)
+    with Maildir(os.fsencode(bench.path)) as bench.maildir:
+        bench.begin(keep_sent_s=None)
+        bench.look(91)
+    assert names(bench.failed / "new") == []
 
 
 # What goes wrong
