@@ -15,6 +15,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import expiry, locking, trusted_clock
 from maildirqmtp.maildir.expiry import Expiry
+from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
@@ -101,7 +102,7 @@ class Retention:
         look = Expiry(target, kept.keep_s, reading.trusted_s)
         portions = look.portions()
         try:
-            while self._lock(kept, target):
+            while self._lock(target):
                 try:
                     is_through = next(portions, self) is self
                 finally:
@@ -117,23 +118,30 @@ class Retention:
         if look.fault is not None:
             raise look.fault
 
-    def _lock(self, kept: Kept, target: Maildir) -> bool:
-        """Keep others away from a maildir for one portion; False where that cannot be."""
+    @staticmethod
+    def _lock(target: Maildir) -> bool:
+        """Keep others away from a maildir for one portion; False where one of them is at it.
+
+        `qmtpq`, or another route, for a moment: the next look is early enough. Raises `LocalError`.
+        """
         try:
             target.lock()
         except LocalError:
-            holder = locking.holder(target.root)
-            if holder != os.getpid():  # else another route of ours is at it
-                who = "another process" if holder is None else f"process {holder}"
-                path = printable(kept.path)
-                self._say(f"{kept.key}: nothing is removed from {path} now: {who} has it locked")
+            if locking.holder(target.root) is None:
+                raise  # not because of a lock, as far as can be told
             return False
         return True
 
     def _check(self, kept: Kept, target: Maildir) -> None:
         """Raise `LocalError` where anything may wait there, or another user may have put it."""
+        try:
+            expiry.check_owners(target)
+            self._check_place(kept, target)
+        except OSError as error:
+            raise local_error("look at", kept.path, error) from error
+
+    def _check_place(self, kept: Kept, target: Maildir) -> None:
         path = printable(kept.path)
-        expiry.check_owners(target)
         if kept.nofollow and self._maildir.owners is not None:
             owner = os.fstat(target.root.fd).st_uid
             if owner not in self._maildir.owners:

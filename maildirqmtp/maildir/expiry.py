@@ -132,7 +132,10 @@ class Expiry:
 
 
 def check_owners(maildir: Maildir) -> None:
-    """Raise `LocalError` where root would remove files from another user's directory."""
+    """Raise `LocalError` where root would remove files from another user's directory.
+
+    And `OSError` where that cannot be told.
+    """
     owners = maildir.owners
     if owners is None:
         return

@@ -172,7 +172,7 @@ def test_several_at_once_remove_each_message_once(
         assert "Traceback" not in log
         events = [json.loads(line) for line in data.splitlines()]
         removed += sum(e["messages"] for e in events if e["event"] == "expired")
-        assert all("has it locked" in e["text"] for e in events if e["event"] == "warning")
+        assert not [e for e in events if e["event"] == "warning"]
     assert removed == 500
     assert names(failed / "new") == []
     wait_until(lambda: _cleaned(failed, options), "a look that finds the last sidecars")

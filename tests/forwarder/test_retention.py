@@ -19,7 +19,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.retention import LOOK_S, Retention
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import expiry, locking, trusted_clock
+from maildirqmtp.maildir import expiry, trusted_clock
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.trusted_clock import Reading
@@ -222,8 +222,8 @@ with Maildir(os.fsencode(sys.argv[1])) as maildir:
 """
 
 
-def test_another_process_that_has_it_is_named_once(bench: Bench) -> None:
-    """It may be a queue of that one: then this setting is wrong, and the mail in it is not."""
+def test_nothing_is_removed_while_another_process_has_it(bench: Bench) -> None:
+    """Nor said: it is `qmtpq`, or removes old mail itself, and soon done."""
     command = [sys.executable, "-c", HOLDER, str(bench.failed)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
@@ -232,25 +232,20 @@ def test_another_process_that_has_it_is_named_once(bench: Bench) -> None:
         assert other.stdout.readline() == "locked\n"
         bench.begin(keep_sent_s=None)
         bench.look(91)
-        bench.look(92)
         other.stdin.close()
-    assert names(bench.failed / "new") == ["1.a"]
-    assert bench.lines == [
-        f"keep-failed: nothing is removed from {bench.failed} now: process {other.pid} has it "
-        f"locked"
-    ]
+        assert names(bench.failed / "new") == ["1.a"]
+    assert bench.lines == []
+    bench.look(92)
+    assert names(bench.failed / "new") == []
 
 
-def test_where_the_system_does_not_tell_who_has_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without /proc, or over NFS."""
-    monkeypatch.setattr(locking, "holder", lambda root: None)
+def test_a_lock_that_can_never_be_had_is_said(bench: Bench) -> None:
+    """What has failed would stay for ever."""
+    (bench.failed / ".maildirqmtp-lock").mkdir()
     bench.begin(keep_sent_s=None)
-    with Maildir(os.fsencode(bench.failed)) as other:
-        other.lock()
-        bench.look(91)
-    assert bench.lines[0].endswith(" now: another process has it locked")
+    bench.look(91)
+    assert "cannot open the lock file" in bench.lines[0]
+    assert names(bench.failed / "new") == ["1.a"]
 
 
 @pytest.mark.parametrize("file", ["state.json", "state-shard-0-2.json", "status-p-.json"])
@@ -375,6 +370,30 @@ def test_what_goes_wrong_is_said_once_and_changes_no_exit_code(
     assert bench.report.counters.exit_code == 0
     events = [json.loads(line) for line in bench.data.getvalue().splitlines()]
     assert {"event": "warning", "text": said} in events
+
+
+@pytest.mark.parametrize("call", ["listdir", "fstat"])
+def test_a_maildir_that_cannot_be_looked_at_is_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Out of descriptors, a disk that fails: no traceback, which would end a route of a daemon."""
+    real = getattr(os, call)
+
+    def broken(fd: int) -> object:
+        if os.readlink(f"/proc/self/fd/{fd}") in (str(bench.sent), str(bench.sent / "cur")):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd)
+
+    def enter(self: Retention, *arguments: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, broken)
+            check(self, *arguments)
+
+    check = Retention._check
+    monkeypatch.setattr(Retention, "_check", enter)
+    bench.look(31)
+    assert bench.lines == [f"keep-sent: cannot look at {bench.sent}: Input/output error"]
+    assert names(bench.sent / "new") == ["1.a"]
 
 
 def test_what_is_no_maildir_is_said(bench: Bench) -> None:
