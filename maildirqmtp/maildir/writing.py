@@ -194,7 +194,13 @@ def check_path(maildir: Maildir) -> None:
 
     What is put in is found by nobody then, who looks for it there.
     """
-    if not maildir.is_current():
+    try:
+        current = maildir.check_current()
+    except FileNotFoundError:
+        current = False
+    except OSError as error:
+        raise local_error("look at", maildir.path, error) from error
+    if not current:
         raise LocalError(
             f"{printable(maildir.path)} was renamed, replaced or mounted over, and is not the "
             f"maildir that the mail went to"
