@@ -787,6 +787,19 @@ def test_a_removal_is_tried_again_at_the_end(case: Case) -> None:
     assert case.report.counters.exit_code == 111
 
 
+@pytest.mark.parametrize("number", [0, errno.EIO])
+def test_a_daemon_goes_on_once_the_removal_is_durable(case: Case, number: int) -> None:
+    """What was only believed to be removed would come back with a power cut, and go twice."""
+    one = case.add("1.a", "a@y")
+    system = case.watch()
+    system.fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Kok")
+    system.fail("fsync M/new", number)
+    assert case.settler.mend() is (number == 0)
+    assert case.new == []
+    assert "fsync M/new" in system.calls[system.calls.index("unlink M/new/1.a") :]
+
+
 def test_a_stuck_message_that_changed_meanwhile_is_kept(case: Case) -> None:
     """It is another message now."""
     one = case.add("1.a")
