@@ -91,12 +91,13 @@ class CommandLine(argparse.Namespace):
     watch: bool
 
     def values(self, settings: Iterable[Setting[Any]]) -> Values:
-        """Return the values of those settings that were given."""
+        """Return the values of those settings that were given; several of one, each once."""
         found: Values = {}
         for setting in settings:
             value = getattr(self, setting.field)
             if value is not None:
-                found[setting.field] = tuple(value) if isinstance(value, list) else value
+                several = isinstance(value, list)
+                found[setting.field] = tuple(dict.fromkeys(value)) if several else value
         return found
 
 
