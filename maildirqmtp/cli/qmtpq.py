@@ -19,8 +19,9 @@ from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
-from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.mail import addresses
+from maildirqmtp.settings import flags_and_keys
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.types import AddressType, DurationType, NumberType, PathType
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ WITHOUT_NAMES = ("summary", "flush")
 _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"qmtpq: {message}; try qmtpq --help\n")
 

@@ -13,6 +13,7 @@ from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.conflicts import find_conflict
 from maildirqmtp.settings.flags_and_keys import Setting, Values
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.types import ListType, NumberType, SwitchType
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return action.help if setting is None else setting.described
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         """Exit 100, as qmail's programs do for wrong usage; argparse would exit 2."""
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; try {self.prog} --help\n")
