@@ -189,9 +189,7 @@ class Settler:
         if self._is_gone(queued.message):
             self._give_up_gone(queued)
             return None
-        reason = f"{error}; kept, to be sent as it is now"
-        self._report.held(queued.message.name, reason)
-        return Kept(reason, at_next_scan=True)
+        return Kept(f"{error}; kept, to be sent as it is now", at_next_scan=True)
 
     def tick(self) -> None:
         """Make removals durable that are a second old; write the state file, if that is due."""
@@ -376,7 +374,9 @@ class Settler:
                 try:
                     self._remove(queued, keep_in)
                 except FileChangedError as error:
-                    self._hold_changed(queued, error)
+                    kept = self._hold_changed(queued, error)
+                    if kept is not None:
+                        self._report.held(queued.message.name, kept.reason)
             except LocalError as error:
                 failed.append((queued, error))
         return failed
