@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.small_messages import SmallBatch
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
 
 
@@ -45,7 +46,7 @@ class Settler:
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds. `state` knows when a message
     was first deferred; None lets its age alone decide, as serialmail does. `wake` is called, by
-    another thread, when `tick` has something to do.
+    another thread, when `tick` has something to do. `stop` ends a mailer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Settler:
         wall_clock: Callable[[], float],
         state: State | None = None,
         wake: Callable[[], None] = lambda: None,
+        stop: Stop | None = None,
     ) -> None:
         self.local_error: LocalError | None = None
         #: The host of the server that answers.
@@ -67,6 +69,7 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._state = state
+        self._stop = stop
         self.attempts = AttemptNotes(state)
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
@@ -283,7 +286,9 @@ class Settler:
         if self._bouncer is None:
             from maildirqmtp.forwarder.bounces import Bouncer
 
-            self._bouncer = Bouncer(self._maildir, self._route, self._report, self._wall_clock)
+            self._bouncer = Bouncer(
+                self._maildir, self._route, self._report, self._wall_clock, stop=self._stop
+            )
         return self._bouncer.refusal(queued)
 
     def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:
