@@ -171,3 +171,32 @@ def test_maildirserial_that_is_told_to_stop_ends(tmp_path: Path, mailer: HungMai
     assert process.returncode == 111, stderr
     mailer.check_gone()
     assert names(maildir / "new") == ["1.bad"]
+
+
+@pytest.mark.parametrize("numbers", [(HUP,), (TERM, INT)], ids=["once", "twice"])
+def test_qmtpq_bounce_that_is_told_to_stop_leaves_nothing_on_hold(
+    tmp_path: Path, mailer: HungMailer, numbers: tuple[signal.Signals, ...]
+) -> None:
+    """As when the remote session ends: no administrator would know why the mail waits."""
+    maildir = make_maildir(tmp_path / "waiting")
+    add_message(maildir, "1.a")
+    add_message(maildir, "2.b")
+    words = ["bounce", "--yes", "--sendmail", mailer.command, str(maildir), "1.a", "2.b"]
+    with subprocess.Popen(
+        [*command("qmtpq"), *words],
+        stderr=subprocess.PIPE,
+        # Whoever has started us may ignore them.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (TERM, INT, HUP)],
+    ) as process:
+        mailer.wait_until_run()
+        for number in numbers:
+            process.send_signal(number)
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 111
+    assert b"new/1.a: " in stderr
+    assert b"sendmail was ended, for this was told to stop" in stderr
+    assert b"the messages that are left stay as they are" in stderr
+    mailer.check_gone()
+    with serving(answer_all()) as server:
+        assert run(maildir, server.address).returncode == 0
+    assert len(server.packages) == 2
