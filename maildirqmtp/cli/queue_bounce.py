@@ -6,9 +6,9 @@ The order, each step durable before the next:
     unlink the message, if it is still that file | fsync its directory | unlink its sidecar |
     release its name
 
-A crash leaves the message on hold, or the hold of a message that is gone. Bounced once more, it
-has the same Message-ID and name as before. A signal ends it between two messages, and releases
-those that are left; a mailer that hangs is ended.
+A crash leaves the message on hold, with a reason that names this command, or the hold of a message
+that is gone. Bounced once more, it has the same Message-ID and name as before. A signal ends it
+between two messages, and releases those that are left; a mailer that hangs is ended.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Bounces:
             check(self._stop)
             # What a daemon tries meanwhile might arrive after all.
             names = [entry.name for entry in batch]
-            change_holds(self._maildir, hold=names, release=())
+            change_holds(self._maildir, hold=names, release=(), bouncing=True)
             try:
                 self._send(selected, batch, to_json, done)
             finally:
@@ -226,7 +226,7 @@ def _texts(entry: Entry, queued: QueuedMessage, recipients: Sequence[bytes]) -> 
     """
     answered = {failure.recipient: failure.response for failure in entry.failures}
     said = f"D{CANCELLED}"
-    if entry.state != FAILED and entry.reason not in ("", holds.REASON):
+    if entry.state != FAILED and entry.reason not in ("", holds.REASON, holds.BOUNCING):
         said = f"Z{entry.reason} ({CANCELLED})"
     if queued.refusal is not None:
         said = str(queued.refusal)

@@ -226,9 +226,12 @@ def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
     return code_of(selected)
 
 
-def change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes]) -> None:
+def change_holds(
+    maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes], bouncing: bool = False
+) -> None:
     """Hold and release messages, by their names; durable when this returns. `LocalError`."""
-    holds.change(maildir.root, state.NAME, state.MAX_BYTES, hold=hold, release=release)
+    root, name, max_bytes = maildir.root, state.NAME, state.MAX_BYTES
+    holds.change(root, name, max_bytes, hold=hold, release=release, bouncing=bouncing)
 
 
 # Retry

@@ -26,7 +26,7 @@ from maildirqmtp.text import printable
 from maildirqmtp.transport.host_name import full_host_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
@@ -97,7 +97,7 @@ class DelayWarner:
             self._tried, self._since_s = 0, now_s
         return self._tried < self._route.max_bounces
 
-    def is_due(self, folder: Folder, name: bytes, held: frozenset[str]) -> bool:
+    def is_due(self, folder: Folder, name: bytes, held: Container[str]) -> bool:
         """Say whether a message has waited for so long that its sender may be told now.
 
         `held` is what an administrator holds back: people know of that.

@@ -132,8 +132,9 @@ class Outbox:
         return candidate
 
     def _hold(self, name: bytes) -> None:
-        if self._queue.later(name, None, holds.REASON):
-            self._report.held(name, holds.REASON)
+        reason = self._held[holds.key(name)]
+        if self._queue.later(name, None, reason):
+            self._report.held(name, reason)
 
     def _look_for_holds(self) -> None:
         """Learn which messages are held now; the next ones may be among them."""
