@@ -58,6 +58,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()
             if not left:
+                housekeeping.at_end(forwarder)
                 return
             if queue is not None and not queue.may_rescan:
                 report.problem(f"stopped after an hour ({len(left)} left)", len(left))
