@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
@@ -41,12 +42,34 @@ def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
                 continue
             queued.close()
             _list(queued, as_json)
+        _tell_expired(route, maildir, as_json, say)
     if others:
         say(f"{others} for others: no recipient begins with the prefix {printable(route.prefix)}")
         if as_json:
             _print_json("for-others", messages=others)
     sys.stdout.flush()
     return EXIT_TEMPORARY if held else EXIT_OK
+
+
+def _tell_expired(
+    route: Route, maildir: Maildir, as_json: bool, say: Callable[[str], None]
+) -> None:
+    """Tell how many messages a run would remove that are kept elsewhere."""
+    if route.keep_sent_s is None and route.keep_failed_s is None:
+        return
+    from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.retention import Retention
+
+    retention = Retention(route, Report(sys.stderr), maildir, time.time)
+    try:
+        for kept, messages in retention.count():
+            path = printable(kept.path)
+            if messages:
+                say(f"{kept.key}: {messages} would be removed from {path}")
+            if as_json:
+                _print_json("would-expire", maildir=path, messages=messages, setting=kept.key)
+    except LocalError as error:
+        say(str(error))
 
 
 def _list(queued: QueuedMessage, as_json: bool) -> None:

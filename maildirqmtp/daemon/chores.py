@@ -11,13 +11,14 @@ from maildirqmtp.forwarder.forwarder import BOUNCE_SLACK_S, SLACK_S
 from maildirqmtp.maildir.cleanup import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from maildirqmtp.daemon.queue import WatchQueue
     from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.forwarder.delay_warnings import DelayWarner
     from maildirqmtp.forwarder.forwarder import Forwarder
     from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.retention import Retention
     from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
@@ -62,6 +63,19 @@ class Chores:
             self._look_every_s = min(LOOK_S, max(1.0, route.warn_after_s / 10))
         self._look_at = clock() + min(FIRST_LOOK_S, self._look_every_s)
         self._waiting: deque[QueueEntry] = deque()
+        self._retention: Retention | None = None
+        self._expire_at = clock() + FIRST_LOOK_S
+        self._expiring: Generator[None, None, None] | None = None
+        if route.keep_sent_s is not None or route.keep_failed_s is not None:
+            from maildirqmtp.forwarder.retention import Retention
+
+            self._retention = Retention(route, report, maildir, wall_clock)
+
+    def close(self) -> None:
+        """Leave what is not done, and close the maildirs that are open for it."""
+        if self._expiring is not None:
+            self._expiring.close()
+            self._expiring = None
 
     def clean(self) -> None:
         """Remove rubbish, where it is time for that."""
@@ -76,9 +90,12 @@ class Chores:
     @property
     def next_at(self) -> float | None:
         """The clock's time at which `tick` will have something to do."""
-        if self._warner is None:
-            return None
-        return self._clock() if self._waiting else self._look_at
+        due = []
+        if self._warner is not None:
+            due.append(self._clock() if self._waiting else self._look_at)
+        if self._retention is not None:
+            due.append(self._expire_at if self._expiring is None else self._clock())
+        return min(due, default=None)
 
     @property
     def may_take_s(self) -> float:
@@ -86,7 +103,21 @@ class Chores:
         return SLACK_S if self._warner is None else BOUNCE_SLACK_S
 
     def tick(self, forwarder: Forwarder) -> None:
-        """Do a portion of what is due; nothing on the way out, or where removing mail fails.
+        """Do a portion of what is due; nothing on the way out."""
+        if self._retention is not None and not forwarder.stopping:
+            self._expire(self._retention)
+        self._warn_if_due(forwarder)
+
+    def _expire(self, retention: Retention) -> None:
+        """Remove some of the old messages that are kept elsewhere, also where this disk is full."""
+        if self._expiring is None and self._clock() >= self._expire_at:
+            self._expire_at = self._clock() + retention.look_every_s
+            self._expiring = retention.portions()
+        if self._expiring is not None and next(self._expiring, self) is self:
+            self._expiring = None
+
+    def _warn_if_due(self, forwarder: Forwarder) -> None:
+        """Look who is to be warned, or warn one; not where removing mail fails.
 
         The answers to what is in flight would wait meanwhile, and what is accepted is not late.
         """

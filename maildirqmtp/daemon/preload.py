@@ -33,6 +33,7 @@ MODULES = (
     "maildirqmtp.daemon.status",
     "maildirqmtp.forwarder.bounces",
     "maildirqmtp.forwarder.delay_warnings",
+    "maildirqmtp.forwarder.retention",
     "maildirqmtp.mail.sidecar",
     "maildirqmtp.transport.process",
 )

@@ -215,6 +215,7 @@ class Worker:
             self._chores = Chores(
                 route, self.report, maildir, shared.state, self._clock, self._wall_clock, queue
             )
+            stack.callback(self._chores.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
                 self._tick(maildir, watch, queue)

@@ -62,6 +62,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
                         f"{printable(route.maildir)} was renamed, replaced or mounted over during "
                         f"this run; run it again for what is there now"
                     )
+                housekeeping.at_end(forwarder)
                 return
             if queue is not None and not queue.may_rescan:
                 report.problem(f"stopped after an hour ({len(left)} left)", len(left))

@@ -1,4 +1,4 @@
-"""What a batch does beside forwarding: it removes rubbish, and tells senders of delays."""
+"""What a batch does beside forwarding: it removes rubbish and old mail, and tells of delays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Housekeeping:
-    """That of one batch; its maildir is locked."""
+    """That of one batch."""
 
     def __init__(self, route: Route, report: Report, maildir: Maildir) -> None:
         self._route = route
@@ -30,7 +30,7 @@ class Housekeeping:
     def after_run(self, forwarder: Forwarder | None, queue: BatchQueue | None) -> None:
         """Do what is due when all has been tried; None where there was nothing to be tried.
 
-        What is accepted and cannot be removed is not told to be late.
+        The maildir is locked. What is accepted and cannot be removed is not told to be late.
 
         Raises `LocalError`.
         """
@@ -39,6 +39,17 @@ class Housekeeping:
             return
         if forwarder.local_error is None:
             self._warn(forwarder, queue)
+
+    def at_end(self, forwarder: Forwarder | None) -> None:
+        """Remove what was kept for long enough elsewhere; nobody has to wait for that any more."""
+        route = self._route
+        if route.keep_sent_s is None and route.keep_failed_s is None:
+            return
+        if forwarder is None or not forwarder.stopping:
+            from maildirqmtp.forwarder.retention import Retention
+
+            for _ in Retention(route, self._report, self._maildir, time.time).portions():
+                continue
 
     def _warn(self, forwarder: Forwarder, queue: BatchQueue) -> None:
         if self._route.warn_after_s is None:

@@ -307,6 +307,17 @@ class Report:
         self._line("note", 0, what, INFO)
         self._json("note", text=what)
 
+    def warning(self, what: str) -> None:
+        """Something an administrator is to put right; no message is left because of it."""
+        self._line("warning", -1, what, WARNING)
+        self._json("warning", text=what)
+
+    def expired(self, key: str, where: bytes, messages: int) -> None:
+        """So many messages were removed from a maildir, because of this setting."""
+        shown = printable(where)
+        self._line("expired", 0, f"{key}: {messages} removed from {shown}", INFO)
+        self._json("expired", maildir=shown, messages=messages, setting=key)
+
     def command_said(self, line: str) -> None:
         """A command that leads to the server wrote a line on its standard error; in any thread."""
         self._line("command", -1, line, WARNING)

@@ -68,7 +68,8 @@ class Route(NamedTuple):
     accepted messages are removed. `sendmail` is the command that takes DSNs, and
     its first arguments. `hostname` is the name that DSNs give this host, None its
     fully qualified one. `warn_after_s` is the age at which senders are told that messages
-    wait, None for never. `tls` None is TLS by this system's
+    wait, None for never. `keep_sent_s` and `keep_failed_s` are the ages at which messages are
+    removed from `sent` and the failed maildir, None for never. `tls` None is TLS by this system's
     certificate authorities, where the server has it. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
@@ -88,6 +89,8 @@ class Route(NamedTuple):
     include_cur: bool = False
     sent: bytes | None = None
     failed: bytes | None = None
+    keep_sent_s: float | None = None
+    keep_failed_s: float | None = None
     bounce: bool = False
     bounce_via: BounceVia = BounceVia()
     sendmail: tuple[bytes, ...] = SENDMAIL

@@ -55,3 +55,8 @@ def is_trash_or_draft(name: bytes) -> bool:
     """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
     flags = name.rpartition(b":2,")[2] if b":2," in name else b""
     return b"T" in flags or b"D" in flags
+
+
+def is_flagged(name: bytes) -> bool:
+    """Say whether a mail reader has flagged a file F (flagged); maildir(5)."""
+    return b"F" in name.rpartition(b":2,")[2] if b":2," in name else False

@@ -11,6 +11,7 @@ from maildirqmtp import __version__
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import flags_and_keys
+from maildirqmtp.settings.conflicts import find_conflict
 from maildirqmtp.settings.flags_and_keys import Setting, Values
 from maildirqmtp.settings.types import ListType, NumberType, SwitchType
 
@@ -58,10 +59,13 @@ _SETTINGS = {setting.field: setting for setting in (*flags_and_keys.ROUTE, *flag
 _ENVELOPES, _FAILURES, _SERVER, _TLS = "messages", "failures and bounces", "the server", "TLS"
 _OUTPUT = "output and monitoring"
 _GROUPS = {
-    _ENVELOPES: ("sender", "default-sender", "recipient", "cur", "shard", "max-size", "sent"),
+    _ENVELOPES: (
+        *("sender", "default-sender", "recipient", "cur", "shard", "max-size", "sent"),
+        "keep-sent",
+    ),
     _FAILURES: (
-        *("lifetime", "failed", "bounce", "max-bounces", "bounce-via", "sendmail", "hostname"),
-        "warn-after",
+        *("lifetime", "failed", "keep-failed", "bounce", "max-bounces", "bounce-via", "sendmail"),
+        *("hostname", "warn-after"),
     ),
     _SERVER: (),
     _TLS: ("tls-ca", "tls-cert", "tls-key", "tls-pin"),
@@ -260,7 +264,7 @@ def make_route(line: CommandLine) -> Route:
         flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)
-    if found := flags_and_keys.find_conflict(route):
+    if found := find_conflict(route):
         raise ConfigError(f"{found[0].flag}: {found[1]}")
     return route
 

@@ -14,6 +14,7 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.settings import flags_and_keys, submission
 from maildirqmtp.settings.command_line import CommandLine, make_route
 from maildirqmtp.settings.config_file import ConfigFile, TomlPath
+from maildirqmtp.settings.conflicts import find_conflict, find_conflict_between
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import UcspiEndpoint
 
@@ -138,7 +139,7 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
         route = flags_and_keys.make_route(values)
     except ConfigError as error:
         raise file.wrong(place_of(flags_and_keys.SERVER), str(error)) from None
-    if found := flags_and_keys.find_conflict(route):
+    if found := find_conflict(route):
         setting, message = found
         if setting.field in flagged:
             raise file.wrong((*place, "maildir"), f"{setting.flag}: {message}")
@@ -147,7 +148,7 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
 
 
 def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
-    """Refuse to forward the same messages twice."""
+    """Refuse to forward the same messages twice, and to remove what another route needs."""
     seen: dict[tuple[bytes, bytes], int] = {}
     shards: dict[bytes, int] = {}
     for number, route in enumerate(routes):
@@ -166,6 +167,13 @@ def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
                 f"maildir: {printable(route.maildir)} with this prefix has its route at line "
                 f"{line}; give one of them another prefix",
             )
+    if found := find_conflict_between(routes):
+        setting, message, (number, other) = found
+        line = file.line(("route", other, "maildir"))
+        raise file.wrong(
+            ("route", number, "maildir"),
+            f"{setting.key}: {message} (the other route is at line {line})",
+        )
 
 
 def effective(config: Config) -> str:

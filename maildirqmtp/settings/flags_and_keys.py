@@ -8,7 +8,6 @@ that the documents name it.
 """
 
 # No postponed annotations; see `forwarder.route`.
-import os
 from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -38,7 +37,6 @@ from maildirqmtp.settings.types import (
     SwitchType,
     ValueType,
 )
-from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import (
     QMTP_PORT,
     QMTPS_PORT,
@@ -89,6 +87,10 @@ class Setting(NamedTuple, Generic[T]):
         return self.type.parse(text, self.flag)
 
 
+#: Seconds that what has failed stays, at least: it may be the only copy, and `keep-failed = 30` is
+#: meant to be days.
+KEEP_FAILED_LEAST_S = 86_400.0
+
 #: The settings of a route that are no fields of it are parts of others; see `make_route`.
 _DEFAULTS: Values = {
     **Route._field_defaults,
@@ -118,11 +120,23 @@ RECIPIENT = Setting(
     ListType(AddressType("recipient")),
     "envelope recipient, whatever the messages say; may be given again",
 )
-_SENT = Setting(
+SENT = Setting(
     "sent", "sent", PathType("MAILDIR"), "move accepted messages there instead of removing them"
 )
-_FAILED = Setting("failed", "failed", PathType("MAILDIR"), "where failed messages go (DIR/.Failed)")
-_BOUNCE_VIA = Setting(
+FAILED = Setting("failed", "failed", PathType("MAILDIR"), "where failed messages go (DIR/.Failed)")
+KEEP_SENT = Setting(
+    "keep-sent",
+    "keep_sent_s",
+    DurationType(),
+    "remove what has been in --sent for so long (never)",
+)
+KEEP_FAILED = Setting(
+    "keep-failed",
+    "keep_failed_s",
+    DurationType(least_s=KEEP_FAILED_LEAST_S),
+    "remove what has been in the failed maildir for so long, 1d or more (never)",
+)
+BOUNCE_VIA = Setting(
     "bounce-via",
     "bounce_via",
     BounceViaType("HOW"),
@@ -134,7 +148,7 @@ _BOUNCE = Setting(
     SwitchType(both_ways=True),
     "tell senders of failures, or not (with PREFIX: yes; else: no)",
 )
-_WARN_AFTER = Setting(
+WARN_AFTER = Setting(
     "warn-after",
     "warn_after_s",
     DurationType(),
@@ -205,8 +219,10 @@ ROUTE: tuple[Setting[Any], ...] = (
         DurationType(positive=False),
         "age at which a deferral counts as a failure ({default})",
     ),
-    _SENT,
-    _FAILED,
+    SENT,
+    KEEP_SENT,
+    FAILED,
+    KEEP_FAILED,
     SENDER,
     _DEFAULT_SENDER,
     RECIPIENT,
@@ -217,8 +233,8 @@ ROUTE: tuple[Setting[Any], ...] = (
         NumberType("N"),
         "bounces in one run ({default}); then to the failed maildir",
     ),
-    _WARN_AFTER,
-    _BOUNCE_VIA,
+    WARN_AFTER,
+    BOUNCE_VIA,
     Setting(
         "sendmail",
         "sendmail",
@@ -376,21 +392,6 @@ def route_values(route: Route) -> Values:
 def verbosity(values: Values) -> int:
     """Return -1 for quiet, 1 for verbose, else 0."""
     return -1 if values.get("quiet") else int(values.get("verbose", False))
-
-
-def find_conflict(route: Route) -> tuple[Setting[Any], str] | None:
-    """Find a setting that cannot be together with another; say what is wrong with it."""
-    if route.warn_after_s is not None and not route.bounce:
-        return _WARN_AFTER, "senders are told nothing without bounces; ask for these, too"
-    targets = (
-        (_SENT, route.sent),
-        (_FAILED, route.failed),
-        (_BOUNCE_VIA, route.bounce_via.maildir),
-    )
-    for setting, path in targets:
-        if path is not None and os.path.realpath(path) == os.path.realpath(route.maildir):
-            return setting, f"{printable(path)} is the maildir that is forwarded"
-    return None
 
 
 def by_key(settings: Iterable[Setting[Any]]) -> dict[str, Setting[Any]]:

@@ -140,13 +140,16 @@ class CountType(NumberType):
 
 
 class DurationType(ValueType[float]):
-    """A time in seconds, from 0 to 100 years."""
+    """A time in seconds, from 0 to 100 years; `least_s` is the least there may be."""
 
     wanted = 'a time as in "90s", or a number of seconds,'
 
-    def __init__(self, metavar: str = "TIME", *, positive: bool = True) -> None:
+    def __init__(
+        self, metavar: str = "TIME", *, positive: bool = True, least_s: float = 0.0
+    ) -> None:
         super().__init__(metavar)
         self._positive = positive
+        self._least_s = least_s
 
     def parse(self, text: str, where: str) -> float:
         return self._checked(parse_seconds(text, where), where, repr(text))
@@ -179,6 +182,9 @@ class DurationType(ValueType[float]):
     def _checked(self, seconds: float, where: str, shown: str) -> float:
         if self._positive and seconds <= 0:
             raise ConfigError(f"{where}: more than 0 seconds are needed, not {shown}")
+        if seconds < self._least_s:
+            least = self.to_text(self._least_s)
+            raise ConfigError(f"{where}: at least {least} is needed, not {shown}")
         return seconds
 
 

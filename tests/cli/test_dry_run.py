@@ -2,12 +2,13 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from maildirqmtp.cli import main as cli
-from tests.helpers import add_message
+from tests.helpers import add_message, make_maildir, names, snapshot
 
 Out = pytest.CaptureFixture[str]
 
@@ -83,3 +84,40 @@ def test_dry_run_with_cur(path: Path, capsys: Out) -> None:
     add_message(path, "1.a:2,S", folder="cur")
     assert cli.main(["--dry-run", "--cur", str(path), "h"]) == 0
     assert capsys.readouterr().out.startswith("1.a:2,S: ")
+
+
+@pytest.fixture
+def keeping(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line that keeps messages for a time, and two that are kept for longer."""
+    sent = make_maildir(path.parent / "sent")
+    add_message(sent, "1.old")
+    add_message(sent, "2.old:2,S", folder="cur")
+    add_message(make_maildir(path / ".Failed"), "3.young")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_000)
+    return [f"--sent={sent}", "--keep-sent=1h", "--keep-failed=1d", str(path), "h"]
+
+
+def test_what_would_be_removed_is_counted(path: Path, keeping: list[str], capsys: Out) -> None:
+    """Before a first run with the option removes the mail of years."""
+    before = snapshot(path.parent)
+    assert cli.main(["--dry-run", *keeping]) == 0
+    said = f"maildirqmtp: keep-sent: 2 would be removed from {path.parent}/sent\n"
+    assert capsys.readouterr() == ("", said)
+    assert cli.main(["--dry-run", "--json", *keeping]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    sent, failed = f"{path.parent}/sent", f"{path}/.Failed"
+    assert events == [
+        {"event": "would-expire", "maildir": sent, "messages": 2, "setting": "keep-sent"},
+        {"event": "would-expire", "maildir": failed, "messages": 0, "setting": "keep-failed"},
+    ]
+    assert snapshot(path.parent) == before
+    assert names(path.parent / "sent") == ["cur", "new", "tmp"]
+
+
+def test_what_cannot_be_counted_is_said(path: Path, keeping: list[str], capsys: Out) -> None:
+    """And is no mail that would be held."""
+    (path.parent / "sent" / "cur" / "2.old:2,S").unlink()
+    (path.parent / "sent" / "cur").rmdir()
+    assert cli.main(["--dry-run", *keeping]) == 0
+    assert "cannot open the maildir directory" in capsys.readouterr().err

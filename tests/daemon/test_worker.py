@@ -8,6 +8,7 @@ import json
 import os
 import selectors
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,9 @@ from maildirqmtp.errors import ConnectError, LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, STOP_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
-from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir import expiry
+from maildirqmtp.maildir.files import Message
+from maildirqmtp.maildir.maildir import Maildir, Removal
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import (
     FakeClock,
@@ -452,6 +455,29 @@ def test_what_is_accepted_and_cannot_be_removed_is_not_late(
     run.go(200, bounce=True, warn_after_s=60.0)
     assert run.worker.stuck
     assert mailer.told == []
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_old_mail_goes_while_nothing_is_sent(
+    run: Run, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """One portion after the other; a route that ends amid them leaves nothing open."""
+    failed = make_maildir(run.path / ".Failed")
+    for number in range(3):
+        add_message(failed, f"1.{number}")
+    run.wall_s = time.time() + 2 * 86_400.0 - run.clock.now
+    monkeypatch.setattr(expiry, "PORTION_FILES", 1)
+    real = Maildir.remove
+
+    def remove(maildir: Maildir, message: Message) -> Removal:
+        if stops:
+            run.worker.stop()
+        return real(maildir, message)
+
+    monkeypatch.setattr(Maildir, "remove", remove)
+    run.go(RESCAN_S - 1, keep_failed_s=86_400.0)
+    assert len(names(failed / "new")) == (2 if stops else 0)
+    assert run.said(f"keep-failed: {1 if stops else 3} removed from {failed}") == 1
 
 
 # The maildir goes, and comes back

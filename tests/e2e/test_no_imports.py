@@ -56,7 +56,8 @@ def test_a_route_imports_nothing(
 ) -> None:
     """Else it ends with a traceback when a message is sent, deferred, refused or bounced."""
     how = f"maildir:{make_maildir(tmp_path / 'bounces')}" if via == "maildir" else via
-    more = ("--warn-after=1s", f"--metrics-file={tmp_path / 'metrics'}")
+    more = ("--warn-after=1s", "--keep-failed=1d", f"--metrics-file={tmp_path / 'metrics'}")
+    make_maildir(maildir / ".Failed")
     flags = ("-v", "--json", "--bounce", "--bounce-via", how, "--sendmail", "/bin/true", *more)
     with (
         serving(answer_all(by_recipient)) as server,
@@ -66,6 +67,7 @@ def test_a_route_imports_nothing(
         wait_until(lambda: len(names(maildir / "new")) == 1, "one that waits")
         wait_until((maildir / ".maildirqmtp-status.json").exists, "the status file")
         daemon.wait_for("d@y: bounced")
+        wait_until((maildir / ".Failed" / ".maildirqmtp-clock").exists, "a look at what has failed")
         assert daemon.stop() == 0, daemon.log
 
 

@@ -5,7 +5,10 @@ import functools
 import io
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +17,7 @@ from maildirqmtp.forwarder import delay_warnings, forwarder, housekeeping, queue
 from maildirqmtp.forwarder.batch import flush
 from maildirqmtp.forwarder.queued_message import prepare
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.retention import Retention
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
@@ -338,3 +342,89 @@ def test_messages_of_other_routes_are_not_read_again_to_be_warned_of(
         warn(path, server.port, b"pre-")
     assert read == [b"3.ours"]
     assert mailer.told == [b"s@x"]
+
+
+# Old mail
+
+
+class Keeping(Flush):
+    """A flush of a route that keeps accepted mail for a second, three seconds from now."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, port: int = 1) -> None:
+        real = time.time
+        monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=lambda: real() + 3))
+        self.log = io.StringIO()
+        self.report = Report(self.log)
+        server = TcpEndpoint("127.0.0.1", port)
+        sent = os.fsencode(path.parent / "sent")
+        self.code = flush(Route(os.fsencode(path), server, sent=sent, keep_sent_s=1.0), self.report)
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Path:
+    """Where accepted mail is kept, with an old message."""
+    made = make_maildir(tmp_path / "sent")
+    add_message(made, "1.old")
+    return made
+
+
+@pytest.mark.parametrize("mail", ["none", "sent", "unreachable"])
+def test_old_mail_goes_whatever_became_of_the_rest(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path, mail: str
+) -> None:
+    """Also from a maildir that is empty, or whose server is away for weeks."""
+    if mail == "none":
+        for name in names(path / "new"):
+            (path / "new" / name).unlink()
+    with serving(answer_all()) as server:
+        done = Keeping(path, monkeypatch, 1 if mail == "unreachable" else server.port)
+    assert done.code == (111 if mail == "unreachable" else 0)
+    assert "1.old" not in names(sent / "new")
+    assert done.lines[-2].startswith("maildirqmtp: keep-sent: ")
+    assert done.lines[-2].endswith(f" removed from {sent}")
+
+
+def test_old_mail_keeps_no_other_run_waiting(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path
+) -> None:
+    """To remove a million takes a minute; what arrives meanwhile has a run of its own."""
+    others: list[Flush] = []
+
+    def portions(self: Retention) -> Iterator[None]:
+        add_message(path, "3.late")
+        others.append(Flush(path, server.port))
+        yield
+
+    monkeypatch.setattr(Retention, "portions", portions)
+    with serving(answer_all()) as server:
+        done = Keeping(path, monkeypatch, server.port)
+    assert [done.code, *[other.code for other in others]] == [0, 0]
+    assert names(path / "new") == []
+
+
+def test_a_run_that_is_told_to_stop_removes_no_old_mail(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path
+) -> None:
+    """It has a few seconds, for what is in flight."""
+
+    def script(peer: Peer) -> None:
+        package = peer.read_package()
+        assert package is not None
+        os.kill(os.getpid(), signal.SIGTERM)
+        peer.respond(b"Kok")
+
+    with serving(script) as server:
+        Keeping(path, monkeypatch, server.port)
+    assert "1.old" in names(sent / "new")
+
+
+def test_old_mail_that_cannot_be_removed_is_no_mail_that_is_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path
+) -> None:
+    """Exit code 0 says that all of ours is sent, and it is."""
+    FileSystem(monkeypatch, path.parent).always_fail("unlink sent/new/1.old", errno.EACCES)
+    with serving(answer_all()) as server:
+        done = Keeping(path, monkeypatch, server.port)
+    assert done.code == 0
+    said = f"keep-sent: cannot remove {sent}/new/1.old: Permission denied"
+    assert [line for line in done.lines if said in line] == [f"maildirqmtp: {said}"]

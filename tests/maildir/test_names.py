@@ -2,7 +2,14 @@
 
 import pytest
 
-from maildirqmtp.maildir.names import of_sidecar, of_sidecars, plain, unique, without_uid
+from maildirqmtp.maildir.names import (
+    is_flagged,
+    of_sidecar,
+    of_sidecars,
+    plain,
+    unique,
+    without_uid,
+)
 
 # A file name: unique, plain, without the UID.
 NAMES = [
@@ -44,3 +51,15 @@ def test_a_sidecar_is_looked_for_by_the_exact_name_first() -> None:
         b"1.a.h.json",
     ]
     assert of_sidecars(b"1.a,b.h") == [b"1.a,b.h.json"]
+
+
+@pytest.mark.parametrize("name", [b"1.a:2,F", b"1.a:2,FS", b"1.a,U=7:2,DFS", b":2,F"])
+def test_a_flag_is_seen(name: bytes) -> None:
+    """What somebody has marked is kept for them."""
+    assert is_flagged(name)
+
+
+@pytest.mark.parametrize("name", [b"1.F", b"1.a:2,S", b"1.F:2,", b"1.F:2,S", b"1.a:1,F", b"F"])
+def test_no_flag_is_seen_that_is_none(name: bytes) -> None:
+    """Else the mail of a host whose name has an F would be kept for ever."""
+    assert not is_flagged(name)

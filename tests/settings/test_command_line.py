@@ -88,6 +88,17 @@ def test_bounces_cannot_go_where_they_would_be_forwarded(tmp_path: Path) -> None
         route(f"--bounce-via=maildir:{tmp_path}/link", f"{tmp_path}/M", "server")
 
 
+def test_how_long_mail_is_kept() -> None:
+    """Never removed where nothing is said; a bare number is seconds, and rarely meant so."""
+    assert (route("M", "h").keep_sent_s, route("M", "h").keep_failed_s) == (None, None)
+    made = route("--sent=S", "--keep-sent=36h", "--keep-failed=1d", "M", "h")
+    assert (made.keep_sent_s, made.keep_failed_s) == (36 * 3_600.0, 86_400.0)
+    with pytest.raises(ConfigError, match=r"^--keep-failed: at least 1d is needed, not '90'"):
+        route("--keep-failed=90", "M", "h")
+    with pytest.raises(ConfigError, match=r"^--keep-sent: accepted messages are removed at once"):
+        route("--keep-sent=30d", "M", "h")
+
+
 def test_the_command_is_split_as_a_shell_does() -> None:
     """With its own options, and blanks in its name; nothing is run by a shell."""
     made = route("--sendmail", "'/opt/my mta/send' -C x;y \udce4", "M", "server")

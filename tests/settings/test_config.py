@@ -295,6 +295,19 @@ DATE = "rescan = 2026-01-31\n"
         (ROUTE + "bounce-via = 'maildir:M'\n", "line 4: bounce-via: M is the maildir"),
         (ROUTE + "warn-after = '4h'\n", "line 4: warn-after: senders are told nothing without b"),
         ("[defaults]\nwarn-after = 1\n" + ROUTE, "line 2: warn-after: senders are told nothing"),
+        (ROUTE + "keep-sent = '30d'\n", "line 4: keep-sent: accepted messages are removed at once"),
+        ("[defaults]\nkeep-sent = 1\n" + ROUTE, "line 2: keep-sent: accepted messages are remov"),
+        (ROUTE + "keep-failed = 30\n", "line 4: keep-failed: at least 1d is needed, not 30"),
+        (ROUTE + "keep-failed = '23h'\n", "line 4: keep-failed: at least 1d is needed, not '23h'"),
+        (
+            ROUTE + "keep-failed = '2d'\nprefix = 'a-'\n" + ROUTE,
+            "line 7: keep-failed: M/.Failed is a maildir of sent or failed messages twice",
+        ),
+        (
+            ROUTE + "keep-failed = '2d'\nfailed = 'N'\n" + ROUTE.replace('"M"', '"N"'),
+            "line 2: keep-failed: N has what waits there to be forwarded, which would be removed; "
+            "name another maildir (the other route is at line 7)",
+        ),
         (ROUTE + "warn-after = 0\n", "line 4: warn-after: more than 0 seconds are needed"),
         ("verbose = true\nquiet = true\n" + ROUTE, "line 2: quiet: not together with verbose"),
         ("metrics-listen = '0.0.0.0:1'\n" + ROUTE, "line 1: metrics-listen: 0.0.0.0 is not loop"),
@@ -475,7 +488,11 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         fallback_servers=st.lists(st.sampled_from(FALLBACKS), unique=True).map(tuple),
         in_doubt_wait_s=TIME,
         warn_after_s=st.none() | TIME,
-    ).map(lambda route: route if route.bounce else route._replace(warn_after_s=None)),
+        keep_sent_s=st.none() | TIME,
+        keep_failed_s=st.none() | st.integers(86_400, 10**9).map(float),
+    )
+    .map(lambda route: route if route.bounce else route._replace(warn_after_s=None))
+    .map(lambda route: route if route.sent else route._replace(keep_sent_s=None)),
     st.integers(-1, 1),
 )
 def test_whatever_is_configured_comes_back(

@@ -17,6 +17,8 @@ complete -c maildirqmtp -l hostname -x -d 'name in bounces (this host\'s full na
 complete -c maildirqmtp -l idle-timeout -x -d 'close an idle connection (60s)'
 complete -c maildirqmtp -l in-doubt-wait -x -d 'for the one of several servers that may have a message, before it goes to another (5m)'
 complete -c maildirqmtp -l json -d 'write events to standard output, one object a line'
+complete -c maildirqmtp -l keep-failed -x -d 'remove what has been in the failed maildir for so long, 1d or more (never)'
+complete -c maildirqmtp -l keep-sent -x -d 'remove what has been in --sent for so long (never)'
 complete -c maildirqmtp -l large -x -d 'larger messages let the others go first (256k)'
 complete -c maildirqmtp -l lifetime -x -d 'age at which a deferral counts as a failure (14d)'
 complete -c maildirqmtp -l limit -x -d 'with --status: list so many of each (100)'

@@ -1,0 +1,168 @@
+"""Removing what the sent and the failed maildir of a route have kept for long enough.
+
+Each of them is looked at every few hours, whoever of those that share it comes first: when it was
+stands in the maildir itself (`maildir.trusted_clock`). Whatever goes wrong is said, and stops
+nothing: all of this mail is done with.
+"""
+
+# No postponed annotations; see `forwarder.route`.
+import os
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import expiry, locking, trusted_clock
+from maildirqmtp.maildir.expiry import Expiry
+from maildirqmtp.maildir.files import local_error
+from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
+
+#: Seconds between two looks at a maildir; less where messages are kept for a short time.
+LOOK_S = 6 * 3_600.0
+# What forwarders write in a maildir: their state and status files.
+_FORWARDED = ".maildirqmtp-sta"
+
+
+class Kept(NamedTuple):
+    """A maildir whose messages are kept for `keep_s` seconds, by the setting `key`.
+
+    `nofollow`: its path is not named by the route, and must not end in a link.
+    """
+
+    key: str
+    path: bytes
+    keep_s: float
+    nofollow: bool = False
+
+
+def kept_maildirs(route: Route) -> list[Kept]:
+    """Return those maildirs of a route from which messages are removed."""
+    found = []
+    if route.sent is not None and route.keep_sent_s is not None:
+        found.append(Kept("keep-sent", route.sent, route.keep_sent_s))
+    if route.keep_failed_s is not None:
+        path = route.failed or os.path.join(route.maildir, b".Failed")
+        found.append(Kept("keep-failed", path, route.keep_failed_s, route.failed is None))
+    return found
+
+
+class Retention:
+    """That of one route, whose maildir is open. `wall_clock` is seconds of the epoch."""
+
+    def __init__(
+        self, route: Route, report: Report, maildir: Maildir, wall_clock: Callable[[], float]
+    ) -> None:
+        self._kept = kept_maildirs(route)
+        self._report = report
+        self._maildir = maildir
+        self._wall_clock = wall_clock
+        self._said: set[str] = set()
+
+    @property
+    def look_every_s(self) -> float:
+        """Seconds between two looks."""
+        return min(_every_s(kept) for kept in self._kept)
+
+    def portions(self) -> Generator[None, None, None]:
+        """Look at the maildirs where that is due, and remove what is old; a portion a step.
+
+        The maildir is locked within each step only: `qmtpq resend` waits for nothing.
+        """
+        for kept in self._kept:
+            try:
+                if os.path.lexists(kept.path):  # else nothing has come there yet
+                    with Maildir(kept.path, kept.nofollow) as target:
+                        yield from self._expire(kept, target)
+            except LocalError as error:
+                self._say(f"{kept.key}: {error}")
+
+    def count(self) -> Iterator[tuple[Kept, int]]:
+        """Say for each maildir how many messages would be removed now. Raises `LocalError`."""
+        for kept in self._kept:
+            if os.path.lexists(kept.path):
+                with Maildir(kept.path, kept.nofollow) as target:
+                    self._check(kept, target)
+                    reading = trusted_clock.judge(
+                        trusted_clock.read(target.root), self._wall_clock()
+                    )
+                    look = Expiry(target, kept.keep_s, reading.trusted_s)
+                    yield kept, look.count()
+                    if look.fault is not None:
+                        raise look.fault
+
+    def _expire(self, kept: Kept, target: Maildir) -> Iterator[None]:
+        self._check(kept, target)
+        now_s = self._wall_clock()
+        before = trusted_clock.read(target.root)
+        if before is not None and 0 <= now_s - before.seen_s < _every_s(kept):
+            return
+        reading = trusted_clock.judge(before, now_s)
+        look = Expiry(target, kept.keep_s, reading.trusted_s)
+        portions = look.portions()
+        try:
+            while self._lock(target):
+                try:
+                    is_through = next(portions, self) is self
+                finally:
+                    target.unlock()
+                if is_through:
+                    # Last, for what was removed makes room for it.
+                    trusted_clock.write(target.root, reading)
+                    break
+                yield
+        finally:
+            if look.removed:
+                self._report.expired(kept.key, kept.path, look.removed)
+        if look.fault is not None:
+            raise look.fault
+
+    @staticmethod
+    def _lock(target: Maildir) -> bool:
+        """Keep others away from a maildir for one portion; False where one of them is at it.
+
+        `qmtpq`, or another route, for a moment: the next look is early enough. Raises `LocalError`.
+        """
+        try:
+            target.lock()
+        except LocalError:
+            if locking.holder(target.root) is None:
+                raise  # not because of a lock, as far as can be told
+            return False
+        return True
+
+    def _check(self, kept: Kept, target: Maildir) -> None:
+        """Raise `LocalError` where anything may wait there, or another user may have put it."""
+        try:
+            expiry.check_owners(target)
+            self._check_place(kept, target)
+        except OSError as error:
+            raise local_error("look at", kept.path, error) from error
+
+    def _check_place(self, kept: Kept, target: Maildir) -> None:
+        path = printable(kept.path)
+        if kept.nofollow and self._maildir.owners is not None:
+            owner = os.fstat(target.root.fd).st_uid
+            if owner not in self._maildir.owners:
+                raise LocalError(f"{path} belongs to user {owner}, who is not the maildir's owner")
+        for ours in (self._maildir.new, self._maildir.cur):
+            for theirs in (target.new, target.cur):
+                if os.path.samestat(os.fstat(ours.fd), os.fstat(theirs.fd)):
+                    raise LocalError(f"{path} is the maildir that is forwarded")
+        for name in os.listdir(target.root.fd):
+            if name.startswith(_FORWARDED):
+                raise LocalError(
+                    f"nothing is removed from {path}: it is forwarded itself, or was, as "
+                    f"{name} in it tells; remove that file where nothing waits there any more"
+                )
+
+    def _say(self, what: str) -> None:
+        """Say it once, not with each look."""
+        if what not in self._said:
+            self._said.add(what)
+            self._report.warning(what)
+
+
+def _every_s(kept: Kept) -> float:
+    return min(LOOK_S, max(1.0, kept.keep_s / 10))

@@ -1,0 +1,166 @@
+"""Removing messages that a maildir has kept for long enough: a sent or failed one.
+
+A message is as old as the time since it came there: a link or a copy sets its ctime, as do a
+mail reader that moves or flags it, and a backup that is restored. Its mtime is older, by as long
+as it waited before. The latest of all its times counts, those of its name and of its sidecar as
+well.
+
+The order:
+
+    unlink the message, if it is still that file | fsync new/ and cur/ | sidecars without a message
+
+So no message is ever without its sidecar, also where one of the same name is left. After a crash
+there is at most a sidecar too many, which the next look removes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import names, sidecars
+from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.maildir.files import Message, identity_of, local_error
+from maildirqmtp.maildir.maildir import DONE
+from maildirqmtp.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from maildirqmtp.maildir.files import Folder
+    from maildirqmtp.maildir.maildir import Maildir
+
+#: Names that are listed, and files that are looked at, in one portion.
+PORTION_NAMES = 2_000
+PORTION_FILES = 100
+#: September 2001: no file of ours is older, but by a clock that was not set.
+EARLIEST_S = 1_000_000_000
+_SECONDS_DIGITS = 11
+
+
+class Expiry:
+    """One look at a maildir for messages older than `keep_s`; `now_s` is seconds of the epoch.
+
+    `removed` counts them. `fault` is the first thing that could not be done; one bad file does not
+    stop the others.
+    """
+
+    def __init__(self, maildir: Maildir, keep_s: float, now_s: float) -> None:
+        self.removed = 0
+        self.fault: LocalError | None = None
+        self._maildir = maildir
+        self._now_s = now_s
+        self._before_s = now_s - keep_s
+
+    def portions(self) -> Iterator[None]:
+        """Remove them, a portion with each step."""
+        for message in self._old_ones():
+            if message is None:
+                yield
+                continue
+            try:
+                self.removed += self._maildir.remove(message) is DONE
+            except LocalError as error:
+                self._note(error)
+        try:
+            self._clean()
+        except LocalError as error:
+            self._note(error)
+        yield
+
+    def count(self) -> int:
+        """Say how many there are, and remove nothing."""
+        return sum(message is not None for message in self._old_ones())
+
+    def _note(self, error: LocalError) -> None:
+        self.fault = self.fault or error
+
+    def _old_ones(self) -> Iterator[Message | None]:
+        """Find them, one by one; None where a portion is through."""
+        try:
+            self._maildir.find_envelopes()
+            listed = looked_at = 0
+            for folder in (self._maildir.new, self._maildir.cur):
+                for name in _names(folder):
+                    listed += 1
+                    if self._may_be_old(name):
+                        looked_at += 1
+                        message = self._look_at(folder, name)
+                        if message is not None:
+                            yield message
+                    if listed >= PORTION_NAMES or looked_at >= PORTION_FILES:
+                        listed = looked_at = 0
+                        yield None
+        except LocalError as error:
+            self._note(error)
+
+    def _may_be_old(self, name: bytes) -> bool:
+        """Say whether a file has to be looked at: it came there after the time in its name."""
+        return _came_s(name) < self._before_s and not names.is_flagged(name)
+
+    def _look_at(self, folder: Folder, name: bytes) -> Message | None:
+        """Return the message of this name if it is old; None for what is none, or is gone."""
+        try:
+            status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode) or status.st_ctime < EARLIEST_S:
+                return None
+            last_s = max(status.st_ctime, status.st_mtime)
+            if last_s < self._before_s:
+                # Rewritten where a copy that a crash has left here was taken for this message.
+                sidecar = sidecars.identity(self._maildir, name)
+                last_s = last_s if sidecar is None else max(last_s, sidecar[3] / 1e9)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._note(local_error("look at", folder.join(name), error))
+            return None
+        except LocalError as error:
+            self._note(error)
+            return None
+        if last_s >= self._before_s:
+            return None
+        return Message(folder, name, identity_of(status), b"", status.st_size)
+
+    def _clean(self) -> None:
+        if self._maildir.find_envelopes() is not None:
+            # What a power cut brings back must find its sidecar.
+            self._maildir.new.sync()
+            self._maildir.cur.sync()
+        clean(self._maildir, self._now_s)
+
+
+def check_owners(maildir: Maildir) -> None:
+    """Raise `LocalError` where root would remove files from another user's directory.
+
+    And `OSError` where that cannot be told.
+    """
+    owners = maildir.owners
+    if owners is None:
+        return
+    envelopes = maildir.find_envelopes()
+    found = [maildir.new, maildir.cur, maildir.tmp] + ([envelopes] if envelopes else [])
+    for folder in found:
+        owner = os.fstat(folder.fd).st_uid
+        if owner not in owners:
+            raise LocalError(
+                f"{printable(folder.path)} belongs to user {owner}, who is not the maildir's owner"
+            )
+
+
+def _came_s(name: bytes) -> int:
+    """Return the seconds that begin a name (maildir(5)), 0 for a name without."""
+    seconds = name.partition(b".")[0]
+    return int(seconds) if seconds.isdigit() and len(seconds) <= _SECONDS_DIGITS else 0
+
+
+def _names(folder: Folder) -> Iterator[bytes]:
+    """Yield the names in a directory that may be messages. Raises `LocalError`."""
+    try:
+        with os.scandir(folder.fd) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    yield os.fsencode(entry.name)
+    except OSError as error:
+        raise local_error("list", folder.path, error) from error
