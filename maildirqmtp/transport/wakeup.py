@@ -39,6 +39,8 @@ class Wakeup:
                     os.write(self.write_fd, _ONE)
                 except BlockingIOError:  # full, by signals: that wakes, too
                     return
+                except OSError:  # once more, for who waits would wait for ever
+                    os.write(self.write_fd, _ONE)
 
     def clear(self) -> None:
         """Take the wake-up in."""

@@ -44,6 +44,7 @@ class Receive:
         """See `Stage`: a client sends everything that has no K yet."""
         due = [mail for mail in self.mails if mail.owed - self._acknowledged]
         ours, theirs = socket.socketpair()
+        ours.settimeout(DEADLINE_S)
         with ours:
             process = subprocess.Popen(
                 [*wrapper, *command("qmtpmaildir"), "--stdio", *self.place()],

@@ -1,5 +1,6 @@
 """Waking a thread that waits, without a lost wake-up, a full pipe or a stranger's descriptor."""
 
+import errno
 import os
 import select
 import threading
@@ -50,6 +51,23 @@ def test_a_full_pipe_wakes_too(wake: Wakeup) -> None:
     assert is_due(wake)
     while is_due(wake):
         wake.clear()
+    wake.set()
+    assert is_due(wake)
+
+
+def test_a_failure_does_not_leave_the_sleeper_asleep(
+    wake: Wakeup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the end of some work would never hear of it."""
+    failures = iter([OSError(errno.ENOMEM, "Cannot allocate memory")])
+    write = os.write
+
+    def fail_once(fd: int, data: bytes) -> int:
+        for failure in failures:
+            raise failure
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", fail_once)
     wake.set()
     assert is_due(wake)
 
