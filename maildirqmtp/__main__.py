@@ -1,4 +1,4 @@
-"""How `maildirqmtp` (and `python -m maildirqmtp`), `qmtp-sendmail`, `qmtpmaildir` start and end."""
+"""How the programs start and end: `maildirqmtp` (and `python -m maildirqmtp`) and the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
+
+# Those of `exit_codes`, which is not loaded yet.
+_EXIT_TEMPORARY = 111
+_EX_TEMPFAIL = 75
 
 
 def run() -> NoReturn:
@@ -19,13 +24,17 @@ def run() -> NoReturn:
     A run that finds its maildir empty is little more than start-up and exit. The
     collector stays off while modules load (1.5 ms of 36).
     """
-    # Imports allocate much and free nothing.
-    gc.disable()
-    from maildirqmtp.cli.main import main
 
-    gc.freeze()
-    gc.enable()
-    _exit(main())
+    def main() -> int:
+        # Imports allocate much and free nothing.
+        gc.disable()
+        from maildirqmtp.cli.main import main
+
+        gc.freeze()
+        gc.enable()
+        return main()
+
+    _run(main)
 
 
 def run_sendmail() -> NoReturn:
@@ -34,17 +43,71 @@ def run_sendmail() -> NoReturn:
     Start-up is most of it, too; the collector stays off to the end, for one
     message makes no garbage (with the exit below, 10 ms of 65).
     """
-    gc.disable()
-    from maildirqmtp.cli.qmtp_sendmail import main
 
-    _exit(main())
+    def main() -> int:
+        gc.disable()
+        from maildirqmtp.cli.qmtp_sendmail import main
+
+        return main()
+
+    _run(main, _EX_TEMPFAIL)
 
 
 def run_receiver() -> NoReturn:
     """Run the command line of `qmtpmaildir`, and exit with its code."""
-    from maildirqmtp.cli.qmtpmaildir import main
 
-    _exit(main())
+    def main() -> int:
+        from maildirqmtp.cli.qmtpmaildir import main
+
+        return main()
+
+    _run(main)
+
+
+def run_qmtpq() -> NoReturn:
+    """Run the command line of `qmtpq`, and exit with its code."""
+
+    def main() -> int:
+        from maildirqmtp.cli.qmtpq import main
+
+        return main()
+
+    _run(main)
+
+
+def run_serialqmtp() -> NoReturn:
+    """Run the command line of `serialqmtp`, and exit with its code."""
+
+    def main() -> int:
+        from maildirqmtp.serialmail.serialqmtp import main
+
+        return main()
+
+    _run(main)
+
+
+def run_maildirserial() -> NoReturn:
+    """Run the command line of `maildirserial`, and exit with its code."""
+
+    def main() -> int:
+        from maildirqmtp.serialmail.maildirserial import main
+
+        return main()
+
+    _run(main)
+
+
+def _run(main: Callable[[], int], interrupted: int = _EXIT_TEMPORARY) -> NoReturn:
+    """Exit with the code of `main`, or with `interrupted` where SIGINT came while it loaded."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = interrupted
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        code = stop.code
+    _exit(code)
 
 
 def _exit(code: int) -> NoReturn:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
+from maildirqmtp.mail.addresses import takes_no_bounce
+from maildirqmtp.maildir import holds
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import State
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -21,34 +24,48 @@ if TYPE_CHECKING:
 
 
 def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
-    """List what would be sent on standard output; return 111 where something would be held.
+    """List what would be sent on standard output; return 111 where something would be left.
 
+    That is what is held, and what would go to the failed maildir, being a mail loop.
     Everything else goes to `say`, line by line; with `as_json` it is listed, too.
     Raises `LocalError` where the maildir cannot be read.
     """
-    held = others = 0
+    left = others = 0
+
+    def tell(name: bytes, event: str, what: str, reason: str) -> None:
+        say(f"{printable(name)}: {what}: {reason}")
+        if as_json:
+            _print_json(event, message=printable(name), reason=reason)
+
     with Maildir(route.maildir, shard=route.shard) as maildir:
+        on_hold = State(maildir.root, time.monotonic, time.time).held()
         for folder, name in maildir.scan(route.include_cur):
+            if on_hold and holds.key(name) in on_hold:  # as the outbox has it: before it is opened
+                left += 1
+                tell(name, "held", "held", holds.REASON)
+                continue
             try:
                 queued = prepare(maildir, route, folder, name)
             except (EnvelopeError, FileChangedError, LocalError) as error:
-                held += 1
-                say(f"{printable(name)}: held: {error}")
-                if as_json:
-                    _print_json("held", message=printable(name), reason=str(error))
+                left += 1
+                tell(name, "held", "held", str(error))
                 continue
             if isinstance(queued, PassedOver):
                 others += queued is PassedOver.FOR_OTHERS
                 continue
             queued.close()
-            _list(queued, as_json)
+            if queued.refusal is None:
+                _list(queued, as_json)
+            else:
+                left += not route.bounce or takes_no_bounce(queued.sender)
+                tell(name, "would-fail", "would fail", queued.refusal.text)
         _tell_expired(route, maildir, as_json, say)
     if others:
         say(f"{others} for others: no recipient begins with the prefix {printable(route.prefix)}")
         if as_json:
             _print_json("for-others", messages=others)
     sys.stdout.flush()
-    return EXIT_TEMPORARY if held else EXIT_OK
+    return EXIT_TEMPORARY if left else EXIT_OK
 
 
 def _tell_expired(

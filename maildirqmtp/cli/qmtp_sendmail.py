@@ -33,6 +33,7 @@ from maildirqmtp.exit_codes import (
     EXIT_OK,
 )
 from maildirqmtp.mail import addresses
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ _MODES_REFUSED = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
+    unwritten = EX_TEMPFAIL
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; try {self.prog} --help")
 

@@ -36,11 +36,12 @@ from maildirqmtp.receiver.policy import Log, Policy, Severity
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.transport.signals import signal_handlers
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; try {self.prog} --help")
 

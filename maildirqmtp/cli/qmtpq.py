@@ -19,7 +19,9 @@ from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.mail import addresses
 from maildirqmtp.settings import flags_and_keys
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.types import AddressType, DurationType, NumberType, PathType
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ WITHOUT_NAMES = ("summary", "flush")
 _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"qmtpq: {message}; try qmtpq --help\n")
 
@@ -228,12 +230,19 @@ def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
 
 
 def _pattern(text: str | None, what: str, flag: str) -> bytes | None:
-    """Read an address, or @DOMAIN. Raises `ConfigError`."""
+    """Read an address, or @DOMAIN. Raises `ConfigError`.
+
+    Whatever may stand in an envelope, and not only what new mail may be addressed to.
+    """
     if text is None:
         return None
-    if text.startswith("@") and len(text) > 1:
-        return os.fsencode(text)
-    return AddressType(what).parse(text, flag)
+    try:
+        (written,) = addresses.split(os.fsencode(text or "<>"))
+    except ValueError:
+        raise ConfigError(f"{flag}: {text!r} is not one address") from None
+    if not written and what == "recipient":
+        raise ConfigError(f"{flag}: a {what} must not be empty")
+    return addresses.raw_sender(written) if what == "sender" else addresses.unquote(written)
 
 
 # The commands

@@ -226,6 +226,10 @@ class WatchQueue:
         """See `forwarder.queue.Queue`."""
         return sum(map(self.gone, names))
 
+    def is_held(self, name: bytes) -> bool:
+        """See `gone`: a daemon counts how often messages were held."""
+        return False
+
     def vanished(self, name: bytes) -> bool:
         """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
         # Once until the next regular scan: a file system may list what it does not have.

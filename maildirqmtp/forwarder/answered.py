@@ -59,6 +59,11 @@ class AnsweredMessages:
         name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)
         if kept is not None:
-            self._queue.later(name, queued.message.mtime_s, kept.reason, kept.at_next_scan)
+            was_held, changed = self._queue.is_held(name), kept.at_next_scan
+            is_news = self._queue.later(name, queued.message.mtime_s, kept.reason, changed)
+            if is_news or not changed:
+                self._report.no_longer_held(was_held)
+            if is_news and changed:
+                self._report.held(name, kept.reason, "changed")
         elif self._queue.gone(name):
             self._report.no_longer_held()

@@ -132,7 +132,9 @@ class Outbox:
         return candidate
 
     def _hold(self, name: bytes) -> None:
+        was_held = self._queue.is_held(name)
         if self._queue.later(name, None, holds.REASON):
+            self._report.no_longer_held(was_held)
             self._report.held(name, holds.REASON)
 
     def _look_for_holds(self) -> None:
@@ -333,12 +335,14 @@ class Outbox:
 
         One above `most_bytes` is postponed.
         """
+        was_held = self._queue.is_held(name)
         try:
             queued = prepare(self._maildir, self._route, folder, name, most_bytes)
             is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)
             if self._queue.later(name, None, str(error), at_next_scan):
+                self._report.no_longer_held(was_held)
                 self._report.held(name, str(error))
             return None
         if queued is PassedOver.LARGE:
@@ -351,6 +355,7 @@ class Outbox:
                     self._report.no_longer_held()
             elif self._queue.later(name, None, "") and queued is PassedOver.FOR_OTHERS:
                 self._report.for_others()
+                self._report.no_longer_held(was_held)
             return None
         if queued.refusal is not None:
             self._refuse(queued)

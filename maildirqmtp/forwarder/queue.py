@@ -100,6 +100,10 @@ class Queue(Protocol):
         """These messages are done; say how many of them had been held in this run."""
         ...
 
+    def is_held(self, name: bytes) -> bool:
+        """Say whether a message counts as held, though this run may try it again."""
+        ...
+
     def vanished(self, name: bytes) -> bool:
         """There is no file of this name any more; say whether it had been held in this run.
 
@@ -236,6 +240,10 @@ class BatchQueue:
         """See `Queue`."""
         return sum(map(self.gone, names)) if self._held or self._large else 0
 
+    def is_held(self, name: bytes) -> bool:
+        """See `Queue`."""
+        return bool(self._held) and without_uid(name) in self._held
+
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
         key = without_uid(name)
@@ -256,6 +264,8 @@ class BatchQueue:
             self._held[key] = reason
         else:
             self._tried.add(key)
+            if not at_next_scan:
+                self._held.pop(key, None)
         if not reason:
             self._of_others.add(key)
         return reason != before

@@ -123,7 +123,9 @@ class Recovery:
             if queued.unanswered < len(queued.recipients):
                 self._settler.settle(queued)
             if queued.reason:
+                was_held = queue.is_held(message.name)
                 if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
+                    self._report.no_longer_held(was_held)
                     self._report.held(message.name, queued.reason)
             elif queued is broken:
                 self._defer(queued, self._large.note_broken(queued), queue)
@@ -174,7 +176,9 @@ class Recovery:
             self._report.deferred(queued, index, reason)
         if was_tried:
             self._settler.attempts.note(queued, reason)
+        was_held = queue.is_held(queued.message.name)
         queue.later(queued.message.name, queued.message.mtime_s, reason)
+        self._report.no_longer_held(was_held)
 
     def _count_fault(self, queued: QueuedMessage) -> int:
         """Count one more connection that this message, alone in flight, has ended."""

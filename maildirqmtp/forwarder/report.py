@@ -229,18 +229,18 @@ class Report:
             text = "not answered; it may have been taken, and will then come twice"
             self._outcome("in-doubt", queued, index, text, quiet=silent)
 
-    def held(self, name: bytes, reason: str) -> None:
-        """A message cannot be sent as it is; it stays where it is."""
+    def held(self, name: bytes, reason: str, event: str = "held") -> None:
+        """A message stays: it cannot be sent as it is; or it `changed`, and is tried once more."""
         self.counters.held += 1
-        self._line("held", 0, f"{printable(name)}: held: {reason}")
-        self._json("held", message=printable(name), reason=reason)
+        self._line(event, 0, f"{printable(name)}: {event}: {reason}")
+        self._json(event, message=printable(name), reason=reason)
 
     def for_others(self) -> None:
         """A message has no recipient that begins with the prefix; it stays for other routes."""
         self.counters.others += 1
 
     def no_longer_held(self, messages: int = 1) -> None:
-        """So many messages that were held in this run are done."""
+        """So many messages that counted as held in this run are done, or were tried again."""
         self.counters.held -= messages
 
     def _outcome(

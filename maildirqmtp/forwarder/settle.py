@@ -101,9 +101,7 @@ class Settler:
                     self._report.accepted(queued)
                     self._remove(queued, self._route.sent)
         except FileChangedError as error:
-            reason = f"{error}; kept, to be sent as it is now"
-            self._report.held(queued.message.name, reason)
-            kept = Kept(reason, at_next_scan=True)
+            kept = Kept(f"{error}; kept, to be sent as it is now", at_next_scan=True)
         except LocalError as error:
             self.stop_taking(error)
             kept = Kept(str(error))

@@ -17,7 +17,8 @@ NULL_SENDER = b""
 #: The sender of qmail's double bounces.
 DOUBLE_BOUNCE_SENDER = b"#@[]"
 
-_NULL_SENDER_NAME = b"mailer-daemon"
+# In brackets, too: programs that have the null sender as a text write its brackets with it.
+_NULL_SENDER_NAMES = (b"mailer-daemon", b"<>")
 _UNKNOWN = b"unknown"
 
 # A local part in quotes that is not empty, and at most a domain after it (RFC 5321, 4.1.2). More
@@ -32,6 +33,14 @@ _DOT_STRING = rb"%b(?:\.%b)*" % (_ATOM, _ATOM)
 _PIECE = rb'"(?:[^"\\]|\\.)*"|[^ \t"<>,]'
 _ONE = rb"[ \t]*+(?:<((?:%b)*)>|((?:%b)+))[ \t]*+" % (_PIECE, _PIECE)
 _LISTED = rb"(?:%b|[ \t]*+)(?:,|\Z)" % _ONE
+# What an option gives. A local part is a quoted string, or has none of the specials, blanks and
+# controls of RFC 5322, 3.2.3; dots may stand anywhere in it, as qmail and some providers have them.
+_PLAIN = rb'[^\x00-\x20\x7f()<>\[\]:;@\\,".]'
+_LOCAL_PART = rb'(?:"(?:[^"\\\r\n\0]|\\[^\r\n\0])*+"|(?:%b|\.)++)' % _PLAIN
+_DOMAIN = rb"(?:%b++(?:\.%b++)*+\.?|\[[^\x00-\x20\x7f\[\]\\]*+\])" % (_PLAIN, _PLAIN)
+_ADDRESS = rb"%b(?:@%b)?" % (_LOCAL_PART, _DOMAIN)
+# The sender that qmail makes a VERP of: LOCAL-@HOST-@[] (qmail-send(8)).
+_VERP_SENDER = rb"%b-@%b-@\[\]" % (rb"(?:%b|\.)+" % _PLAIN, rb"%b+(?:\.%b+)*?" % (_PLAIN, _PLAIN))
 
 
 def unquote(address: bytes) -> bytes:
@@ -60,33 +69,51 @@ def quote(address: bytes) -> bytes:
 def raw_sender(address: bytes) -> bytes:
     """Return the raw form of a sender from a header, an option or a command line.
 
-    MAILER-DAEMON without a domain, in any letter case, is the null sender.
+    MAILER-DAEMON without a domain, in any letter case, is the null sender, and `<>`.
     """
     address = unquote(address)
-    return NULL_SENDER if address.lower() == _NULL_SENDER_NAME else address
+    return NULL_SENDER if address.lower() in _NULL_SENDER_NAMES else address
 
 
 def parse(text: bytes, what: str) -> bytes:
     """Return the raw form of the one address of an option: bare or in brackets, maybe quoted.
 
-    `what` is "sender" or "recipient"; only a sender may be empty. Raises
-    `ValueError` for anything else than one address that servers take, and says
-    what is wrong.
+    `what` is "sender" or "recipient"; only a sender may be empty. A domain may be missing; where
+    there is one, a local part stands before it. Raises `ValueError` for anything else than one
+    address that servers take, and says what is wrong.
     """
-    match = re.compile(_ONE, re.DOTALL).fullmatch(text or b"<>")
-    if match is None:
-        raise ValueError(
-            f"{printable(text)!r} is not one address; write one with a blank in it as "
-            f'"jane x"@example.org'
-        )
-    written = bytes(match[match.lastindex or 0])
+    written = bare(text.strip(b" \t") or text)
     address = raw_sender(written) if what == "sender" else unquote(written)
     fault = check_address(address, what)
-    if fault is None and not address and what != "sender":
+    if fault is None and not written and what != "sender":
         fault = f"a {what} must not be empty"
+    if fault is None and written and not _is_one(written, what):
+        fault = f"{printable(text)!r} is not one address: {_why_not(written)}"
     if fault is not None:
         raise ValueError(fault)
     return address
+
+
+def _is_one(written: bytes, what: str) -> bool:
+    if re.fullmatch(_ADDRESS, written):
+        return True
+    return what == "sender" and re.fullmatch(_VERP_SENDER, written) is not None
+
+
+def _why_not(written: bytes) -> str:
+    """Say why this is not an address, and what to write."""
+    if written.startswith(b"@"):
+        if b":" in written:
+            return "a route stands before it (RFC 5321, C); write what follows the last colon"
+        return "nothing stands before the @"
+    if written.endswith(b"@"):
+        return "no domain follows the @"
+    if re.fullmatch(rb"%b(?:@%b){2,}" % (_LOCAL_PART, _DOMAIN), written):
+        return 'it has more than one @; write "a@b"@example.org where one is in the local part'
+    return (
+        'no blank, control byte or ()<>[]:;@\\," may be in it but in quotes, as in '
+        '"jane x"@example.org'
+    )
 
 
 def takes_no_bounce(sender: bytes) -> bool:
@@ -94,7 +121,7 @@ def takes_no_bounce(sender: bytes) -> bool:
 
     The null sender, however it is spelled, and that of qmail's double bounces.
     """
-    return sender in (NULL_SENDER, DOUBLE_BOUNCE_SENDER) or sender.lower() == _NULL_SENDER_NAME
+    return sender in (NULL_SENDER, DOUBLE_BOUNCE_SENDER) or sender.lower() in _NULL_SENDER_NAMES
 
 
 def is_unknown(address: bytes) -> bool:

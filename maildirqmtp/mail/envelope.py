@@ -242,8 +242,8 @@ def _envelope_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str
 
 
 def _recipients(found: list[bytes]) -> tuple[tuple[bytes, ...], str]:
-    """Return the raw forms of what a header gives as recipients, or what is wrong with them."""
-    recipients = tuple(map(addresses.unquote, found))
+    """Return the raw forms of what a header gives as recipients, each once, or a fault."""
+    recipients = tuple(dict.fromkeys(map(addresses.unquote, found)))
     for recipient in recipients:
         fault = check_address(recipient, "recipient")
         if fault:

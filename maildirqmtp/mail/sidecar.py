@@ -6,7 +6,7 @@
      "failures": [{"recipient": "...", "response": "D...", "at": "2026-01-31T12:00:00Z"}]}
 
 NAME is the message's file name up to the first `:`. UTF-8; bytes that are not
-UTF-8 by surrogateescape. `recipients` are those still owed the message;
+UTF-8 by surrogateescape. `recipients` are those still owed the message, each once;
 `failures`, optional, says what became of the others.
 """
 
@@ -79,7 +79,7 @@ def _dump(sidecar: Sidecar, indent: int | None = None) -> bytes:
 
 
 def decode(data: bytes) -> Sidecar:
-    """Read a sidecar's file; `data` has at most `MAX_BYTES`.
+    """Read a sidecar's file; `data` has at most `MAX_BYTES`. Each recipient comes out once.
 
     Raises `SidecarError` for anything that is not exactly a sidecar: the
     message is then held, never sent by its headers.
@@ -107,7 +107,7 @@ def decode(data: bytes) -> Sidecar:
         raise SidecarError(f"its sidecar has no list of at most {MAX_RECIPIENTS} under 'failures'")
     return Sidecar(
         sender,
-        tuple(_address(r, "recipient") for r in recipients),
+        tuple(dict.fromkeys(_address(r, "recipient") for r in recipients)),
         tuple(_failure(f) for f in failures),
     )
 
@@ -127,6 +127,8 @@ def _address(value: object, what: str) -> bytes:
     if not isinstance(value, str):
         raise SidecarError(f"its sidecar has a {what} that is no text")
     address = _bytes(value, what)
+    if what == "sender" and address == b"<>":
+        return b""  # the null sender, with its brackets
     reason = check_address(address, what)
     if reason is None and what == "recipient" and not address:
         reason = "empty recipient"

@@ -66,6 +66,13 @@ DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
 Candidates = deque[tuple[Folder, bytes]]
 
 
+def _cannot_open(folder: Folder, name: bytes, error: OSError) -> LocalError:
+    fault = local_error("open", folder.join(name), error)
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return fault
+    return LocalError(f"{fault}; chmod or chown it, or run this as its owner")
+
+
 def _being_written(folder: Folder, name: bytes) -> FileChangedError:
     return FileChangedError(
         f"{printable(folder.join(name))} is being written to; messages are to be written in tmp/ "
@@ -307,7 +314,7 @@ class Maildir:
         except OSError as error:
             if error.errno in _NO_MESSAGE or self._is_no_file(folder, name):
                 return None
-            raise local_error("open", folder.join(name), error) from error
+            raise _cannot_open(folder, name, error) from error
         keep = False
         try:
             status = os.fstat(fd)

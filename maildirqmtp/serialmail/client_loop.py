@@ -160,6 +160,8 @@ class ClientLoop:
         kept = self._settler.settle(queued)
         if kept is not None:
             self._keep(queued)
+            if kept.at_next_scan:
+                self._report.held(queued.message.name, kept.reason)
             trouble = self._settler.local_error
             if trouble is not None and answer.status is ACCEPTED and not kept.at_next_scan:
                 self._report.twice(queued, trouble)

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
+from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.route import SENDMAIL, Route
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.serialmail.client_loop import ClientLoop
+from maildirqmtp.serialmail.help_text import show
 from maildirqmtp.serialmail.report import SerialmailReport
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.text import printable
@@ -88,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = SerialmailReport(sys.stderr)
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["--help"]:
-        print(HELP, end="")
-        return EXIT_OK
+        return show(HELP, report.fatal)
     try:
         options = parse(words)
     except ConfigError:

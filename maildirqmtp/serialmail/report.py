@@ -54,7 +54,7 @@ class SerialmailReport(Report):
         self.counters.bounced += 1
         self._info(queued, "bounced", text)
 
-    def held(self, name: bytes, reason: str) -> None:
+    def held(self, name: bytes, reason: str, event: str = "held") -> None:
         """See `Report`."""
         self.counters.held += 1
         self._line("trouble", -1, f"warning: {printable(name)} stays: {reason}")

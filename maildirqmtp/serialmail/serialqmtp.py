@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.serialmail.conversation import Conversation
+from maildirqmtp.serialmail.help_text import show
 from maildirqmtp.serialmail.recording import NOT_WRITTEN
 from maildirqmtp.transport.descriptors import connect_ucspi
 
@@ -43,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("usage: serialqmtp prefix")
         return EXIT_USAGE
     if words[0] == "--help":
-        print(HELP, end="")
-        return EXIT_OK
+        return show(HELP, _say)
     _be_killed_quietly()
     why = _run(os.fsencode(words[0]))
     if why:

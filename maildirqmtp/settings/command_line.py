@@ -13,6 +13,7 @@ from maildirqmtp.exit_codes import EXIT_USAGE
 from maildirqmtp.settings import flags_and_keys
 from maildirqmtp.settings.conflicts import find_conflict
 from maildirqmtp.settings.flags_and_keys import Setting, Values
+from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.types import ListType, NumberType, SwitchType
 
 if TYPE_CHECKING:
@@ -95,12 +96,13 @@ class CommandLine(argparse.Namespace):
     watch: bool
 
     def values(self, settings: Iterable[Setting[Any]]) -> Values:
-        """Return the values of those settings that were given."""
+        """Return the values of those settings that were given; several of one, each once."""
         found: Values = {}
         for setting in settings:
             value = getattr(self, setting.field)
             if value is not None:
-                found[setting.field] = tuple(value) if isinstance(value, list) else value
+                several = isinstance(value, list)
+                found[setting.field] = tuple(dict.fromkeys(value)) if several else value
         return found
 
 
@@ -111,7 +113,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return action.help if setting is None else setting.described
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> NoReturn:
         """Exit 100, as qmail's programs do for wrong usage; argparse would exit 2."""
         self.exit(EXIT_USAGE, f"{self.prog}: {message}; try {self.prog} --help\n")

@@ -30,6 +30,8 @@ QUEUE = b"/var/lib/maildirqmtp/queue"
 Aliases = dict[bytes, tuple[bytes, ...]]
 # What sendmail delivers to besides addresses: commands, files, lists of addresses (aliases(5)).
 _NO_ADDRESS = (b"|", b"/", b":include:")
+# What may stand before them.
+_BEFORE_ADDRESS = b' \t<"\\'
 
 
 class Submission(NamedTuple):
@@ -79,13 +81,12 @@ def _targets(value: object, where: str) -> tuple[bytes, ...]:
     for text in value if isinstance(value, list) else [value]:
         if not isinstance(text, str):
             raise ConfigError(f"{where}: an address in quotes, or an array of them, is needed")
-        target = AddressType("recipient").parse(text, where)
-        if target.startswith(_NO_ADDRESS):
+        if os.fsencode(text).lstrip(_BEFORE_ADDRESS).startswith(_NO_ADDRESS):
             raise ConfigError(
                 f"{where}: {text!r}: an alias leads to addresses only, not to commands, files or "
                 f":include:"
             )
-        found.append(target)
+        found.append(AddressType("recipient").parse(text, where))
     if not found:
         raise ConfigError(f"{where}: at least one address is needed; the mail would be lost")
     return tuple(found)

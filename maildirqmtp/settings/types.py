@@ -243,7 +243,7 @@ class HostNameType(TextType):
 
 
 class ListType(ValueType[tuple[T, ...]]):
-    """Several values: the flag may be given again; in a file one value, or an array of them."""
+    """Several values, each once: the flag may be given again; in a file one, or an array."""
 
     wanted = "a text or an array of texts"
 
@@ -260,7 +260,7 @@ class ListType(ValueType[tuple[T, ...]]):
             if not isinstance(text, str):
                 raise self.wrong(text, where)
             found += self.parse(text, where)
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
     def to_toml(self, value: tuple[T, ...]) -> str:
         return f"[{', '.join(self._element.to_toml(one) for one in value)}]"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.cli import main as cli
+from maildirqmtp.cli import qmtpq
 from tests.helpers import add_message, make_maildir, names, snapshot
 
 Out = pytest.CaptureFixture[str]
@@ -71,6 +72,41 @@ def test_dry_run_tells_what_would_be_held(path: Path, capsys: Out) -> None:
         "and --recipient, or write a sidecar, as --enqueue does; see HELD MESSAGES in "
         "maildirqmtp(1)\n"
     )
+
+
+def test_dry_run_knows_what_is_on_hold(path: Path, capsys: Out) -> None:
+    """Told that it would be sent, nobody looks for why it is still there after the run."""
+    add_message(path, "1.a:2,S")
+    add_message(path, "2.a")
+    add_message(path, "3.a", recipient=b"other@y")
+    assert qmtpq.main(["hold", str(path), "1.a:2,S", "3.a"]) == 0
+    capsys.readouterr()
+    assert cli.main(["--dry-run", "--json", str(path), "h"]) == 111
+    out, err = capsys.readouterr()
+    events = [json.loads(line) for line in out.splitlines()]
+    why = "an administrator holds it; qmtpq release lets it go"
+    assert [(e["event"], e["message"], e.get("reason")) for e in events] == [
+        ("held", "1.a:2,S", why),
+        ("would-send", "2.a", None),
+        ("held", "3.a", why),
+    ]
+    assert err == f"maildirqmtp: 1.a:2,S: held: {why}\nmaildirqmtp: 3.a: held: {why}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sender", "code"),
+    [([], b"s@x", 111), (["--bounce"], b"s@x", 0), (["--bounce"], b"", 111)],
+)
+def test_dry_run_knows_a_loop(
+    path: Path, capsys: Out, flags: list[str], sender: bytes, code: int
+) -> None:
+    """The run sends nothing of it: it bounces it, or moves it to the failed maildir (111)."""
+    add_message(path, "1.a", b"Received: from a by b\n" * 100 + b"\ntext\n", sender)
+    assert cli.main(["--dry-run", "--json", *flags, str(path), "h"]) == code
+    out, err = capsys.readouterr()
+    why = "mail loop: it has 100 Received lines (#5.4.6)"
+    assert json.loads(out) == {"event": "would-fail", "message": "1.a", "reason": why}
+    assert err == f"maildirqmtp: 1.a: would fail: {why}\n"
 
 
 def test_dry_run_of_no_maildir(tmp_path: Path, capsys: Out) -> None:

@@ -177,6 +177,10 @@ def test_a_held_message_is_not_sent_by_a_batch(maildir: Path) -> None:
     assert (one["message"], one["state"]) == ("1.a", "held")
     assert "an administrator holds it" in one["reason"]
     assert "held: an administrator holds it" in run("--status", maildir).stdout
+    foretold = run("--dry-run", maildir, "127.0.0.1:1")
+    assert foretold.returncode == 111
+    assert "1.a: held: an administrator holds it" in foretold.stderr
+    assert foretold.stdout.startswith("2.b: <")
     with serving(answer_all()) as server:
         done = run(maildir, server.address)
         assert done.returncode == 111

@@ -27,6 +27,7 @@ from tests.helpers import (
     command,
     make_maildir,
     names,
+    run,
     serving,
     sidecar,
     wait_until,
@@ -89,6 +90,31 @@ def queue(tmp_path: Path) -> Path:
 
 
 # A relay
+
+
+@pytest.mark.parametrize("how", ["--queue", "DIR"])
+def test_brackets_for_the_null_sender_make_no_bounce(tmp_path: Path, how: str) -> None:
+    """A client that writes them into the envelope sends a bounce; nobody is to be told of it."""
+    there = tmp_path / "there"
+    with receiver(there, *(("--queue",) if how == "--queue" else ())) as (_, where):
+        with connect(where) as sock:
+            assert talk(sock, package(b"no@example.org", sender=b"<>")) == "K"
+        with serving(answer_all(lambda package, recipient: b"Dno")) as server:
+            bounces = tmp_path / "bounces"
+            ran = run("--bounce", f"--bounce-via=maildir:{bounces}", there, server.address)
+    assert ran.returncode == 111
+    assert [sent.sender for sent in server.packages] == [b""]
+    assert not bounces.exists()
+
+
+def test_a_client_that_names_a_recipient_twice_gets_two_answers(queue: Path) -> None:
+    """One fewer would shift all that follow; the recipient gets one copy."""
+    with receiver(queue, "--queue") as (_, where):
+        with connect(where) as sock:
+            assert talk(sock, package(OTHERS[0], OTHERS[1], OTHERS[0])) == "KKK"
+        with serving(answer_all()) as server:
+            assert run(queue, server.address).returncode == 0
+    assert [sent.recipients for sent in server.packages] == [OTHERS]
 
 
 def test_two_hops(tmp_path: Path) -> None:

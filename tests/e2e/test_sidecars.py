@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from tests.helpers import (
     add_sidecar,
     answer_all,
     by_recipient,
+    command,
     have_mailfront,
     mailfront,
     names,
@@ -34,6 +36,70 @@ from tests.helpers import (
     sidecar,
     snapshot,
 )
+
+
+@pytest.mark.parametrize("answer", [b"Kok", b"Zno", b"Dno"])
+def test_a_sidecar_replaced_in_flight_is_told_once_and_truly(maildir: Path, answer: bytes) -> None:
+    """Told as held, the message is looked for where it is not; and 1 held is 1 that is left."""
+    add_message(maildir, "1.m", b"text\n")
+    add_sidecar(maildir, "1.m", "s@x", "a@y", "b@y")
+
+    def script(peer: Peer) -> None:
+        while package := peer.read_package():
+            if b"a@y" in package.recipients:
+                add_sidecar(maildir, "1.m", "s@x", "b@y", "new@y")
+            peer.respond(*(answer if r == b"b@y" else b"Kok" for r in package.recipients))
+
+    with serving(script) as server:
+        result = run(maildir, server.address)
+    said = "1.m: changed: its sidecar was replaced while it was being sent; kept, to be sent as it"
+    assert result.stderr.count("was replaced") == result.stderr.count(said) == 1
+    assert " 0 held, " in result.stderr
+    assert "1.m: held" not in result.stderr
+    assert b"new@y" in [r for package in server.packages for r in package.recipients]
+    assert result.returncode == (0 if answer == b"Kok" else 111)
+    assert names(maildir / "new") == (["1.m"] if answer == b"Zno" else [])
+
+
+def test_an_address_that_is_named_twice_gets_one_copy(maildir: Path) -> None:
+    """Two of the same message, or two bounces of it; and one that stayed would get a third."""
+    add_message(maildir, "1.m", b"text\n")
+    add_sidecar(maildir, "1.m", "s@x", "z@y", "k@y", "k@Y", "k@y", "z@y")
+    with serving(answer_all(by_recipient)) as server:
+        assert run(maildir, server.address).returncode == 111
+    (package,) = server.packages
+    assert package.recipients == (b"z@y", b"k@y", b"k@Y")
+    assert sidecar(maildir, "1.m")["recipients"] == ["z@y"]
+
+
+@pytest.mark.parametrize("how", ["options", "enqueued", "Envelope-to"])
+def test_so_does_one_that_is_given_twice(maildir: Path, how: str) -> None:
+    """By options, by whatever enqueues, by Exim: the first place is kept."""
+    twice = ["--recipient=b@y", "--recipient=a@y", "--recipient=<b@y>"]
+    if how == "enqueued":
+        words = [*command(), "--enqueue", str(maildir), "--sender=s@x", *twice]
+        subprocess.run(words, input=b"text\n", check=True, capture_output=True)
+    elif how == "options":
+        add_message(maildir, "1.m", b"text\n")
+    else:
+        top = b"Return-path: <s@x>\nEnvelope-to: b@y, a@y,\n <b@y>\n"
+        add_message(maildir, "1.m", top + b"\ntext\n", None, None)
+    with serving(answer_all()) as server:
+        assert run(*(twice if how == "options" else ()), maildir, server.address).returncode == 0
+    assert [package.recipients for package in server.packages] == [(b"b@y", b"a@y")]
+
+
+def test_brackets_alone_are_the_null_sender_in_a_sidecar(maildir: Path, tmp_path: Path) -> None:
+    """Sent as an address, its failure would be told to a user of that name."""
+    add_message(maildir, "1.m", b"text\n")
+    add_sidecar(maildir, "1.m", "<>", "d@y")
+    with serving(answer_all(lambda package, recipient: b"Dno")) as server:
+        bounces = tmp_path / "bounces"
+        result = run("--bounce", f"--bounce-via=maildir:{bounces}", maildir, server.address)
+    assert result.returncode == 111
+    assert [package.sender for package in server.packages] == [b""]
+    assert not bounces.exists()
+    assert sidecar(maildir / ".Failed", "1.m")["sender"] == ""
 
 
 @pytest.mark.parametrize("bounce", [True, False])

@@ -26,7 +26,7 @@ _DURABLE = {
     *("fsync", "fdatasync", "sync", "_sync", "_sync_directory", "durable_envelope"),
     "sync_new",
 }
-#: The tests that may catch it, the cheaper first.
+#: The tests that may catch it beside the module's own, the cheaper first.
 TESTS = ("tests/faults/test_durability.py", "tests/faults/test_power.py")
 
 
@@ -41,6 +41,13 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.function}:{self.text}"
+
+    @property
+    def tests(self) -> list[str]:
+        """The tests that may catch it."""
+        path = Path("tests", self.file)
+        own = path.with_name(f"test_{path.name}")
+        return [str(own), *TESTS] if (ROOT / own).exists() else [*TESTS]
 
 
 def calls() -> list[Call]:
@@ -116,7 +123,7 @@ def test_a_missing_fsync_is_noticed(tmp_path: Path, call: Call) -> None:
     """Without this call a power cut would lose mail, or send it to the wrong people."""
     without(call, tmp_path)
     caught: dict[str, list[str]] = {}
-    for tests in TESTS:
+    for tests in call.tests:
         names = failing(tmp_path, tests)
         if names:
             caught[Path(tests).stem] = names

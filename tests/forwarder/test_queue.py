@@ -75,6 +75,18 @@ def test_a_message_that_changed_and_was_sent_is_no_longer_held() -> None:
     assert not queue.gone(A)
 
 
+def test_a_message_that_changed_counts_as_held_until_its_next_outcome() -> None:
+    """Counted on, it would be one more than is left; counted twice, two for one."""
+    queue = batch()
+    assert not queue.is_held(A)
+    queue.later(A, NOW, "it changed", at_next_scan=True)
+    queue.later(A, NOW, "it changed", at_next_scan=True)
+    assert queue.is_held(A + b",U=3")
+    assert not queue.is_held(B)
+    queue.later(A, NOW, "deferred")
+    assert not queue.is_held(A)
+
+
 def test_a_batch_follows_a_message_that_a_reader_moves() -> None:
     """Its old name is gone; a scan finds it under the new one, but not for ever."""
     queue = batch(*[deque([(CUR, A + b":2,S")])] * 20)

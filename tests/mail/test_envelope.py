@@ -190,6 +190,8 @@ READ: list[tuple[str, bytes, bytes | None, tuple[bytes, ...], bytes]] = [
     ("quoted and in brackets", RP + b'Delivered-To: <"a b"@c>\n', b"a@b", (b"a b@c",), b""),
     ("an empty quoted string", RP + b'Delivered-To: ""@c\n', b"a@b", (b'""@c',), b""),
     ("MAILER-DAEMON", b"Return-Path: <MAILER-DAEMON>\n" + DT + BODY, b"", (b"c@d",), BODY),
+    ("brackets twice", b"Return-Path: <<>>\n" + DT + BODY, b"", (b"c@d",), BODY),
+    ("quoted brackets", b'Return-Path: <"<>">\n' + DT + BODY, b"", (b"c@d",), BODY),
     ("Mailer-Daemon", b"Return-Path: <Mailer-Daemon>\n" + DT + BODY, b"", (b"c@d",), BODY),
     ("bare mailer-daemon", b"Return-Path: mailer-daemon\n" + DT + BODY, b"", (b"c@d",), BODY),
     (

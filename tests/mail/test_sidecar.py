@@ -31,7 +31,8 @@ GOOD = [
     (text(), Sidecar(b"a@b", (b"c@d",))),
     (text(sender=""), Sidecar(b"", (b"c@d",))),
     (text(recipients=[]), Sidecar(b"a@b", ())),
-    (text(recipients=["c@d", "e@f", "c@d"]), Sidecar(b"a@b", (b"c@d", b"e@f", b"c@d"))),
+    (text(recipients=["c@d", "e@f", "c@d", "C@d"]), Sidecar(b"a@b", (b"c@d", b"e@f", b"C@d"))),
+    (text(sender="<>"), Sidecar(b"", (b"c@d",))),
     (text(sender="x" * 999), Sidecar(b"x" * 999, (b"c@d",))),
     (text(failures=[]), Sidecar(b"a@b", (b"c@d",))),
     (failure(), Sidecar(b"a@b", (b"c@d",), (Failure(b"e@f", "Dno", AT),))),
@@ -44,7 +45,7 @@ GOOD = [
         Sidecar("\u00fc".encode(), (b"\xff",)),
     ),
     (text() + b" " * (MAX_BYTES - len(text())), Sidecar(b"a@b", (b"c@d",))),
-    (text(recipients=["x"] * MAX_RECIPIENTS), Sidecar(b"a@b", (b"x",) * MAX_RECIPIENTS)),
+    (text(recipients=["x"] * MAX_RECIPIENTS), Sidecar(b"a@b", (b"x",))),
 ]
 
 BAD = [
@@ -153,7 +154,7 @@ def test_a_sidecar_of_the_largest_size_can_be_written_again() -> None:
         content = {"version": 1, "sender": "", "recipients": recipients}
         return json.dumps(content, separators=(",", ":")).encode()
 
-    recipients = ["r" * 113] * 9_031
+    recipients = [f"{number:0113d}" for number in range(9_031)]
     recipients.append("r" * (MAX_BYTES - len(dense(recipients)) - len(',""')))
     data = dense(recipients)
     assert len(data) == MAX_BYTES
@@ -178,14 +179,18 @@ def test_failures_that_cannot_be_cut_enough_are_left_out() -> None:
     assert content == Sidecar(b"a@b", (b"c@d",))
 
 
-ADDRESS = st.binary(max_size=30).map(lambda a: bytes(b for b in a if b not in b"\0\r\n"))
+ADDRESS = (
+    st.binary(max_size=30)
+    .map(lambda a: bytes(b for b in a if b not in b"\0\r\n"))
+    .filter(lambda a: a != b"<>")
+)
 RECIPIENT = ADDRESS.map(lambda a: b"r" + a)
 
 
 @CHECKED
 @given(
     ADDRESS,
-    st.lists(RECIPIENT, max_size=5),
+    st.lists(RECIPIENT, max_size=5, unique=True),
     st.lists(st.builds(Failure, RECIPIENT, st.text(max_size=20), st.text(max_size=20)), max_size=3),
 )
 def test_any_valid_address_comes_back_as_it_was(

@@ -498,7 +498,7 @@ def test_one_that_cannot_be_opened_is_held(
     (path / "new" / "1.a").write_bytes(b"x")
     (path / "new" / "directory").mkdir()
     monkeypatch.setattr(os, "open", denied)
-    with pytest.raises(LocalError, match=r"cannot open .*1\.a: Permission denied"):
+    with pytest.raises(LocalError, match=r"open .*1\.a: Permission denied; chmod or chown it"):
         maildir.load(maildir.new, b"1.a")
     assert maildir.load(maildir.new, b"directory") is None
     monkeypatch.setattr(os, "stat", denied)

@@ -14,6 +14,7 @@ from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import requeue, sidecars
 from maildirqmtp.maildir.files import Folder, Identity, identity_of
 from maildirqmtp.maildir.maildir import Maildir
+from tests.fakes import FileSystem
 from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
 
 CONTENT = Sidecar(b"s@x", (b"a@y",))
@@ -125,6 +126,17 @@ def test_a_failed_message_waits_again(path: Path, maildir: Maildir, failed: Mail
     assert names(path / "tmp") == []
 
 
+def test_it_is_durable_in_the_queue_before_its_sidecar_goes(
+    path: Path, maildir: Maildir, failed: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves it in the failed maildir without what it says, or in neither."""
+    system = FileSystem(monkeypatch, path)
+    requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), None)
+    (moved,) = system.of("rename")
+    rest = system.calls[system.calls.index(moved) + 1 :]
+    assert rest == ["fsync new", "fsync .Failed/new", "unlink .Failed/envelope/1.a.json"]
+
+
 def test_what_still_waits_of_the_same_message_is_left_alone(
     path: Path, maildir: Maildir, failed: Maildir
 ) -> None:
@@ -208,7 +220,11 @@ def test_on_another_file_system_it_is_copied(
     monkeypatch.setattr(os, "rename", far_rename)
     monkeypatch.setattr(os, "link", far_link)
     before = known(failed, b"1.a")
+    system = FileSystem(monkeypatch, path)
     name = requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
+    gone = system.calls.index("unlink .Failed/new/1.a")
+    assert system.calls[gone - 1] == "fsync new"
+    assert system.calls[gone + 1 : gone + 3] == ["fsync new", "fsync .Failed/new"]
     assert known(maildir, name)[2:] == before[2:]
     assert (path / "new" / name.decode()).read_bytes().endswith(b"refused\n")
     assert names(path / ".Failed" / "new") == names(path / ".Failed" / "envelope") == []

@@ -456,7 +456,7 @@ TIME = st.floats(min_value=0.001, max_value=1e9) | st.integers(1, 10**9).map(flo
         prefix=st.just(b"") | PREFIX,
         sender=st.none() | st.just(b"") | ENVELOPE_ADDRESS,
         default_sender=st.none() | st.just(b"") | ENVELOPE_ADDRESS,
-        recipients=st.lists(ENVELOPE_ADDRESS, max_size=3).map(tuple),
+        recipients=st.lists(ENVELOPE_ADDRESS, max_size=3, unique=True).map(tuple),
         include_cur=st.booleans(),
         sent=st.none() | PATH.map(lambda path: b"/sent" + path),
         failed=st.none() | PATH.map(lambda path: b"/failed" + path),

@@ -12,6 +12,7 @@ import pytest
 from maildirqmtp.errors import LocalError
 from maildirqmtp.receiver.once import memory as module
 from maildirqmtp.receiver.once.memory import TRUSTED_S, Memory, key_of, text_digest
+from tests.fakes import FileSystem
 from tests.helpers import make_maildir
 from tests.receiver.doubles import Clock
 
@@ -144,6 +145,20 @@ def test_after_a_crash_between_name_and_delivery(
     with opened(path, clock) as memory:
         memory.recover(os.fsencode(maildir))
         assert memory.knows(A) is accepted  # it was found out once, for good
+
+
+def test_what_is_found_delivered_is_durable(
+    path: Path, clock: Clock, maildir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut takes it, and what is sent again is answered K and not delivered."""
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"name"), (B, b"read")])
+    (maildir / "new/name").touch()
+    (maildir / "cur/read:2,S").touch()
+    system = FileSystem(monkeypatch, maildir)
+    with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
+    assert {"fsync new", "fsync cur"} <= set(system.calls)
 
 
 @pytest.mark.parametrize("why", ["power cut", "a day later"])

@@ -1,0 +1,18 @@
+"""What --help shows, for both programs."""
+
+import sys
+from collections.abc import Callable
+
+from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+
+
+def show(text: str, tell: Callable[[str], object]) -> int:
+    """Write a text to standard output; `tell` is told where that fails. Return the exit code."""
+    try:
+        print(text, end="")
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        tell(f"standard output: {error.strerror}")
+        return EXIT_TEMPORARY
+    return EXIT_OK
