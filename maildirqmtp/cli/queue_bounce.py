@@ -116,9 +116,7 @@ class _Bounces:
             return self._maildir
         queues = self._place.queues
         if len(queues) == 1:
-            queue = stack.enter_context(Maildir(queues[0]))
-            queue.find_envelopes()
-            return queue
+            return stack.enter_context(Maildir(queues[0]))
         if self._place.route.bounce_via.method is BounceMethod.SERVER:
             raise LocalError(
                 f"{printable(self._place.path)} is the failed maildir of several: "

@@ -153,7 +153,6 @@ def _resend_from(
     # Two who resend at the same time would send it twice.
     failed.lock()
     with Maildir(place.queues[0]) as queue:
-        queue.find_envelopes()
         for _, _, entry in batch:
             check(stop)
             label = printable(entry.folder.join(entry.name))
@@ -178,7 +177,7 @@ def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.maildir import sidecars
 
-    before = sidecars.read(failed, entry.name) if failed.has_envelopes else None
+    before = sidecars.read(failed, entry.name)
     if entry.sender is None:
         raise FileChangedError(f"it cannot be sent: {entry.reason}")
     if before is None and not recipients:

@@ -221,8 +221,6 @@ def _look_at_failed(path: bytes, is_own: bool, limit: int) -> dict[str, Any]:
 
 
 def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
-    if not maildir.has_envelopes:
-        return []
     try:
         sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):

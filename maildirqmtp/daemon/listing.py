@@ -207,8 +207,6 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
 
 
 def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:
-    if not maildir.has_envelopes:
-        return ()
     try:
         sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):

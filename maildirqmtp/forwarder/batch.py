@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.housekeeping import Housekeeping
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.forwarder import Forwarder
@@ -58,6 +59,11 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()
             if not left:
+                if through and not maildir.is_current():
+                    report.problem(
+                        f"{printable(route.maildir)} was renamed, replaced or mounted over during "
+                        f"this run; run it again for what is there now"
+                    )
                 housekeeping.at_end(forwarder)
                 return
             if queue is not None and not queue.may_rescan:

@@ -115,7 +115,7 @@ class Settler:
 
         That one is to be settled by itself. `stop` where all of them are gone.
         """
-        if self._maildir.has_envelopes:
+        if self._maildir.may_have_envelopes():
             return first
         stop = min(stop, first + self._removals.room)
         index, remove = first, small.remove
@@ -145,8 +145,7 @@ class Settler:
         """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
-            if self._maildir.has_envelopes:
-                self._check_sidecar(queued)
+            self._check_sidecar(queued)
             if keep_in is not None:
                 self._catch_up(message)
                 target = self._targets.get(keep_in)
@@ -173,7 +172,8 @@ class Settler:
 
         What that one says is still owed. Raises `LocalError`, too.
         """
-        if sidecars.identity(self._maildir, queued.message.name) != queued.sidecar_identity:
+        name, known = queued.message.name, queued.sidecar_identity
+        if sidecars.is_another(self._maildir, name, queued.sidecar, known):
             raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _catch_up(self, message: Message) -> bool:

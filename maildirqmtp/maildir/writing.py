@@ -3,7 +3,8 @@
 The orders, each step durable before the next where it says so:
 
     deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
-    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/
+    enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/ |
+               are these the directories at their paths?
     deliver_as the same with rename instead of link, fsync new/
     adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
                link new/X | unlink tmp/X | fsync new/
@@ -191,39 +192,43 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
     """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
 
     Durable when this returns; before that, no forwarder sees any of it. What
-    could not be made durable is taken back.
+    could not be made durable, or is where no forwarder will look, is taken back.
     """
     name = write_tmp(maildir, pieces)
+    envelope = None
     try:
-        sidecars.write(maildir, name, content)
+        envelope = maildir.durable_envelope()
+        sidecars.place_first(maildir, envelope, name, content)
+        envelope.sync()
         publish(maildir, name)
         maildir.new.sync()
+        maildir.check_path(envelope)
     except BaseException:
-        _take_back(maildir, name)
+        _take_back(maildir, name, envelope)
         raise
     return name
 
 
-def _take_back(maildir: Maildir, name: bytes) -> None:
+def _take_back(maildir: Maildir, name: bytes, envelope: Folder | None) -> None:
     try:
-        withdraw(maildir, [name])
+        withdraw(maildir, [name], envelope)
     except LocalError:
         return  # the first error is the one to tell
 
 
-def withdraw(maildir: Maildir, names: Sequence[bytes], synced: bool = True) -> None:
+def withdraw(maildir: Maildir, names: Sequence[bytes], envelope: Folder | None) -> None:
     """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
 
-    In this order, for no message may lose its sidecar. Without `synced`, for a
-    directory whose fsync has failed, the sidecars stay, and become orphans.
+    In this order, for no message may lose its sidecar in `envelope`. None: there are none, or
+    they stay, and become orphans, since an fsync of new/ has failed.
     """
     for name in names:
         maildir.new.discard(name)
         maildir.tmp.discard(name)
-    if synced:
+    if envelope is not None:
         maildir.new.sync()
         for name in names:
-            sidecars.remove(maildir, name)
+            sidecars.remove(envelope, name)
 
 
 def free_name(target: Maildir, message: Message) -> bytes:
