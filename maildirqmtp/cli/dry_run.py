@@ -42,7 +42,7 @@ def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
         for folder, name in maildir.scan(route.include_cur):
             if on_hold and holds.key(name) in on_hold:  # as the outbox has it: before it is opened
                 left += 1
-                tell(name, "held", "held", holds.REASON)
+                tell(name, "held", "held", on_hold[holds.key(name)])
                 continue
             try:
                 queued = prepare(maildir, route, folder, name)

@@ -6,8 +6,9 @@ The order, each step durable before the next:
     unlink the message, if it is still that file | fsync its directory | unlink its sidecar |
     release its name
 
-A crash leaves the message on hold, or the hold of a message that is gone. Bounced once more, it
-has the same Message-ID and name as before.
+A crash leaves the message on hold, with a reason that names this command, or the hold of a message
+that is gone. Bounced once more, it has the same Message-ID and name as before. A signal ends it
+between two messages, and releases those that are left; a mailer that hangs is ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from maildirqmtp.cli.queue_changes import change_holds, code_of, confirmed, tell
+from maildirqmtp.cli.queue_changes import (
+    change_holds,
+    check,
+    code_of,
+    confirmed,
+    stoppable,
+    tell,
+)
 from maildirqmtp.daemon.listing import FAILED
 from maildirqmtp.daemon.status import served
 from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.cli.queue_selection import Chosen, Selected
     from maildirqmtp.daemon.listing import Entry
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.settings.flags_and_keys import Values
 
 #: Messages that are on hold at the same time for this.
@@ -55,13 +64,15 @@ def bounce(selected: Selected, given: Values, yes: bool, to_json: bool) -> int:
     if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
         selected.fault("nothing was bounced")
         return EXIT_TEMPORARY
-    for _, group in groupby(chosen, key=lambda one: one[1].path):
-        same = list(group)
-        try:
-            with ExitStack() as stack:
-                _Bounces(same[0], given, stack).send_all(selected, same, to_json)
-        except LocalError as error:
-            selected.fault(str(error))
+    with stoppable() as stop:
+        for _, group in groupby(chosen, key=lambda one: one[1].path):
+            same = list(group)
+            check(stop)
+            try:
+                with ExitStack() as stack:
+                    _Bounces(same[0], given, stack, stop).send_all(selected, same, to_json)
+            except LocalError as error:
+                selected.fault(str(error))
     return code_of(selected)
 
 
@@ -81,7 +92,8 @@ def _has_sender(selected: Selected, entry: Entry) -> bool:
 class _Bounces:
     """Bounces messages of one maildir, which it keeps locked until the stack is closed."""
 
-    def __init__(self, first: Chosen, given: Values, stack: ExitStack) -> None:
+    def __init__(self, first: Chosen, given: Values, stack: ExitStack, stop: Stop) -> None:
+        self._stop = stop
         place, self._maildir, _ = first
         self._place = replace(place, route=place.route._replace(**given, max_bounces=sys.maxsize))
         self._lock(stack)
@@ -104,9 +116,7 @@ class _Bounces:
             return self._maildir
         queues = self._place.queues
         if len(queues) == 1:
-            queue = stack.enter_context(Maildir(queues[0]))
-            queue.find_envelopes()
-            return queue
+            return stack.enter_context(Maildir(queues[0]))
         if self._place.route.bounce_via.method is BounceMethod.SERVER:
             raise LocalError(
                 f"{printable(self._place.path)} is the failed maildir of several: "
@@ -132,23 +142,26 @@ class _Bounces:
         entries = [entry for _, _, entry in same]
         for first in range(0, len(entries), BATCH):
             batch = entries[first : first + BATCH]
+            done: set[bytes] = set()
             if self._place.is_failed:
-                self._send(selected, batch, to_json)
+                self._send(selected, batch, to_json, done)
                 continue
+            check(self._stop)
             # What a daemon tries meanwhile might arrive after all.
             names = [entry.name for entry in batch]
-            change_holds(self._maildir, hold=names, release=())
-            done: set[bytes] = set()
+            change_holds(self._maildir, hold=names, release=(), bouncing=True)
             try:
-                done |= self._send(selected, batch, to_json)
+                self._send(selected, batch, to_json, done)
             finally:
                 release = [e.name for e in batch if e.name in done or not e.is_on_hold]
                 change_holds(self._maildir, hold=(), release=release)
 
-    def _send(self, selected: Selected, batch: Sequence[Entry], to_json: bool) -> set[bytes]:
-        """Bounce and remove these; return the names of those that are gone."""
-        gone: set[bytes] = set()
+    def _send(
+        self, selected: Selected, batch: Sequence[Entry], to_json: bool, gone: set[bytes]
+    ) -> None:
+        """Bounce and remove these; add the names of those that are gone. Raises `LocalError`."""
         for entry in batch:
+            check(self._stop)
             try:
                 self._send_one(entry)
             except QMTPError as error:
@@ -156,7 +169,6 @@ class _Bounces:
             else:
                 gone.add(entry.name)
                 tell("bounced", self._place, entry, to_json)
-        return gone
 
     def _send_one(self, entry: Entry) -> None:
         """Bounce and remove one message. Raises `QMTPError` where it stays."""
@@ -192,7 +204,7 @@ class _Bounces:
         if bouncer is None:
             route = self._place.route._replace(prefix=prefix)
             report = Report(sys.stderr)
-            bouncer = Bouncer(self._maildir, route, report, time.time, self._queue)
+            bouncer = Bouncer(self._maildir, route, report, time.time, self._queue, self._stop)
             self._bouncers[prefix] = bouncer
         return bouncer
 
@@ -212,7 +224,7 @@ def _texts(entry: Entry, queued: QueuedMessage, recipients: Sequence[bytes]) -> 
     """
     answered = {failure.recipient: failure.response for failure in entry.failures}
     said = f"D{CANCELLED}"
-    if entry.state != FAILED and entry.reason not in ("", holds.REASON):
+    if entry.state != FAILED and entry.reason not in ("", holds.REASON, holds.BOUNCING):
         said = f"Z{entry.reason} ({CANCELLED})"
     if queued.refusal is not None:
         said = str(queued.refusal)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.waking import Woken, wake
 from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
+from maildirqmtp.forwarder.stop import Stop
 from maildirqmtp.maildir import holds, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
+from maildirqmtp.transport.signals import signal_handlers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from maildirqmtp.cli.queue_selection import Chosen, Selected
     from maildirqmtp.daemon.listing import Entry, QueuePlace
@@ -26,11 +29,36 @@ if TYPE_CHECKING:
 
 #: Messages that are listed before it is asked whether they are to go.
 _LISTED = 20
+#: Seconds that what is done to a message may take once it is told to stop, a mailer's run for one.
+_STOP_S = 20.0
 
 
 def code_of(selected: Selected) -> int:
     """Return the exit code of a command: 111 where something was not done."""
     return EXIT_OK if selected.complete else EXIT_TEMPORARY
+
+
+# Told to stop
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Have signals stop what is done, between two messages: one alone is never left half done.
+
+    A hangup is one of them: a remote terminal is gone. A second signal ends a mailer at once.
+    """
+    stop = Stop(time.monotonic, _STOP_S)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with signal_handlers(
+        numbers, lambda *_: stop.tell(at_once=stop.at is not None), keep_ignored=True
+    ):
+        yield stop
+
+
+def check(stop: Stop) -> None:
+    """Raise `LocalError` once it is told to stop."""
+    if stop.at is not None:
+        raise LocalError("told to stop; the messages that are left stay as they are")
 
 
 # Drop
@@ -43,10 +71,12 @@ def drop(selected: Selected, yes: bool, to_json: bool) -> int:
     if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
         selected.fault("nothing was dropped")
         return EXIT_TEMPORARY
-    for _, group in groupby(chosen, key=lambda one: one[1].path):
-        same = list(group)
-        for first in range(0, len(same), requeue.BATCH):
-            _drop_batch(selected, same[first : first + requeue.BATCH], to_json)
+    with stoppable() as stop:
+        for _, group in groupby(chosen, key=lambda one: one[1].path):
+            same = list(group)
+            for first in range(0, len(same), requeue.BATCH):
+                check(stop)
+                _drop_batch(selected, same[first : first + requeue.BATCH], to_json)
     return code_of(selected)
 
 
@@ -94,17 +124,24 @@ def confirmed(entries: Sequence[Entry], question: str) -> bool:
 
 def resend(selected: Selected, recipients: tuple[bytes, ...], to_json: bool) -> int:
     """Put failed messages back into the queue, to those who failed, or to these recipients."""
-    for _, group in groupby(selected.chosen(single=True), key=lambda one: one[1].path):
-        same = list(group)
-        try:
-            _resend_from(selected, same, recipients, to_json)
-        except LocalError as error:
-            selected.fault(str(error))
+    chosen = selected.chosen(single=True)
+    with stoppable() as stop:
+        for _, group in groupby(chosen, key=lambda one: one[1].path):
+            same = list(group)
+            check(stop)
+            try:
+                _resend_from(selected, same, recipients, to_json, stop)
+            except LocalError as error:
+                selected.fault(str(error))
     return code_of(selected)
 
 
 def _resend_from(
-    selected: Selected, batch: Sequence[Chosen], recipients: tuple[bytes, ...], to_json: bool
+    selected: Selected,
+    batch: Sequence[Chosen],
+    recipients: tuple[bytes, ...],
+    to_json: bool,
+    stop: Stop,
 ) -> None:
     place, failed, _ = batch[0]
     if len(place.queues) != 1:
@@ -116,8 +153,8 @@ def _resend_from(
     # Two who resend at the same time would send it twice.
     failed.lock()
     with Maildir(place.queues[0]) as queue:
-        queue.find_envelopes()
         for _, _, entry in batch:
+            check(stop)
             label = printable(entry.folder.join(entry.name))
             try:
                 content = _new_sidecar(failed, entry, recipients)
@@ -140,7 +177,7 @@ def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.maildir import sidecars
 
-    before = sidecars.read(failed, entry.name) if failed.has_envelopes else None
+    before = sidecars.read(failed, entry.name)
     if entry.sender is None:
         raise FileChangedError(f"it cannot be sent: {entry.reason}")
     if before is None and not recipients:
@@ -188,9 +225,12 @@ def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
     return code_of(selected)
 
 
-def change_holds(maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes]) -> None:
+def change_holds(
+    maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes], bouncing: bool = False
+) -> None:
     """Hold and release messages, by their names; durable when this returns. `LocalError`."""
-    holds.change(maildir.root, state.NAME, state.MAX_BYTES, hold=hold, release=release)
+    root, name, max_bytes = maildir.root, state.NAME, state.MAX_BYTES
+    holds.change(root, name, max_bytes, hold=hold, release=release, bouncing=bouncing)
 
 
 # Retry

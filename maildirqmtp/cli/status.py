@@ -156,7 +156,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
             elif about is not None:
                 known = told.get(os.fsdecode(name)) if isinstance(told, dict) else None
                 if holds.key(name) in held and not about["reason"]:
-                    about["reason"] = f"held: {holds.REASON}"
+                    about["reason"] = f"held: {held[holds.key(name)]}"
                 broken = state.broken(name)
                 why = how_far(*broken) if broken else ""
                 waiting.append(_merged(about, known, attempts.of(name), why, now_s))
@@ -221,8 +221,6 @@ def _look_at_failed(path: bytes, is_own: bool, limit: int) -> dict[str, Any]:
 
 
 def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
-    if not maildir.has_envelopes:
-        return []
     try:
         sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.retention import Retention
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
 
@@ -34,7 +35,10 @@ PORTION = 200
 
 
 class Chores:
-    """Those of one route. `clock` is seconds that only go on, `wall_clock` seconds of the epoch."""
+    """Those of one route. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+
+    `stop` ends a mailer.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Chores:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         queue: WatchQueue,
+        stop: Stop | None = None,
     ) -> None:
         self._queue = queue
         self._state = state
@@ -59,7 +64,7 @@ class Chores:
         if route.warn_after_s is not None:
             from maildirqmtp.forwarder.delay_warnings import DelayWarner  # and mail.dsn
 
-            self._warner = DelayWarner(maildir, route, report, state, wall_clock, queue.names)
+            self._warner = DelayWarner(maildir, route, report, state, wall_clock, queue.names, stop)
             self._look_every_s = min(LOOK_S, max(1.0, route.warn_after_s / 10))
         self._look_at = clock() + min(FIRST_LOOK_S, self._look_every_s)
         self._waiting: deque[QueueEntry] = deque()

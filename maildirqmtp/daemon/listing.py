@@ -25,7 +25,7 @@ from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from maildirqmtp.mail.sidecar import Failure
@@ -137,14 +137,14 @@ def entries(
     """
     told = {} if place.is_failed else _told(maildir)
     state = State(maildir.root, time.monotonic, time.time)
-    held = frozenset() if place.is_failed else state.held()
+    held: Mapping[str, str] = {} if place.is_failed else state.held()
     known = None if place.is_failed else KnownAttempts(maildir)
     for folder, name in candidates(maildir, place) if chosen is None else chosen:
         entry = look_at(maildir, place, folder, name, told)
         if entry is None:
             continue
         if holds.key(name) in held:
-            reason = entry.reason or holds.REASON
+            reason = entry.reason or held[holds.key(name)]
             entry = replace(entry, state=HELD, reason=reason, is_on_hold=True)
         elif not entry.reason and (broken := state.broken(name)):
             entry = replace(entry, reason=how_far(*broken))
@@ -207,8 +207,6 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
 
 
 def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:
-    if not maildir.has_envelopes:
-        return ()
     try:
         sidecar = sidecars.read(maildir, name)
     except (SidecarError, LocalError):

@@ -329,7 +329,7 @@ class WatchQueue:
         if not self._hints:
             return
         try:
-            # Their writers may have made the first sidecar of this maildir since the last scan.
+            # Where sidecars cannot be looked for, each of them would be held for a while.
             self._maildir.find_envelopes()
         except LocalError:
             self._hints.clear()

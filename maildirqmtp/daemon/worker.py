@@ -212,9 +212,8 @@ class Worker:
             # Watched before the first scan: what comes in between is found by the one or the other.
             watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
-            self._chores = Chores(
-                route, self.report, maildir, shared.state, self._clock, self._wall_clock, queue
-            )
+            clocks, stop = (self._clock, self._wall_clock), forwarder.told_to_stop
+            self._chores = Chores(route, self.report, maildir, shared.state, *clocks, queue, stop)
             stack.callback(self._chores.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):

@@ -1,4 +1,8 @@
-"""What the server has answered: settled on the files, and the queue told what became of it."""
+"""What the server has answered: settled on the files, and the queue told what became of it.
+
+settle          what is accepted, of each connection
+settle_others   then what is not: it may become a bounce, and a mailer may hang
+"""
 
 from __future__ import annotations
 
@@ -27,9 +31,13 @@ class AnsweredMessages:
         self._servers = servers
         self._queue = queue
         self._report = report
+        self._others: list[QueuedMessage] = []
 
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
-        """Settle what has been answered on a connection; say how many messages."""
+        """Settle what has been accepted on a connection; say how many messages were answered.
+
+        The others are for `settle_others`.
+        """
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
         for batch, first, stop in accepted:
@@ -38,8 +46,17 @@ class AnsweredMessages:
             self._settle_small(batch, first, stop)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
-            self.settle_one(queued)
+            if all([a is not None and a.status is ACCEPTED for a in queued.answers]):
+                self.settle_one(queued)
+            else:
+                self._others.append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
+
+    def settle_others(self) -> None:
+        """Settle what was answered otherwise, on all connections."""
+        others, self._others = self._others, []
+        for queued in others:
+            self.settle_one(queued)
 
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:

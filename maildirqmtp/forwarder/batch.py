@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.housekeeping import Housekeeping
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.forwarder import Forwarder
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def flush(route: Route, report: Report) -> int:
     """Forward what is in the maildir, and what comes meanwhile; return the exit code, 0 or 111.
 
-    SIGTERM and SIGINT make it finish what is in flight, for 20 s at most. In
-    the main thread only.
+    SIGTERM and SIGINT make it finish what is in flight, for 20 s at most, and a mailer what it
+    does, for 5. In the main thread only.
     """
     try:
         with Maildir(route.maildir, shard=route.shard) as maildir:
@@ -50,12 +51,19 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
                     queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose))
                     untried = queue.untried
                     forwarder = Forwarder(route, maildir, report, queue=queue)
-                through = _run(forwarder, candidates)
-            housekeeping.after_run(forwarder, queue)
+                assert queue is not None
+                through = _run(forwarder, candidates, housekeeping, queue)
+            else:
+                housekeeping.after_run(None, None)
             maildir.unlock()
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()
             if not left:
+                if through and not maildir.is_current():
+                    report.problem(
+                        f"{printable(route.maildir)} was renamed, replaced or mounted over during "
+                        f"this run; run it again for what is there now"
+                    )
                 housekeeping.at_end(forwarder)
                 return
             if queue is not None and not queue.may_rescan:
@@ -74,8 +82,13 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             forwarder.close()
 
 
-def _run(forwarder: Forwarder, candidates: Candidates) -> bool:
-    """Run a batch; SIGTERM and SIGINT stop it in an orderly way. Say whether it got through."""
+def _run(
+    forwarder: Forwarder, candidates: Candidates, housekeeping: Housekeeping, queue: BatchQueue
+) -> bool:
+    """Run a batch, and what comes after it; say whether it got through.
+
+    SIGTERM and SIGINT stop it in an orderly way.
+    """
     import signal
 
     from maildirqmtp.transport.signals import signal_handlers
@@ -84,4 +97,6 @@ def _run(forwarder: Forwarder, candidates: Candidates) -> bool:
     with signal_handlers(
         stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
     ):
-        return forwarder.run_batch(candidates)
+        through = forwarder.run_batch(candidates)
+        housekeeping.after_run(forwarder, queue)
+    return through

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.maildir import Maildir
 
 
@@ -34,7 +35,8 @@ HOUR_S = 3_600.0
 class Bouncer:
     """Bounces the failures of one route. `wall_clock` is seconds of the epoch.
 
-    `queue` is where a bounce for the route's server goes, where that is not `maildir`.
+    `queue` is where a bounce for the route's server goes, where that is not `maildir`; `stop` what
+    ends a mailer.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Bouncer:
         report: Report,
         wall_clock: Callable[[], float],
         queue: Maildir | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self._maildir = maildir
         self._route = route
@@ -51,7 +54,7 @@ class Bouncer:
         self._wall_clock = wall_clock
         self._sent = 0
         self._since_s = wall_clock()
-        self._mailer = make_mailer(queue or maildir, route)
+        self._mailer = make_mailer(queue or maildir, route, stop)
 
     def refusal(self, queued: QueuedMessage) -> str:
         """Say why a failure of this message does not become a bounce; empty where it does."""
@@ -124,10 +127,12 @@ class Bouncer:
         return original[:limit], len(original) == queued.length
 
 
-def make_mailer(maildir: Maildir, route: Route) -> mailers.Mailer:
-    """Return what takes the bounces of a route, and its warnings."""
+def make_mailer(maildir: Maildir, route: Route, stop: Stop | None = None) -> mailers.Mailer:
+    """Return what takes the bounces of a route, and its warnings; `stop` ends it."""
     if route.bounce_via.method is BounceMethod.SERVER:
         return mailers.QueueMailer(maildir, route.prefix)
     if route.bounce_via.maildir is not None:
         return mailers.MaildirMailer(route.bounce_via.maildir)
-    return mailers.SendmailMailer(route.sendmail)
+    if stop is None:
+        return mailers.SendmailMailer(route.sendmail)
+    return mailers.SendmailMailer(route.sendmail, limit_s=stop.mailer_s)

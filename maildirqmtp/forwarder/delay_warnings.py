@@ -26,11 +26,12 @@ from maildirqmtp.text import printable
 from maildirqmtp.transport.host_name import full_host_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
@@ -49,9 +50,9 @@ class DelayWarner:
     """Warns the senders of one route's messages; `wall_clock` is seconds of the epoch.
 
     At most `max_bounces` warnings are tried in an hour, counted apart from bounces; the others come
-    later. A look ends after three failures in a row; `has_failed` says which come last in the next
-    one. `known` returns the names of all messages that are there: what was noted of others gives
-    way when there is no room.
+    later. A look ends after three failures in a row, or with `stop`; `has_failed` says which come
+    last in the next one. `known` returns the names of all messages that are there: what was noted
+    of others gives way when there is no room.
     """
 
     def __init__(
@@ -62,13 +63,15 @@ class DelayWarner:
         state: State,
         wall_clock: Callable[[], float],
         known: Callable[[], Iterable[bytes]],
+        stop: Stop | None = None,
     ) -> None:
         self._maildir = maildir
         self._route = route
         self._report = report
         self._state = state
         self._wall_clock = wall_clock
-        self._mailer = bounces.make_mailer(maildir, route)
+        self._stop = stop
+        self._mailer = bounces.make_mailer(maildir, route, stop)
         self._known = known
         self._failed: dict[bytes, str] = {}
         self._never: dict[bytes, str] = {}
@@ -87,12 +90,14 @@ class DelayWarner:
 
     def may_warn(self) -> bool:
         """Say whether there may be another warning now."""
+        if self._stop is not None and self._stop.at is not None:
+            return False
         now_s = self._wall_clock()
         if not 0 <= now_s - self._since_s < bounces.HOUR_S:  # or the clock was set
             self._tried, self._since_s = 0, now_s
         return self._tried < self._route.max_bounces
 
-    def is_due(self, folder: Folder, name: bytes, held: frozenset[str]) -> bool:
+    def is_due(self, folder: Folder, name: bytes, held: Container[str]) -> bool:
         """Say whether a message has waited for so long that its sender may be told now.
 
         `held` is what an administrator holds back: people know of that.

@@ -24,6 +24,7 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.servers import Servers
 from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.forwarder.stop import Stop
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
@@ -56,7 +57,7 @@ class Forwarder:
     `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
     `idle_s`: for how long a connection is kept without work. `servers`: those of the route.
-    `state`: that of the maildir.
+    `state`: that of the maildir. `told_to_stop`: whether it is, and by when it ends.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Forwarder:
         self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
+        self.told_to_stop = stop = Stop(clock, STOP_S)
         state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self.state = state
         self._settler = Settler(
-            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set()
+            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
         )
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
@@ -101,7 +103,6 @@ class Forwarder:
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False
-        self._stop_at: float | None = None
         self.connecting = False
         self._owns_wake = wake is None
         try:
@@ -119,7 +120,7 @@ class Forwarder:
     @property
     def stopping(self) -> bool:
         """True once it was told to stop."""
-        return self._stop_at is not None
+        return self.told_to_stop.at is not None
 
     @property
     def local_error(self) -> LocalError | None:
@@ -132,16 +133,12 @@ class Forwarder:
         `at_once`: what is in flight is given up, and reported as in doubt.
         """
         self._large.stopping = True
-        if at_once:
-            self._stop_at = self._clock()
-        elif self._stop_at is None:
-            self._stop_at = self._clock() + STOP_S
+        self.told_to_stop.tell(at_once)
 
     def interrupt(self) -> None:
         """Stop, the second time at once; for a signal handler in the forwarder's own thread.
 
-        While connecting, when nothing is in flight, it ends that at once by an
-        exception from the handler.
+        While connecting, with nothing in flight, an exception from the handler ends that at once.
         """
         self.stop(at_once=self.stopping)
         if self.connecting:
@@ -289,7 +286,7 @@ class Forwarder:
 
     @property
     def _may_take(self) -> bool:
-        return self._settler.local_error is None and self._stop_at is None
+        return self._settler.local_error is None and not self.stopping
 
     # Connections
 
@@ -324,13 +321,14 @@ class Forwarder:
         if not pool:
             return
         for key, events in self._wait(pool, until):
-            if key.data is not None:
+            if key.data is not None and not self.told_to_stop.is_due:  # it would be in doubt
                 key.data.turn(events)
         for connection in pool:
             connection.pipeline.check_time()
-            if self._stop_at is not None and self._clock() >= self._stop_at:
+            if self.told_to_stop.is_due:
                 connection.pipeline.give_up()
             self._settle(connection)  # after these, for both of them may take in answers
+        self._settle_others()
         self._settler.tick()
 
     def _end_those_over(self) -> None:
@@ -351,6 +349,7 @@ class Forwarder:
         """Close a connection, and clear up after it; note whether another may help."""
         unfinished = self.pool.end(connection)
         self._settle(connection)
+        self._settle_others()
         half_put = self.outbox.ended(connection)
         if half_put is not None and not any(half_put is queued for queued in unfinished):
             unfinished.append(half_put)
@@ -366,7 +365,7 @@ class Forwarder:
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
         settling = self._settler.next_deadline
-        due = [until, settling, self.outbox.next_deadline(), self._stop_at]
+        due = [until, settling, self.outbox.next_deadline(), self.told_to_stop.at]
         for connection in pool:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
@@ -385,11 +384,14 @@ class Forwarder:
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
         if not (answers := self._answered.settle(connection.pipeline)):
             return
-        self._take_bounces()
         connection.idle_since = self._clock()
         self.answered_s = self._wall_clock()
         self.servers.note_answers(connection.pipeline, answers, self.outbox.left)
         self._report.progress(self._total - len(self.queue), self._total)
+
+    def _settle_others(self) -> None:
+        self._answered.settle_others()
+        self._take_bounces()
 
     def _take_bounces(self) -> None:
         """Send the bounces, too, that settling has put into the maildir."""

@@ -66,6 +66,7 @@ class Housekeeping:
                 forwarder.state,
                 time.time,
                 lambda: [name for _, name in self._found],
+                forwarder.told_to_stop,
             )
         self._found = self._maildir.scan(self._route.include_cur)
         owed = [(folder, name) for folder, name in self._found if not queue.is_of_others(name)]

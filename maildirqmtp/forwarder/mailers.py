@@ -22,10 +22,14 @@ from maildirqmtp.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maildirqmtp.transport.process import Process
+
 #: Seconds a sendmail command may take.
 SENDMAIL_TIMEOUT_S = 300.0
 #: Seconds for which a command that took too long is not run again: the mail has to go on.
 SENDMAIL_REST_S = 3_600.0
+#: Seconds after which it is looked again at how long one may take: a stop may have been told.
+_LOOK_S = 0.25
 #: Bytes of its complaint that are shown.
 _COMPLAINT_BYTES = 300
 # sendmail takes its argument for a list of addresses, and of other things: a sender that is not
@@ -37,7 +41,7 @@ _ONE_ADDRESS = re.compile(
 
 
 class MailerTimeout(LocalError):
-    """A mailer was stopped because it took too long; it may have sent the message."""
+    """A mailer was ended before it had exited by itself; it may have sent the message."""
 
 
 class Mailer(Protocol):
@@ -60,6 +64,8 @@ class SendmailMailer:
 
     `timeout_s` seconds at most; a command that took longer is not run again for an hour of
     `clock`, monotonic seconds, whether for a bounce or a warning, by this route or another.
+    `limit_s` returns the most seconds that a run may take, as things are now: fewer once the
+    process is told to stop. One that needed more is not run again by this object.
     """
 
     _rests_until: ClassVar[dict[tuple[bytes, ...], float]] = {}
@@ -69,9 +75,12 @@ class SendmailMailer:
         command: tuple[bytes, ...],
         timeout_s: float = SENDMAIL_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        limit_s: Callable[[], float] = lambda: float("inf"),
     ) -> None:
         self._command = command
         self._timeout_s = timeout_s
+        self._limit_s = limit_s
+        self._was_ended = False
         self._clock = clock
 
     def can_reach(self, recipient: bytes) -> bool:
@@ -83,7 +92,12 @@ class SendmailMailer:
         name = printable(self._command[0])
         if self._clock() < self._rests_until.get(self._command, 0.0):
             raise LocalError(f"{name} took more than {self._timeout_s:g} s before")
+        if self._was_ended or self._limit_s() <= 0:
+            raise LocalError(f"{name} is not run, for this was told to stop")
         code, complaint = self._run(bounce, recipient)
+        if code is None and self._limit_s() < self._timeout_s:
+            self._was_ended = True
+            raise MailerTimeout(f"{name} was ended, for this was told to stop")
         if code is None:
             self._rests_until[self._command] = self._clock() + SENDMAIL_REST_S
             raise MailerTimeout(f"{name} took more than {self._timeout_s:g} s")
@@ -93,7 +107,7 @@ class SendmailMailer:
         return None
 
     def _run(self, bounce: bytes, recipient: bytes) -> tuple[int | None, bytes]:
-        """Return the exit code, None where it took too long, and the beginning of its complaint."""
+        """Return the exit code, None where it was ended, and the beginning of its complaint."""
         import tempfile
 
         from maildirqmtp.transport.process import DEVNULL, Process
@@ -110,12 +124,20 @@ class SendmailMailer:
                     stderr=complaint,
                 )
                 try:
-                    code = process.reap() if process.exits(self._timeout_s) else None
+                    code = process.reap() if self._exits(process) else None
                 finally:
                     process.end(0.0)
                 return code, os.pread(complaint.fileno(), _COMPLAINT_BYTES, 0)
         except OSError as error:
             raise local_error("run, to send a bounce,", self._command[0], error) from error
+
+    def _exits(self, process: Process) -> bool:
+        """Wait for its exit, for as long as it may take; say whether it came in time."""
+        began = time.monotonic()
+        while (left_s := began + min(self._timeout_s, self._limit_s()) - time.monotonic()) > 0:
+            if process.exits(min(left_s, _LOOK_S)):
+                return True
+        return process.exits(0.0)
 
 
 class MaildirMailer:

@@ -132,10 +132,10 @@ class Outbox:
         return candidate
 
     def _hold(self, name: bytes) -> None:
-        was_held = self._queue.is_held(name)
-        if self._queue.later(name, None, holds.REASON):
+        was_held, reason = self._queue.is_held(name), self._held[holds.key(name)]
+        if self._queue.later(name, None, reason):
             self._report.no_longer_held(was_held)
-            self._report.held(name, holds.REASON)
+            self._report.held(name, reason)
 
     def _look_for_holds(self) -> None:
         """Learn which messages are held now; the next ones may be among them."""
@@ -186,7 +186,7 @@ class Outbox:
             self._look_for_holds()  # each time: an administrator may hold and bounce it meanwhile
             if len(pool.open) > 1:
                 connection = self._for_small(pool)
-            elif connection is not None and lane.next is None and self._may_batch():
+            elif connection is not None and lane.next is None:
                 self._put_small(connection)
             if connection is None or not connection.pipeline.has_room():
                 return
@@ -242,7 +242,8 @@ class Outbox:
     def _may_batch(self) -> bool:
         """Say whether the next messages may go without an object for each.
 
-        Not where more is to be said or done of each than that it is accepted and removed.
+        Not where more is to be said or done of each than that it is accepted and removed. Their
+        names were seen before this looks for sidecars, so those that they have are found.
         """
         route = self._route
         return not (
@@ -250,15 +251,15 @@ class Outbox:
             or route.recipients
             or route.sent is not None
             or self._report.tells_all
-            or self._maildir.has_envelopes
             or self._servers.suspects
+            or self._maildir.may_have_envelopes()
         )
 
     def _put_small(self, connection: Connection[QueuedMessage]) -> None:
         """Put small messages, batch by batch, up to one that is none: that is the next one."""
         pipeline, most_bytes = connection.pipeline, self._large.large_bytes
         small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
-        while True:
+        while self._may_batch():
             self._look_for_holds()
             messages, max_bytes = pipeline.room()
             if not messages:

@@ -192,8 +192,6 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
 
 
 def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:
-    if not maildir.has_envelopes:
-        return None
     try:
         return sidecars.read_known(maildir, message.name)
     except EnvelopeError as error:

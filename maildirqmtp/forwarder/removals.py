@@ -141,7 +141,4 @@ class Removals:
     def _end(self, batch: _Batch) -> None:
         if batch.error is not None:
             raise batch.error
-        for name, identity in batch.sidecars:
-            # Another one is that of another message, which is about to come.
-            if sidecars.identity(self._maildir, name) == identity:
-                sidecars.remove(self._maildir, name)
+        sidecars.remove_known(self._maildir, batch.sidecars)

@@ -28,9 +28,13 @@ def is_gone(maildir: Maildir, message: Message, include_cur: bool) -> bool:
     return not message.folder.has(message.name)
 
 
-def report_gone(report: Report, queued: QueuedMessage, more: str = "") -> None:
-    """Tell that a message is gone, and what was said that is of no use to it any more."""
+def report_gone(report: Report, queued: QueuedMessage, keep_in: bytes | None = None) -> None:
+    """Tell that a message is gone, and what was said that is of no use to it any more.
+
+    `keep_in` is the maildir where it was to be kept.
+    """
     name = printable(queued.message.name)
+    more = "" if keep_in is None else f", and is not in {printable(keep_in)}"
     report.note(f"{name} was removed while it was being sent{more}")
     for recipient, answer in zip(queued.recipients, queued.answers, strict=True):
         if answer is not None and answer.status is not ACCEPTED:

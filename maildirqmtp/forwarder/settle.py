@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.small_messages import SmallBatch
+    from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
 
 
@@ -46,7 +47,7 @@ class Settler:
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds. `state` knows when a message
     was first deferred; None lets its age alone decide, as serialmail does. `wake` is called, by
-    another thread, when `tick` has something to do.
+    another thread, when `tick` has something to do. `stop` ends a mailer.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Settler:
         wall_clock: Callable[[], float],
         state: State | None = None,
         wake: Callable[[], None] = lambda: None,
+        stop: Stop | None = None,
     ) -> None:
         self.local_error: LocalError | None = None
         #: The host of the server that answers.
@@ -68,6 +70,7 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._state = state
+        self._stop = stop
         self.attempts = AttemptNotes(state)
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
@@ -114,7 +117,7 @@ class Settler:
 
         That one is to be settled by itself. `stop` where all of them are gone.
         """
-        if self._maildir.has_envelopes:
+        if self._maildir.may_have_envelopes():
             return first
         stop = min(stop, first + self._removals.room)
         index, remove = first, small.remove
@@ -144,12 +147,10 @@ class Settler:
         """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
-            if self._maildir.has_envelopes:
-                self._check_sidecar(queued)
+            self._check_sidecar(queued)
             if keep_in is not None:
                 if self._is_gone(message):
-                    where = printable(keep_in)
-                    removed.report_gone(self._report, queued, f", and is not in {where}")
+                    removed.report_gone(self._report, queued, keep_in)
                 else:
                     self._removals.sync_first(self._targets.keep(keep_in, message))
             removal = self._maildir.remove(message)
@@ -173,7 +174,8 @@ class Settler:
 
         What that one says is still owed. Raises `LocalError`, too.
         """
-        if sidecars.identity(self._maildir, queued.message.name) != queued.sidecar_identity:
+        name, known = queued.message.name, queued.sidecar_identity
+        if sidecars.is_another(self._maildir, name, queued.sidecar, known):
             raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _is_gone(self, message: Message) -> bool:
@@ -297,7 +299,9 @@ class Settler:
         if self._bouncer is None:
             from maildirqmtp.forwarder.bounces import Bouncer
 
-            self._bouncer = Bouncer(self._maildir, self._route, self._report, self._wall_clock)
+            self._bouncer = Bouncer(
+                self._maildir, self._route, self._report, self._wall_clock, stop=self._stop
+            )
         return self._bouncer.refusal(queued)
 
     def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:

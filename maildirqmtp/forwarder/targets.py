@@ -53,7 +53,7 @@ class TargetMaildirs:
     def get(self, path: bytes) -> Maildir:
         """Return the maildir that is at this path. Raises `LocalError`."""
         target = self._open.get(path)
-        if target is not None and path not in self._seen and not _is_at_path(target):
+        if target is not None and path not in self._seen and not target.new.is_at_path():
             self._let_go(target)
             target = None
         if target is None:
@@ -94,9 +94,11 @@ class TargetMaildirs:
                 before = None  # nobody can use it; ours takes its place
             known, listed = (before.recipients, before.failures) if before else ((), ())
             recipients = dict.fromkeys((*known, *(f.recipient for f in failures)))
+            envelope = target.durable_envelope()
             sidecars.write(target, name, Sidecar(sender, tuple(recipients), (*listed, *failures)))
             writing.adopt(target, message, name)
             target.new.sync()
+            target.check_path(envelope)
             return target.new.join(name)
 
         return self._put(self._failed, add)
@@ -111,7 +113,7 @@ class TargetMaildirs:
                 if target.is_current():
                     raise
             else:
-                if _is_at_path(target):
+                if target.new.is_at_path():
                     return done
             self._let_go(target)
         raise LocalError(f"{printable(path)} was replaced while mail was being moved to it")
@@ -131,9 +133,3 @@ class TargetMaildirs:
             target.close()
         self._open.clear()
         self._seen.clear()
-
-
-def _is_at_path(target: Maildir) -> bool:
-    """Say whether what is put into it is found at its path: without a look at its tmp/ and cur/."""
-    envelopes = target.envelopes
-    return target.new.is_at_path() and (envelopes is None or envelopes.is_at_path())

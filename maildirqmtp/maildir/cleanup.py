@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 MAX_AGE_S = 36 * 3_600
 
 
-def clean(maildir: Maildir, now_s: float) -> int:
+def clean(maildir: Maildir, now_s: float, *, orphans: bool = True) -> int:
     """Remove rubbish from tmp/ and envelope/; say how many files. Raises `LocalError`.
 
     `now_s` is seconds of the epoch. Of several shards the first one cleans tmp/, and each
-    removes the orphans among its own sidecars.
+    removes the orphans among its own sidecars; none does without `orphans`.
     """
     removed = 0
     if maildir.shard is None or not maildir.shard.number:
         removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
-    envelopes = maildir.envelopes
+    envelopes = maildir.find_envelopes() if orphans else None
     if envelopes is not None:
         removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
     return removed

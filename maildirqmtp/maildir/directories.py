@@ -80,6 +80,18 @@ def make(name: bytes, parent: Folder) -> bool:
     return True
 
 
+def is_at(name: bytes, parent: Folder, folder: Folder) -> bool:
+    """Say whether a name in a directory still is this one; not where that cannot be told.
+
+    What is wrong, opening it again will tell.
+    """
+    try:
+        there = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
+        return os.path.samestat(there, os.fstat(folder.fd))
+    except OSError:
+        return False
+
+
 def _give(name: bytes, parent_fd: int, owner: tuple[int, int]) -> None:
     """Give a directory that root has just made to its owner."""
     fd = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=parent_fd)

@@ -107,7 +107,7 @@ class Expiry:
             if not stat.S_ISREG(status.st_mode) or status.st_ctime < EARLIEST_S:
                 return None
             last_s = max(status.st_ctime, status.st_mtime)
-            if last_s < self._before_s and self._maildir.has_envelopes:
+            if last_s < self._before_s:
                 # Rewritten where a copy that a crash has left here was taken for this message.
                 sidecar = sidecars.identity(self._maildir, name)
                 last_s = last_s if sidecar is None else max(last_s, sidecar[3] / 1e9)
@@ -124,7 +124,7 @@ class Expiry:
         return Message(folder, name, identity_of(status), b"", status.st_size)
 
     def _clean(self) -> None:
-        if self._maildir.has_envelopes:
+        if self._maildir.find_envelopes() is not None:
             # What a power cut brings back must find its sidecar.
             self._maildir.new.sync()
             self._maildir.cur.sync()
@@ -139,8 +139,7 @@ def check_owners(maildir: Maildir) -> None:
     owners = maildir.owners
     if owners is None:
         return
-    maildir.find_envelopes()
-    envelopes = maildir.envelopes
+    envelopes = maildir.find_envelopes()
     found = [maildir.new, maildir.cur, maildir.tmp] + ([envelopes] if envelopes else [])
     for folder in found:
         owner = os.fstat(folder.fd).st_uid

@@ -1,10 +1,11 @@
 """Messages that an administrator holds back: by name, in the state file of the maildir.
 
-    {"version": 1, ..., "held": {"UNIQUE NAME": 1800000000}}
+    {"version": 1, ..., "held": {"UNIQUE NAME": 1800000000, "ANOTHER": {"bounce": 1800000000}}}
 
-The time is that of the hold. Forwarders only read `held`; it is written by `change` alone. Since
-they write the rest of the file, each of them writes under the lock of DIR/.maildirqmtp-state-lock,
-and with what `held` is at that moment.
+The time is that of the hold. With `bounce` it is one of `qmtpq bounce`, for as long as that works;
+killed, it leaves it, since the sender may have been told. Forwarders only read `held`; it is
+written by `change` alone. Since they write the rest of the file, each of them writes under the
+lock of DIR/.maildirqmtp-state-lock, and with what `held` is at that moment.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
 LOCK_NAME = b".maildirqmtp-state-lock"
 #: Messages that may be held at the same time: the file has a limit.
 MOST = 5_000
-#: What people are told of a held message.
+#: What people are told of a held message, and of one that `qmtpq bounce` holds, or has left so.
 REASON = "an administrator holds it; qmtpq release lets it go"
+BOUNCING = "qmtpq bounce is at work, or was killed amid that; bounce it again, or release it"
 #: Seconds that another writer of the file is waited for.
 _WAIT_S = 10.0
 _POLL_S = 0.02
@@ -54,29 +56,30 @@ class Holds:
         self._name = name
         self._max_bytes = max_bytes
         self._seen: Identity | None = None
-        self._held: frozenset[str] = frozenset()
+        self._held: dict[str, str] = {}
 
-    def now(self) -> frozenset[str]:
-        """Return the messages that are held now, by their `key`.
+    def now(self) -> Mapping[str, str]:
+        """Return the messages that are held now, by their `key`, and why.
 
         A file that cannot be read holds what it held before.
         """
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
         except FileNotFoundError:
-            self._seen, self._held = None, frozenset()
+            self._seen, self._held = None, {}
             return self._held
         except OSError:
             return self._held
         if identity_of(status) != self._seen:
             try:
                 data, self._seen = files.load_known(self._root, self._name, self._max_bytes)
-                self._held = frozenset(_held_of(_loaded(data)))
+                held = _held_of(_loaded(data))
+                self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
             except (OSError, ValueError, RecursionError):
                 return self._held
         return self._held
 
-    def times(self) -> dict[str, float]:
+    def content(self) -> dict[str, Any]:
         """Return what the file says of them now; nothing where it is of no use.
 
         Raises `LocalError` where that cannot be told now: who wrote the file anew would release
@@ -99,13 +102,21 @@ def _loaded(data: bytes) -> Any:
     return json.loads(data or b'{"version": 1}')
 
 
-def _held_of(content: Any) -> dict[str, float]:
-    """Return `held` of a state file: names and times. Raises `ValueError` for what is none."""
+def _held_of(content: Any) -> dict[str, Any]:
+    """Return `held` of a state file. Raises `ValueError` for what is none."""
     held = content.get("held", {}) if isinstance(content, dict) else None
     if not isinstance(held, dict):
         raise ValueError("'held' is no object")
+    return {
+        name: at
+        for name, at in held.items()
+        if _is_time(at.get("bounce") if isinstance(at, dict) else at)
+    }
+
+
+def _is_time(at: object) -> bool:
     # Not a bool, and nothing of hundreds of digits.
-    return {n: at for n, at in held.items() if type(at) in (int, float) and 0 <= at < LAST_S}
+    return isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < LAST_S
 
 
 @contextmanager
@@ -136,11 +147,18 @@ def locked(root: Folder) -> Iterator[None]:
 
 
 def change(
-    root: Folder, name: bytes, max_bytes: int, *, hold: Iterable[bytes], release: Iterable[bytes]
+    root: Folder,
+    name: bytes,
+    max_bytes: int,
+    *,
+    hold: Iterable[bytes],
+    release: Iterable[bytes],
+    bouncing: bool = False,
 ) -> None:
     """Hold these messages, and release those; durable when this returns. Raises `LocalError`.
 
     `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is.
+    `bouncing`: for `qmtpq bounce`; what an administrator holds stays theirs.
     """
     import json
 
@@ -149,7 +167,8 @@ def change(
         held = _held_of(content)
         now_s = int(time.time())
         for message in hold:
-            held.setdefault(key(message), now_s)
+            if not _is_time(held.get(key(message))):
+                held[key(message)] = {"bounce": now_s} if bouncing else now_s
         for message in release:
             held.pop(key(message), None)
         if len(held) > MOST:

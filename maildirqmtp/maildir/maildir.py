@@ -6,7 +6,8 @@ maildir(5), and what this package adds:
     envelope/NAME.json   the sidecar of the message NAME, where there is one
 
 Everything goes through descriptors of the directories, so that a directory that
-is renamed or replaced while we work cannot lead us elsewhere. A message is what
+is renamed or replaced while we work cannot lead us elsewhere; envelope/ is looked for
+again whenever a sidecar is. A message is what
 opens as a regular file without following a link. It is known by its identity
 (device, inode, size, modification time), and only the file of that identity is
 ever removed or moved. `writing` puts files in.
@@ -146,29 +147,36 @@ class Maildir:
             os.close(self._open.pop().fd)
         self.unlock()
 
-    @property
-    def has_envelopes(self) -> bool:
-        """True where the last `scan` found a directory of sidecars.
+    def find_envelopes(self) -> Folder | None:
+        """Return the directory of the sidecars, None where there is none. Raises `LocalError`.
 
-        Enough for the messages of that scan: a writer puts the sidecar in
-        place before the message.
+        Looked for at its path each time: it may be made, moved away or replaced meanwhile. One
+        look is enough for all messages whose names were seen before it, for a writer puts the
+        sidecar in place before the message.
         """
-        return self._envelope is not None
-
-    @property
-    def envelopes(self) -> Folder | None:
-        """The directory of the sidecars, where the last `scan` or a writer found one."""
-        return self._envelope
-
-    def envelope(self) -> Folder:
-        """Return the directory of the sidecars; it is made where there is none.
-
-        Raises `LocalError`.
-        """
-        if self._envelope is None:
-            directories.make(b"envelope", self.root)
+        held = self._envelope
+        if held is not None and not directories.is_at(b"envelope", self.root, held):
+            self._envelope, self._envelope_durable = None, False
+            self._open.remove(held)
+            os.close(held.fd)
+        if self._envelope is None and self.root.has(b"envelope"):
             self._envelope = self._enter(b"envelope", self.root, nofollow=True)
         return self._envelope
+
+    def may_have_envelopes(self) -> bool:
+        """Say whether a message may have a sidecar; reading it tells, also what is wrong."""
+        try:
+            return self._envelope is not None or self.find_envelopes() is not None
+        except LocalError:
+            return True
+
+    def envelope(self) -> Folder:
+        """Return the directory of the sidecars, made where there is none. Raises `LocalError`."""
+        found = self.find_envelopes()
+        if found is None:
+            directories.make(b"envelope", self.root)
+            found = self._envelope = self._enter(b"envelope", self.root, nofollow=True)
+        return found
 
     def durable_envelope(self) -> Folder:
         """Return the directory of the sidecars, its own name durable. Raises `LocalError`.
@@ -180,14 +188,6 @@ class Maildir:
             self.root.sync()
             self._envelope_durable = True
         return folder
-
-    def find_envelopes(self) -> None:
-        """Look for a directory of sidecars, for messages that no `scan` has found.
-
-        Raises `LocalError`.
-        """
-        if self._envelope is None and self.root.has(b"envelope"):
-            self._envelope = self._enter(b"envelope", self.root, nofollow=True)
 
     def lock(self) -> None:
         """Keep other forwarders away until this object is closed.
@@ -219,21 +219,32 @@ class Maildir:
         unmounted: then this object sees what no other process does.
         """
         try:
-            return self.check_current()
-        except OSError:
+            self.check_path()
+        except LocalError:
             return False  # what is wrong, opening it again will tell
+        return True
 
-    def check_current(self) -> bool:
-        """As `is_current`; raises `OSError` where that cannot be told, as when the path is gone."""
-        here = os.stat(self.path)
-        if not os.path.samestat(here, os.fstat(self.root.fd)):
-            return False
-        return all(
-            os.path.samestat(
-                os.stat(name, dir_fd=self.root.fd, follow_symlinks=False), os.fstat(folder.fd)
+    def check_path(self, envelope: Folder | None = None) -> None:
+        """Raise `LocalError` unless it `is_current`: nobody finds what was put into it.
+
+        Likewise where `envelope` is not the directory of its sidecars.
+        """
+        folders = [(b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp)]
+        if envelope is not None:
+            folders.append((b"envelope", envelope))
+        try:
+            current = os.path.samestat(os.stat(self.path), os.fstat(self.root.fd)) and all(
+                directories.is_at(name, self.root, folder) for name, folder in folders
             )
-            for name, folder in ((b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp))
-        )
+        except FileNotFoundError:
+            current = False
+        except OSError as error:
+            raise local_error("look at", self.path, error) from error
+        if not current:
+            raise LocalError(
+                f"{printable(self.path)} was renamed, replaced or mounted over, and is not the "
+                f"maildir that the mail went to"
+            )
 
     def scan(
         self,

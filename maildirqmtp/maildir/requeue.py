@@ -44,7 +44,7 @@ def drop(maildir: Maildir, messages: Iterable[tuple[Folder, bytes, Identity]]) -
     folders: dict[Folder, None] = {}
     try:
         for folder, name, identity in messages:
-            known = sidecars.identity(maildir, name) if maildir.has_envelopes else None
+            known = sidecars.identity(maildir, name)
             why = _remove(maildir, Message(folder, name, identity, b"", identity[2]))
             if why is None:
                 folders[folder] = None
@@ -54,10 +54,7 @@ def drop(maildir: Maildir, messages: Iterable[tuple[Folder, bytes, Identity]]) -
         # Also where one of them cannot be removed: the others' sidecars would become orphans.
         for folder in folders:
             folder.sync()
-        for name, known in removed:
-            # One that was put there since belongs to whatever has come under this name.
-            if known is not None and sidecars.identity(maildir, name) == known:
-                sidecars.remove(maildir, name)
+        sidecars.remove_known(maildir, removed)
     return outcomes
 
 
@@ -90,19 +87,18 @@ def requeue(
         raise FileChangedError(
             f"{printable(folder.join(name))} is gone, or has changed since it was looked at"
         )
-    known = sidecars.identity(failed, name) if failed.has_envelopes else None
+    known = sidecars.identity(failed, name)
     new_name = writing.unique_name()
     if content is not None:
         sidecars.write(queue, new_name, content)
     try:
-        writing.check_path(queue)  # many may have gone before this one
+        queue.check_path()  # many may have gone before this one
         _move(failed, queue, message, new_name)
     except BaseException:
         if content is not None and not queue.new.has(new_name):
-            sidecars.remove(queue, new_name)
+            sidecars.remove(queue.envelope(), new_name)
         raise
-    if known is not None and sidecars.identity(failed, name) == known:
-        sidecars.remove(failed, name)
+    sidecars.remove_known(failed, [(name, known)])
     return new_name
 
 

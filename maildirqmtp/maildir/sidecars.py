@@ -14,6 +14,8 @@ from maildirqmtp.maildir import files, names
 from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.maildir.maildir import Maildir
 
@@ -27,7 +29,7 @@ def read(maildir: Maildir, message_name: bytes) -> Sidecar | None:
     """Return the sidecar of a message, or None where there is none.
 
     Raises `SidecarError` for one that exists and cannot be used, whatever the
-    reason: then the message is held.
+    reason, and `LocalError` where it cannot be looked for: then the message is held.
     """
     found = read_known(maildir, message_name)
     return None if found is None else found[0]
@@ -37,7 +39,9 @@ def read_known(maildir: Maildir, message_name: bytes) -> tuple[Sidecar, Identity
     """Return the sidecar of a message and what it is known by (see `identity`); as `read`."""
     from maildirqmtp.mail import sidecar
 
-    folder = maildir.envelope()
+    folder = maildir.find_envelopes()
+    if folder is None:
+        return None
     for name in names.of_sidecars(message_name):
         try:
             data, known = files.load_known(folder, name, sidecar.MAX_BYTES)
@@ -56,39 +60,73 @@ def write(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
     """
     from maildirqmtp.mail import sidecar
 
-    folder = maildir.durable_envelope()
-    found = _find(folder, message_name)
-    name = found[0] if found else names.of_sidecar(names.without_uid(message_name))
-    files.replace(folder, name, sidecar.encode(content), tmp=maildir.tmp)
+    written = None
+    while written is None or written is not maildir.find_envelopes():  # moved away meanwhile
+        written = maildir.durable_envelope()
+        found = _find(written, message_name)
+        name = found[0] if found else names.of_sidecar(names.without_uid(message_name))
+        files.replace(written, name, sidecar.encode(content), tmp=maildir.tmp)
 
 
-def place_first(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
+def place_first(maildir: Maildir, folder: Folder, message_name: bytes, content: Sidecar) -> None:
     """Put the sidecar of a message in place that nobody has seen yet. Raises `LocalError`.
 
-    Durable once `maildir.durable_envelope()` is synced: several go at once.
+    `folder` is `maildir.durable_envelope()`. Durable once that is synced: several go at once.
     """
     from maildirqmtp.mail import sidecar
 
-    folder = maildir.durable_envelope()
     name = names.of_sidecar(message_name)
     files.replace(folder, name, sidecar.encode(content), tmp=maildir.tmp, sync_folder=False)
 
 
-def remove(maildir: Maildir, message_name: bytes) -> None:
-    """Remove a message's sidecar, if there is one. Raises `LocalError`."""
-    folder = maildir.envelope()
+def remove(folder: Folder, message_name: bytes) -> None:
+    """Remove a message's sidecar from this directory, if there is one. Raises `LocalError`."""
     found = _find(folder, message_name)
     if found is not None:
         folder.discard(found[0])
 
 
-def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
-    """Return what a message's sidecar is known by, None where there is none. Raises `LocalError`.
+def remove_known(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | None]]) -> None:
+    """Remove the sidecars of messages that are gone, where they are still these.
 
-    Where it differs from before, the sidecar was replaced: what it says is still owed.
+    Another one is that of another message, which is about to come. Raises `LocalError`.
     """
-    folder = maildir.envelope()
-    found = _find(folder, message_name)
+    folder = maildir.find_envelopes() if removed else None
+    if folder is None:
+        return
+    for message_name, known in removed:
+        found = _find(folder, message_name)
+        if found is not None and found[1] == known:
+            folder.discard(found[0])
+
+
+def is_another(
+    maildir: Maildir, message_name: bytes, content: Sidecar | None, known: Identity | None
+) -> bool:
+    """Say whether a message has another sidecar than before: what that one says is still owed.
+
+    `content` and `known` are as `read_known` returned them, None for none. A copy with the same
+    time is the same, as where envelope/ was restored, and one that is gone says nothing.
+    Raises `LocalError`.
+    """
+    found = identity(maildir, message_name)
+    if found is None or found == known:
+        return False
+    if known is None or found[2:] != known[2:]:
+        return True
+    try:
+        return read(maildir, message_name) != content
+    except SidecarError:
+        return True
+
+
+def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
+    """Return what a message's sidecar is known by, None where there is none.
+
+    Raises `LocalError`.
+    """
+    folder = maildir.find_envelopes()
+    found = None if folder is None else _find(folder, message_name)
     return None if found is None else found[1]
 
 

@@ -39,7 +39,7 @@ from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -209,8 +209,8 @@ class State:
         with self._lock:
             return self._warned.keep(frozenset(map(_key, names)), _text(prefix))
 
-    def held(self) -> frozenset[str]:
-        """Return the messages that an administrator holds back now, by `holds.key`."""
+    def held(self) -> Mapping[str, str]:
+        """Return the messages that an administrator holds back now, by `holds.key`, and why."""
         with self._lock:
             return self._holds.now()
 
@@ -283,7 +283,7 @@ class State:
             # The file of a shard has one writer.
             with holds.locked(self._root) if self._name == NAME else nullcontext():
                 # Those of all shards are in the file of none of them.
-                held = self._holds.times() if self._name == NAME else {}
+                held = self._holds.content() if self._name == NAME else {}
                 data = self._encoded(held)
                 files.replace(self._root, self._name, data, durable=bool(self._warned or held))
         except LocalError as error:
@@ -295,7 +295,7 @@ class State:
         if fault != self._told:
             self._fault = self._told = fault
 
-    def _encoded(self, held: dict[str, float]) -> bytes:
+    def _encoded(self, held: dict[str, Any]) -> bytes:
         """Return the file; the messages deferred last are left out where it would be too large."""
         import json
 

@@ -4,7 +4,7 @@ The orders, each step durable before the next where it says so:
 
     deliver    tmp/X written, fsync | link new/X | unlink tmp/X | (caller) fsync new/
     enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/ |
-               is the maildir still the one at its path?
+               are these the directories at their paths?
     deliver_as as deliver, with rename instead of link | fsync new/ | is it at its path?
     adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
                link new/X | unlink tmp/X | fsync new/
@@ -186,65 +186,50 @@ def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
         maildir.tmp.discard(tmp_name)
         raise local_error("deliver", maildir.new.join(name), error) from error
     maildir.new.sync()
-    check_path(maildir)
-
-
-def check_path(maildir: Maildir) -> None:
-    """Raise `LocalError` where a maildir is not the one at its path any more.
-
-    What is put in is found by nobody then, who looks for it there.
-    """
-    try:
-        current = maildir.check_current()
-    except FileNotFoundError:
-        current = False
-    except OSError as error:
-        raise local_error("look at", maildir.path, error) from error
-    if not current:
-        raise LocalError(
-            f"{printable(maildir.path)} was renamed, replaced or mounted over, and is not the "
-            f"maildir that the mail went to"
-        )
+    maildir.check_path()
 
 
 def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
     """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
 
     Durable when this returns; before that, no forwarder sees any of it. What
-    could not be made durable is taken back.
+    could not be made durable, or is where no forwarder will look, is taken back.
     """
     name = write_tmp(maildir, pieces)
+    envelope = None
     try:
-        sidecars.write(maildir, name, content)
+        envelope = maildir.durable_envelope()
+        sidecars.place_first(maildir, envelope, name, content)
+        envelope.sync()
         publish(maildir, name)
         maildir.new.sync()
-        check_path(maildir)  # all of the message may have taken long to come
+        maildir.check_path(envelope)
     except BaseException:
-        _take_back(maildir, name)
+        _take_back(maildir, name, envelope)
         raise
     return name
 
 
-def _take_back(maildir: Maildir, name: bytes) -> None:
+def _take_back(maildir: Maildir, name: bytes, envelope: Folder | None) -> None:
     try:
-        withdraw(maildir, [name])
+        withdraw(maildir, [name], envelope)
     except LocalError:
         return  # the first error is the one to tell
 
 
-def withdraw(maildir: Maildir, names: Sequence[bytes], synced: bool = True) -> None:
+def withdraw(maildir: Maildir, names: Sequence[bytes], envelope: Folder | None) -> None:
     """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
 
-    In this order, for no message may lose its sidecar. Without `synced`, for a
-    directory whose fsync has failed, the sidecars stay, and become orphans.
+    In this order, for no message may lose its sidecar in `envelope`. None: there are none, or
+    they stay, and become orphans, since an fsync of new/ has failed.
     """
     for name in names:
         maildir.new.discard(name)
         maildir.tmp.discard(name)
-    if synced:
+    if envelope is not None:
         maildir.new.sync()
         for name in names:
-            sidecars.remove(maildir, name)
+            sidecars.remove(envelope, name)
 
 
 def free_name(target: Maildir, message: Message) -> bytes:

@@ -106,10 +106,13 @@ class QueueDestination:
         """Enqueue the packages, durable when this returns. Raises `LocalError`."""
         staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
         for copy, content in staged:
-            with copy.place.looked_at():
-                sidecars.place_first(copy.place.maildir, copy.name, content)
+            place = copy.place
+            assert place.envelope is not None
+            with place.looked_at():
+                sidecars.place_first(place.maildir, place.envelope, copy.name, content)
         for place in {copy.place for copy, _ in staged}:
-            place.maildir.durable_envelope().sync()
+            assert place.envelope is not None
+            place.envelope.sync()
         for copy, _ in staged:
             self._storage.publish(copy)
         self._storage.commit([copy for copy, _ in staged])
@@ -125,7 +128,8 @@ class QueueDestination:
         for place in {copy.place for copy in copies}:
             names = [copy.name for copy in copies if copy.place is place]
             try:
-                writing.withdraw(place.maildir, names, synced=place.trouble is None)
+                envelope = place.envelope if place.trouble is None else None
+                writing.withdraw(place.maildir, names, envelope)
             except LocalError as error:
                 errors.append(error)
         return errors

@@ -43,10 +43,9 @@ class _OpenMaildir:
 
     def __init__(self, path: bytes, has_sidecars: bool) -> None:
         self.maildir = Maildir(path)
-        if has_sidecars:  # before any thread asks for it
-            self.maildir.envelope()
+        #: The directory of the sidecars, for a queue; the same for all threads.
+        self.envelope = self.maildir.durable_envelope() if has_sidecars else None
         self.trouble: LocalError | None = None
-        self._path = path
         self._changed = threading.Condition()
         self._begun = self._ended = 0
 
@@ -94,18 +93,11 @@ class _OpenMaildir:
 
     def check_path(self) -> None:
         """Look whether it is still the one at its path. Raises `LocalError`."""
-        current = False
         try:
-            current = self.maildir.check_current()
-        except FileNotFoundError:
-            pass  # renamed, or removed
-        except OSError as error:
-            self.trouble = local_error("look at", self._path, error)
-        if self.trouble is None and not current:
-            self.trouble = LocalError(
-                f"{printable(self._path)} was renamed, replaced or mounted over, and is not the "
-                f"maildir that the mail went to"
-            )
+            self.maildir.check_path(self.envelope)
+        except LocalError as error:
+            # Without its traceback, which would keep this open.
+            self.trouble = self.trouble or LocalError(str(error))
         self.check()
 
 
@@ -140,9 +132,10 @@ class Storage:
         self._has_sidecars = has_sidecars
         self._renames = renames
         self._lock = threading.Lock()
+        with Maildir(path) as maildir:
+            clean(maildir, time.time(), orphans=has_sidecars)
         self._place = _OpenMaildir(path, has_sidecars)
         try:
-            clean(self._place.maildir, time.time())
             self._prove_links()
         except LocalError:
             self.close()

@@ -19,6 +19,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare, trace_of
 from maildirqmtp.forwarder.settle import Settler
+from maildirqmtp.forwarder.stop import Stop
 from maildirqmtp.qmtp.protocol import ACCEPTED
 from maildirqmtp.serialmail.client import Client
 from maildirqmtp.serialmail.feeder import Feeder
@@ -63,13 +64,13 @@ class ClientLoop:
         self._words = words
         self._report = report
         self._clock = clock
-        self._settler = Settler(maildir, route, report, clock, wall_clock)
+        self._told_to_stop = Stop(clock, STOP_S)
+        self._settler = Settler(maildir, route, report, clock, wall_clock, stop=self._told_to_stop)
         self._candidates: Candidates = deque()
         #: Names and files that are not given (again) in this run.
         self._seen: set[bytes] = set()
         self._kept: set[Identity] = set()
         self._proven = False
-        self._stop_at: float | None = None
 
     def close(self) -> None:
         """Close its own descriptors."""
@@ -77,8 +78,7 @@ class ClientLoop:
 
     def stop(self) -> None:
         """Give no more names, wait for the client, and end the loop. For a signal handler."""
-        if self._stop_at is None:
-            self._stop_at = self._clock() + STOP_S
+        self._told_to_stop.tell()
 
     def run(self) -> int:
         """Run the loop; return the exit code. Raises `LocalError`."""
@@ -90,7 +90,7 @@ class ClientLoop:
 
     def _run(self) -> int:
         without_result = 0
-        while self._stop_at is None and self._settler.local_error is None:
+        while self._told_to_stop.at is None and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
@@ -99,7 +99,7 @@ class ClientLoop:
                 self._maildir.prove_changeable(include_cur=True)
                 self._proven = True
             code, results = self._feed(first)
-            if self._stop_at is not None:
+            if self._told_to_stop.at is not None:
                 break
             if code is None or code < 0:
                 if code is not None:
@@ -111,7 +111,7 @@ class ClientLoop:
             if without_result == MAX_WITHOUT_PROGRESS:
                 self._report.fatal("making no progress, giving up")
                 return EXIT_TEMPORARY
-        if self._stop_at is not None:
+        if self._told_to_stop.at is not None:
             self._report.fatal("told to stop")
         return EXIT_TEMPORARY
 
@@ -130,11 +130,13 @@ class ClientLoop:
         feeder = Feeder(client, take, self._settle, self.wake, self._clock)
         try:
             while not feeder.is_over:
-                if self._stop_at is not None:
+                if self._told_to_stop.at is not None:
                     feeder.stop_giving()
-                    if self._clock() >= self._stop_at:
+                    if self._told_to_stop.is_due:
                         return None, feeder.results
-                due = [t for t in (self._settler.next_deadline, self._stop_at) if t is not None]
+                due = [
+                    t for t in (self._settler.next_deadline, self._told_to_stop.at) if t is not None
+                ]
                 feeder.turn(min(due, default=None))
                 self._settler.tick()
             return client.reap(), feeder.results

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from maildirqmtp.response import Response
     from maildirqmtp.settings.submission import Submission
     from maildirqmtp.submission.held_text import HeldText
+    from maildirqmtp.submission.message_input import Stoppable
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 # What a refusal is about, by its status code (RFC 3463, 3).
@@ -45,21 +46,27 @@ class Envelope(NamedTuple):
 
 
 def hand_over(
-    settings: Submission, envelope: Envelope, text: HeldText, tell: Callable[[str], object]
+    settings: Submission,
+    envelope: Envelope,
+    text: HeldText,
+    stoppable: Stoppable,
+    tell: Callable[[str], object],
 ) -> int:
     """Hand a message over to the queue, or else into the maildir; return an exit code.
 
-    `tell` is told why the code is not 0, and with which recipients. Raises
+    `stoppable` ends the wait for the queue. `tell` is told why the code is not 0, and with which
+    recipients, and where the maildir has what the queue may have as well. Raises
     `ConfigError` for a maildir of another user's, and `LocalError`.
     """
     try:
-        transport = queue_client.connect(settings.socket)
+        transport = queue_client.connect(settings.socket, stoppable)
     except ConnectError as error:
         if settings.maildir is not None:
-            return _keep(settings.maildir, envelope, text)
+            _keep(settings.maildir, envelope, text)
+            return EXIT_OK
         tell(f"{error}; and no maildir is configured to keep the message in")
         return EX_NOPERM if error.errno in _NOT_ALLOWED else EX_TEMPFAIL
-    answers = queue_client.submit(transport, *envelope, text)
+    answers = queue_client.submit(transport, *envelope, text, stoppable)
     code, owed = EXIT_OK, {}
     for number, recipient in enumerate(envelope.recipients):
         response = answers.responses[number] if number < len(answers.responses) else None
@@ -70,7 +77,10 @@ def hand_over(
             code = code or _code(response)
     if owed and settings.maildir is not None:
         try:
-            return _keep(settings.maildir, envelope._replace(recipients=tuple(owed)), text) or code
+            _keep(settings.maildir, envelope._replace(recipients=tuple(owed)), text)
+            if answers.error is not None:
+                tell(f"{answers.error}; it is kept in {printable(settings.maildir)}")
+            return code
         except QMTPError as error:
             tell(str(error))
     for recipient, why in owed.items():
@@ -86,7 +96,7 @@ def _code(response: Response) -> int:
     return EX_UNAVAILABLE
 
 
-def _keep(path: bytes, envelope: Envelope, text: HeldText) -> int:
+def _keep(path: bytes, envelope: Envelope, text: HeldText) -> None:
     """Put a message into the user's own maildir, which is made where it is missing."""
     from maildirqmtp.maildir.writing import create
     from maildirqmtp.submission.enqueue import make_sidecar, put
@@ -104,4 +114,3 @@ def _keep(path: bytes, envelope: Envelope, text: HeldText) -> int:
             f"the maildir {printable(path)} belongs to user {owner}; name one of your own"
         )
     put(path, content, text.pieces())
-    return EXIT_OK

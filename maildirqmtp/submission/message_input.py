@@ -1,10 +1,11 @@
-"""A message on standard input, read whole or not taken at all."""
+"""A message on standard input, read whole or not taken at all; and signals that end a wait."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, LocalError
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from maildirqmtp.errors import QMTPError
+
 _PIECE_BYTES = 1 << 16
-#: What ends the wait for more of the message.
+#: What ends the wait for more of the message, and for the queue.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -27,22 +30,37 @@ def standard_input() -> Input:
     return Input(sys.stdin.fileno())
 
 
-class Input:
+class Stoppable:
+    """What waits now and then, until a signal ends that: `stop` is the handler."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._error: QMTPError | None = None
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """End the wait that is under way, and all that come later."""
+        self._stopped = True
+        if self._error is not None:
+            raise self._error
+
+    @contextmanager
+    def waits(self, error: QMTPError) -> Iterator[None]:
+        """Raise `error` at a signal, from its handler; at once where it came before."""
+        try:
+            self._error = error
+            if self._stopped:
+                raise error
+            yield
+        finally:
+            self._error = None
+
+
+class Input(Stoppable):
     """A message that is read from a descriptor; a signal ends the wait for more of it."""
 
     def __init__(self, fd: int) -> None:
+        super().__init__()
         self._fd = fd
-        self._reading = False
-        self._stopped = False
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """Read no more; raises `LocalError` in the handler while a read waits."""
-        self._stopped = True
-        if self._reading:
-            raise self._told_to_stop()
-
-    def _told_to_stop(self) -> LocalError:
-        return LocalError("told to stop before the end of the message; nothing of it is taken")
 
     def pieces(self) -> Iterator[bytes]:
         """Yield all of it. Raises `EnvelopeError` where it is too large, and `LocalError`."""
@@ -56,12 +74,9 @@ class Input:
             yield piece
 
     def _read(self) -> bytes:
+        stopped = LocalError("told to stop before the end of the message; nothing of it is taken")
         try:
-            self._reading = True
-            if self._stopped:
-                raise self._told_to_stop()
-            return os.read(self._fd, _PIECE_BYTES)
+            with self.waits(stopped):
+                return os.read(self._fd, _PIECE_BYTES)
         except OSError as error:
             raise LocalError(f"cannot read standard input: {error.strerror}") from error
-        finally:
-            self._reading = False

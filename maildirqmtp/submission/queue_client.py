@@ -3,14 +3,24 @@
 Not by `QMTPClient`: what it takes to load that (fences, windows, time-outs of an unknown server
 far away) is more than all else that a cron job's mail costs. The server is `qmtpmaildir`, which
 answers once per recipient, and all at once.
+
+A signal ends the wait for a queue that is silent: at once while nothing was sent, and after a
+moment where it may have the message, for then that is in doubt.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from maildirqmtp.errors import ProtocolError, QMTPError, ResponseTimeout, TransportError
+from maildirqmtp.errors import (
+    ConnectError,
+    ProtocolError,
+    QMTPError,
+    ResponseTimeout,
+    TransportError,
+)
 from maildirqmtp.qmtp.protocol import (
     MAX_PACKAGE_RECIPIENTS,
     ResponseReader,
@@ -26,12 +36,15 @@ if TYPE_CHECKING:
 
     from maildirqmtp.response import Response
     from maildirqmtp.submission.held_text import HeldText
+    from maildirqmtp.submission.message_input import Stoppable
     from maildirqmtp.transport.transport import Transport
 
 #: Seconds until there is a place among those who wait for the queue.
 CONNECT_TIMEOUT_S = 60.0
 #: Seconds without a byte taken, or without an answer: the queue writes to this machine's disk.
 TIMEOUT_S = 300.0
+#: Seconds that it still has once a signal has come: one that works has answered by then.
+STOP_S = 2.0
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -43,16 +56,22 @@ class Answers(NamedTuple):
     error: QMTPError | None
 
 
-def connect(path: bytes) -> Transport:
-    """Connect to the queue's socket. Raises `ConnectError`."""
-    return connect_unix(UnixEndpoint(os.fsdecode(path)), CONNECT_TIMEOUT_S)
+def connect(path: bytes, stoppable: Stoppable) -> Transport:
+    """Connect to the queue's socket. Raises `ConnectError`, also where it is told to stop."""
+    server = UnixEndpoint(os.fsdecode(path))
+    with stoppable.waits(ConnectError(None, f"told to stop before {server} took a connection")):
+        return connect_unix(server, CONNECT_TIMEOUT_S)
 
 
 def submit(
-    transport: Transport, sender: bytes, recipients: Sequence[bytes], text: HeldText
+    transport: Transport,
+    sender: bytes,
+    recipients: Sequence[bytes],
+    text: HeldText,
+    stoppable: Stoppable,
 ) -> Answers:
     """Send a message in as many packages as it takes; return all answers. Closes the connection."""
-    conversation = _Conversation(transport)
+    conversation = _Conversation(transport, stoppable)
     try:
         for first in range(0, len(recipients), MAX_PACKAGE_RECIPIENTS):
             some = recipients[first : first + MAX_PACKAGE_RECIPIENTS]
@@ -68,9 +87,11 @@ def submit(
 class _Conversation:
     """One connection: a package, its answers, and the next one."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, stoppable: Stoppable) -> None:
         self.responses: list[Response] = []
         self._transport = transport
+        self._stoppable = stoppable
+        self._stop_at: float | None = None
         self._reader = ResponseReader()
 
     def send(self, sender: bytes, recipients: Sequence[bytes], text: HeldText) -> None:
@@ -100,18 +121,38 @@ class _Conversation:
             raise ProtocolError(f"{self._transport.name} answered more than it was asked")
 
     def _wait(self, *, reading: bool) -> None:
+        name = self._transport.name
         try:
             selector = ConnectionSelector(self._transport)
             try:
-                ready = selector.wait(reading, not reading, TIMEOUT_S)
+                is_ready = self._is_ready(selector, reading)
             finally:
                 selector.close()
         except OSError as error:
-            name = self._transport.name
             raise TransportError(error.errno, f"cannot wait for {name}: {error}") from error
-        if not any(ready):
-            doing = "answered nothing" if reading else "took nothing"
-            raise ResponseTimeout(None, f"{self._transport.name} {doing} for {TIMEOUT_S:.0f} s")
+        if is_ready:
+            return
+        if self._stop_at is not None:
+            doubt = "answered; the queue may have the message"
+            before = doubt if reading else "taken all of the message"
+            raise TransportError(None, f"told to stop before {name} had {before}")
+        doing = "answered nothing" if reading else "took nothing"
+        raise ResponseTimeout(None, f"{name} {doing} for {TIMEOUT_S:.0f} s")
+
+    def _is_ready(self, selector: ConnectionSelector, reading: bool) -> bool:
+        """Wait for the connection; say whether it was ready in time."""
+        if self._stop_at is None:
+            try:
+                with self._stoppable.waits(_Stopped()):
+                    return any(selector.wait(reading, not reading, TIMEOUT_S))
+            except _Stopped:
+                self._stop_at = time.monotonic() + STOP_S
+        left_s = max(0.0, self._stop_at - time.monotonic())
+        return any(selector.wait(reading, not reading, left_s))
+
+
+class _Stopped(QMTPError):
+    """A signal has come."""
 
 
 def _package(sender: bytes, recipients: Sequence[bytes], text: HeldText) -> Iterator[bytes]:

@@ -9,7 +9,7 @@
       -> the queue, or a maildir          hand_over
 
 Nothing is handed over before the last byte was read. SIGTERM, SIGINT and SIGHUP end the wait for
-it; after it they change nothing.
+it, and for a queue that is silent: then the message goes into the maildir, or is not taken.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def send(
             text.put_before(header)
             if text.length > MAX_MESSAGE:
                 raise EnvelopeError(f"the message is larger than {MAX_MESSAGE} bytes")
-            code = hand_over(settings, envelope, text, tell)
+            code = hand_over(settings, envelope, text, given, tell)
         if isinstance(message, UntilDot) and message.more:
             tell("a line with a dot alone ended the message; use -i where it is to stay")
     return code

@@ -88,7 +88,7 @@ class Bench:
 def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
     """A route that has begun."""
     made = Bench(tmp_path / "M")
-    monkeypatch.setattr(bounces, "make_mailer", lambda maildir, route: made)
+    monkeypatch.setattr(bounces, "make_mailer", lambda *_: made)
     made.begin()
     yield made
     made.chores.close()

@@ -711,11 +711,11 @@ def test_a_file_that_an_event_names_may_be_gone_or_be_none(hinted: Hinted) -> No
 
 def test_the_first_sidecar_of_a_maildir_counts_without_a_scan(hinted: Hinted) -> None:
     """Its message would go to the recipients of its header instead."""
-    assert not hinted.maildir.has_envelopes
+    assert not hinted.maildir.may_have_envelopes()
     (hinted.path / "envelope").mkdir()
     hinted.deliver("1.a")
     assert hinted.take_all() == [b"1.a"]
-    assert hinted.maildir.has_envelopes
+    assert hinted.maildir.may_have_envelopes()
 
 
 def test_sidecars_that_cannot_be_looked_for_leave_it_to_the_scan(hinted: Hinted) -> None:

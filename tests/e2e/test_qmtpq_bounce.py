@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.maildir import holds
 from tests.e2e.daemons import deliver, empties, watching
 from tests.e2e.test_qmtpq import arrive, listed, qmtpq, tried
 from tests.helpers import (
@@ -105,12 +106,15 @@ def test_killed_after_the_bounce_it_is_not_lost_and_not_sent(maildir: Path, tmp_
     add_message(maildir, "1.a")
     script = mailer(tmp_path, 'kill -9 "$PPID"')
     words = [*command("qmtpq"), "bounce", "--yes", "--sendmail", str(script), str(maildir), "1.a"]
-    done = subprocess.run(words, capture_output=True, timeout=DEADLINE_S)
-    assert done.returncode == -signal.SIGKILL
+    killed = subprocess.run(words, capture_output=True, timeout=DEADLINE_S)
+    assert killed.returncode == -signal.SIGKILL
     assert names(maildir / "new") == ["1.a"]
+    (left,) = listed(maildir)
+    assert left["reason"] == holds.BOUNCING, "nobody would know that no administrator holds it"
     with serving(answer_all()) as server:
-        assert run(maildir, server.address).returncode == 111
-        assert server.packages == []
+        done = run(maildir, server.address)
+        assert (done.returncode, server.packages) == (111, [])
+        assert holds.BOUNCING in done.stderr
     mailer(tmp_path)
     qmtpq("bounce", "--yes", "--sendmail", script, maildir, "1.a")
     assert listed(maildir) == []

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import Peer, Script, command, names, serving, wait_until
+from tests.helpers import DEADLINE_S, Peer, Script, command, names, serving, wait_until
 from tests.submission.sending import HEADER, Home, delivered, queue, unix_serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -217,3 +223,127 @@ def test_many_at_once_into_a_maildir(home: Home) -> None:
     assert {process.wait(timeout=300) for process in running} == {0}
     assert sorted(r for _, r, _ in home.kept()) == sorted([f"a{n}@x"] for n in range(40))
     assert names(home.maildir / "tmp") == []
+
+
+# Told to stop
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def silent(peer: Peer) -> None:
+    """Take packages, and never answer."""
+    while peer.read_package() is not None:
+        pass
+
+
+@contextlib.contextmanager
+def sending(home: Home, text: bytes = HEADER + b"\nhi\n") -> Iterator[subprocess.Popen[bytes]]:
+    """Start the program, and give it a message."""
+    with subprocess.Popen(
+        [*command("qmtp-sendmail"), "a@y"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=home.environment,
+        # Whoever has started us may ignore them.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in SIGNALS],
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(text)
+        process.stdin.close()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told_by(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """Return the exit code, and what was said."""
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert "Traceback" not in said
+    return process.wait(DEADLINE_S), said
+
+
+def has_socket(process: subprocess.Popen[bytes]) -> bool:
+    """Say whether a process has begun to connect."""
+    found = []
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(fd))
+    return any(where.startswith("socket:") for where in found)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_queue_that_is_silent_does_not_hold_a_program_that_is_told_to_stop(
+    home: Home, number: signal.Signals
+) -> None:
+    """Control-C in `git send-email` did nothing for five minutes; that it is in doubt is said."""
+    with unix_serving(home, silent) as server, sending(home) as process:
+        wait_until(lambda: server.packages != [], "the package")
+        process.send_signal(number)
+        code, said = told_by(process)
+    assert code == 75
+    assert "a@y: not taken now: told to stop before " in said
+    assert "the queue may have the message" in said
+
+
+def test_told_to_stop_it_keeps_the_message_where_it_may(home: Home) -> None:
+    """cron does not try again."""
+    home.configure()
+    with unix_serving(home, silent) as server, sending(home) as process:
+        wait_until(lambda: server.packages != [], "the package")
+        process.send_signal(signal.SIGTERM)
+        code, said = told_by(process)
+    assert code == 0
+    assert f"the queue may have the message; it is kept in {home.maildir}\n" in said
+    assert [recipients for _, recipients, _ in home.kept()] == [["a@y"]]
+
+
+def test_a_queue_that_stops_reading_is_not_said_to_have_the_message(home: Home) -> None:
+    """What is not there whole is thrown away: it is sent again without fear."""
+    begun, over = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.socket.recv(1)
+        begun.set()
+        over.wait(DEADLINE_S)
+
+    text = HEADER + b"\n" + b"xxxxxxxxx\n" * 500_000
+    with unix_serving(home, script), sending(home, text) as process:
+        assert begun.wait(DEADLINE_S)
+        process.send_signal(signal.SIGTERM)
+        code, said = told_by(process)
+        over.set()
+    assert code == 75
+    assert "had taken all of the message" in said
+    assert "may have" not in said
+
+
+def test_a_queue_that_answers_after_the_signal_has_the_message(home: Home) -> None:
+    """It would be sent twice by a program that tries again."""
+    go = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        go.wait(DEADLINE_S)
+        peer.respond(b"Kok")
+
+    with unix_serving(home, script) as server, sending(home) as process:
+        wait_until(lambda: server.packages != [], "the package")
+        process.send_signal(signal.SIGTERM)
+        go.set()
+        assert told_by(process) == (0, "")
+
+
+def test_a_queue_that_takes_no_connection_is_not_waited_for(home: Home) -> None:
+    """Others wait before it; nothing was sent, so that nothing is in doubt."""
+    home.configure()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(home.socket))
+        listener.listen(0)
+        other.connect(str(home.socket))  # the only place is taken
+        with sending(home) as process:
+            wait_until(lambda: has_socket(process), "the attempt to connect")
+            process.send_signal(signal.SIGTERM)
+            assert told_by(process) == (0, "")
+    assert [recipients for _, recipients, _ in home.kept()] == [["a@y"]]

@@ -55,7 +55,7 @@ class Case(SettlerCase):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         super().__init__(root)
         self.mailer = Recorder()
-        monkeypatch.setattr(bounces, "make_mailer", lambda maildir, route: self.mailer)
+        monkeypatch.setattr(bounces, "make_mailer", lambda *_: self.mailer)
         self.open()
 
     def open(self, **options: object) -> None:

@@ -118,7 +118,7 @@ class Case:
 def case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Case]:
     """A maildir without messages."""
     cases: list[Case] = []
-    monkeypatch.setattr(bounces, "make_mailer", lambda maildir, route: cases[0])
+    monkeypatch.setattr(bounces, "make_mailer", lambda *_: cases[0])
     made = Case.__new__(Case)
     cases.append(made)
     made.__init__(tmp_path / "M")  # type: ignore[misc]

@@ -886,13 +886,77 @@ def test_stop_right_after_connecting_sends_nothing(run: Run) -> None:
 
     def then_stop(server: Endpoint, timeout_s: float) -> FakeServer:
         made = connect(server, timeout_s)
-        run.forwarder._stop_at = run.clock() + STOP_S
+        run.forwarder.told_to_stop.tell()
         return made
 
     run.connect = then_stop  # type: ignore[method-assign]
     run.go()
     assert sum(run.received.values()) == 0
     assert run.report.counters.left == 2
+
+
+class HungMailer:
+    """A mailer that is ended by a stop, twice where that is asked for; notes what was left then."""
+
+    def __init__(self, run: Run, signals: int = 1) -> None:
+        self.left: list[list[str]] = []
+        self._run = run
+        self._signals = signals
+
+    def can_reach(self, recipient: bytes) -> bool:
+        """See `mailers.Mailer`."""
+        return True
+
+    def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        """See `mailers.Mailer`."""
+        self.left.append(self._run.new)
+        for _ in range(self._signals):
+            self._run.forwarder.interrupt()
+        raise LocalError("told to stop")
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_what_is_accepted_is_settled_before_a_mailer_may_hang(
+    run: Run, monkeypatch: pytest.MonkeyPatch, connections: int
+) -> None:
+    """Killed meanwhile, the next run would send it all again; also on another connection."""
+    mailer = HungMailer(run)
+    monkeypatch.setattr("maildirqmtp.forwarder.bounces.make_mailer", lambda *_: mailer)
+    run.add(1 + 2)
+    waiting: dict[FakeServer, list[bytes]] = {}
+
+    def script(server: FakeServer, package: Package) -> None:
+        number = package.recipients[0][1:-2]
+        if number == b"1":
+            server.respond(b"Kok")  # so that there may be a second connection
+            return
+        waiting.setdefault(server, []).append(b"Dno" if number == b"2" else b"Kok")
+        if number == b"3":
+            for one, answers in waiting.items():
+                one.respond(*answers)
+
+    run.scripts = [script] * connections
+    run.go(bounce=True, connections=connections, window_messages=2 // connections)
+    assert run.reached == connections
+    assert mailer.left == [["2.a"]]
+    assert run.new == ["2.a"]
+    assert run.code == 111
+
+
+def test_a_mailer_ended_by_a_second_stop_is_not_followed_by_more_mail(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes out then is in doubt at once, and the next run sends it again."""
+    mailer = HungMailer(run, signals=2)
+    monkeypatch.setattr("maildirqmtp.forwarder.bounces.make_mailer", lambda *_: mailer)
+    run.add(1)
+    add_message(run.path, "2.a", b"Received: x\n" * 100 + b"\n", b"s@x")
+    run.scripts = [lambda server, package: None]
+    run.go(bounce=True)
+    assert mailer.left == [["1.a", "2.a"]]
+    assert sum(run.received.values()) == 0
+    assert run.report.counters.in_doubt == 0
+    assert run.new == ["1.a", "2.a"]
 
 
 # Outcomes, together

@@ -99,6 +99,52 @@ def test_a_sendmail_that_hangs_is_killed_and_left_alone_for_an_hour(tmp_path: Pa
     assert (tmp_path / "text").exists()
 
 
+def test_told_to_stop_a_sendmail_that_hangs_is_killed_and_not_run_again(tmp_path: Path) -> None:
+    """Each failure would keep the process for as long again; the next run begins anew."""
+    command = script(tmp_path, "echo run >> runs; sh -c 'echo $$ > child; exec sleep 1000'")
+
+    def limit_s() -> float:
+        return 0.0 if (tmp_path / "child").exists() else 60.0
+
+    mailed = SendmailMailer(command, limit_s=limit_s)
+    with pytest.raises(mailers.MailerTimeout, match="sendmail was ended, for this was told to"):
+        mailed.send(BOUNCE, b"a@x", "id")
+    child = int((tmp_path / "child").read_text())
+    wait_until(lambda: not runs(child), "what it had started to die as well")
+    (tmp_path / "child").unlink()
+    with pytest.raises(LocalError, match="sendmail is not run, for this was told to stop"):
+        mailed.send(BOUNCE, b"a@x", "id")
+    assert (tmp_path / "runs").read_text() == "run\n"
+    script(tmp_path, RECORD)
+    SendmailMailer(command).send(BOUNCE, b"a@x", "id")
+    assert (tmp_path / "text").exists(), "an hour's rest is for one that hangs by itself"
+
+
+def test_at_the_end_no_sendmail_is_begun(tmp_path: Path) -> None:
+    """It would be killed amid its work, and the bounce be in doubt."""
+    mailed = SendmailMailer(script(tmp_path, RECORD), limit_s=lambda: 0.0)
+    with pytest.raises(LocalError, match="is not run"):
+        mailed.send(BOUNCE, b"a@x", "id")
+    assert not (tmp_path / "text").exists()
+
+
+def test_told_to_stop_a_sendmail_that_works_is_waited_for(tmp_path: Path) -> None:
+    """Its sender would get the bounce twice."""
+    os.mkfifo(tmp_path / "go")
+    command = script(tmp_path, f"{RECORD}; cat go")
+    looks = 0
+
+    def limit_s() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 3:  # it has been running for a while
+            (tmp_path / "go").write_text("")
+        return 60.0
+
+    assert SendmailMailer(command, limit_s=limit_s).send(BOUNCE, b"a@x", "id") is None
+    assert looks >= 3
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -167,7 +167,9 @@ def test_at_the_end_sidecars_wait_as_well(disk: SlowDisk, monkeypatch: pytest.Mo
     wait_until(lambda: bool(disk.begun), "a directory being synced")
     were_durable: list[bool] = []
     monkeypatch.setattr(
-        sidecars, "remove", lambda maildir, name: were_durable.append(disk.may_end.is_set())
+        sidecars,
+        "remove_known",
+        lambda maildir, known: were_durable.extend(disk.may_end.is_set() for _ in known),
     )
     threading.Timer(0.2, disk.may_end.set).start()
     disk.removals.finish()

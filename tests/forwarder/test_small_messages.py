@@ -245,9 +245,15 @@ def test_with_a_sidecar_each_is_settled_by_itself(batches: Batches) -> None:
     """It came while the message was in flight, and names others who are owed it."""
     batch = batches.batch(2)
     add_sidecar(batches.path, "0.a", "s@x", "other@y")
-    batches.maildir.find_envelopes()
     assert batches.settler.settle_small(batch, 0, 2) == 0
     assert len(os.listdir(batches.path / "new")) == 2
+
+
+def test_where_sidecars_cannot_be_looked_for_each_is_settled_by_itself(batches: Batches) -> None:
+    """That tells what is wrong; one may be there that names others."""
+    batch = batches.batch(2)
+    (batches.path / "envelope").symlink_to("elsewhere")
+    assert batches.settler.settle_small(batch, 0, 2) == 0
 
 
 def test_the_state_file_forgets_them(batches: Batches) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def test_a_hold_counts_while_a_window_fills(run: Run, monkeypatch: pytest.Monkey
     done: list[str] = []
     real_held, real_gather = State.held, small_messages.gather
 
-    def held(state: State) -> frozenset[str]:
+    def held(state: State) -> Mapping[str, str]:
         done.append("look")
         return real_held(state)
 

@@ -36,14 +36,14 @@ def the_file(path: Path) -> Path:
 
 def test_a_running_forwarder_sees_it_at_once(maildir: Maildir, running: State) -> None:
     """Whatever a mail reader has made of the name since."""
-    assert running.held() == frozenset()
+    assert running.held().keys() == set()
     change(maildir, hold=[b"1.a,U=7:2,S", b"2.b\xff"])
-    assert running.held() == {"1.a", holds.key(b"2.b\xff")}
+    assert running.held().keys() == {"1.a", holds.key(b"2.b\xff")}
     assert holds.key(b"1.a,S=5,U=9") in running.held()
     change(maildir, release=[b"1.a"])
-    assert running.held() == {holds.key(b"2.b\xff")}
+    assert running.held().keys() == {holds.key(b"2.b\xff")}
     change(maildir, release=[b"2.b\xff"])
-    assert running.held() == frozenset()
+    assert running.held().keys() == set()
 
 
 def test_what_forwarders_write_keeps_it(path: Path, maildir: Maildir, running: State) -> None:
@@ -52,11 +52,11 @@ def test_what_forwarders_write_keeps_it(path: Path, maildir: Maildir, running: S
     change(maildir, hold=[b"1.a"])
     running.save()
     assert json.loads(the_file(path).read_text())["servers"]["mx"]
-    assert running.held() == {"1.a"}
+    assert running.held().keys() == {"1.a"}
     change(maildir, release=[b"1.a"])
     running.remember("other", PROVEN)
     running.save()
-    assert running.held() == frozenset()
+    assert running.held().keys() == set()
     change(maildir, hold=[b"2.b"])
     assert set(json.loads(the_file(path).read_text())["servers"]) == {"mx", "other"}
     assert running.take_fault() is None
@@ -104,9 +104,9 @@ def test_a_file_that_becomes_unreadable_releases_nothing(
 ) -> None:
     """The mail would go, and nobody has let it."""
     change(maildir, hold=[b"1.a"])
-    assert running.held() == {"1.a"}
+    assert running.held().keys() == {"1.a"}
     the_file(path).write_text("{")
-    assert running.held() == {"1.a"}
+    assert running.held().keys() == {"1.a"}
 
 
 def test_a_file_that_cannot_be_read_is_not_written_anew(
@@ -145,14 +145,16 @@ def test_an_empty_file_is_a_new_one(path: Path, maildir: Maildir, running: State
     """A power cut leaves it so."""
     the_file(path).write_text("")
     change(maildir, hold=[b"1.a"])
-    assert running.held() == {"1.a"}
+    assert running.held().keys() == {"1.a"}
 
 
 def test_times_that_are_none_hold_nothing(path: Path, running: State) -> None:
     """A file that somebody has written by hand."""
-    held = '{"a": true, "b": NaN, "c": -1, "d": 1e999, "e": "x", "f": 5}'
+    held = (
+        '{"a": true, "b": NaN, "c": -1, "d": 1e999, "e": "x", "f": 5, "g": {}, "h": {"bounce": 0}}'
+    )
     the_file(path).write_text(f'{{"version": 1, "held": {held}}}')
-    assert running.held() == {"f"}
+    assert running.held().keys() == {"f", "h"}
 
 
 def test_there_is_a_limit(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +176,7 @@ def test_another_writer_is_waited_for_and_then_told(
         running.save()
         assert "is locked by another process" in (running.take_fault() or "")
     change(maildir, hold=[b"1.a"])
-    assert running.held() == {"1.a"}
+    assert running.held().keys() == {"1.a"}
 
 
 def test_the_lock_is_no_link_and_only_the_owners(path: Path, maildir: Maildir) -> None:
@@ -186,3 +188,26 @@ def test_the_lock_is_no_link_and_only_the_owners(path: Path, maildir: Maildir) -
     (path / ".maildirqmtp-state-lock").unlink()
     change(maildir, hold=[b"1.a"])
     assert (path / ".maildirqmtp-state-lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_bounce_holds_is_not_what_an_administrator_holds(
+    path: Path, maildir: Maildir, running: State
+) -> None:
+    """Killed, it leaves its hold: people must learn that it is no colleague's."""
+    change(maildir, hold=[b"1.a", b"2.b"])
+    holds.change(
+        maildir.root,
+        state.NAME,
+        state.MAX_BYTES,
+        hold=[b"2.b", b"3.c", b"4.d"],
+        release=(),
+        bouncing=True,
+    )
+    change(maildir, hold=[b"4.d"])
+    reasons = {"1.a": holds.REASON, "2.b": holds.REASON, "3.c": holds.BOUNCING}
+    assert running.held() == {**reasons, "4.d": holds.REASON}
+    running.remember("mx", PROVEN)
+    running.save()
+    assert running.held()["3.c"] == holds.BOUNCING, "a forwarder has written the file"
+    change(maildir, hold=(), release=[b"3.c"])
+    assert "3.c" not in running.held()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -247,8 +248,7 @@ def test_no_stat_for_names_with_seconds(
     """200,000 of them would hold the first message up for seconds."""
     for number in range(3):
         (path / "new" / f"{number}.a").write_bytes(b"")
-    maildir.envelope()
-    monkeypatch.setattr(os, "stat", denied)
+    monkeypatch.setattr(Maildir, "_mtime", denied)
     assert len(maildir.scan()) == 3
 
 
@@ -258,8 +258,14 @@ def test_a_name_that_vanishes_meanwhile_is_no_trouble(
     """A mail reader is at work in the same maildir."""
     (path / "new" / "strange").write_bytes(b"")
     (path / "new" / "7.a").write_bytes(b"")
-    maildir.envelope()
-    monkeypatch.setattr(os, "stat", denied)
+    looked_at = os.stat
+
+    def stat(name: bytes, **where: Any) -> os.stat_result:
+        if name == b"strange":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return looked_at(name, **where)
+
+    monkeypatch.setattr(os, "stat", stat)
     assert scanned(maildir) == [b"strange", b"7.a"]
 
 
@@ -300,16 +306,77 @@ def test_a_directory_that_cannot_be_listed_says_so(
 # Sidecars
 
 
-def test_sidecars_are_found_by_the_scan(path: Path, maildir: Maildir) -> None:
-    """A directory that appears between two scans counts from the second on."""
-    maildir.scan()
-    assert not maildir.has_envelopes
+def test_a_directory_of_sidecars_counts_as_soon_as_it_is_there(
+    path: Path, maildir: Maildir
+) -> None:
+    """Looking makes none: other programs may take a maildir without for one of theirs."""
+    assert maildir.find_envelopes() is None
+    assert not maildir.may_have_envelopes()
     assert "envelope" not in names(path)
     (path / "envelope").mkdir()
-    maildir.scan()
-    assert maildir.has_envelopes
-    maildir.scan()
+    assert maildir.may_have_envelopes()
+    assert maildir.find_envelopes() is maildir.envelope()
     assert maildir.envelope().path.endswith(b"/envelope")
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("envelope.old"))
+
+
+@pytest.mark.parametrize("go", [Path.rmdir, moved])
+def test_sidecars_are_looked_for_where_the_path_leads(
+    path: Path, maildir: Maildir, go: Callable[[Path], object]
+) -> None:
+    """In one that was moved away nobody puts any: messages would go to whom their headers name."""
+    maildir.durable_envelope()
+    before = len(open_descriptors())
+    go(path / "envelope")
+    assert maildir.find_envelopes() is None
+    assert not maildir.may_have_envelopes()
+    (path / "envelope").mkdir()
+    found = maildir.find_envelopes()
+    assert found is not None
+    assert os.path.samestat(os.fstat(found.fd), os.stat(path / "envelope"))
+    assert maildir.envelope() is found
+    assert len(open_descriptors()) == before
+
+
+def test_a_directory_of_sidecars_that_was_made_anew_is_durable_anew(
+    path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would take it with all that was put there since."""
+    maildir.durable_envelope()
+    (path / "envelope").rmdir()
+    system = FileSystem(monkeypatch, path)
+    maildir.durable_envelope()
+    assert system.calls == ["mkdir envelope", "fsync ."]
+
+
+def test_where_sidecars_cannot_be_looked_for_there_may_be_some(
+    path: Path, maildir: Maildir
+) -> None:
+    """Also where they could be before: nothing goes by its header meanwhile."""
+    maildir.envelope()
+    (path / "envelope").rmdir()
+    (path / "envelope").symlink_to("/tmp")
+    assert maildir.may_have_envelopes()
+    for _ in range(2):
+        with pytest.raises(LocalError, match="envelope: it is a symbolic link"):
+            maildir.find_envelopes()
+        assert maildir.may_have_envelopes()
+
+
+def test_mail_that_nobody_would_find_is_told(path: Path, maildir: Maildir) -> None:
+    """Who has put it there, or would take the maildir for empty, believed to be done."""
+    envelope = maildir.envelope()
+    maildir.check_path(envelope)
+    moved(path / "envelope")
+    maildir.check_path()
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        maildir.check_path(envelope)
+    (path / "new").rename(path / "new.old")
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        maildir.check_path()
 
 
 def test_the_directory_of_sidecars_is_made_for_the_owner_and_durable(
@@ -325,7 +392,7 @@ def test_the_directory_of_sidecars_is_made_for_the_owner_and_durable(
     assert maildir.envelope() is folder
     with Maildir(os.fsencode(path)) as again:
         again.durable_envelope()
-    assert system.calls[3:] == ["fsync ."], "who made it may have been killed before its fsync"
+    assert system.calls[2:] == ["fsync ."], "who made it may have been killed before its fsync"
 
 
 def test_a_directory_of_sidecars_that_is_none_stops_everything(path: Path) -> None:

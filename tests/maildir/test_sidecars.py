@@ -2,8 +2,10 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,8 +43,8 @@ def test_a_sidecar_is_durable_before_it_takes_the_old_ones_place(
     assert sidecars.read(target, b"1.a") == CONTENT
     sidecars.write(target, b"1.a", Sidecar(b"", ()))
     assert sidecars.read(target, b"1.a:2,") == Sidecar(b"", ())
-    sidecars.remove(target, b"1.a:2,F")
-    sidecars.remove(target, b"1.a")
+    sidecars.remove(target.envelope(), b"1.a:2,F")
+    sidecars.remove(target.envelope(), b"1.a")
     assert sidecars.read(target, b"1.a") is None
 
 
@@ -149,7 +151,7 @@ def test_a_sidecar_belongs_to_its_message_whatever_mbsync_added_to_the_name(
     sidecars.write(target, name, CONTENT)
     assert names(tmp_path / "to" / "envelope") == ["1.a.json"]
     assert sidecars.read(target, b"1.a") == CONTENT
-    sidecars.remove(target, name)
+    sidecars.remove(target.envelope(), name)
     assert names(tmp_path / "to" / "envelope") == []
     assert sidecars.read(target, name) is None
 
@@ -160,7 +162,7 @@ def test_the_sidecar_of_the_exact_name_comes_first(tmp_path: Path, target: Maild
     add_sidecar(tmp_path / "to", "1.a,U=2", "s@x", "a@y")
     assert sidecars.read(target, b"1.a,U=2:2,S") == Sidecar(b"s@x", (b"a@y",))
     sidecars.write(target, b"1.a,U=2", CONTENT)
-    sidecars.remove(target, b"1.a,U=2")
+    sidecars.remove(target.envelope(), b"1.a,U=2")
     assert names(tmp_path / "to" / "envelope") == ["1.a.json"]
     assert sidecars.read(target, b"1.a") == Sidecar(b"s@x", (b"other@y",))
 
@@ -199,4 +201,100 @@ def test_a_name_too_long_for_a_sidecar_has_none(target: Maildir) -> None:
     """Nobody can have made a file of that name."""
     assert sidecars.read(target, b"x" * 255) is None
     assert sidecars.identity(target, b"x" * 255) is None
-    sidecars.remove(target, b"x" * 255)
+    sidecars.remove(target.envelope(), b"x" * 255)
+
+
+# A directory of sidecars that is moved away
+
+
+def test_a_sidecar_is_written_where_the_path_leads(
+    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory that was moved away meanwhile nobody would look for it."""
+    envelope = tmp_path / "to" / "envelope"
+    target.durable_envelope()
+    rename = os.rename
+
+    def meanwhile(*names: bytes, **where: Any) -> None:
+        if not envelope.with_name("old").exists():
+            rename(envelope, envelope.with_name("old"))
+        rename(*names, **where)
+
+    monkeypatch.setattr(os, "rename", meanwhile)
+    sidecars.write(target, b"1.a", CONTENT)
+    assert names(envelope) == ["1.a.json"]
+
+
+def restored(envelope: Path) -> None:
+    """Put a copy of the directory in its place, as a backup does."""
+    shutil.copytree(envelope, envelope.with_name("copy"))
+    envelope.rename(envelope.with_name("old"))
+    envelope.with_name("copy").rename(envelope)
+
+
+def written_anew(envelope: Path) -> None:
+    """Put the same sidecar there once more."""
+    file = envelope / "1.a.json"
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data)
+
+
+def changed_in_one_tick(envelope: Path) -> None:
+    """Put another there of the same size and time."""
+    restored(envelope)
+    file = envelope / "1.a.json"
+    status = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"a@", b"c@"))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def garbled_in_one_tick(envelope: Path) -> None:
+    """Put one there that cannot be used, of the same size and time."""
+    restored(envelope)
+    file = envelope / "1.a.json"
+    status = file.stat()
+    file.write_bytes(b"x" * status.st_size)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "another"),
+    [
+        (lambda envelope: None, False),
+        (restored, False),
+        (shutil.rmtree, False),
+        (lambda envelope: (envelope / "1.a.json").unlink(), False),
+        (written_anew, True),
+        (changed_in_one_tick, True),
+        (garbled_in_one_tick, True),
+    ],
+)
+def test_what_another_sidecar_says_is_still_owed(
+    tmp_path: Path, target: Maildir, change: Callable[[Path], object], another: bool
+) -> None:
+    """A copy of it says nothing new: those who have the message would get it again."""
+    sidecars.write(target, b"1.a", CONTENT)
+    os.utime(tmp_path / "to" / "envelope" / "1.a.json", (1, 1))
+    found = sidecars.read_known(target, b"1.a")
+    assert found is not None
+    change(tmp_path / "to" / "envelope")
+    assert sidecars.is_another(target, b"1.a", *found) == another
+
+
+def test_a_first_sidecar_is_another(target: Maildir) -> None:
+    """The message was sent by its header, and others are owed it."""
+    assert not sidecars.is_another(target, b"1.a", None, None)
+    sidecars.write(target, b"1.a", CONTENT)
+    assert sidecars.is_another(target, b"1.a", None, None)
+
+
+def test_only_the_sidecar_of_the_message_that_is_gone_goes(target: Maildir) -> None:
+    """Another one's message is about to come, or stays for as long as nobody removes it."""
+    for name in (b"1.a", b"2.a", b"3.a"):
+        sidecars.write(target, name, CONTENT)
+    known = [(name, sidecars.identity(target, name)) for name in (b"1.a", b"2.a")]
+    sidecars.write(target, b"2.a", CONTENT)
+    sidecars.remove_known(target, [*known, (b"3.a", None), (b"4.a", known[0][1])])
+    assert sidecars.read(target, b"1.a") is None
+    assert sidecars.read(target, b"2.a") == sidecars.read(target, b"3.a") == CONTENT

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ def test_the_order_of_what_is_made_durable(
     one = ["fsync tmp/*", "rename tmp/* -> envelope/NAME.json"]
     assert calls == [
         *["fsync tmp/*"] * 2,
-        *("fsync .", *one, *one, "fsync envelope"),
+        *(*one, *one, "fsync envelope"),
         *["link tmp/* -> new/NAME", "unlink tmp/*"] * 2,
         "fsync new",
     ]
@@ -217,6 +217,58 @@ def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) ->
     assert letters(session.receive(package(b"c@d"))) == "K"
     assert [recipients for _, recipients, _ in queued(path)] == [(b"c@d",)]
     assert names(path.with_name("old") / "new") == []
+
+
+def moved_away(envelope: Path) -> None:
+    envelope.rename(envelope.with_name("old"))
+
+
+def replaced(envelope: Path) -> None:
+    moved_away(envelope)
+    envelope.mkdir()
+
+
+def linked(envelope: Path) -> None:
+    moved_away(envelope)
+    envelope.symlink_to("old")
+
+
+@pytest.mark.parametrize(
+    ("call", "change"),
+    [
+        ("", Path.rmdir),
+        *((call, how) for call in ("", "rename", "link") for how in (moved_away, replaced, linked)),
+    ],
+)
+def test_k_is_said_where_the_sidecar_is_at_its_path(
+    queue: QueueDestination,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    change: Callable[[Path], object],
+) -> None:
+    """Without it the message is held for want of an envelope, or goes to whom its header names."""
+    session = Session(queue, "p")
+    changes = [change]
+
+    def meanwhile(*names: bytes, **where: Any) -> None:
+        while changes:
+            changes.pop()(path / "envelope")
+        real(*names, **where)
+
+    if call:
+        real = getattr(os, call)
+        monkeypatch.setattr(os, call, meanwhile)
+    else:
+        change(path / "envelope")
+    assert letters(session.receive(package(b"c@d") + package(b"e@f"))) == "ZZ"
+    monkeypatch.undo()
+    assert names(path / "new") == []
+    if change is linked:
+        assert letters(session.receive(package(b"g@h"))) == "Z"
+        (path / "envelope").unlink()
+    assert letters(session.receive(package(b"g@h"))) == "K"
+    assert [recipients for _, recipients, _ in queued(path)] == [(b"g@h",)]
 
 
 def test_a_client_that_vanishes_while_its_mail_is_stored(

@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -411,6 +412,58 @@ def test_the_sidecar_is_durable_before_the_message_is_seen(
         "unlink Maildir/tmp/*",
         "fsync Maildir/new",
     ]
+
+
+def made_anew(path: Path) -> None:
+    path.replace(path.with_name("old"))
+    path.mkdir()
+
+
+@pytest.mark.parametrize("part", ["new", "tmp", ""])
+def test_a_message_is_taken_where_a_forwarder_finds_it(
+    maildir: Maildir, tmp_path: Path, part: str
+) -> None:
+    """Who writes it may take hours, and what lies in a directory that was moved away is lost."""
+
+    def pieces() -> Iterator[bytes]:
+        yield TEXT
+        made_anew(tmp_path / "Maildir" / part)
+
+    with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+        writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), pieces())
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize("call", ["rename", "link"])
+def test_a_message_is_taken_with_its_sidecar_where_a_forwarder_finds_it(
+    maildir: Maildir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Without, nobody knows whom it is for."""
+    real = getattr(os, call)
+
+    def meanwhile(*names: bytes, **where: Any) -> None:
+        made_anew(tmp_path / "Maildir" / "envelope")
+        real(*names, **where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, meanwhile)
+        with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
+            writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_directory_of_sidecars_may_be_made_anew_before_there_is_one(
+    maildir: Maildir, tmp_path: Path
+) -> None:
+    """Some programs remove it while it is empty."""
+
+    def pieces() -> Iterator[bytes]:
+        yield TEXT
+        (tmp_path / "Maildir" / "envelope").rmdir()
+
+    name = writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), pieces()).decode()
+    assert names(tmp_path / "Maildir" / "new") == [name]
+    assert sidecar(tmp_path / "Maildir", name)["recipients"] == ["a@y"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

@@ -12,6 +12,7 @@ from maildirqmtp.settings.submission import Submission
 from maildirqmtp.submission import queue_client
 from maildirqmtp.submission.hand_over import Envelope, hand_over
 from maildirqmtp.submission.held_text import MEMORY_BYTES, HeldText
+from maildirqmtp.submission.message_input import Stoppable
 from tests.helpers import names
 
 ENVELOPE = Envelope(b"s@x", (b"a@y",))
@@ -33,16 +34,16 @@ def test_a_socket_that_cannot_be_used(
 ) -> None:
     """With a maildir of one's own it is no trouble; without one, it is told."""
 
-    def fail(path: bytes) -> None:
+    def fail(path: bytes, stoppable: Stoppable) -> None:
         raise ConnectError(number, "cannot connect")
 
     monkeypatch.setattr(queue_client, "connect", fail)
     told: list[str] = []
     with HeldText([b"hi\n"]) as text:
-        assert hand_over(Submission(), ENVELOPE, text, told.append) == code
+        assert hand_over(Submission(), ENVELOPE, text, Stoppable(), told.append) == code
         assert told == ["cannot connect; and no maildir is configured to keep the message in"]
         settings = Submission(maildir=bytes(tmp_path / "out"))
-        assert hand_over(settings, ENVELOPE, text, told.append) == 0
+        assert hand_over(settings, ENVELOPE, text, Stoppable(), told.append) == 0
     assert len(told) == 1
     assert len(names(tmp_path / "out" / "new")) == 1
 

@@ -1,0 +1,104 @@
+"""`qmtpq` told to stop amid what it changes: no message is left half done, and the others stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maildirqmtp.cli.qmtpq import main
+from maildirqmtp.mail import dsn
+from maildirqmtp.maildir import requeue
+from tests.helpers import add_message, add_sidecar, make_maildir, names
+
+Capture = pytest.CaptureFixture[str]
+LEFT = "qmtpq: told to stop; the messages that are left stay as they are\n"
+
+
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """What ends a command: an administrator, ^C, or the end of a remote session."""
+    before = signal.signal(request.param, signal.SIG_DFL)  # whoever has started us may ignore it
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def signalled(doing: Callable[..., Any], number: signal.Signals) -> Callable[..., Any]:
+    """Return what sends us a signal, and then does it."""
+
+    def then(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return doing(*arguments)
+
+    return then
+
+
+def test_drop(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A batch goes with its sidecars, the next one stays."""
+    monkeypatch.setattr(requeue, "BATCH", 2)
+    monkeypatch.setattr(requeue, "drop", signalled(requeue.drop, number))
+    for name in ("1.a", "2.b", "3.c"):
+        add_message(path, name)
+        add_sidecar(path, name, "s@x", "a@y")
+    assert main(["drop", "--yes", "--all", str(path)]) == 111
+    out, err = capsys.readouterr()
+    assert (out.count("dropped "), err) == (2, LEFT)
+    assert names(path / "new") == ["3.c"]
+    assert names(path / "envelope") == ["3.c.json"]
+
+
+def test_resend(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The one at hand is in the queue, and nowhere else."""
+    failed = make_maildir(path / ".Failed")
+    monkeypatch.setattr(requeue, "requeue", signalled(requeue.requeue, number))
+    for name in ("1.a", "2.b"):
+        add_message(failed, name)
+        add_sidecar(failed, name, "s@x", "a@y")
+    assert main(["resend", "--all", str(path)]) == 111
+    assert capsys.readouterr().err == LEFT
+    assert names(failed / "new") == ["2.b"]
+    assert names(failed / "envelope") == ["2.b.json"]
+    assert len(names(path / "new")) == len(names(path / "envelope")) == 1
+
+
+@pytest.mark.parametrize("where", ["queue", "failed"])
+def test_bounce(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
+) -> None:
+    """Its sender was told, so it goes; the other one is not on hold for ever."""
+    maildir = path if where == "queue" else make_maildir(path / ".Failed")
+    monkeypatch.setattr(dsn, "build", signalled(dsn.build, number))
+    add_message(maildir, "1.a", sender=b"s@x")
+    add_message(maildir, "2.b", sender=b"s@x")
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}", str(path), "1.a", "2.b"]
+    assert main(words) == 111
+    assert capsys.readouterr().err == LEFT
+    assert len(names(told / "new")) == 1
+    assert names(maildir / "new") == ["2.b"]
+    assert main(["list", "--names", "--held", str(path)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_hangup_that_is_ignored_stays_so(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under nohup(1) all are dropped."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(requeue, "BATCH", 1)
+    monkeypatch.setattr(requeue, "drop", signalled(requeue.drop, signal.SIGHUP))
+    add_message(path, "1.a")
+    add_message(path, "2.b")
+    try:
+        assert main(["drop", "--yes", "--all", str(path)]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert names(path / "new") == []
