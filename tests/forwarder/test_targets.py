@@ -130,6 +130,27 @@ def test_a_failed_maildir_whose_sidecars_were_moved_gets_the_next_one(case: Sett
     assert sidecar(case.failed, "2.a")["recipients"] == ["b@y"]
 
 
+def test_a_failed_message_stays_until_its_sidecar_is_where_it_is_looked_for(
+    case: SettlerCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved without it, nobody could tell who has failed."""
+    one = case.add("1.a", "a@y")
+    real = writing.adopt
+
+    def adopt(to: Maildir, message: Message, name: bytes) -> None:
+        real(to, message, name)
+        (case.failed / "envelope").rename(case.failed / "envelope.old")
+
+    monkeypatch.setattr(writing, "adopt", adopt)
+    case.settle(one, "Dno")
+    assert case.new == ["1.a"]
+    monkeypatch.setattr(writing, "adopt", real)
+    assert case.settler.mend()
+    case.settle(case.load("1.a"), "Dno")
+    assert case.new == []
+    assert sidecar(case.failed, "1.a")["recipients"] == ["a@y"]
+
+
 def test_what_is_moved_away_is_durable_before_it_is_closed(
     case: SettlerCase, sent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
