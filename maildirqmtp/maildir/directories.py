@@ -9,6 +9,8 @@ import errno
 import os
 import stat
 
+from maildirqmtp.descriptor_limit import reason
+from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.text import printable
 
@@ -16,6 +18,17 @@ from maildirqmtp.text import printable
 _MAX_LINKS = 40
 _SEARCH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def not_opened(path: bytes, error: OSError, inside: bool) -> LocalError:
+    """Return what to say where a maildir, or a directory `inside` of one, cannot be opened."""
+    hint = "is it a maildir?" if inside else "check the path"
+    if not inside and error.errno == errno.ENOENT:
+        parts = [printable(os.path.join(path, part)) for part in (b"tmp", b"new", b"cur")]
+        hint += f", or make one: mkdir -p {' '.join(parts)}"
+    return LocalError(
+        f"cannot open the maildir directory {printable(path)}: {reason(error)}; {hint}"
+    )
 
 
 def open_directory(name: bytes, parent_fd: int | None = None, nofollow: bool = False) -> int:

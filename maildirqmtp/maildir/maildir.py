@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.maildir import directories, locking, names, safety
 from maildirqmtp.maildir.files import (
@@ -123,13 +122,7 @@ class Maildir:
         try:
             fd = directories.open_directory(name, None if parent is None else parent.fd, nofollow)
         except OSError as error:
-            hint = "is it a maildir?" if parent else "check the path"
-            if parent is None and error.errno == errno.ENOENT:
-                parts = [printable(os.path.join(path, part)) for part in (b"tmp", b"new", b"cur")]
-                hint += f", or make one: mkdir -p {' '.join(parts)}"
-            raise LocalError(
-                f"cannot open the maildir directory {printable(path)}: {reason(error)}; {hint}"
-            ) from error
+            raise directories.not_opened(path, error, inside=parent is not None) from error
         folder = Folder(fd, path)
         self._open.append(folder)
         folder.owner = directories.owner_of(self._open[0].fd, path)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from maildirqmtp.descriptor_limit import reason
+from maildirqmtp.errors import LocalError
 from maildirqmtp.receiver.clients import Client, client_at
 from maildirqmtp.receiver.connection import Connection
 from maildirqmtp.receiver.destination import Destination
@@ -89,8 +91,8 @@ class Server:
     `wakeup_fd` is for `signal.set_wakeup_fd`. So many `threads` deliver at once. A
     context manager; leaving it, or `close`, releases everything.
 
-    Raises `LocalError` where the maildir or the address cannot be used, and
-    `ConfigError` for an address beyond loopback with a policy that refuses
+    Raises `LocalError` where the maildir or the address cannot be used or no
+    descriptor is left, and `ConfigError` for an address beyond loopback with a policy that refuses
     nobody.
     """
 
@@ -127,7 +129,10 @@ class Server:
         self._stop_asked = False
         self._stopping = False
         with contextlib.ExitStack() as undo:
-            self._wakeup = Wakeup()
+            try:
+                self._wakeup = Wakeup()
+            except OSError as error:
+                raise LocalError(f"cannot make a pipe: {reason(error)}") from error
             undo.callback(self._wakeup.close)
             self._pool = ThreadPool(threads, self._wakeup.set, "storage")
             self._shares = Shares(self._pool, threads)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -303,6 +304,13 @@ def failing_accept(
 
 def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def test_no_descriptor_for_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback would not say what to do."""
+    monkeypatch.setattr(os, "pipe2", Mock(side_effect=os_error(errno.EMFILE)))
+    with pytest.raises(LocalError, match="cannot make a pipe: Too many open files"):
+        Server(path, listen=None)
 
 
 def test_no_descriptors_left(
