@@ -94,15 +94,14 @@ def make(name: bytes, parent: Folder) -> bool:
 
 
 def is_at(name: bytes, parent: Folder, folder: Folder) -> bool:
-    """Say whether a name in a directory still is this one; not where that cannot be told.
-
-    What is wrong, opening it again will tell.
-    """
+    """Say whether a name in a directory still is this one. Raises `LocalError`."""
     try:
         there = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
         return os.path.samestat(there, os.fstat(folder.fd))
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise local_error("look at", folder.path, error) from error
 
 
 def _give(name: bytes, parent_fd: int, owner: tuple[int, int]) -> None:

@@ -103,7 +103,10 @@ address = st.lists(st.sampled_from([bytes([n]) for n in range(256) if n not in b
 )
 
 
-@given(sender=address, recipients=st.lists(address.filter(bool), min_size=1, max_size=5))
+@given(
+    sender=address,
+    recipients=st.lists(address.filter(bool), min_size=1, max_size=5, unique=True),
+)
 @settings(
     max_examples=50,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
