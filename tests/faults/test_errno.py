@@ -174,7 +174,7 @@ def _faults(stage: Stage, run: Run, error: str, clean: object, more_connections:
         wrong.append(f"{more_connections} connections more than without the error")
     if stage.state() != clean:
         why = os.strerror(getattr(errno, error))
-        places = ("/faults-", ".story", "127.0.0.1:", "standard input")
+        places = ("/faults-", ".story", "127.0.0.1:", "standard input", "make a pipe")
         named = any(place in run.errors for place in places)
         if not named or why not in run.errors:
             wrong.append("no clear message")
