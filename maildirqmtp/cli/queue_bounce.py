@@ -153,8 +153,11 @@ class _Bounces:
             try:
                 self._send(selected, batch, to_json, done)
             finally:
-                release = [e.name for e in batch if e.name in done or not e.is_on_hold]
-                change_holds(self._maildir, hold=(), release=release)
+                gone = [entry.name for entry in batch if entry.name in done]
+                left = [e.name for e in batch if e.name not in done and not e.is_on_hold]
+                for release, bouncing in ((gone, False), (left, True)):
+                    if release:
+                        change_holds(self._maildir, hold=(), release=release, bouncing=bouncing)
 
     def _send(
         self, selected: Selected, batch: Sequence[Entry], to_json: bool, gone: set[bytes]

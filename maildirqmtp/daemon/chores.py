@@ -109,8 +109,12 @@ class Chores:
 
     def tick(self, forwarder: Forwarder) -> None:
         """Do a portion of what is due; nothing on the way out."""
-        if self._retention is not None and not forwarder.stopping:
-            self._expire(self._retention)
+        if self._retention is not None:
+            if forwarder.stopping:
+                self.close()
+                self._expire_at = self._clock() + self._retention.look_every_s
+            else:
+                self._expire(self._retention)
         self._warn_if_due(forwarder)
 
     def _expire(self, retention: Retention) -> None:

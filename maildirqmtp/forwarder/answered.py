@@ -1,11 +1,12 @@
 """What the server has answered: settled on the files, and the queue told what became of it.
 
 settle          what is accepted, of each connection
-settle_others   then what is not: it may become a bounce, and a mailer may hang
+settle_another  then what is not, one by one: it may become a bounce, and a mailer may hang
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.forwarder.small_messages import SmallBatch
@@ -31,12 +32,12 @@ class AnsweredMessages:
         self._servers = servers
         self._queue = queue
         self._report = report
-        self._others: list[QueuedMessage] = []
+        self._others: deque[QueuedMessage] = deque()
 
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
         """Settle what has been accepted on a connection; say how many messages were answered.
 
-        The others are for `settle_others`.
+        The others are for `settle_another`.
         """
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
@@ -52,11 +53,12 @@ class AnsweredMessages:
                 self._others.append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
-    def settle_others(self) -> None:
-        """Settle what was answered otherwise, on all connections."""
-        others, self._others = self._others, []
-        for queued in others:
-            self.settle_one(queued)
+    def settle_another(self) -> bool:
+        """Settle one message that was answered otherwise; False where there is none."""
+        if self._others:
+            self.settle_one(self._others.popleft())
+            return True
+        return False
 
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:

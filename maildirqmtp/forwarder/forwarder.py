@@ -382,15 +382,15 @@ class Forwarder:
         return ready
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        if not (answers := self._answered.settle(connection.pipeline)):
-            return
-        connection.idle_since = self._clock()
-        self.answered_s = self._wall_clock()
-        self.servers.note_answers(connection.pipeline, answers, self.outbox.left)
-        self._report.progress(self._total - len(self.queue), self._total)
+        if answers := self._answered.settle(connection.pipeline):
+            connection.idle_since = self._clock()
+            self.answered_s = self._wall_clock()
+            self.servers.note_answers(connection.pipeline, answers, self.outbox.left)
+            self._report.progress(self._total - len(self.queue), self._total)
 
     def _settle_others(self) -> None:
-        self._answered.settle_others()
+        while self._answered.settle_another():  # each may take as long as a mailer
+            self.watchdog_deadline = self._clock() + BOUNCE_SLACK_S
         self._take_bounces()
 
     def _take_bounces(self) -> None:

@@ -46,10 +46,21 @@ class Housekeeping:
         if route.keep_sent_s is None and route.keep_failed_s is None:
             return
         if forwarder is None or not forwarder.stopping:
-            from maildirqmtp.forwarder.retention import Retention
+            import signal
+            from contextlib import closing
 
-            for _ in Retention(route, self._report, self._maildir, time.time).portions():
-                continue
+            from maildirqmtp.forwarder.retention import Retention
+            from maildirqmtp.transport.signals import signal_handlers
+
+            retention = Retention(route, self._report, self._maildir, time.time)
+            told: list[int] = []
+            with (
+                signal_handlers((signal.SIGTERM, signal.SIGINT), lambda *_: told.append(1)),
+                closing(retention.portions()) as portions,
+            ):
+                for _ in portions:
+                    if told:
+                        break
 
     def _warn(self, forwarder: Forwarder, queue: BatchQueue) -> None:
         if self._route.warn_after_s is None:

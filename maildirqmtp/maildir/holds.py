@@ -170,7 +170,8 @@ def change(
             if not _is_time(held.get(key(message))):
                 held[key(message)] = {"bounce": now_s} if bouncing else now_s
         for message in release:
-            held.pop(key(message), None)
+            if not (bouncing and _is_time(held.get(key(message)))):
+                held.pop(key(message), None)
         if len(held) > MOST:
             raise LocalError(
                 f"at most {MOST:,} messages of {printable(root.path)} can be held; stop the daemon "

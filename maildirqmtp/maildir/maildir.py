@@ -31,6 +31,7 @@ from maildirqmtp.maildir.files import (
     identity_of,
     local_error,
 )
+from maildirqmtp.maildir.renames import Renames
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Maildir:
         self._lock: locking.Lock | None = None
         self._envelope: Folder | None = None
         self._envelope_durable = False
-        self._renamed: dict[Folder, dict[bytes, bytes]] = {}
+        self._renames = Renames(self._names)
         try:
             self.root = self._enter(path, None, nofollow)
             self.new = self._enter(b"new", self.root, nofollow=True)
@@ -389,11 +390,8 @@ class Maildir:
         if self.root.has(_MBSYNC_STATE):
             folders.insert(0, self.new)
         for folder in folders:
-            for _ in range(2):
-                name = self._renamed.get(folder, {}).get(base)
-                if name is not None and folder.has(name):
-                    message.folder, message.name = folder, name
-                    return True
-                listed = self._names(folder)
-                self._renamed[folder] = {names.without_uid(name): name for name in listed}
+            name = self._renames.find(folder, base)
+            if name is not None and folder.has(name):
+                message.folder, message.name = folder, name
+                return True
         return False

@@ -228,6 +228,7 @@ def test_old_mail_goes_where_this_disk_is_full(keeping: Bench) -> None:
     assert tick(keeping) == 3
     keeping.forwarder.stopping = True
     assert tick(keeping) == 3
+    assert (keeping.chores.next_at or 0.0) > keeping.clock.now, "it would spin until the end"
 
 
 def test_a_route_that_ends_leaves_nothing_open(keeping: Bench) -> None:

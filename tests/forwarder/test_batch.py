@@ -402,6 +402,27 @@ def test_old_mail_keeps_no_other_run_waiting(
     assert names(path / "new") == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_amid_old_mail_ends_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path, number: signal.Signals
+) -> None:
+    """All mail has gone: whoever started it must not take that for a failure."""
+    done: list[int] = []
+
+    def portions(self: Retention) -> Iterator[None]:
+        for portion in range(100):
+            os.kill(os.getpid(), number)
+            done.append(portion)
+            yield
+
+    monkeypatch.setattr(Retention, "portions", portions)
+    with serving(answer_all()) as server:
+        keeping = Keeping(path, monkeypatch, server.port)
+    assert keeping.code == 0
+    assert len(done) == 1
+    assert "2 accepted" in keeping.lines[-1]
+
+
 def test_a_run_that_is_told_to_stop_removes_no_old_mail(
     path: Path, monkeypatch: pytest.MonkeyPatch, sent: Path
 ) -> None:

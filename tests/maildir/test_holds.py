@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -211,3 +211,16 @@ def test_what_a_bounce_holds_is_not_what_an_administrator_holds(
     assert running.held()["3.c"] == holds.BOUNCING, "a forwarder has written the file"
     change(maildir, hold=(), release=[b"3.c"])
     assert "3.c" not in running.held()
+
+
+def test_a_bounce_releases_only_what_it_holds(maildir: Maildir, running: State) -> None:
+    """An administrator may have held it meanwhile, and was told that it is held."""
+
+    def bounce(hold: Iterable[bytes], release: Iterable[bytes]) -> None:
+        place = (maildir.root, state.NAME, state.MAX_BYTES)
+        holds.change(*place, hold=hold, release=release, bouncing=True)
+
+    bounce([b"1.a", b"2.b"], ())
+    change(maildir, hold=[b"1.a"])
+    bounce((), [b"1.a", b"2.b"])
+    assert running.held() == {"1.a": holds.REASON}
