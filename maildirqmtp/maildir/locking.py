@@ -69,8 +69,10 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
     """
     mode = fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH
     with _acquiring(root) as lock:
-        fd = lock.add(_open_file(root, NAME)) if _make_file(root, NAME) else None
+        made = _make_file(root, NAME, needed=shard is not None)
+        fd = lock.add(_open_file(root, NAME)) if made else None
         if shard is not None:
+            assert fd is not None
             _join(root, fd, shard)
             lock.add(_lock_shard(root, shard))
         elif fd is not None and not _flock(fd):
@@ -93,8 +95,7 @@ def acquire_for_bounces(root: Folder) -> Lock:
     Forwarders go on meanwhile. Raises `LocalError`, which names the process that holds the lock.
     """
     with _acquiring(root) as lock:
-        if not _make_file(root, BOUNCES):
-            raise LocalError(f"cannot make the lock file {printable(root.join(BOUNCES))}")
+        _make_file(root, BOUNCES)
         fd = lock.add(_open_file(root, BOUNCES))
         if not _flock(fd):
             processes = holders(os.fstat(fd))
@@ -117,10 +118,9 @@ def _acquiring(root: Folder) -> Iterator[Lock]:
         raise
 
 
-def _join(root: Folder, whole: int | None, shard: Shard) -> None:
+def _join(root: Folder, whole: int, shard: Shard) -> None:
     """Share the maildir's lock, an open file, with shards of the same number. `LocalError`."""
-    if whole is None or not _make_file(root, SHARDS):
-        raise LocalError(f"cannot make a lock file in {printable(root.path)}, which shards need")
+    _make_file(root, SHARDS)
     gate = _open_file(root, SHARDS)
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)  # nobody holds it for longer than this takes
@@ -144,8 +144,7 @@ def _join(root: Folder, whole: int | None, shard: Shard) -> None:
 def _lock_shard(root: Folder, shard: Shard) -> int:
     """Lock a shard, until the descriptor that is returned is closed. Raises `LocalError`."""
     name = _name_of(shard)
-    if not _make_file(root, name):
-        raise LocalError(f"cannot make the lock file {printable(root.join(name))}")
+    _make_file(root, name)
     fd = _open_file(root, name)
     if not _flock(fd):
         processes = holders(os.fstat(fd))
@@ -190,16 +189,21 @@ def holders(status: os.stat_result) -> list[int]:
     return exact or same_inode
 
 
-def _make_file(root: Folder, name: bytes) -> bool:
-    """Make a lock file where there is none; False where none can be made."""
+def _make_file(root: Folder, name: bytes, needed: bool = True) -> bool:
+    """Make a lock file where there is none; False where none can be made.
+
+    Raises `LocalError` then, where it is `needed`.
+    """
     try:
         os.close(files.create(root, name))
     except FileExistsError:
         return True
     except OSError as error:
-        if error.errno in _CANNOT_MAKE:
-            return False
-        raise
+        if needed:
+            raise local_error("make the lock file", root.join(name), error) from error
+        if error.errno not in _CANNOT_MAKE:
+            raise
+        return False
     return True
 
 

@@ -270,8 +270,9 @@ def test_openmetrics_where_prometheus_prefers_it() -> None:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/", headers=accept)) as response:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
             assert response.read().endswith(b"# EOF\n")
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as answer:
             urllib.request.urlopen(f"{url}/favicon.ico")
+        answer.value.close()
     finally:
         stop()
 
