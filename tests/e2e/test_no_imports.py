@@ -90,6 +90,12 @@ def test_no_descriptor_is_left_at_the_end() -> None:
 import os, resource, sys, threading, time
 from maildirqmtp.__main__ import _exit
 
+class Freed:
+    def __del__(self, write=os.write):
+        write(2, b"the interpreter has begun to free what there is")
+
+freed = Freed()
+
 def turn():
     while True:
         time.sleep(0.0001)
