@@ -106,11 +106,11 @@ class Result:
 Send = Callable[[Setting, Stock, int], Run]
 
 
-def ours(setting: Setting, box: Stock, port: int) -> Run:
+def ours(setting: Setting, box: Stock, port: int, expected_exit: int = 0) -> Run:
     """The forwarder, which must leave nothing."""
     link = setting.link
     argv = [*link.near, *setting.forwarder, str(box.path), f"{link.host}:{port}"]
-    return timed(argv, setting.env, setting.log)
+    return timed(argv, setting.env, setting.log, expected_exit)
 
 
 def ours_sent(setting: Setting, box: Stock, port: int) -> Run:
@@ -124,8 +124,7 @@ def ours_sent(setting: Setting, box: Stock, port: int) -> Run:
 
 def ours_deferred(setting: Setting, box: Stock, port: int) -> Run:
     """The forwarder, against a server that defers everything."""
-    argv = [*setting.forwarder, str(box.path), f"127.0.0.1:{port}"]
-    return timed(argv, setting.env, setting.log, expected_exit=TEMPORARY)
+    return ours(setting, box, port, TEMPORARY)
 
 
 def c_loop(setting: Setting, box: Stock, port: int) -> Run:

@@ -38,7 +38,6 @@ from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
 
     from maildirqmtp.settings.submission import Submission
     from maildirqmtp.submission.sendmail import Request
@@ -67,9 +66,6 @@ _MODES_REFUSED = {
 
 class _Parser(Parser):
     unwritten = EX_TEMPFAIL
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from maildirqmtp import __version__
 from maildirqmtp.cli.handoff_options import add_handoff_options, connections, hand_off
@@ -39,11 +39,6 @@ from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
 from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.transport.signals import signal_handlers
-
-
-class _Parser(Parser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; try {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +121,7 @@ def _destination(
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. A wrong one raises `ConfigError`."""
-    parser = _Parser(
+    parser = Parser(
         prog="qmtpmaildir",
         description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "
         "another mail server.",

@@ -49,15 +49,13 @@ def stoppable() -> Iterator[Stop]:
     """
     stop = Stop(time.monotonic, _STOP_S)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with signal_handlers(
-        numbers, lambda *_: stop.tell(at_once=stop.at is not None), keep_ignored=True
-    ):
+    with signal_handlers(numbers, lambda *_: stop.tell(at_once=stop.is_told), keep_ignored=True):
         yield stop
 
 
 def check(stop: Stop) -> None:
     """Raise `LocalError` once it is told to stop."""
-    if stop.at is not None:
+    if stop.is_told:
         raise LocalError("told to stop; the messages that are left stay as they are")
 
 

@@ -90,10 +90,7 @@ def show(routes: Sequence[Route], as_json: bool, limit: int | None = None) -> in
     code = EXIT_OK
     limit = LIMIT if limit is None else limit
     # Routes may share a failed maildir.
-    failed = dict.fromkeys(
-        (route.failed or os.path.join(route.maildir, b".Failed"), route.failed is None)
-        for route in routes
-    )
+    failed = dict.fromkeys((route.failed_maildir, route.failed is None) for route in routes)
     for route in routes:
         found = _or_complain(partial(_look, route, limit))
         if found is None or found["messages"]:

@@ -118,7 +118,7 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
         queues[route.maildir] = replace(
             known, route=wider, prefixes=(*known.prefixes, route.prefix)
         )
-        path = route.failed or os.path.join(route.maildir, b".Failed")
+        path = route.failed_maildir
         there = failed.setdefault(
             path,
             QueuePlace(whole._replace(maildir=path, include_cur=True), True, route.failed is None),

@@ -47,7 +47,7 @@ class AnsweredMessages:
             self._settle_small(batch, first, stop)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
-            if all([a is not None and a.status is ACCEPTED for a in queued.answers]):
+            if queued.is_accepted:
                 self.settle_one(queued)
             else:
                 self._others.append(queued)

@@ -90,7 +90,7 @@ class DelayWarner:
 
     def may_warn(self) -> bool:
         """Say whether there may be another warning now."""
-        if self._stop is not None and self._stop.at is not None:
+        if self._stop is not None and self._stop.is_told:
             return False
         now_s = self._wall_clock()
         if not 0 <= now_s - self._since_s < bounces.HOUR_S:  # or the clock was set

@@ -120,7 +120,7 @@ class Forwarder:
     @property
     def stopping(self) -> bool:
         """True once it was told to stop."""
-        return self.told_to_stop.at is not None
+        return self.told_to_stop.is_told
 
     @property
     def local_error(self) -> LocalError | None:

@@ -50,16 +50,17 @@ class Housekeeping:
             from contextlib import closing
 
             from maildirqmtp.forwarder.retention import Retention
+            from maildirqmtp.forwarder.stop import Stop
             from maildirqmtp.transport.signals import signal_handlers
 
             retention = Retention(route, self._report, self._maildir, time.time)
-            told: list[int] = []
+            stop = Stop(time.monotonic, 0.0)
             with (
-                signal_handlers((signal.SIGTERM, signal.SIGINT), lambda *_: told.append(1)),
+                signal_handlers((signal.SIGTERM, signal.SIGINT), lambda *_: stop.tell()),
                 closing(retention.portions()) as portions,
             ):
                 for _ in portions:
-                    if told:
+                    if stop.is_told:
                         break
 
     def _warn(self, forwarder: Forwarder, queue: BatchQueue) -> None:

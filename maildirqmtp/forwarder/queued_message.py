@@ -14,7 +14,7 @@ from maildirqmtp.maildir import names, sidecars
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX, Maildir
 from maildirqmtp.pipeline.outgoing import FilePiece, OutgoingMessage
-from maildirqmtp.qmtp.protocol import FAILED, MAX_MESSAGE, Response
+from maildirqmtp.qmtp.protocol import ACCEPTED, FAILED, MAX_MESSAGE, Response
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
@@ -77,6 +77,11 @@ class QueuedMessage(OutgoingMessage):
         self.message_id = b""
         self.sidecar_identity: Identity | None = None
         self.refusal: Response | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        """True where each recipient of ours has it."""
+        return all([a is not None and a.status is ACCEPTED for a in self.answers])
 
     def refuse(self) -> None:
         """Answer for all recipients with our own `refusal`, in place of the server."""

@@ -25,7 +25,7 @@ LOOK_S = 6 * 3_600.0
 _FORWARDED = ".maildirqmtp-sta"
 
 
-class Kept(NamedTuple):
+class KeptMaildir(NamedTuple):
     """A maildir whose messages are kept for `keep_s` seconds, by the setting `key`.
 
     `nofollow`: its path is not named by the route, and must not end in a link.
@@ -37,14 +37,16 @@ class Kept(NamedTuple):
     nofollow: bool = False
 
 
-def kept_maildirs(route: Route) -> list[Kept]:
+def kept_maildirs(route: Route) -> list[KeptMaildir]:
     """Return those maildirs of a route from which messages are removed."""
     found = []
     if route.sent is not None and route.keep_sent_s is not None:
-        found.append(Kept("keep-sent", route.sent, route.keep_sent_s))
+        found.append(KeptMaildir("keep-sent", route.sent, route.keep_sent_s))
     if route.keep_failed_s is not None:
-        path = route.failed or os.path.join(route.maildir, b".Failed")
-        found.append(Kept("keep-failed", path, route.keep_failed_s, route.failed is None))
+        nofollow = route.failed is None
+        found.append(
+            KeptMaildir("keep-failed", route.failed_maildir, route.keep_failed_s, nofollow)
+        )
     return found
 
 
@@ -78,7 +80,7 @@ class Retention:
             except LocalError as error:
                 self._say(f"{kept.key}: {error}")
 
-    def count(self) -> Iterator[tuple[Kept, int]]:
+    def count(self) -> Iterator[tuple[KeptMaildir, int]]:
         """Say for each maildir how many messages would be removed now. Raises `LocalError`."""
         for kept in self._kept:
             if os.path.lexists(kept.path):
@@ -92,7 +94,7 @@ class Retention:
                     if look.fault is not None:
                         raise look.fault
 
-    def _expire(self, kept: Kept, target: Maildir) -> Iterator[None]:
+    def _expire(self, kept: KeptMaildir, target: Maildir) -> Iterator[None]:
         self._check(kept, target)
         now_s = self._wall_clock()
         before = trusted_clock.read(target.root)
@@ -132,7 +134,7 @@ class Retention:
             return False
         return True
 
-    def _check(self, kept: Kept, target: Maildir) -> None:
+    def _check(self, kept: KeptMaildir, target: Maildir) -> None:
         """Raise `LocalError` where anything may wait there, or another user may have put it."""
         try:
             expiry.check_owners(target)
@@ -140,7 +142,7 @@ class Retention:
         except OSError as error:
             raise local_error("look at", kept.path, error) from error
 
-    def _check_place(self, kept: Kept, target: Maildir) -> None:
+    def _check_place(self, kept: KeptMaildir, target: Maildir) -> None:
         path = printable(kept.path)
         if kept.nofollow and self._maildir.owners is not None:
             owner = os.fstat(target.root.fd).st_uid
@@ -164,5 +166,5 @@ class Retention:
             self._report.warning(what)
 
 
-def _every_s(kept: Kept) -> float:
+def _every_s(kept: KeptMaildir) -> float:
     return min(LOOK_S, max(1.0, kept.keep_s / 10))

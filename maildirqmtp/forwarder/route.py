@@ -5,6 +5,7 @@ Values only; `maildirqmtp.settings` makes them from flags and configuration file
 
 # No postponed annotations, and none that is a text: a named tuple compiles each of them, and the
 # first takes 9 of the 130 million instructions of a run that finds its maildir empty.
+import os
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,6 +117,11 @@ class Route(NamedTuple):
     tls: Tls | None = None
     fallback_servers: tuple[Endpoint, ...] = ()
     in_doubt_wait_s: float = IN_DOUBT_WAIT_S
+
+    @property
+    def failed_maildir(self) -> bytes:
+        """Where failed messages go."""
+        return os.path.join(self.maildir, b".Failed") if self.failed is None else self.failed
 
     @property
     def servers(self) -> tuple[Endpoint, ...]:

@@ -95,16 +95,11 @@ class Settler:
         kept: Kept | None = None
         try:
             try:
-                for answer in queued.answers:
-                    if answer is None or answer.status is not ACCEPTED:
-                        kept = self._settle_mixed(queued)
-                        break
+                if queued.others or not queued.is_accepted:
+                    kept = self._settle_mixed(queued)
                 else:
-                    if queued.others:
-                        kept = self._settle_mixed(queued)
-                    else:
-                        self._report.accepted(queued)
-                        self._remove(queued, self._route.sent)
+                    self._report.accepted(queued)
+                    self._remove(queued, self._route.sent)
             except FileChangedError as error:
                 kept = self._hold_changed(queued, error)
         except LocalError as error:

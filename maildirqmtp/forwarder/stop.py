@@ -31,6 +31,11 @@ class Stop:
             self.at = self._clock() + self._within_s
 
     @property
+    def is_told(self) -> bool:
+        """True once it is told to stop."""
+        return self.at is not None
+
+    @property
     def is_due(self) -> bool:
         """True from the time by which the run ends."""
         return self.at is not None and self._clock() >= self.at

@@ -41,7 +41,7 @@ class TargetMaildirs:
     __slots__ = ("_failed", "_named", "_open", "_removals", "_report", "_seen")
 
     def __init__(self, maildir: Maildir, route: Route, report: Report, removals: Removals) -> None:
-        self._failed = route.failed or maildir.root.join(b".Failed")
+        self._failed = route.failed_maildir
         # A link that the route does not name may have been put there by somebody else.
         self._named = (route.failed, route.sent)
         self._report = report

@@ -37,7 +37,6 @@ PORTION_NAMES = 2_000
 PORTION_FILES = 100
 #: September 2001: no file of ours is older, but by a clock that was not set.
 EARLIEST_S = 1_000_000_000
-_SECONDS_DIGITS = 11
 
 
 class Expiry:
@@ -83,7 +82,9 @@ class Expiry:
             self._maildir.find_envelopes()
             listed = looked_at = 0
             for folder in (self._maildir.new, self._maildir.cur):
-                for name in _names(folder):
+                for name in self._maildir.list_names(folder):
+                    if name.startswith(b"."):
+                        continue
                     listed += 1
                     if self._may_be_old(name):
                         looked_at += 1
@@ -152,15 +153,4 @@ def check_owners(maildir: Maildir) -> None:
 def _came_s(name: bytes) -> int:
     """Return the seconds that begin a name (maildir(5)), 0 for a name without."""
     seconds = name.partition(b".")[0]
-    return int(seconds) if seconds.isdigit() and len(seconds) <= _SECONDS_DIGITS else 0
-
-
-def _names(folder: Folder) -> Iterator[bytes]:
-    """Yield the names in a directory that may be messages. Raises `LocalError`."""
-    try:
-        with os.scandir(folder.fd) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    yield os.fsencode(entry.name)
-    except OSError as error:
-        raise local_error("list", folder.path, error) from error
+    return int(seconds) if seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS else 0

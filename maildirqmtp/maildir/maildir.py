@@ -45,7 +45,6 @@ TOP_BYTES = 64 << 10
 # What mbsync keeps in a maildir whose messages it numbers in their names.
 _MBSYNC_STATE = b".uidvalidity"
 _DOT = ord(".")
-_SECONDS_DIGITS = 11
 # What open() says of things that are no message: links, sockets, devices without a driver.
 _NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
 
@@ -103,7 +102,7 @@ class Maildir:
         self._lock: locking.Lock | None = None
         self._envelope: Folder | None = None
         self._envelope_durable = False
-        self._renames = Renames(self._names)
+        self._renames = Renames(self.list_names)
         try:
             self.root = self._enter(path, None, nofollow)
             self.new = self._enter(b"new", self.root, nofollow=True)
@@ -255,7 +254,7 @@ class Maildir:
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
         for number, folder in enumerate(folders):
-            found: Iterable[bytes] = self._names(folder)
+            found: Iterable[bytes] = self.list_names(folder)
             if self.shard is not None:
                 found = filter(self.shard.has, found)
             if choose is not None:
@@ -263,7 +262,7 @@ class Maildir:
             for name in found:
                 if name[0] != _DOT and not (folder is self.cur and names.is_trash_or_draft(name)):
                     seconds = name.partition(b".")[0]
-                    if not seconds.isdigit() or len(seconds) > _SECONDS_DIGITS:
+                    if not seconds.isdigit() or len(seconds) > names.SECONDS_DIGITS:
                         entries.append((self._mtime(folder, name), name, number))
                     else:
                         entries.append((int(seconds), name, number))
@@ -279,7 +278,7 @@ class Maildir:
         return (self.new, self.cur) if include_cur else (self.new,)
 
     @staticmethod
-    def _names(folder: Folder) -> Iterator[bytes]:
+    def list_names(folder: Folder) -> Iterator[bytes]:
         """Yield the names in a directory, one by one: half a million at once are 40 MB."""
         encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
         try:

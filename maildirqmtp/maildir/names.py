@@ -14,6 +14,9 @@ _TAG = rb",[SUW]=[0-9]+\Z"
 _UID = rb",U=[0-9]+(?=,[SUW]=[0-9]|\Z)"
 _TAGS = rb"(?:,[SUW]=[0-9]+)+\Z"
 
+#: Digits of the seconds that begin a name (maildir(5)), at most.
+SECONDS_DIGITS = 11
+
 
 def unique(name: bytes) -> bytes:
     """Return a message's unique name: its file name before the first `:`."""
@@ -53,10 +56,14 @@ def of_sidecars(name: bytes) -> list[bytes]:
 
 def is_trash_or_draft(name: bytes) -> bool:
     """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
-    flags = name.rpartition(b":2,")[2] if b":2," in name else b""
+    flags = _flags(name)
     return b"T" in flags or b"D" in flags
 
 
 def is_flagged(name: bytes) -> bool:
     """Say whether a mail reader has flagged a file F (flagged); maildir(5)."""
-    return b"F" in name.rpartition(b":2,")[2] if b":2," in name else False
+    return b"F" in _flags(name)
+
+
+def _flags(name: bytes) -> bytes:
+    return name.rpartition(b":2,")[2] if b":2," in name else b""

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 #: Names that are looked at together.
 _BATCH = 20_000
-#: Digits of a time in seconds that all messages from 2001 to 2286 have, and the most there may be.
+#: Digits of a time in seconds that all messages from 2001 to 2286 have.
 _USUAL_DIGITS = 10
-_SECONDS_DIGITS = 11
 
 
 def oldest(maildir: Maildir, most: int, include_cur: bool = False) -> tuple[int, Candidates]:
@@ -75,7 +74,7 @@ def _batches(entries: Iterator[os.DirEntry[str]]) -> Iterator[list[str]]:
 
 def _seconds(name: str) -> int:
     seconds = name.partition(".")[0]
-    return int(seconds) if seconds.isdecimal() and len(seconds) <= _SECONDS_DIGITS else 0
+    return int(seconds) if seconds.isdecimal() and len(seconds) <= names.SECONDS_DIGITS else 0
 
 
 def _is_out(name: str) -> bool:

@@ -90,7 +90,7 @@ class ClientLoop:
 
     def _run(self) -> int:
         without_result = 0
-        while self._told_to_stop.at is None and self._settler.local_error is None:
+        while not self._told_to_stop.is_told and self._settler.local_error is None:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
@@ -99,7 +99,7 @@ class ClientLoop:
                 self._maildir.prove_changeable(include_cur=True)
                 self._proven = True
             code, results = self._feed(first)
-            if self._told_to_stop.at is not None:
+            if self._told_to_stop.is_told:
                 break
             if code is None or code < 0:
                 if code is not None:
@@ -111,7 +111,7 @@ class ClientLoop:
             if without_result == MAX_WITHOUT_PROGRESS:
                 self._report.fatal("making no progress, giving up")
                 return EXIT_TEMPORARY
-        if self._told_to_stop.at is not None:
+        if self._told_to_stop.is_told:
             self._report.fatal("told to stop")
         return EXIT_TEMPORARY
 
@@ -130,7 +130,7 @@ class ClientLoop:
         feeder = Feeder(client, take, self._settle, self.wake, self._clock)
         try:
             while not feeder.is_over:
-                if self._told_to_stop.at is not None:
+                if self._told_to_stop.is_told:
                     feeder.stop_giving()
                     if self._told_to_stop.is_due:
                         return None, feeder.results

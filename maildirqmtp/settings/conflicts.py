@@ -71,5 +71,4 @@ def _kept(route: Route) -> Iterator[tuple[Setting[Any], bytes, float | None]]:
     """Yield for each maildir that messages are moved to how long they stay there."""
     if route.sent is not None:
         yield flags_and_keys.KEEP_SENT, route.sent, route.keep_sent_s
-    failed = route.failed or os.path.join(route.maildir, b".Failed")
-    yield flags_and_keys.KEEP_FAILED, failed, route.keep_failed_s
+    yield flags_and_keys.KEEP_FAILED, route.failed_maildir, route.keep_failed_s

@@ -1,4 +1,4 @@
-"""argparse's parser, for all programs: a text that cannot be written is an error."""
+"""argparse's parser, for all programs: what is wrong is an error of ours, a lost text, too."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from maildirqmtp.errors import ConfigError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +20,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     unwritten = EXIT_TEMPORARY
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `ConfigError`; argparse would show all of the usage, and exit 2."""
+        raise ConfigError(f"{message}; try {self.prog} --help")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is None or file is not sys.stdout:

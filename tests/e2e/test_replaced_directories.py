@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.daemons import deliver, empties, watching
+from tests.e2e.daemons import Running, deliver, empties, watching
 from tests.helpers import (
     Package,
     ScriptedServer,
@@ -57,11 +58,9 @@ def recipients(server: ScriptedServer) -> list[bytes]:
     return [recipient for package in server.packages for recipient in package.recipients]
 
 
-@pytest.mark.parametrize("how", [made_anew, replaced, restored])
-def test_sidecars_count_in_a_directory_that_was_replaced_beside_a_daemon(
-    maildir: Path, how: Callable[[Path], None]
-) -> None:
-    """The mail went to whom its header names, and the sidecar stayed behind."""
+@contextmanager
+def at_work(maildir: Path) -> Iterator[tuple[ScriptedServer, Running]]:
+    """Run a daemon that has sent one message, with an empty directory of sidecars."""
     (maildir / "envelope").mkdir()
     with (
         serving(answer_all()) as server,
@@ -69,6 +68,15 @@ def test_sidecars_count_in_a_directory_that_was_replaced_beside_a_daemon(
     ):
         deliver(maildir, "1.m")
         empties(maildir)
+        yield server, daemon
+
+
+@pytest.mark.parametrize("how", [made_anew, replaced, restored])
+def test_sidecars_count_in_a_directory_that_was_replaced_beside_a_daemon(
+    maildir: Path, how: Callable[[Path], None]
+) -> None:
+    """The mail went to whom its header names, and the sidecar stayed behind."""
+    with at_work(maildir) as (server, daemon):
         how(maildir / "envelope")
         with_sidecar(maildir, "2.m")
         empties(maildir)
@@ -81,13 +89,7 @@ def test_what_is_enqueued_goes_after_the_empty_directory_of_sidecars_was_removed
     maildir: Path,
 ) -> None:
     """It waited in new/, held for want of an envelope, until the daemon was restarted."""
-    (maildir / "envelope").mkdir()
-    with (
-        serving(answer_all()) as server,
-        watching("--watch", maildir, server.address) as daemon,
-    ):
-        deliver(maildir, "1.m")
-        empties(maildir)
+    with at_work(maildir) as (server, daemon):
         (maildir / "envelope").rmdir()
         who = ("--sender", "s@x", "--recipient", "sidecar@y")
         enqueue = [*command(), "--enqueue", os.fspath(maildir), *who]

@@ -352,7 +352,8 @@ class Keeping(Flush):
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, port: int = 1) -> None:
         real = time.time
-        monkeypatch.setattr(housekeeping, "time", SimpleNamespace(time=lambda: real() + 3))
+        later = SimpleNamespace(time=lambda: real() + 3, monotonic=time.monotonic)
+        monkeypatch.setattr(housekeeping, "time", later)
         self.log = io.StringIO()
         self.report = Report(self.log)
         server = TcpEndpoint("127.0.0.1", port)
