@@ -37,6 +37,8 @@ class Proxy:
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        # Else the kernel takes many megabytes ahead, and what is cut off is at the proxy already.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         self.port: int = self._listener.getsockname()[1]
         self.seen = {True: 0, False: 0}
         self._thread = threading.Thread(target=self._run, daemon=True)
