@@ -312,6 +312,7 @@ class _ClosedInThread(TransportWrapper):
         """See `Transport`; where no event loop runs, the end is waited for here."""
         if not self._closed:
             self._closed = True
+            self._inner.hang_up()  # here: what is unread is asked for next, by this thread
             _close(self._inner)
 
 
