@@ -1,10 +1,10 @@
-"""`maildirqmtp --demo`: the whole way of a few messages, from a program to mailboxes.
+"""`maildirqmtp --demo`: send a few messages all the way from a program to mailboxes.
 
     qmtp-sendmail -> qmtpmaildir --queue -> maildirqmtp -> qmtpmaildir --deliver -> an LMTP server
 
-In one process, each part by what its program calls once its command line is read: no
-configuration of this machine has a say. The sockets are in a temporary directory, and
-on loopback; all is gone afterwards.
+All in one process: for each part the demo calls what its program calls after reading its
+command line, so the configuration of this machine does not matter. The sockets are in a
+temporary directory and on loopback; nothing remains afterwards.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ from maildirqmtp.submission.sendmail import Request, send
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.signals import signal_handlers
 
-#: Seconds after which the demo gives up. It takes one.
+#: Seconds after which the demo gives up. It needs about one.
 DEADLINE_S = 60.0
-# Seconds for a server to end, once what it waits for has gone.
+# Seconds that a server may take to end, when nothing that it waits for is left.
 _STOP_S = 15.0
 # A Unix socket's path has at most 107 bytes (unix(7)), and 40 of them are our names.
 _MAX_TEMPORARY = 60
@@ -50,11 +50,11 @@ _RECEIVED = re.compile(rb"(?:Received: [^\n]*\n(?:[ \t][^\n]*\n)*){2}")
 
 
 class _OutOfTime(BaseException):
-    """Raised wherever the demo is; not an `Exception`, so that nothing takes it for its own."""
+    """Interrupts the demo at any point; not an `Exception`, so that no handler catches it."""
 
 
 class _Sample(NamedTuple):
-    """A message of the demo. `outcomes` is what should become of each recipient."""
+    """A message of the demo. `outcomes` is the outcome that each recipient should have."""
 
     name: str
     about: str
@@ -90,7 +90,7 @@ def _samples() -> list[_Sample]:
 
 
 def _refuse(recipient: bytes) -> bytes | None:
-    """Answer as the demo's mail server does."""
+    """Return the reply of the demo's mail server to a recipient; None if it accepts them."""
     return {
         b"full@example.net": b"452 4.2.2 mailbox full",
         b"nobody@example.net": b"550 5.1.1 no such mailbox",
@@ -98,9 +98,9 @@ def _refuse(recipient: bytes) -> bytes | None:
 
 
 def run() -> int:
-    """Run the demo; return the exit code: 0 where everything went as it should.
+    """Run the demo; return the exit code: 0 if every outcome is as expected.
 
-    In the main thread only, for signals bound its time.
+    In the main thread only: a signal limits its time.
     """
     root = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > _MAX_TEMPORARY else None
     try:
@@ -128,7 +128,7 @@ def run() -> int:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise `_OutOfTime` in here after so many seconds."""
+    """Raise `_OutOfTime` inside the context after so many seconds."""
 
     def out_of_time(*_: object) -> None:
         raise _OutOfTime
@@ -142,11 +142,11 @@ def _deadline(seconds: float) -> Iterator[None]:
 
 
 def _whole_way(place: Path) -> bool:
-    """Send the samples and tell what has become of them; say whether that is what should."""
+    """Send the samples and print their outcomes; return whether all are as expected."""
     queue, socket, lmtp_path = place / "queue", place / "submit.sock", place / "lmtp.sock"
     next_server = NextServer(SmtpAddress(lmtp=True, path=str(lmtp_path)), "localhost")
     samples, relay = _samples(), Policy(relays=True)
-    # The LMTP server ends first, so that nothing waits for it in the end.
+    # The LMTP server ends first, so that the other servers do not wait for it when they end.
     with (
         _serving(Server(HandOff(next_server), listen=("127.0.0.1", 0), policy=relay)) as far,
         _serving(Server(QueueDestination(bytes(queue)), listen=bytes(socket), policy=relay)),
@@ -186,7 +186,7 @@ def _serving(server: Server) -> Iterator[Server]:
 
 
 def _submit(sample: _Sample, place: Path, socket: Path) -> None:
-    """Send a message as qmtp-sendmail does. Raises `QMTPError`, where it was not taken too."""
+    """Send a message as qmtp-sendmail does. Raises `QMTPError` if the queue does not take it."""
     (place / sample.name).write_bytes(sample.text)
     sender = sample.sender.decode() or "''"
     print(f"  $ qmtp-sendmail -t -i -f {sender} < {sample.name}")
@@ -199,7 +199,7 @@ def _submit(sample: _Sample, place: Path, socket: Path) -> None:
 
 
 def _tell(sample: _Sample, queue: Path, lmtp: LmtpServer, events: list[dict[str, str]]) -> bool:
-    """Print what has become of a message, by where it is; say whether it is what should."""
+    """Print a message's outcomes, by where its copies are; return whether they are as expected."""
     print(f"{sample.name}: {sample.about}")
     reached = {}
     for recipient in sample.outcomes:
@@ -214,10 +214,10 @@ def _tell(sample: _Sample, queue: Path, lmtp: LmtpServer, events: list[dict[str,
 
 
 def _in_mailboxes(sample: _Sample, recipient: bytes, lmtp: LmtpServer) -> Iterator[str]:
-    """Yield an outcome for each time that the message is in the recipient's mailbox."""
+    """Yield an outcome for each copy of the message in the recipient's mailbox."""
     for sender, owner, text in lmtp.mailboxes:
         if owner == recipient and b"\nSubject: %b\n" % sample.name.encode() in text:
-            # Each of the two servers that it came through has put a Received line on top.
+            # Each of the two servers on the way has put a Received line on top.
             top = _RECEIVED.match(text)
             same = top is not None and text[top.end() :] == sample.text and sender == sample.sender
             yield "accepted" if same else "accepted, but changed"
@@ -226,7 +226,7 @@ def _in_mailboxes(sample: _Sample, recipient: bytes, lmtp: LmtpServer) -> Iterat
 def _in_queue(
     sample: _Sample, recipient: bytes, queue: Path, events: list[dict[str, str]]
 ) -> Iterator[str]:
-    """Yield an outcome for each time that the message waits for another attempt."""
+    """Yield an outcome for each copy of the message that waits for another attempt."""
     for name, content in _sidecars(sample, queue):
         if recipient in content.recipients:
             why = [e["text"] for e in events if _is_about(e, name, recipient)]
@@ -238,7 +238,7 @@ def _is_about(event: dict[str, str], name: str, recipient: bytes) -> bool:
 
 
 def _in_failed(sample: _Sample, recipient: bytes, maildir: Path) -> Iterator[str]:
-    """Yield an outcome for each time that the message is in the failed maildir."""
+    """Yield an outcome for each copy of the message in the failed maildir."""
     for _, content in _sidecars(sample, maildir):
         for failure in content.failures:
             if failure.recipient == recipient:
@@ -246,7 +246,7 @@ def _in_failed(sample: _Sample, recipient: bytes, maildir: Path) -> Iterator[str
 
 
 def _sidecars(sample: _Sample, maildir: Path) -> Iterator[tuple[str, Sidecar]]:
-    """Yield the name and the envelope of each message in a maildir that is this one."""
+    """Yield the name and the sidecar of each copy of this message in a maildir."""
     for path in sorted(maildir.glob("new/*")):
         content = decode((maildir / "envelope" / f"{path.name}.json").read_bytes())
         if content.sender == sample.sender and path.read_bytes().endswith(sample.text):

@@ -1,7 +1,7 @@
-"""A small LMTP server (RFC 2033) for `--demo`, in the place of Dovecot or Postfix.
+"""A small LMTP server (RFC 2033) for `--demo`, in place of Dovecot or Postfix.
 
-It keeps what it takes in memory, and knows what the demo sends: no parameters of
-MAIL and RCPT are looked at, and a command that is out of order is not found out.
+It keeps mail in memory, and understands only what the demo sends: it ignores parameters of
+MAIL and RCPT, and does not detect commands out of order.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-#: Returns what is said at RCPT to a recipient that is not accepted; None for one that is.
+#: Returns the reply to RCPT for a recipient that is refused; None for one that is accepted.
 Refuse = Callable[[bytes], bytes | None]
 
 _ADDRESS = re.compile(rb"(?i:MAIL FROM|RCPT TO):<([^>]*)>")
 _LHLO = b"250-localhost\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES"
-#: Bytes of a line of a text; longer ones come in pieces.
+#: Bytes of a line that are read at once; a longer line comes in pieces.
 _LINE_BYTES = 1 << 16
 
 
 class Mail(NamedTuple):
-    """One recipient's mail: addresses raw, lines of the text ending with LF, as they were sent."""
+    """One recipient's copy: raw addresses, and the text as it was sent, its lines ending in LF."""
 
     sender: bytes
     recipient: bytes
@@ -33,7 +33,7 @@ class Mail(NamedTuple):
 class LmtpServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Listens on a Unix socket; `mailboxes` is what has been delivered.
 
-    A context manager; leaving it ends every conversation. Raises `OSError` where it
+    A context manager; leaving it ends every connection. Raises `OSError` if it
     cannot listen.
     """
 
@@ -52,13 +52,13 @@ class LmtpServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.mailboxes.append(mail)
 
     def get_request(self) -> tuple[socket.socket, str]:
-        """Override socketserver's: the end closes what is open."""
+        """Accept a connection, and keep its socket for `server_close` to shut down."""
         sock, _ = super().get_request()
         self._open.append(sock)
         return sock, ""
 
     def server_close(self) -> None:
-        """Override socketserver's: nobody waits for a server that is gone."""
+        """Stop, and shut down the open connections: no client may wait for a server that ended."""
         self.shutdown()
         self._thread.join()
         super().server_close()
@@ -106,7 +106,7 @@ class _Conversation(socketserver.StreamRequestHandler):
                 self._say(said.get(verb, b"500 5.5.2 what?"))
 
     def _text(self) -> bytes:
-        """Read up to the lone dot (RFC 5321, 4.5.2). Raises `ConnectionError` at an early end."""
+        """Read up to the lone dot (RFC 5321, 4.5.2). Raises `ConnectionError` if it never comes."""
         lines: list[bytes] = []
         at_start = True
         while (line := self.rfile.readline(_LINE_BYTES)) != b".\r\n" or not at_start:

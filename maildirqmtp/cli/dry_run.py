@@ -1,4 +1,4 @@
-"""`maildirqmtp --dry-run`: what a run would send, what it would hold, what is for others."""
+"""`maildirqmtp --dry-run`: what a run would send, hold, and leave for other routes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
-    """List what would be sent on standard output; return 111 where something would be left.
+    """List on standard output what would be sent; return 111 if something would be left, else 0.
 
-    That is what is held, and what would go to the failed maildir, being a mail loop.
-    Everything else goes to `say`, line by line; with `as_json` it is listed, too.
-    Raises `LocalError` where the maildir cannot be read.
+    Left are messages that are held, and mail loops that would go to the failed maildir.
+    Everything but the list goes to `say`, line by line, and with `as_json` into the list
+    as well. Raises `LocalError` if the maildir cannot be read.
     """
     left = others = 0
 
@@ -71,7 +71,7 @@ def dry_run(route: Route, as_json: bool, say: Callable[[str], None]) -> int:
 def _tell_expired(
     route: Route, maildir: Maildir, as_json: bool, say: Callable[[str], None]
 ) -> None:
-    """Tell how many messages a run would remove that are kept elsewhere."""
+    """Report how many messages a run would remove from the sent and the failed maildir."""
     if route.keep_sent_s is None and route.keep_failed_s is None:
         return
     from maildirqmtp.forwarder.report import Report

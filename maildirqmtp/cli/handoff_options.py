@@ -1,4 +1,4 @@
-"""Options of `qmtpmaildir` about the hand-off: `--deliver HOW` and what belongs to it."""
+"""Options of `qmtpmaildir` about the hand-off: `--deliver HOW` and those that refine it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maildirqmtp.receiver.handoff.how import CONNECTIONS, CommandWords, SmtpAddr
 if TYPE_CHECKING:
     from maildirqmtp.receiver.handoff.destination import HandOff, NextHop
 
-#: Connections to the next server, or commands, at once at most.
+#: The most connections to the next server, or commands, at once.
 _MAX_CONNECTIONS = 1_000
 
 
@@ -43,7 +43,10 @@ def add_handoff_options(parser: argparse.ArgumentParser) -> None:
 
 
 def connections(options: argparse.Namespace) -> int | None:
-    """Return how much is handed on at once; None without --deliver. Raises `ConfigError`."""
+    """Return how many messages are handed on at once; None without --deliver.
+
+    Raises `ConfigError` if the number is not one from 1 to 1,000, or an option needs --deliver.
+    """
     text = options.deliver_connections
     if options.deliver is None:
         for flag in ("connections", "plain", "ca"):
@@ -58,7 +61,11 @@ def connections(options: argparse.Namespace) -> int | None:
 
 
 def hand_off(options: argparse.Namespace, complain: Callable[[str], None]) -> HandOff:
-    """Return the destination of `--deliver`. Raises `ConfigError` and `LocalError`."""
+    """Return the destination of `--deliver`.
+
+    Raises `ConfigError` if HOW is not understood or another option does not fit it, and
+    `LocalError` if the directory for temporary files cannot be opened.
+    """
     from maildirqmtp.receiver.handoff.destination import HandOff
 
     return HandOff(_next_hop(options, complain))
@@ -81,7 +88,7 @@ def _next_hop(options: argparse.Namespace, complain: Callable[[str], None]) -> N
 
 
 def _check_ca(options: argparse.Namespace, how: SmtpAddress) -> None:
-    """Raise `ConfigError` where `--deliver-ca` would not be used, or cannot be."""
+    """Raise `ConfigError` if `--deliver-ca` would be ignored, or its file cannot be used."""
     if options.deliver_ca is None:
         return
     if options.deliver_plain:

@@ -1,7 +1,7 @@
 """The command line of `maildirqmtp`.
 
-Exit codes are serialmail's: 0 nothing of ours is left, 111 something is left or
-failed, 100 wrong usage.
+Exit codes are serialmail's: 0 if no mail of the route is left, 111 if some is left or
+failed, 100 for wrong usage.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     mend_output()
     words = list(sys.argv[1:] if argv is None else argv)
-    # Also for a command line that cannot be read to its end.
+    # Looked for before parsing: it also applies to a command line that cannot be parsed.
     codes = SYSEXITS if "--sysexits" in words else QMAIL
     line: CommandLine | None = None
     try:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return codes.temporary
     except OSError as error:
-        # Nobody to tell that they stopped reading us; a full disk is another matter.
+        # A reader of our output that has gone needs no message; a full disk does.
         if not isinstance(error, BrokenPipeError):
             ours = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
             _complain(f"{'standard output: ' if ours else ''}{error.strerror}")
@@ -104,10 +104,11 @@ def _enqueue(path: str, line: CommandLine) -> int:
 
 
 def _stay(line: CommandLine) -> int:
-    """Watch one maildir, or the routes of a file; or show what the file comes to."""
+    """Watch one maildir, or the routes of a file; with --check-config, print the settings."""
     import signal
 
-    # They would kill it, if a hook sends them before it listens; it looks around then anyway.
+    # A hook may send these before the handlers are set, which would kill the process. Ignoring
+    # them loses nothing: the first scan is still to come.
     for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     from maildirqmtp.settings import config
@@ -132,7 +133,7 @@ def _stay(line: CommandLine) -> int:
 
 
 def _status(line: CommandLine) -> int:
-    """Tell what waits in a maildir, or in those of a file."""
+    """Print what waits in a maildir, or in the maildirs of a configuration file."""
     from maildirqmtp.cli.status import show, show_maildir
 
     if line.config is None:
@@ -145,8 +146,8 @@ def _status(line: CommandLine) -> int:
 
 
 def _flush(chosen: Route, line: CommandLine) -> int:
-    # A message makes no reference cycles, but enough objects to set the collector off all the
-    # time, at an eighth of the whole run's cost; a full window stays below this many.
+    # Messages make no reference cycles, but so many objects that the garbage collector would
+    # take an eighth of the run; a full window stays below this many.
     gc.set_threshold(100_000, 20, 50)
     from maildirqmtp.forwarder.batch import flush
     from maildirqmtp.forwarder.report import Report

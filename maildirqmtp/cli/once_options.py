@@ -1,4 +1,4 @@
-"""Options of `qmtpmaildir` about what is sent again: `--once TIME`, `--once-file FILE`."""
+"""Options of `qmtpmaildir` about mail that is sent again: `--once TIME`, `--once-file FILE`."""
 
 import argparse
 import os
@@ -10,12 +10,12 @@ from maildirqmtp.errors import ConfigError
 from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.settings.units import parse_seconds
 
-#: The database in a maildir or a queue.
+#: File name of the database in a maildir or a queue.
 _FILE = ".maildirqmtp-once.sqlite3"
 
 
 def add_once_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+    """Add `--once` and `--once-file`."""
     add = parser.add_argument
     add(
         "--once",
@@ -35,9 +35,10 @@ def once(
     make: Callable[[], Destination[Any]],
     complain: Callable[[str], None],
 ) -> Destination[Any]:
-    """Return the destination that `make` makes, with `--once` around it where that is asked for.
+    """Return the destination that `make` makes, wrapped in an `OnceDestination` with `--once`.
 
-    Raises `ConfigError` and `LocalError`.
+    Raises `ConfigError` if the options do not fit together, and `LocalError` if the maildir or
+    the database cannot be opened.
     """
     if options.once is None:
         if options.once_file is not None:

@@ -1,4 +1,4 @@
-"""The two output streams of a program: fit to be written to, and flushed before its exit code."""
+"""Standard output and standard error: made safe to write to, and flushed before the exit."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def mend_output() -> None:
-    """Make both streams fit to be written to: not closed, and not choking on an address."""
+    """Replace closed streams by /dev/null, and escape what the others cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
+        if stream is None:  # the parent process had closed it
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def complain(program: str, text: str) -> None:
-    """Say it on standard error; where nobody can be told, the exit code tells that it was so."""
+    """Print a line on standard error; if that fails, the exit code alone has to tell."""
     try:
         print(f"{program}: {text}", file=sys.stderr, flush=True)
     except OSError:
@@ -29,7 +29,7 @@ def complain(program: str, text: str) -> None:
 
 
 def flush_output() -> bool:
-    """Flush standard output; where it takes nothing any more, let the rest go, and return False."""
+    """Flush standard output; if it takes no more, discard the rest and return False."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -39,7 +39,7 @@ def flush_output() -> bool:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let what is left in a stream's buffer go where nothing is written, and no error is made."""
+    """Redirect a stream to /dev/null, so that flushing what is left in its buffer cannot fail."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)

@@ -1,7 +1,7 @@
 """The command line of `qmtp-sendmail`: sendmail's, as mail programs and scripts use it.
 
-Exit codes are those of sysexits(3). Options that ask for nothing that could be lost are ignored
-where sendmail, Postfix or Exim know them.
+Exit codes are those of sysexits(3). Other options of sendmail, Postfix or Exim are ignored if
+ignoring them loses nothing.
 
     cron (Debian)     sendmail -i -FCronDaemon -B8BITMIME -oem USER
     cronie            sendmail -FCronDaemon -i -odi -oem -oi -t -f USER
@@ -50,11 +50,11 @@ wrong, 67 no such user, 69 refused, 75 try again later, 77 not allowed, 78 the
 configuration is wrong.
 """
 
-#: Options with a value that change nothing here.
+#: Ignored options that take a value.
 _IGNORED_WITH_VALUE = ("A", "B", "C", "D", "e", "h", "L", "N", "p", "R", "V", "X")
-#: And those without one.
+#: Ignored options without a value.
 _IGNORED = ("c", "G", "m", "n", "s", "U", "v", "w", "x")
-#: What -b may ask for besides -bm, -bp and -bi, and why that is not to be had.
+#: Modes of -b other than -bm, -bp and -bi, and why each is refused.
 _MODES_REFUSED = {
     "s": "there is no SMTP on standard input; use -t, or give the recipients as arguments",
     "d": "it is no daemon; qmtpmaildir --queue is",
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QMTPError as error:
         _tell(str(error))
         return _exit_code(error)
-    except BrokenPipeError:  # whoever reads the list has read enough
+    except BrokenPipeError:  # as with head(1): nobody reads the rest
         return EX_TEMPFAIL
     except OSError as error:
         _tell(error.strerror or str(error))
@@ -133,8 +133,8 @@ def _do(options: argparse.Namespace, request: Request) -> int:
 def _queues(settings: Submission) -> list[bytes]:
     """Return the maildirs that this user's mail may wait in.
 
-    Without the machine's queue where nothing is said of it, it may not be read,
-    and there is a maildir of the user's own.
+    The machine's queue is left out if the user has a maildir of their own, the settings
+    do not name another queue, and the user may not read it.
     """
     from maildirqmtp.settings.submission import QUEUE
 
@@ -146,17 +146,18 @@ def _queues(settings: Submission) -> list[bytes]:
 
 
 def _parse(words: list[str], program: str) -> argparse.Namespace:
-    """Read the command line. Raises `ConfigError`.
+    """Read the command line.
 
-    Options and addresses may be mixed, as getopt(3) of most systems has it; what
-    follows `--` is addresses. -q and -d take a value only where it is attached.
+    Options and addresses may be mixed, as most systems' getopt(3) allows; words after `--`
+    are addresses. -q and -d take only an attached value. Raises `ConfigError` if an option
+    is unknown or lacks its value, or if the mode of -b is refused.
     """
     end = words.index("--") if "--" in words else len(words)
     own = [word for word in words[:end] if not word.startswith(("-q", "-d"))]
     parser = make_parser()
     options = parser.parse_intermixed_args(own)
     options.addresses += words[end + 1 :]
-    # With an interval it is about a daemon that tries again, which is there anyway.
+    # -q with an interval asks for a daemon that keeps trying; there is one, so it is a plain -q.
     options.flush = options.flush or any(word.startswith("-q") for word in words[:end])
     options.mode = {"mailq": "p", "newaliases": "i"}.get(program, options.mode)
     if options.mode not in ("m", "p", "i"):
@@ -166,13 +167,13 @@ def _parse(words: list[str], program: str) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. A wrong one raises `ConfigError`."""
+    """Return the parser of the command line; wrong usage makes it raise `ConfigError`."""
     parser = _Parser(
         prog="qmtp-sendmail",
         usage=_USAGE,
         description="Send a message, or look at the queue, with sendmail's command line.",
         epilog=_EPILOG,
-        # The width is given: argparse would load shutil to find it, in every run.
+        # With a width given, argparse does not import shutil in every run to find it.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
         allow_abbrev=False,
         add_help=False,  # -h is another option
@@ -198,7 +199,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    """Return what the command line asks for. Raises `ConfigError`."""
+    """Return what the command line asks for.
+
+    Raises `ConfigError` if an address is wrong, or if there is to be no recipient.
+    """
     from maildirqmtp.submission.sendmail import Request
 
     sender = None if options.sender is None else _address(options.sender, "sender")

@@ -2,7 +2,7 @@
 
 Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
 done; 111 trouble with this machine or, with --stdio, a session that ended with
-something lost; 100 wrong usage.
+mail or responses lost; 100 wrong usage.
 """
 
 import argparse
@@ -110,7 +110,11 @@ def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:
 def _destination(
     options: argparse.Namespace, policy: Policy, complain: Callable[[str], None]
 ) -> Destination[Any]:
-    """Return where the mail goes. Raises `LocalError` and `ConfigError`."""
+    """Return the destination of the mail.
+
+    Raises `ConfigError` if an option does not fit the destination, and `LocalError` if the
+    maildir, the queue or the directory for temporary files cannot be opened.
+    """
     quota = user_quota(options)
     if options.deliver is not None:
         return hand_off(options, complain)
@@ -120,7 +124,7 @@ def _destination(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. A wrong one raises `ConfigError`."""
+    """Return the parser of the command line; wrong usage makes it raise `ConfigError`."""
     parser = Parser(
         prog="qmtpmaildir",
         description="Receive mail over QMTP into a maildir, into the queue of a relay, or for "
@@ -218,7 +222,10 @@ def _add_tls_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream]:
-    """Return the function that makes a stream of a socket: plain text, or TLS."""
+    """Return the function that makes a stream of a socket: plain text, or TLS.
+
+    Raises `ConfigError` if the TLS options do not fit together.
+    """
     if options.tls_cert is None:
         for flag in ("tls_key", "tls_client_ca", "tls_client_name"):
             if getattr(options, flag):
@@ -248,7 +255,7 @@ def _severity(options: argparse.Namespace) -> Severity:
 
 
 def _require_stdio() -> None:
-    """Refuse to run with stdin or stdout closed: another file would get the descriptor."""
+    """Raise `ConfigError` if stdin or stdout is closed: another file would get the descriptor."""
     for fd, name in ((0, "input"), (1, "output")):
         try:
             os.fstat(fd)
@@ -257,11 +264,11 @@ def _require_stdio() -> None:
 
 
 def stderr_log(limit: Severity) -> Log:
-    """Return a log that writes lines up to `limit` on standard error."""
+    """Return a log that writes to standard error the lines that matter at least as `limit` does."""
 
     def log(severity: Severity, text: str) -> None:
         if severity <= limit and sys.stderr is not None:
-            # Mail goes on without a log: disk full, reader gone.
+            # A full disk, or a log reader that has gone, must not stop the mail.
             with contextlib.suppress(OSError, ValueError):
                 print(f"qmtpmaildir: {text}", file=sys.stderr, flush=True)
 

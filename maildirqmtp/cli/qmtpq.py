@@ -1,6 +1,6 @@
 """The command line of `qmtpq`: what waits in a maildir or has failed, and what to do about it.
 
-Exit codes as those of `maildirqmtp`: 0 done, 111 something could not be looked at or done, 100
+Exit codes are those of `maildirqmtp`: 0 done, 111 something could not be read or done, 100
 wrong usage.
 """
 
@@ -51,10 +51,10 @@ the routes in the file. TIME is in seconds, or as in 90s, 5m, 2h, 14d.
 Exit codes: 0 done; 111 something could not be looked at or done; 100 wrong
 usage.
 """
-#: Messages that `list` shows on a terminal, where nothing else is said.
+#: Messages that `list` shows on a terminal without --limit.
 LIMIT = 100
 _CHANGES_MESSAGES = ("drop", "bounce", "resend", "hold", "release")
-#: Commands that cannot be undone, and ask.
+#: Commands that cannot be undone, and so ask first.
 _ASKS = ("drop", "bounce")
 #: The settings of a route that say how bounces go.
 _BOUNCES = [
@@ -64,7 +64,7 @@ _BOUNCES = [
 ]
 #: Commands that take no NAME.
 WITHOUT_NAMES = ("summary", "flush")
-#: Commands that leave what has failed alone.
+#: Commands that leave failed messages alone.
 _ABOUT_WAITING = ("hold", "release", "retry", "flush")
 
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. A wrong value raises `ConfigError`."""
+    """Return the parser: a wrong value makes it raise `ConfigError`, other wrong usage exit 100."""
     commands = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
     parser = _Parser(
         prog="qmtpq",
@@ -151,7 +151,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_command_line(words: list[str]) -> argparse.Namespace:
-    """Read a command line; options and names may be mixed. Raises `ConfigError`."""
+    """Read a command line; options and names may be mixed.
+
+    Raises `ConfigError` if a value is wrong, or if options do not fit together or the command.
+    """
     parser = make_parser()
     end = words.index("--") if "--" in words else len(words)
     options = parser.parse_intermixed_args(words[:end])
@@ -182,7 +185,10 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
 
 
 def _selection(options: argparse.Namespace) -> Selection:
-    """Return what the command line is about. Raises `ConfigError`."""
+    """Return the maildirs and messages that the command line selects.
+
+    Raises `ConfigError` if a filter or the file is wrong, or if the command needs another choice.
+    """
     states = set(options.state or ())
     if len(states) > 1:
         raise ConfigError(f"--{' and --'.join(sorted(states))} leave nothing; write one of them")
@@ -209,7 +215,7 @@ def _selection(options: argparse.Namespace) -> Selection:
 
 
 def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
-    """Refuse to change, or to show, everything because something was forgotten. `ConfigError`."""
+    """Raise `ConfigError` if names, filters or --all are missing, or do not fit the command."""
     command, state, asks = options.command, selection.filter.state, selection.filter.asks
     if command == "show" and not selection.names:
         raise ConfigError("show needs the NAME of a message; list shows them all")
@@ -230,9 +236,9 @@ def _check_scope(options: argparse.Namespace, selection: Selection) -> None:
 
 
 def _pattern(text: str | None, what: str, flag: str) -> bytes | None:
-    """Read an address, or @DOMAIN. Raises `ConfigError`.
+    """Read an address, or @DOMAIN. Raises `ConfigError` if the text is neither.
 
-    Whatever may stand in an envelope, and not only what new mail may be addressed to.
+    Any address that an envelope may hold, not only one that new mail may be sent to.
     """
     if text is None:
         return None
@@ -270,7 +276,7 @@ def _do(options: argparse.Namespace, selection: Selection) -> int:
 
 
 def _failed_ones(command: str, selection: Selection) -> bool | None:
-    """Say whether a command is about failed maildirs, about the others, or None, about both."""
+    """Return whether a command is about failed maildirs (True), the others (False) or both."""
     state = selection.filter.state
     if command == "resend":
         return True
@@ -278,7 +284,8 @@ def _failed_ones(command: str, selection: Selection) -> bool | None:
         return False
     if state is not None:
         return state == listing.FAILED
-    # By name in both, where a name that is in both is refused; else what has failed is asked for.
+    # Names are looked for in both, and `chosen` refuses one that is in both. Without names, drop
+    # and bounce take failed messages only with --failed.
     return False if command in _ASKS and not selection.names else None
 
 

@@ -1,4 +1,4 @@
-"""`qmtpq bounce`: tell the senders of messages now, and remove these.
+"""`qmtpq bounce`: tell the senders that their messages are not delivered, and remove these.
 
 The order, each step durable before the next:
 
@@ -7,8 +7,9 @@ The order, each step durable before the next:
     release its name
 
 A crash leaves the message on hold, with a reason that names this command, or the hold of a message
-that is gone. Bounced once more, it has the same Message-ID and name as before. A signal ends it
-between two messages, and releases those that are left; a mailer that hangs is ended.
+that is gone. If the message is bounced once more, the bounce has the same Message-ID and name. A
+signal ends the command between two messages, which releases those that are left; a mailer that
+hangs is ended.
 """
 
 from __future__ import annotations
@@ -51,14 +52,17 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.settings.flags_and_keys import Values
 
-#: Messages that are on hold at the same time for this.
+#: Messages that are put on hold together, while their bounces are handed on.
 BATCH = 100
 CANCELLED = "delivery was cancelled by an administrator"
 _NO_SERVER = Response(REFUSED, CANCELLED.encode())
 
 
 def bounce(selected: Selected, given: Values, yes: bool, to_json: bool) -> int:
-    """Bounce messages and remove them, after asking; `given` are settings of the route."""
+    """Bounce messages and remove them, after asking unless `yes`; `given` overrides route settings.
+
+    Returns the exit code. Raises `LocalError` if told to stop between two maildirs.
+    """
     chosen = [one for one in selected.chosen(single=True) if _has_sender(selected, one[2])]
     question = "tell the senders that {} will not be delivered, and remove {}?"
     if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
@@ -77,7 +81,7 @@ def bounce(selected: Selected, given: Values, yes: bool, to_json: bool) -> int:
 
 
 def _has_sender(selected: Selected, entry: Entry) -> bool:
-    """Say whether there is a sender who may be told; complain where there is none."""
+    """Return whether a message has a sender who may be told; complain if not."""
     label = printable(entry.folder.join(entry.name))
     if entry.sender is None:
         selected.fault(f"{label}: nobody can be told: {entry.reason}")
@@ -100,7 +104,7 @@ class _Bounces:
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
         self._check_prefixes(told)
-        #: The longest first: a recipient belongs to one of them.
+        #: The longest first: a recipient belongs to the first that it begins with.
         self._prefixes = sorted({b"", *place.prefixes, *told}, key=len, reverse=True)
         self._bouncers: dict[bytes, Bouncer] = {}
 
@@ -111,7 +115,10 @@ class _Bounces:
             stack.enter_context(closing(locking.acquire_for_bounces(self._maildir.root)))
 
     def _open_queue(self, stack: ExitStack) -> Maildir | None:
-        """Return where bounces for the route's server go; None where nothing tells, or need not."""
+        """Return the queue for bounces that the route's server is to get; None if none is needed.
+
+        Raises `LocalError` if one is needed and several queues share the failed maildir.
+        """
         if not self._place.is_failed:
             return self._maildir
         queues = self._place.queues
@@ -125,9 +132,9 @@ class _Bounces:
         return None
 
     def _check_prefixes(self, told: Sequence[bytes]) -> None:
-        """Raise `LocalError` where a bounce would go into a queue whose prefixes nothing tells.
+        """Raise `LocalError` if a bounce would go into a queue whose prefixes are unknown.
 
-        Without its route's prefix the bounce would wait there for ever.
+        Without its route's prefix the bounce would wait in that queue for ever.
         """
         is_queued = self._place.route.bounce_via.method is BounceMethod.SERVER
         if is_queued and not (self._place.prefixes or told):
@@ -138,7 +145,10 @@ class _Bounces:
             )
 
     def send_all(self, selected: Selected, same: Sequence[Chosen], to_json: bool) -> None:
-        """Bounce them all, some at a time. Raises `LocalError`."""
+        """Bounce the messages, `BATCH` at a time.
+
+        Raises `LocalError` if told to stop, or if the state file cannot be read or written.
+        """
         entries = [entry for _, _, entry in same]
         for first in range(0, len(entries), BATCH):
             batch = entries[first : first + BATCH]
@@ -147,7 +157,7 @@ class _Bounces:
                 self._send(selected, batch, to_json, done)
                 continue
             check(self._stop)
-            # What a daemon tries meanwhile might arrive after all.
+            # Without the hold, a daemon could deliver a message while its sender is told otherwise.
             names = [entry.name for entry in batch]
             change_holds(self._maildir, hold=names, release=(), bouncing=True)
             try:
@@ -162,7 +172,7 @@ class _Bounces:
     def _send(
         self, selected: Selected, batch: Sequence[Entry], to_json: bool, gone: set[bytes]
     ) -> None:
-        """Bounce and remove these; add the names of those that are gone. Raises `LocalError`."""
+        """Bounce and remove these; add the names to `gone`. Raises `LocalError` if told to stop."""
         for entry in batch:
             check(self._stop)
             try:
@@ -174,7 +184,7 @@ class _Bounces:
                 tell("bounced", self._place, entry, to_json)
 
     def _send_one(self, entry: Entry) -> None:
-        """Bounce and remove one message. Raises `QMTPError` where it stays."""
+        """Bounce and remove one message. Raises `QMTPError` if it stays."""
         queued = prepare(self._maildir, self._place.route, entry.folder, entry.name)
         if isinstance(queued, PassedOver):
             raise FileChangedError("it is gone: it was sent, or removed by another")
@@ -195,7 +205,7 @@ class _Bounces:
             raise FileChangedError(f"its sender was told, but {why}")
 
     def _parts(self, queued: QueuedMessage) -> list[tuple[bytes, list[bytes]]]:
-        """Return the recipients by the prefix of their route."""
+        """Return the recipients, grouped by the prefix of their route."""
         found: dict[bytes, list[bytes]] = {}
         for recipient in queued.recipients:
             prefix = next(p for p in self._prefixes if recipient.startswith(p))
@@ -213,7 +223,7 @@ class _Bounces:
 
 
 def _part(queued: QueuedMessage, prefix: bytes, recipients: Sequence[bytes]) -> QueuedMessage:
-    """Return the message for recipients with this prefix, and without it."""
+    """Return the message for these recipients, without the prefix that they begin with."""
     shown = tuple(recipient[len(prefix) :] for recipient in recipients)
     part = QueuedMessage(queued.message, queued.sender, shown, queued.kept, queued.offset)
     part.refusal = _NO_SERVER  # no server's host is named
@@ -221,9 +231,10 @@ def _part(queued: QueuedMessage, prefix: bytes, recipients: Sequence[bytes]) -> 
 
 
 def _texts(entry: Entry, queued: QueuedMessage, recipients: Sequence[bytes]) -> list[str]:
-    """Return for each recipient what the bounce says: what was answered last, where that is known.
+    """Return the response that the bounce shows for each recipient: the last one, if it is known.
 
-    With its letter: a recipient that was refused has its D, and one whose time is up a Z.
+    Each begins with its letter: D for a refusal, Z for a deferral, also one that the lifetime
+    ended. Without a response it is D and `CANCELLED`.
     """
     answered = {failure.recipient: failure.response for failure in entry.failures}
     said = f"D{CANCELLED}"

@@ -1,4 +1,4 @@
-"""What `qmtpq` does to messages: drop, resend, hold, release, have a daemon try at once."""
+"""What `qmtpq` does to messages: drop, resend, hold, release, have a daemon try them at once."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from maildirqmtp.daemon.listing import Entry, QueuePlace
     from maildirqmtp.mail.sidecar import Sidecar
 
-#: Messages that are listed before it is asked whether they are to go.
+#: The most messages that are listed before a question about them.
 _LISTED = 20
-#: Seconds that what is done to a message may take once it is told to stop, a mailer's run for one.
+#: Seconds after a signal that the work on the current message may take, such as a mailer's run.
 _STOP_S = 20.0
 
 
 def code_of(selected: Selected) -> int:
-    """Return the exit code of a command: 111 where something was not done."""
+    """Return the exit code of a command: 111 if something was not done."""
     return EXIT_OK if selected.complete else EXIT_TEMPORARY
 
 
@@ -43,9 +43,9 @@ def code_of(selected: Selected) -> int:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Have signals stop what is done, between two messages: one alone is never left half done.
+    """Let signals stop the command between two messages: no message is left half done.
 
-    A hangup is one of them: a remote terminal is gone. A second signal ends a mailer at once.
+    SIGHUP is one: it comes when a remote terminal is gone. A second signal ends a mailer at once.
     """
     stop = Stop(time.monotonic, _STOP_S)
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -54,7 +54,7 @@ def stoppable() -> Iterator[Stop]:
 
 
 def check(stop: Stop) -> None:
-    """Raise `LocalError` once it is told to stop."""
+    """Raise `LocalError` if a signal has told the command to stop."""
     if stop.is_told:
         raise LocalError("told to stop; the messages that are left stay as they are")
 
@@ -63,7 +63,10 @@ def check(stop: Stop) -> None:
 
 
 def drop(selected: Selected, yes: bool, to_json: bool) -> int:
-    """Remove messages for good, after asking; nobody is told."""
+    """Remove messages for good, after asking unless `yes`; no sender is told.
+
+    Returns the exit code. Raises `LocalError` if told to stop between two batches.
+    """
     chosen = selected.chosen(single=True)
     question = "drop {} for good, telling nobody?"
     if chosen and not yes and not confirmed([entry for _, _, entry in chosen], question):
@@ -96,11 +99,11 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
 
 
 def confirmed(entries: Sequence[Entry], question: str) -> bool:
-    """List these messages and ask about them, on the terminal's line; True for yes.
+    """List messages, ask a question about them on standard error, and return whether it is yes.
 
-    `{}` in the question stands for them, and the second one for a pronoun.
+    The first `{}` in the question stands for the messages, the second for their pronoun.
     """
-    # To where the question goes: standard output may be a file.
+    # The list belongs with the question; standard output may be a file.
     with redirect_stdout(sys.stderr):
         queue_output.put_table(entries[:_LISTED], time.time())
         if len(entries) > _LISTED:
@@ -121,7 +124,10 @@ def confirmed(entries: Sequence[Entry], question: str) -> bool:
 
 
 def resend(selected: Selected, recipients: tuple[bytes, ...], to_json: bool) -> int:
-    """Put failed messages back into the queue, to those who failed, or to these recipients."""
+    """Put failed messages back into the queue, for their failed recipients or for `recipients`.
+
+    Returns the exit code. Raises `LocalError` if told to stop between two maildirs.
+    """
     chosen = selected.chosen(single=True)
     with stoppable() as stop:
         for _, group in groupby(chosen, key=lambda one: one[1].path):
@@ -148,7 +154,7 @@ def _resend_from(
             f"{printable(place.path)} is the failed maildir of several: {queues}; write "
             f"qmtpq resend DIR --failed-maildir {printable(place.path)}, DIR being the one to use"
         )
-    # Two who resend at the same time would send it twice.
+    # Two resends at the same time would send a message twice.
     failed.lock()
     with Maildir(place.queues[0]) as queue:
         for _, _, entry in batch:
@@ -168,9 +174,10 @@ def _resend_from(
 
 
 def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -> Sidecar | None:
-    """Return the sidecar that a failed message gets in the queue; None where it has none.
+    """Return the sidecar that a failed message gets in the queue; None if its trace lines count.
 
-    Raises `FileChangedError` where its envelope is not known.
+    Raises `FileChangedError` if its envelope is not known, and `SidecarError` if its sidecar
+    cannot be used.
     """
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.maildir import sidecars
@@ -189,12 +196,12 @@ def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -
 
 
 def hold(selected: Selected, to_json: bool) -> int:
-    """Hold messages back: no forwarder sends them, until they are released."""
+    """Put messages on hold: no forwarder sends them until they are released."""
     return _set_held(selected, to_json, hold=True)
 
 
 def release(selected: Selected, to_json: bool) -> int:
-    """Let held messages go, and have a running daemon try all that waits now."""
+    """Release messages from hold, and have a running daemon try all that waits now."""
     return _set_held(selected, to_json, hold=False)
 
 
@@ -226,7 +233,10 @@ def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
 def change_holds(
     maildir: Maildir, hold: Sequence[bytes], release: Sequence[bytes], bouncing: bool = False
 ) -> None:
-    """Hold and release messages, by their names; durable when this returns. `LocalError`."""
+    """Hold and release messages by their names; durable when this returns.
+
+    Raises `LocalError` if the state file cannot be read or written, or would hold too many.
+    """
     root, name, max_bytes = maildir.root, state.NAME, state.MAX_BYTES
     holds.change(root, name, max_bytes, hold=hold, release=release, bouncing=bouncing)
 
@@ -235,7 +245,7 @@ def change_holds(
 
 
 def retry(selected: Selected, to_json: bool) -> int:
-    """Have the daemons of the maildirs try all that waits now; named messages are looked for."""
+    """Have the daemons of the maildirs try all that waits now; report names that are not found."""
     named: dict[bytes, list[Entry]] = {}
     if selected.by_name:
         for place, _, entry in selected.chosen():
@@ -277,6 +287,7 @@ def _tell_woken(
 
 
 def tell(event: str, place: QueuePlace, entry: Entry, to_json: bool, new_name: str = "") -> None:
+    """Print what was done to a message; `new_name` is its name in the queue after a resend."""
     if to_json:
         found = {"event": event, "maildir": os.fsdecode(place.path)}
         found["message"] = os.fsdecode(entry.name)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def list_messages(selected: Selected, by_name: bool, limit: int | None, to_json: bool) -> int:
-    """Print the messages that are meant, of each maildir `limit` at most."""
+    """Print the selected messages, at most `limit` of each maildir; return the exit code."""
     for place, maildir, entries in _each_maildir(selected, by_name):
         if to_json:
             now_s = time.time()
@@ -33,7 +33,7 @@ def list_messages(selected: Selected, by_name: bool, limit: int | None, to_json:
 
 
 def list_names(selected: Selected, by_name: bool, limit: int | None) -> int:
-    """Print the names of the messages that are meant, of each maildir `limit` at most."""
+    """Print the names of the selected messages, at most `limit` of each maildir."""
     for _, _, entries in _each_maildir(selected, by_name):
         for entry in islice(entries, limit):
             print(printable(entry.name))
@@ -74,7 +74,7 @@ def _put_maildir(
 
 
 def summarise(selected: Selected, to_json: bool) -> int:
-    """Print how many messages wait, or have failed, by recipient domain and reason."""
+    """Print how many messages wait or have failed, by recipient domain and reason."""
     for place, maildir in selected.maildirs():
         summary = queue_output.Summary(time.time())
         for entry in selected.entries(place, maildir):

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from maildirqmtp.daemon.listing import Entry
 
-#: Characters of a name that are shown at least: the seconds and a part of the microseconds.
+#: The fewest characters of a name that are shown: the seconds and part of the microseconds.
 _NAME_MIN = 12
-#: Columns that are used where standard output is no terminal of a known width.
+#: Columns of a terminal that does not tell its width, and the fewest that are used on any.
 _COLUMNS = 80
 _COLUMNS_MIN = 40
 
 
 def columns() -> int | None:
-    """Return the width of the terminal that is written to; None where it is none."""
+    """Return the width of the terminal on standard output; None if it is not a terminal."""
     if not sys.stdout.isatty():
         return None
     try:
@@ -41,12 +41,12 @@ def columns() -> int | None:
 
 
 def fitted(line: str, width: int | None) -> str:
-    """Cut a line to the width of the terminal, so that it stays one line; None: as it is."""
+    """Cut a line to the width of the terminal, so that it does not wrap; None leaves it whole."""
     return line if width is None or len(line) <= width else line[: width - 3] + "..."
 
 
 def text_of(raw: bytes) -> str:
-    """Return an address or a name as JSON and the sidecars have it."""
+    """Return an address or a name as text for JSON, in the encoding of the sidecars."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -98,10 +98,10 @@ def size_text(size: int) -> str:
 
 
 def put_table(entries: Sequence[Entry], now_s: float) -> None:
-    """Print messages below one another, each with its reason in a line of its own.
+    """Print a table of messages, each with its reason on a line of its own.
 
-    On a terminal no line is wider than that, and names are as short as they may be to tell the
-    messages apart; elsewhere they are whole.
+    On a terminal, lines are cut to its width and names are only as long as it takes to tell the
+    messages apart; elsewhere both are whole.
     """
     width = columns()
     shown = [printable(entry.name) for entry in entries]
@@ -138,7 +138,7 @@ def _reason(entry: Entry) -> str:
 
 
 def shortest(names: Sequence[str]) -> list[str]:
-    """Return of each name the shortest beginning that none of the others has, and a `+`."""
+    """Shorten each name to the shortest beginning that no other name has, and a `+`."""
     ordered = sorted(set(names))
     needed = dict.fromkeys(ordered, _NAME_MIN)
     for one, other in pairwise(ordered):
@@ -146,7 +146,7 @@ def shortest(names: Sequence[str]) -> list[str]:
         differs = next((index for index, (a, b) in pairs if a != b), len(one))
         needed[one] = max(needed[one], differs + 1)
         needed[other] = max(needed[other], differs + 1)
-    # One that would be as long with its `+` is whole.
+    # A name that would be just as long with its `+` stays whole.
     return [n if len(n) <= needed[n] + 1 else f"{n[: needed[n]]}+" for n in names]
 
 
@@ -183,7 +183,7 @@ def put_entry(entry: Entry, path: bytes, header: Sequence[str], now_s: float) ->
 
 
 def header_lines(data: bytes) -> list[str]:
-    """Return the lines of a message's header, safe for a terminal; `data` is its beginning."""
+    """Return the header's lines, safe for a terminal; `data` is the message's beginning."""
     lines = []
     for line in data.split(b"\n"):
         if line in (b"", b"\r"):
@@ -212,7 +212,7 @@ class Summary:
         self._groups: dict[tuple[str, str, str], _Group] = {}
 
     def add(self, entry: Entry) -> None:
-        """Count a message: once for each domain of its recipients, and each reason there."""
+        """Count a message once for each pair of a recipient's domain and a reason."""
         keys: dict[tuple[str, str, str], int] = {}
         if entry.state == FAILED and entry.failures:
             for failure in entry.failures:
@@ -266,7 +266,7 @@ def alike(reason: str) -> str:
     """Return a reason without what differs from message to message: addresses, ids, paths, numbers.
 
     Words with `@` or `/`, and those of eight or more characters with a digit, become `...`; so do
-    other numbers of three digits or more, but for the code that begins a reply of SMTP.
+    other numbers of three digits or more, except the code that begins an SMTP reply.
     """
     words = []
     for number, word in enumerate(reason.split()):

@@ -1,4 +1,4 @@
-"""The messages that a command of `qmtpq` is about: found by name, or by what they are."""
+"""The messages that a command of `qmtpq` acts on: selected by name, or by filters."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Chosen = tuple[QueuePlace, Maildir, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a command line asks for: `places` to look at, and there the messages meant.
+    """What a command line selects: the maildirs to look at, and the messages in them.
 
-    `names` are file names, none of them for all; `state` None is any state.
+    `names` are file names, empty for all; a message also has to match `filter`.
     """
 
     places: tuple[QueuePlace, ...]
@@ -34,7 +34,7 @@ class Selection:
     filter: EntryFilter = field(default_factory=EntryFilter)
 
     def of_places(self, failed: bool | None) -> Selection:
-        """Return the same of failed maildirs only, or of the others only; None for both."""
+        """Return the selection in failed maildirs only (True), the others only (False) or both."""
         kept = [p for p in self.places if failed is None or p.is_failed is failed]
         return Selection(tuple(kept), self.names, self.filter)
 
@@ -42,12 +42,12 @@ class Selection:
 class Selected:
     """Opens the maildirs of a selection and finds its messages; a context manager.
 
-    What cannot be looked at, or is not there, goes to `complain`, and then `complete` is false.
+    What cannot be read, or is missing, is reported to `complain` and makes `complete` false.
     """
 
     def __init__(self, selection: Selection, complain: Callable[[str], object]) -> None:
         self.complete = True
-        #: The messages are named, and not found by what they are.
+        #: True if messages were named, false if only filters select them.
         self.by_name = bool(selection.names)
         self._selection = selection
         self._complain = complain
@@ -60,14 +60,14 @@ class Selected:
         self._stack.close()
 
     def fault(self, text: str) -> None:
-        """Say what could not be done; the exit code will tell as well."""
+        """Report what could not be done, and note it for the exit code."""
         self.complete = False
         self._complain(text)
 
     def maildirs(self) -> Iterator[tuple[QueuePlace, Maildir]]:
-        """Open one maildir after the other; they stay open until the end."""
+        """Open one maildir after the other; they stay open until the context ends."""
         for place in self._selection.places:
-            # Nothing has failed yet where there is no failed maildir.
+            # A failed maildir is made with the first failure; without one, nothing is missing.
             if place.is_failed and not os.path.lexists(place.path):
                 continue
             try:
@@ -76,7 +76,7 @@ class Selected:
                 self.fault(str(error))
 
     def entries(self, place: QueuePlace, maildir: Maildir) -> Iterator[Entry]:
-        """Find all that is meant in a maildir, whatever its name, the oldest first."""
+        """Yield the messages of a maildir that match the filter, of any name, the oldest first."""
         state = self._selection.filter.state
         if state is not None and (state in (WAITING, HELD)) is place.is_failed:
             return
@@ -89,9 +89,9 @@ class Selected:
             self.fault(str(error))
 
     def chosen(self, *, single: bool = False) -> list[Chosen]:
-        """Find all messages that are meant, by their names where there are any, each once.
+        """Return all selected messages, each once.
 
-        `single`: a name that means several messages is refused, for what is done cannot be undone.
+        `single` refuses a name that means several messages, for actions that cannot be undone.
         """
         opened = list(self.maildirs())
         if not self._selection.names:

@@ -1,4 +1,4 @@
-"""The queues that mail waits in, shown or tried at once: `qmtp-sendmail -bp` and `-q`."""
+"""List the queues that mail waits in, or have them tried at once: `qmtp-sendmail -bp` and `-q`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def list_queues(paths: Sequence[bytes], tell: Callable[[str], object]) -> int:
     """Print what waits in these maildirs, as `qmtpq list` does; return an exit code.
 
-    0 also where something waits, as mailq(1). Raises `LocalError` where one cannot be read.
+    It is 0 even if something waits, as with mailq(1). Raises `LocalError` if a maildir cannot
+    be opened.
     """
     for path in paths:
         with Maildir(path):
@@ -34,7 +35,7 @@ def list_queues(paths: Sequence[bytes], tell: Callable[[str], object]) -> int:
 def try_now(paths: Sequence[bytes], tell: Callable[[str], object]) -> int:
     """Have the daemons of these maildirs try all that waits; return an exit code.
 
-    Raises `LocalError` where a maildir cannot be read.
+    Raises `LocalError` if a maildir cannot be read, or if its daemon has just ended.
     """
     codes = [_try_now(path, tell) for path in paths]
     return max(codes, default=EXIT_OK)

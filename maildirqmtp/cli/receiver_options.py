@@ -1,16 +1,16 @@
-"""Options of `qmtpmaildir` about who may send: what they mean together.
+"""Options of `qmtpmaildir` about who may send, and what they mean together.
 
-    | way in                          | who may relay (--queue, --deliver)     |
-    | ------------------------------- | -------------------------------------- |
-    | TCP on loopback, a Unix socket  | everybody                              |
-    | TCP beyond loopback             | with --domain: everybody, to these     |
-    |                                 | with --tls-client-ca: who has a certificate |
-    | --stdio, the client on loopback | as above; the socket tells, however it |
-    | or on a Unix socket             | was opened                             |
-    | --stdio, from elsewhere         | with --domain: everybody, to these     |
-    | --stdio on a pipe               | with --relay, or as the line above     |
+    | way in                          | who may relay (--queue, --deliver)           |
+    | ------------------------------- | -------------------------------------------- |
+    | TCP on loopback, a Unix socket  | everybody                                    |
+    | TCP beyond loopback             | with --domain: everybody, to these domains   |
+    |                                 | with --tls-client-ca: certificate holders    |
+    | --stdio, the client on loopback | as above: the socket itself tells, whatever  |
+    | or on a Unix socket             | program opened it                            |
+    | --stdio, from elsewhere         | with --domain: everybody, to these domains   |
+    | --stdio on a pipe               | with --relay, or as the line above           |
 
-With --domain, nobody sends to other domains, from wherever they come; nor by way of
+With --domain, no client can send to other domains, whatever its origin; nor by way of
 `victim%other.example@here.example`, which a next server that trusts us would relay.
 """
 
@@ -29,7 +29,7 @@ from maildirqmtp.settings.units import parse_bytes
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import parse_tcp
 
-#: Where to listen unless told otherwise.
+#: Where to listen by default.
 DEFAULT_LISTEN = "127.0.0.1:209"
 #: Permissions of the Unix socket of a queue: any local user may submit.
 EVERYBODY = 0o666
@@ -71,7 +71,7 @@ def add_relay_options(parser: argparse.ArgumentParser) -> None:
 
 
 def policy_of(options: argparse.Namespace) -> Policy:
-    """Return what is accepted, and from whom. Raises `ConfigError`."""
+    """Return what is accepted, and from whom. Raises `ConfigError` if an option is wrong."""
     max_size = parse_bytes(options.max_size, "--max-size")
     if max_size < 1:
         raise ConfigError(f"--max-size: at least one byte, not {options.max_size!r}")
@@ -94,17 +94,20 @@ def policy_of(options: argparse.Namespace) -> Policy:
 
 
 def relays_mail(options: argparse.Namespace) -> bool:
-    """Say whether mail goes on from here, to wherever its recipients are."""
+    """Return whether mail is relayed, to wherever its recipients are."""
     return options.queue is not None or options.deliver is not None
 
 
 def _goes_on(options: argparse.Namespace) -> bool:
-    """Say whether what comes next may send mail on elsewhere; an LMTP server delivers."""
+    """Return whether the next hop may send mail on elsewhere; an LMTP server only delivers."""
     return options.queue is not None or str(options.deliver).startswith(("smtp:", "exec:"))
 
 
 def user_quota(options: argparse.Namespace) -> int | None:
-    """Return how many bytes a user may have waiting, None for no limit. Raises `ConfigError`."""
+    """Return how many bytes a user may have waiting; None for no limit.
+
+    Raises `ConfigError` if the size is malformed, or without --queue.
+    """
     if options.user_quota is None:
         return None
     if options.queue is None:
@@ -113,7 +116,7 @@ def user_quota(options: argparse.Namespace) -> int | None:
 
 
 def _users(lists: Sequence[str]) -> frozenset[int]:
-    """Return the numbers of the users in lists of names and numbers."""
+    """Return the user IDs in lists of names and numbers. Raises `ConfigError` for unknown names."""
     found = set()
     for word in ",".join(lists).split(","):
         if word.isascii() and word.isdigit():
@@ -127,7 +130,7 @@ def _users(lists: Sequence[str]) -> frozenset[int]:
 
 
 def require_permission(options: argparse.Namespace, policy: Policy, client: Client) -> None:
-    """Raise `ConfigError` where nobody may send over this standard input, or nobody can be told."""
+    """Raise `ConfigError` if the client on stdin may not send, or options need its unknown user."""
     if client.origin is Origin.UNKNOWN and not policy.may_relay(client):
         raise ConfigError(
             "--stdio: nothing is known of a client on a pipe; say with --relay that it may have "
@@ -147,7 +150,8 @@ def _refuse_user_options(options: argparse.Namespace) -> None:
 def open_listeners(options: argparse.Namespace) -> Iterator[list[socket.socket]]:
     """Open the sockets to listen on, or take those that systemd has opened.
 
-    Raises `ConfigError`, also where an option does not fit one of them, and `LocalError`.
+    Raises `ConfigError` if an option is wrong or does not fit a socket, or if systemd passed on
+    anything but listening sockets, and `LocalError` if a socket cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(s) for s in listening.inherited(os.environ)]

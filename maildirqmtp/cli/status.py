@@ -1,7 +1,7 @@
 """`maildirqmtp --status`: what waits in maildirs, and why; what has failed there.
 
-What waits is read from the maildir itself; how often it was tried, and when next,
-from the daemon's status file.
+What waits is read from the maildir itself; when it is tried next from the daemon's status
+file, and how often it was tried from that and from the state file.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Candidates
     from maildirqmtp.maildir.shard import Shard
 
-#: Messages that are listed of each maildir, where nothing else is said.
+#: The most messages that are listed of each maildir by default.
 LIMIT = 100
-#: Names that are looked into, at least: the rest is counted, whatever it is.
+#: Names whose files are opened, if no higher limit is given; the others are only counted.
 LOOK = 2_000
-#: How deep the values of a status file are shown; its own are three deep, in one more.
+#: How deep nested values of a status file are shown; a genuine file has three levels, and one is
+#: added around it.
 _MAX_DEPTH = 6
 
 
@@ -54,10 +55,10 @@ def show_maildir(
     limit: int | None = None,
     shard: Shard | None = None,
 ) -> int:
-    """Print what waits in a maildir, and what has failed; return 111 where anything waits.
+    """Print what waits in a maildir, and what has failed; return 111 if anything waits.
 
-    For each route and shard that a daemon has it with; where there is none, for all that is in
-    it. `include_cur` None: in cur/ too where the route has a prefix. `shard`: of that one only.
+    Each route and shard that a daemon serves is shown; without a daemon, the whole maildir.
+    `include_cur` None means also cur/ if the route has a prefix. `shard` shows only that shard.
     """
     try:
         with Maildir(path) as maildir:
@@ -83,9 +84,8 @@ def show_maildir(
 def show(routes: Sequence[Route], as_json: bool, limit: int | None = None) -> int:
     """Print what waits for each route, and then what each failed maildir holds.
 
-    Of each, `limit` messages are listed, the oldest (`LIMIT` of them, where None); the others are
-    counted.
-    Returns 111 where anything waits, or could not be looked at.
+    Of each, the oldest `limit` messages are listed (None means `LIMIT`) and the others counted.
+    Returns 111 if anything waits, or a maildir could not be read.
     """
     code = EXIT_OK
     limit = LIMIT if limit is None else limit
@@ -112,7 +112,7 @@ def _or_complain(look: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     try:
         return look()
     except LocalError as error:
-        # Where nobody can be told, the exit code says it; the others are shown all the same.
+        # If this cannot be printed, the exit code still tells; the other maildirs are shown anyway.
         with contextlib.suppress(OSError):
             print(f"maildirqmtp: {error}", file=sys.stderr, flush=True)
         return None
@@ -128,7 +128,7 @@ def _put(
 
 
 def _candidates(maildir: Maildir, include_cur: bool, limit: int) -> tuple[int, Candidates]:
-    """Return how many names are not to be looked into, and those that are, the oldest first."""
+    """Return how many names are only counted, and those whose files are opened, oldest first."""
     count, found = oldest(maildir, max(limit, LOOK), include_cur)
     if count > len(found):
         return count - len(found), found
@@ -136,7 +136,7 @@ def _candidates(maildir: Maildir, include_cur: bool, limit: int) -> tuple[int, C
 
 
 def _look(route: Route, limit: int) -> dict[str, Any]:
-    """Return what waits in a maildir, and what its daemon says."""
+    """Return what waits in a maildir, and what its daemon's status file says."""
     now_s = time.time()
     waiting: list[dict[str, Any]] = []
     with Maildir(route.maildir, shard=route.shard) as maildir:
@@ -166,7 +166,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
 
 
 def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
-    """Return what a message says of itself; None for what is none, or not of this route."""
+    """Return what a message's files tell; None if it is no message, or not of this route."""
     about: dict[str, Any] = {"message": printable(name), "recipients": [], "reason": ""}
     try:
         queued = prepare(maildir, route, folder, name)
@@ -187,9 +187,9 @@ def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str
 
 
 def _look_at_failed(path: bytes, is_own: bool, limit: int) -> dict[str, Any]:
-    """Return what a failed maildir holds, and why; `is_own`: it is inside its maildir.
+    """Return what a failed maildir holds, and why; `is_own` if it is inside its maildir.
 
-    Raises `LocalError`.
+    Raises `LocalError` if the maildir or one of its files cannot be looked at.
     """
     now_s = time.time()
     messages: list[dict[str, Any]] = []
@@ -231,14 +231,14 @@ def _failures(maildir: Maildir, name: bytes) -> list[dict[str, str]]:
 def _merged(
     about: dict[str, Any], known: Any, attempts: Attempts, otherwise: str, now_s: float
 ) -> dict[str, Any]:
-    """Return what is told of a message; `otherwise` is the reason where no daemon knows one.
+    """Return all that is known of a message; `otherwise` is the reason if no daemon knows one.
 
-    `attempts` are those that the state file tells of, after a restart, too.
+    `attempts` are those in the state file, which survive a restart.
     """
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     tries = tries if isinstance(tries, int) else None
-    # What a number of hundreds of digits, or NaN, would do to a table.
+    # A number of hundreds of digits, or NaN, would spoil the table.
     if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
         next_s = None
     since = about.get("since")
@@ -313,7 +313,7 @@ def _print_failed(found: dict[str, Any]) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells below one another; the last cell may be of any length."""
+    """Print rows in aligned columns; the last cell of a row may have any length."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -331,9 +331,9 @@ def ago(seconds: float | None) -> str:
 
 
 def _safe(value: Any, depth: int = 0) -> Any:
-    """Return a value from a file, safe for the terminals of those who print it, and JSON.
+    """Return a value from a status file, made safe for a terminal and for JSON.
 
-    A status file may have been forged by the maildir's owner, and root looks at it.
+    The maildir's owner may have forged the file, and root may print it.
     """
     if isinstance(value, str):
         return printable(value.encode("utf-8", "replace"))
