@@ -1,4 +1,4 @@
-"""What the daemon tells of itself: to systemd by sd_notify(3), and in the file of metrics."""
+"""What the daemon reports about itself: to systemd by sd_notify(3), and in the metrics file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from maildirqmtp.daemon.snapshot import Snapshot
     from maildirqmtp.daemon.systemd import Notifier
 
-#: Seconds after which the metrics are written again though nothing has changed: an old file
-#: is how one sees that a daemon is dead.
+#: Seconds after which the metrics are written again though nothing has changed: monitoring
+#: takes an old file as the sign of a dead daemon.
 METRICS_S = 60.0
-#: Seconds between two times that it tells something, at least.
+#: The least seconds between two reports of many routes.
 TELL_S = 1.0
-#: Bytes of STATUS=, with that: systemd drops a message of more than a page (sd_notify(3)).
+#: Bytes of the text after STATUS=: systemd drops a message of more than a page (sd_notify(3)).
 STATUS_BYTES = 4_000
-#: Routes that are told of one by one.
+#: The most routes that are reported one by one.
 MOST_ROUTES = 16
 
 
 class Announcer:
-    """Tells systemd and the file of metrics what has changed, of many routes at most once a second.
+    """Reports changes to systemd and in the metrics file; of many routes, at most once a second.
 
-    `clock` is seconds that only go on; `complain` gets what went wrong with the file.
+    `clock` is monotonic seconds; `complain` gets the errors of writing the file.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Announcer:
         self._failed = ""
 
     def wait_s(self, metrics_file: bytes | None, is_news: bool) -> float | None:
-        """Return the seconds until there is something to tell; None for not before it happens."""
+        """Return the seconds until the next report is due; None if none is due without news."""
         due = [self._metrics_at] if metrics_file is not None else []
         due += [self._tell_at] if is_news else []
         return max(0.0, min(due) - self._clock()) if due else None
 
     def tell(self, snapshots: Sequence[Snapshot], metrics_file: bytes | None) -> bool:
-        """Tell what has changed; return False where it is too early for that."""
+        """Report what has changed; return False if it is too early for that."""
         now = self._clock()
         if now < self._tell_at and len(snapshots) > MOST_ROUTES:
             return False
@@ -63,7 +63,7 @@ class Announcer:
         return True
 
     def finish(self, snapshots: Sequence[Snapshot], metrics_file: bytes | None) -> None:
-        """Tell the last of it."""
+        """Report the final state, even if the last report was less than a second ago."""
         self._tell_at = 0.0
         self.tell(snapshots, metrics_file)
 
@@ -80,7 +80,7 @@ class Announcer:
 
 
 def status_line(snapshots: Sequence[Snapshot]) -> str:
-    """Return STATUS= of sd_notify(3): each route's line where they are few, else their sums."""
+    """Return STATUS= of sd_notify(3): each route's line if they are few, else their sums."""
     if len(snapshots) <= MOST_ROUTES:
         shown = " | ".join(snapshot.line() for snapshot in snapshots)
         if len(shown.encode("utf-8", "replace")) <= STATUS_BYTES:

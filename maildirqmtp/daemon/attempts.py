@@ -1,4 +1,4 @@
-"""What the state files of a maildir tell of attempts: for people, whoever made these attempts."""
+"""The attempts that a maildir's state files record, for people to read, whichever run made them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.maildir import Maildir
 
-#: State files that are read: that of the whole maildir, and those of its shards.
+#: The most state files of shards that are read, besides the one of the whole maildir.
 _MAX_FILES = 1_000
 _OF_SHARD = re.compile(rb"\.maildirqmtp-state-shard-([0-9]{1,4})-([0-9]{1,4})\.json")
 
 
 class KnownAttempts:
-    """What is known of the attempts to send the messages of a maildir. Raises `LocalError`."""
+    """The attempts to send a maildir's messages. Raises `LocalError` if it cannot be listed."""
 
     def __init__(self, maildir: Maildir) -> None:
         self._states = [
@@ -34,7 +34,7 @@ class KnownAttempts:
     def of(self, name: bytes) -> Attempts:
         """Return the attempts of a message, their texts safe for a terminal.
 
-        Of several files the one counts that tells of the last attempt.
+        If several files know the message, the one with the latest attempt counts.
         """
         found = max((state.attempts(name) for state in self._states), key=lambda one: one[1][:1])
         tries, last = found or attempts.NONE

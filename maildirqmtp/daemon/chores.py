@@ -1,4 +1,4 @@
-"""What a worker does now and then beside forwarding, in portions that hold no mail up."""
+"""What a worker does from time to time besides forwarding, in portions that delay no mail."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 #: Seconds between two cleanings of tmp/ and envelope/.
 CLEAN_S = 6 * 3_600.0
-#: Seconds between two looks for messages that wait for long; less with a short `warn_after_s`.
+#: Seconds between two searches for messages to warn of; less with a short `warn_after_s`.
 LOOK_S = 600.0
-#: Seconds after which it is looked for the first time.
+#: Seconds from the start to the first of these searches, and to the first removal of old mail.
 FIRST_LOOK_S = 2.0
-#: Messages that are looked at in one portion.
+#: The most messages that are looked at in one portion.
 PORTION = 200
 
 
 class Chores:
-    """Those of one route. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    """The chores of one route. `clock` is monotonic seconds, `wall_clock` seconds of the epoch.
 
-    `stop` ends a mailer.
+    `stop`, once told, ends a mailer that is running.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Chores:
             self._retention = Retention(route, report, maildir, wall_clock)
 
     def close(self) -> None:
-        """Leave what is not done, and close the maildirs that are open for it."""
+        """Abandon a removal that is under way, and close the maildirs that are open for it."""
         if self._expiring is not None:
             self._expiring.close()
             self._expiring = None
 
     def clean(self) -> None:
-        """Remove rubbish, where it is time for that."""
+        """Remove leftovers from tmp/ and envelope/, if it is time for that."""
         now = self._clock()
         if now >= self._clean_at:
             self._clean_at = now + CLEAN_S
@@ -94,7 +94,7 @@ class Chores:
 
     @property
     def next_at(self) -> float | None:
-        """The clock's time at which `tick` will have something to do."""
+        """The clock's time at which `tick` will have something to do; None for never."""
         due = []
         if self._warner is not None:
             due.append(self._clock() if self._waiting else self._look_at)
@@ -104,11 +104,11 @@ class Chores:
 
     @property
     def may_take_s(self) -> float:
-        """Seconds that `tick` may take: a warning goes to the mailer, as a bounce does."""
+        """Seconds that `tick` may take; a mailer may take as long for a warning as for a bounce."""
         return SLACK_S if self._warner is None else BOUNCE_SLACK_S
 
     def tick(self, forwarder: Forwarder) -> None:
-        """Do a portion of what is due; nothing on the way out."""
+        """Do a portion of what is due; nothing once the forwarder is stopping."""
         if self._retention is not None:
             if forwarder.stopping:
                 self.close()
@@ -118,7 +118,7 @@ class Chores:
         self._warn_if_due(forwarder)
 
     def _expire(self, retention: Retention) -> None:
-        """Remove some of the old messages that are kept elsewhere, also where this disk is full."""
+        """Remove a portion of the old sent and failed messages, even if this disk is full."""
         if self._expiring is None and self._clock() >= self._expire_at:
             self._expire_at = self._clock() + retention.look_every_s
             self._expiring = retention.portions()
@@ -126,9 +126,9 @@ class Chores:
             self._expiring = None
 
     def _warn_if_due(self, forwarder: Forwarder) -> None:
-        """Look who is to be warned, or warn one; not where removing mail fails.
+        """Search for senders to warn, or warn one; not while stopping or while removing mail fails.
 
-        The answers to what is in flight would wait meanwhile, and what is accepted is not late.
+        A warning would then delay the responses in flight, or be about an accepted message.
         """
         if self._warner is None or self._warn_after_s is None:
             return
@@ -142,16 +142,16 @@ class Chores:
             self._look(self._warner, self._wall_clock() - self._warn_after_s)
 
     def _look(self, warner: DelayWarner, since_s: float) -> None:
-        """Find what may have waited since that time; what has failed before comes last."""
+        """Collect messages that may have waited since then; failed warnings are tried last."""
         warner.begin()
-        # Where a name does not tell, the file does: `DelayWarner.is_due` looks at it.
+        # If a name does not tell the age, the file does: `DelayWarner.is_due` looks at it.
         waiting = self._queue.waiting()
         found = [e for e in waiting if e.came_s is not None or e.birth_s <= since_s]
         found.sort(key=lambda entry: warner.has_failed(entry.name))
         self._waiting = deque(found)
 
     def _warn(self, warner: DelayWarner) -> None:
-        """Warn of one message; the others are tried in the next look where that makes no sense."""
+        """Warn of one message; if no more may be sent now, leave the others to the next search."""
         if not warner.may_warn():
             self._waiting.clear()
             return

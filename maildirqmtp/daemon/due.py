@@ -1,6 +1,6 @@
-"""When what waits is due, in little memory: of a million messages, a pointer each.
+"""When waiting messages are due, in little memory: a pointer for each of a million.
 
-Times are whole seconds, one object for all that is due in the same one.
+Times are whole seconds; all messages that are due in the same one share an object.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class DueTimes:
-    """Keys and the clock's times at which they are due; a key may be there several times.
+    """Keys and the clock's times at which they are due; a key may have been added several times.
 
-    What was added last counts: `due_of` says for each key what `add` has returned for it then, None
-    for a key that is not waiting any more.
+    The last addition counts: `due_of` returns what `add` returned for a key then, or None for a
+    key that no longer waits.
     """
 
     def __init__(self, due_of: Callable[[bytes], int | None]) -> None:
@@ -28,7 +28,7 @@ class DueTimes:
         self._come: deque[bytes] = deque()
 
     def add(self, key: bytes, due: float) -> int:
-        """Have a key due at this time; return the second at which it is, which is not earlier."""
+        """Make a key due at this time; return the whole second, not earlier, at which it is due."""
         second = ceil(due)
         if second not in self._keys:
             self._keys[second] = second, []
@@ -38,13 +38,13 @@ class DueTimes:
         return second
 
     def reset(self, keys: Iterable[bytes]) -> None:
-        """Have all these due now, and no others."""
+        """Make these keys due now, and forget all others."""
         self._keys.clear()
         self._seconds.clear()
         self._come = deque(keys)
 
     def first(self, now: float) -> bytes | None:
-        """Return the key that is due first, where one is due; it stays until `pop`."""
+        """Return the first key that is due, or None; it stays until `pop`."""
         while self._seconds and self._seconds[0] <= now:
             self._come.extend(self._keys.pop(heappop(self._seconds))[1])
         while self._come:
@@ -55,9 +55,9 @@ class DueTimes:
         return None
 
     def pop(self) -> None:
-        """Take away what `first` has returned."""
+        """Remove the key that `first` has returned."""
         self._come.popleft()
 
     def next_at(self) -> float | None:
-        """Return the time at which `first` may have something, where it has nothing now."""
+        """Return when `first` may return a key, if it returns none now; None for never."""
         return self._seconds[0] if self._seconds else None

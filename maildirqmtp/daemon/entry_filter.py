@@ -1,4 +1,4 @@
-"""Which messages of a listing are meant. Pure."""
+"""Which messages of a listing are selected. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """What a message must be to be meant; what is None, or empty, asks for nothing.
+    """The conditions that select a message; None is no condition.
 
-    `to` and `sender` are addresses, or domains as `@example.org` (letter case does not count);
-    an empty `sender` is the null sender. `to` asks for one recipient, owed or failed. `older_s` is
-    an age in seconds; `why` is part of the reason, `state` one of the states of `listing`.
+    `to` and `sender` are addresses, or domains as `@example.org`; an empty `sender` is the null
+    sender. `to` matches any one recipient, owed or failed. `older_s` is the least age in seconds;
+    `why` is part of the reason, `state` one of the states of `listing`. Letter case does not
+    count, except in `state`.
     """
 
     to: bytes | None = None
@@ -26,11 +27,11 @@ class EntryFilter:
 
     @property
     def asks(self) -> bool:
-        """Say whether it leaves anything out, its state apart."""
+        """Return whether there is any condition besides `state`."""
         return any(asked is not None for asked in (self.to, self.sender, self.older_s, self.why))
 
     def matches(self, entry: Entry, now_s: float) -> bool:
-        """Say whether a message is meant; `now_s` is seconds of the epoch."""
+        """Return whether a message meets all conditions; `now_s` is seconds of the epoch."""
         if self.state is not None and entry.state != self.state:
             return False
         if self.older_s is not None and now_s - entry.mtime_s < self.older_s:
@@ -51,5 +52,5 @@ def _is(pattern: bytes, address: bytes | None) -> bool:
 
 
 def domain_of(address: bytes) -> bytes:
-    """Return the domain of an address in lower case; empty where it has none."""
+    """Return the domain of an address in lower case; empty if it has none."""
     return address.rpartition(b"@")[2].lower() if b"@" in address else b""

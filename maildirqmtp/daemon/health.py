@@ -1,10 +1,10 @@
-"""Whether the daemon is well, for probes over HTTP: `/livez` and `/readyz`.
+"""Whether the daemon is healthy, for probes over HTTP: `/livez` and `/readyz`.
 
-    /livez    200 while every route turns; a process that does not is to be started anew
-    /readyz   200 while the configuration is read and each maildir there, and open
+    /livez    200 while every route's loop turns in time; if not, restart the process
+    /readyz   200 while the configuration has been read and every maildir is open
 
-Anything else is 503, and the body names the routes, one a line. A server that
-cannot be reached is no fault of this process: neither page speaks of it.
+The other status is 503, and the body names the routes at fault, one a line. A server
+that cannot be reached is no fault of this process: neither page reports it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _AT_WORK = frozenset({"idle", "connected", "waiting for a slot", "backing off", 
 
 
 class RouteHealth(NamedTuple):
-    """How a route is: whether its thread comes back in time, and the state that it told last."""
+    """The health of a route: whether its loop turns in time, and the state it last reported."""
 
     name: str
     turns: bool
@@ -31,14 +31,14 @@ class RouteHealth(NamedTuple):
 
 
 class Health(NamedTuple):
-    """How the process is, at one moment."""
+    """The health of the process at one moment."""
 
     routes: Sequence[RouteHealth]
     stopping: bool = False
 
 
 def is_live(health: Health) -> bool:
-    """Say whether every route turns."""
+    """Return whether every route's loop turns in time."""
     return all(one.turns for one in health.routes)
 
 
@@ -55,7 +55,7 @@ def ready(health: Health) -> Reply:
 
 
 def is_ready(route: RouteHealth) -> bool:
-    """Say whether a route's maildir is there and open; stuck ones are, and the metrics tell."""
+    """Return whether a route's maildir is open; a stuck one is, which the metrics report."""
     return route.state in _AT_WORK
 
 
@@ -68,7 +68,7 @@ def _unless(faults: Sequence[str]) -> Reply:
 def pages(
     health: Callable[[], Health], metrics: Callable[[Request], Reply]
 ) -> Callable[[Request], Reply]:
-    """Return what answers requests at the address of `--health-listen`."""
+    """Return the function that answers requests at the address of `--health-listen`."""
 
     def reply(request: Request) -> Reply:
         if request.path == "/livez":

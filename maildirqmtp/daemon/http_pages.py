@@ -1,4 +1,4 @@
-"""What a daemon serves over HTTP, and where: metrics, and its health; HUP changes it."""
+"""What a daemon serves over HTTP, and where: metrics and health. SIGHUP may change it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from maildirqmtp.daemon.snapshot import Snapshot
     from maildirqmtp.settings.config import Config
 
-    #: The flag, and the address (host and port) that it has.
+    #: A flag, and its address (host and port).
     Listen = tuple[str, tuple[str, int]]
 
 
 class HttpPages:
     """The servers of `--metrics-listen` and `--health-listen`.
 
-    `snapshots` and `health` are called in their threads, with each request.
+    `snapshots` and `health` are called in the servers' threads, to answer requests.
     """
 
     def __init__(
@@ -32,7 +32,11 @@ class HttpPages:
         self._running: dict[Listen, HttpServer] = {}
 
     def apply(self, config: Config) -> None:
-        """Serve what is wanted now. Raises `ConfigError`, and then all is as it was before."""
+        """Serve what the configuration asks for.
+
+        Raises `ConfigError` if an address cannot be listened on or the extra `metrics` is
+        missing; then the servers from before run again.
+        """
         addresses = {
             "--metrics-listen": config.metrics_listen,
             "--health-listen": config.health_listen,
@@ -50,7 +54,7 @@ class HttpPages:
         self._change(set())
 
     def _change(self, wanted: set[Listen]) -> None:
-        # All that go, first: one may take the address that another had.
+        # Stop the old ones first: a new server may take the address of an old one.
         for listen in set(self._running) - wanted:
             self._running.pop(listen).stop()
         for listen in sorted(wanted - set(self._running)):

@@ -1,9 +1,8 @@
 """A small HTTP server for what a daemon shows about itself: one thread, few clients.
 
-Any local user can connect to it, so that nothing that a client does may cost the
-daemon more than a little:
+Any local user can connect to it, so limits keep what a client can cost the daemon low:
 
-    clients at once             10; where another waits, the oldest goes after a second
+    clients at once             10; if another waits, the oldest is dropped after a second
     time for a whole exchange   5 s
     bytes of a request          8 KiB
     new clients                 50 a second
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 10
 #: Seconds that a client has to send its request and to take the response.
 EXCHANGE_S = 5.0
-#: Seconds after which a client makes way for one that waits.
+#: Seconds after which a client is dropped if another one waits.
 MAKE_WAY_S = 1.0
 #: Seconds between two new clients.
 ACCEPT_PAUSE_S = 0.02
-#: Seconds without new clients after accept(2) failed, as it does without descriptors.
+#: Seconds without new clients after accept(2) failed, as it does when descriptors run out.
 ERROR_PAUSE_S = 1.0
 #: Bytes of a request's head.
 MAX_REQUEST = 8 << 10
@@ -50,7 +49,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What is sent back; `status` with its reason, as in `200 OK`."""
+    """A response; `status` includes the reason phrase, as in `200 OK`."""
 
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
@@ -61,7 +60,7 @@ NOT_FOUND = Reply(b"not found\n", status="404 Not Found")
 
 
 class _Client:
-    """A connection with the part of its request, then of its response, that is there."""
+    """A connection, with the request so far, and then what is left to send of the response."""
 
     def __init__(self, sock: socket.socket, since_s: float) -> None:
         self.sock = sock
@@ -74,7 +73,7 @@ class HttpServer:
     """Serves in a thread from `start` to `stop`.
 
     `reply` is called in that thread for each request. `clock` is monotonic
-    seconds. Raises `LocalError` where `address` (host and port) cannot be bound.
+    seconds. Raises `LocalError` if `address` (host and port) cannot be listened on.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class HttpServer:
         self._thread = Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve. Raises `LocalError` where there is no thread to be had."""
+        """Begin to serve. Raises `LocalError` if no thread can be started."""
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -157,7 +156,7 @@ class HttpServer:
         return max(0.0, min(times_s) - self._clock()) if times_s else None
 
     def _drop_late(self) -> None:
-        """Drop the clients whose time is over; the oldest comes first."""
+        """Drop the clients whose time is over, the oldest first."""
         while self._clients:
             age_s = self._clock() - self._clients[0].since_s
             if age_s < (MAKE_WAY_S if self._someone_waits else EXCHANGE_S):

@@ -1,7 +1,7 @@
-"""What a maildir and its failed maildir hold, message by message: for `qmtpq`.
+"""The messages of a maildir and its failed maildir, one by one, for `qmtpq`.
 
-The files say what waits and for whom; how often a message was tried, and when it is tried next, is
-in the status file of a running daemon. Nothing is locked, and nothing is changed.
+The files say what waits and for whom; when a message is tried next is in the status file of a
+running daemon, how often it was tried also in the state file. Nothing is locked or changed.
 """
 
 from __future__ import annotations
@@ -32,21 +32,20 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.files import Folder, Identity
     from maildirqmtp.maildir.maildir import Candidates, Maildir
 
-#: The states of a message: it is sent in its time; it is not sent, because it cannot be sent as it
-#: is, or because an administrator holds it; it was refused.
+#: The states of a message: it will be sent when it is due; it is not sent, because its envelope or
+#: file cannot be used or an administrator holds it; it was refused.
 WAITING, HELD, FAILED = "waiting", "held", "failed"
-#: What ends the beginning of a name, where that stands for the name.
+#: What follows the beginning of a name that stands for the whole name.
 ABBREVIATED = b"+"
 _NOWHERE = TcpEndpoint("nowhere")
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePlace:
-    """One maildir to look at, and the envelope that its route gives to messages.
+    """One maildir to look at, and the route whose settings give its messages their envelopes.
 
-    `is_failed`: it is the failed maildir of those in `queues`; `nofollow`: and inside the one.
-    `prefixes` are those of its routes, which the `route` here is without; empty where nothing
-    tells them.
+    `is_failed`: it is the failed maildir of the maildirs in `queues`; `nofollow`: it is inside
+    its maildir. `prefixes` are those of its routes, empty if unknown; `route` has no prefix.
     """
 
     route: Route
@@ -65,11 +64,11 @@ class QueuePlace:
 class Entry:
     """A message of a maildir. `size` is in bytes; `mtime_s` and `next_s` in seconds of the epoch.
 
-    `sender` and `recipients` are those of the envelope, with the prefix; None and empty where that
-    cannot be read, and then `reason` says why. `next_s` is None where no daemon tells, and `tries`
-    where neither a daemon nor an earlier run does. `attempts` are the last ones, by their times in
-    seconds of the epoch and what was said, the newest first. `is_on_hold`: an administrator holds
-    it back.
+    `sender` and `recipients` are those of the envelope, with the prefix; None and empty if that
+    cannot be read, and then `reason` says why. `next_s` is None if no daemon reports it, and
+    `tries` if neither a daemon nor an earlier run does. `attempts` are the last ones, the newest
+    first: their times in seconds of the epoch, and what was said. `is_on_hold`: an administrator
+    holds the message.
     """
 
     folder: Folder
@@ -92,14 +91,14 @@ class Entry:
 
     @property
     def mtime_s(self) -> float:
-        """When the file was written: what its age is counted from."""
+        """When the file was written; the message's age is counted from then."""
         return self.identity[3] / 1e9
 
 
 def places_of(
     path: bytes, failed: bytes | None = None, include_cur: bool = False
 ) -> list[QueuePlace]:
-    """Return a maildir and its failed maildir, None being the one inside it."""
+    """Return the places of a maildir and its failed maildir; `failed` None is the one inside it."""
     route = Route(path, _NOWHERE, failed=failed, include_cur=include_cur)
     return [replace(place, prefixes=()) for place in places_of_routes([route])]
 
@@ -107,7 +106,7 @@ def places_of(
 def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
     """Return the maildirs of some routes, each once, and then their failed maildirs.
 
-    With the envelope that the first of its routes gives, and all recipients, whatever the prefixes.
+    The first route of a maildir decides on envelopes; recipients of all prefixes are included.
     """
     queues: dict[bytes, QueuePlace] = {}
     failed: dict[bytes, QueuePlace] = {}
@@ -131,9 +130,10 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
 def entries(
     maildir: Maildir, place: QueuePlace, chosen: Iterable[tuple[Folder, bytes]] | None = None
 ) -> Iterator[Entry]:
-    """Look at messages one after the other: the chosen ones, or all, the oldest first.
+    """Yield the entries of messages: of the chosen ones, or of all, the oldest first.
 
-    What is no message, or gone by now, is passed over. Raises `LocalError`.
+    What is no message, or gone by now, is skipped. Raises `LocalError` if the maildir cannot
+    be listed, or a file cannot be looked at.
     """
     told = {} if place.is_failed else _told(maildir)
     state = State(maildir.root, time.monotonic, time.time)
@@ -152,9 +152,10 @@ def entries(
 
 
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
-    """Return the names of a maildir that may be messages, the oldest first. Raises `LocalError`.
+    """Return the names of a maildir that may be messages, the oldest first.
 
-    Also those in cur/, where the route or the prefix of a running daemon's says so.
+    Those in cur/ are included if the route says so, or if a running daemon's route has a
+    prefix. Raises `LocalError` if a directory cannot be listed.
     """
     prefixes = [] if place.is_failed else [prefix for prefix, _ in served(maildir)]
     include_cur = place.route.include_cur or any(prefixes)
@@ -168,9 +169,10 @@ def look_at(
     name: bytes,
     told: dict[str, Any] | None = None,
 ) -> Entry | None:
-    """Look at one file; None where it is no message, or gone. Raises `LocalError`.
+    """Return the entry of one file; None if it is no message, or gone.
 
-    `told` is what the daemons say of messages.
+    `told` is what the daemons report of messages. Raises `LocalError` if the file's status
+    cannot be read.
     """
     try:
         status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
@@ -218,7 +220,7 @@ def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:
 
 
 def _told(maildir: Maildir) -> dict[str, Any]:
-    """Return what the daemons that have the maildir say of messages, by their names."""
+    """Return what the daemons that serve the maildir report of messages, by their names."""
     found: dict[str, Any] = {}
     for prefix, shard in served(maildir):
         waiting = (read(maildir, prefix, shard) or {}).get("waiting")
@@ -228,7 +230,7 @@ def _told(maildir: Maildir) -> dict[str, Any]:
 
 
 def _with_daemon(entry: Entry, known: Any) -> Entry:
-    """Add what a daemon says; its file may have been forged by the maildir's owner."""
+    """Add what a daemon reports; the maildir's owner may have forged its file."""
     if not isinstance(known, dict):
         return entry
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
@@ -243,7 +245,7 @@ def _with_daemon(entry: Entry, known: Any) -> Entry:
 
 
 def _with_attempts(entry: Entry, known: KnownAttempts) -> Entry:
-    """Add what earlier runs have noted, and a daemon that was started since does not know."""
+    """Add the attempts of earlier runs, which a daemon that was started since does not know."""
     tries, attempts = known.of(entry.name)
     return replace(
         entry,
@@ -254,7 +256,7 @@ def _with_attempts(entry: Entry, known: KnownAttempts) -> Entry:
 
 
 def daemon_line(maildir: Maildir) -> str:
-    """Return one line about the daemon that has a maildir. Raises `LocalError`."""
+    """Return a line about the daemons of a maildir. Raises `LocalError` if it cannot be listed."""
     said = []
     for prefix, shard in served(maildir):
         told = read(maildir, prefix, shard) or {}
@@ -276,11 +278,11 @@ def printable_reason(text: str) -> str:
 
 
 def find_names(maildir: Maildir, place: QueuePlace, wanted: bytes) -> list[tuple[Folder, bytes]]:
-    """Return the messages that a name may mean. Raises `LocalError`.
+    """Return the messages that `wanted` may mean. Raises `LocalError` if they cannot be listed.
 
-    The file name, or a path that ends in it, with or without the flags and numbers that mail
-    readers add; where it ends with `+`, each message whose name begins so. Never one that only
-    begins like a whole name: that may be another message, and the one that is meant may be gone.
+    `wanted` is a file name, or a path that ends in one, with or without the flags and numbers
+    that mail readers add; if it ends with `+`, it means each message whose name begins so. A
+    whole name never means a longer one: that may be another message, and the wanted one gone.
     """
     last = wanted.rpartition(b"/")[2]
     found = candidates(maildir, place)

@@ -5,10 +5,10 @@
     json     {"time": "2026-01-31T12:00:00.250Z", "level": "warning", "route": "/M",
               "event": "deferred", "text": "1.a: r@y: deferred: later"}
 
-The journal keeps the time by itself and wants priorities (sd-daemon(3)), which it
-takes off, also in front of JSON. A text that comes here is printable; JSON is
-ASCII, with everything else escaped (RFC 8259, 7), so that a line is one object
-whatever a server or a file name has in it.
+The journal records the time itself and expects priorities (sd-daemon(3)), which it
+strips, also in front of JSON. The texts are printable already; JSON is ASCII, with
+everything else escaped (RFC 8259, 7), so that a line is one object whatever a server
+or a file name contains.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def log_line(
     fd: int = 2,
     clock: Callable[[], float] = time.time,
 ) -> Callable[[str, int, str], str]:
-    """Return what makes a line of an event, a priority and a text (`Report`).
+    """Return the function that makes a line of an event, a priority and a text (`Report`).
 
-    `name` is what tells a route from the others in a text, empty for the only
-    one; `route` names it in JSON. `fd` is where the lines go, `clock` seconds of
-    the epoch.
+    `name` distinguishes a route from the others in a text, empty for the only one;
+    `route` names it in JSON. `fd` is the descriptor that the lines go to, `clock`
+    seconds of the epoch.
     """
     journal = to_journal(environment, fd)
     prefix = f"maildirqmtp: {name}: " if name else "maildirqmtp: "
@@ -59,6 +59,6 @@ def log_line(
 
 
 def stamp(seconds: float) -> str:
-    """Return a time (seconds of the epoch) as RFC 3339 has it: UTC, with milliseconds."""
+    """Return a time (seconds of the epoch) in RFC 3339 format: UTC, with milliseconds."""
     whole, thousandths = divmod(int(seconds * 1_000), 1_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{thousandths:03}Z"

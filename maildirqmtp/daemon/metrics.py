@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     #: Name, help, type, and the value of each route.
     Metric = tuple[str, str, str, list[tuple[dict[str, str], float]]]
 
-#: Seconds for which the text made for one client is given to the others as well.
+#: Seconds for which the response made for one client is given to all others.
 FRESH_S = 1.0
 
 _COUNTERS = (
@@ -76,7 +76,7 @@ def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
 
 
 def _counters(snapshot: Snapshot) -> list[tuple[dict[str, str], dict[str, int]]]:
-    """Return the counters of a route, of each server where it has several."""
+    """Return the labels and counters of a route: one pair, or one for each of its servers."""
     servers = [str(server) for server in snapshot.route.servers]
     if len(servers) == 1:
         return [(_labels(snapshot, servers[0]), snapshot.counters)]
@@ -109,14 +109,15 @@ def _escape(text: str) -> str:
 
 
 def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
-    """Write the textfile; readers find the old or the new one. Raises `LocalError`.
+    """Write the textfile; readers find the old or the new one, never a part.
 
-    Others may read it, as node_exporter has to, whatever the umask.
+    All users may read it, whatever the umask: node_exporter has to. Raises `LocalError` if it
+    cannot be written.
     """
     directory, name = os.path.split(path)
     data = render(collect(snapshots)).encode()
     try:
-        # O_PATH: files can be made where the directory may not be listed.
+        # O_PATH: files can be made even in a directory that may not be listed.
         fd = os.open(directory or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise local_error("write", path, error) from error
@@ -129,10 +130,10 @@ def write(path: bytes, snapshots: Iterable[Snapshot]) -> None:
 def page(
     snapshots: Callable[[], Iterable[Snapshot]], clock: Callable[[], float] = time.monotonic
 ) -> Callable[[Request], Reply]:
-    """Return what answers requests for the metrics, at `/metrics` and `/`.
+    """Return the function that answers requests for the metrics, at `/metrics` and `/`.
 
-    They are made once in `FRESH_S` at most, however many clients ask. `clock`
-    is monotonic seconds. Raises `ConfigError` where the extra is missing.
+    It collects them at most once in `FRESH_S` seconds, however many clients ask. `clock`
+    is monotonic seconds. Raises `ConfigError` if the extra `metrics` is not installed.
     """
     try:
         from prometheus_client import CollectorRegistry, Metric
@@ -171,7 +172,7 @@ def page(
 def page_or_why_not(
     snapshots: Callable[[], Iterable[Snapshot]],
 ) -> Callable[[Request], Reply]:
-    """Return what `page` does; without the extra, what says that it is not installed."""
+    """Return what `page` returns; without the extra, a function that answers 404 and says so."""
     try:
         return page(snapshots)
     except ConfigError:

@@ -1,7 +1,7 @@
-"""Orphans: as PID 1, in a container without an init, a daemon has to reap what others leave.
+"""Orphans: as PID 1, in a container without an init, a daemon has to reap orphaned processes.
 
-Only that: a command of this process is waited for by whoever has started it, and its exit
-status is read by that (`transport.process`).
+It must reap nothing else: the code that started a command of this process waits for it and
+reads its exit status (`transport.process`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from maildirqmtp.transport import process
 
 
 def is_reaper() -> bool:
-    """Say whether orphans become children of this process."""
+    """Return whether orphans become children of this process."""
     return os.getpid() == 1
 
 
 def reap() -> bool:
-    """Reap the orphans that have exited; False where one of our own, still to be read, hides more.
+    """Reap the orphans that have exited; return False if a command of ours may hide others.
 
-    waitid(2) shows one exited child at a time, and the same until somebody has reaped it.
+    waitid(2) shows one exited child at a time, and the same one until it has been reaped.
     """
     while True:
-        # Not amid a start: a command that has exited already would not be known as ours.
+        # Not during a start: a command that exits at once would not be in `own` yet.
         with process.starting:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -1,8 +1,8 @@
-"""What a route imports when it needs it, imported before any route begins.
+"""Import before a route starts what it would otherwise import on demand.
 
-An import opens files of the version that is installed. A daemon that has run out of
-descriptors must still be able to refuse a message, write its status and end; and
-one whose package was upgraded below it must go on with the code that it began with.
+An import opens files of the installed version. A daemon that has run out of
+descriptors must still be able to refuse a message, write its status and end; and one
+whose package is upgraded while it runs must go on with the code that it started with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maildirqmtp.transport.connect import connector
 if TYPE_CHECKING:
     from maildirqmtp.forwarder.route import Route
 
-#: All that functions import, in the rooms that a route runs through.
+#: All modules that are imported inside functions, in the rooms that a route uses.
 MODULES = (
     "base64",
     "encodings.idna",  # by getaddrinfo
@@ -40,7 +40,10 @@ MODULES = (
 
 
 def preload(route: Route) -> None:
-    """Import all that this route may need. Raises `OSError` and `ImportError`."""
+    """Import all that this route may need.
+
+    Raises `ImportError` if a module is missing, and `OSError` if its file cannot be read.
+    """
     for name in MODULES:
         import_module(name)
     watcher.load()

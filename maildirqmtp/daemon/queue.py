@@ -1,15 +1,15 @@
-"""Which message next in watch mode, and when.
+"""Which message is tried next in watch mode, and when.
 
-The scan is the truth, and what is known is only when to try again:
+Scans decide which messages there are; the queue only remembers when to try them again:
 
     new name ---> fresh --take--> out --gone--> (forgotten)
                                    |  ^
                              later v  | due, or `try_all`
                                   waiting
 
-Fresh ones go before those that wait. A name that two scans in a row have missed is
-forgotten; one that a single scan missed is not gone (readdir and renames at the
-same time may do that).
+Fresh messages go before those that wait. A name that two scans in a row have missed
+is forgotten. One miss proves nothing: readdir may skip a name while other files are
+renamed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.large_messages import Postponed
 
-# What a message keeps when a mail reader moves, flags or numbers it.
+# The part of a name that stays when a mail reader moves, flags or numbers the message.
 from maildirqmtp.maildir.names import without_uid as _base
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.transport.wakeup import Wakeup
 
-#: Part of the time that may go into scanning while events keep coming.
+#: The share of the time that may go into scanning while events keep coming.
 _SCAN_SHARE = 0.1
-#: Files that events name and that are tried without a scan; more of them are a burst.
+#: The most files named by events that are tried without a scan; more of them make one due.
 MAX_HINTS = 64
 #: Characters of a reason that are kept.
 _REASON_MAX = 200
@@ -47,15 +47,15 @@ _REASON_MAX = 200
 class WatchQueue:
     """The messages of a maildir, as scan after scan finds them.
 
-    `hint` and `look_again` may be called from any thread, and set `wake`: a file that
-    an event names is taken up without a scan, unless there are very many; what else
-    happens makes a scan due. Without that, one is due every `rescan_s` seconds. Where
-    scanning takes long, because very many wait, scans are due less often than events
-    come. `clock` is seconds that only go on; `wall_clock` seconds of the epoch.
+    `hint` and `look_again` may be called from any thread, and set `wake`. A file that
+    an event names is tried without a scan, unless there are very many; any other event
+    makes a scan due. Without events, one is due every `rescan_s` seconds. If scanning
+    takes long, because very many messages wait, scans are due less often than events
+    come. `clock` is monotonic seconds; `wall_clock` seconds of the epoch.
 
-    `open` is false once `close` was called; then nothing is handed out any more.
-    `local_error` is why the last scan failed. `allowance` is how many may be out, beyond those that
-    are when it is set; None for as many as there are.
+    `open` is false after `close`; then nothing is handed out any more. `local_error` is why the
+    last scan failed. `allowance` is how many messages may be out beyond those that are out when it
+    is set; None for no limit.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class WatchQueue:
         self.open = False
 
     def look_again(self) -> None:
-        """There may be something new; from any thread."""
+        """Make a scan due; from any thread."""
         self._look = True
         if self._wake is not None:
             self._wake.set()
 
     def hint(self, name: bytes | None = None) -> None:
-        """There may be a file of this name in new/, or None, anything; from any thread."""
+        """Take a name that may have appeared in new/; None makes a scan due. From any thread."""
         if name is None or len(self._hints) >= MAX_HINTS:
             self.look_again()
             return
@@ -110,7 +110,7 @@ class WatchQueue:
             self._wake.set()
 
     def try_all(self) -> None:
-        """Make all that wait due now."""
+        """Make all messages that wait, and a scan, due now."""
         now = int(self._clock())
         for entry in self._known.values():
             if entry.due is not None:
@@ -121,7 +121,7 @@ class WatchQueue:
     # Handing out
 
     def __len__(self) -> int:
-        """See `forwarder.queue.Queue`. Those that wait and are due count, too."""
+        """See `forwarder.queue.Queue`. All waiting messages that are due count as one."""
         if not self.open:
             return 0
         return len(self._fresh) + len(self._postponed) + (self._next_due() is not None)
@@ -152,9 +152,9 @@ class WatchQueue:
         return None
 
     def _reserved(self, key: bytes) -> tuple[Folder, bytes] | None:
-        """Return a message that is to go, for this route alone; None where another has it."""
+        """Reserve a message for this route and return it; None if another route has it."""
         if self._reservations is not None and not self._reservations.take(key, self):
-            # When the other route lets go of it, a scan finds it as a new one.
+            # When the other route releases it, a scan finds it as a new message.
             del self._known[key]
             return None
         if self.allowance is not None:
@@ -169,7 +169,7 @@ class WatchQueue:
         return None if entry is None else entry.due
 
     def refill(self) -> int:
-        """See `forwarder.queue.Queue`. The worker scans, in its own time."""
+        """See `forwarder.queue.Queue`. It finds nothing: the worker decides when to scan."""
         return 0
 
     def put_back(self, candidates: list[tuple[Folder, bytes]]) -> None:
@@ -184,7 +184,7 @@ class WatchQueue:
         self._postponed.add(keys, broken=broken, first=first)
 
     def _return(self, folder: Folder, name: bytes) -> bytes:
-        """Make a message that was out fresh again; return its key."""
+        """Release a message that was out; return its key, for the caller to queue it again."""
         key = _base(name)
         new = make_entry(folder, name, self._wall_clock(), self._scans)
         entry = self._known.setdefault(key, new)
@@ -232,7 +232,7 @@ class WatchQueue:
 
     def vanished(self, name: bytes) -> bool:
         """See `forwarder.queue.Queue`. With --cur, a mail reader may have moved it."""
-        # Once until the next regular scan: a file system may list what it does not have.
+        # Only once until the next regular scan: a file system may list files that are not there.
         if self._include_cur and _base(name) not in self._sought:
             self._sought.add(_base(name))
             self._look = True
@@ -251,7 +251,7 @@ class WatchQueue:
             birth_s = entry.birth_s
         elif isinstance(entry, UndatedEntry):
             entry.came_s = birth_s
-        # A server says the same of a million messages.
+        # A server may give the same reason for a million messages: keep one copy.
         reason = intern(reason[:_REASON_MAX])
         was_ours = entry.ours
         is_news = reason != entry.reason
@@ -283,7 +283,7 @@ class WatchQueue:
     # The scan
 
     def scan_due(self) -> bool:
-        """Say whether it is time for a scan."""
+        """Return whether it is time for a scan."""
         now = self._clock()
         return self.open and (now >= self._rescan_at or (self._look and now >= self._not_before))
 
@@ -297,8 +297,8 @@ class WatchQueue:
         return at
 
     def scan(self) -> None:
-        """Look at the maildir; what went wrong is in `local_error`."""
-        # Before the scan, not after: what comes meanwhile asks for another one.
+        """Scan the maildir; `local_error` is then the reason why that failed, or None."""
+        # Before the scan, not after: a file that appears meanwhile makes another one due.
         self._look = False
         self._hints.clear()
         began = self._clock()
@@ -325,11 +325,11 @@ class WatchQueue:
         self._not_before = began + (self._clock() - began) / _SCAN_SHARE
 
     def take_hints(self) -> None:
-        """Take up the files that events have named since the last time."""
+        """Add the files that events have named since the last call."""
         if not self._hints:
             return
         try:
-            # Where sidecars cannot be looked for, each of them would be held for a while.
+            # If sidecars cannot be looked for, each of these files would be held for a while.
             self._maildir.find_envelopes()
         except LocalError:
             self._hints.clear()
@@ -343,7 +343,7 @@ class WatchQueue:
                 self._add_new(key, self._maildir.new, name, now_s)
 
     def _news(self, names: Iterator[bytes], number: int) -> Iterable[bytes]:
-        """Return what is new, or has been moved or flagged by a mail reader."""
+        """Return the names that are new, or that a mail reader has moved or flagged."""
         known = self._known
         news = []
         for name in names:
@@ -357,13 +357,13 @@ class WatchQueue:
         return news
 
     def _move(self, entry: QueueEntry, key: bytes, folder: Folder, name: bytes) -> None:
-        """Have a message where it is now; what was none where it was may be one here."""
+        """Note where a message is now; a file that was no message of this route may be one here."""
         entry.folder, entry.name = folder, name
         if not entry.ours and entry.due is not None:
             self._wait_until(entry, key, int(self._clock()))
 
     def _forget_missing(self) -> None:
-        """Forget those that wait and were neither in this scan nor in the one before."""
+        """Forget waiting messages that neither this scan nor the one before has found."""
         before, known = self._scans - 1, self._known
         for key in [k for k, e in known.items() if e.seen_in < before and e.due is not None]:
             del known[key]
@@ -372,7 +372,7 @@ class WatchQueue:
 
     @property
     def size(self) -> int:
-        """How many names are known, of this route or not."""
+        """The number of known names, of this route or not."""
         return len(self._known)
 
     def waiting(self) -> Iterator[QueueEntry]:
@@ -380,14 +380,14 @@ class WatchQueue:
         return (entry for entry in self._known.values() if entry.ours)
 
     def is_out(self, entry: QueueEntry) -> bool:
-        """Say whether a message is in hand, of this route or another: it may be in flight."""
+        """Return whether this route or another has reserved a message: it may be in flight."""
         return self._reservations is not None and self._reservations.has(_base(entry.name))
 
     def names(self) -> list[bytes]:
-        """Return the messages that are there, of this route or not, by names without flags."""
+        """Return the names without flags of all known messages, of this route or not."""
         out = [] if self._reservations is None else self._reservations.keys()
         return [*self._known, *out]
 
     def overview(self, most: int) -> tuple[int, float, list[QueueEntry]]:
-        """Return how many wait, the birth of the oldest (0.0 for none), and some of them."""
+        """Return how many wait, the birth of the oldest (0.0 for none), and `most` of them."""
         return overview(self._known.values(), most)

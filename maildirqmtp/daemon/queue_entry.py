@@ -1,4 +1,4 @@
-"""What a queue knows of a message that waits. Half a million may, so that each byte counts."""
+"""What a queue knows of a message that waits. Half a million may wait, so each byte counts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DIGITS = 10
 class QueueEntry:
     """What is known of a message: when it is tried again, and why; its name says when it came.
 
-    What is the same for many of them is one object. `due` is the queue's clock, None while the
-    message is fresh or out. `seen_in` is the number of the last scan that has seen it.
+    Values that many entries have in common are one object. `due` is a time of the queue's clock,
+    None while the message is fresh or out. `seen_in` is the number of the last scan that found it.
     """
 
     __slots__ = ("due", "folder", "name", "reason", "seen_in", "tries")
-    #: When it came, seconds of the epoch, where the name does not say that.
+    #: When it came, in seconds of the epoch, if its name does not say that.
     came_s: float | None = None
 
     def __init__(self, folder: Folder, name: bytes, seen_in: int) -> None:
@@ -34,23 +34,23 @@ class QueueEntry:
 
     @property
     def birth_s(self) -> float:
-        """When the message came, as far as its name says; else its file's time, once known."""
+        """When it came: by its name, else by its file's time; until that is known, when found."""
         return float(self.name[:_DIGITS]) if self.came_s is None else self.came_s
 
     @property
     def ours(self) -> bool:
-        """False for what is no message of this route."""
+        """False once a try has shown that it is no message of this route."""
         return bool(self.reason or not self.tries)
 
 
 class UndatedEntry(QueueEntry):
-    """The same of a message whose name does not say when it came."""
+    """The entry of a message whose name does not say when it came."""
 
     __slots__ = ("came_s",)
 
 
 def make_entry(folder: Folder, name: bytes, now_s: float, seen_in: int) -> QueueEntry:
-    """Return what is known of a message that was found now, which may be when it came."""
+    """Return the entry of a message found now, which also came now unless its name says when."""
     if _tells(name, now_s):
         return QueueEntry(folder, name, seen_in)
     entry = UndatedEntry(folder, name, seen_in)
@@ -59,7 +59,7 @@ def make_entry(folder: Folder, name: bytes, now_s: float, seen_in: int) -> Queue
 
 
 def _tells(name: bytes, now_s: float) -> bool:
-    """Say whether a name begins with ten digits of seconds: such names sort by their times."""
+    """Return whether a name begins with ten digits of past seconds: such names sort by time."""
     seconds, dot, _ = name.partition(b".")
     if not dot or len(seconds) != _DIGITS or seconds[:1] == b"0" or not seconds.isdigit():
         return False
@@ -67,7 +67,7 @@ def _tells(name: bytes, now_s: float) -> bool:
 
 
 def overview(known: Iterable[QueueEntry], most: int) -> tuple[int, float, list[QueueEntry]]:
-    """Return how many messages of the route wait, the oldest one's birth (0.0: none), and some."""
+    """Return how many messages of the route wait, the oldest's birth (0.0: none), and `most`."""
     count, some = 0, []
     oldest, births_s = b"", []
     for entry in known:

@@ -1,8 +1,8 @@
-"""What the routes of one process share of a maildir: its lock, its messages in hand, its state.
+"""What the routes of one process share of a maildir: its lock, reserved messages and state.
 
 Routes with different prefixes may share a maildir, and a message with several
 recipients may be for both. Each rewrites its sidecar; if both did so at the same
-time, the one would put back the recipients that the other has just taken off.
+time, one would put back the recipients that the other has just removed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
         """The queue of a route."""
 
         def look_again(self) -> None:
-            """A message that could not be taken may be free now."""
+            """Scan again: a message that could not be taken may be free now."""
 
 
 class Reservations:
-    """The messages of one maildir that are in hand, each of one route; shared by threads."""
+    """The messages of one maildir that routes have reserved, each for one route. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[bytes, list[RouteQueue]] = {}
 
     def take(self, key: bytes, queue: RouteQueue) -> bool:
-        """Take a message; False where another has it: `look_again` is called when it is free."""
+        """Reserve a message; False if it is taken: `queue.look_again` is called when it is free."""
         with self._lock:
             refused = self._held.get(key)
             if refused is None:
@@ -51,16 +51,16 @@ class Reservations:
             return False
 
     def has(self, key: bytes) -> bool:
-        """Say whether a route has a message in hand."""
+        """Return whether a route has reserved a message."""
         return key in self._held
 
     def keys(self) -> list[bytes]:
-        """Return the messages that are in hand now."""
+        """Return the messages that are reserved now."""
         with self._lock:
             return list(self._held)
 
     def release(self, key: bytes) -> None:
-        """Let go of a message; harmless where it is not held."""
+        """Release a message; harmless if it is not reserved."""
         with self._lock:
             refused = self._held.pop(key, [])
         for queue in refused:
@@ -78,7 +78,7 @@ class SharedMaildir(NamedTuple):
 class MaildirLocks:
     """The locks that this process holds on maildirs, one for all the routes of each.
 
-    `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    `clock` is monotonic seconds, `wall_clock` seconds of the epoch.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class MaildirLocks:
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
         """Keep other processes away from a maildir; yield what its routes share.
 
-        Raises `LocalError`, which names the process that holds the lock.
+        Raises `LocalError` if it cannot be locked, naming the process that holds the lock.
         """
         status = os.fstat(maildir.root.fd)
         key = (status.st_dev, status.st_ino, maildir.shard)

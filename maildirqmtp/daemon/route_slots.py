@@ -36,6 +36,6 @@ class SlotsByServer:
         return self._current is not None and self._current.waits
 
     def leave(self) -> None:
-        """Be no route to these servers any more."""
+        """Give back all slots, and stop being a route to these servers."""
         for slots in self._joined.values():
             slots.leave()

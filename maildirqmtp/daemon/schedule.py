@@ -1,4 +1,4 @@
-"""When to try again: a message that was deferred, a server that cannot be reached.
+"""When to try again a message that was deferred, or a server that cannot be reached.
 
 Pure. The clock and the randomness are arguments.
 """
@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds after a message's birth that its second try waits for, less its age: 20 squared.
+#: Square root of the seconds from a message's birth to its second try: 20 squared is 400 s.
 _FIRST_ROOT_S = 20.0
 #: Seconds before a server that could not be reached is tried again, at first and at most.
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
-#: A wait is shortened by up to this part, so that many forwarders do not call at once.
+#: A wait is shortened by up to this fraction, so that many forwarders do not connect at once.
 _JITTER = 0.2
 
 
 def retry_at(birth_s: float, now_s: float) -> float:
     """Return when a message that was deferred now is to be tried again, in seconds of the epoch.
 
-    qmail's schedule (qmail-send.c, squareroot): tries at birth + 400 n^2. It asks for
-    nothing but the message's age, so that it survives a restart. A birth in the future counts as
-    now.
+    qmail's schedule (qmail-send.c, squareroot): tries at birth + 400 n^2. It depends only on the
+    message's age, so it survives a restart. A birth in the future counts as now.
     """
     birth_s = min(birth_s, now_s)
     return birth_s + (sqrt(now_s - birth_s) + _FIRST_ROOT_S) ** 2

@@ -1,15 +1,15 @@
-"""Slots: the connections that all routes of a process have to one server, and who is next.
+"""Slots: the connections that all routes of a process may have to one server, and in what order.
 
     route --take--> a slot is free ------------------> connecting -> silent --answer--> live
                \\--> all are taken: it waits in line --turn comes--^
 
-Connections that are silent, with the server answering others meanwhile, are in the backlog
-of a server that takes fewer (`tcpserver -c 2`). They stay open: what they have sent would
-be read, and delivered, after they were closed. But from then on there are only as many slots as
+A connection that stays silent while the server answers others is in the backlog of a server
+that takes fewer (`tcpserver -c 2`). It stays open: the server would read what it has sent, and
+deliver it, even after it was closed. But from then on there are only as many slots as
 connections that the server answers, and one more is tried from time to time.
 
-While a route waits in line, or a connection in the backlog, a connection that has nothing to
-do is closed at once, and a busy one when its turn is over, the longest in use first.
+While a route waits in line, or a connection in the backlog, an idle connection is closed at
+once, and a busy one when its turn is over, the longest in use first.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.wakeup import Wakeup
 
-#: Seconds without a first answer, while others get theirs, after which a connection is taken to be
-#: in the server's backlog: so many times what first answers take, at least and at most so long.
+#: When a connection without a first answer, while others get theirs, counts as in the server's
+#: backlog: after this multiple of what first answers take, but at least and at most these seconds.
 PATIENCE_FACTOR = 4.0
 PATIENCE_LEAST_S = 1.0
 PATIENCE_MOST_S = 5.0
 _FIRST_ANSWER_WEIGHT = 0.2
 #: Seconds after which one more connection is tried than the server seems to take.
 PROBE_S = 60.0
-#: Seconds of a turn, at most and at least, where others wait: all are to have theirs in so long.
+#: Seconds of a turn while others wait, at most and at least, and of a round that gives each one.
 TURN_MOST_S = 5.0
 TURN_LEAST_S = 0.5
 ROUND_S = 20.0
-#: Of a server that several routes share, the seconds of work in flight at once on what its answers
-#: so far show, and the messages before that: a route whose turn is over is to be done soon.
+#: What a route may have in flight if several share a server, so that its turn can end soon:
+#: seconds of work at the measured rate of answers, and the messages that are always allowed.
 IN_FLIGHT_S = 3.0
 IN_FLIGHT_LEAST = 8
-#: Seconds over which the rate of answers is measured, and that make a first measure.
+#: Seconds over which the rate of answers is measured, and the least for a first measurement.
 _RATE_S = 1.0
 _RATE_LEAST_S = 0.05
-#: Seconds for which the most connections that were answered at a time are remembered.
+#: Seconds for which the highest number of answered connections is remembered.
 _PEAK_S = 10.0
 
 
@@ -53,8 +53,8 @@ class Turn(NamedTuple):
     """What a route may do in its next turn.
 
     `allowance`: messages that may be sent, None for as many as the window takes. `closes_idle`:
-    connections without work are to be closed. `connections`: how many there may be. `look_at`: the
-    clock's time by which it is to ask again. `news`: what is to be logged.
+    idle connections are to be closed. `connections`: how many there may be. `look_at`: the clock's
+    time by which the route must ask again, None for any. `news`: a line for the log, or empty.
     """
 
     allowance: int | None = None
@@ -67,14 +67,14 @@ class Turn(NamedTuple):
 class _Server:
     """The slots of one server; all fields are guarded by `lock`.
 
-    `room` is how many connections it takes, as far as it has shown; None where no limit was met.
+    `room` is how many connections the server seems to take; None if it has shown no limit.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.lock = threading.Lock()
         self.clock = clock
         self.routes: set[RouteSlots] = set()
-        #: Those of the routes that have a slot: a few, where there may be thousands.
+        #: The routes that have a slot: a few, out of what may be thousands.
         self.holders: set[RouteSlots] = set()
         self._limits = Counter[int]()
         self.line: deque[RouteSlots] = deque()
@@ -88,18 +88,18 @@ class _Server:
     # Slots
 
     def come(self, route: RouteSlots) -> None:
-        """Have one more route."""
+        """Add a route."""
         self.routes.add(route)
         self._limits[route.limit] += 1
 
     def leave(self, route: RouteSlots) -> None:
-        """Have one route less."""
+        """Remove a route."""
         self.routes.discard(route)
         self._limits[route.limit] -= 1
         self._limits += Counter()  # drops what is 0
 
     def hold(self, route: RouteSlots, slots: int) -> None:
-        """Have a route hold so many slots."""
+        """Set how many slots a route holds."""
         route.held = slots
         if slots:
             self.holders.add(route)
@@ -107,7 +107,7 @@ class _Server:
             self.holders.discard(route)
 
     def is_free(self, now: float) -> bool:
-        """Say whether there is a slot for one more connection."""
+        """Return whether there is a slot for one more connection."""
         used = sum(route.held for route in self.holders)
         if used >= min(self._limits):
             return False
@@ -119,7 +119,7 @@ class _Server:
         return True
 
     def queue(self, route: RouteSlots) -> None:
-        """Put a route at the end of the line."""
+        """Put a route at the end of the line, and wake routes that may yield their slots to it."""
         if not route.waits:
             route.waits = True
             self.line.append(route)
@@ -146,7 +146,7 @@ class _Server:
             route.wake.set()
 
     def wake_holders(self, most: int | None = None) -> None:
-        """Have routes that have a connection look at what has changed."""
+        """Wake routes that have an answered connection, to look at what has changed."""
         for route in [route for route in self.holders if route.live][:most]:
             route.wake.set()
 
@@ -154,11 +154,11 @@ class _Server:
 
     @property
     def patience_s(self) -> float:
-        """Seconds for which a first answer is waited for."""
+        """Seconds without a first answer after which a connection counts as in the backlog."""
         return min(PATIENCE_MOST_S, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * self.first_answer_s))
 
     def note_first_answer(self, took_s: float) -> None:
-        """Learn how long first answers take; what waits in the backlog teaches little."""
+        """Learn how long first answers take, up to `patience_s`: a backlog's delay says little."""
         took_s = min(took_s, self.patience_s)
         weight = _FIRST_ANSWER_WEIGHT if self.first_answer_s else 1.0
         self.first_answer_s += weight * (took_s - self.first_answer_s)
@@ -174,29 +174,29 @@ class _Server:
         return sum(since <= by and since < answers_at for since in silent)
 
     def next_starving_at(self, now: float) -> float | None:
-        """Return when a connection that is silent so far may turn out to be in the backlog."""
+        """Return when the next silent connection may count as in the backlog; None for never."""
         due = [since + self.patience_s for route in self.holders for since in route.silent]
         return min((at for at in due if at > now), default=None)
 
     def measure(self, now: float, starving: int) -> None:
-        """Compare its room with the connections that it answers now, and has answered lately."""
+        """Adapt `room` to the connections that the server answers now, and has answered lately."""
         live = sum(route.live for route in self.holders)
         if live >= self._peak or now >= self._peak_at + _PEAK_S:
             self._peak, self._peak_at = live, now
         if self.room is not None and live > self.room:
-            # The one that was tried is answered beside all others: on to the next one.
+            # The extra connection is answered besides all others: try the next one.
             self.room, self._probe_at = live, now
         elif starving:
             self.shrink(now)
 
     def shrink(self, now: float) -> None:
-        """Have no more slots than connections that the server answers."""
+        """Limit the slots to the connections that the server answers."""
         live = max(self._peak, sum(route.live for route in self.holders))
         if live and (self.room is None or live < self.room):
             self.room, self._probe_at = live, now + PROBE_S
 
     def news(self, name: str) -> str:
-        """Return what is to be logged about its room, where that is less than was told."""
+        """Return a line for the log if `room` is less than last reported, else an empty text."""
         if self.room is None or (self._told is not None and self.room >= self._told):
             return ""
         self._told = self.room
@@ -209,9 +209,9 @@ class _Server:
 class RouteSlots:
     """The slots of one route; its methods are for the route's own thread.
 
-    `limit` is what the route allows all routes to this server together; `wake` is set when its
-    turn has come, or its slot is wanted. The other fields are the server's: slots `held`,
-    connections that are answered (`live`, since `began`, at last at `answered_at`), and since when
+    `limit` is how many connections it allows all routes to this server together; `wake` is set
+    when it gets a slot, or is to yield one. `_Server` uses the other fields: slots `held`,
+    connections that are answered (`live`, since `began`, last at `answered_at`), and since when
     others are `silent`. It `waits` in line, or is `yielding` its slots to a route that does.
     """
 
@@ -233,7 +233,7 @@ class RouteSlots:
         self._measured = (0.0, 0)
 
     def take(self) -> bool:
-        """Say whether a connection may be made; where not, wait in line for that."""
+        """Return whether a connection may be made; if not, put the route in line."""
         server, now = self._server, self._server.clock()
         with server.lock:
             if not self.held and not server.line and server.is_free(now):
@@ -246,13 +246,13 @@ class RouteSlots:
             self._answered = 0
             self._measured = now, 0
             self._rate = 0.0
-            # Somebody has to see when it is not answered: making the connection may wait for that.
+            # Another route has to notice that it is not answered: connecting may block until then.
             self.silent = (now,)
             server.wake_holders(1)
             return True
 
     def give_back(self, failed: bool = False) -> None:
-        """Have no connection, and wait for none; `failed`: the server did not want the last one."""
+        """Give back all slots, and leave the line; `failed`: the server answered nothing."""
         server, now = self._server, self._server.clock()
         if not (self.held or self.waits):
             return
@@ -268,7 +268,7 @@ class RouteSlots:
             server.grant(now)
 
     def leave(self) -> None:
-        """Be no route to this server any more."""
+        """Give back all slots, and stop being a route to this server."""
         self.give_back()
         with self._server.lock:
             self._server.leave(self)
@@ -276,7 +276,7 @@ class RouteSlots:
     def before_turn(
         self, connections: Sequence[Connection[Any]], has_more: bool, wants_more: bool
     ) -> Turn:
-        """Tell how the connections are; return what the route may do in its next turn.
+        """Report the state of the connections; return what the route may do in its next turn.
 
         `has_more`: there is mail to be sent; `wants_more`: one more connection would be of use.
         """
@@ -335,7 +335,7 @@ class RouteSlots:
         self._measure(now)
 
     def _measure(self, now: float) -> None:
-        """Keep the rate of answers, of the last second with work or of this one if that is more."""
+        """Update the rate of answers: of the last second with work, or of this one if higher."""
         since, count = self._measured
         if self.is_idle or self._answered < count:
             self._measured = now, self._answered
@@ -348,7 +348,7 @@ class RouteSlots:
                 self._rate = max(self._rate, rate)
 
     def _decide(self, waiting: int, now: float) -> None:
-        """Decide whether to leave the slot to somebody who waits."""
+        """Decide whether to yield the slot, if a route or a connection waits."""
         if not waiting or not self.live:
             self.yielding = False
             return
@@ -375,7 +375,7 @@ class RouteSlots:
 
 
 class ServerSlots:
-    """The slots of all servers of a process. `clock` is seconds that only go on."""
+    """The slots of all servers of a process. `clock` is monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -383,7 +383,7 @@ class ServerSlots:
         self._servers: dict[Hashable, _Server] = {}
 
     def join(self, server: Hashable, limit: int, wake: Wakeup) -> RouteSlots:
-        """Return the slots of one more route to this server, for `RouteSlots.leave` to end."""
+        """Add a route to this server and return its slots; `RouteSlots.leave` removes it."""
         with self._lock:
             found = self._servers.setdefault(server, _Server(self._clock))
             route = RouteSlots(found, limit, wake)

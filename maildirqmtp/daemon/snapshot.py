@@ -1,4 +1,4 @@
-"""What a route of a daemon is up to: for its status file, its metrics and its log. Pure."""
+"""The state of a daemon's route at one moment, for its status file, metrics and log. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WaitingMessage:
-    """A message that waits: its name, tries so far, why, and when next (epoch; 0, now)."""
+    """A message that waits: name, tries so far, reason, next try (seconds of the epoch; 0: now)."""
 
     name: bytes
     tries: int
@@ -28,8 +28,8 @@ class Snapshot:
     `state` is `starting`, `idle`, `connected`, `waiting for a slot`, `backing off`
     (until `connect_at_s`, because of `stop_reason`), `stuck` (the maildir cannot be
     changed), `no maildir` or `stopped`. `messages` wait, the oldest since `oldest_s`;
-    `waiters` are some of them. `server` is the one that answered last, empty for the
-    preferred one; `by_server` has the counters of each that was connected to.
+    `waiters` are some of them. `server` is the one that answered last; empty means the
+    preferred one. `by_server` has the counters of each that was connected to.
     """
 
     route: Route
@@ -52,7 +52,7 @@ class Snapshot:
         return self.server or str(self.route.server)
 
     def line(self) -> str:
-        """Return it as one line for people."""
+        """Return the snapshot as one line for people."""
         c = self.counters
         parts = [f"{self.messages} waiting", self.state]
         if self.state == "backing off" and self.stop_reason:
@@ -64,7 +64,7 @@ class Snapshot:
         return "; ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as what the status file holds; `status` documents that."""
+        """Return the snapshot as an object of the status file (see `status`)."""
         return {
             "state": self.state,
             "server": self.answering,

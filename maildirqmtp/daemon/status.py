@@ -1,11 +1,11 @@
-"""The daemon's status file: what it says of a route, for `--status` (`cli.status`).
+"""The daemon's status files, one for each route, for `--status` and `qmtpq`.
 
     DIR/.maildirqmtp-status.json            of the route without a prefix
-    DIR/.maildirqmtp-status-HEX.json        of one with, HEX being the prefix in hexadecimal
-    DIR/...-shard-K-N.json                  the same of a shard
+    DIR/.maildirqmtp-status-HEX.json        of a route with one; HEX is it in hexadecimal
+    DIR/...-shard-K-N.json                  of a shard of either
 
-The file is one object: `version pid maildir` and what `snapshot` has; times are
-seconds of the epoch, 0 for never. It is of use while its `pid` holds the
+A file is one object: `version pid maildir` and what `snapshot` has; times are
+seconds of the epoch, 0 for never. It counts only while its `pid` holds the
 maildir's lock; what waits is read from the maildir itself.
 """
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _NAME = b".maildirqmtp-status"
-#: Status files that are looked at; a maildir has few routes.
+#: The most status files that are read; a maildir has few routes.
 _MAX_FILES = 1_000
-#: Bytes of a status file that are read.
+#: The most bytes of a status file; a longer one is ignored.
 _MAX_BYTES = 16 << 20
 
 
@@ -40,7 +40,10 @@ def _name(prefix: bytes, shard: Shard | None) -> bytes:
 
 
 def write(snapshot: Snapshot) -> None:
-    """Write a route's status file; readers find the old or the new one. Raises `LocalError`."""
+    """Write a route's status file; readers find the old or the new one, never a part.
+
+    Raises `LocalError` if the maildir cannot be opened, or the file cannot be written.
+    """
     route = snapshot.route
     content = {
         "version": _VERSION,
@@ -55,7 +58,7 @@ def write(snapshot: Snapshot) -> None:
 
 
 def read(maildir: Maildir, prefix: bytes, shard: Shard | None = None) -> dict[str, Any] | None:
-    """Return the status of the daemon that has the maildir, or a shard, now; None for none."""
+    """Return the status of the daemon that serves the maildir, or a shard, now; None for none."""
     return _read(maildir, _name(prefix, shard), shard)
 
 
@@ -75,9 +78,9 @@ def _not_a_number(constant: str) -> None:
 
 
 def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
-    """Return the prefixes and shards of the routes of daemons that have the maildir now.
+    """Return the prefixes and shards of the routes that daemons serve in the maildir now.
 
-    Where one shard is served, all are listed. Raises `LocalError`.
+    If one shard is served, all are listed. Raises `LocalError` if the maildir cannot be listed.
     """
     routes: set[tuple[bytes, Shard | None]] = set()
     try:
@@ -103,7 +106,7 @@ def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
 
 
 def _shard_of(name: bytes) -> Shard | None:
-    """Return the shard that a status file is of, by its name."""
+    """Return the shard in the name of a status file; None if it names none."""
     found = re.search(rb"-shard-([0-9]{1,4})-([0-9]{1,4})\.json\Z", name)
     if found is None or not 0 < int(found[2]) <= MAX_SHARDS:
         return None

@@ -1,13 +1,13 @@
-"""The daemon's process: its routes in threads, its signals, and what it tells of itself.
+"""The daemon's process: its routes in threads, its signals, and what it reports.
 
     TERM, INT   finish what is in flight (20 s at most), settle, exit; twice: at once
     ALRM        try everything now
     HUP         read the configuration again
     USR1        a line of status for each route
 
-What is wanted is a table of routes; `_reconcile` makes what runs agree with it,
-at the start and after each HUP: it stops what is not wanted as it is, and starts
-what does not run, once its predecessor on the same maildir has ended.
+The configuration is a table of wanted routes. At the start and after each HUP,
+`_reconcile` stops the running routes that are not in it as they are, and starts those
+that are missing, once the predecessor on the same maildir has ended.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
 #: Seconds that routes get to stop, beyond those for what is in flight.
 _STOP_SLACK_S = 5.0
-#: Seconds that they get once they are told to stop at once: a command that does not exit by
-#: itself is ended in four, and then they say what is in doubt.
+#: Seconds that routes get when they are told to stop at once: a command that does not exit by
+#: itself is ended in four, and then the route reports what is in doubt.
 _HURRY_S = 5.0
-#: Seconds after which a route for which there was no thread is tried again, and orphans that
-#: could not be reaped.
+#: Seconds until another attempt at a route that could not be started, and at orphans that could
+#: not be reaped.
 _AGAIN_S = 60.0
 _REAP_AGAIN_S = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
@@ -66,8 +66,8 @@ RouteKey = tuple[bytes, bytes]
 def run(config: Config, reload: Callable[[], Config] | None) -> int:
     """Forward until told to stop; return the exit code.
 
-    `reload` reads the configuration again, and may raise `ConfigError`; None
-    where there is no file.
+    `reload` reads the configuration again, None without a file; it may raise `ConfigError`.
+    Raises `ConfigError` if an address of the first configuration cannot be served.
     """
     raise_limit()
     wake = Wakeup()
@@ -85,7 +85,7 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
 
 
 def _watched(route: Route) -> str:
-    """Say what a route watches, and where its mail goes."""
+    """Return the log line that names what a route watches, and where its mail goes."""
     folders = "new and cur" if route.include_cur else "new"
     prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
     shard = f", shard {route.shard}" if route.shard else ""
@@ -101,7 +101,7 @@ def _full_name(route: Route) -> str:
 
 
 class _Runner:
-    """A route at work in a thread; `done` once that has ended, `crash` why it should not have."""
+    """A route's worker in its thread; `done` once that has ended, `crash` the traceback if any."""
 
     def __init__(self, worker: Worker, wake: Wakeup) -> None:
         self.worker = worker
@@ -116,7 +116,7 @@ class _Runner:
         try:
             self.worker.run()
         except BaseException:
-            # A bug. The others are stopped; a supervisor of this process may start it again.
+            # A bug. The other routes are stopped; a service manager may restart the process.
             self.crash = traceback.format_exc()
         finally:
             self.done = True
@@ -129,7 +129,7 @@ class _Runner:
 
 
 class Supervisor:
-    """See the module's head. `signals` are those that came and were not acted on yet."""
+    """See the module's docstring. `signals` are those received and not acted on yet."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Supervisor:
         self._unwritable: set[bytes] = set()
 
     def run(self) -> int:
-        """Run until told to stop, or until a route cannot go on; return the exit code."""
+        """Run until told to stop, or until a route crashes; return the exit code."""
         interval_s = self._notifier.watchdog_s
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake.fd, selectors.EVENT_READ)
@@ -181,7 +181,7 @@ class Supervisor:
                     self._on_signal(self.signals.popleft())
                 self._reap()
                 self._tell()
-        self._reap()  # who ended after the last turn may be stuck, or have crashed
+        self._reap()  # a route that ended after the last turn may be stuck, or have crashed
         for runner in self._runners.values():
             if not runner.done and not runner.worker.connecting:
                 self._code = EXIT_TEMPORARY
@@ -226,7 +226,7 @@ class Supervisor:
                 break
 
     def _start(self, key: RouteKey, route: Route) -> bool:
-        """Start a route; say whether there was a thread for it, and all that it may import."""
+        """Start a route; return False if its modules or its thread cannot be had."""
         try:
             preload(route)
         except (ImportError, OSError) as error:
@@ -251,7 +251,7 @@ class Supervisor:
         return True
 
     def _not_started(self, report: Report, why: str) -> None:
-        # The others go on; with each one more the same would be said.
+        # Running routes go on; starting another would only fail for the same reason.
         report.problem(f"cannot be forwarded: {why}")
         self._again_at = boot_clock() + _AGAIN_S
 
@@ -262,7 +262,7 @@ class Supervisor:
         return f"{printable(route.maildir)}{prefix}"
 
     def _line(self, route: Route | None) -> Callable[[str, int, str], str]:
-        """Return what makes the lines of a route's log, or of the process's own."""
+        """Return the function that makes the log lines of a route; None is the process itself."""
         names = (self._name(route), _full_name(route)) if route is not None else ("", "")
         return log_line(self._config.log_format, *names)
 
@@ -276,7 +276,7 @@ class Supervisor:
         )
 
     def _reap(self) -> None:
-        """Take leave of threads that have ended; a wanted route among them begins anew."""
+        """Deal with threads that have ended; a route among them that is wanted is started anew."""
         ended = [(k, r) for k, r in self._runners.items() if r.done and not r.reaped]
         is_late = self._again_at is not None and boot_clock() >= self._again_at
         for key, runner in ended:
@@ -323,7 +323,7 @@ class Supervisor:
             self._report.note("stopping; what is in flight is finished first")
             self._stop_by = boot_clock() + STOP_S + _STOP_SLACK_S
         elif at_once:
-            # Who is busy otherwise, with a bounce say, is not waited for.
+            # A route that is busy with anything else, such as a bounce, is not waited for.
             self._stop_by = min(self._stop_by, boot_clock() + _HURRY_S)
         for runner in self._runners.values():
             runner.stop(at_once)
@@ -378,7 +378,7 @@ class Supervisor:
             self._news = False
 
     def _health(self) -> Health:
-        """Say how each route is, those that could not be started as well. From any thread."""
+        """Return the health of each route, also of those not started. From any thread."""
         now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
         found = [
             RouteHealth(

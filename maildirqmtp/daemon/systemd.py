@@ -1,4 +1,4 @@
-"""Telling systemd how a service is (sd_notify(3)). Without NOTIFY_SOCKET, nothing is told."""
+"""Report the service's state to systemd (sd_notify(3)), if there is a NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Notifier:
-    """Sends states to the supervisor named by the environment.
+    """Sends states to the service manager that the environment names.
 
-    `watchdog_s` is the seconds within which WATCHDOG=1 is expected, None where
-    it is not. A supervisor that cannot be reached is no reason not to forward
-    mail: what cannot be sent is dropped, as libsystemd's callers do.
+    `watchdog_s` is the seconds within which WATCHDOG=1 is expected, None if it
+    is not. A service manager that cannot be reached must not stop the mail: what
+    cannot be sent is dropped, as libsystemd's callers do.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -25,13 +25,13 @@ class Notifier:
         self._socket: socket.socket | None = None
         path = environment.get("NOTIFY_SOCKET", "")
         if path[:1] in ("/", "@"):
-            # A name that begins with @ is in the abstract namespace: NUL, on the wire.
+            # A name that begins with @ is in the abstract namespace: the address has NUL for it.
             self._address = b"\0" + os.fsencode(path[1:]) if path[0] == "@" else path
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 
     def send(self, *states: str) -> None:
-        """Send assignments, as `READY=1`."""
+        """Send assignments, such as `READY=1`."""
         if self._socket is not None and self._address is not None:
             try:
                 self._socket.sendto("\n".join(states).encode("utf-8", "replace"), self._address)
@@ -39,7 +39,7 @@ class Notifier:
                 return
 
     def reloading(self) -> None:
-        """Say that the configuration is being read again; READY=1 has to follow."""
+        """Report that the configuration is being read again; READY=1 has to follow."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
         self.send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
@@ -58,7 +58,7 @@ def _watchdog_s(environment: Mapping[str, str]) -> float | None:
 
 
 def to_journal(environment: Mapping[str, str], fd: int) -> bool:
-    """Say whether a descriptor is the journal's (systemd.exec(5), JOURNAL_STREAM)."""
+    """Return whether a descriptor is the journal's (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         status = os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""Waking the daemon that forwards a maildir: it then tries at once all that waits."""
+"""Wake the daemon that forwards a maildir, so that it tries at once all that waits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
 
 class Woken(Enum):
-    """What came of waking a daemon."""
+    """The result of waking a daemon."""
 
     DONE = auto()
-    #: No process that stays has the maildir.
+    #: No daemon serves the maildir.
     NO_DAEMON = auto()
-    #: It is another user's process.
+    #: The daemon is another user's process.
     NOT_ALLOWED = auto()
 
 
 def wake(maildir: Maildir) -> Woken:
-    """Send SIGALRM to the daemon that has the maildir, or those of its shards. Raises `LocalError`.
+    """Send SIGALRM to the daemon that serves the maildir, or to those of its shards.
 
-    Only where the process of a status file holds the lock: a run that does not stay would be
-    killed by the signal, and tries everything anyway.
+    Only if the process of a status file holds the lock: the signal would kill a batch, which
+    tries everything anyway. Raises `LocalError` if the maildir cannot be listed, or if a daemon
+    has just ended.
     """
     told = [(read(maildir, *route) or {}).get("pid") for route in served(maildir)]
     processes = {process for process in told if isinstance(process, int) and process > 0}

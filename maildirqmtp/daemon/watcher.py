@@ -1,16 +1,15 @@
-"""Watching directories for files that appear, by one inotify instance. Only this imports watchdog.
+"""Watch directories for files that appear, by one inotify instance. Only this imports watchdog.
 
-What it tells is a hint, never the truth: the kernel's queue may overflow, the
-directory may be replaced, unmounted, or on another machine, and there may be no
-inotify instance left. The caller scans from time to time, and calls `check` with
-each scan.
+An event is a hint, never the truth: the kernel's queue may overflow, the directory
+may be replaced, unmounted, or on another machine, and there may be no inotify
+instance left. So the caller scans from time to time, and calls `check` with each scan.
 
-The kernel is asked for as little as will do: names that appear, and the end of the
-directory itself. Not for what leaves: we would wake ourselves with each message we remove.
+The kernel is asked for as little as possible: names that appear, and the end of the
+directory itself. Names that disappear are left out: each message we remove would wake us.
 
-Of watchdog this uses the reader of an inotify instance, below its observers. Those would
+This uses watchdog's reader of an inotify instance, not the observers above it. Those would
 take a thread for each directory, hold back every later event for half a second after a name
-that was moved away, and keep quiet about a directory that is scheduled again after its
+was moved away, and report nothing from a directory that is scheduled again after its
 emitter has ended.
 """
 
@@ -30,37 +29,37 @@ if TYPE_CHECKING:
 
     from watchdog.observers.inotify_c import InotifyEvent, InotifyFD, WatchDescriptor
 
-#: File systems on which other machines make files, of which this kernel hears nothing.
+#: File systems on which other machines can make files without an event in this kernel.
 _REMOTE = frozenset(
     {"9p", "afs", "ceph", "cifs", "coda", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3"}
 )
-#: Seconds that watchdog's thread is waited for when it has been told to end.
+#: The most seconds to wait for the end of watchdog's thread.
 _END_S = 5.0
-#: What the kernel is asked for (inotify(7)): IN_MOVED_TO, IN_CREATE, IN_DELETE_SELF; a directory,
-#: and not by a link.
+#: The events that are asked for (inotify(7)): IN_MOVED_TO, IN_CREATE, IN_DELETE_SELF; and the
+#: flags IN_ONLYDIR and IN_DONT_FOLLOW: only a directory, not a link to one.
 APPEARS = 0x80 | 0x100 | 0x400
 _MASK = APPEARS | 0x0100_0000 | 0x0200_0000
 
 
 def load() -> None:
-    """Import watchdog, so that no route has to. Where it cannot be, its first watch says so."""
+    """Import watchdog, so that no route has to. If that fails, the first watch reports it."""
     with contextlib.suppress(ImportError):
         import watchdog.observers.inotify_c  # noqa: F401
 
 
 class Watcher:
-    """The inotify instance of a process, and the watches on it; of use from any thread."""
+    """The inotify instance of a process, and the watches on it; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reader: InotifyFD | None = None
         self._watches: set[Watch] = set()
-        #: Why there can be no instance at all; empty while there may be.
+        #: Why this process can never have an instance; empty while it can.
         self._hopeless = ""
 
     def add(self, watch: Watch) -> None:
-        """Have the kernel tell a watch of its directory. Raises `OSError`, or `RuntimeError`
-        where it never can.
+        """Have the kernel report events to a watch. Raises `OSError` if it cannot now, and
+        `RuntimeError`, or `ImportError` without watchdog, if this process never can.
         """
         with self._lock:
             if self._reader is None or not self._reader.is_alive():
@@ -73,7 +72,7 @@ class Watcher:
                     self._end()
 
     def remove(self, watch: Watch) -> None:
-        """Tell a watch nothing more; without any there is no instance and no thread."""
+        """Report nothing more to a watch; without watches there is no instance and no thread."""
         with self._lock:
             if watch in self._watches:
                 self._watches.discard(watch)
@@ -82,12 +81,12 @@ class Watcher:
                 self._end()
 
     def has(self, watch: Watch) -> bool:
-        """Say whether events of a watch can be hoped for."""
+        """Return whether events of a watch can be expected."""
         reader = self._reader
         return reader is not None and reader.is_alive() and watch.is_known
 
     def _begin(self) -> None:
-        """Make an instance, and have it tell all that were told by one that has ended."""
+        """Make an instance, and give it all watches of one that has ended."""
         from watchdog.observers.inotify_c import InotifyFD
 
         if self._hopeless:
@@ -96,18 +95,18 @@ class Watcher:
         reader = InotifyFD()
         logger = logging.getLogger("watchdog")
         if not logger.handlers:
-            # Its lines are about inotify; ours, about the maildir, go to the log.
+            # Its lines are about inotify; the log gets ours, about the maildir.
             logger.addHandler(logging.NullHandler())
             logger.propagate = False
         try:
             reader.start()
         except RuntimeError as error:
-            # No thread is left; and each try would leave descriptors of watchdog's open.
+            # There is no thread for it, and each try would leak descriptors of watchdog's.
             self._hopeless = str(error)
             raise
         self._reader = reader
         for watch in self._watches:
-            # Where it cannot be watched, its own next check says why.
+            # Where this fails, the watch's own next check says why.
             with contextlib.suppress(OSError):
                 self._add(watch)
             watch.hint(None)  # what came meanwhile was not told
@@ -149,7 +148,7 @@ class Watch:
     file that has appeared, or None for anything else. `say` is called, in the
     caller's thread, when watching turns out to be impossible, and when it works
     again after that. `descriptor` is the kernel's number of the watch, `ended` one
-    that it has taken back; these are the watcher's.
+    that the kernel has removed; `Watcher` sets both.
     """
 
     def __init__(
@@ -175,11 +174,11 @@ class Watch:
 
     @property
     def watching(self) -> bool:
-        """True while events can be hoped for."""
+        """True while events can be expected."""
         return self._watcher.has(self)
 
     def check(self) -> None:
-        """Begin to watch, or see whether that still works, and mend it where it does not."""
+        """Begin to watch, or repair a watch that does not work any more."""
         if self._hopeless or self.watching:
             return
         kind = file_system(self.directory)
@@ -211,19 +210,19 @@ class Watch:
     # Called by watchdog, in its thread
 
     def on_event(self, event: InotifyEvent) -> None:
-        """Tell of a file that has appeared, or of the end of the directory."""
+        """Pass on that a file has appeared, or that the directory has gone."""
         if not event.name:
             self.hint(None)
         elif not event.is_directory:
             self.hint(event.name)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """Note that the kernel tells nothing more: the directory is gone, or unmounted."""
+        """Note that the kernel has removed the watch: the directory is gone, or unmounted."""
         self.ended = wd
         self.hint(None)
 
     def on_queue_overflow(self) -> None:
-        """Tell that events were lost."""
+        """Pass on that events were lost."""
         self.hint(None)
 
 
@@ -236,7 +235,7 @@ def _reason(error: OSError) -> str:
 
 
 def file_system(path: bytes) -> str:
-    """Return the type of the file system that a path is on; empty where nobody tells."""
+    """Return the type of the file system that a path is on; empty if that cannot be found out."""
     try:
         device = os.stat(path).st_dev
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:

@@ -5,8 +5,8 @@
           |                                      +---- nothing to send -----+
           +--- the path leads elsewhere, or nowhere ------------------------+
 
-Runs in a thread of its own. What other threads ask for (`stop`, `try_all`) is a
-flag and a wake-up; what they want to know is in `snapshot`, replaced as a whole.
+It runs in a thread of its own. Requests of other threads (`stop`, `try_all`) set a flag and
+wake it; they read its state from `snapshot`, which is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from maildirqmtp.transport.endpoint import Endpoint
     from maildirqmtp.transport.transport import Transport
 
-#: Seconds between two snapshots while something happens; more where making them takes more
-#: than this part of the time, because very many messages wait.
+#: Seconds between two snapshots while something happens; more if making them would take more
+#: than this fraction of the time, because very many messages wait.
 PUBLISH_S = 1.0
 _PUBLISH_SHARE = 0.02
 #: Messages that a snapshot lists.
@@ -50,16 +50,16 @@ MOST_SHOWN = 10_000
 
 
 def boot_clock() -> float:
-    """Return seconds that only go on, also while the machine sleeps: laptops do."""
+    """Return monotonic seconds that go on while the machine sleeps, as laptops do."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Worker:
     """Forwards one route until it is told to stop.
 
-    `on_publish` is called in the worker's thread when there is a new
-    `snapshot`. `servers` and `watcher` are what all routes of the process share;
-    None makes one of its own. A maildir that cannot be opened or locked is waited for.
+    `on_publish` is called in the worker's thread when there is a new `snapshot`. All routes of the
+    process share `servers` and `watcher`; None makes one of the worker's own. If the maildir cannot
+    be opened or locked, the worker tries again every `rescan_s` seconds.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Worker:
     # From any thread
 
     def stop(self, at_once: bool = False) -> None:
-        """Take no more messages, finish what is in flight or give it up, return from `run`."""
+        """Take no more messages, finish what is in flight (`at_once`: give it up), leave `run`."""
         self._stopping.set()
         forwarder = self._forwarder
         if forwarder is not None:
@@ -114,7 +114,7 @@ class Worker:
         self._interrupt_wait()
 
     def try_all(self) -> None:
-        """Try everything now: what waits, the server, a maildir that is not there."""
+        """Try everything now: messages that wait, the server, a maildir that is missing."""
         self._all_now = True
         self._interrupt_wait()
 
@@ -126,7 +126,7 @@ class Worker:
 
     @property
     def watchdog_deadline(self) -> float:
-        """The clock's time by which the thread comes back from what it is doing, or hangs."""
+        """The clock's time by which the thread must be back in its loop; later, it hangs."""
         forwarder = self._forwarder
         if forwarder is None:
             return self._own_deadline
@@ -134,13 +134,13 @@ class Worker:
 
     @property
     def connecting(self) -> bool:
-        """True while it waits for a connection to be made; then nothing is in flight."""
+        """True while the worker waits for a connection; then nothing is in flight."""
         forwarder = self._forwarder
         return forwarder is not None and forwarder.connecting
 
     @property
     def stuck(self) -> bool:
-        """True where the server has messages that cannot be removed here."""
+        """True if messages that the server has accepted cannot be removed here."""
         return self.snapshot.state == "stuck"
 
     # The thread
@@ -163,7 +163,7 @@ class Worker:
         self._own_deadline = self._clock() + SLACK_S
 
     def _complain(self, what: str) -> None:
-        """Say it once, not with each try."""
+        """Report a problem once, not with each try."""
         if what != self._complaint:
             self.report.problem(f"{what}; trying again every {self.route.rescan_s:g} s")
         self._complaint = what
@@ -209,7 +209,7 @@ class Worker:
             self._slots = SlotsByServer(self._servers, route.server_connections, wake)
             stack.callback(self._slots.leave)
 
-            # Watched before the first scan: what comes in between is found by the one or the other.
+            # Watched before the first scan, so that no file that appears in between is missed.
             watch = Watch(maildir.new.path, queue.hint, self.report.note, self._watcher)
             stack.callback(watch.close)
             clocks, stop = (self._clock, self._wall_clock), forwarder.told_to_stop
@@ -262,7 +262,7 @@ class Worker:
         queue.scan()
 
     def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
-        """Send while there is a connection; connect where there is mail; else wait."""
+        """Send while there is a connection; connect if there is mail; else wait."""
         now = self._clock()
         if forwarder.connected:
             self._turn(forwarder, queue, self._slots_for(forwarder))
@@ -318,8 +318,8 @@ class Worker:
             self.report.note("the maildir can be changed again; going on")
 
     def _disconnected(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
-        """There is no connection any more, or none could be made: back off where that helps."""
-        # Not "later than": clocks are set back, and then the back-off would never end.
+        """Handle the end of all connections, or a failed one; back off if another cannot help."""
+        # Not "later than": if a clock is set back, the back-off would never end.
         of_use = forwarder.answered_s not in (0.0, self._answered_s)
         if of_use:
             self._answered_s = forwarder.answered_s
@@ -340,7 +340,7 @@ class Worker:
     # Snapshots
 
     def _publish_if_due(self) -> None:
-        """Publish, if something has changed, and not more often than once a second."""
+        """Publish a snapshot if something has changed, at most once a second."""
         queue, forwarder = self._queue, self._forwarder
         if queue is None or forwarder is None:
             return
