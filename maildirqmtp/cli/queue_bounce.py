@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 #: Messages that are put on hold together, while their bounces are handed on.
 BATCH = 100
 CANCELLED = "delivery was cancelled by an administrator"
+_HELD = "; it stays on hold: qmtpq drop removes it, qmtpq release lets it be sent"
 _NO_SERVER = Response(REFUSED, CANCELLED.encode())
 
 
@@ -107,6 +108,8 @@ class _Bounces:
         #: The longest first: a recipient belongs to the first that it begins with.
         self._prefixes = sorted({b"", *place.prefixes, *told}, key=len, reverse=True)
         self._bouncers: dict[bytes, Bouncer] = {}
+        #: The names of messages whose senders know that they are not delivered.
+        self._told: set[bytes] = set()
 
     def _lock(self, stack: ExitStack) -> None:
         if self._place.is_failed:
@@ -163,11 +166,13 @@ class _Bounces:
             try:
                 self._send(selected, batch, to_json, done)
             finally:
-                gone = [entry.name for entry in batch if entry.name in done]
-                left = [e.name for e in batch if e.name not in done and not e.is_on_hold]
-                for release, bouncing in ((gone, False), (left, True)):
-                    if release:
-                        change_holds(self._maildir, hold=(), release=release, bouncing=bouncing)
+                gone = [name for name in names if name in done]
+                # Delivered now, they would arrive although their senders were told otherwise.
+                told = [name for name in names if name in self._told - done]
+                left = [e.name for e in batch if e.name not in self._told and not e.is_on_hold]
+                for hold, release, bouncing in ((told, gone, False), ((), left, True)):
+                    if hold or release:
+                        change_holds(self._maildir, hold=hold, release=release, bouncing=bouncing)
 
     def _send(
         self, selected: Selected, batch: Sequence[Entry], to_json: bool, gone: set[bytes]
@@ -178,7 +183,8 @@ class _Bounces:
             try:
                 self._send_one(entry)
             except QMTPError as error:
-                selected.fault(f"{printable(entry.folder.join(entry.name))}: {error}")
+                held = "" if entry.name not in self._told or self._place.is_failed else _HELD
+                selected.fault(f"{printable(entry.folder.join(entry.name))}: {error}{held}")
             else:
                 gone.add(entry.name)
                 tell("bounced", self._place, entry, to_json)
@@ -198,6 +204,7 @@ class _Bounces:
             for prefix, recipients in parts:
                 texts = dict(enumerate(_texts(entry, queued, recipients)))
                 self._bouncer(prefix).bounce(_part(queued, prefix, recipients), texts, "")
+                self._told.add(entry.name)
         finally:
             queued.close()
         why = requeue.drop(self._maildir, [(entry.folder, entry.name, entry.identity)])[0]

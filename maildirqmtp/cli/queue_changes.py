@@ -86,7 +86,8 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     found = [entry for _, _, entry in batch]
     try:
         outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
-        if on_hold := [entry.name for entry in found if entry.is_on_hold]:
+        dropped = [entry for entry, why in zip(found, outcomes, strict=True) if why is None]
+        if on_hold := [entry.name for entry in dropped if entry.is_on_hold]:
             change_holds(maildir, hold=(), release=on_hold)
     except LocalError as error:
         selected.fault(str(error))

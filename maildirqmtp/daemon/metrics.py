@@ -132,8 +132,8 @@ def page(
 ) -> Callable[[Request], Reply]:
     """Return the function that answers requests for the metrics, at `/metrics` and `/`.
 
-    It collects them at most once in `FRESH_S` seconds, however many clients ask. `clock`
-    is monotonic seconds. Raises `ConfigError` if the extra `metrics` is not installed.
+    It collects them at most once in `FRESH_S` seconds for each format, however many clients ask.
+    `clock` is monotonic seconds. Raises `ConfigError` if the extra `metrics` is not installed.
     """
     try:
         from prometheus_client import CollectorRegistry, Metric
@@ -154,17 +154,18 @@ def page(
 
     registry = CollectorRegistry()
     registry.register(Collector())
-    last: tuple[float, Reply] | None = None
+    replies: dict[str, tuple[float, Reply]] = {}
 
     def reply(request: Request) -> Reply:
-        nonlocal last
         if request.path not in ("/", "/metrics"):
             return NOT_FOUND
+        encode, content_type = choose_encoder(request.fields.get("accept", ""))
+        at_s, last = replies.get(content_type, (0.0, None))
         now_s = clock()
-        if last is None or now_s - last[0] >= FRESH_S:
-            encode, content_type = choose_encoder(request.fields.get("accept", ""))
-            last = now_s, Reply(encode(registry), content_type)
-        return last[1]
+        if last is None or now_s - at_s >= FRESH_S:
+            last = Reply(encode(registry), content_type)
+            replies[content_type] = now_s, last
+        return last
 
     return reply
 

@@ -254,9 +254,9 @@ class RouteSlots:
     def give_back(self, failed: bool = False) -> None:
         """Give back all slots, and leave the line; `failed`: the server answered nothing."""
         server, now = self._server, self._server.clock()
-        if not (self.held or self.waits):
-            return
         with server.lock:
+            if not (self.held or self.waits):
+                return
             self.live = 0
             server.hold(self, 0)
             self.silent = ()

@@ -317,6 +317,31 @@ def test_drop_asks(path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch)
     assert names(path / "new") == []
 
 
+@pytest.mark.parametrize("how", ["touched", "moved by a mail reader"])
+def test_what_changes_before_the_yes_is_still_on_hold(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """An administrator held it: the daemon must not send it because it could not be dropped."""
+    add_message(path, "1.a")
+    add_message(path, "2.b")
+    assert qmtpq(capsys, 0, "hold", path, "1.a", "2.b")[1] == ""
+
+    class Yes(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            if how == "touched":
+                os.utime(path / "new" / "1.a", (5, 5))
+            else:
+                (path / "new" / "1.a").rename(path / "cur" / "1.a:2,S")
+            return "y\n"
+
+    monkeypatch.setattr(sys, "stdin", Yes())
+    out, err = qmtpq(capsys, 111, "drop", path, "1.a", "2.b")
+    assert out == f"dropped {path}/new/2.b\n"
+    assert "1.a: it " in err
+    listed = qmtpq(capsys, 0, "list", "--names", "--held", "--cur", path)[0]
+    assert [Path(line).name.partition(":")[0] for line in listed.splitlines()] == ["1.a"]
+
+
 def test_drop_by_filter_leaves_failed_ones_alone(path: Path, failed: Path, capsys: Capture) -> None:
     """They are dropped where --failed says so."""
     add_message(path, "1.a")

@@ -206,7 +206,32 @@ def test_a_message_that_is_replaced_while_its_sender_is_told_stays(
     mailer.chmod(0o700)
     _, err = qmtpq(capsys, 111, "bounce", "--yes", "--sendmail", mailer, path, "1.a")
     assert "its sender was told, but it has changed" in err
+    assert "it stays on hold" in err
     assert (path / "new" / "1.a").read_text() == "new\n"
+    # Its sender believes that it was not delivered.
+    assert qmtpq(capsys, 0, "list", "--names", "--held", path)[0] == "1.a\n"
+
+
+def test_a_message_of_two_routes_whose_second_bounce_fails_stays_on_hold(
+    tmp_path: Path, path: Path, capsys: Capture
+) -> None:
+    """Its sender was told of the first route's recipients: these must not get it after all."""
+    add_message(path, "1.a")
+    add_sidecar(path, "1.a", "s@x", "one-a@y", "two-b@y")
+    config = tmp_path / "routes.toml"
+    config.write_text(
+        "".join(
+            f"[[route]]\nmaildir = '{path}'\nprefix = '{prefix}'\nserver = 'localhost'\n"
+            for prefix in ("one-", "two-")
+        )
+    )
+    mailer = tmp_path / "mailer"
+    mailer.write_text(f"#!/bin/sh\ncat >/dev/null\nmkdir {tmp_path}/first 2>/dev/null || exit 75\n")
+    mailer.chmod(0o700)
+    words = ["bounce", "--yes", "--config", config, "--sendmail", mailer, path, "1.a"]
+    _, err = qmtpq(capsys, 111, *words)
+    assert "it stays on hold" in err
+    assert qmtpq(capsys, 0, "list", "--names", "--held", path)[0] == "1.a\n"
 
 
 def test_it_asks_first(

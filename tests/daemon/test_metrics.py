@@ -270,6 +270,10 @@ def test_openmetrics_where_prometheus_prefers_it() -> None:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/", headers=accept)) as response:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
             assert response.read().endswith(b"# EOF\n")
+        # A program that reads plain text only, within the same second.
+        with urllib.request.urlopen(f"{url}/") as response:
+            assert response.headers["Content-Type"].startswith("text/plain")
+            assert b"# EOF" not in response.read()
         with pytest.raises(urllib.error.HTTPError, match="404") as answer:
             urllib.request.urlopen(f"{url}/favicon.ico")
         answer.value.close()

@@ -400,3 +400,30 @@ def test_all_have_their_turn_whatever_the_server_takes(bench: Bench) -> None:
                     waiting.append(route)
             slowest = max(bench.clock.now - at for at in last.values())
             assert slowest < 60.0, f"{count} routes, {taken} at a time"
+
+
+def test_a_route_that_ends_while_it_gets_a_slot_leaves_none_behind(bench: Bench) -> None:
+    """The slot would be lost for good, and with it all mail to that server."""
+    one, two = bench.routes(2, limit=1)
+    one.connect()
+    assert not two.slots.take()
+    server = two.slots._server
+
+    class Busy:
+        """The lock, which another thread has: amid `grant`, it is about to give `two` the slot."""
+
+        def __enter__(self) -> None:
+            server.lock = lock
+            server.hold(two.slots, 1)
+            lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            lock.release()
+
+    lock = server.lock
+    server.hold(one.slots, 0)
+    server.line.remove(two.slots)
+    two.slots.waits = False
+    server.lock = Busy()  # type: ignore[assignment]
+    two.slots.leave()
+    assert one.slots.take()
