@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 
-#: The highest limit set where the hard one is huge, as in some containers; enough for any routes.
+#: The limit to set if the hard one is higher, as in some containers; enough for any routes.
 MOST = 1 << 20
 
 _before: tuple[int, int] | None = None

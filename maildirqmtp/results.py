@@ -69,7 +69,7 @@ class SendResult(Sequence[Outcome]):
 
     @property
     def in_doubt(self) -> tuple[Outcome, ...]:
-        """The outcomes of recipients who may have the message unanswered, or have it twice."""
+        """The outcomes of recipients who may have the message without an answer, or twice."""
         return tuple([outcome for outcome in self._outcomes if outcome.in_doubt])
 
     def _with(self, status: Status) -> tuple[Outcome, ...]:

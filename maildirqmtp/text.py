@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def each_of(value: str | bytes | Iterable[str | bytes]) -> Iterable[str | bytes]:
-    """Return several texts as they are, and a single text as the only one of several."""
+    """Return an iterable of texts, also if `value` is a single text."""
     return (value,) if isinstance(value, (str, bytes)) else value
 
 

@@ -29,7 +29,7 @@ _MARKS_RESENT = {_RESENT + name for name in (*_OTHER_ADDRESSES, b"bcc", b"date",
 
 
 class Missing(NamedTuple):
-    """Values for fields that a header lacks; made only then, since finding them may take time."""
+    """Values for fields that a header lacks; made only if needed, since that may take time."""
 
     author: Callable[[], bytes]
     date_s: float

@@ -107,7 +107,7 @@ class LocalNames:
         return self.domain or full_host_name().encode("utf-8", "replace")
 
     def _is_short(self, domain: bytes) -> bool:
-        """Return whether a domain, in lower case, has a meaning only on this machine: itself."""
+        """Return whether a domain, in lower case, names this machine, but only on this machine."""
         return domain in _LOCALHOST or domain == self._short
 
     def _is_here(self, domain: bytes) -> bool:
@@ -120,6 +120,6 @@ class LocalNames:
 
 
 def _parts(address: bytes) -> tuple[bytes, bytes]:
-    """Return the local part, and the domain in lower case, empty where there is none."""
+    """Return the local part, and the domain in lower case, empty if there is none."""
     local, at, domain = address.rpartition(b"@")
     return (local, domain.lower().removesuffix(b".")) if at else (address, b"")
