@@ -4,7 +4,7 @@
     | --------- | ------------------ | ----------------------------------------------- |
     | OPEN      | packages           | the client closes; violation; time; stop        |
     | CLOSING   | nothing            | every response owed is written                  |
-    | LINGERING | and throws it away | the client closes; 5 s                          |
+    | LINGERING | data, and drops it | the client closes; 5 s                          |
     | CLOSED    | nothing            |                                                 |
 
 LINGERING exists because closing a socket with unread bytes makes the kernel

@@ -101,8 +101,8 @@ class Policy:
     that would leave the destination less than `min_free` bytes is deferred. `relays` says
     that mail is passed on from here to any domain: then clients that are not local are
     refused, unless `refuse` limits the recipients, or all clients show a certificate, as
-    `verified` says. `pipes_relay` lets clients of unknown origin relay, too. `users` are the
-    IDs of the local users who may send; None lets everybody send, local user or not.
+    `verified` says. `pipes_relay` lets clients of unknown origin relay as well. `users` are
+    the IDs of the local users who may send; None lets everybody send, local user or not.
     """
 
     max_size: int = MAX_MESSAGE

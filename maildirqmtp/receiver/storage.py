@@ -92,7 +92,7 @@ class _OpenMaildir:
             raise LocalError(str(self.trouble))
 
     def check_path(self) -> None:
-        """Check that it is still at its path. Raises `LocalError` if not, or for other trouble."""
+        """Check that it is still at its path. Raises `LocalError` if not, or after `trouble`."""
         try:
             self.maildir.check_path(self.envelope)
         except LocalError as error:

@@ -44,7 +44,7 @@ _COMPLAINT_BYTES = 300
 
 
 class Command:
-    """Runs a command: once for each recipient, or once for all where it has `{recipients}`.
+    """Runs a command: once for each recipient, or once for all if it has `{recipients}`.
 
     `words` are the command; in them `{sender}` and `{recipient}` stand for
     addresses, and a word `{recipients}` for one word for each recipient.

@@ -38,7 +38,7 @@ class Reply(NamedTuple):
 
     @property
     def enhanced(self) -> str:
-        """The enhanced status code (RFC 2034) as in `5.1.1`; empty where there is none."""
+        """The enhanced status code (RFC 2034) as in `5.1.1`; empty if there is none."""
         match = _ENHANCED.match(self.lines[-1])
         return match[1].decode() if match is not None else ""
 

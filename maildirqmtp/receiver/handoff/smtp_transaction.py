@@ -9,7 +9,7 @@
     | text   | before its last line      | Z; the server throws it away            |
     | text   | after its last line       | Z; in doubt, for it may have been taken |
 
-Commands of one transaction up to DATA go out together where the server has
+MAIL and RCPT of one transaction go out together if the server has
 PIPELINING (RFC 2920). With LMTP each accepted recipient has a reply after the
 text (RFC 2033, 4.2); a reply amid the text does not cover all of several recipients, and
 so means Z for all of them.

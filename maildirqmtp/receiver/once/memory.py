@@ -105,7 +105,7 @@ class Memory:
         if version > _VERSION:
             raise sqlite3.DatabaseError("a later version of this program made it")
         database.executescript(_SCHEMA)
-        # The first change, in the script above at the latest, takes the lock for good.
+        # The lock has been held since the journal mode was set; without keys, this changes nothing.
         self._forget([])
 
     def _trouble(self, doing: str, error: Exception) -> LocalError:
