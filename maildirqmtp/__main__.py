@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-# Those of `exit_codes`, which is not loaded yet.
+# The values in `exit_codes`, which is not loaded yet.
 _EXIT_TEMPORARY = 111
 _EX_TEMPFAIL = 75
 
@@ -21,9 +21,9 @@ _EX_TEMPFAIL = 75
 def _program(
     interrupted: int = _EXIT_TEMPORARY,
 ) -> Callable[[Callable[[], int]], Callable[[], NoReturn]]:
-    """Make a program of what runs a command line and returns its exit code.
+    """Turn a function that runs a command line and returns its exit code into a program.
 
-    It exits with `interrupted` where SIGINT comes while modules load.
+    The program exits with `interrupted` if SIGINT comes while modules load.
     """
 
     def make(main: Callable[[], int]) -> Callable[[], NoReturn]:
@@ -47,8 +47,8 @@ def _program(
 def run() -> int:
     """Run the command line of this process, and exit with its code.
 
-    A run that finds its maildir empty is little more than start-up and exit. The
-    collector stays off while modules load (1.5 ms of 36).
+    A run that finds its maildir empty is little more than start-up and exit, so the
+    garbage collector stays off while modules load (1.5 ms of 36).
     """
     # Imports allocate much and free nothing.
     gc.disable()
@@ -63,8 +63,8 @@ def run() -> int:
 def run_sendmail() -> int:
     """Run the command line of `qmtp-sendmail`, and exit with its code.
 
-    Start-up is most of it, too; the collector stays off to the end, for one
-    message makes no garbage (with the exit below, 10 ms of 65).
+    Start-up is most of this run, too. The garbage collector stays off to the end, since
+    one message makes no garbage (with the exit by `_exit`, 10 ms of 65).
     """
     gc.disable()
     from maildirqmtp.cli.qmtp_sendmail import main
@@ -107,15 +107,15 @@ def run_maildirserial() -> int:
 def _exit(code: int) -> NoReturn:
     """End the process without the interpreter's own shutdown.
 
-    That shutdown frees every object, 2 ms of 36 where the maildir is empty; and it
-    ends the process by SIGABRT where a thread still runs and no descriptor is left
-    (`pthread_exit` has to load a library then), or where that thread just writes
-    to standard error. What `atexit` has registered runs, as commands that still
-    run are to be ended. No thread is waited for: whoever began one has done so.
+    That shutdown frees every object, 2 ms of 36 if the maildir is empty; and it
+    ends the process by SIGABRT if a thread still runs and no descriptor is left
+    (`pthread_exit` has to load a library then), or that thread is writing to standard
+    error. Functions registered with `atexit` are called, because they end commands that
+    still run. No thread is waited for: the code that began one has done so.
     """
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way to it
     for stream in (sys.stdout, sys.stderr):
-        # `main` has flushed all that it wrote, and said where that failed.
+        # `main` has flushed all its output, and reported any failure of that.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)

@@ -1,6 +1,6 @@
-"""The limit of open descriptors (getrlimit(2), RLIMIT_NOFILE): raised, given back, and told of.
+"""The limit of open descriptors (getrlimit(2), RLIMIT_NOFILE): raise it, restore it, explain it.
 
-`resource` is loaded only where it is needed: most runs open a handful of files.
+`resource` is loaded only when it is needed: most runs open a handful of files.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 
-#: Where there is no hard limit to speak of, as in some containers, this is enough for any routes.
+#: The limit to set if the hard one is higher, as in some containers; enough for any routes.
 MOST = 1 << 20
 
 _before: tuple[int, int] | None = None
@@ -30,9 +30,9 @@ def raise_limit() -> None:
 
 
 def give_back(pid: int) -> None:
-    """Have a command run with the limit that this process was started with.
+    """Give a command the limit that this process was started with.
 
-    Programs that use select(2), or close whatever may be open, are not made for more.
+    Programs that use select(2), or close every possible descriptor, are not made for more.
     """
     if _before is not None:
         import resource
@@ -42,10 +42,10 @@ def give_back(pid: int) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return what an error means; where descriptors have run out, also the limit and what to do."""
+    """Return what an error means; if descriptors have run out, also the limit and what to do."""
     text = error.strerror or str(error)
     if error.errno == errno.EMFILE:
-        # Not by `resource`: to import it takes a descriptor.
+        # Not from `resource`: importing that takes a descriptor.
         limit = os.sysconf("SC_OPEN_MAX")
         return (
             f"{text}; this process may have {limit}: raise LimitNOFILE= of its systemd unit, "
@@ -57,7 +57,7 @@ def reason(error: OSError) -> str:
 
 
 def threads_reason(error: RuntimeError) -> str:
-    """Return what it means that a thread could not be started, and what to do."""
+    """Return why a thread could not be started, and what to do."""
     used = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
     return (
         f"{error}; this process has {used} threads: raise TasksMax= of its systemd unit, "

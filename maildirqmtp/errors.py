@@ -1,6 +1,6 @@
 """The exception tree: whose fault it is, and whether trying again can help.
 
-K, Z and D are values (`protocol.Response`), never exceptions. An exception
+K, Z and D are values (`response.Response`), never exceptions. An exception
 means that there is no answer at all, or that this side cannot go on.
 """
 
@@ -22,11 +22,11 @@ class Fault(Enum):
 
 
 class QMTPError(Exception):
-    """Anything this package raises on purpose.
+    """The base of everything this package raises on purpose.
 
-    `fault` says who has to do something; `permanent` is true where doing the
-    same again cannot help. Where a client's `send` raises it, `result` is what
-    is known of that package: what was answered, and the others as deferred.
+    `fault` says who has to do something; `permanent` is true if doing the same
+    again cannot help. If a client's `send` raises it, `result` is what is known of
+    that package: the answers that came, and the other recipients as deferred.
     """
 
     fault: Fault = Fault.LOCAL
@@ -35,13 +35,13 @@ class QMTPError(Exception):
 
 
 class ProtocolError(QMTPError):
-    """The other side sent what QMTP does not allow; the connection is useless."""
+    """The other side sent something that QMTP does not allow; the connection is useless."""
 
     fault = Fault.SERVER
 
 
 class NetstringError(ProtocolError):
-    """Bytes that are no netstring, or one longer than its limit."""
+    """Bytes that are not a netstring, or a netstring longer than its limit."""
 
 
 class TransportError(QMTPError, OSError):
@@ -50,7 +50,7 @@ class TransportError(QMTPError, OSError):
     fault = Fault.NETWORK
 
     def __str__(self) -> str:
-        """Only the text: `OSError` would put `[Errno 111]` before it."""
+        """Return only the text: `OSError` would put `[Errno 111]` before it."""
         return self.strerror or super().__str__()
 
 
@@ -78,7 +78,7 @@ class EnvelopeError(QMTPError):
 
 
 class PackageError(EnvelopeError, ValueError):
-    """A package that cannot be sent, for its addresses or its size; a `ValueError` as well."""
+    """A package whose addresses or size rule out sending it; a `ValueError` as well."""
 
 
 class SidecarError(EnvelopeError):
@@ -92,7 +92,7 @@ class FileChangedError(QMTPError):
 
 
 class LocalError(QMTPError):
-    """Something on this machine: a maildir that cannot be read, changed or locked."""
+    """Trouble on this machine, such as a maildir that cannot be read, changed or locked."""
 
 
 class ConfigError(QMTPError):

@@ -17,9 +17,9 @@ EX_USAGE = 64
 EX_DATAERR = 65
 #: There is no such user.
 EX_NOUSER = 67
-#: The mail system does not take it, for some other reason.
+#: The mail system does not take the message, for some other reason.
 EX_UNAVAILABLE = 69
-#: Something here is in the way; trying again later can help.
+#: Trouble on this machine; trying again later can help.
 EX_TEMPFAIL = 75
 #: The caller may not do that.
 EX_NOPERM = 77
@@ -28,7 +28,7 @@ EX_CONFIG = 78
 
 
 class ExitCodes(NamedTuple):
-    """What a program exits with for wrong usage, a wrong message, and trouble that may pass."""
+    """A program's exit codes for wrong usage, a wrong message, and trouble that may pass."""
 
     usage: int
     data: int

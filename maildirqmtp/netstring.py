@@ -5,8 +5,8 @@ bytes, and a comma; `0:,` is the empty one (D. J. Bernstein, netstrings.txt).
 
 Parser contract, here and in `protocol`: a parser looks at a buffer and returns
 what it found; or returns None, which means it needs more bytes; or raises, and
-then no later byte can help. No length is believed beyond its limit, so nobody
-can make us wait for, or set aside memory for, more than we agreed to.
+then no later byte can help. A length above its limit is refused, so a sender
+cannot make us wait for, or set aside memory for, more than we agreed to.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Readable(Protocol):
-        """A binary file object, as far as it is needed."""
+        """The part of a binary file object that is needed here."""
 
         def read(self, size: int, /) -> bytes:
-            """Return at most so many bytes, and b"" at the end."""
+            """Return at most `size` bytes, and b"" at the end."""
             ...
 
 
 COLON = 0x3A
 COMMA = 0x2C
 
-#: Bytes of a netstring that `read` takes, unless told otherwise.
+#: Most bytes of a payload that `read` takes by default.
 MAX_LENGTH = 200_000_000
 
 _READ_BYTES = 64 << 10
@@ -86,9 +86,8 @@ def parse(buffer: bytes | bytearray, start: int, max_length: int) -> tuple[int, 
 def decode(data: bytes, max_length: int | None = None) -> bytes:
     """Return the payload of `data`, which must be exactly one netstring.
 
-    `max_length` bounds the payload's bytes, where it is given. Raises
-    `NetstringError` where `data` is none, is cut short, or is followed by
-    anything.
+    `max_length`, if given, limits the payload's bytes. Raises `NetstringError` if
+    `data` is not a netstring, is cut short, or has anything after the netstring.
     """
     found = parse(data, 0, len(data) if max_length is None else max_length)
     if found is None:
@@ -102,8 +101,8 @@ def decode(data: bytes, max_length: int | None = None) -> bytes:
 def decode_all(data: bytes, max_length: int, max_count: int) -> tuple[bytes, ...]:
     """Return the payloads of the netstrings that `data` is made of.
 
-    Raises `NetstringError` where it is made of anything else, or of more than
-    `max_count`.
+    Raises `NetstringError` if it is made of anything else, of more than `max_count`,
+    or a payload is longer than `max_length` bytes.
     """
     payloads: list[bytes] = []
     start = 0
@@ -120,7 +119,7 @@ def decode_all(data: bytes, max_length: int, max_count: int) -> tuple[bytes, ...
 
 
 def is_valid(data: bytes) -> bool:
-    """Say whether `data` is exactly one netstring."""
+    """Return whether `data` is exactly one netstring."""
     try:
         decode(data)
     except NetstringError:
@@ -131,10 +130,9 @@ def is_valid(data: bytes) -> bool:
 def read(file: Readable, max_length: int = MAX_LENGTH) -> bytes | None:
     """Read one netstring from a binary file object; return its payload, None at the end.
 
-    Takes not a byte more than the netstring's, and never asks for more than
-    64 KiB at a time. A file that does not wait for data is not for this. Raises
-    `NetstringError` for anything but a netstring, for one cut short, and for a
-    payload above `max_length` bytes.
+    Reads no byte beyond the netstring, and at most 64 KiB at a time. The file must
+    not be non-blocking. Raises `NetstringError` for anything but a netstring, for one
+    cut short, and for a payload above `max_length` bytes.
     """
     head = file.read(1)
     if not head:

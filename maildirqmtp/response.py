@@ -1,4 +1,4 @@
-"""What a server says for one recipient: values, not exceptions, for a no is an answer."""
+"""A server's response for one recipient: a value, no exception, because a refusal is an answer."""
 
 from enum import Enum
 from typing import NamedTuple
@@ -19,8 +19,8 @@ class Response(NamedTuple):
 
     `status` says what it means: ACCEPTED, the server is responsible now;
     DEFERRED, try again later; FAILED, do not try again. `raw` is the text after
-    the status byte, cut at 2,000 bytes; it comes from somebody else and may hold
-    anything. Show `text`.
+    the status byte, cut at 2,000 bytes; it comes from outside and may hold any
+    bytes, so show `text` instead.
     """
 
     status: Status

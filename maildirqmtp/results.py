@@ -1,4 +1,4 @@
-"""What a program that sends is told: for each recipient of a package, the response. Values only."""
+"""The results of sending: for each recipient of a package, the response. Values only."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Outcome:
     """One recipient of a package and the response for them.
 
     `address` is the recipient as bytes, `recipient` the same as str (UTF-8;
-    other bytes by surrogateescape). `answered` is false where the response is
-    not the server's but ours: a deferral that says why there is none.
-    `in_doubt` is true where the package was sent whole and no answer came for
-    this recipient: they may have the message although it is deferred; or, when
-    it was sent to them again and accepted, they may have it twice.
+    other bytes by surrogateescape). `answered` is false if the response is not the
+    server's but ours: a deferral that says why there is none. `in_doubt` is true if
+    the package was sent whole and no answer came for this recipient: they may have
+    the message although it is deferred; or, if it was sent to them again and
+    accepted, they may have it twice.
     """
 
     address: bytes
@@ -24,7 +24,7 @@ class Outcome:
     answered: bool = True
     in_doubt: bool = False
 
-    # Written out for type checkers: to them a generated one rules `"a@x" in result` out.
+    # Written out for type checkers: with a generated one they reject `"a@x" in result`.
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Outcome):
             return NotImplemented
@@ -39,12 +39,12 @@ class Outcome:
 
 
 class SendResult(Sequence[Outcome]):
-    """What became of one package: an `Outcome` for each recipient, in their order.
+    """The result of one package: an `Outcome` for each recipient, in their order.
 
-    A recipient who stands twice is there twice. `result[0]` is an outcome;
+    A recipient who is named twice has two. `result[0]` is an outcome;
     `result["a@example.net"]`, or the same as bytes, is that recipient's
-    response, the last where there are several, and a KeyError where there is
-    none.
+    response (the last one if there are several), and raises `KeyError` if there
+    is none.
     """
 
     __slots__ = ("_outcomes",)
@@ -54,22 +54,22 @@ class SendResult(Sequence[Outcome]):
 
     @property
     def accepted(self) -> tuple[Outcome, ...]:
-        """Those for whom the server is responsible now."""
+        """The outcomes of recipients for whom the server is responsible now."""
         return self._with(Status.ACCEPTED)
 
     @property
     def deferred(self) -> tuple[Outcome, ...]:
-        """Those to try again later, also because no answer came."""
+        """The outcomes of recipients to try again later, also because no answer came."""
         return self._with(Status.DEFERRED)
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
-        """Those not to be tried again."""
+        """The outcomes of recipients not to be tried again."""
         return self._with(Status.FAILED)
 
     @property
     def in_doubt(self) -> tuple[Outcome, ...]:
-        """Those who may have the message although nobody said so, or have it twice."""
+        """The outcomes of recipients who may have the message without an answer, or twice."""
         return tuple([outcome for outcome in self._outcomes if outcome.in_doubt])
 
     def _with(self, status: Status) -> tuple[Outcome, ...]:

@@ -1,19 +1,19 @@
-"""Text: what others wrote, made safe to show; dates as mail writes them."""
+"""Text from outside, made safe to show; and dates as mail writes them."""
 
 import time
 from collections.abc import Iterable
 
 
 def each_of(value: str | bytes | Iterable[str | bytes]) -> Iterable[str | bytes]:
-    """Return what may be written as one text or as several: always as several."""
+    """Return an iterable of texts, also if `value` is a single text."""
     return (value,) if isinstance(value, (str, bytes)) else value
 
 
 def printable(raw: bytes) -> str:
-    """Decode UTF-8 and replace whatever a terminal could obey with `?`.
+    """Decode UTF-8 and replace whatever could control a terminal with `?`.
 
     Control, format and bidirectional characters, line separators and bytes
-    that are no UTF-8 become `?`, as serialmail did for all but ASCII.
+    that are not UTF-8 become `?`, as serialmail did for all but ASCII.
     """
     text = raw.decode("utf-8", "replace")
     if text.isascii() and text.isprintable():
@@ -22,16 +22,16 @@ def printable(raw: bytes) -> str:
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-#: The last second of the year 9999: of the epoch, beyond which there are no dates.
+#: The last second of the year 9999, since the epoch; later dates cannot be written.
 LAST_S = 253_402_300_799
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def rfc5322_date(seconds: float) -> str:
-    """Return a time (seconds of the epoch) as RFC 5322, 3.3 writes it, in UTC.
+    """Return a time (seconds since the epoch) as RFC 5322, 3.3 writes it, in UTC.
 
-    Not by strftime: that would ask the locale for the names. A time before 1970
-    or after 9999, which a file can have, becomes the nearest that can be written.
+    strftime is not used, because it takes the names from the locale. A time before
+    1970 or after 9999, which a file can have, becomes the nearest that can be written.
     """
     t = time.gmtime(min(max(seconds, 0), LAST_S))
     day = f"{_DAYS[t.tm_wday]}, {t.tm_mday} {_MONTHS[t.tm_mon - 1]} {t.tm_year}"

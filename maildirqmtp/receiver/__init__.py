@@ -3,6 +3,6 @@
     cli -> server -> connection -> session -> delivery -> destination -> maildir
 
 `session` knows packages but no sockets; `connection` and `server` know sockets
-but no packages; `policy` says what is accepted from whom and holds the limits,
-`clients` tells who a client is, `streams` hides the kind of connection.
+but no packages; `policy` says what is accepted from whom and holds the limits;
+`clients` identifies a client; `streams` hides the kind of connection.
 """

@@ -1,16 +1,16 @@
-"""Who a client is, as far as its connection proves it: who may relay hangs on that.
+"""Who a client is, as far as its connection proves it: whether it may relay depends on that.
 
     | connection                                         | origin  |
     | -------------------------------------------------- | ------- |
     | TCP, and both ends are on loopback                 | LOCAL   |
-    | a Unix socket that somebody listens on             | LOCAL   |
+    | a Unix socket accepted from a listener             | LOCAL   |
     | TCP with any other address, and any other socket   | REMOTE  |
     | a pipe, a pair of sockets, a file, a terminal      | UNKNOWN |
 
-Both ends, because packets can be redirected to a listener on loopback
+Both ends count, because packets can be redirected to a listener on loopback
 (iptables(8), DNAT). A pair of Unix sockets proves nothing: stunnel, sshd and
 inetd-like servers make one for a client from anywhere, and neither end of it has
-a name. Nobody is believed: the variables of tcpserver and sshd can make a
+a name. The variables of tcpserver and sshd are not trusted: they can make a
 client remote, but never local.
 """
 
@@ -26,8 +26,8 @@ from maildirqmtp.receiver.streams import client_of, peer_name, stdio_peer
 
 # struct ucred: process, user, group (unix(7), SO_PEERCRED).
 _CREDENTIALS = struct.Struct("3i")
-# Where servers that start a program for each client tell its address: tcpserver(1),
-# systemd.exec(5), stunnel(8).
+# Variables by which servers that start a program for each client pass on its address:
+# tcpserver(1), systemd.exec(5), stunnel(8).
 _REMOTE_VARIABLES = ("TCPREMOTEIP", "TCP6REMOTEIP", "REMOTE_ADDR", "REMOTE_HOST")
 _MAX_USER_NAME = 32
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -44,9 +44,9 @@ class Origin(Enum):
 class Client(NamedTuple):
     """One client.
 
-    `name` is for log and Received lines, `group` the same for all that count as one
-    client and empty where there is no limit; `user` is the number of its user on
-    this machine, None where that is not known.
+    `name` is for log and Received lines; `group` is the same for all connections that
+    count as one client, and empty if they are not limited; `user` is the ID of its
+    user on this machine, None if that is unknown.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Client(NamedTuple):
 
 
 def is_loopback(address: str) -> bool:
-    """True for a numeric address that only this machine can reach: 127.0.0.0/8 and ::1.
+    """Return whether only this machine can reach a numeric address: 127.0.0.0/8 or ::1.
 
-    Also as IPv6 writes an IPv4 address (RFC 4291, 2.5.5.2): `::ffff:127.0.0.1`.
+    IPv4 addresses mapped into IPv6 count as well (RFC 4291, 2.5.5.2): `::ffff:127.0.0.1`.
     """
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
@@ -73,7 +73,7 @@ def is_loopback(address: str) -> bool:
 
 
 def client_at(sock: socket.socket) -> Client:
-    """Return who is at the other end of a connected socket. Raises `OSError` where nobody is."""
+    """Return who is at the other end of a socket. Raises `OSError` if it is not connected."""
     peer, own = sock.getpeername(), sock.getsockname()
     if sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM:
         return _unix_client(sock, bool(own))
@@ -110,7 +110,7 @@ def client_on_stdio(fd: int = 0) -> Client:
         try:
             with socket.socket(fileno=os.dup(fd)) as sock:
                 client = client_at(sock)
-        except OSError:  # nobody is at its other end, or anybody: one that listens, or UDP's
+        except OSError:  # not connected: its client has gone, or it listens, or is UDP's
             client = Client("stdin", Origin.REMOTE)
     if client.origin is Origin.LOCAL and _is_said_to_be_remote():
         client = client._replace(origin=Origin.REMOTE, user=None)
@@ -120,7 +120,7 @@ def client_on_stdio(fd: int = 0) -> Client:
 
 
 def _is_said_to_be_remote() -> bool:
-    """Say whether a server in between, which hides the client, tells of one from elsewhere."""
+    """Return whether a server in between, which hides the client, names a remote one."""
     found = [os.environ.get(name, "").strip() for name in _REMOTE_VARIABLES]
-    # systemd.exec(5): of a client on a Unix socket its path, or its abstract name.
+    # systemd.exec(5): for a client on a Unix socket, its path or abstract name.
     return any(a and a[0] not in "/@" and not is_loopback(a) for a in found)

@@ -4,11 +4,11 @@
     | --------- | ------------------ | ----------------------------------------------- |
     | OPEN      | packages           | the client closes; violation; time; stop        |
     | CLOSING   | nothing            | every response owed is written                  |
-    | LINGERING | and throws it away | the client closes; 5 s                          |
+    | LINGERING | data, and drops it | the client closes; 5 s                          |
     | CLOSED    | nothing            |                                                 |
 
 LINGERING exists because closing a socket with unread bytes makes the kernel
-send a reset, which may overtake responses; what they accepted would be sent
+send a reset, which may overtake responses; the mail they accepted would be sent
 again.
 
 How long a client can keep its place:
@@ -29,7 +29,7 @@ from maildirqmtp.receiver.policy import Log, Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import Stream
 
-#: Bytes of responses that may wait for a client; beyond, nothing is read from it.
+#: Bytes of responses that may wait for a client; above that, nothing is read from it.
 OUTPUT_MAX = 64 << 10
 #: Seconds of a session after which it takes no new package (qmtp.txt, section 2).
 SESSION_S = 3_600.0
@@ -44,7 +44,7 @@ HANDSHAKE_S = 30.0
 #: Bytes a second, in both directions together, below which a client in a package is slow
 #: (Postfix's smtpd_min_data_rate is 500; satellite telephones carry 300).
 MIN_RATE = 100.0
-#: Seconds over which the rate is measured at least.
+#: Least seconds over which the rate is measured.
 RATE_S = 60.0
 #: Seconds between packages after which a client gives its place to one that waits.
 IDLE_S = 5.0
@@ -64,11 +64,11 @@ class Phase(Enum):
 
 
 class Connection:
-    """A client. `handle` what is ready, then give it its `turn`; nothing is waited for.
+    """One client. Call `handle` with what is ready, then `turn`; neither waits.
 
-    `client` is the same for all connections that count as one client, and empty
-    where there is no limit. `failed` is true once something was lost: it ended
-    in the middle of a package, with responses unwritten, or by a violation of
+    `client` is the same for all connections that count as one client, and empty if
+    they are not limited. `failed` is true once something was lost: the connection
+    ended in the middle of a package, with responses unwritten, or by a violation of
     the protocol. `clock` is monotonic seconds.
     """
 
@@ -111,13 +111,13 @@ class Connection:
 
     @property
     def can_work(self) -> bool:
-        """True where packages or responses wait for a turn, and responses have room."""
+        """True if packages or responses wait for a turn, and there is room for responses."""
         session = self._session
         return (session.can_work or session.ready) and len(self._output) <= OUTPUT_MAX
 
     @property
     def deadline_s(self) -> float:
-        """The time at which it needs a turn although nothing is ready."""
+        """The time at which it needs a turn even if its stream is not ready."""
         if self.can_work:
             return self._clock()
         if self._phase is Phase.LINGERING:
@@ -145,7 +145,7 @@ class Connection:
         return self._rate_from_s + RATE_S if slow else _NEVER
 
     def make_way(self) -> None:
-        """Give up this client for one that waits."""
+        """Close the connection in favour of a client that waits."""
         if self._owes:
             self._fail("slow, while others wait; closing")
         else:
@@ -153,7 +153,7 @@ class Connection:
         self._phase = Phase.CLOSED
 
     def abort(self, reason: str) -> None:
-        """Give up this client for trouble of this machine. Raises nothing."""
+        """Close the connection because of trouble on this machine. Raises nothing."""
         self.failed = True
         self._phase = Phase.CLOSED
         with contextlib.suppress(MemoryError):
@@ -212,7 +212,7 @@ class Connection:
             self._phase = Phase.CLOSED if self._phase is Phase.LINGERING else Phase.CLOSING
 
     def turn(self) -> None:
-        """Look at the clock, hand on what has come, and close when all is done."""
+        """Enforce the time limits, hand on what has come, and close when all is done."""
         self._excuse(self._waiting_from_s)
         if not self.closed:
             self._look_at_clock()
@@ -241,7 +241,7 @@ class Connection:
             self._give_up_s = self._progress_s + STOP_S
 
     def _excuse(self, from_s: float | None) -> None:
-        """Have the time that the disk took not count against the client."""
+        """Exclude the time since `from_s`, which storing took, from the client's limits."""
         if from_s is not None:
             self._progress_s = self._clock()
             self._rate_from_s += self._progress_s - from_s
@@ -254,7 +254,7 @@ class Connection:
         self._give_up_s = min(self._give_up_s, self._clock() + STOP_S)
 
     def release(self) -> None:
-        """Close the stream, and throw away what is not complete."""
+        """Close the stream, and discard what is not complete."""
         self._phase = Phase.CLOSED
         self._output.clear()
         try:

@@ -1,7 +1,7 @@
-"""Delivery of a package: who is refused, what goes to the destination, and the answers.
+"""Delivery of a package: which recipients are refused, what the destination gets, the answers.
 
-Who is refused is found in the thread of the selector. Everything that waits for a disk or a
-server is in `DeliveryAgent.deliver`, which is for another thread.
+Recipients are checked in the selector's thread. Everything that waits for a disk or a
+server is in `DeliveryAgent.deliver`, which runs in another thread.
 """
 
 import socket
@@ -27,9 +27,9 @@ from maildirqmtp.receiver.policy import (
 from maildirqmtp.receiver.spool import Spool
 from maildirqmtp.text import rfc5322_date
 
-#: Characters of a refusal's text that come from a check of an address.
+#: Most characters of `check_address`'s reason that a refusal quotes.
 _REASON = 200
-#: Bytes that a recipient and its answer take, about.
+#: Approximate bytes that a recipient and its answer take.
 _RECIPIENT_BYTES = 400
 
 _TROUBLE = Response(Status.DEFERRED, b"451 cannot store it now, try again later (#4.3.0)")
@@ -42,9 +42,9 @@ _NO_RECIPIENT = Response(Status.FAILED, b"553 the recipient is empty (#5.1.3)")
 class Package:
     """A package whose last byte has arrived.
 
-    `text` is None where `refusal` is the answer to all recipients; `owed` are
-    the recipients that are not checked yet. `taken` are the places, in `answers`,
-    of those whose answer `delivery` gives, `delivered` the number of these that it has got.
+    `refusal`, if there is one, answers all recipients, and `text` may be None; `owed` are
+    the recipients that are not checked yet. `taken` are the indexes in `answers` of the
+    recipients that `delivery` answers; `delivered` is how many of them it was given.
     """
 
     sender: bytes
@@ -58,7 +58,7 @@ class Package:
 
     @property
     def load(self) -> int:
-        """About the bytes that it holds, or has in a file."""
+        """The approximate bytes that it holds in memory or in a file."""
         text = self.text.size if self.text is not None else 0
         return text + _RECIPIENT_BYTES * (len(self.answers) + len(self.owed))
 
@@ -71,7 +71,7 @@ class Package:
 class Batch:
     """Packages of one client that are delivered together, in a thread.
 
-    Whoever has no more use for the answers sets `abandoned`.
+    The session sets `abandoned` when nobody needs the answers any more.
     """
 
     __slots__ = ("abandoned", "load", "packages")
@@ -83,7 +83,7 @@ class Batch:
 
     @property
     def waits(self) -> bool:
-        """False where every answer is known, so that nothing is to be stored."""
+        """False if every answer is known already, so that nothing is to be stored."""
         return any(package.taken for package in self.packages)
 
     def discard(self) -> None:
@@ -95,7 +95,7 @@ class Batch:
 class DeliveryAgent:
     """Delivers the packages of one client.
 
-    `peer` is its address, for log and Received lines; `user` the number of a local user.
+    `peer` is its address, for log and Received lines; `user` the ID of a local user.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DeliveryAgent:
         self._host = socket.gethostname()
 
     def refuse_length(self, length: int) -> Response | None:
-        """Return why a message of `length` bytes is not taken; None where it is."""
+        """Return why a message of `length` bytes is not taken; None if it is."""
         limit = self._policy.max_size
         if length > limit:
             return _refusal(f"552 message of {length} bytes; at most {limit} are taken (#5.3.4)")
@@ -136,7 +136,7 @@ class DeliveryAgent:
         text: Spool | None,
         refusal: Response | None,
     ) -> Package:
-        """Return the package, with what refuses it as a whole."""
+        """Return the package, with the refusal of all its recipients if there is one."""
         if text is not None and text.trouble is not None:
             self._complain(text.trouble)
         if refusal is None:
@@ -162,7 +162,7 @@ class DeliveryAgent:
         refusal = self._refuse(package, recipient)
         if refusal is None:
             package.taken.append(len(package.answers))
-        # Of those that are taken it stands until the commit: nothing else may be said before.
+        # A recipient that is taken counts as deferred until the commit has succeeded.
         package.answers.append(Answer(recipient, Outcome(refusal or _TROUBLE)))
 
     def _refuse(self, package: Package, recipient: bytes) -> Response | None:
@@ -178,10 +178,10 @@ class DeliveryAgent:
         return self._policy.refuse(recipient)
 
     def deliver(self, batch: "Batch") -> None:
-        """Deliver packages that were checked, and find their answers. For any thread.
+        """Deliver packages that were checked, and set their answers. For any thread.
 
         Once the batch is abandoned nothing more is begun, and what is not committed is
-        taken back; so it is where there is no memory for it.
+        withdrawn; likewise after an exception such as `MemoryError`, which is raised again.
         """
         try:
             for package in batch.packages:
@@ -215,9 +215,9 @@ class DeliveryAgent:
         return line.encode("utf-8", "surrogateescape") + b"\n"
 
     def _commit(self, packages: Sequence[Package]) -> None:
-        """Have the destination carry out what was delivered to it, and take its answers.
+        """Have the destination commit what was delivered to it, and take its answers.
 
-        Where that fails, their recipients are deferred.
+        If that fails, the recipients of all these packages are deferred.
         """
         under_way = [package for package in packages if package.delivered]
         if not under_way:
@@ -237,10 +237,10 @@ class DeliveryAgent:
                 package.answers[place] = Answer(package.answers[place].recipient, outcome)
 
     def _withdraw(self, packages: Sequence[Package]) -> None:
-        """Take back what was delivered of packages that were not committed."""
+        """Withdraw what was delivered of packages that were not committed."""
         deliveries = [p.delivery for p in packages if p.delivery is not None]
         for error in self._destination.withdraw(deliveries):
-            # It stays, and is there twice after the client's next try: better than never.
+            # The copy stays, and there are two after the client's next try: better than none.
             self._complain(error)
 
     def _complain(self, trouble: LocalError | str) -> None:

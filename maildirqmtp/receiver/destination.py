@@ -8,7 +8,7 @@ A package goes through these calls, all of which may wait for a disk or a server
     outcomes   are its answers: K only for what the destination is responsible for now
     withdraw   in place of commit, or after a commit that raised
 
-The calls of one package are made one after the other, maybe from different
+The calls of one package are made one after the other, perhaps from different
 threads; those of different packages may overlap.
 """
 
@@ -29,11 +29,11 @@ _sequence = count(1)
 
 
 class Mail(NamedTuple):
-    """What one package carries, but for its recipients.
+    """The content of one package, without its recipients.
 
     `sender` is raw, `received` the lines to put on top of the text, each with its
-    LF; `now_s` is the time of arrival in seconds of the epoch, `user` the number
-    of the local user who sends it, None for others.
+    LF; `now_s` is the time of arrival in seconds since the epoch, `user` the ID of
+    the local user who sends it, None for others.
     """
 
     sender: bytes
@@ -44,7 +44,7 @@ class Mail(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What is said for one recipient, and the file of `size` bytes that was made, if one was."""
+    """The response for one recipient, and the file of `size` bytes that was made, if any."""
 
     response: Response
     name: bytes = b""
@@ -57,7 +57,7 @@ class Delivery(Protocol):
     def deliver(self, recipient: bytes) -> int:
         """Take one more recipient, raw; return how many bytes were written for it.
 
-        Raises `LocalError` where nothing more of this package can be delivered now;
+        Raises `LocalError` if nothing more of this package can be delivered now;
         this recipient and the next ones are then deferred.
         """
 
@@ -73,7 +73,7 @@ class Destination(SpoolPlace, Protocol[D]):
     """Where the mail goes; large texts wait in its `tmp` until they are complete."""
 
     def free_bytes(self) -> int:
-        """Return the bytes left for mail. Raises `LocalError`."""
+        """Return the bytes left for mail. Raises `LocalError` if that is unknown."""
 
     def begin(self, mail: Mail) -> D:
         """Begin to deliver a package."""
@@ -81,12 +81,12 @@ class Destination(SpoolPlace, Protocol[D]):
     def commit(self, deliveries: Sequence[D]) -> None:
         """Carry the deliveries out; their outcomes are final when this returns.
 
-        Raises `LocalError` where none of them counts: all their recipients are
-        deferred, after `withdraw`.
+        Raises `LocalError` if that fails; then none of them counts: the caller
+        withdraws them, and defers all their recipients.
         """
 
     def withdraw(self, deliveries: Sequence[D]) -> list[LocalError]:
-        """Take back what was not committed; return what went wrong."""
+        """Take back what was not committed; return the errors."""
 
     def abort(self) -> None:
         """Make calls that wait for another server return soon, with Z. For any thread."""
@@ -96,6 +96,6 @@ class Destination(SpoolPlace, Protocol[D]):
 
 
 def accepted(now_s: float) -> Response:
-    """Return a K with a text of its own, by which it is found again; time and process in it."""
+    """Return a K whose unique text, with time and process, helps to find the package in logs."""
     text = f"ok {int(now_s)} qp {os.getpid()}.{next(_sequence)}"
     return Response(Status.ACCEPTED, text.encode())

@@ -1,4 +1,4 @@
-"""The sockets that the receiver listens on: TCP, Unix sockets, and what systemd has opened."""
+"""The sockets that the receiver listens on: TCP, Unix sockets, and those opened by systemd."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from maildirqmtp.receiver.clients import is_loopback
 from maildirqmtp.text import printable
 
 #: Clients that wait in the kernel while all places are taken, as when cron starts many jobs at
-#: once; beyond, connecting to a Unix socket fails. Linux takes at most net.core.somaxconn (4,096).
+#: once; above it, connecting to a Unix socket fails. Linux caps it at net.core.somaxconn (4,096).
 BACKLOG = 1_024
-#: Permissions of a Unix socket to which only its owner connects.
+#: Permissions of a Unix socket to which only its owner can connect.
 OWNER_ONLY = 0o600
-#: unix(7): 108, with a NUL at the end.
+#: The longest path of a Unix socket: 108 bytes with a NUL at the end (unix(7)).
 _PATH_BYTES = 107
 #: sd_listen_fds(3): SD_LISTEN_FDS_START.
 _FIRST_INHERITED = 3
@@ -29,7 +29,7 @@ def show_address(host: str, port: int) -> str:
 def where(listener: socket.socket) -> str:
     """Return where a socket listens, as `--listen` takes it."""
     address = listener.getsockname()
-    if isinstance(listener, _UnixListener):  # its name of now; the kernel knows that of bind(2)
+    if isinstance(listener, _UnixListener):  # its present name; the kernel has that of bind(2)
         address = listener.path
     if listener.family == socket.AF_UNIX:
         return f"unix:{printable(os.fsencode(address))}"
@@ -37,14 +37,14 @@ def where(listener: socket.socket) -> str:
 
 
 def is_local_only(listener: socket.socket) -> bool:
-    """Say whether only this machine can reach it: a Unix socket, or one on loopback."""
+    """Return whether only this machine can reach it: a Unix socket, or one on loopback."""
     if listener.family == socket.AF_UNIX:
         return True
     return is_loopback(listener.getsockname()[0])
 
 
 def require_local(listener: socket.socket) -> None:
-    """Raise `ConfigError` where other machines can reach a socket, however it was opened."""
+    """Raise `ConfigError` if other machines can reach a socket, however it was opened."""
     if not is_local_only(listener):
         raise ConfigError(
             f"to listen on {where(listener)}, which other machines can reach, name the domains to "
@@ -55,9 +55,9 @@ def require_local(listener: socket.socket) -> None:
 def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
     """Return the listening sockets that systemd has passed on, non-blocking (sd_listen_fds(3)).
 
-    None where the variables are not for this process; they are removed, so that no
-    child takes them for its own. Raises `ConfigError` for a descriptor that is no
-    socket of TCP or Unix that listens.
+    There are none if the variables are for another process. The variables are removed, so
+    that no child process uses them. Raises `ConfigError` if a descriptor is not a
+    listening TCP or Unix socket.
     """
     process = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")
@@ -91,9 +91,10 @@ def _close_all(sockets: Iterable[socket.socket]) -> None:
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """Return a non-blocking socket that listens; port 0 lets the kernel choose one.
+    """Return a non-blocking listening socket; port 0 lets the kernel choose one.
 
-    A name that has several addresses gets its first. Raises `LocalError`.
+    Of several addresses of a name the first is used. Raises `LocalError` if the name
+    has no address, or that address cannot be used.
     """
     shown = show_address(host, port)
     try:
@@ -121,7 +122,7 @@ def _explain(error: OSError, port: int) -> str:
 
 
 class _UnixListener(socket.socket):
-    """A listener that removes its name when it closes, unless another socket has it now."""
+    """A listener that removes its name when it closes, unless another file has it now."""
 
     path = b""
     identity = (0, 0)
@@ -136,11 +137,12 @@ class _UnixListener(socket.socket):
 
 
 def open_unix_listener(path: bytes, mode: int = OWNER_ONLY) -> socket.socket:
-    """Return a non-blocking Unix socket that listens; by its mode only its owner can connect.
+    """Return a non-blocking listening Unix socket; by default only its owner can connect.
 
-    It gets its name when it is ready, and replaces a socket without a listener.
-    Connecting needs write permission, and search permission on the way (unix(7)).
-    Raises `LocalError`, also where the name has a listener, or is no socket's.
+    It gets its name when it is ready, and replaces a socket without a listener. Clients
+    need write permission on it, and search permission on its directories (unix(7)).
+    Raises `LocalError` if it cannot be made, or `path` is in use: another process listens
+    there, or it is not a socket.
     """
     if len(path) > _PATH_BYTES:
         raise LocalError(
@@ -177,7 +179,7 @@ def _identity(path: bytes) -> tuple[int, int]:
 
 
 def _make_way(path: bytes) -> None:
-    """Check that a name can be taken: it is free, or a socket whose listener is gone."""
+    """Raise `LocalError` unless a name is free, or that of a socket without a listener."""
     shown = f"cannot listen on unix:{printable(path)}"
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):

@@ -13,7 +13,7 @@ from maildirqmtp.qmtp.protocol import MAX_MESSAGE, Response, Status
 from maildirqmtp.receiver.destination import Mail, Outcome, accepted
 from maildirqmtp.receiver.storage import Copy, Storage
 
-#: Bytes that the copies of one package take together; the first copy may exceed it.
+#: Most bytes of all copies of one package together; the first copy may exceed it.
 MAX_PACKAGE_BYTES = MAX_MESSAGE
 
 _TOO_MUCH = Response(Status.DEFERRED, b"452 too many recipients for its size (#4.5.3)")
@@ -30,7 +30,7 @@ class CopyDelivery:
         self._room = max_bytes
 
     def deliver(self, recipient: bytes) -> int:
-        """Write one more copy. Raises `LocalError`."""
+        """Write one more copy. Raises `LocalError` if it cannot be written."""
         text = self._mail.text
         if self.copies and text.size > self._room:
             self.outcomes.append(Outcome(_TOO_MUCH))
@@ -51,8 +51,8 @@ class CopyDelivery:
 class MaildirDestination:
     """A maildir, which is made if it is missing; see `Destination`.
 
-    `max_size` is the most bytes of a message that are taken: one copy of it
-    always has room. Raises `LocalError` where the maildir cannot be used.
+    `max_size` is the most bytes of a message that the policy accepts: one copy always has
+    room. `renames` is for `--once`. Raises `LocalError` if the maildir cannot be used.
     """
 
     def __init__(self, path: bytes, max_size: int = MAX_MESSAGE, renames: bool = False) -> None:
@@ -65,7 +65,7 @@ class MaildirDestination:
         return self.storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `LocalError`."""
+        """Return the bytes left on its file system. Raises `LocalError` if fstatvfs(3) fails."""
         return self.storage.free_bytes()
 
     def begin(self, mail: Mail) -> CopyDelivery:
@@ -73,18 +73,21 @@ class MaildirDestination:
         return CopyDelivery(self.storage, mail, self._max_bytes)
 
     def commit(self, deliveries: Sequence[CopyDelivery]) -> None:
-        """Give all copies their places, durable when this returns. Raises `LocalError`."""
+        """Move all copies into new/, durable when this returns.
+
+        Raises `LocalError` if a copy cannot be moved or made durable.
+        """
         copies = [copy for delivery in deliveries for copy in delivery.copies]
         for copy in copies:
             self.storage.publish(copy)
         self.storage.commit(copies)
 
     def withdraw(self, deliveries: Sequence[CopyDelivery]) -> list[LocalError]:
-        """Remove copies that were not committed."""
+        """Remove copies that were not committed; return the errors."""
         return self.storage.withdraw(copy for delivery in deliveries for copy in delivery.copies)
 
     def abort(self) -> None:
-        """Do nothing: a disk cannot be told to hurry."""
+        """Do nothing: waiting for a disk cannot be cut short."""
 
     def close(self) -> None:
         """Close the maildir; harmless twice."""

@@ -8,9 +8,9 @@ from maildirqmtp.receiver.destination import Outcome
 from maildirqmtp.receiver.policy import Log, Severity
 from maildirqmtp.text import printable
 
-#: Lines about refused and deferred packages of one session; the rest is counted.
+#: Most lines about refused and deferred packages of one session; the rest are only counted.
 MAX_REFUSALS = 1_000
-#: Bytes of an address that are shown.
+#: Most bytes of an address that are shown.
 _SHOWN = 200
 
 _WORDS = {
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 class PackageLog:
-    """The log of one session's packages: INFO if all was accepted, else NOTICE."""
+    """The log of one session's packages: INFO if all recipients were accepted, else NOTICE."""
 
     def __init__(self, peer: str, log: Log) -> None:
         self._peer = peer
@@ -65,7 +65,7 @@ def _one(answer: Answer) -> str:
 
 
 def _several(answers: Sequence[Answer]) -> str:
-    """Count the answers of each kind, with the first of those that are not K."""
+    """Return the count of each kind of answer, with the first recipient if it is not K."""
     parts = []
     for status, word in _WORDS.items():
         found = [answer for answer in answers if answer.status is status]

@@ -10,9 +10,9 @@ from maildirqmtp.receiver.clients import Client, Origin
 #: Returns the refusal of a recipient; None for one that is accepted.
 Refuse = Callable[[bytes], Response | None]
 
-#: Recipients of one package that are delivered to (RFC 5321, 4.5.3.1.8 asks for at least 100).
+#: Most recipients of one package to deliver to (RFC 5321, 4.5.3.1.8 asks for at least 100).
 MAX_PACKAGE_RECIPIENTS = 1_000
-#: What leads on to another domain in a local part, where a server reads that (RFC 5321, F.2).
+#: Characters in a local part by which some servers relay to another domain (RFC 5321, F.2).
 _ROUTING = frozenset(b"%!@")
 #: Seconds between two log lines about the same trouble of the server.
 THROTTLE_S = 60.0
@@ -34,7 +34,7 @@ def silent(severity: Severity, text: str) -> None:
 
 
 class ThrottledLog:
-    """Logs one kind of trouble once a minute at most, with the number of lines left out.
+    """Logs one kind of trouble at most once a minute, with the number of lines left out.
 
     `clock` is monotonic seconds.
     """
@@ -58,17 +58,17 @@ class ThrottledLog:
 
 
 def accept_all(recipient: bytes) -> Response | None:
-    """Accept every recipient; only where something else limits the clients, as loopback does."""
+    """Accept every recipient; only for use if something else, such as loopback, limits clients."""
     return None
 
 
 def only_domains(domains: Iterable[bytes], routing: bool = True) -> Refuse:
-    """Return a function that refuses recipients whose domain is none of `domains`.
+    """Return a function that refuses recipients whose domain is not in `domains`.
 
     The domain is what follows the last `@`; letter case does not matter. A
     recipient without a domain is refused as well; without `routing` also one whose
     local part has a `%`, `!` or `@`, as in `victim%example.net@example.org`: a server that
-    trusts us, as Postfix trusts its own machine, sends that on to example.net.
+    trusts us, as Postfix trusts its own machine, would relay that to example.net.
     """
     known = frozenset(domain.lower() for domain in domains)
     refusal = Response(Status.FAILED, b"553 that domain is not served here (#5.7.1)")
@@ -97,13 +97,12 @@ _NO_USER = refuse_everyone("553 this user may not send mail here (#5.7.1)")
 class Policy:
     """What is accepted, and from whom.
 
-    Messages of at most `max_size` bytes, to recipients that `refuse` passes.
-    While the destination has less than `min_free` bytes left, every message is
-    deferred. `relays` says that mail goes on from here to anywhere: then a client
-    that is not local needs a `refuse` of its own to pass, or a certificate, which
-    `verified` says all clients show. `pipes_relay` lets clients relay of which
-    nothing is known. `users` are the numbers of the local users who may send;
-    None for all, and for those who are no local users.
+    Messages of at most `max_size` bytes, to recipients that `refuse` passes. A message
+    that would leave the destination less than `min_free` bytes is deferred. `relays` says
+    that mail is passed on from here to any domain: then clients that are not local are
+    refused, unless `refuse` limits the recipients, or all clients show a certificate, as
+    `verified` says. `pipes_relay` lets clients of unknown origin relay as well. `users` are
+    the IDs of the local users who may send; None lets everybody send, local user or not.
     """
 
     max_size: int = MAX_MESSAGE
@@ -116,17 +115,17 @@ class Policy:
 
     @property
     def restricted(self) -> bool:
-        """False where a client from elsewhere can have mail taken for any recipient."""
+        """True if `refuse` limits the recipients, or all clients of a relay show a certificate."""
         return self.refuse is not accept_all or (self.relays and self.verified)
 
     def may_relay(self, client: Client) -> bool:
-        """Say whether a client may have mail taken for any recipient that `refuse` passes."""
+        """Return whether a client may send to any recipient that `refuse` passes."""
         if not self.relays or self.restricted or client.origin is Origin.LOCAL:
             return True
         return client.origin is Origin.UNKNOWN and self.pipes_relay
 
     def for_client(self, client: Client) -> "Policy":
-        """Return the policy for one client: one that refuses everything where it may not send."""
+        """Return the policy for one client; it refuses everything if the client may not send."""
         if self.users is not None and client.user not in self.users:
             return replace(self, refuse=_NO_USER)
         return self if self.may_relay(client) else replace(self, refuse=_NO_RELAY)

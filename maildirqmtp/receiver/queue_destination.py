@@ -1,8 +1,8 @@
 """The destination `--queue DIR`: a maildir that maildirqmtp forwards.
 
-One file for all recipients of a package, and its envelope in a sidecar. The text
-stays as it came, with a Received line on top, so that the lines that looked like
-trace lines to a reader of the headers are no longer the first.
+A package becomes one file for all its recipients, with its envelope in a sidecar. The
+text stays as it came, but for a Received line on top, so that lines of it that look like
+trace lines are no longer the first, and are not read as such.
 
 The order, so that a crash loses nothing; no forwarder sees a message without its sidecar:
 
@@ -48,8 +48,11 @@ class QueueDelivery:
         return Sidecar(self._mail.sender, tuple(self._recipients))
 
     def deliver(self, recipient: bytes) -> int:
-        """Take one more recipient; the text is written with the first. Raises `LocalError`."""
-        # What each recipient adds is a line: more than it is in JSON, and less than twice that.
+        """Take one more recipient; the text is written with the first.
+
+        Raises `LocalError` if the text cannot be written, or the user's mail not counted.
+        """
+        # More than the recipient adds: a sidecar of its own is that line and about 50 bytes.
         added = len(encode(Sidecar(b"", (recipient,))))
         if self._sidecar_bytes + added > MAX_BYTES:
             self.outcomes.append(Outcome(_TOO_MUCH))
@@ -70,7 +73,7 @@ class QueueDelivery:
         return written
 
     def _refuse(self, size: int) -> Response | None:
-        """Return why a message of `size` bytes is not taken from this user."""
+        """Return why a message of `size` bytes is not taken from this user; None if it is."""
         if self._quota is None or self._mail.user is None:
             return None
         if size > self._quota.max_bytes:
@@ -81,8 +84,8 @@ class QueueDelivery:
 class QueueDestination:
     """A queue, which is made if it is missing; see `Destination`.
 
-    `user_quota` is the most bytes of mail that one local user may have waiting in
-    it; None for no limit. Raises `LocalError` where the maildir cannot be used.
+    `user_quota` is the most bytes of mail that one local user may have waiting in it; None
+    for no limit. `renames` is for `--once`. Raises `LocalError` if it cannot be used.
     """
 
     def __init__(self, path: bytes, user_quota: int | None = None, renames: bool = False) -> None:
@@ -95,7 +98,7 @@ class QueueDestination:
         return self._storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `LocalError`."""
+        """Return the bytes left on its file system. Raises `LocalError` if fstatvfs(3) fails."""
         return self._storage.free_bytes()
 
     def begin(self, mail: Mail) -> QueueDelivery:
@@ -103,7 +106,10 @@ class QueueDestination:
         return QueueDelivery(self._storage, mail, self._quota)
 
     def commit(self, deliveries: Sequence[QueueDelivery]) -> None:
-        """Enqueue the packages, durable when this returns. Raises `LocalError`."""
+        """Enqueue the packages, durable when this returns.
+
+        Raises `LocalError` if a sidecar or message cannot be put in place or made durable.
+        """
         staged = [(d.copy, d.content) for d in deliveries if d.copy is not None]
         for copy, content in staged:
             place = copy.place
@@ -118,10 +124,10 @@ class QueueDestination:
         self._storage.commit([copy for copy, _ in staged])
 
     def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
-        """Remove what was not committed.
+        """Remove what was not committed; return the errors.
 
-        Where the removal from new/ cannot be made durable, the sidecars stay: an
-        orphan harms nobody, and a message without its sidecar is sent to others.
+        If the removal from new/ cannot be made durable, the sidecars stay: an orphan does
+        no harm, but a message without its sidecar might be sent to other recipients.
         """
         errors = []
         copies = [d.copy for d in deliveries if d.copy is not None]
@@ -135,7 +141,7 @@ class QueueDestination:
         return errors
 
     def abort(self) -> None:
-        """Do nothing: a disk cannot be told to hurry."""
+        """Do nothing: waiting for a disk cannot be cut short."""
 
     def close(self) -> None:
         """Close the queue; harmless twice."""

@@ -1,11 +1,11 @@
 """The receiver's loop: one thread, one selector, several clients.
 
-What waits for a disk or a server runs in a pool of threads, in batches of packages; a thread that
-has done with one wakes the loop, which sends the responses.
+Work that waits for a disk or a server runs in a pool of threads, in batches of packages; a thread
+that has finished a batch wakes the loop, which sends the responses.
 
-Trouble of this machine ends at most one client: memory that runs out while a
-client is served closes that client; descriptors that run out make the server
-pause before it accepts again.
+Trouble on this machine ends at most one client: if memory runs out while a
+client is served, that client is closed; if descriptors run out, the server
+pauses before it accepts again.
 """
 
 import contextlib
@@ -47,18 +47,18 @@ from maildirqmtp.transport.wakeup import Wakeup
 
 #: Clients at once; the others wait in the kernel (tcpserver's default as well).
 MAX_CONNECTIONS = 40
-#: Seconds without a byte either way; mailfront's value.
+#: Seconds without a byte either way after which a client is closed; mailfront's value.
 TIMEOUT_S = 1_200.0
 #: Seconds without accepting after an error that may last, such as no descriptors left.
 ACCEPT_PAUSE_S = 1.0
-#: Seconds without waiting for clients after poll(2) failed for lack of memory.
+#: Seconds to sleep after poll(2) failed for lack of memory.
 SELECT_PAUSE_S = 0.2
 #: Threads that store mail. A disk does several fsyncs in nearly the time of one.
 THREADS = 8
 #: Seconds that `close` waits for the threads.
 CLOSE_S = 10.0
 
-# What accept(2) reports of the network or of a client that is gone already; the next may do.
+# Errors of accept(2) about the network or a client that has gone; the next call may succeed.
 _ONE_CLIENT = frozenset(
     {
         errno.ECONNABORTED,
@@ -79,21 +79,20 @@ _MAX_IN_A_ROW = 20
 class Server:
     """A QMTP server that delivers to a destination, which it closes in the end.
 
-    `destination` is the path of a maildir, which is made if it is missing, or any other.
-    `listen` is (host, port), with port 0 for any; or the path of a Unix socket;
-    None for a server that only `serve_stream` will use, or that has `listeners`:
-    sockets that listen already, which are closed in the end. `address` is the
-    host and port that the first TCP socket is bound to. `wrap` makes a stream of a connected
-    socket, as
-    `TlsServer.wrap` does. `max_per_client` is the most connections of one IP
-    address (IPv6: of one /64); None for half of `max_connections`. `serve`
-    returns after `stop`, which any thread or signal handler may call;
-    `wakeup_fd` is for `signal.set_wakeup_fd`. So many `threads` deliver at once. A
-    context manager; leaving it, or `close`, releases everything.
+    `destination` is the path of a maildir, which is made if it is missing, or a
+    `Destination`. `listen` is (host, port), with port 0 for any; or the path of a Unix
+    socket; None for a server that is only used by `serve_stream`, or that has
+    `listeners`: sockets that listen already, which it closes in the end. `address` is
+    the host and port that the first TCP socket is bound to. `wrap` makes a stream of a
+    connected socket, as `TlsServer.wrap` does. `max_per_client` is the most connections
+    of one IP address (IPv6: of one /64); None for half of `max_connections`. `serve`
+    returns after `stop`, which any thread or signal handler may call; `wakeup_fd` is for
+    `signal.set_wakeup_fd`. `threads` is how many threads deliver mail. A context manager;
+    leaving it, or `close`, releases everything.
 
-    Raises `LocalError` where the maildir or the address cannot be used or no
-    descriptor is left, and `ConfigError` for an address beyond loopback with a policy that refuses
-    nobody.
+    Raises `LocalError` if the maildir or the address cannot be used or no descriptor is
+    left, and `ConfigError` for an address beyond loopback with a policy that is not
+    `restricted`.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Server:
                 for listener in self._listeners:
                     require_local(listener)
             internet = [s for s in self._listeners if s.family != socket.AF_UNIX]
-            #: Where the first TCP socket is bound to.
+            #: The host and port of the first TCP socket; None without one.
             self.address = _host_and_port(internet[0]) if internet else None
             self._selector = undo.enter_context(selectors.PollSelector())
             self._selector.register(self._wakeup.fd, selectors.EVENT_READ, self._woken)
@@ -173,12 +172,12 @@ class Server:
 
     def _close_destination(self) -> None:
         self._destination.abort()
-        # A thread that is still in it, on a disk that hangs, must not find another file in there.
+        # A thread still in it, on a disk that hangs, must not find its descriptors reused.
         if self._pool.close(CLOSE_S):
             self._destination.close()
 
     def stop(self) -> None:
-        """Ask `serve` to answer what is complete, and return. For any thread."""
+        """Ask `serve` to answer complete packages, and return. For any thread."""
         self._stop_asked = True
         self._wakeup.set()
 
@@ -192,8 +191,8 @@ class Server:
     def serve_stream(self, stream: Stream, client: Client) -> bool:
         """Serve one client until it is done, or `stop`.
 
-        Returns False where it ended with something lost: a violation of the
-        protocol, a package cut short, responses that could not be written.
+        Returns False if something was lost: by a violation of the protocol, a
+        package cut short, or responses that could not be written.
         """
         connection = self._add_client(stream, client)
         while self._connections:
@@ -226,7 +225,7 @@ class Server:
             return []
 
     def _contain_memory_error(self, connection: Connection, action: Callable[[], None]) -> None:
-        """Do something for a client; for lack of memory only that client ends."""
+        """Run an action for a client; if memory runs out, close only that client."""
         try:
             action()
         except MemoryError as error:
@@ -248,7 +247,7 @@ class Server:
             connection.stop()
 
     def _pause_s(self) -> float | None:
-        """Return how long the selector may wait, in seconds; None without limit."""
+        """Return how long the selector may wait, in seconds; None for no limit."""
         times_s = [connection.deadline_s for connection in self._connections]
         if self._others_wait:
             times_s += [connection.expendable_s for connection in self._connections]
@@ -261,14 +260,14 @@ class Server:
         return len(self._connections) >= self._max_connections
 
     def _make_way(self) -> None:
-        """Where a client waits, close the one that has been idle or slow for longest."""
+        """If a client waits for a place, close the one that has been idle or slow for longest."""
         if self._others_wait and self._full:
             self._close_expendable(self._connections)
         if not self._full:
             self._others_wait = False
 
     def _close_expendable(self, connections: Iterable[Connection]) -> bool:
-        """Close the one that may go; False where all are at work."""
+        """Close the one that has been expendable for longest; return False if none is."""
         found = min(connections, key=lambda c: c.expendable_s, default=None)
         if found is None or found.expendable_s > self._clock():
             return False
@@ -284,7 +283,7 @@ class Server:
     def _arrange_listeners(self) -> None:
         if self._accept_after_s and self._clock() >= self._accept_after_s:
             self._accept_after_s = 0.0
-        # Where all places are taken, only whether anybody waits is of interest.
+        # While all places are taken, listening serves only to learn whether a client waits.
         knows = self._full and self._others_wait
         wanted = not (self._stopping or knows or self._accept_after_s)
         for listener in self._listeners:
@@ -320,7 +319,7 @@ class Server:
             sock.close()
 
     def _accept_failed(self, error: OSError | MemoryError) -> None:
-        """Go on at once after the end of one client, after a pause for anything that may last."""
+        """Go on at once if only one client is affected; pause if the error may last."""
         self._accept_failures += 1
         one_client = isinstance(error, OSError) and error.errno in _ONE_CLIENT
         if not one_client or self._accept_failures >= _MAX_IN_A_ROW:
@@ -328,7 +327,7 @@ class Server:
             self._accept_after_s = self._clock() + ACCEPT_PAUSE_S
 
     def _has_place(self, group: str) -> bool:
-        """Say whether one more connection of this client is allowed; an idle one makes way."""
+        """Return whether this client may connect once more; an expendable one makes way."""
         own = [connection for connection in self._connections if connection.client == group]
         if not group or len(own) < self._max_per_client:
             return True
@@ -352,7 +351,7 @@ class Server:
         return connection
 
     def _woken(self, _: int) -> None:
-        # Who has responses to send is asked in any case, each round.
+        # Each round looks for responses to send anyway.
         self._wakeup.clear()
 
 

@@ -10,14 +10,14 @@ loses nothing that was acknowledged:
     5  the path is checked         is it still the maildir that was written to?
     6  its responses go out        all together; K only for what passed 4 and 5
 
-Steps 3 to 5 are done by `workers`, in batches of packages and side by side: meanwhile the next
-packages arrive. The responses go out in the order of the packages all the same. Those of a package
-go out together, because a client may take one response, and silence after it, for a server
+The `workers` do steps 3 to 5 in batches of packages, several batches at once, while the next
+packages arrive. The responses still go out in the order of the packages. Those of one package go
+out together, because a client may take one response followed by silence as the sign of a server
 that answers once for all recipients.
 
 A client that goes away before step 2 gets no response, and nothing is stored
-(qmtp.txt, section 3). Once it has gone, no batch of it is begun any more, and what a batch has not
-committed is taken back; of a batch that is committed the copies stay, in doubt for the client.
+(qmtp.txt, section 3). Once it has gone, none of its batches is begun, and a batch that is not
+committed is withdrawn; the copies of a committed batch stay, in doubt for the client.
 """
 
 import time
@@ -52,15 +52,15 @@ MAX_LOAD = 1 << 20
 class Session:
     """One client's session, from its bytes to its responses.
 
-    `feed` bytes, then call `work` while `can_work`, then `take_output`, also whenever a batch is
-    `ready`; `receive` does it all at once, with workers that do so. `ended` is true when no
-    more packages will come: after a violation of the protocol, which `violation` names,
-    or `wind_down`. `busy`: there is something to look at, maybe later. Holds at most 1 MiB of
-    recipients, 256 KiB of text, what one `feed` brought, `MAX_LOAD` of packages under way and
-    the last of these, and the responses not yet taken.
+    Call `feed`, then `work` while `can_work`, then `take_output`, and that again whenever a batch
+    is `ready`; `receive` does all of this, if the workers run a batch at once. `ended` is true when
+    no more packages will come: after a violation of the protocol, which `violation` names,
+    or `wind_down`. `busy` is true while input is left to handle, perhaps later. Holds at most
+    1 MiB of recipients, 256 KiB of text, the bytes of one `feed`, packages under way of `MAX_LOAD`
+    bytes plus the last batch, and the responses not yet taken.
 
-    `peer` is the client's address, for log and Received lines; `user` the number
-    of its user, where it is a local one.
+    `peer` is the client's address, for log and Received lines; `user` the ID of
+    its user on this machine, if it is a local one.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Session:
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False
-        # The package that arrives: its text, and why it is refused for all recipients.
+        # The package now arriving: its text, and the refusal of all its recipients.
         self._in_message = False
         self._text: Spool | None = None
         self._refusal: Response | None = None
-        #: The batch that is gathered; only its last package has recipients not checked yet.
+        #: The batch being gathered; only its last package may have recipients to check.
         self._packages: list[Package] = []
         self._gathered = 0
         self._workers = workers or Here()
@@ -95,22 +95,22 @@ class Session:
 
     @property
     def between_packages(self) -> bool:
-        """True where a client may go away without losing anything."""
+        """True if the client may go away without losing anything."""
         return self._reader.between_packages and not (self._packages or self._under_way)
 
     @property
     def waiting(self) -> bool:
-        """True while packages are under way to where they go."""
+        """True while packages are being delivered, or their responses are not taken yet."""
         return bool(self._under_way)
 
     @property
     def ready(self) -> bool:
-        """True where the next responses are there to be taken."""
+        """True if the next responses can be taken."""
         return bool(self._under_way) and self._under_way[0][1].done
 
     @property
     def can_work(self) -> bool:
-        """True where `work` has something to do now."""
+        """True if `work` has something to do now."""
         return self.busy and len(self._under_way) < MAX_BATCHES and self._load <= MAX_LOAD
 
     def feed(self, data: bytes) -> None:
@@ -120,9 +120,9 @@ class Session:
             self.busy = True
 
     def take_output(self) -> bytes:
-        """Return the responses of the next batch, where it is ready, and log its packages.
+        """Return the responses of the next batch, if it is ready, and log its packages.
 
-        Raises what delivering them has raised, such as `MemoryError`.
+        Raises what delivering them raised, such as `MemoryError`.
         """
         output = bytearray()
         if self.ready:
@@ -137,7 +137,7 @@ class Session:
         return bytes(output)
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes, deliver every package that is complete, return the responses."""
+        """Take bytes, deliver every complete package, and return the responses."""
         self.feed(data)
         output = b""
         while self.busy or self.ready:
@@ -146,12 +146,12 @@ class Session:
         return output
 
     def wind_down(self) -> None:
-        """End after the package at hand; what follows it is not looked at."""
+        """End after the package now arriving; ignore what follows it."""
         self._last = True
         self.busy = not self.ended
 
     def close(self) -> None:
-        """Throw away what has no response; harmless twice."""
+        """Discard packages without a response; harmless twice."""
         for package in self._packages:
             package.discard()
         self._packages = []
@@ -165,7 +165,7 @@ class Session:
         self._package_log.close()
 
     def work(self) -> None:
-        """Look at what has come, and hand on what is complete; `can_work` tells of more."""
+        """Handle some of the input and hand on complete packages; `can_work` if more is left."""
         checked = 0
         while checked < CHECKED_RECIPIENTS and self.can_work:
             if self._packages and self._packages[-1].owed:
@@ -179,7 +179,7 @@ class Session:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """Have the packages delivered; where nothing of them is to be stored, at once."""
+        """Submit the packages for delivery; if nothing is to be stored, deliver them at once."""
         batch = Batch(self._packages)
         self._packages = []
         self._gathered = 0
@@ -194,7 +194,7 @@ class Session:
         self._drop_text()
 
     def _advance(self) -> bool:
-        """Handle what comes next; False where that needs more bytes, or never comes."""
+        """Handle the next event; return False if that needs more bytes, or the session ends."""
         if not self._in_message and (self._last or self.ended):
             self._end_session()
             return False
@@ -226,7 +226,7 @@ class Session:
         self._in_message = False
         if self._text is not None:
             self._text.finish()
-        # From here on the text is the package's.
+        # From here on the package owns the text.
         text, self._text = self._text, None
         package = self._agent.package(event.sender, event.recipients, text, self._refusal)
         self._packages.append(package)
@@ -239,7 +239,7 @@ class Session:
 
 
 def _deliver(agent: DeliveryAgent, batch: Batch) -> None:
-    """Deliver a batch, in a thread; its texts are of no use after that."""
+    """Deliver a batch, in a worker's thread, and free its texts."""
     try:
         agent.deliver(batch)
     finally:

@@ -1,7 +1,7 @@
-"""Shares of the threads: mail of one client that takes long does not hold up everybody's.
+"""Shares of the threads: slow mail of one client does not hold up that of the others.
 
-A client has at most three quarters of the threads, and of two or three all but one. What it has
-beyond that waits here, and goes behind the jobs of others when one of its own is done.
+A client has at most three quarters of the threads; of two or three threads, all but one. Its
+further jobs wait here: when one of its own is done, the next goes behind the jobs of others.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Share:
     def __init__(self, pool: Workers, limit: int) -> None:
         self._pool = pool
         self._limit = limit
-        # A pool without threads does a job before `submit` returns.
+        # Reentrant, because a pool without threads runs a job before `submit` returns.
         self._lock = threading.RLock()
         self._waiting: deque[Job[Any]] = deque()
-        #: With what the pool has of each; None before it has that.
+        #: Jobs given to the pool, each with the pool's own job; None until `submit` returns that.
         self._begun: dict[Job[Any], Job[None] | None] = {}
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
-        """Have this done. Raises `RuntimeError` when the pool is closed."""
+        """Have the work done by the pool. Raises `RuntimeError` if the pool is closed."""
         job = Job(work)
         with self._lock:
             self._begin_waiting()
@@ -46,7 +46,7 @@ class Share:
         return job
 
     def cancel(self, job: Job[Any]) -> bool:
-        """Withdraw a job that was not begun; False where it was, and goes on."""
+        """Withdraw a job that has not begun; return False if it has: it goes on."""
         with self._lock:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -74,27 +74,27 @@ class Share:
             self._end(job)
 
     def _end(self, job: Job[Any]) -> None:
-        """Begin others in place of a job, if that had one; the lock is held."""
+        """Begin waiting jobs in place of this one, if it was begun; the lock is held."""
         if job in self._begun:
             del self._begun[job]
             self._begin_waiting()
 
     def _begin_waiting(self) -> None:
-        """Begin what there is room for; the lock is held."""
+        """Begin as many jobs as the limit allows; the lock is held."""
         while self._waiting and len(self._begun) < self._limit:
-            # Before it is begun: where the pool does it at once, its end begins the one after it.
+            # Taken out first: if the pool runs it at once, its end begins the job after it.
             job = self._waiting.popleft()
             try:
                 self._begin(job)
             except MemoryError:
-                self._waiting.appendleft(job)  # with the next that comes or ends
+                self._waiting.appendleft(job)  # tried again when a job comes or ends
                 return
             except RuntimeError:  # closed: what was not begun is dropped
                 self._waiting.clear()
 
 
 class Shares:
-    """The shares of all clients in a pool of so many `threads`."""
+    """The shares of all clients in a pool with this number of `threads`."""
 
     def __init__(self, pool: Workers, threads: int) -> None:
         self._pool = pool
@@ -102,7 +102,7 @@ class Shares:
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
 
     def of(self, group: str) -> Workers:
-        """Return a client's workers: one share for a group, and all threads without a group."""
+        """Return a client's workers: the share of its group, or the whole pool without a group."""
         if not group:
             return self._pool
         share = self._shares.get(group)

@@ -1,4 +1,4 @@
-"""The text of one message while it arrives: in memory, and in a file when it is large.
+"""The text of one message while it arrives: in memory, or in a file once it is large.
 
 The file has a name in tmp/ only between open() and unlink(), so that nothing
 is left of it after a crash.
@@ -21,11 +21,11 @@ _COPY_BYTES = 1 << 20
 
 
 class SpoolPlace(Protocol):
-    """What has a directory for the files of spools."""
+    """Provides the directory for the files of spools."""
 
     @property
     def tmp(self) -> Folder:
-        """The directory; asked for when a file is made, as it may be another by then."""
+        """The directory; looked up for each file, since it may have been replaced."""
 
 
 class Spool:
@@ -33,7 +33,7 @@ class Spool:
 
     With `crlf` every CR LF becomes LF as it is stored; a CR without LF stays
     (qmtp.txt, section 4). An error of the file is kept in `trouble`, not
-    raised: the rest of the message has to be read in any case, and is dropped.
+    raised: the rest of the message has to be read in any case, and is discarded.
     `size` is the bytes stored so far.
     """
 
@@ -59,7 +59,7 @@ class Spool:
         self._store(data)
 
     def finish(self) -> None:
-        """The text is complete."""
+        """Mark the text as complete, and store a CR that was held back."""
         self._store(self._held)
         self._held = b""
 
@@ -86,7 +86,7 @@ class Spool:
             self.discard()
 
     def top(self, count: int) -> bytes:
-        """Return the first `count` bytes of the text. Raises `LocalError`."""
+        """Return the first `count` bytes. Raises `LocalError` if the file cannot be read."""
         if self._fd < 0:
             return bytes(self._memory[:count])
         try:
@@ -95,9 +95,9 @@ class Spool:
             raise local_error("read the text that was stored in", self._path, error) from error
 
     def pieces(self, header: bytes) -> Iterator[bytes]:
-        """Return `header` and then the text, in pieces; may be called for each recipient.
+        """Yield `header` and then the text, in pieces; may be called for each recipient.
 
-        Raises `OSError` where the file cannot be read.
+        Raises `OSError` if the file cannot be read, or is shorter than what was written.
         """
         if self._fd < 0:
             yield header + self._memory

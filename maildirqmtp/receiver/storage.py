@@ -1,16 +1,16 @@
-"""Where the receiver puts its copies: a maildir, known by its path.
+"""The maildir, known by its path, into which the receiver writes its copies.
 
     stage     tmp/X written and fsynced
     publish   linked to new/X
     commit    new/ fsynced | is the maildir still the one at its path?
-    withdraw  new/X and tmp/X removed: its client sends the message again
+    withdraw  new/X and tmp/X removed: the client sends the message again
 
-A receiver that holds its directories open goes on writing into them after they
-were renamed, or mounted over, where no mail reader finds the copies. So the
-path is checked again before a copy counts as delivered.
+Directories that are held open can still be written to after they were renamed
+or mounted over, but no mail reader finds the copies there. So the path is
+checked again before a copy counts as delivered.
 
-Several threads may store and commit at once. Commits share an fsync of new/: one that begins
-after the links of all of them.
+Several threads may store and commit at once. Commits share an fsync of new/, which begins after
+the links of all of them.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# What link(2) says on a file system without hard links.
+# Errors of link(2) on a file system without hard links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class _OpenMaildir:
-    """The maildir that was at the path at some time; open as long as anybody refers to this.
+    """The maildir found at the path at some time; it stays open while this object is referenced.
 
-    `trouble` says why nothing counts any more that is not committed in it: its path leads
-    elsewhere, or an fsync of new/ has failed. What that was to make durable may be lost, and a
-    second fsync would say nothing of it.
+    `trouble` says why uncommitted copies in it no longer count: its path leads elsewhere, or an
+    fsync of new/ has failed. What that fsync was to make durable may be lost, and a second fsync
+    would not report it.
     """
 
     def __init__(self, path: bytes, has_sidecars: bool) -> None:
@@ -56,7 +56,7 @@ class _OpenMaildir:
     def sync_new(self) -> None:
         """Make the present entries of new/ durable, by an fsync that begins from now on.
 
-        Raises `LocalError`.
+        Raises `LocalError` if that fsync, or an earlier check or fsync, has failed.
         """
         with self._changed:
             wanted = self._begun + 1
@@ -78,7 +78,7 @@ class _OpenMaildir:
 
     @contextlib.contextmanager
     def looked_at(self) -> Iterator[None]:
-        """Look at the path where something fails: the maildir may be another by now."""
+        """If the body fails, check the path: the maildir may have been replaced."""
         try:
             yield
         except LocalError:
@@ -87,22 +87,22 @@ class _OpenMaildir:
             raise
 
     def check(self) -> None:
-        """Raise `LocalError` where nothing in it counts."""
+        """Raise `LocalError` if uncommitted copies in it no longer count."""
         if self.trouble is not None:
             raise LocalError(str(self.trouble))
 
     def check_path(self) -> None:
-        """Look whether it is still the one at its path. Raises `LocalError`."""
+        """Check that it is still at its path. Raises `LocalError` if not, or after `trouble`."""
         try:
             self.maildir.check_path(self.envelope)
         except LocalError as error:
-            # Without its traceback, which would keep this open.
+            # A copy of the error: its traceback would keep this object, and so the maildir, open.
             self.trouble = self.trouble or LocalError(str(error))
         self.check()
 
 
 class _HeldFolder(Folder):
-    """A directory of a maildir that stays open as long as this."""
+    """A directory of a maildir, which stays open while this object is referenced."""
 
     __slots__ = ("holder",)
 
@@ -119,11 +119,11 @@ class Copy(NamedTuple):
 
 
 class Storage:
-    """A maildir that is made if it is missing, and opened again where its path leads elsewhere.
+    """A maildir that is made if it is missing, and opened again when its path leads elsewhere.
 
-    Raises `LocalError` where it cannot be used, also for a file system that has
-    no hard links: every message would be deferred for ever. `has_sidecars` is for a
-    queue; with `renames` a file is never both in tmp/ and in new/, which is for `--once`.
+    Raises `LocalError` if it cannot be used, or its file system has no hard links:
+    every message would be deferred for ever. `has_sidecars` is for a queue;
+    `renames`, for `--once`, keeps a file from ever being both in tmp/ and in new/.
     """
 
     def __init__(self, path: bytes, has_sidecars: bool = False, renames: bool = False) -> None:
@@ -142,12 +142,12 @@ class Storage:
             raise
 
     def close(self) -> None:
-        """Close the maildir, which nothing is stored in any more; harmless twice."""
+        """Close the maildir; nothing may be stored in it after that. Harmless twice."""
         self._place.maildir.close()
 
     @property
     def tmp(self) -> Folder:
-        """The directory tmp/ of the maildir; open as long as it is referred to."""
+        """The directory tmp/ of the maildir; open while it is referenced."""
         with contextlib.suppress(LocalError):  # `store` reports it
             self._renew()
         place = self._place
@@ -155,31 +155,35 @@ class Storage:
 
     @property
     def new(self) -> Folder:
-        """The directory new/ of the maildir; open as long as it is referred to."""
+        """The directory new/ of the maildir; open while it is referenced."""
         place = self._place
         return _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
-        """Return the bytes left on the file system for ordinary users. Raises `LocalError`."""
+        """Return the bytes left for ordinary users. Raises `LocalError` if fstatvfs(3) fails."""
         return self._place.maildir.new.free_bytes()
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
-        """Write a file, durable but for its directory entry. Raises `LocalError`."""
+        """Write a file into new/, durable but for its directory entry.
+
+        Raises `LocalError` if it cannot be written, or linked into new/.
+        """
         copy = self.stage(pieces)
         self.publish(copy)
         return copy
 
     def stage(self, pieces: Iterable[bytes], mark: str = "") -> Copy:
-        """Write a file in tmp/, durable but for its directory entry. Raises `LocalError`.
+        """Write a file in tmp/, durable but for its directory entry.
 
-        `mark` becomes a part of its name.
+        `mark` becomes a part of its name. Raises `LocalError` if the file cannot be
+        written, or the maildir now at the path cannot be opened.
         """
         place = self._renew()
         with place.looked_at():
             return Copy(place, writing.write_tmp(place.maildir, pieces, mark))
 
     def publish(self, copy: Copy) -> None:
-        """Give a file of tmp/ its place in new/; where that fails it stays. Raises `LocalError`."""
+        """Move a file from tmp/ into new/. Raises `LocalError` if that fails; it stays in tmp/."""
         with copy.place.looked_at():
             publish = writing.publish_by_rename if self._renames else writing.publish
             publish(copy.place.maildir, copy.name)
@@ -187,14 +191,15 @@ class Storage:
     def commit(self, copies: Sequence[Copy]) -> None:
         """Make the copies durable, where a mail reader finds them.
 
-        Raises `LocalError` where that fails; then none of them counts.
+        Raises `LocalError` if an fsync fails or the maildir is not at its path; then
+        none of them counts.
         """
         for place in {copy.place for copy in copies}:
             place.sync_new()
             place.check_path()
 
     def withdraw(self, copies: Iterable[Copy]) -> list[LocalError]:
-        """Remove copies that were not committed; return what went wrong."""
+        """Remove copies that were not committed; return the errors."""
         errors = []
         for copy in copies:
             try:
@@ -205,9 +210,10 @@ class Storage:
         return errors
 
     def _renew(self) -> _OpenMaildir:
-        """Return what is at the path, as far as is known.
+        """Return the open maildir; after trouble with it, open the one that is at the path now.
 
-        It is not made: a missing mount must not be filled. Raises `LocalError`.
+        A missing one is not made: mail must not go into the directory under a missing
+        mount. Raises `LocalError` if there is none, or it cannot be opened.
         """
         with self._lock:
             if self._place.trouble is not None:
@@ -215,7 +221,7 @@ class Storage:
             return self._place
 
     def _prove_links(self) -> None:
-        """Raise `LocalError` where no file of tmp/ can be linked into new/."""
+        """Raise `LocalError` if no file of tmp/ can be linked into new/."""
         tmp, new = self._place.maildir.tmp, self._place.maildir.new
         try:
             one_file_system = os.fstat(tmp.fd).st_dev == os.fstat(new.fd).st_dev
@@ -223,7 +229,7 @@ class Storage:
             raise local_error("look at", self._path, error) from error
         if not one_file_system:
             raise LocalError(f"{printable(new.path)} is on another file system than tmp/")
-        # Both names in tmp/: of what a crash leaves there the next `clean` takes care.
+        # Both names are in tmp/, where the next `clean` removes what a crash leaves.
         probe = writing.unique_name()
         second = probe + b".link"
         try:
@@ -235,7 +241,7 @@ class Storage:
                     f"cannot link files in {printable(tmp.path)}: {error.strerror}; a maildir "
                     f"needs a file system with hard links"
                 ) from error
-            # A full disk, say, may have room when mail comes.
+            # Other errors may pass: a full disk may have room when mail comes.
         finally:
             for name in (second, probe):
                 with contextlib.suppress(LocalError):

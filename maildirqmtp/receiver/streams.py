@@ -1,7 +1,7 @@
 """The connections of the receiver's clients: a socket, or stdin and stdout; TLS is in `tls`.
 
 A stream is two descriptors to wait for, and operations on them that do not
-block. Reading and writing raise `OSError` where the client is gone.
+block. Reading and writing raise `OSError` if the connection is broken.
 """
 
 import os
@@ -18,19 +18,19 @@ class Stream(Protocol):
 
     read_fd: int
     write_fd: int
-    #: True until the client is authenticated, by calls of `read`.
+    #: True until calls of `read` have completed the handshake and authenticated the client.
     handshaking: bool
-    #: True where `read` has to wait until something can be written.
+    #: True while `read` has to wait until the stream is writable.
     read_wants_write: bool
 
     def read(self) -> bytes | None:
-        """Return what is there, b"" at the end, None when there is nothing yet."""
+        """Return the bytes available, b"" at the end, None if there are none yet."""
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write some of `data`; return how many bytes went."""
+        """Write some of `data`; return how many bytes were written."""
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; False where the stream cannot tell."""
+        """Tell the client that no more data follows; return False if that is impossible."""
 
     def close(self) -> None:
         """Close the connection; harmless twice."""
@@ -51,21 +51,21 @@ class SocketStream:
         self.read_fd = self.write_fd = sock.fileno()
 
     def read(self) -> bytes | None:
-        """Return what is there, b"" at the end, None when there is nothing yet."""
+        """Return the bytes available, b"" at the end, None if there are none yet."""
         try:
             return self._socket.recv(READ_BYTES)
         except BlockingIOError:
             return None
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write some of `data`; return how many bytes went."""
+        """Write some of `data`; return how many bytes were written."""
         try:
             return self._socket.send(data)
         except BlockingIOError:
             return 0
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; False where it is gone."""
+        """Tell the client that no more data follows; return False if it has gone."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -80,9 +80,9 @@ class SocketStream:
 class StdioStream:
     """Standard input and output, under ssh, tcpserver or inetd.
 
-    They stay as blocking as they are, since other processes may share them: a
-    read is made only when there is something to read, and a write has a length
-    that does not block then.
+    Their blocking mode is left alone, since other processes may share them:
+    `read` is called only when they are readable, and `write`, only when they are
+    writable, writes no more than they take without blocking.
     """
 
     handshaking = False
@@ -93,7 +93,7 @@ class StdioStream:
         self.write_fd = write_fd
 
     def read(self) -> bytes | None:
-        """Return what is there, b"" at the end."""
+        """Return the bytes available, b"" at the end."""
         return os.read(self.read_fd, READ_BYTES)
 
     def write(self, data: bytes | bytearray) -> int:
@@ -101,7 +101,7 @@ class StdioStream:
         return os.write(self.write_fd, data[: select.PIPE_BUF])
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; False for a pipe, where only our exit does."""
+        """Tell the client that no more data follows; False for a pipe, which only our exit ends."""
         try:
             with socket.socket(fileno=os.dup(self.write_fd)) as sock:
                 sock.shutdown(socket.SHUT_WR)
@@ -114,7 +114,7 @@ class StdioStream:
 
 
 def stdio_peer() -> str:
-    """Return the peer of standard input, as tcpserver, sshd and inetd tell it."""
+    """Return the peer of standard input, from tcpserver's or sshd's variables or its socket."""
     for variable in ("TCPREMOTEIP", "TCP6REMOTEIP", "SSH_CONNECTION"):
         words = os.environ.get(variable, "").split()
         if words and words[0].isascii() and words[0].isprintable() and len(words[0]) < 100:
@@ -136,7 +136,7 @@ def peer_name(address: str) -> str:
 def client_of(address: str) -> str:
     """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 address.
 
-    Whoever has one address of IPv6 usually has the whole /64 (RFC 6177).
+    The holder of one IPv6 address usually has its whole /64 (RFC 6177).
     """
     try:
         packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])

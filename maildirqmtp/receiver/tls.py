@@ -11,13 +11,13 @@ from maildirqmtp.transport.tls_socket import TlsError, TlsSocket, server_context
 
 
 class TlsServer:
-    """The server's side of TLS: its certificate, and what is required of a client's.
+    """The server's side of TLS: its certificate, and what it requires of a client's.
 
-    `cert`, `key` and `client_ca` are paths of PEM files; `key` is None where the
-    key is in `cert`. With `client_ca` a client needs a certificate of that
-    authority; with `client_names`, one that has one of these among its
-    subjectAltNames (DNS and e-mail) or common names. Raises `LocalError` for a
-    file that cannot be used.
+    `cert`, `key` and `client_ca` are paths of PEM files; `key` is None if the key is
+    in `cert`. With `client_ca` a client needs a certificate of that authority; with
+    `client_names`, that certificate must have one of these names among its
+    subjectAltNames (DNS and e-mail) or common names. Raises `LocalError` if a file
+    cannot be used.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TlsServer:
             raise LocalError(error.strerror or str(error)) from error
 
     def wrap(self, sock: socket.socket) -> "TlsStream":
-        """Return the stream of a connected socket. Raises `OSError` where the client is gone."""
+        """Return the stream of a connected socket. Raises `OSError` if the client has gone."""
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # see `SocketStream`
         sock.setblocking(False)
@@ -42,7 +42,7 @@ class TlsServer:
 
 
 class TlsStream:
-    """A client under TLS; see `Stream`. Its first `read`s do the handshake."""
+    """A client under TLS; see `Stream`. The first calls of `read` do the handshake."""
 
     def __init__(self, sock: TlsSocket, client_names: frozenset[str]) -> None:
         self.handshaking = True
@@ -52,7 +52,10 @@ class TlsStream:
         self._client_names = client_names
 
     def read(self) -> bytes | None:
-        """Return what is there, b"" at the end, None when there is nothing yet."""
+        """Return the bytes available, b"" at the end, None if there are none yet.
+
+        Raises `OSError` also if the client's certificate has none of the required names.
+        """
         if self.handshaking:
             done = self._socket.handshake()
             self.read_wants_write = self._socket.read_needs_write
@@ -72,16 +75,19 @@ class TlsStream:
             raise OSError(errno.EACCES, f"its certificate is for {shown}, which is not permitted")
 
     def write(self, data: bytes | bytearray) -> int:
-        """Write some of `data`; return how many bytes went."""
+        """Write some of `data`; return how many bytes were written."""
         sent = self._socket.write(data)
         if self._socket.write_needs_read:
-            # Only half a TLS message from the client makes a write wait for input; the
-            # selector would report room to write all the time.
+            # A write waits for input only after half a TLS message from the client; meanwhile
+            # the selector would report the socket as writable all the time.
             raise TlsError("TLS: half a handshake message, and no rest")
         return sent
 
     def half_close(self) -> bool:
-        """Tell the client that no more comes; what it still sends is not decrypted."""
+        """Tell the client that no more data follows; return False if it has gone.
+
+        What it still sends is not decrypted.
+        """
         self._socket.close_notify()
         try:
             self._socket.shut_down(socket.SHUT_WR)
@@ -96,7 +102,7 @@ class TlsStream:
 
 
 def names_of(certificate: Mapping[str, object]) -> list[str]:
-    """Return the DNS and e-mail names, then the common names, of what `getpeercert` says."""
+    """Return the DNS and e-mail names, then the common names, in a result of `getpeercert`."""
     found: list[str] = []
     alternatives = certificate.get("subjectAltName", ())
     assert isinstance(alternatives, tuple)

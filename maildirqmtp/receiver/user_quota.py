@@ -1,7 +1,7 @@
 """How much mail each local user may have waiting in a queue.
 
-A message's file name says whose it is, behind the count: `...Q7U1000.host`. So the
-limit holds over restarts, and a forwarder that takes messages out need not tell.
+A message's file name has the ID of its user after the count: `...Q7U1000.host`. So the
+limit survives restarts, and a forwarder need not report the messages that it removes.
 """
 
 import os
@@ -12,22 +12,22 @@ from collections.abc import Callable
 
 from maildirqmtp.maildir.files import Folder, local_error
 
-#: Seconds for which what one user has waiting is not counted anew, once it is too much.
+#: Least seconds between two counts of what a user who is over the limit has waiting.
 RECOUNT_S = 5.0
 
 _MARK = re.compile(rb"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+U([0-9]+)\.")
 
 
 def mark_of(user: int | None) -> str:
-    """Return what the name of a user's message has in it; empty for no local user."""
+    """Return the part of a file name that says whose message it is; empty for no local user."""
     return "" if user is None else f"U{user}"
 
 
 class UserQuota:
-    """At most `max_bytes` of one user in new/; `clock` is monotonic seconds.
+    """Allows each user at most `max_bytes` in new/; `clock` is monotonic seconds.
 
-    What was taken is added up, and counted again in the directory only where that
-    comes to too much.
+    The sizes that were taken are added up; the directory is counted again only when
+    that sum exceeds the limit.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,9 +38,9 @@ class UserQuota:
         self._counted_s: dict[int, float] = {}
 
     def take(self, new: Folder, user: int, size: int) -> bool:
-        """Say whether a user may add a message of `size` bytes; if so it is counted.
+        """Return whether a user may add a message of `size` bytes; if so, count it.
 
-        For any thread. Raises `LocalError`.
+        For any thread. Raises `LocalError` if `new` cannot be listed.
         """
         with self._lock:
             used = self._used.get(user)

@@ -56,7 +56,7 @@ server unreachable) or went to the failed maildir; 100 wrong usage.
 
 _SETTINGS = {setting.field: setting for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS)}
 
-#: The groups of the help, and the settings in them; the others are with the server's.
+#: The groups of the help, and their settings; all other settings are in the server's group.
 _ENVELOPES, _FAILURES, _SERVER, _TLS = "messages", "failures and bounces", "the server", "TLS"
 _OUTPUT = "output and monitoring"
 _GROUPS = {
@@ -96,7 +96,7 @@ class CommandLine(argparse.Namespace):
     watch: bool
 
     def values(self, settings: Iterable[Setting[Any]]) -> Values:
-        """Return the values of those settings that were given; several of one, each once."""
+        """Return the values of the settings that were given; of repeated values each once."""
         found: Values = {}
         for setting in settings:
             value = getattr(self, setting.field)
@@ -108,7 +108,7 @@ class CommandLine(argparse.Namespace):
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        """Put the defaults in only here: most runs show no help."""
+        """Put the defaults into the help, only here because most runs show none."""
         setting = _SETTINGS.get(action.dest)
         return action.help if setting is None else setting.described
 
@@ -175,15 +175,15 @@ def _add_setting(group: argparse._ArgumentGroup, setting: Setting[Any]) -> None:
 
 
 def parse(words: list[str]) -> CommandLine:
-    """Read a command line; exits where it is wrong, or asks for help.
+    """Parse a command line; exit if it is wrong, or asks for help.
 
-    Raises `ConfigError` for a value that is wrong. What follows the first `--` is
-    arguments, whatever it begins with.
+    Raises `ConfigError` if a value is wrong. All words after the first `--` are
+    arguments, whatever they begin with.
     """
     parser = make_parser()
     end = words.index("--") if "--" in words else len(words)
     for word in words[:end]:
-        # argparse takes such a value for an end of the options, too, and gives an empty list.
+        # argparse takes such a value for the end of the options, and returns an empty list.
         if word.startswith("--") and word.endswith("=--"):
             parser.error(f"{word}: -- ends the options, and is no value")
     line = parser.parse_intermixed_args(words[:end], CommandLine())
@@ -192,7 +192,7 @@ def parse(words: list[str]) -> CommandLine:
 
 
 def check_together(line: CommandLine) -> None:
-    """Refuse flags that mean nothing together, and say what to write. Raises `ConfigError`."""
+    """Raise `ConfigError`, with what to write, for flags that make no sense together."""
     stays = {"watch": line.watch, "config": line.config is not None}
     stays |= {"status": line.status, "check-config": line.check_config}
     ends = {"demo": line.demo, "enqueue": line.enqueue is not None, "dry-run": line.dry_run}
@@ -241,10 +241,10 @@ def _refuse_daemon_only(line: CommandLine) -> None:
 
 
 def _check_arguments(words: list[str]) -> None:
-    """Refuse what is not DIR [PREFIX] SERVER. Raises `ConfigError`.
+    """Raise `ConfigError` unless the arguments are DIR [PREFIX] SERVER.
 
-    A port after a blank, as telnet has it, would be taken for SERVER, and the host
-    for PREFIX; no host's name is a port's number.
+    A port after a blank, as telnet takes it, would be read as SERVER, and the host
+    as PREFIX; no host has the number of a port as its name.
     """
     host, port = words[-2:] if len(words) > 1 else ("", "")
     if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536 and len(words) > 1:
@@ -255,7 +255,10 @@ def _check_arguments(words: list[str]) -> None:
 
 
 def make_route(line: CommandLine) -> Route:
-    """Return the route that the command line asks for. Raises `ConfigError`."""
+    """Return the route that the command line asks for.
+
+    Raises `ConfigError` if arguments or settings are wrong, or conflict.
+    """
     words = line.arguments
     _check_arguments(words)
     values = flags_and_keys.prefix_defaults(len(words) == 3) | line.values(flags_and_keys.ROUTE)

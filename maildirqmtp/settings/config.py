@@ -1,7 +1,7 @@
-"""The configuration of the daemon: its routes, and what the process does besides.
+"""The configuration of the daemon: its routes, and the settings of the process.
 
-From a file, flags beat its `[[route]]`, that beats its `[defaults]`, and these
-beat what is built in.
+Flags override the `[[route]]` of a file, which overrides its `[defaults]`, which
+override the built-in defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROUTE = flags_and_keys.by_key(
     (flags_and_keys.MAILDIR, flags_and_keys.PREFIX, flags_and_keys.SERVER, *flags_and_keys.ROUTE)
 )
 _PROCESS = flags_and_keys.by_key(flags_and_keys.PROCESS)
-#: The settings that a table of the file may have, by where it stands.
+#: The settings that a table of the file may have, by the table's place in it.
 _PLACES = {"at the top": _PROCESS, "in [defaults]": _DEFAULTS, "in [[route]]": _ROUTE}
 
 
@@ -36,7 +36,7 @@ class Config:
     """What the daemon is to do.
 
     `verbosity` is -1 (quiet), 0 or 1 (verbose). `path` is the file it came from;
-    `submission` is what it says to `qmtp-sendmail`, None for nothing.
+    `submission` has its settings for `qmtp-sendmail`, None if there are none.
     """
 
     routes: tuple[Route, ...]
@@ -51,7 +51,10 @@ class Config:
 
 
 def from_command_line(line: CommandLine) -> Config:
-    """Return the configuration of `--watch`: one route, and no file. Raises `ConfigError`."""
+    """Return the configuration of `--watch`: one route, and no file.
+
+    Raises `ConfigError` if arguments or settings are wrong or conflict, or SERVER is `-`.
+    """
     return _make((make_route(line),), line.values(flags_and_keys.PROCESS), None)
 
 
@@ -67,9 +70,9 @@ def _make(routes: tuple[Route, ...], values: Values, path: str | None) -> Config
 
 
 def read(path: str, flags: CommandLine) -> Config:
-    """Read a file; the flags that were given beat it.
+    """Read a file; flags that were given override it.
 
-    Raises `ConfigError`, which names the file and, where it can be said, line and key.
+    Raises `ConfigError` if it is wrong, with the file's name and, if known, line and key.
     """
     file = ConfigFile(path)
     process = flags.values(flags_and_keys.PROCESS)
@@ -98,7 +101,10 @@ def read(path: str, flags: CommandLine) -> Config:
 
 
 def _values(file: ConfigFile, place: TomlPath, where: str, other: set[str] | None = None) -> Values:
-    """Return the values of a table, all of them known and of the right type; `other` are tables."""
+    """Return the values of a table; `other` are keys of tables in it, which are left out.
+
+    Raises `ConfigError` if a key is unknown, or a value is wrong.
+    """
     known = _PLACES[where]
     found: Values = {}
     for key, value in file.at(place).items():
@@ -148,7 +154,7 @@ def _route(file: ConfigFile, number: int, defaults: Values, flagged: Values) -> 
 
 
 def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
-    """Refuse to forward the same messages twice, and to remove what another route needs."""
+    """Raise `ConfigError` if two routes forward the same messages, or one removes another's."""
     seen: dict[tuple[bytes, bytes], int] = {}
     shards: dict[bytes, int] = {}
     for number, route in enumerate(routes):
@@ -177,7 +183,10 @@ def _check_different(file: ConfigFile, routes: tuple[Route, ...]) -> None:
 
 
 def effective(config: Config) -> str:
-    """Return the configuration as TOML, every setting in it: `read` makes the same of it."""
+    """Return the configuration as TOML with every setting; `read` makes the same of it.
+
+    Raises `ConfigError` if a value is not UTF-8.
+    """
     process = {
         "metrics_file": config.metrics_file,
         "metrics_listen": config.metrics_listen,

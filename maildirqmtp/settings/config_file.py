@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 #: Keys and, in arrays, indices, from the outermost table inwards.
 TomlPath = tuple[str | int, ...]
 
-#: Some ten thousand routes.
+#: Room for some ten thousand routes.
 MAX_BYTES = 4 << 20
 
 
 class ConfigFile:
     """A TOML file, read and parsed.
 
-    Raises `ConfigError` where it cannot be read, is no UTF-8 or no TOML.
+    Raises `ConfigError` if it cannot be read, is larger than `MAX_BYTES`, or is not
+    UTF-8 or TOML.
     """
 
     def __init__(self, path: str) -> None:
@@ -38,8 +39,8 @@ class ConfigFile:
         if len(raw) > MAX_BYTES:
             raise ConfigError(f"{self.name}: larger than {MAX_BYTES} bytes; is it the right file?")
         try:
-            # A byte order mark, which some editors write first, is no TOML. Line ends as tomllib
-            # makes them before it counts lines.
+            # A byte order mark, which some editors write first, is not TOML. Line ends are
+            # changed as tomllib changes them before it counts lines.
             self.text = raw.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             line = raw.count(b"\n", 0, error.start) + 1
@@ -54,7 +55,7 @@ class ConfigFile:
             raise ConfigError(f"{self.name}: {error}") from None
 
     def at(self, place: TomlPath) -> dict[str, Any]:
-        """Return the table at a place where there is one."""
+        """Return the table at a place, which must have one."""
         found: Any = self.tables
         for part in place:
             found = found[part]
@@ -62,15 +63,15 @@ class ConfigFile:
         return found
 
     def wrong(self, key: TomlPath, message: str) -> ConfigError:
-        """Return the error that names file and line."""
+        """Return an error with this message, which names the file and the line of `key`."""
         return ConfigError(f"{self.name}, line {self.line(key)}: {message}")
 
     def line(self, key: TomlPath) -> int:
         """Return the line, from 1, on which the statement begins that brings in a key.
 
-        tomllib does not say. But a statement that is cut off at the end of a
-        line is an error, and a file that is cut off between two statements is
-        not: so the line is the one after the longest such part without the key.
+        tomllib does not tell. But a file that is cut off amid a statement is an
+        error, and a file that is cut off between two statements is not: so the line is
+        the one after the longest part of the latter kind that does not have the key.
         """
         lines = self.text.split("\n")
         without, with_it = 0, len(lines)
@@ -90,7 +91,7 @@ class ConfigFile:
 
     @staticmethod
     def _has(key: TomlPath, text: str) -> bool | None:
-        """Say whether a part of the file has a key; None where it ends amid a statement."""
+        """Return whether a part of the file has a key; None if it ends amid a statement."""
         import tomllib
 
         try:

@@ -1,4 +1,4 @@
-"""Settings that cannot be together, in one route or in two of them; and what is said of that."""
+"""Settings that conflict, within one route or between two, and the errors that say so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_conflict(route: Route) -> tuple[Setting[Any], str] | None:
-    """Find a setting that cannot be together with another; say what is wrong with it."""
+    """Return a setting that conflicts with another, and what is wrong with it; None for none."""
     if route.warn_after_s is not None and not route.bounce:
         said = "senders are told nothing without bounces; ask for these, too"
         return flags_and_keys.WARN_AFTER, said
@@ -38,9 +38,10 @@ def find_conflict(route: Route) -> tuple[Setting[Any], str] | None:
 def find_conflict_between(
     routes: Sequence[Route],
 ) -> tuple[Setting[Any], str, tuple[int, int]] | None:
-    """Find a route that removes from a maildir what another one, or it itself, wants to stay.
+    """Find a route that removes from a maildir what it or another route needs there.
 
-    Returns a setting of it, what is wrong with that, and the numbers of both routes, from 0.
+    Returns its setting, what is wrong with that, and the numbers of both routes, from 0;
+    None if there is no such route.
     """
     if all(route.keep_sent_s is None and route.keep_failed_s is None for route in routes):
         return None
@@ -68,7 +69,7 @@ def find_conflict_between(
 
 
 def _kept(route: Route) -> Iterator[tuple[Setting[Any], bytes, float | None]]:
-    """Yield for each maildir that messages are moved to how long they stay there."""
+    """Yield a setting, each maildir that messages are moved to, and how long they stay there."""
     if route.sent is not None:
         yield flags_and_keys.KEEP_SENT, route.sent, route.keep_sent_s
     yield flags_and_keys.KEEP_FAILED, route.failed_maildir, route.keep_failed_s

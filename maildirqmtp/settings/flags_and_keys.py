@@ -1,8 +1,8 @@
 """The table of settings: each flag of the command line and each key of a file, once.
 
 A new setting is a field with its default in `Route` (or in `Config`) and a line
-here. From these come the flag, the key, the help, `--check-config` and the tests
-that the documents name it.
+here. From these come the flag, the key, the help, `--check-config` and the test
+that the documents mention it.
 
     text of a flag, TOML value -> values by field -> Route, Config
 """
@@ -47,15 +47,15 @@ from maildirqmtp.transport.endpoint import (
 
 T = TypeVar("T")
 
-#: What was said on a command line or in a table of a file: the values by field. A field
-#: that nothing was said of is not there.
+#: The values given on a command line or in a table of a file, by field. A field that was not
+#: given is absent.
 Values = dict[str, Any]
 
 
 class Setting(NamedTuple, Generic[T]):
     """A setting: `--key` on the command line, `key` in a file, `field` of `Route` or `Config`.
 
-    `help` may hold `{default}`. `short` is the flag of one letter, where there is one.
+    `help` may hold `{default}`. `short` is the flag of one letter, if there is one.
     """
 
     key: str
@@ -66,12 +66,12 @@ class Setting(NamedTuple, Generic[T]):
 
     @property
     def flag(self) -> str:
-        """The flag in full."""
+        """The long flag."""
         return f"--{self.key}"
 
     @property
     def default(self) -> T | None:
-        """What holds where nothing is said; None for nothing, and for what depends."""
+        """The value if none is given; None if there is none, or it depends on the form."""
         found: T | None = _DEFAULTS.get(self.field)
         return found
 
@@ -83,15 +83,15 @@ class Setting(NamedTuple, Generic[T]):
         return self.help.replace("{default}", self.type.to_text(self.default))
 
     def from_flag(self, text: str) -> T:
-        """Read the flag's text. Raises `ConfigError`."""
+        """Parse the flag's text. Raises `ConfigError` if it is wrong."""
         return self.type.parse(text, self.flag)
 
 
-#: Seconds that what has failed stays, at least: it may be the only copy, and `keep-failed = 30` is
-#: meant to be days.
+#: Least seconds that failed messages are kept: they may be the only copies, and somebody who
+#: writes `keep-failed = 30` means days.
 KEEP_FAILED_LEAST_S = 86_400.0
 
-#: The settings of a route that are no fields of it are parts of others; see `make_route`.
+#: Settings that are not fields of `Route` are parts of its fields; see `make_route`.
 _DEFAULTS: Values = {
     **Route._field_defaults,
     "port": QMTP_PORT,
@@ -186,7 +186,7 @@ SHARD = Setting(
     "only part K (from 0) of N of the messages, by their names",
 )
 
-#: What a route has besides its maildir, prefix and server, in the order of the help.
+#: The settings of a route besides its maildir, prefix and server, in the order of the help.
 ROUTE: tuple[Setting[Any], ...] = (
     _PORT,
     Setting(
@@ -321,7 +321,7 @@ _LOG_FORMAT = Setting(
     "lines of a daemon's log: text, or one JSON object a line",
 )
 
-#: What the process has, whatever its routes.
+#: The settings of the process, whatever its routes.
 PROCESS: tuple[Setting[Any], ...] = (
     _METRICS_FILE,
     _METRICS_LISTEN,
@@ -332,7 +332,7 @@ PROCESS: tuple[Setting[Any], ...] = (
     Setting("quiet", "quiet", SwitchType(), "errors only", "-q"),
 )
 
-#: Those that only make sense for a process that stays.
+#: The settings that only make sense in watch mode.
 DAEMON_ONLY: tuple[Setting[Any], ...] = (
     _RESCAN,
     _IDLE_TIMEOUT,
@@ -347,14 +347,14 @@ DAEMON_ONLY: tuple[Setting[Any], ...] = (
 def prefix_defaults(classic: bool) -> Values:
     """Return the defaults that depend on the form: the classic one, with a prefix, or the other.
 
-    The classic form is serialmail's, which bounces and takes read mail as well. A
-    first try on somebody's inbox must neither tell strangers of failures nor empty it.
+    The classic form is serialmail's, which bounces and takes read mail as well. The other
+    form, tried on an inbox, must neither tell strangers of failures nor empty it.
     """
     return {_BOUNCE.field: classic, _CUR.field: classic}
 
 
 def make_route(values: Values) -> Route:
-    """Return a route with these values; the others are the defaults. Raises `ConfigError`."""
+    """Return a route, with defaults. Raises `ConfigError` if the server or its TLS is wrong."""
     rest = dict(values)
     texts, port = rest.pop(SERVER.field), rest.pop("port", None)
     if len(texts) == 1:
@@ -377,7 +377,7 @@ def make_route(values: Values) -> Route:
 
 
 def route_values(route: Route) -> Values:
-    """Return the values that `make_route` makes this route of; what is not set is None or empty."""
+    """Return the values that `make_route` makes this route of; those not set are None or empty."""
     values = route._asdict()
     del values["fallback_servers"]
     values[SERVER.field] = tuple([server.text for server in route.servers])

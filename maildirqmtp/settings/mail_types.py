@@ -54,7 +54,7 @@ class ServersType(ValueType[tuple[str, ...]]):
 
     def to_toml(self, value: tuple[str, ...]) -> str:
         servers = [quoted(server) for server in value]
-        # One of a command may have commas, which a list would be divided at.
+        # Several as an array, because one text would also be split at the commas of a command.
         return servers[0] if len(servers) == 1 else f"[{', '.join(servers)}]"
 
 
@@ -185,10 +185,9 @@ class PinType(ValueType[bytes]):
 
 
 class ListenType(ValueType[tuple[str, int]]):
-    """`HOST:PORT` to listen on: an address or localhost, since a name may come to mean another.
+    """`HOST:PORT` to listen on: an address or localhost, since a name's address may change.
 
-    With `loopback_only`, on this machine only: metrics tell everybody who asks who
-    writes to whom.
+    With `loopback_only`, on this machine only: metrics disclose who writes to whom.
     """
 
     def __init__(self, metavar: str = "", *, loopback_only: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""argparse's parser, for all programs: what is wrong is an error of ours, a lost text, too."""
+"""argparse's parser, for all programs: wrong usage and unwritten help are errors of ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says where --help or --version cannot be written, and exits `unwritten`.
+    """A parser that reports if --help or --version cannot be written, and exits `unwritten`.
 
     argparse drops that error, or leaves it to the interpreter's shutdown: exit code 0, or 120.
     """

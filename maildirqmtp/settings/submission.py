@@ -1,7 +1,7 @@
 """The settings of `qmtp-sendmail`: the table `[submission]` of a configuration file.
 
-Two files may have it: the system's, and the user's own, which beats it key by key (and alias by
-alias). Little is imported here: a cron job's mail waits for it.
+Two files may have it: the system's, and the user's own, which overrides it key by key (and alias
+by alias). Little is imported here, because a cron job's mail waits for it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ SYSTEM_FILE = "/etc/maildirqmtp.toml"
 USER_FILE = "~/.config/maildirqmtp.toml"
 #: Where `qmtpmaildir --queue` listens for mail of local programs.
 SOCKET = b"/run/maildirqmtp/submit.sock"
-#: Where it keeps that mail.
+#: Where `qmtpmaildir --queue` keeps that mail.
 QUEUE = b"/var/lib/maildirqmtp/queue"
 
-#: Names to the addresses that their mail goes to, quoted in the file, here raw.
+#: Names, and the addresses that their mail goes to: quoted in the file, raw here.
 Aliases = dict[bytes, tuple[bytes, ...]]
-# What sendmail delivers to besides addresses: commands, files, lists of addresses (aliases(5)).
+# How targets of sendmail begin that are no addresses: commands, files, lists (aliases(5)).
 _NO_ADDRESS = (b"|", b"/", b":include:")
-# What may stand before them.
+# Characters that may stand before them.
 _BEFORE_ADDRESS = b' \t<"\\'
 
 
 class Submission(NamedTuple):
-    """What `[submission]` says.
+    """The settings in `[submission]`.
 
     `domain` completes addresses without one. `sender` is the envelope sender of
-    this machine's users. `maildir` is the user's own, `queue` that of
-    `qmtpmaildir --queue`, both for -bp and -q.
+    this machine's users. `maildir` is the user's own, for mail that the queue does
+    not take; `queue` is the maildir of `qmtpmaildir --queue`. -bp and -q use both.
     """
 
     socket: bytes = SOCKET
@@ -104,9 +104,9 @@ KEYS: dict[str, ValueType[Any]] = {
 
 
 def from_file(file: ConfigFile) -> dict[str, Any]:
-    """Return what a file's `[submission]` says, by key; nothing where it has none.
+    """Return the settings in a file's `[submission]`, by key; none if it has no such table.
 
-    Raises `ConfigError`, which names file and line.
+    Raises `ConfigError`, with file and line, if a key is unknown or a value is wrong.
     """
     table = file.tables.get(TABLE, {})
     if not isinstance(table, dict):
@@ -125,15 +125,18 @@ def from_file(file: ConfigFile) -> dict[str, Any]:
 
 
 def to_toml(values: dict[str, Any]) -> list[str]:
-    """Return the lines of a `[submission]` that `from_file` reads as this. Raises `ConfigError`."""
+    """Return the lines of a `[submission]` that `from_file` reads as `values`.
+
+    Raises `ConfigError` if a value is not UTF-8.
+    """
     return [f"[{TABLE}]", *(f"{key} = {KEYS[key].to_toml(value)}" for key, value in values.items())]
 
 
 def read(warn: Callable[[str], object]) -> Submission:
-    """Return what the system's and the user's file say together.
+    """Return the combined settings of the system's and the user's file.
 
-    A file that is not there says nothing; one that may not be read, which
-    `warn` is told, neither. Raises `ConfigError` for a file that is wrong.
+    A missing file is ignored; so is one that cannot be opened, and `warn` is told
+    about that. Raises `ConfigError` if a file has an error.
     """
     values: dict[str, Any] = {}
     for path in (SYSTEM_FILE, os.path.expanduser(USER_FILE)):

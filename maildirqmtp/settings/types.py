@@ -1,8 +1,8 @@
 """Types of values: how each is written on a command line, in TOML and in the help.
 
 `to_text` writes what `parse` reads, and `to_toml` what `from_toml` reads.
-Whatever reads takes `where`, the name that an error begins with (`--window`,
-`window`), and raises `ConfigError`.
+`parse` and `from_toml` take `where`, the name that an error begins with
+(`--window`, `window`), and raise `ConfigError` if the value is wrong.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ChoiceType(TextType):
 
 
 class BytesType(ValueType[bytes]):
-    """Bytes, as the file system has them: what is not UTF-8 stays what it is."""
+    """Bytes, as the file system has them: those that are not UTF-8 stay as they are."""
 
     def parse(self, text: str, where: str) -> bytes:
         return os.fsencode(text)
@@ -140,7 +140,7 @@ class CountType(NumberType):
 
 
 class DurationType(ValueType[float]):
-    """A time in seconds, from 0 to 100 years; `least_s` is the least there may be."""
+    """A time in seconds, up to 100 years; more than 0 if `positive`, and at least `least_s`."""
 
     wanted = 'a time as in "90s", or a number of seconds,'
 
@@ -189,7 +189,7 @@ class DurationType(ValueType[float]):
 
 
 class SwitchType(ValueType[bool]):
-    """On or off. The flag takes no value and means on; `--no-` of it, where there is one, off."""
+    """On or off. The flag takes no value and means on; with `both_ways`, `--no-FLAG` means off."""
 
     wanted = "true or false"
 
@@ -243,7 +243,7 @@ class HostNameType(TextType):
 
 
 class ListType(ValueType[tuple[T, ...]]):
-    """Several values, each once: the flag may be given again; in a file one, or an array."""
+    """Several values, each once: the flag may be repeated; in a file, a text or an array."""
 
     wanted = "a text or an array of texts"
 
@@ -267,14 +267,14 @@ class ListType(ValueType[tuple[T, ...]]):
 
 
 def digits(value: int, where: str) -> str:
-    """Write an integer of TOML. Raises `ConfigError` for one of more than twelve digits."""
+    """Write an integer of TOML. Raises `ConfigError` if it has more than twelve digits."""
     if abs(value) >= _MAX_NUMBER:
         raise ConfigError(f"{where}: the number is too large")
     return str(value)
 
 
 def expanded(path: str, where: str) -> str:
-    """Expand `~` at the start of a path. Raises `ConfigError`, also for what is no path."""
+    """Expand `~` at the start of a path. Raises `ConfigError` for no path, or no such user."""
     if not path or "\0" in path:
         raise ConfigError(f"{where}: a path is needed, not {path!r}")
     found = os.path.expanduser(path)
@@ -289,7 +289,7 @@ def unexpanded(path: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a basic string of TOML. Raises `ConfigError` for what is not UTF-8."""
+    """Return a basic string of TOML. Raises `ConfigError` if the text is not UTF-8."""
     out = []
     for c in text:
         if "\ud800" <= c <= "\udfff":

@@ -11,7 +11,10 @@ _BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def parse_seconds(text: str, where: str = "time") -> float:
-    """Read a time: seconds, or with a unit as in `90s 5m 2h 14d 1w`. Raises `ConfigError`."""
+    """Parse a time: seconds, or with a unit as in `90s 5m 2h 14d 1w`.
+
+    Raises `ConfigError` if it is anything else, or more than 100 years.
+    """
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
     if not (number.isascii() and number.replace(".", "", 1).isdigit() and len(number) <= 12):
         raise ConfigError(f"{where}: a time is a number with s, m, h, d or w, not {text!r}")
@@ -21,7 +24,7 @@ def parse_seconds(text: str, where: str = "time") -> float:
 
 
 def check_seconds(seconds: float, where: str, shown: str) -> None:
-    """Refuse a time that is negative, endless or beyond 100 years. Raises `ConfigError`."""
+    """Raise `ConfigError` if a time is negative, infinite or more than 100 years."""
     if not 0 <= seconds < inf:
         raise ConfigError(f"{where}: a time cannot be negative, or endless")
     if seconds > MAX_SECONDS:
@@ -29,7 +32,10 @@ def check_seconds(seconds: float, where: str, shown: str) -> None:
 
 
 def parse_bytes(text: str, where: str = "size") -> int:
-    """Read a size: bytes, or with a unit as in `64k 32M 1G` (powers of 1,024). `ConfigError`."""
+    """Parse a size: bytes, or with a unit as in `64k 32M 1G` (powers of 1,024).
+
+    Raises `ConfigError` if it is anything else.
+    """
     number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _BYTES else (text, "")
     if not (number.isascii() and number.isdigit() and len(number) <= 15):
         raise ConfigError(f"{where}: a size is a number of bytes or with k, M or G, not {text!r}")
@@ -45,7 +51,10 @@ def bytes_text(size: int) -> str:
 
 
 def parse_window(text: str, where: str = "window") -> tuple[int, int]:
-    """Read a window: `MESSAGES` or `MESSAGES,SIZE`. Raises `ConfigError`."""
+    """Parse a window, `MESSAGES` or `MESSAGES,SIZE`; return messages and bytes.
+
+    Raises `ConfigError` if it is anything else, or one of them is below 1.
+    """
     count, comma, size = text.partition(",")
     if not (count.isascii() and count.isdigit() and len(count) <= 9 and int(count) > 0):
         raise ConfigError(f"{where}: MESSAGES or MESSAGES,SIZE as in 4096,32M, not {text!r}")

@@ -32,8 +32,9 @@ def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) ->
     """Take a message from standard input; return the exit code.
 
     `sender` and `recipients` are raw. Prints the message's name. Raises
-    `ConfigError`, `EnvelopeError` for a message or an envelope that is too
-    large, and `LocalError`; then nothing has been taken.
+    `ConfigError` without a sender or recipient, `EnvelopeError` if the message or
+    its envelope is too large, and `LocalError` if the input cannot be read or the
+    maildir not written; then nothing has been taken.
     """
     if sender is None or not recipients:
         raise ConfigError("--enqueue needs --sender and at least one --recipient")
@@ -41,14 +42,14 @@ def enqueue(path: bytes, sender: bytes | None, recipients: tuple[bytes, ...]) ->
     given = standard_input()
     with signal_handlers(SIGNALS, given.stop, keep_ignored=True):
         name = put(path, content, remove_trace(given.pieces()))
-        # It is enqueued: an exit code other than 0 would have it enqueued twice.
+        # It is enqueued: after any exit code but 0 the caller would enqueue it again.
         with contextlib.suppress(OSError):
             print(os.fsdecode(name), flush=True)
     return EXIT_OK
 
 
 def make_sidecar(sender: bytes, recipients: tuple[bytes, ...]) -> Sidecar:
-    """Return the sidecar of a new message. Raises `EnvelopeError` for one that is too large."""
+    """Return the sidecar of a new message. Raises `EnvelopeError` if it would be too large."""
     content = Sidecar(sender, recipients)
     if len(recipients) > MAX_RECIPIENTS or len(encode(content)) > MAX_BYTES:
         raise EnvelopeError(
@@ -61,7 +62,8 @@ def make_sidecar(sender: bytes, recipients: tuple[bytes, ...]) -> Sidecar:
 def put(path: bytes, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
     """Put a message and its sidecar into the maildir at `path`, durably; return its name.
 
-    Raises `LocalError`, and what `pieces` raises; then nothing has been taken.
+    Raises `LocalError` if the maildir cannot be written, and what reading `pieces`
+    raises; then nothing has been taken.
     """
     with Maildir(path) as maildir:
         return writing.enqueue(maildir, content, pieces)

@@ -54,9 +54,10 @@ def hand_over(
 ) -> int:
     """Hand a message over to the queue, or else into the maildir; return an exit code.
 
-    `stoppable` ends the wait for the queue. `tell` is told why the code is not 0, and with which
-    recipients, and where the maildir has what the queue may have as well. Raises
-    `ConfigError` for a maildir of another user's, and `LocalError`.
+    `stoppable` ends the wait for the queue. `tell` gets a line for each cause of a code other
+    than 0, with its recipient, and one if the maildir keeps what the queue may have as well. If
+    the queue cannot be reached, raises `ConfigError` for a maildir of another user's, `LocalError`
+    if it cannot be written, and `EnvelopeError` if the sidecar would be too large.
     """
     try:
         transport = queue_client.connect(settings.socket, stoppable)
@@ -97,7 +98,7 @@ def _code(response: Response) -> int:
 
 
 def _keep(path: bytes, envelope: Envelope, text: HeldText) -> None:
-    """Put a message into the user's own maildir, which is made where it is missing."""
+    """Put a message into the user's own maildir, which is made if it is missing."""
     from maildirqmtp.maildir.writing import create
     from maildirqmtp.submission.enqueue import make_sidecar, put
 

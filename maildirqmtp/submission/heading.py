@@ -1,7 +1,7 @@
-"""The header of a submitted message: who it is for, what goes from it and what is missing.
+"""The header of a submitted message: its recipients, the fields to remove and those to add.
 
-RFC 5322, 3.6; and what Postfix's sendmail and cleanup(8) do: with any Resent- field the recipients
-of -t, and what is missing, are those of the Resent- fields (RFC 5322, 3.6.6).
+It follows RFC 5322, 3.6, and Postfix's sendmail and cleanup(8): if there is any Resent- field, the
+recipients of -t and the missing fields are those of the Resent- fields (RFC 5322, 3.6.6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from maildirqmtp.text import rfc5322_date
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-#: Bytes of a header; none of it may be sent before all of it is known, for Bcc may come last.
+#: Most bytes of a header; it must be complete before any of it is sent, for Bcc may come last.
 MAX_BYTES = 1 << 20
 
 _BLIND = (b"bcc", b"resent-bcc")
@@ -29,7 +29,7 @@ _MARKS_RESENT = {_RESENT + name for name in (*_OTHER_ADDRESSES, b"bcc", b"date",
 
 
 class Missing(NamedTuple):
-    """What a header gets where it has none: made only then, for it may take time to find out."""
+    """Values for fields that a header lacks; made only if needed, since that may take time."""
 
     author: Callable[[], bytes]
     date_s: float
@@ -39,7 +39,7 @@ class Missing(NamedTuple):
 def read(pieces: Iterable[bytes]) -> tuple[Head, bytes, Iterator[bytes]]:
     """Read a message up to its body: return the header, the body's beginning, and the rest of it.
 
-    Raises `EnvelopeError` for a header above `MAX_BYTES`, and what `pieces` does.
+    Raises `EnvelopeError` for a header above `MAX_BYTES`, and what reading `pieces` raises.
     """
     source = iter(pieces)
     read, wanted = bytearray(), 0
@@ -59,14 +59,14 @@ def read(pieces: Iterable[bytes]) -> tuple[Head, bytes, Iterator[bytes]]:
 
 
 def is_resent(head: Head) -> bool:
-    """Say whether the header has fields of a message that is sent once more."""
+    """Return whether the header has Resent- fields, which mark a message that is sent again."""
     return any(field.name in _MARKS_RESENT for field in head.fields)
 
 
 def recipients(head: Head) -> list[bytes]:
     """Return the recipients that -t takes from a header, raw.
 
-    Raises `EnvelopeError` for a field that is no list of addresses.
+    Raises `EnvelopeError` if such a field is not a list of addresses.
     """
     prefix = _RESENT if is_resent(head) else b""
     wanted = {prefix + name for name in _RECIPIENTS}
@@ -81,15 +81,15 @@ def recipients(head: Head) -> list[bytes]:
 
 
 def completed(head: Head, domain: bytes, missing: Missing) -> bytes:
-    """Return the header as it is sent, with its empty line.
+    """Return the header to send, with the empty line that ends it.
 
-    Without Bcc and Resent-Bcc; `domain` at addresses that have none, where one
-    is given; with From, Date and Message-ID where they are missing.
+    Bcc and Resent-Bcc are removed; addresses without a domain get `domain`, unless
+    that is empty; From, Date and Message-ID are added if they are missing.
     """
     kept = [_with_domain(field, domain) for field in head.fields if field.name not in _BLIND]
     resent = is_resent(head)
     added = list(_added(kept, b"Resent-" if resent else b"", missing))
-    # The fields of a resending stand before what they are about, in a block.
+    # Resent- fields stand in a block above the fields of the original message.
     return fields.join([*added, *kept] if resent else [*kept, *added])
 
 
@@ -107,13 +107,13 @@ def _added(kept: Sequence[Field], prefix: bytes, missing: Missing) -> Iterator[F
 
 
 def author(name: str, address: bytes) -> bytes:
-    """Return what From says of a person with this name and raw address."""
+    """Return the value of From for a person with this name and raw address."""
     phrase = fields.phrase(name).encode()
     return b"%b <%b>" % (phrase, quote(address)) if phrase else quote(address)
 
 
 def _with_domain(field: Field, domain: bytes) -> Field:
-    """Return a field of addresses with a domain at each; one that is no list stays as it is."""
+    """Return a field with `domain` added to addresses that have none; unchanged if no list."""
     if not domain or field.name not in _ADDRESSES:
         return field
     try:

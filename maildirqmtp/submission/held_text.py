@@ -1,4 +1,4 @@
-"""A text that is read once and handed over as often as it takes."""
+"""A text that is read once and can be handed over several times."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
-#: Bytes that are kept in memory; a longer text goes to a file without a name.
+#: Most bytes that are kept in memory; a longer text goes to a file without a name.
 MEMORY_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 18
 
 
 class HeldText:
-    """All of some pieces; `length` is its bytes. A context manager; leaving it frees them.
+    """A text made of pieces; `length` is its bytes. A context manager; leaving it frees the text.
 
-    Raises `LocalError` where there is no room for them, and what `pieces` raises.
+    Raises `LocalError` if the text cannot be kept, and what reading `pieces` raises.
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -46,7 +46,7 @@ class HeldText:
         if self._file is None:
             import tempfile  # 6 ms, which small messages do not wait for
 
-            # Without a buffer, so that an error is that of the write which it belongs to.
+            # Without a buffer, so that an error is raised by the write that it belongs to.
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (close does it)
             for held in self._memory:
                 write_all(self._file.fileno(), held)
@@ -60,19 +60,19 @@ class HeldText:
         self.close()
 
     def close(self) -> None:
-        """Free it; harmless twice."""
+        """Free the text; harmless twice."""
         self._memory = []
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def put_before(self, piece: bytes) -> None:
-        """Put a piece before all that is there."""
+        """Put a piece at the beginning of the text."""
         self._before = piece + self._before
         self.length += len(piece)
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield all of it, from the beginning. Raises `LocalError`."""
+        """Yield the text from its beginning. Raises `LocalError` if its file cannot be read."""
         yield self._before
         if self._file is None:
             yield from self._memory

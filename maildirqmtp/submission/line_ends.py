@@ -24,7 +24,7 @@ def unix_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 class UntilDot:
     """A message that ends before a line of one dot, as without -i; its lines end with LF.
 
-    `more` tells, afterwards, whether other lines were seen to follow.
+    After iterating, `more` is true if text was seen to follow that line.
     """
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -33,7 +33,7 @@ class UntilDot:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield all of the message."""
-        # The first line is one, too: a line end before it, which is taken off again.
+        # The first line may be the dot, too: it gets a line end before it, which is removed again.
         held, skip = b"\n", 1
         for piece in self._pieces:
             data = held + piece

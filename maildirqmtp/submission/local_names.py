@@ -1,9 +1,9 @@
-"""Names of this machine's users become addresses: aliases, completion, the envelope sender.
+"""Addresses for the names of this machine's users: aliases, completion, the envelope sender.
 
-A name is local that has no domain, or stands at localhost or at this host. Aliases come first,
+A name is local if it has no domain, or its domain is localhost or this host. Aliases come first,
 then completion by the configured domain. At the host's full name, which may be a domain that
-takes mail, only aliases are looked up for recipients; a sender there is rewritten, for most
-servers refuse one at `laptop.local`.
+takes mail, recipients are only looked up in the aliases; a sender there is rewritten, because
+most servers refuse one at `laptop.local`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     from maildirqmtp.settings.submission import Submission
 
-#: Aliases that lead to each other before an address.
+#: Most aliases that may lead to each other before an address.
 MAX_DEPTH = 10
 
 _LOCALHOST = (b"", b"localhost", b"localhost.localdomain")
 
 
 class NoSuchUser(EnvelopeError):
-    """A local name that is no alias, where nothing is configured to complete it."""
+    """A local name that is no alias, while no domain is configured to complete it."""
 
 
 class LocalNames:
-    """The local names of this machine, as the configuration has them. Addresses are raw."""
+    """The local names of this machine, as configured. Addresses are raw."""
 
     def __init__(self, settings: Submission) -> None:
         self._settings = settings
@@ -41,10 +41,10 @@ class LocalNames:
         self.domain = (settings.domain or "").encode()
 
     def recipients(self, given: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Return what these recipients come to, each once.
+        """Return the addresses that these recipients expand to, each once.
 
-        Raises `NoSuchUser`, and `ConfigError` for aliases that lead back to
-        themselves, or too deep.
+        Raises `NoSuchUser` for a local name that leads to no address, and `ConfigError`
+        for aliases that lead back to themselves, or are nested too deeply.
         """
         found: dict[bytes, bytes] = {}
         expanded: set[bytes] = set()
@@ -71,7 +71,7 @@ class LocalNames:
             expanded.add(name)
 
     def _alias(self, address: bytes) -> bytes | None:
-        """Return the alias that this address is, None where it is none."""
+        """Return the name of the alias that this address is; None if it is none."""
         local, domain = _parts(address)
         name = local.lower()
         is_alias = name in self._settings.aliases and self._is_here(domain)
@@ -89,7 +89,7 @@ class LocalNames:
         return b"%b@%b" % (local, self.domain)
 
     def sender(self, address: bytes) -> bytes:
-        """Return the envelope sender: a local one as it is configured, any other as it is."""
+        """Return the envelope sender: for a local one the configured one, any other as it is."""
         if not address:
             return address
         local, domain = _parts(address)
@@ -107,7 +107,7 @@ class LocalNames:
         return self.domain or full_host_name().encode("utf-8", "replace")
 
     def _is_short(self, domain: bytes) -> bool:
-        """Say whether a domain, in lower case, means this machine to this machine only."""
+        """Return whether a domain, in lower case, names this machine, but only on this machine."""
         return domain in _LOCALHOST or domain == self._short
 
     def _is_here(self, domain: bytes) -> bool:
@@ -115,11 +115,11 @@ class LocalNames:
             return True
         if domain == self.domain.lower() or not domain.startswith(self._short + b"."):
             return False
-        # Only here, for it may ask the DNS.
+        # Last, because it may ask the DNS.
         return domain == full_host_name().lower().encode("utf-8", "replace")
 
 
 def _parts(address: bytes) -> tuple[bytes, bytes]:
-    """Return the local part, and the domain in lower case, empty where there is none."""
+    """Return the local part, and the domain in lower case, empty if there is none."""
     local, at, domain = address.rpartition(b"@")
     return (local, domain.lower().removesuffix(b".")) if at else (address, b"")

@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from maildirqmtp.errors import QMTPError
 
 _PIECE_BYTES = 1 << 16
-#: What ends the wait for more of the message, and for the queue.
+#: Signals that end the wait for more of the message, and for the queue.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def standard_input() -> Input:
-    """Return the message on standard input. Raises `LocalError` where that is closed."""
+    """Return the message on standard input. Raises `LocalError` if that is closed."""
     if sys.stdin is None:
-        # The next file that is opened would get its descriptor.
+        # Descriptor 0 goes to the next file that is opened.
         raise LocalError("standard input is closed; the message is read from there")
     return Input(sys.stdin.fileno())
 
 
 class Stoppable:
-    """What waits now and then, until a signal ends that: `stop` is the handler."""
+    """Waits that a signal ends; `stop` is its handler."""
 
     def __init__(self) -> None:
         self._stopped = False
         self._error: QMTPError | None = None
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """End the wait that is under way, and all that come later."""
+        """End the wait that is under way, and all later ones."""
         self._stopped = True
         if self._error is not None:
             raise self._error
 
     @contextmanager
     def waits(self, error: QMTPError) -> Iterator[None]:
-        """Raise `error` at a signal, from its handler; at once where it came before."""
+        """Raise `error` when a signal comes, from its handler; at once if one came before."""
         try:
             self._error = error
             if self._stopped:
@@ -63,7 +63,11 @@ class Input(Stoppable):
         self._fd = fd
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield all of it. Raises `EnvelopeError` where it is too large, and `LocalError`."""
+        """Yield the message.
+
+        Raises `EnvelopeError` if it is too large, and `LocalError` if it cannot be read or
+        a signal ends the wait.
+        """
         size = 0
         while piece := self._read():
             size += len(piece)

@@ -1,11 +1,11 @@
 """Handing a message over by QMTP to the queue on this machine.
 
-Not by `QMTPClient`: what it takes to load that (fences, windows, time-outs of an unknown server
-far away) is more than all else that a cron job's mail costs. The server is `qmtpmaildir`, which
+`QMTPClient` is not used: to load it (fences, windows, time-outs for an unknown server far away)
+costs more than everything else about a cron job's mail. The server is `qmtpmaildir`, which
 answers once per recipient, and all at once.
 
-A signal ends the wait for a queue that is silent: at once while nothing was sent, and after a
-moment where it may have the message, for then that is in doubt.
+A signal ends the wait for a silent queue: at once while connecting, and after `STOP_S` from then
+on, since the queue may have the message, which would be in doubt.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
     from maildirqmtp.submission.message_input import Stoppable
     from maildirqmtp.transport.transport import Transport
 
-#: Seconds until there is a place among those who wait for the queue.
+#: Seconds until the queue's socket has room for one more client.
 CONNECT_TIMEOUT_S = 60.0
 #: Seconds without a byte taken, or without an answer: the queue writes to this machine's disk.
 TIMEOUT_S = 300.0
-#: Seconds that it still has once a signal has come: one that works has answered by then.
+#: Seconds that the queue still has after a signal: one that works has answered by then.
 STOP_S = 2.0
 
 _RECEIVE_BYTES = 1 << 16
 
 
 class Answers(NamedTuple):
-    """What the queue said, in the order of the recipients; `error` where it did not say all."""
+    """The responses, in the order of the recipients; `error` says why some are missing, if any."""
 
     responses: list[Response]
     error: QMTPError | None
 
 
 def connect(path: bytes, stoppable: Stoppable) -> Transport:
-    """Connect to the queue's socket. Raises `ConnectError`, also where it is told to stop."""
+    """Connect to the queue's socket. Raises `ConnectError` if that fails, or a signal ends it."""
     server = UnixEndpoint(os.fsdecode(path))
     with stoppable.waits(ConnectError(None, f"told to stop before {server} took a connection")):
         return connect_unix(server, CONNECT_TIMEOUT_S)
@@ -104,7 +104,7 @@ class _Conversation:
                     self._wait(reading=False)
 
     def receive(self, count: int) -> None:
-        """Read until so many responses are there."""
+        """Read until there are `count` responses in all."""
         while len(self.responses) < count:
             response = self._reader.next()
             if response is not None:
@@ -140,7 +140,7 @@ class _Conversation:
         raise ResponseTimeout(None, f"{name} {doing} for {TIMEOUT_S:.0f} s")
 
     def _is_ready(self, selector: ConnectionSelector, reading: bool) -> bool:
-        """Wait for the connection; say whether it was ready in time."""
+        """Wait for the connection; return whether it was ready in time."""
         if self._stop_at is None:
             try:
                 with self._stoppable.waits(_Stopped()):

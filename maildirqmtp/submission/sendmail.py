@@ -9,7 +9,8 @@
       -> the queue, or a maildir          hand_over
 
 Nothing is handed over before the last byte was read. SIGTERM, SIGINT and SIGHUP end the wait for
-it, and for a queue that is silent: then the message goes into the maildir, or is not taken.
+that: then the message is not taken. They also end the wait for a silent queue: then the message
+goes into the maildir, or is not taken.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 class Request(NamedTuple):
     """What the command line asks for. Addresses are raw.
 
-    `sender` is None where it says none, and empty for the null sender;
-    `from_header` is -t, `dot_ends` that there is no -i.
+    `sender` is None if none was given, and empty for the null sender; `from_header`
+    is true with -t, `dot_ends` without -i.
     """
 
     sender: bytes | None = None
@@ -57,9 +58,10 @@ def send(
 ) -> int:
     """Take a message and hand it over; return an exit code of sysexits(3).
 
-    `tell` is told what else there is to say. Raises `EnvelopeError` for a message
-    or an address that cannot be sent, `NoSuchUser`, `ConfigError` and
-    `LocalError`; then nothing of it has been taken.
+    `tell` gets the lines for the user. Raises `EnvelopeError` if the message or an
+    address cannot be sent, `NoSuchUser` if a local name leads to no address,
+    `ConfigError` if the aliases or the maildir cannot be used, and `LocalError` if
+    the input cannot be read or the message not kept; then nothing has been taken.
     """
     with signal_handlers(SIGNALS, given.stop, keep_ignored=True):
         lines = unix_lines(given.pieces())
@@ -106,12 +108,12 @@ def _author_address(
     address = request.sender or login
     if b"@" in address:
         return names.sender(address)
-    # A name at a host that no reply finds is of less use than the configured address.
+    # The configured address is of more use than a name at a host that no reply can reach.
     return names.own(address) if names.domain else settings.sender or names.own(address)
 
 
 def _check(sender: bytes, recipients: tuple[bytes, ...]) -> None:
-    """Raise `EnvelopeError` for what no server takes."""
+    """Raise `EnvelopeError` for too many recipients, or an address that no server takes."""
     if len(recipients) > MAX_RECIPIENTS:
         raise EnvelopeError(
             f"{len(recipients)} recipients are too many; at most {MAX_RECIPIENTS} are taken"

@@ -1,8 +1,8 @@
-"""Lines that a delivery agent has put on top of a message that is handed over.
+"""Lines that a delivery agent has put on top of a message that is now submitted.
 
 They are about an earlier delivery: preline(1), procmail and maildrop write an
-mbox `From ` line and Return-Path, Delivered-To or Envelope-to. Left there, the
-`From ` line would end the header of what is sent.
+mbox `From ` line and Return-Path, Delivered-To or Envelope-to. If it stayed, the
+`From ` line would end the header of the message that is sent.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from maildirqmtp.mail import envelope
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Bytes on top of a message that are looked at first, and at most: those of `maildir.maildir`,
-#: which is much to load for two numbers.
+#: Bytes on top of a message that are examined first, and at most: the numbers of
+#: `maildir.maildir`, which is slow to load.
 TOP_BYTES = 64 << 10
 WHOLE_MAX = 1 << 20
 
@@ -25,10 +25,10 @@ _FROM_LINE = b"From "
 def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a message without the lines of an earlier delivery on top of it.
 
-    One `From ` line goes, and what the forwarder removes of a message's trace
-    lines: the first Return-Path, the first Delivered-To, all Envelope-to. Later
-    lines of these stay, by which mail loops are found; so where the forwarder
-    would remove one more, the lines are left to it. At most 1 MiB is held.
+    One `From ` line is removed, and those trace lines that the forwarder removes: the
+    first Return-Path, the first Delivered-To, all Envelope-to. Later ones stay, because
+    mail loops are found by them; so if the forwarder would then remove one more, all
+    trace lines are left to it. At most 1 MiB is held.
     """
     source = iter(pieces)
     top, complete, limit = b"", False, TOP_BYTES
@@ -46,7 +46,7 @@ def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _without_trace(top: bytes, complete: bool) -> bytes | None:
-    """Return the beginning of a message without its trace lines; None where it is too short."""
+    """Return the beginning of a message without its trace lines; None if more is needed."""
     if top.startswith(_FROM_LINE):
         end = top.find(b"\n")
         if end < 0 and not complete:
@@ -59,6 +59,6 @@ def _without_trace(top: bytes, complete: bool) -> bytes | None:
 
 
 def _as_sent(top: bytes, complete: bool) -> bytes | None:
-    """Return what the forwarder sends of a message with this beginning; None: more is needed."""
+    """Return what the forwarder sends of a message with this beginning; None if more is needed."""
     trace = envelope.read_trace(top, complete)
     return None if trace is None else trace.kept + top[trace.offset :]

@@ -14,7 +14,7 @@ class User(NamedTuple):
 
 
 def current_user() -> User:
-    """Return the real user of this process; without an entry for it, its number."""
+    """Return the real user of this process; without an entry for it, its ID as login name."""
     import pwd
 
     try:

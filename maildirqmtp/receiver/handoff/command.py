@@ -2,7 +2,7 @@
 
 The text is on its standard input, lines with LF as they came; sender and
 recipients are among its words, quoted as sendmail takes them. No shell is
-involved. What it says is passed on to the client, with its exit code.
+involved. Its output is passed on to the client, with its exit code.
 
     | exit code                 | meaning                                          |
     | ------------------------- | ------------------------------------------------ |
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 #: Seconds that the command may take; what SMTP allows after the text (RFC 5321, 4.5.3.2.6).
 TIMEOUT_S = 600.0
-#: Exit codes that will not change: sysexits(3), qmail-command(8).
+#: Exit codes of permanent failures: sysexits(3), qmail-command(8).
 PERMANENT = frozenset({64, 65, 67, 68, 77, 100})
-#: Bytes of what it says that are passed on.
+#: Most bytes of its output that are passed on.
 _COMPLAINT_BYTES = 300
 
 
 class Command:
-    """Runs a command: once for each recipient, or once for all where it has `{recipients}`.
+    """Runs a command: once for each recipient, or once for all if it has `{recipients}`.
 
     `words` are the command; in them `{sender}` and `{recipient}` stand for
     addresses, and a word `{recipients}` for one word for each recipient.
@@ -91,7 +91,7 @@ class Command:
                 words += quoted
                 continue
             parts = os.fsencode(word).split(RECIPIENT.encode())
-            # Not one after the other: an address may have `{sender}` in it.
+            # In one pass: an address that was filled in may have `{sender}` in it.
             fill = addresses.quote(sender)
             words.append(quoted[0].join(part.replace(SENDER.encode(), fill) for part in parts))
         return words
@@ -101,7 +101,7 @@ class Command:
     ) -> Response:
         name = printable(os.fsencode(self._words[0]).rpartition(b"/")[2])
         try:
-            # A file, not a pipe: what it may have left running would hold a pipe open for ever.
+            # A file, not a pipe: a process that it left running would hold a pipe open for ever.
             with tempfile.TemporaryFile() as complaint:
                 process = Process(
                     self._arguments(sender, recipients),
@@ -116,7 +116,7 @@ class Command:
         return self._verdict(name, code, printable(said.replace(b"\n", b" ")).strip())
 
     def _attend(self, process: Process, pieces: Callable[[], Iterator[bytes]]) -> int | None:
-        """Feed the command and wait for its exit code; None where it took too long."""
+        """Feed the command and wait for its exit code; return None if it takes too long."""
         with self._lock:
             self._running.add(process)
             aborted = self._aborted
@@ -144,7 +144,7 @@ class Command:
         return verdicts.deferred(f"451 {text} (#4.3.0)")
 
     def abort(self) -> None:
-        """End the commands that run; their mail is answered with Z."""
+        """Terminate the commands that run; their mail is answered with Z."""
         import signal
 
         with self._lock:
@@ -157,16 +157,16 @@ class Command:
 
 
 def _argument_fault(address: bytes) -> str | None:
-    """Say why an address cannot be an argument; None where it can."""
+    """Return why an address cannot be an argument; None if it can."""
     if addresses.quote(address).startswith(b"-"):
         return "the address begins with a hyphen"
     return fault_of(address)
 
 
 def _feed(process: Process, pieces: Callable[[], Iterator[bytes]], deadline_s: float) -> bool:
-    """Write the text to the command; False where it did not take it in time.
+    """Write the text to the command; return False if it does not take it in time.
 
-    A command that does not want all of it has its reasons, and an exit code.
+    A command may close its input early; its exit code says whether that is a failure.
     """
     with process.stdin as stdin:
         os.set_blocking(stdin.fileno(), False)

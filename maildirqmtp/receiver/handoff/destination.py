@@ -1,7 +1,7 @@
 """The destination `--deliver HOW`: another mail server, or a command.
 
-Nothing is stored here: K is said once what comes after has taken the mail. Large
-texts wait in files without a name in the directory for temporary files.
+Nothing is stored here: the answer is K once the next server or the command has taken
+the mail. Large texts wait in files without a name in the directory for temporary files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class HandOffDelivery:
 
 
 class HandOff:
-    """Hands packages on; see `Destination`. Raises `LocalError` without room for large texts."""
+    """Hands packages on; see `Destination`.
+
+    Raises `LocalError` if the directory for temporary files cannot be opened.
+    """
 
     def __init__(self, next_hop: NextHop) -> None:
         self._next_hop = next_hop
@@ -68,7 +71,7 @@ class HandOff:
         return self._folder
 
     def free_bytes(self) -> int:
-        """Return the bytes left there. Raises `LocalError`."""
+        """Return the bytes left there. Raises `LocalError` if fstatvfs(3) fails."""
         return self._folder.free_bytes()
 
     def begin(self, mail: Mail) -> HandOffDelivery:
@@ -88,7 +91,7 @@ class HandOff:
         return []
 
     def abort(self) -> None:
-        """End what is under way, with Z; nothing more is handed on."""
+        """End deliveries under way, with Z; hand nothing more on."""
         self._next_hop.abort()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.transport.endpoint import parse_tcp
 
-#: Messages that are handed on at once, unless told otherwise; Postfix's limit for a destination.
+#: The default of messages handed on at once; Postfix's limit for a destination.
 CONNECTIONS = 20
 LMTP_PORT = 24
 SMTP_PORT = 25
@@ -44,7 +44,7 @@ class CommandWords(NamedTuple):
 
 
 def parse_how(text: str) -> SmtpAddress | CommandWords:
-    """Read HOW. Raises `ConfigError`, which says what is wrong and what is understood."""
+    """Parse HOW. Raises `ConfigError`, with what is understood, if it has none of the forms."""
     scheme, _, rest = text.partition(":")
     if scheme == "exec":
         return CommandWords(_words(rest))
@@ -70,7 +70,7 @@ def parse_how(text: str) -> SmtpAddress | CommandWords:
 
 
 def _words(command: str) -> tuple[str, ...]:
-    """Split a command as a shell would; no shell is ever asked."""
+    """Split a command as a shell would, without one. Raises `ConfigError` if it cannot be run."""
     import shlex
 
     where = f"--deliver exec:{command}"

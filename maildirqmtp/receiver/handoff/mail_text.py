@@ -1,8 +1,8 @@
 """The text of a message as SMTP carries it: CR LF after each line, dots doubled.
 
-What comes in has lines that end with LF; lines with CR LF stay as they are. A
-CR alone, or a NUL, can be sent in no way that every server reads alike
-(RFC 5321, 2.3.8 and 4.1.1.4), and is refused.
+Lines of the input end with LF; those with CR LF stay as they are. A CR alone, or
+a NUL, cannot be sent in a way that every server reads alike (RFC 5321, 2.3.8 and
+4.1.1.4), and is refused.
 """
 
 import re
@@ -13,11 +13,11 @@ _BARE_CR = re.compile(rb"\r(?!\n)")
 
 
 class TextFeatures(NamedTuple):
-    """What has to be known of a text before it is sent.
+    """What has to be known about a text before it is sent.
 
     `size` is its length in bytes with CR LF after each line, dots not doubled
-    (RFC 1870, 4); `is_8bit` true where a byte is not ASCII; `fault` why it
-    cannot be sent, empty where it can.
+    (RFC 1870, 4); `is_8bit` is true if a byte is not ASCII; `fault` says why it
+    cannot be sent, and is empty if it can.
     """
 
     size: int
@@ -26,7 +26,7 @@ class TextFeatures(NamedTuple):
 
 
 def features(pieces: Iterable[bytes]) -> TextFeatures:
-    """Read a text and say what it is like. Raises what the pieces raise."""
+    """Read a text and return its features. Raises what reading `pieces` raises."""
     size = 0
     is_8bit = False
     fault = ""
@@ -55,9 +55,9 @@ def features(pieces: Iterable[bytes]) -> TextFeatures:
 
 
 def for_smtp(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a text as it stands between DATA and the next reply (RFC 5321, 4.5.2).
+    """Yield a text as it is sent after DATA (RFC 5321, 4.5.2).
 
-    Ends with the line that has only a dot. The text must have no `fault`.
+    Its last line is a dot alone. The text must have no `fault`.
     """
     held = b""
     at_line_start = True

@@ -43,8 +43,8 @@ class NextServer:
     """Hands mail on to an SMTP or LMTP server. For several threads, each with a connection.
 
     `our_name` is what EHLO says; `plain` allows plain text beyond loopback; `ca` is a file of
-    authorities for TLS there, in place of those of this system;
-    `complain` gets a line for each time that the server cannot be reached;
+    certificate authorities for TLS there, in place of this system's;
+    `complain` gets a line each time the server cannot be reached;
     `clock` is monotonic seconds.
     """
 
@@ -64,7 +64,7 @@ class NextServer:
         self._complain = complain
         self._clock = clock
         self._lock = threading.Lock()
-        #: The last used one last, each with the time of that.
+        #: Each with the time of its last use; the one used most recently comes last.
         self._idle: list[tuple[float, SmtpClient]] = []
         self._timer: threading.Timer | None = None
         self._busy: set[SmtpClient] = set()
@@ -72,7 +72,7 @@ class NextServer:
         self._failures = 0
         self._down_until_s = float("-inf")
         self._trying = False
-        #: No exception: raised again, it would keep the mail of all whom it was raised for.
+        #: Not an exception: raised again and again, it would keep all that mail in memory.
         self._why_down: tuple[str, Reply | None] = ("", None)
 
     def deliver(
@@ -98,7 +98,7 @@ class NextServer:
         return responses
 
     def _transact(self, letter: Letter, recipients: Sequence[bytes]) -> list[Response]:
-        """Do a transaction. Raises `Broken` where there is no connection to be had."""
+        """Run a transaction. Raises `Broken` if no connection can be opened."""
         while True:
             client = self._take()
             is_kept = client is not None
@@ -116,7 +116,7 @@ class NextServer:
                 return transaction.responses
 
     def _take(self) -> SmtpClient | None:
-        """Return the connection that was used last, if it is still good; None: there is none."""
+        """Return the most recently used connection that is still good; None if there is none."""
         while True:
             with self._lock:
                 if not self._idle or self._aborted:
@@ -158,7 +158,7 @@ class NextServer:
         return client
 
     def _failed(self, error: Broken) -> None:
-        """Begin the next pause; one only where several threads fail at once."""
+        """Begin the next pause; only one if several threads fail at once."""
         with self._lock:
             if self._clock() < self._down_until_s:
                 return
@@ -170,7 +170,7 @@ class NextServer:
         self._complain(f"{self._server}: {error}{said}; not tried again for {pause_s:.0f} s")
 
     def _start_timer(self) -> None:
-        """Have `close_idle` called when the connection idle for longest is to be closed."""
+        """Schedule `close_idle` for when the connection idle for longest is to be closed."""
         if self._timer is None:
             left_s = self._idle[0][0] + IDLE_S - self._clock()
             self._timer = threading.Timer(max(0.0, left_s), self.close_idle)
@@ -178,10 +178,10 @@ class NextServer:
             try:
                 self._timer.start()
             except (RuntimeError, MemoryError):
-                self._timer = None  # no thread to be had now: with the next mail
+                self._timer = None  # no thread can be started now: tried again with the next mail
 
     def close_idle(self) -> None:
-        """Close the connections that were not used for `IDLE_S`."""
+        """Close the connections that were not used for `IDLE_S` seconds."""
         limit_s = self._clock() - IDLE_S
         with self._lock:
             self._timer = None
@@ -193,7 +193,7 @@ class NextServer:
             client.quit()
 
     def abort(self) -> None:
-        """Make the threads that are at work end soon, with Z."""
+        """Make the threads in `deliver` return soon, with Z."""
         with self._lock:
             self._aborted = True
             busy = list(self._busy)

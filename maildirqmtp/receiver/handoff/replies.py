@@ -3,7 +3,7 @@
     reply = *( code "-" text CRLF ) code [ SP text ] CRLF
 
 The code is three digits, the first from 2 to 5, and the same on every line. A
-line may end with LF alone, as smtplib and Postfix take it too.
+line may end with LF alone, which smtplib and Postfix accept as well.
 """
 
 import re
@@ -21,7 +21,7 @@ _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 class ReplyError(Exception):
-    """What the server sent is no reply; the connection is of no use any more."""
+    """The server sent something that is not a reply; the connection cannot be used any more."""
 
 
 class Reply(NamedTuple):
@@ -38,7 +38,7 @@ class Reply(NamedTuple):
 
     @property
     def enhanced(self) -> str:
-        """The enhanced status code (RFC 2034) as in `5.1.1`; empty where there is none."""
+        """The enhanced status code (RFC 2034) as in `5.1.1`; empty if there is none."""
         match = _ENHANCED.match(self.lines[-1])
         return match[1].decode() if match is not None else ""
 
@@ -51,8 +51,8 @@ class Reply(NamedTuple):
 class ReplyReader:
     """Turns the server's bytes into replies.
 
-    `feed` bytes, then call `next` until it returns None: it needs more. Raises
-    `ReplyError` for anything that is no reply, and for one longer than the limits.
+    Call `feed`, then `next` until it returns None, which means that it needs more. `next`
+    raises `ReplyError` for anything that is not a reply, or is longer than the limits.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ReplyReader:
 
     @property
     def empty(self) -> bool:
-        """True where no byte waits to be understood."""
+        """True if no part of a reply is held."""
         return not self._buffer and not self._lines
 
     def feed(self, data: bytes) -> None:
@@ -70,7 +70,7 @@ class ReplyReader:
         self._buffer += data
 
     def next(self) -> Reply | None:
-        """Return the next complete reply, or None."""
+        """Return the next complete reply, or None. Raises `ReplyError`; see the class."""
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).removesuffix(b"\r")
             del self._buffer[: end + 1]
@@ -83,7 +83,7 @@ class ReplyReader:
         return None
 
     def _take(self, line: bytes) -> bool:
-        """Take a line; True where it is the last of its reply."""
+        """Take a line; return True if it is the last of its reply."""
         match = _LINE.fullmatch(line)
         if match is None or len(line) > MAX_LINE:
             raise ReplyError("not a reply of an SMTP server")

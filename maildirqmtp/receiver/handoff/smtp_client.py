@@ -1,8 +1,8 @@
-"""A connection to an SMTP or LMTP server. Only this imports smtplib.
+"""A connection to an SMTP or LMTP server. Only this module imports smtplib.
 
-smtplib connects, says EHLO or LHLO and does STARTTLS. Replies are read here: it
-would read without limits, and its `sendmail` knows neither LMTP's replies nor
-the text as a stream.
+smtplib connects, says EHLO or LHLO and does STARTTLS. Replies are read here, because
+smtplib reads without limits, and its `sendmail` supports neither LMTP's replies nor
+a text that is streamed.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ COMMAND_S = 300.0
 DATA_S = 120.0
 PIECE_S = 180.0
 END_OF_TEXT_S = 600.0
-#: Seconds for the rest of what a server says although nothing was asked.
+#: Seconds for the rest of a reply that the server sends unasked.
 UNASKED_S = 2.0
-#: Bytes that are sent within `PIECE_S`.
+#: Bytes that must be sent within `PIECE_S`.
 _PIECE_BYTES = 64 << 10
 _READ_BYTES = 16 << 10
 
 
 class Broken(Exception):
-    """The connection is of no use any more, for this reason; `reply` is the server's, if any."""
+    """The connection cannot be used any more, for this reason; `reply` is the server's, if any."""
 
     def __init__(self, reason: str, reply: Reply | None = None) -> None:
         super().__init__(reason)
@@ -46,18 +46,18 @@ class Broken(Exception):
 
 
 class Silent(Broken):
-    """No whole reply has come in time."""
+    """No complete reply has come in time."""
 
 
 class _Connection(smtplib.SMTP):
-    """smtplib's connection, with replies read by `ReplyReader` and within a time."""
+    """smtplib's connection, with replies read by `ReplyReader` and within a time limit."""
 
     def __init__(self, server: SmtpAddress, our_name: str) -> None:
         self._server = server
         self._reader = ReplyReader()
         self.last_reply: Reply | None = None
         self.ehlo_msg = "LHLO" if server.lmtp else "EHLO"
-        # Given a host, it connects; STARTTLS compares the certificate with that host.
+        # smtplib connects if it is given a host; STARTTLS compares the certificate with that.
         try:
             super().__init__(server.host or "localhost", server.port, our_name, CONNECT_S)
         except BaseException:
@@ -65,7 +65,7 @@ class _Connection(smtplib.SMTP):
             raise
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Override smtplib's: Unix sockets too."""
+        """Override smtplib's, to connect to Unix sockets as well."""
         if not self._server.path:
             connected = socket.create_connection((host, port), timeout)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -85,7 +85,10 @@ class _Connection(smtplib.SMTP):
         return reply.code, b"\n".join(reply.lines)
 
     def read_reply(self, timeout_s: float) -> Reply:
-        """Return the next reply, complete within `timeout_s` seconds. Raises `Broken`."""
+        """Return the next reply, which must be complete within `timeout_s` seconds.
+
+        Raises `Broken` if it is not, if the connection breaks, and for a reply 421.
+        """
         assert self.sock is not None
         deadline_s = time.monotonic() + timeout_s
         try:
@@ -108,17 +111,17 @@ class _Connection(smtplib.SMTP):
 
     @property
     def unread(self) -> bool:
-        """True where bytes of the server wait to be read."""
+        """True if part of a reply was received that nobody has read."""
         return not self._reader.empty
 
 
 class SmtpClient:
     """A connection to the next server, opened and greeted. All its calls may wait.
 
-    Raises `Broken` where it cannot be opened; then `reply` is the refusal of a
-    server that answered. Beyond loopback TLS is required and the certificate
-    compared with the server's name, unless `plain`; `ca` is a file of authorities that
-    stand for those of this system.
+    Raises `Broken` if it cannot be opened; then `reply` is the refusal, if the
+    server answered. Beyond loopback TLS is required and the certificate
+    compared with the server's name, unless `plain`; `ca` is a file of certificate
+    authorities in place of this system's.
     """
 
     def __init__(
@@ -170,22 +173,22 @@ class SmtpClient:
             )
         self._connection.starttls(context=client_context(self._ca))
         if self._connection.unread:
-            # Said before TLS, by whoever is between us and the server (CVE-2011-0411).
+            # Injected before TLS by somebody between us and the server (CVE-2011-0411).
             raise Broken("the server said more before TLS than its reply to STARTTLS")
         self._hello()
 
     def has(self, extension: str) -> bool:
-        """Say whether the server has announced an extension, named in lower case."""
+        """Return whether the server has announced an extension, named in lower case."""
         return self._connection.does_esmtp and self._connection.has_extn(extension)
 
     @property
     def max_size(self) -> int:
-        """The largest message in bytes that the server takes (RFC 1870); 0: it does not say."""
+        """The largest message in bytes that the server takes (RFC 1870); 0 if unannounced."""
         limit = self._connection.esmtp_features.get("size", "").strip()
         return int(limit) if limit.isascii() and limit.isdigit() and len(limit) < 20 else 0
 
     def is_quiet(self) -> bool:
-        """Say whether an idle connection can be used: open, and nothing said meanwhile."""
+        """Return whether an idle connection can be used: it is open, and nothing was received."""
         sock = self._connection.sock
         if sock is None or self._connection.unread:
             return False
@@ -194,10 +197,10 @@ class SmtpClient:
         return not waiting.poll(0)
 
     def _listen(self) -> None:
-        """Raise `Broken` where the server says something although nothing was asked.
+        """Raise `Broken` if the server has sent something unasked.
 
-        Taken for the reply to what is sent next, it would be a K for mail that the server
-        has not got.
+        Taken for the reply to what is sent next, it could become a K for mail that the
+        server does not have.
         """
         if self.is_quiet():
             return
@@ -206,20 +209,26 @@ class SmtpClient:
         except Silent:
             if self._connection.unread:
                 raise
-            return  # what TLS has to say is no reply
+            return  # messages of TLS itself are no replies
         raise Broken("the server spoke before it was asked", reply)
 
     def say(self, commands: Sequence[bytes]) -> None:
-        """Send commands, each a line without its end. Raises `Broken`."""
+        """Send commands, each a line without its end.
+
+        Raises `Broken` if that fails, or the server has sent something unasked.
+        """
         self._listen()
         self._send(b"".join([command + b"\r\n" for command in commands]), COMMAND_S)
 
     def reply(self, timeout_s: float) -> Reply:
-        """Return the next reply, complete within so many seconds. Raises `Broken`."""
+        """Return the next reply; see `_Connection.read_reply`, also for when it raises `Broken`."""
         return self._connection.read_reply(timeout_s)
 
     def send_text(self, pieces: Iterable[bytes]) -> None:
-        """Send the text. Raises `Broken`, and what the pieces raise."""
+        """Send the text.
+
+        Raises `Broken` as `say` does, and what reading `pieces` raises.
+        """
         waiting = bytearray()  # small pieces go together
         for piece in pieces:
             waiting += piece
@@ -242,7 +251,7 @@ class SmtpClient:
             raise Broken(f"connection broken: {_reason(error)}") from error
 
     def abort(self) -> None:
-        """End what another thread does with the connection. For any thread."""
+        """Make calls of other threads on this connection fail soon. For any thread."""
         sock = self._connection.sock
         if sock is not None:
             try:
@@ -251,7 +260,7 @@ class SmtpClient:
                 return  # gone already
 
     def quit(self) -> None:
-        """Say QUIT, without waiting for its reply, and close."""
+        """Send QUIT, and close without waiting for its reply."""
         sock = self._connection.sock
         if sock is not None:
             try:

@@ -9,10 +9,10 @@
     | text   | before its last line      | Z; the server throws it away            |
     | text   | after its last line       | Z; in doubt, for it may have been taken |
 
-Commands of one transaction up to DATA go out together where the server has
+MAIL and RCPT of one transaction go out together if the server has
 PIPELINING (RFC 2920). With LMTP each accepted recipient has a reply after the
-text (RFC 2033, 4.2); one that comes amid the text says nothing of the others, and is Z for
-all where there are several.
+text (RFC 2033, 4.2); a reply amid the text does not cover all of several recipients, and
+so means Z for all of them.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Letter(NamedTuple):
 class Transaction:
     """The transaction of one letter with at most `MAX_RECIPIENTS` recipients, raw and not empty.
 
-    `run` does it; then each recipient has its answer in `responses`, in their
-    order. `reusable` is false where the connection must be closed, `unheard` true
-    where it broke, by `trouble`, before the server had replied: nothing has happened then.
+    After `run`, `responses` has the answer to each recipient, in their order.
+    `reusable` is false if the connection must be closed; `unheard` is true if it broke,
+    with `trouble`, before the server had replied: then nothing has happened.
     """
 
     def __init__(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> None:
@@ -105,7 +105,7 @@ class Transaction:
 
     @property
     def _owed(self) -> list[int]:
-        """The places of the recipients without an answer."""
+        """The indexes of the recipients without an answer."""
         return [place for place, answer in enumerate(self._answers) if answer is None]
 
     def _answer_rest(self, response: Response) -> None:
@@ -146,7 +146,7 @@ class Transaction:
         return command
 
     def _ask(self, commands: Sequence[bytes]) -> Iterator[Reply]:
-        """Send commands and yield a reply for each, all at once where the server lets us."""
+        """Send commands, all at once if the server has PIPELINING; yield the reply to each."""
         pipelining = self._client.has("pipelining")
         if pipelining:
             self._client.say(commands)
@@ -158,7 +158,7 @@ class Transaction:
             yield _expected(reply)
 
     def _open(self) -> list[int]:
-        """Say MAIL and RCPT; answer the refused, and return the places of the accepted."""
+        """Send MAIL and RCPT; record refusals, and return the indexes of accepted recipients."""
         owed = self._owed
         recipients = [self._recipients[place] for place in owed]
         mail = self._mail_command(recipients)
@@ -176,7 +176,7 @@ class Transaction:
         return self._owed
 
     def _begin_text(self) -> bool:
-        """Say DATA; False where it is refused."""
+        """Send DATA; return False if it is refused."""
         self._client.say([b"DATA"])
         reply = self._client.reply(smtp_client.DATA_S)
         if reply.code == _GO_ON:
@@ -185,7 +185,7 @@ class Transaction:
         return False
 
     def _send_text(self) -> bool:
-        """Send the text; False where the server has refused it before its last line."""
+        """Send the text; return False if the server refused it before its last line."""
         try:
             self._client.send_text(for_smtp(self._letter.pieces()))
         except Broken as error:
@@ -205,7 +205,7 @@ class Transaction:
         return True
 
     def _last_words(self) -> Reply | None:
-        """Return what the server may have said before it closed the connection amid the text."""
+        """Return the reply, if any, that the server sent before it closed the connection."""
         try:
             return self._client.reply(_LAST_WORDS_S)
         except Broken as error:
@@ -227,14 +227,14 @@ class Transaction:
         return _expected(self._client.reply(smtp_client.END_OF_TEXT_S))
 
     def _reset(self) -> None:
-        """End a transaction without a text, for the next one."""
+        """End a transaction that sent no text, so that the connection can be used again."""
         self._client.say([b"RSET"])
         if not self._client.reply(smtp_client.COMMAND_S).is_positive:
             self.reusable = False
 
 
 def _expected(reply: Reply, negative: bool = False) -> Reply:
-    """Return the reply. Raises `Broken` where its code has no meaning here."""
+    """Return the reply. Raises `Broken` if its code has no meaning here."""
     if (reply.is_positive and not negative) or reply.code >= 400:
         return reply
     raise Broken("an unexpected reply", reply)

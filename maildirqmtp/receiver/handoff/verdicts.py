@@ -37,7 +37,7 @@ def of_opening(reply: Reply) -> Response:
 def of_mail(reply: Reply) -> Response:
     """Return what a refused MAIL means for every recipient."""
     enhanced = reply.enhanced
-    # RFC 1870, 6.1: 552 without anything more is about the size.
+    # RFC 1870, 6.1: 552 without an enhanced status code is about the size.
     too_large = enhanced in _TOO_LARGE or (reply.code == 552 and not enhanced)
     return _deferred_or(too_large or enhanced in _SENDER_REFUSED, reply)
 
@@ -60,15 +60,15 @@ def of_text(reply: Reply) -> Response:
 
 
 def accepted(text: str) -> Response:
-    """Return a K of our own."""
+    """Return a K with a text of our own."""
     return Response(Status.ACCEPTED, text.encode("utf-8", "surrogateescape"))
 
 
 def deferred(text: str) -> Response:
-    """Return a Z of our own."""
+    """Return a Z with a text of our own."""
     return Response(Status.DEFERRED, text.encode("utf-8", "surrogateescape"))
 
 
 def failed(text: str) -> Response:
-    """Return a D of our own."""
+    """Return a D with a text of our own."""
     return Response(Status.FAILED, text.encode("utf-8", "surrogateescape"))

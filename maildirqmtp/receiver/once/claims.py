@@ -1,4 +1,4 @@
-"""What is under way in this process: one delivery at a time for each key."""
+"""Deliveries under way in this process: one at a time for each key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Claim:
-    """A key that one batch delivers; others wait for its outcome, None where nothing was tried."""
+    """A key that one batch delivers; others wait for its outcome: None if it was not tried."""
 
     __slots__ = ("_ended", "_outcome", "key")
 
@@ -20,12 +20,12 @@ class Claim:
         self._outcome: Outcome | None = None
 
     def wait(self) -> Outcome | None:
-        """Wait until the batch is done with the key; return what it has got for it."""
+        """Wait until the batch is done with the key; return the outcome."""
         self._ended.wait()
         return self._outcome
 
     def end(self, outcome: Outcome | None) -> None:
-        """Tell those who wait."""
+        """Set the outcome, and wake the threads that wait for it."""
         self._outcome = outcome
         self._ended.set()
 
@@ -38,7 +38,7 @@ class Claims:
         self._claims: dict[bytes, Claim] = {}
 
     def claim(self, key: bytes) -> tuple[Claim, bool]:
-        """Return the claim of a key, and whether it is the caller's, who then has to end it."""
+        """Return the claim of a key, and whether the caller made it and so has to end it."""
         with self._lock:
             found = self._claims.get(key)
             if found is not None:
@@ -47,7 +47,7 @@ class Claims:
             return made, True
 
     def end(self, claim: Claim, outcome: Outcome | None) -> None:
-        """Give a claim up, with what became of it; harmless twice."""
+        """End a claim with its outcome; harmless twice."""
         with self._lock:
             if self._claims.get(claim.key) is claim:
                 del self._claims[claim.key]

@@ -1,4 +1,4 @@
-"""Around another destination: what was accepted before is not delivered again.
+"""A wrapper of another destination: what was accepted before is not delivered again.
 
 What happens to a recipient, in this order:
 
@@ -11,8 +11,8 @@ What happens to a recipient, in this order:
     | (next server) key in memory     | before this step: it is delivered again                |
     | claim ended, K                  | -                                                      |
 
-A recipient that another batch has claimed gets that one's outcome; a batch ends its
-own claims before it waits, so that two never wait for each other.
+A recipient that another batch has claimed gets the outcome of that batch; a batch ends
+its own claims before it waits, so that two batches never wait for each other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TROUBLE = Outcome(Response(Status.DEFERRED, b"451 cannot store it now, try agai
 
 
 class _Place(NamedTuple):
-    """A recipient with its key, and the claim; `is_ours` where this delivery has to end it."""
+    """A recipient, its key and the claim; `is_ours` is true if this delivery has to end that."""
 
     recipient: bytes
     key: bytes
@@ -53,7 +53,10 @@ class OnceDelivery:
         self._text: bytes | None = None
 
     def deliver(self, recipient: bytes) -> int:
-        """Take one more recipient. Raises `LocalError`."""
+        """Take one more recipient.
+
+        Raises `LocalError` if the text or the memory cannot be read, or `inner` raises it.
+        """
         if self._text is None:
             try:
                 self._text = text_digest(self.mail.text.pieces(b""))
@@ -85,7 +88,7 @@ class OnceDelivery:
 
     @property
     def own(self) -> list[int]:
-        """The places of the recipients that the inner delivery has."""
+        """The indexes in `places` of the recipients that the inner delivery has."""
         return [number for number, place in enumerate(self.places) if place.is_ours]
 
     def take_outcomes(self) -> None:
@@ -95,7 +98,7 @@ class OnceDelivery:
                 self.outcomes[number] = outcome
 
     def end_claims(self, tried: bool) -> None:
-        """End this delivery's claims, with the outcomes where it was `tried`; harmless twice."""
+        """End this delivery's claims, with the outcomes if it was `tried`; harmless twice."""
         for number in self.own:
             place = self.places[number]
             assert place.claim is not None
@@ -105,11 +108,11 @@ class OnceDelivery:
 
 
 class OnceDestination:
-    """Around `inner`, with a `memory`; see `Destination`.
+    """Wraps `inner`, and has a `memory`; see `Destination`.
 
-    `stages` is true where the outcomes of `inner` name files already before its
-    `commit`, which gives them their place: memory has the names before that.
-    `complain` gets a line where something could not be remembered.
+    `stages` is true if the outcomes of `inner` name files before its `commit` puts
+    these into place: then the memory has the names before the commit.
+    `complain` gets a line when something could not be remembered.
     """
 
     def __init__(
@@ -127,11 +130,11 @@ class OnceDestination:
 
     @property
     def tmp(self) -> Folder:
-        """The inner destination's."""
+        """The inner destination's tmp/."""
         return self.inner.tmp
 
     def free_bytes(self) -> int:
-        """Return the inner destination's. Raises `LocalError`."""
+        """Return the bytes left at the inner destination. Raises `LocalError` if that does."""
         return self.inner.free_bytes()
 
     def begin(self, mail: Mail) -> OnceDelivery:
@@ -139,7 +142,11 @@ class OnceDestination:
         return OnceDelivery(self, mail)
 
     def commit(self, deliveries: Sequence[OnceDelivery]) -> None:
-        """Carry the deliveries out, and wait for what others deliver. Raises `LocalError`."""
+        """Carry the deliveries out, and wait for recipients that other batches deliver.
+
+        Raises `LocalError` if the inner commit fails or, with `stages`, the memory cannot be
+        written.
+        """
         under_way = [d for d in deliveries if d.inner is not None]
         if under_way and self._stages:
             self._commit_staged(under_way)
@@ -171,12 +178,12 @@ class OnceDestination:
                 if entries:
                     self.memory.accept(entries)
             except LocalError as error:
-                # The next server has the mail, whatever the disk here says.
+                # The next server has the mail, even if the disk here cannot remember it.
                 self._complain(f"{error}; what is sent again may arrive twice")
             delivery.end_claims(tried=True)
 
     def _wait(self, delivery: OnceDelivery) -> None:
-        """Take the outcomes of other batches, and deliver what they have not tried."""
+        """Take the outcomes of other batches, and deliver what these have not tried."""
         left = []
         for number, place in enumerate(delivery.places):
             if place.claim is not None:
@@ -203,7 +210,10 @@ class OnceDestination:
             delivery.outcomes[number] = outcome
 
     def withdraw(self, deliveries: Sequence[OnceDelivery]) -> list[LocalError]:
-        """Take back what was not committed; it is forgotten before its files go."""
+        """Take back what was not committed; return the errors.
+
+        Its keys are forgotten before its files are removed.
+        """
         deliveries = [delivery for delivery in deliveries if not delivery.has_ended]
         inner = [delivery.inner for delivery in deliveries if delivery.inner is not None]
         recorded = [delivery for delivery in deliveries if delivery.is_recorded]
@@ -213,7 +223,7 @@ class OnceDestination:
                 self.memory.forget(keys)
             return self.inner.withdraw(inner)
         except LocalError as error:
-            # What is still remembered must stay where it is.
+            # Files whose keys are still remembered must stay.
             return [error]
         finally:
             for delivery in deliveries:
@@ -236,7 +246,7 @@ def _had(mail: Mail) -> Outcome:
 
 
 def _entries(deliveries: Sequence[OnceDelivery]) -> list[tuple[bytes, bytes | None]]:
-    """Return the keys of what is accepted, with the names of its files."""
+    """Return the keys of the accepted recipients, each with the name of its file, or None."""
     found: list[tuple[bytes, bytes | None]] = []
     for delivery in deliveries:
         assert delivery.inner is not None

@@ -1,18 +1,18 @@
 """What was accepted, on disk, in an SQLite database.
 
 A row is a key, SHA-256 over recipient, sender and text, and the time at which it was
-accepted. Where a file in a maildir is the delivery, its name is written first:
+accepted. If the mail is delivered as a file in a maildir, the row has the file's name first:
 
-    | state                              | after a crash the row counts as accepted where       |
+    | state                              | after a crash the row counts as accepted             |
     | ---------------------------------- | ---------------------------------------------------- |
     | row with a name, file in tmp/      | never: nothing was delivered                         |
-    | the same, file in new/             | always; new/ is made durable first                   |
-    | the same, file in neither          | since this start of the machine, and for a day: it   |
-    |                                    | was in new/, and was read or sent on since           |
+    | the same, file in new/ or cur/     | always; these are made durable first                 |
+    | the same, file in none of them     | if written since the machine booted, and within a    |
+    |                                    | day: it was in new/, and was read or sent on since   |
     | row without a name                 | always                                               |
 
-A name goes with the next commit after its delivery. Otherwise, as after a power
-cut, the row is forgotten: the message is delivered twice rather than never.
+The next `accept` after a delivery clears the name. A row that does not count, as after a
+power cut, is forgotten: the message is delivered twice rather than never.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from maildirqmtp.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-#: Seconds for which a file that is nowhere counts as delivered; tmp/ is cleaned after 36 hours.
+#: Seconds for which a missing file counts as delivered: fewer than the 36 hours of tmp/'s cleanup.
 TRUSTED_S = 86_400.0
-#: Seconds between two removals of what is too old, at least.
+#: Least seconds between two removals of expired keys.
 EXPIRE_EVERY_S = 60.0
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -51,7 +51,7 @@ _VERSION = 1
 
 
 def text_digest(pieces: Iterable[bytes]) -> bytes:
-    """Return what a text is known by. Raises what the pieces raise."""
+    """Return the digest that identifies a text. Raises what reading `pieces` raises."""
     digest = sha256()
     for piece in pieces:
         digest.update(piece)
@@ -59,7 +59,7 @@ def text_digest(pieces: Iterable[bytes]) -> bytes:
 
 
 def key_of(text: bytes, sender: bytes, recipient: bytes) -> bytes:
-    """Return the key of one recipient of a text, which is given by its digest."""
+    """Return the key of one recipient of a text, given the text's digest."""
     return sha256(
         b"%b%d:%b,%d:%b," % (text, len(sender), sender, len(recipient), recipient)
     ).digest()
@@ -68,8 +68,8 @@ def key_of(text: bytes, sender: bytes, recipient: bytes) -> bytes:
 class Memory:
     """The database at `path`, which is made if it is missing; for one process, and any thread.
 
-    What is older than `keep_s` seconds is forgotten. `now` is seconds of the
-    epoch. Raises `LocalError`, also where another process has it open.
+    Keys older than `keep_s` seconds are forgotten. `now` is seconds since the
+    epoch. Raises `LocalError` if it cannot be used, or another process has it open.
     """
 
     def __init__(self, path: str, keep_s: float, now: Callable[[], float]) -> None:
@@ -97,7 +97,7 @@ class Memory:
 
     def _open(self) -> None:
         database = self._database
-        # Set before the journal mode: then there is no file for shared memory either.
+        # Set before the journal mode, so that SQLite makes no file for shared memory.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -105,7 +105,7 @@ class Memory:
         if version > _VERSION:
             raise sqlite3.DatabaseError("a later version of this program made it")
         database.executescript(_SCHEMA)
-        # A first change takes the lock for good.
+        # The lock has been held since the journal mode was set; without keys, this changes nothing.
         self._forget([])
 
     def _trouble(self, doing: str, error: Exception) -> LocalError:
@@ -113,10 +113,10 @@ class Memory:
         return LocalError(f"cannot {doing} {printable(os.fsencode(self._path))}: {reason}")
 
     def recover(self, path: bytes) -> None:
-        """Find out about the deliveries that a crash may have cut off.
+        """Decide which deliveries that a crash may have cut off count as accepted.
 
         `path` is the maildir. Call it before anything else, and before tmp/ is
-        cleaned. Raises `LocalError`.
+        cleaned. Raises `LocalError` if the database or the maildir cannot be used.
         """
         try:
             rows = self._database.execute(
@@ -152,7 +152,10 @@ class Memory:
             raise
 
     def knows(self, key: bytes) -> bool:
-        """Say whether a key was accepted within the time. Raises `LocalError`."""
+        """Return whether a key was accepted in the last `keep_s` seconds.
+
+        Raises `LocalError` if the database cannot be read.
+        """
         try:
             with self._lock:
                 if key in self._to_forget:
@@ -167,7 +170,7 @@ class Memory:
     def accept(self, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Remember keys, durable when this returns; each with the name of its file, or None.
 
-        Raises `LocalError`.
+        Raises `LocalError` if the database cannot be written.
         """
         now_s = self._now()
         rows = [(key, int(now_s), name, self._boot) for key, name in entries]
@@ -197,15 +200,15 @@ class Memory:
             )
 
     def delivered(self, names: Iterable[bytes]) -> None:
-        """Take note that files are where they belong; durable with the next `accept`."""
+        """Note that files are in new/; durable with the next `accept`."""
         with self._lock:
             self._delivered = [*self._delivered, *names]
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Forget keys whose delivery is taken back, durable when this returns.
 
-        Raises `LocalError`; then they are forgotten with the next `accept`, and the
-        delivery must stay, for a crash may come before that.
+        Raises `LocalError` if the database cannot be written. Then the next `accept` forgets
+        them, and the delivery must stay, since a crash may come before that.
         """
         with self._lock:
             try:
@@ -222,7 +225,10 @@ class Memory:
 
 
 def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
-    """Return the names in tmp/, and those in new/ and cur/ without flags, durable as they are."""
+    """Make new/ and cur/ durable; return the names in tmp/, and those in new/ and cur/.
+
+    The latter are without flags. Raises `LocalError` if the maildir cannot be used.
+    """
     writing.create(path)
     with Maildir(path) as maildir:
         maildir.new.sync()
@@ -240,7 +246,7 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
 
 
 def _boot_id() -> str:
-    """Return what changes with each start of the machine; empty where the kernel tells nothing."""
+    """Return an ID that changes with each boot of the machine; empty if the kernel has none."""
     try:
         with open(_BOOT_ID) as file:
             return file.read().strip()
