@@ -245,6 +245,7 @@ class Connection:
         if from_s is not None:
             self._progress_s = self._clock()
             self._rate_from_s += self._progress_s - from_s
+            self._session_end_s += self._progress_s - from_s
 
     def stop(self) -> None:
         """Read no more; answer what is complete, and close."""
@@ -295,6 +296,8 @@ class Connection:
             self._winding_down = True
             self._session_end_s = now_s + LAST_PACKAGE_S
             self._session.wind_down()
+        elif self._session.between_packages:
+            self._session_end_s = _NEVER  # only responses are left, which have their own limits
         else:
             self._fail("did not end its last package after an hour; closing")
             self._phase = Phase.CLOSED

@@ -155,7 +155,7 @@ def open_unix_listener(path: bytes, mode: int = OWNER_ONLY) -> socket.socket:
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(making)  # left by a process of this number that died here
-        listener.bind(making)
+        _bind(listener, making)
         listener.path, listener.identity = making, _identity(making)
         os.chmod(making, mode)
         listener.listen(BACKLOG)
@@ -171,6 +171,19 @@ def open_unix_listener(path: bytes, mode: int = OWNER_ONLY) -> socket.socket:
         why = error.strerror or error
         raise LocalError(f"cannot listen on unix:{printable(path)}: {why}") from error
     return listener
+
+
+def _bind(listener: socket.socket, path: bytes) -> None:
+    """Bind a socket to a path that may be longer than bind(2) takes. Raises `OSError`."""
+    if len(path) <= _PATH_BYTES:
+        listener.bind(path)
+        return
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        listener.bind(b"/proc/self/fd/%d/%b" % (fd, name))
+    finally:
+        os.close(fd)
 
 
 def _identity(path: bytes) -> tuple[int, int]:

@@ -184,8 +184,14 @@ class Session:
         self._packages = []
         self._gathered = 0
         workers = self._workers if batch.waits else Here()
+        try:
+            job = workers.submit(partial(_deliver, self._agent, batch))
+        except BaseException:
+            batch.abandoned = True
+            batch.discard()  # `close` does not know it
+            raise
         self._load += batch.load
-        self._under_way.append((batch, workers.submit(partial(_deliver, self._agent, batch))))
+        self._under_way.append((batch, job))
 
     def _end_session(self) -> None:
         self.ended = True

@@ -58,7 +58,10 @@ class HandOff:
 
     def __init__(self, next_hop: NextHop) -> None:
         self._next_hop = next_hop
-        path = os.fsencode(tempfile.gettempdir())
+        try:
+            path = os.fsencode(tempfile.gettempdir())
+        except OSError as error:
+            raise LocalError("no directory for temporary files can be used; set TMPDIR") from error
         try:
             self._folder = Folder(open_directory(path), path)
         except OSError as error:
