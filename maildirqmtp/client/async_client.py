@@ -15,8 +15,8 @@ from maildirqmtp.results import SendResult
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
-#: What all clients of a loop do in one of its rounds, about: packages, answers and results. A
-#: thousandth of a second of a slow machine has some 30 of them.
+#: Packages, answers and results that all clients of a loop together handle in one of its rounds,
+#: about. A slow machine handles some 30 of them in a millisecond.
 ROUND_WORK = 100
 
 
@@ -27,14 +27,14 @@ class AsyncQMTPClient(BaseClient):
             result = await client.send("me@example.org", ["you@example.net"], b"...")
 
     The constructor takes the same options and does not connect; `async with`
-    does, unless `defer_connect`. Names are looked up and connections made in a
-    thread, with TLS and all; commands are ended in one. Everything else is done
-    in the event loop's, and files are read without awaiting. All clients of a loop share
-    what they do between two of its rounds: some `ROUND_WORK` packages, answers and
-    results together, so that other tasks wait for milliseconds, however many clients there are.
+    does, unless `defer_connect`. Name lookups, connecting (TLS handshakes included)
+    and waiting for the end of a command run in threads. Everything else runs in the
+    event loop's thread, where files are read without awaiting. In each round of a
+    loop, all its clients together handle about `ROUND_WORK` packages, answers and
+    results, so that other tasks wait for milliseconds, however many clients there are.
 
-    Several tasks may use it: they take turns, a whole `send_many` each. To keep
-    the link full, use one `send_many`.
+    Several tasks may use one client: they take turns, a whole `send_many` each. To
+    keep the link full, use one `send_many`.
     """
 
     _turns: asyncio.Lock | None = None
@@ -67,7 +67,7 @@ class AsyncQMTPClient(BaseClient):
             try:
                 transport = await asyncio.shield(connecting)
             except asyncio.CancelledError:
-                # The thread goes on; what it connects to must not stay open.
+                # The thread goes on connecting; the connection it makes must not stay open.
                 connecting.add_done_callback(_close_late)
                 raise
             self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
@@ -91,7 +91,10 @@ class AsyncQMTPClient(BaseClient):
         *,
         encoding: Encoding = "unix",
     ) -> SendResult:
-        """See `QMTPClient.send`. Cancelled, it closes the connection."""
+        """See `QMTPClient.send`. Cancelling it closes the connection.
+
+        Raises `RuntimeError` if this task is in a `send_many` of this client already.
+        """
         package = Package(sender, recipients, message, encoding=encoding)
         (result,) = [result async for result in self.send_many((package,))]
         return result
@@ -99,10 +102,11 @@ class AsyncQMTPClient(BaseClient):
     async def send_many(
         self, packages: Iterable[Package] | AsyncIterable[Package]
     ) -> AsyncGenerator[SendResult, None]:
-        """See `QMTPClient.send_many`; but while an async iterable is waited for, the rest goes on.
+        """See `QMTPClient.send_many`; sending goes on while an async iterable is awaited.
 
-        Leaving the loop early: close it with `contextlib.aclosing`, as always
-        with asynchronous generators.
+        To leave the loop early, close it with `contextlib.aclosing`, as always with
+        asynchronous generators. Raises `RuntimeError` if this task is in a `send_many`
+        of this client already.
         """
         if self._turns is None:
             self._turns = asyncio.Lock()
@@ -127,11 +131,11 @@ class AsyncQMTPClient(BaseClient):
 
 
 class LoopShare:
-    """What the clients of one event loop may do between two of its rounds, all together.
+    """The work that all clients of one event loop together may do in each of its rounds.
 
-    A client says what it has done by `spend`, and asks by `wait` whether it may go on: at
-    once while something of the round's share is left, else in one of the next rounds. Each round
-    begins with one of those that wait, in the order of asking.
+    A client reports its work with `spend`, then awaits `wait`, which returns at once while some
+    of the round's share is left, else in one of the next rounds. Each round begins with one of the
+    clients that wait, in the order of asking.
     """
 
     _of: ClassVar["weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopShare]"] = (
@@ -145,19 +149,19 @@ class LoopShare:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopShare":
-        """Return the one of this loop."""
+        """Return the share of this loop, made at its first use."""
         if loop not in cls._of:
             cls._of[loop] = cls()
         return cls._of[loop]
 
     def spend(self, work: int) -> None:
-        """Take this from the share of the present round."""
+        """Take this much work from the share of the present round."""
         if work:
             self._left -= work
             self._expect_round()
 
     async def wait(self) -> None:
-        """Return when something is left of a round's share."""
+        """Wait until some of a round's share is left."""
         if self._left > 0:
             return
         turn = asyncio.get_running_loop().create_future()
@@ -205,7 +209,7 @@ class _Run:
             self._source = iter(packages)
 
     async def next_step(self) -> NextStep:
-        """See `ClientSession.next_step`; awaits where the loop has others to run first."""
+        """See `ClientSession.next_step`; let others run first if the round's share is used up."""
         await self._give_way()
         return self._session.next_step()
 
@@ -216,7 +220,7 @@ class _Run:
         await self._share.wait()
 
     async def take_step(self, step: NextStep) -> None:
-        """Take any step but RESULT."""
+        """Carry out any step but RESULT."""
         if step is NextStep.PACKAGE:
             await self._take()
         elif step is NextStep.CONNECTION:
@@ -235,7 +239,7 @@ class _Run:
     async def _take(self) -> None:
         if self._async_source is not None and self._coming is None:
             self._coming = asyncio.ensure_future(_next(self._async_source))
-            # Often it is at hand, and that is cheaper than waiting for it and the connection.
+            # Often the package is there at once: cheaper than to wait for it and the connection.
             await asyncio.sleep(0)
         coming = self._coming
         if coming is not None and not coming.done():
@@ -258,7 +262,7 @@ class _Run:
         return next(self._source)
 
     async def _turn(self, timeout_s: float | None) -> None:
-        """Wait for the connection, the next package or the time, then give the session a turn."""
+        """Wait for the connection, a package or the time-out, then give the session a turn."""
         transport = self._session.transport
         assert transport is not None
         loop = asyncio.get_running_loop()
@@ -289,7 +293,7 @@ class _Run:
         self._session.turn("to read" in ready, "to write" in ready)
 
     def stop_waiting(self) -> None:
-        """Wait for the connection no more: it may be closed after this."""
+        """Stop watching the connection, so that it may be closed."""
         transport, self._waiting_for = self._waiting_for, None
         if transport is not None:
             loop = asyncio.get_running_loop()
@@ -303,16 +307,16 @@ class _Run:
 
 
 class _ClosedInThread(TransportWrapper):
-    """A command: its end is waited for in a thread."""
+    """A transport to a command; it waits for the command's end in a thread."""
 
     close_waits = False
     _closed = False
 
     def close(self) -> None:
-        """See `Transport`; where no event loop runs, the end is waited for here."""
+        """See `Transport`; without a running event loop, the calling thread waits."""
         if not self._closed:
             self._closed = True
-            self._inner.hang_up()  # here: what is unread is asked for next, by this thread
+            self._inner.hang_up()  # in this thread, which asks for the unread bytes next
             _close(self._inner)
 
 

@@ -1,4 +1,4 @@
-"""A transport that does not move more in one turn than is good for others in the same thread."""
+"""A transport that moves a bounded amount in one turn, so that the thread can do other work."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ TURN_BYTES = 1 << 20
 
 
 class BoundedTransport(TransportWrapper):
-    """A transport; see `bounded`."""
+    """A transport around another that can limit what is sent; see `bounded`."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
@@ -21,10 +21,10 @@ class BoundedTransport(TransportWrapper):
 
     @contextlib.contextmanager
     def bounded(self) -> Iterator[None]:
-        """Send no more than `TURN_BYTES` in this block: then it looks as if it would wait.
+        """Send no more than `TURN_BYTES` in this block, then act as if sending would wait.
 
-        The selector says that there is room, and the next turn goes on. Receiving stops by itself
-        after one `receive`; a caller that goes on takes in all there is.
+        The selector still reports room, so the next turn goes on. `Pipeline.read` stops by itself
+        after one `receive`, or a few under TLS; a caller that goes on receives all there is.
         """
         self._left = TURN_BYTES
         try:

@@ -31,7 +31,7 @@ _log = logging.getLogger("maildirqmtp")
 
 
 class BaseClient:
-    """The options of a client, which are described at `QMTPClient`."""
+    """The options and the session of a client; see `QMTPClient` for the options."""
 
     def __init__(
         self,
@@ -76,7 +76,10 @@ class BaseClient:
 
     @property
     def server(self) -> str:
-        """The server; one that is set counts from the next `connect` on. Raises `ConfigError`."""
+        """The server; setting it counts from the next `connect` on.
+
+        Raises `ConfigError` if the new value is not a server, or does not go with `tls`.
+        """
         return self._server
 
     @server.setter
@@ -86,7 +89,7 @@ class BaseClient:
 
     @property
     def port(self) -> int | None:
-        """The port where `server` has none; None is 209, or 6209 with TLS. Set as `server` is."""
+        """The port if `server` has none; None is 209, or 6209 with TLS. Set as `server` is."""
         return self._port
 
     @port.setter
@@ -96,7 +99,7 @@ class BaseClient:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection; one that the server has closed meanwhile is none."""
+        """Whether there is a connection; one that the server has closed does not count."""
         return self._session.is_alive()
 
     def disconnect(self) -> None:
@@ -109,14 +112,14 @@ class BaseClient:
         return address
 
     def _must_connect(self) -> bool:
-        """Say whether `connect` has to do anything; closes what is of no use any more."""
+        """Return whether `connect` has to connect; if so, close a connection of no more use."""
         if self._session.is_alive() and self._connected_to == self._address:
             return False
         self._session.disconnect()
         return True
 
     def _dial(self, address: Endpoint) -> Transport:
-        """Connect, and wait for it. Raises `ConnectError`."""
+        """Connect, and wait for it. Raises `ConnectError` if no address can be reached."""
         return connect(
             address, self._connect_timeout_s, self._tls, _log.warning, self._write_timeout_s
         )
@@ -136,8 +139,8 @@ class QMTPClient(BaseClient):
 
     `server` is SERVER of the command line: `name`, `name:port`, `[::1]:port`,
     `qmtp://name`, `qmtps://name` (TLS), `unix:PATH`, `exec:COMMAND`, or `-` for
-    descriptors 6 and 7 of a UCSPI client. It connects at once, unless `defer_connect`; and,
-    whenever there is no connection (any more), at the next `send`.
+    descriptors 6 and 7 of a UCSPI client. It connects at once, unless `defer_connect`,
+    and at the next `send` whenever there is no connection (any more).
 
     Seconds: `connect_timeout` (60) for each address of the server;
     `write_timeout` (73) without a byte taken by the server; `response_timeout`
@@ -146,21 +149,21 @@ class QMTPClient(BaseClient):
     (3,000), after which a connection is replaced between two packages, as a
     session lasts an hour at most (qmtp.txt, section 2); `grace_time` (10) for
     the other responses of the first package with several recipients, after its
-    first response: a server that has not sent them then answers once per
-    package, and is asked for each recipient with a package of its own.
+    first response: a server that has not sent them by then counts as one that answers
+    once per package, and is sent a package for each recipient.
 
     `window` is the most packages in flight at once (4,096), or a pair of that
     and the most bytes (32 MiB); the last package begun may exceed the bytes.
-    `tls` says how to know a `qmtps://` server, and is for those only; None: by
-    the certificate authorities of this system.
+    `tls` says how to verify a `qmtps://` server, and is an error with any other;
+    None means the certificate authorities of this system.
 
-    Not for several threads at once, and for one `send` or `send_many` at a time.
-    Every package and response is logged at DEBUG to the logger `maildirqmtp`;
-    texts of messages never. What a command writes on its standard error goes to
-    the same logger at WARNING.
+    Use it in one thread at a time, for one `send` or `send_many` at a time. Every
+    package and response is logged at DEBUG to the logger `maildirqmtp`; texts of
+    messages never are. What a command writes on its standard error goes to the same
+    logger at WARNING.
 
-    Raises `ConnectError` (from the constructor too), `ConfigError` for options
-    that make no sense.
+    Raises `ConnectError` if it cannot connect (the constructor as well), `ConfigError`
+    for options that make no sense, `RuntimeError` for a second `send` at a time.
     """
 
     _selector: ConnectionSelector | None = None
@@ -181,16 +184,16 @@ class QMTPClient(BaseClient):
             self.disconnect()
 
     def connect(self) -> None:
-        """Connect, where there is no connection to the present `server` and `port`.
+        """Connect, if there is no connection to the present `server` and `port`.
 
-        Raises `ConnectError`, also `ConnectTimeout`.
+        Raises `ConnectError` if that fails, `ConnectTimeout` if every address timed out.
         """
         if self._must_connect():
             address = self._address
             self._use(self._dial(address), address)
 
     def reconnect(self) -> None:
-        """Close the connection, if any, and connect anew. Raises `ConnectError`."""
+        """Close the connection, if any, and connect anew. Raises as `connect` does."""
         self.disconnect()
         self.connect()
 
@@ -209,13 +212,13 @@ class QMTPClient(BaseClient):
     ) -> SendResult:
         """Send one message and wait for all answers. The arguments are those of `Package`.
 
-        A refusal is an answer, and in the result. Raises `PackageError`
-        (a `ValueError`) and what `open` does, before anything is sent;
-        `TransportError` (an `OSError`) or `ProtocolError` where the connection
-        broke, `FileChangedError` where a file changed meanwhile: then the
-        package was not completed, and the server has thrown it away. The
-        `result` of these has what was answered, and says who is in doubt; the
-        connection is closed.
+        A refusal is an answer, and in the result. Before anything is sent, raises
+        `PackageError` (a `ValueError`) if no server takes such a package, and what
+        `open` raises. Raises `TransportError` (an `OSError`) or `ProtocolError` if the
+        connection broke, `FileChangedError` if a file changed meanwhile: then the
+        package was not completed, and the server has thrown it away. The `result` of
+        these three has what was answered, and says who is in doubt; the connection is
+        closed.
         """
         package = Package(sender, recipients, message, encoding=encoding)
         (result,) = self.send_many((package,))
@@ -224,16 +227,16 @@ class QMTPClient(BaseClient):
     def send_many(self, packages: Iterable[Package]) -> Generator[SendResult, None, None]:
         """Send many packages, without waiting for the answer to one before the next.
 
-        Returns an iterator of their results, in order. Lazy on both sides:
-        packages are taken while the window has room, and only while a result is
-        waited for. While a package is waited for, nothing is sent or read.
+        Return an iterator of their results, in order. It is lazy on both sides:
+        packages are taken while the window has room, and only while the caller waits
+        for a result. While `packages` is waited for, nothing is sent or read.
 
-        Raises as `send` does, after the results of all packages that were
-        taken: those without an answer are in them, deferred. What is left in
-        `packages` was not sent. What `packages` itself raises, or opening the
-        files of one of them, comes after the results of what was before it.
-        Leaving the loop early closes the connection; then what was taken is in
-        doubt.
+        Raises as `send` does, after the results of all packages that were taken:
+        recipients without an answer are in them, deferred. What is left in `packages`
+        was not sent. An exception from `packages` itself, or from opening the files of
+        a package, is raised after the results of the packages before it. Leaving the
+        loop early with packages in flight closes the connection; these packages are
+        then in doubt.
         """
         session = self._session
         source = iter(packages)

@@ -1,9 +1,9 @@
 """The text of a program's message: bytes, files, file objects, made ready to be sent.
 
-Its length stands first in a package, so it has to be known before the first
-byte goes. Regular files are opened and streamed, small ones read at once; what
-has no length (a pipe, a decompressor) is read to its end, beyond 1 MiB into a
-temporary file. Never more of the files than that is in memory.
+Its length comes first in a package, so it has to be known before the first byte
+is sent. Regular files are opened and streamed, small ones read at once; a source
+without a length (a pipe, a decompressor) is read to its end, beyond 1 MiB into a
+temporary file. At most 1 MiB of a message's files is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Bytes of a message's files that are read into memory.
 MEMORY_BYTES = 1 << 20
-#: Bytes of a message below which it is gathered with others; beyond, it goes by itself.
+#: Bytes up to which a message is gathered with others into one piece; a larger one is not.
 GATHERED_BYTES = 1 << 20
 
 _CHUNK_BYTES = 256 << 10
@@ -34,9 +34,9 @@ _CHUNK_BYTES = 256 << 10
 class Content:
     """A message's text, opened; `length` is its bytes.
 
-    Raises `OSError` where a file cannot be opened or read, `PackageError` where
-    it is all too long for QMTP, `FileChangedError` for a file that grows or
-    shrinks while it is read, `TypeError` for a part that is none.
+    Raises `OSError` if a file cannot be opened or read, `PackageError` if the
+    whole is too long for QMTP or a str has a line end in it, `FileChangedError` if
+    a file grows or shrinks while it is read, `TypeError` for any other part.
     """
 
     def __init__(self, message: Message) -> None:
@@ -56,12 +56,12 @@ class Content:
 
     @property
     def label(self) -> str:
-        """The name of the last file in it, where there is one."""
+        """The name of the last file in it, else "the message"."""
         return printable(os.fsencode(self._name))
 
     @property
     def in_memory(self) -> bool:
-        """True where nothing of it is in a file any more."""
+        """True if none of it is still to be read from a file."""
         return not self._open and self._spool is None
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
@@ -76,11 +76,11 @@ class Content:
         ]
 
     def unchanged(self) -> bool:
-        """Say whether the files that are streamed are as they were when they were opened."""
+        """Return whether the files that are streamed are as they were when they were opened."""
         return all(_same(os.fstat(fd), before) for fd, before in self._open)
 
     def close(self) -> None:
-        """Let go of all of it; harmless twice."""
+        """Close its files and drop its text; harmless twice."""
         self._pieces = []
         while self._open:
             os.close(self._open.pop()[0])
@@ -143,9 +143,9 @@ class Content:
         file.seek(0, os.SEEK_END)
 
     def _add_regular(self, fd: int, offset: int, name: str | bytes) -> bool:
-        """Add a file from `offset` on; False where it is not regular. True: `fd` is ours.
+        """Add a regular file from `offset` on; return False, and do nothing, for any other file.
 
-        A small one is read at once.
+        A small one is read and closed at once, a larger one stays open: its `fd` is ours then.
         """
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -166,7 +166,7 @@ class Content:
         return True
 
     def _add_stream(self, read: Callable[[int], bytes]) -> None:
-        """Read what has no length to its end: into memory, then into a temporary file."""
+        """Read a source without a length to its end: into memory, then into a temporary file."""
         while True:
             data = read(_CHUNK_BYTES)
             if not isinstance(data, bytes):
@@ -203,9 +203,10 @@ def _parts(message: Message) -> Sequence[Part]:
 
 
 def _descriptor(file: object) -> int | None:
-    """Return the descriptor of a regular file that this object is nothing but the reader of.
+    """Return the descriptor of the regular file whose bytes this object reads as they are.
 
-    Others have one too (a decompressor that of the compressed file).
+    None for any other object, even one with a descriptor: a decompressor has that of the
+    compressed file.
     """
     raw = file.raw if isinstance(file, (io.BufferedReader, io.BufferedRandom)) else file
     if not isinstance(raw, io.FileIO):

@@ -1,4 +1,4 @@
-"""A package as a program writes it down: sender, recipients, message."""
+"""A package as a program gives it: sender, recipients, message."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from maildirqmtp.text import each_of
 
 
 class SupportsPath(Protocol):
-    """What `os.PathLike` is."""
+    """The protocol of `os.PathLike`."""
 
     def __fspath__(self) -> str | bytes:
         """Return the path."""
@@ -19,10 +19,10 @@ class SupportsPath(Protocol):
 
 
 class SupportsRead(Protocol):
-    """A binary file object, as far as it is needed."""
+    """A binary file object, of which only `read` is needed."""
 
     def read(self, size: int, /) -> bytes:
-        """Return at most so many bytes, and b"" at the end."""
+        """Return at most `size` bytes, and b"" at the end."""
         ...
 
 
@@ -40,24 +40,25 @@ _FIRST_BYTE = {"unix": ENCODING_LF, "dos": ENCODING_CRLF}
 
 @dataclass(frozen=True, slots=True, init=False)
 class Package:
-    """One message and whom it is from and to.
+    """One message, and its sender and recipients.
 
-    `sender` is the envelope sender; `""` is the null sender, and quite valid.
+    `sender` is the envelope sender; `""` is the null sender, and valid.
     `recipients` is one address or several, at most 10,000; they are answered
-    one by one, in this order, also where one stands twice. An address is str
+    one by one, in this order, also if one is listed twice. An address is str
     (sent as UTF-8) or bytes, at most 999 bytes, without NUL, LF and CR.
 
     `message` is bytes, the path of a file (str or `os.PathLike`), a binary file
-    object (sent from where it stands to its end), or a sequence of such parts;
-    b"" is valid. Nothing in it is looked at or changed, so that it is up to
-    the caller to make it a message (RFC 5322). `encoding` says how its lines
-    end: "unix" for LF, "dos" for CR LF (qmtp.txt, section 4); it changes
-    nothing in the message either.
+    object (sent from its position to its end), or a sequence of such parts;
+    b"" is valid. Its text is neither checked nor changed, so it is up to the
+    caller to make it a message (RFC 5322). `encoding` says how its lines end:
+    "unix" for LF, "dos" for CR LF (qmtp.txt, section 4); it changes nothing in
+    the message either.
 
-    Files are opened when the package is sent, and closed by then; a file
-    object stays open. Afterwards `sender` and `recipients` are bytes.
+    Files given by path are opened when the package is sent, and closed after
+    that; a file object stays open. As attributes, `sender` and `recipients` are
+    bytes.
 
-    Raises `PackageError`, a `ValueError`, for what no server takes.
+    Raises `PackageError`, a `ValueError`, if no server takes such a package.
     """
 
     sender: bytes
@@ -82,7 +83,7 @@ class Package:
             raise PackageError(wrong)
 
     def _wrong(self) -> str | None:
-        """Say what no server would take, None where all is well."""
+        """Return what no server would take, None if there is nothing."""
         wrong = check_address(self.sender, "sender")
         for recipient in self.recipients:
             wrong = wrong or check_address(recipient, "recipient")
@@ -100,5 +101,5 @@ class Package:
 
     @property
     def first_byte(self) -> bytes:
-        """What the encoding is in the package."""
+        """The byte before the text in a package, which tells the encoding."""
         return _FIRST_BYTE[self.encoding]

@@ -22,8 +22,8 @@ _RELEASED = Content(b"")
 class SendRequest(OutgoingMessage):
     """A package that was taken from a program, with its files open; see `OutgoingMessage`.
 
-    `keeps` says that it may have to be sent once more, each recipient by itself:
-    then its files stay open until it is answered. Raises what `Content` does.
+    `keeps` is true if it may have to be sent once more, to one recipient at a time:
+    then its files stay open until it is answered. Raises as `Content` does.
     """
 
     __slots__ = ("_content", "_doubted", "_found", "_places", "_why", "encoding", "keeps")
@@ -34,15 +34,15 @@ class SendRequest(OutgoingMessage):
         self.encoding = package.first_byte
         self.keeps = False
         self._why = ""
-        # Of a package whose recipients are asked one by one after all: what the first round
-        # found, and where in the package the recipients of the second one stand.
+        # For a package that is sent once more, to one recipient at a time: the answers of the
+        # first round, and the places in the package of the recipients of the second.
         self._places: Sequence[int] = range(len(self.recipients))
         self._found: dict[int, tuple[bytes, Response | None]] = {}
         self._doubted: Set[int] = frozenset()
 
     @property
     def done(self) -> bool:
-        """True where the result is final."""
+        """True if the result is final."""
         return not self.unanswered or bool(self._why)
 
     def append_to(self, into: bytearray) -> Sequence[Piece]:
@@ -62,15 +62,15 @@ class SendRequest(OutgoingMessage):
 
     @property
     def label(self) -> str:
-        """The name of its file, where it has one."""
+        """See `Content.label`."""
         return self._content.label
 
     def unchanged(self) -> bool:
-        """Say whether its files are still what they were."""
+        """Return whether its files are as they were when they were opened."""
         return self._content.unchanged()
 
     def start_over(self) -> None:
-        """Owe the message only to recipients without an answer, as if nothing had been sent."""
+        """Keep only the recipients without an answer, as if nothing had been sent to them."""
         self._note()
         owed = self.owed()
         self._places = [self._places[index] for index in owed]
@@ -81,13 +81,13 @@ class SendRequest(OutgoingMessage):
         self.next = 0
 
     def give_up(self, why: str) -> None:
-        """Defer recipients without an answer; `why` is for people."""
+        """Defer recipients without an answer; `why` is a text for people."""
         self._why = why
         self.keeps = False
         self.close()
 
     def result(self) -> SendResult:
-        """Return what became of it."""
+        """Return a response for each recipient: the server's, or a deferral that says why."""
         self._note()
         outcomes = []
         for place in sorted(self._found):

@@ -63,9 +63,9 @@ class ClientSession:
     A run lasts from `begin` to `end`; the connection stays open after it.
     `window` bounds what is in flight, `clock` is monotonic seconds. `error` is
     the exception that the run ended with, to be raised to the program. `work_done` counts
-    envelopes, answers, results and every `WORK_BYTES` of text: none of the steps does much more
-    than 1,000 of them, for whoever has other things to do in the same thread, unless one
-    package by itself is as large.
+    envelopes, answers, results and every `WORK_BYTES` of text: no step does much more than 1,000
+    of them, so that the caller can do other things in the same thread, unless a single package is
+    larger than that.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClientSession:
         # Packages that were sent since the last look.
         self._puts = 0
         self.work_done = 0
-        # All that were taken and have not returned a result; those of them not yet sent.
+        # Requests whose result was not returned yet; those of them that were not sent yet.
         self._requests: deque[SendRequest] = deque()
         self._unsent: deque[SendRequest] = deque()
 
@@ -128,13 +128,13 @@ class ClientSession:
             self._leave()
 
     def forget_capabilities(self) -> None:
-        """Forget what the server has shown of itself: the next one is another."""
+        """Forget what the server has shown: the next connection goes to another one."""
         self._capabilities = Capabilities()
 
     # A run
 
     def begin(self) -> None:
-        """Begin a run. Raises `RuntimeError` where one is under way."""
+        """Begin a run. Raises `RuntimeError` if one is under way."""
         if self._running:
             raise RuntimeError(
                 "this client is sending already: finish that, or use another client for this"
@@ -143,7 +143,7 @@ class ClientSession:
         self.error = None
 
     def end(self) -> None:
-        """End the run, at whatever point; with packages in flight, so does the connection."""
+        """End the run, at any point; close the connection if packages are in flight."""
         if self._pipeline is not None and self._pipeline.packages_in_flight:
             self._pipeline.close()
             self._pipeline = None
@@ -154,7 +154,7 @@ class ClientSession:
         self._running = False
 
     def take(self, package: Package) -> None:
-        """Take the next package. Raises what opening its files does; see `content`."""
+        """Take the next package. Raises as `Content` does if its files cannot be used."""
         request = SendRequest(package)
         self._requests.append(request)
         self._unsent.append(request)
@@ -170,7 +170,7 @@ class ClientSession:
         self.error = error
 
     def fail(self, error: QMTPError) -> None:
-        """Defer all that is not answered, and end with this error."""
+        """Defer all recipients without an answer, and end the run with this error."""
         _log.debug("%s", error)
         left = [request for request in self._requests if not request.done]
         for request in left:
@@ -224,12 +224,12 @@ class ClientSession:
 
     @property
     def wants_read(self) -> bool:
-        """True where `turn` has to be called when the connection can be read."""
+        """True if `turn` has to be called when the connection can be read."""
         return self._pipeline is not None and self._pipeline.wants_read
 
     @property
     def wants_write(self) -> bool:
-        """True where `turn` has to be called when the connection can be written."""
+        """True if `turn` has to be called when the connection can be written."""
         return self._pipeline is not None and self._pipeline.wants_write
 
     def wait_s(self) -> float | None:
@@ -254,7 +254,7 @@ class ClientSession:
         self._look_at = self._clock() + LOOK_S
 
     def result(self) -> SendResult:
-        """Return the next result; only where that is the next step."""
+        """Return the next result; call it only if the next step is RESULT."""
         result = self._requests.popleft().result()
         self.work_done += len(result)
         return result
@@ -317,7 +317,7 @@ class ClientSession:
                     request.start_over()
                     self._unsent.appendleft(request)
         elif self._unproven:
-            # The server takes nothing: to connect again and again would not help.
+            # The server takes nothing: connecting again and again would not help.
             name = pipeline.transport.name
             self.fail(error or TransportError(f"{name} closed the connection at once"))
         self._unproven = False

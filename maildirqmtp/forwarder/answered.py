@@ -1,7 +1,7 @@
-"""What the server has answered: settled on the files, and the queue told what became of it.
+"""Settles the messages that were answered, and tells the queue what became of them.
 
-settle          what is accepted, of each connection
-settle_another  then what is not, one by one: it may become a bounce, and a mailer may hang
+settle          the accepted messages of each connection
+settle_another  then the others, one by one: one may become a bounce, and a mailer may hang
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.pipeline.pipeline import Pipeline
 
-# What the server said of a small message whose text was not kept.
+# Stands for the answer to an accepted small message, the text of which is not kept.
 _ACCEPTED = Response(ACCEPTED, b"")
 
 
@@ -35,9 +35,9 @@ class AnsweredMessages:
         self._others: deque[QueuedMessage] = deque()
 
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
-        """Settle what has been accepted on a connection; say how many messages were answered.
+        """Settle a connection's accepted messages; return how many messages were answered.
 
-        The others are for `settle_another`.
+        The others are left for `settle_another`.
         """
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
@@ -54,7 +54,7 @@ class AnsweredMessages:
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
     def settle_another(self) -> bool:
-        """Settle one message that was answered otherwise; False where there is none."""
+        """Settle one message that was not accepted for all; return False if there is none."""
         if self._others:
             self.settle_one(self._others.popleft())
             return True

@@ -1,4 +1,4 @@
-"""What became of attempts to send a message, noted for whoever asks later, also after a restart."""
+"""Notes about attempts to send a message, to be read later, also after a restart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class AttemptNotes:
-    """Writes down attempts in the state file of a maildir; None keeps nothing."""
+    """Notes attempts in the state file of a maildir; keeps nothing if `state` is None."""
 
     __slots__ = ("_state",)
 
@@ -20,7 +20,7 @@ class AttemptNotes:
         self._state = state
 
     def note(self, queued: QueuedMessage, text: str, index: int | None = None) -> None:
-        """A message is to be tried again, because of this; `index`: it is about this recipient."""
+        """Note why a message is to be tried again; `index` is the recipient that this is about."""
         if self._state is None:
             return
         if index is not None and len(queued.recipients) + len(queued.others) > 1:
@@ -28,5 +28,5 @@ class AttemptNotes:
         self._state.note_attempt(queued.message.name, text)
 
     def earlier(self, queued: QueuedMessage) -> tuple[tuple[int, str], ...]:
-        """Return time, in seconds of the epoch, and text of the last ones, the newest first."""
+        """Return time (seconds of the epoch) and text of the last attempts, newest first."""
         return () if self._state is None else self._state.attempts(queued.message.name)[1]

@@ -1,4 +1,4 @@
-"""One flush of one route: lock, forward, clean up, tell the exit code."""
+"""One flush of one route: lock, forward, clean up, return the exit code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def flush(route: Route, report: Report) -> int:
-    """Forward what is in the maildir, and what comes meanwhile; return the exit code, 0 or 111.
+    """Forward what is in the maildir, and what arrives meanwhile; return the exit code, 0 or 111.
 
-    SIGTERM and SIGINT make it finish what is in flight, for 20 s at most, and a mailer what it
-    does, for 5. In the main thread only.
+    After SIGTERM or SIGINT, what is in flight has at most 20 s to finish, and a running mailer 5 s.
+    To be called in the main thread.
     """
     try:
         with Maildir(route.maildir, shard=route.shard) as maildir:
@@ -85,7 +85,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
 def _run(
     forwarder: Forwarder, candidates: Candidates, housekeeping: Housekeeping, queue: BatchQueue
 ) -> bool:
-    """Run a batch, and what comes after it; say whether it got through.
+    """Run a batch, and the housekeeping after it; return whether everything was tried.
 
     SIGTERM and SIGINT stop it in an orderly way.
     """

@@ -1,8 +1,8 @@
-"""Whether a failure becomes a bounce, and sending it.
+"""Decides whether a failure becomes a bounce, and sends it.
 
-Never for the null sender, `#@[]` or a sender that the mailer could not reach, and
-not more than `--max-bounces` in a run, or in an hour of one: what is not bounced
-goes to the failed maildir, where nothing is lost.
+The null sender, `#@[]` and senders that the mailer cannot reach get no bounce, and
+there are at most `--max-bounces` in a run, or in an hour of it: failures that are
+not bounced go to the failed maildir, where nothing is lost.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ HOUR_S = 3_600.0
 class Bouncer:
     """Bounces the failures of one route. `wall_clock` is seconds of the epoch.
 
-    `queue` is where a bounce for the route's server goes, where that is not `maildir`; `stop` what
-    ends a mailer.
+    `queue` is the maildir for bounces that go through the route's server, None for `maildir`;
+    `stop` ends a mailer.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Bouncer:
         self._mailer = make_mailer(queue or maildir, route, stop)
 
     def refusal(self, queued: QueuedMessage) -> str:
-        """Say why a failure of this message does not become a bounce; empty where it does."""
+        """Return why a failure of this message does not become a bounce; empty if it does."""
         sender = printable(queued.sender)
         if takes_no_bounce(queued.sender):
             return f"it came from <{sender}>"
@@ -83,13 +83,13 @@ class Bouncer:
         host: str,
         earlier: tuple[tuple[int, str], ...] = (),
     ) -> bytes | None:
-        """Tell the sender of these failures; only where `refusal` has nothing against it.
+        """Bounce these failures to the sender; call it only if `refusal` returns nothing.
 
-        `host` is that of the server that answered, `earlier` what was said before, and when.
+        `host` is that of the server that answered, `earlier` time and text of earlier attempts.
 
-        Returns the name of the bounce where it is a message of our own maildir
-        now. Raises `LocalError` where the bounce could not be handed on, and
-        `FileChangedError` where the file is no longer the one that was sent.
+        Return the name of the bounce if it is a message of our own maildir now, else
+        None. Raises `LocalError` if the bounce could not be handed on, and
+        `FileChangedError` if the file is no longer the one that was sent.
         """
         message = queued.message
         recipients = tuple(queued.recipients[index] for index in failures)
@@ -128,7 +128,7 @@ class Bouncer:
 
 
 def make_mailer(maildir: Maildir, route: Route, stop: Stop | None = None) -> mailers.Mailer:
-    """Return what takes the bounces of a route, and its warnings; `stop` ends it."""
+    """Return the mailer for the bounces and warnings of a route; `stop` ends its command."""
     if route.bounce_via.method is BounceMethod.SERVER:
         return mailers.QueueMailer(maildir, route.prefix)
     if route.bounce_via.maildir is not None:

@@ -1,10 +1,10 @@
-"""Telling senders that their messages wait: once, when these are older than `--warn-after`.
+"""Warns senders, once, that their messages wait, when these are older than `--warn-after`.
 
     | noted in the state file, durable | the warning is handed on |
 
-In this order: a crash in between loses the warning, and never sends a second one. The message is
-still there, and its sender is told where it fails in the end. So where a warning cannot be noted it
-is not sent; where the mailer does not take it, the note goes again, and a later run tries again.
+In this order, a crash in between loses the warning, and never sends a second one. The message is
+still there, and its sender is told if it fails in the end. So a warning that cannot be noted is not
+sent; if the mailer does not take one, its note is removed, and a later run tries again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
 
-#: Warnings that fail in a row before a look ends.
+#: Warnings that fail in a row before a pass over the messages ends.
 MOST_FAILURES = 3
-# Names that are kept of those that failed, and of those that nobody can be told of.
+# Names that are kept of messages whose warning failed, and of those that never have one.
 _MOST_NAMES = 10_000
 _FULL = (
     "as many are noted in the state file as there is room for; no other sender is told until some "
@@ -50,9 +50,9 @@ class DelayWarner:
     """Warns the senders of one route's messages; `wall_clock` is seconds of the epoch.
 
     At most `max_bounces` warnings are tried in an hour, counted apart from bounces; the others come
-    later. A look ends after three failures in a row, or with `stop`; `has_failed` says which come
-    last in the next one. `known` returns the names of all messages that are there: what was noted
-    of others gives way when there is no room.
+    later. A pass over the messages ends after three failures in a row, or with `stop`; `has_failed`
+    says which come last in the next pass. `known` returns the names of all messages that are there:
+    when there is no room, notes about other messages are dropped.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class DelayWarner:
         self._complaint = ""
 
     def begin(self) -> None:
-        """A look at all messages begins."""
+        """Begin a pass over all messages."""
         self._failures = 0
 
     def has_failed(self, name: bytes) -> bool:
-        """Say whether it has failed to warn of a message: it comes behind the others."""
+        """Return whether a warning about this message has failed: it comes after the others."""
         return names.plain(name) in self._failed
 
     def may_warn(self) -> bool:
-        """Say whether there may be another warning now."""
+        """Return whether another warning may be sent now."""
         if self._stop is not None and self._stop.is_told:
             return False
         now_s = self._wall_clock()
@@ -98,9 +98,9 @@ class DelayWarner:
         return self._tried < self._route.max_bounces
 
     def is_due(self, folder: Folder, name: bytes, held: Container[str]) -> bool:
-        """Say whether a message has waited for so long that its sender may be told now.
+        """Return whether a message has waited for so long that its sender may be warned now.
 
-        `held` is what an administrator holds back: people know of that.
+        `held` are the messages on hold: an administrator knows of these, and no warning is sent.
         """
         assert self._route.warn_after_s is not None
         if names.plain(name) in self._never or holds.key(name) in held:
@@ -115,7 +115,7 @@ class DelayWarner:
         return stat.S_ISREG(status.st_mode) and age_s >= self._route.warn_after_s
 
     def warn_all(self, candidates: Iterable[tuple[Folder, bytes]]) -> None:
-        """Warn of each of these that is due, as far as that is possible now."""
+        """Send a warning for each of these messages that is due, as far as possible now."""
         self.begin()
         held = self._state.held()
         for folder, name in sorted(candidates, key=lambda candidate: self.has_failed(candidate[1])):
@@ -125,7 +125,7 @@ class DelayWarner:
                 return
 
     def warn(self, folder: Folder, name: bytes) -> bool:
-        """Warn the sender of a message; say whether it makes sense to go on with the next one."""
+        """Warn the sender of a message; return whether to go on with the next one."""
         try:
             queued = prepare(self._maildir, self._route, folder, name)
         except (EnvelopeError, FileChangedError, LocalError):
@@ -170,7 +170,7 @@ class DelayWarner:
         return True
 
     def _note(self, name: bytes) -> Noted:
-        """Note that a sender is told; where there is no room, forget what is gone."""
+        """Note that a sender is warned; if there is no room, drop notes about messages now gone."""
         state, prefix = self._state, self._route.prefix
         noted = state.note_warned(name, prefix)
         if noted is Noted.FULL and state.keep_warned(self._known(), prefix):
@@ -182,7 +182,7 @@ class DelayWarner:
         return noted
 
     def _complain(self, why: str) -> None:
-        """Say it once, not with each try."""
+        """Report a problem once, not with each try."""
         if why != self._complaint:
             self._complaint = why
             self._report.problem(f"no warning of a delay can be sent: {why}")
@@ -191,7 +191,7 @@ class DelayWarner:
         message, now_s = queued.message, self._wall_clock()
         attempts = self._state.attempts(message.name)[1]
         lifetime_s = self._route.lifetime_s
-        # As `lifetime.final_failure` has it, for what has never been tried.
+        # As `lifetime.final_failure` decides for a message that was never tried.
         until_s = max(message.mtime_s + lifetime_s, now_s + min(FIRST_DEFERRED_S, lifetime_s))
         recipients = queued.recipients
         arrived_ns = message.identity[3]
@@ -211,9 +211,9 @@ class DelayWarner:
 
 
 def _response(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
-    """Return what was last said of a recipient, as a server's answer; empty for nothing known.
+    """Return the last reason noted for a recipient, as a server's answer; empty if there is none.
 
-    A text about one of several recipients begins with its address; see `AttemptNotes`.
+    A text about one of several recipients begins with their address; see `AttemptNotes`.
     """
     about = f"<{printable(recipient)}>: "
     own = [text.removeprefix(about) for _, text in attempts if text.startswith(about)]
@@ -223,7 +223,7 @@ def _response(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
 
 
 def _keep(kept: dict[bytes, str], name: bytes, why: str = "") -> None:
-    """Keep a name, and why; all others are forgotten where these are too many."""
+    """Keep a name, and why; forget all others if there are too many."""
     if len(kept) >= _MOST_NAMES:
         kept.clear()
     kept[names.plain(name)] = why

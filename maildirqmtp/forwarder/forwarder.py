@@ -2,9 +2,9 @@
 
 One thread, one selector. Each turn fills the connections from the outbox, waits
 until one of them can be read or written or something is due, lets them write and
-read, and settles what has been answered. After responses everything is settled
-before anything more is sent: at most the window is ever sent and not settled.
-`recovery` decides about what a connection left undone.
+read, and settles what has been answered. All of that is settled before anything
+more is sent: at most the window is ever sent and not settled. `recovery` decides
+what becomes of the messages that a connection left unfinished.
 
 A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
 `connect`, `turn` and `rest`, and does its own work in between.
@@ -34,13 +34,13 @@ from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
-#: Seconds that a run which is told to stop waits for what is in flight. With those that a daemon
-#: gives its routes besides, 25: podman and Kubernetes kill after 10 and 30 unless told otherwise.
+#: Seconds that a run waits for what is in flight once it is told to stop. A daemon gives its routes
+#: 5 more, 25 in all: podman and Kubernetes kill after 10 and 30 unless told otherwise.
 STOP_S = 20.0
-#: Seconds that a turn may take, beyond those it waits; more where a bounce is handed on.
+#: Seconds that a turn may take, beyond those it waits; more if a bounce is handed on.
 SLACK_S = 30.0
 BOUNCE_SLACK_S = 360.0
-#: Seconds that a connection beyond the first may take; and after one that failed, to the next.
+#: Seconds that making a further connection may take; and the pause after one that failed.
 MORE_TIMEOUT_S = 5.0
 MORE_AGAIN_S = 30.0
 
@@ -48,16 +48,16 @@ MORE_AGAIN_S = 30.0
 class Forwarder:
     """Forwards one maildir to one of its servers; the maildir is open and locked.
 
-    `queue` None is for `run_batch`. With one that stays open (watch mode) a connection is kept for
-    `route.idle_s` while there is nothing to send. `wake` interrupts any wait, `state` is the
-    maildir's; None makes one of its own. `connector`, `clock` (seconds that only go on) and
-    `wall_clock` (seconds of the epoch) are for tests. Raises `LocalError` without descriptors.
+    `queue` None is for `run_batch`. With one that stays open (watch mode), a connection is kept for
+    `route.idle_s` without work. `wake` interrupts any wait, `state` is the maildir's state file;
+    None makes a new object for either. `connector`, `clock` (monotonic seconds) and `wall_clock`
+    (seconds of the epoch) are for tests. Raises `LocalError` if no descriptor is to be had.
 
-    `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may be.
-    `watchdog_deadline`: the clock's time by which the thread comes back, unless it hangs.
-    `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is made.
-    `idle_s`: for how long a connection is kept without work. `servers`: those of the route.
-    `state`: that of the maildir. `told_to_stop`: whether it is, and by when it ends.
+    `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may help.
+    `watchdog_deadline`: the time of `clock` by which the thread comes back, unless it hangs.
+    `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is being
+    made. `idle_s`: seconds for which a connection is kept without work. `servers`: those of the
+    route. `told_to_stop`: whether the run is to stop, and by when it ends.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Forwarder:
         try:
             #: Interrupts a wait.
             self.wake = Wakeup() if wake is None else wake
-            # A daemon may have thousands: poll(2) takes no descriptor.
+            # A daemon may have thousands of routes: poll(2) needs no descriptor of its own.
             kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
             self._selector: selectors.BaseSelector = kind()
             self._selector.register(self.wake.fd, selectors.EVENT_READ)
@@ -124,11 +124,11 @@ class Forwarder:
 
     @property
     def local_error(self) -> LocalError | None:
-        """What keeps it from taking more messages from this maildir."""
+        """The error for which it takes no more messages from this maildir, None if it does."""
         return self._settler.local_error
 
     def stop(self, at_once: bool = False) -> None:
-        """Take no more messages, finish what is in flight, return. From any thread.
+        """Take no more messages, finish what is in flight, then end; call it from any thread.
 
         `at_once`: what is in flight is given up, and reported as in doubt.
         """
@@ -138,7 +138,7 @@ class Forwarder:
     def interrupt(self) -> None:
         """Stop, the second time at once; for a signal handler in the forwarder's own thread.
 
-        While connecting, with nothing in flight, an exception from the handler ends that at once.
+        Raises `ConnectError` to end connecting at once if that is under way with nothing in flight.
         """
         self.stop(at_once=self.stopping)
         if self.connecting:
@@ -153,10 +153,10 @@ class Forwarder:
     # A batch
 
     def run_batch(self, candidates: Candidates) -> bool:
-        """Try each of these once, and what comes meanwhile. Raises `LocalError`.
+        """Try each of these once, and what arrives meanwhile; return whether all were tried.
 
-        What is left, and why, is in the report. Returns False where it had to end
-        before everything was tried.
+        What is left, and why, is in the report. Raises `LocalError` if it finds, before
+        the first is sent, that messages cannot be removed from the maildir.
         """
         self.queue.add(candidates)
         self._total += len(candidates)
@@ -180,7 +180,7 @@ class Forwarder:
         return self.outbox.has_next()
 
     def _refill(self) -> None:
-        """Look for what has come since, where all that was known has been tried."""
+        """Look for new messages, once all small ones that were known have been tried."""
         if self._may_take and not self.outbox.small_left:
             try:
                 found = self.queue.refill()
@@ -190,7 +190,7 @@ class Forwarder:
                 self._settler.stop_taking(error)
 
     def _attempt(self) -> bool:
-        """Connect, and send until the connections end; say whether others may help."""
+        """Connect, and send until the connections end; return whether others may help."""
         if not self.connect():
             return self.may_help
         while self.connected:
@@ -206,14 +206,14 @@ class Forwarder:
 
     @property
     def wants_more(self) -> bool:
-        """True where one more connection would be of use."""
+        """True if one more connection would be of use."""
         may = self._may_take and self._clock() >= self._more_at
         return may and self.outbox.needs_connection(self.pool)
 
     def connect(self) -> bool:
-        """Open a first connection; say whether that could be done.
+        """Open a first connection; return whether that could be done.
 
-        Where not, `may_help` says whether there is another server to be tried.
+        If not, `may_help` says whether another server is left to be tried.
         """
         self.may_help = self._all_tried = False
         if self.servers.choose():
@@ -234,12 +234,12 @@ class Forwarder:
         return True
 
     def turn(self, until: float | None = None) -> None:
-        """Fill, wait (until this time of the clock at most), write and read, settle."""
+        """Fill connections, wait (until this time of the clock at most), write, read, settle."""
         name = self.pool.open[0].pipeline.transport.name
         try:
             self._turn(until)
         except OSError as error:
-            # The selector's: no descriptor, no memory. Errors of a connection end its pipeline.
+            # From the selector: no descriptor, no memory. Connection errors end their pipeline.
             for connection in [*self.pool.open]:
                 self._end(connection)
             self.may_help = False
@@ -248,7 +248,7 @@ class Forwarder:
     def rest(self, until: float) -> None:
         """Without a connection, wait for something to do, or until this time of the clock.
 
-        Raises `LocalError` where this machine cannot wait.
+        Raises `LocalError` if the selector fails.
         """
         try:
             self._wait((), until)
@@ -257,7 +257,7 @@ class Forwarder:
         self._settler.tick()
 
     def mend(self) -> bool:
-        """Try again what could not be done to the files; say whether all is well now."""
+        """Try again what could not be done to the files; return whether all is well now."""
         try:
             self.outbox.prove()
         except LocalError:
@@ -265,14 +265,14 @@ class Forwarder:
         return self._settler.mend()
 
     def finish(self) -> None:
-        """Let go of the message that waits for its turn, and make everything durable."""
+        """Put the messages that wait for their turn back, and make everything durable."""
         self.outbox.put_back()
         self._settler.finish()
 
     def _connect(self, timeout_s: float) -> Transport:
-        # Interrupted, it must have nothing in flight.
+        # `interrupt` may raise only while nothing is in flight.
         self.connecting = not self.pool.open
-        # Each of a name's addresses may take that long, and so may finding them.
+        # Each of a name's addresses may take that long, and so may looking them up.
         self.watchdog_deadline = self._clock() + 10 * timeout_s + SLACK_S
         try:
             return self.servers.connect(timeout_s)
@@ -291,18 +291,18 @@ class Forwarder:
     # Connections
 
     def _open(self, transport: Transport) -> None:
-        """Use a connection. Raises `OSError` where the selector cannot watch it."""
+        """Use a connection. Raises `OSError` if the selector cannot watch it."""
         self.pool.add(transport, self._selector)
         self._settler.host = self.servers.current.endpoint.host
         self._report.connected(transport.name)
 
     def _open_more(self) -> None:
-        """Use as many connections as are allowed, while more mail waits than is under way."""
+        """Open as many connections as are allowed, while mail waits that they can take."""
         while len(self.pool.open) < self.pool.most and self.wants_more:
             try:
                 self._open(self._connect(min(MORE_TIMEOUT_S, self._route.connect_timeout_s)))
             except TransportError as error:
-                # What there is goes on; the server may not want more of us.
+                # The open ones go on; the server may not want more connections from us.
                 self._more_at = self._clock() + MORE_AGAIN_S
                 self._report.note(f"{error}; going on with {len(self.pool.open)} connections")
 
@@ -363,7 +363,7 @@ class Forwarder:
     def _wait(
         self, pool: Sequence[Connection[QueuedMessage]], until: float | None
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait until a descriptor is ready or something is due; a wake-up is taken in here."""
+        """Wait until a descriptor is ready or something is due; clear a wake-up."""
         settling = self._settler.next_deadline
         due = [until, settling, self.outbox.next_deadline(), self.told_to_stop.at]
         for connection in pool:
@@ -394,7 +394,7 @@ class Forwarder:
         self._take_bounces()
 
     def _take_bounces(self) -> None:
-        """Send the bounces, too, that settling has put into the maildir."""
+        """Have the bounces sent that settling has put into the maildir."""
         bounces = self._settler.take_bounces()
         self._total += len(bounces)
         self.queue.add(bounces)

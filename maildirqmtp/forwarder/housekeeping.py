@@ -1,4 +1,4 @@
-"""What a batch does beside forwarding: it removes rubbish and old mail, and tells of delays."""
+"""What a batch does besides forwarding: it removes rubbish and old mail, and warns of delays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Housekeeping:
-    """That of one batch."""
+    """The housekeeping of one batch."""
 
     def __init__(self, route: Route, report: Report, maildir: Maildir) -> None:
         self._route = route
@@ -28,11 +28,12 @@ class Housekeeping:
         self._found: Candidates = deque()
 
     def after_run(self, forwarder: Forwarder | None, queue: BatchQueue | None) -> None:
-        """Do what is due when all has been tried; None where there was nothing to be tried.
+        """Clean the maildir, and warn of delays, when all has been tried; the maildir is locked.
 
-        The maildir is locked. What is accepted and cannot be removed is not told to be late.
+        `forwarder` and `queue` are None if there was nothing to try. There are no warnings while
+        accepted messages cannot be removed: those would be reported as late.
 
-        Raises `LocalError`.
+        Raises `LocalError` if the maildir cannot be read or cleaned.
         """
         clean(self._maildir, time.time())
         if forwarder is None or queue is None or forwarder.stopping:
@@ -41,7 +42,7 @@ class Housekeeping:
             self._warn(forwarder, queue)
 
     def at_end(self, forwarder: Forwarder | None) -> None:
-        """Remove what was kept for long enough elsewhere; nobody has to wait for that any more."""
+        """Remove what the sent and failed maildirs have kept long enough, without the lock."""
         route = self._route
         if route.keep_sent_s is None and route.keep_failed_s is None:
             return
@@ -82,7 +83,7 @@ class Housekeeping:
             )
         self._found = self._maildir.scan(self._route.include_cur)
         owed = [(folder, name) for folder, name in self._found if not queue.is_of_others(name)]
-        # Where the mailer refuses several of them in each run, the others get their turn, too.
+        # If the mailer refuses several of them in each run, the others still get their turn.
         shuffle(owed)
         self._warner.warn_all(owed)
         forwarder.state.save()

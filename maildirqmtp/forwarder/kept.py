@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 class Kept(NamedTuple):
-    """A message is still there, to be sent again, and why.
+    """Why a message is still there, to be sent again.
 
-    `at_next_scan`: it is not what it was, and is sent as it is now when a scan finds it.
+    `at_next_scan`: its file has changed, and is sent as it is now when a scan finds it.
     """
 
     reason: str
@@ -15,7 +15,7 @@ class Kept(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A message has to wait until this time of the clock, and why."""
+    """The time of the clock until which a message has to wait, and why."""
 
     until: float
     reason: str

@@ -1,18 +1,18 @@
 """Large messages, which must not stand in the way of small ones.
 
-A package cannot be interrupted: on a link of 64 kbit/s a message of 1 MB keeps everything that is
-behind it on the same connection waiting for two minutes, and one that cannot pass between two cuts
+A package cannot be interrupted: on a link of 64 kbit/s a message of 1 MB keeps everything behind it
+on the same connection waiting for two minutes, and one that cannot get through between two failures
 of the link would do so in every run. So
 
     a small message    goes as if there were no large one
-    a large one        goes on a connection that has nothing else: where several are allowed, at
-                       once, and one is left to the small ones; else when no small one waits
-    after 5 minutes    the next large one has its turn, whatever waits
+    a large message    goes on a connection that has nothing else: at once if several are allowed,
+                       one of which is left to the small ones; else when no small one waits
+    after 5 minutes    the next large message has its turn, whatever waits
     one that broke     has had its attempt in this run, and goes behind the other large ones in
-    the connection     this one and in the next
+    the connection     this run and in the next
 
-Once a connection has broken, the large messages of this run go one by one: then no other one's
-attempt is spoilt with it. Messages that ended a connection as the only one on it go last, too.
+Once one has broken a connection, the large messages of this run go one by one: then the next break
+spoils only one attempt. Messages that ended a connection while alone on it also go last.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pipeline import Pipeline
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
-#: Seconds after which a large message has its turn though small ones wait.
+#: Seconds after which a large message has its turn although small ones wait.
 TURN_S = 300.0
-#: Seconds for which it waits for the answers to small ones that are out: a server that takes longer
-#: is no reason to leave the link idle.
+#: Seconds for which it waits for the answers to small ones in flight: a server that takes longer is
+#: no reason to leave the link idle.
 ANSWERS_S = 3.0
 
 T = TypeVar("T")
 
 
 class Postponed(Generic[T]):
-    """The candidates of a queue that go behind all others; those that broke a connection last."""
+    """A queue's candidates that go behind all others; those that broke a connection go last."""
 
     __slots__ = ("_broken", "_first")
 
@@ -52,9 +52,9 @@ class Postponed(Generic[T]):
         return len(self._first) + len(self._broken)
 
     def add(self, candidates: list[T], *, broken: bool = False, first: bool = False) -> None:
-        """Put these behind the others, or behind the others that broke a connection.
+        """Put these behind the others; if `broken`, behind those that broke a connection.
 
-        `first`: before them instead.
+        `first` puts them before those instead.
         """
         place = self._broken if broken else self._first
         if first:
@@ -63,13 +63,13 @@ class Postponed(Generic[T]):
             place.extend(candidates)
 
     def take(self) -> T | None:
-        """Return the next one; None where there is none."""
+        """Take the next one; return None if there is none."""
         candidates = self._first or self._broken
         return candidates.popleft() if candidates else None
 
 
 class LargeMessages:
-    """Says which connection the next large message of a route may go on, and when.
+    """Decides which connection the next large message of a route may go on, and when.
 
     `large_bytes` is the size above which a message is large. `clock` is monotonic seconds. `state`
     remembers the messages that broke a connection.
@@ -80,34 +80,34 @@ class LargeMessages:
         self._state = state
         self._clock = clock
         self._carrying: list[Connection[QueuedMessage]] = []
-        # Of these, where small ones were still unanswered when the large one was put.
+        # Of these, those that had unanswered small messages when the large one was put.
         self._mixed: list[Connection[QueuedMessage]] = []
         self._turn_at: float | None = None
-        # Since when nothing was put into these connections: how much had been, and the time.
+        # By connection: how many packages had been put into it, and since when none was added.
         self._quiet: dict[int, tuple[int, float]] = {}
-        #: True once a connection has broken over a large message: they go one by one.
+        #: True once a connection has broken over a large message: these go one by one then.
         self.one_by_one = False
-        #: True once the run was told to stop: then no message is to blame for the end.
+        #: True once the run was told to stop: then no message is to blame for a connection's end.
         self.stopping = False
 
     # The order
 
     def broke_before(self, name: bytes) -> bool:
-        """Say whether a message has broken a connection, in this run or an earlier one."""
+        """Return whether a message has broken a connection, in this run or an earlier one."""
         return self._state.broken(name) is not None
 
     def waits(self) -> None:
-        """A large message waits from now on, if not since earlier."""
+        """Note that a large message waits, from now on unless one does already."""
         if self._turn_at is None:
             self._turn_at = self._clock() + TURN_S
 
     def none_waits(self) -> None:
-        """No large message waits: the next one is not due at once."""
+        """Note that no large message waits, so that the next one is not due at once."""
         self._turn_at = None
 
     @property
     def is_due(self) -> bool:
-        """True where a large one has waited for so long that the small ones have to."""
+        """True if a large message has waited for so long that the small ones have to wait."""
         return self._turn_at is not None and self._clock() >= self._turn_at
 
     # The connections
@@ -120,14 +120,14 @@ class LargeMessages:
         return self._carrying
 
     def small_in_flight(self, pool: ConnectionPool[QueuedMessage]) -> bool:
-        """Say whether a small message may be in flight."""
+        """Return whether a small message may be in flight."""
         large_only = [c for c in self.carrying() if c not in self._mixed]
         return any(c.pipeline.packages_in_flight for c in pool.open if c not in large_only)
 
     def for_small(
         self, pool: ConnectionPool[QueuedMessage], large_waits: bool
     ) -> Connection[QueuedMessage] | None:
-        """Return the connection for the next small message; None where they have to wait."""
+        """Return the connection for the next small message; None if it has to wait."""
         carrying = self.carrying()
         free = [c for c in pool.open if c not in carrying] if carrying else pool.open
         if large_waits and self.is_due and len(carrying) < _most(pool):
@@ -139,7 +139,7 @@ class LargeMessages:
     def for_large(
         self, pool: ConnectionPool[QueuedMessage], small_waits: bool
     ) -> Connection[QueuedMessage] | None:
-        """Return a connection that takes the next large message now; None where there is none."""
+        """Return a connection that takes the next large message now; None if there is none."""
         if small_waits and not self.is_due:
             return None
         carrying = self.carrying()
@@ -156,7 +156,7 @@ class LargeMessages:
         return None
 
     def _is_quiet(self, connection: Connection[QueuedMessage]) -> bool:
-        """Say whether nothing was put into a connection for `ANSWERS_S`, and all is out."""
+        """Return whether nothing was put into a connection for `ANSWERS_S`, and all was sent."""
         pipeline, now = connection.pipeline, self._clock()
         put = pipeline.answered + pipeline.packages_in_flight
         before, since = self._quiet.get(id(connection), (-1, now))
@@ -172,17 +172,17 @@ class LargeMessages:
         return min((at for at in due if at > now), default=None)
 
     def takes_all(self, pool: ConnectionPool[QueuedMessage]) -> bool:
-        """Say whether small messages have no connection, since all have large ones in flight."""
+        """Return whether every connection has large messages in flight: small ones have none."""
         return len(self.carrying()) == len(pool.open)
 
     def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
-        """Say whether one more connection would let a large message go now."""
+        """Return whether one more connection would let a large message go now."""
         if len(self.carrying()) >= _most(pool):
             return False
         return all(connection.pipeline.packages_in_flight for connection in pool.open)
 
     def put_on(self, connection: Connection[QueuedMessage]) -> None:
-        """A large message was put on this connection, and has had its turn."""
+        """Note that a large message was put on this connection, and has had its turn."""
         self._quiet = {}
         if connection not in self._carrying:
             self._carrying.append(connection)
@@ -193,15 +193,15 @@ class LargeMessages:
     # What becomes of them
 
     def is_large(self, queued: QueuedMessage) -> bool:
-        """Say whether a message is large."""
+        """Return whether a message is large."""
         return queued.message.size > self.large_bytes
 
     def find_broken(
         self, pipeline: Pipeline[QueuedMessage], unfinished: list[QueuedMessage]
     ) -> QueuedMessage | None:
-        """Return the large message over which a connection broke, if it was over one.
+        """Return the large message over which a connection broke, None if it was not over one.
 
-        That is the oldest one of which a part has arrived.
+        It is the oldest unfinished large message of which a part has arrived.
         """
         error = pipeline.error
         if error is None or isinstance(error, ConnectError) or self.stopping:
@@ -210,14 +210,14 @@ class LargeMessages:
         return next(begun, None)
 
     def note_broken(self, queued: QueuedMessage) -> str:
-        """Remember how far a message got when it broke the connection; return it in words."""
+        """Remember how far a message got when it broke the connection; return that in words."""
         self.one_by_one = True
         self._state.note_broken(queued.message.name, queued.bytes_out, queued.length)
         return how_far(queued.bytes_out, queued.length)
 
 
 def how_far(bytes_out: int, length: int) -> str:
-    """Say how far a large message got."""
+    """Return in words how far a large message got."""
     if bytes_out >= length:
         return f"the connection broke before the answer to all of its {length} bytes"
     return f"the connection broke after {bytes_out} of {length} bytes"

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.state import State
     from maildirqmtp.qmtp.protocol import Response
 
-#: Seconds for which a message is tried again after its first deferral, however old it is: who
-#: was offline for weeks must not lose all to one greylisting. A shorter lifetime counts here, too.
+#: Seconds for which a message is tried again after its first deferral, however old it is: after
+#: weeks offline, one greylisting must not fail all mail. A shorter lifetime shortens this as well.
 FIRST_DEFERRED_S = 86_400.0
 
 
@@ -23,17 +23,17 @@ def final_failure(
     now_s: float,
     state: State | None,
 ) -> str | None:
-    """Say why a recipient is given up on; None where it is to be tried again.
+    """Return why a recipient is given up on; None if they are to be tried again.
 
-    `age_s` is that of the message `name`. `state` knows when it was first deferred; None
-    lets its age alone decide, as serialmail does. `now_s` is seconds of the epoch.
+    `age_s` is the age of the message `name`. `state` knows when it was first deferred; with
+    None, its age alone decides, as in serialmail. `now_s` is seconds of the epoch.
     """
     if answer.status is FAILED:
         return str(answer)
     if state is not None:
         grace_s = min(FIRST_DEFERRED_S, lifetime_s)
         if age_s < lifetime_s - 2 * grace_s:
-            return None  # so that one tried all the time has had its day by then
+            return None  # noted from then on, so that its day is over when its lifetime is
         if max(0.0, now_s - state.first_deferral(name)) < grace_s:
             return None
     if age_s >= lifetime_s:

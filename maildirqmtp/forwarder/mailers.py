@@ -1,7 +1,7 @@
-"""Handing a bounce on: to sendmail, into a maildir, or back into the queue for the server.
+"""Hands a bounce on: to sendmail, into a maildir, or back into the queue for the server.
 
-Each way either has the bounce for good when `send` returns, or raises
-`LocalError`; then the failed message is kept, and the bounce is made again.
+When `send` returns, the bounce has been taken for good; when it raises `LocalError`,
+the failed message is kept, and the bounce is made again.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 #: Seconds a sendmail command may take.
 SENDMAIL_TIMEOUT_S = 300.0
-#: Seconds for which a command that took too long is not run again: the mail has to go on.
+#: Seconds for which a command that took too long is not run again, so that forwarding goes on.
 SENDMAIL_REST_S = 3_600.0
-#: Seconds after which it is looked again at how long one may take: a stop may have been told.
+#: Seconds between two looks at how long a command may take: a stop shortens that.
 _LOOK_S = 0.25
-#: Bytes of its complaint that are shown.
+#: Bytes of a command's complaint that are shown.
 _COMPLAINT_BYTES = 300
-# sendmail takes its argument for a list of addresses, and of other things: a sender that is not
-# clearly one address, quoted or not, would send the bounce wherever its author liked.
+# sendmail reads its argument as a list of addresses, files and commands: a sender that is not
+# clearly one address, quoted or not, would send the bounce wherever the sender's author liked.
 _ONE_ADDRESS = re.compile(
     rb"""\"[A-Za-z0-9!#$%&'*+/=?^_`{}~. \x80-\xff-]+\"@[A-Za-z0-9.\x80-\xff-]+|"""
     rb"""[^|/\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*(\[[0-9A-Za-z.:]+\])?"""
@@ -45,16 +45,17 @@ class MailerTimeout(LocalError):
 
 
 class Mailer(Protocol):
-    """A way for bounces to go."""
+    """A way to send bounces."""
 
     def can_reach(self, recipient: bytes) -> bool:
-        """Say whether bounces to this address can go this way at all."""
+        """Return whether bounces to this address can go this way at all."""
         ...
 
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
-        """Hand on a bounce for `recipient`, from the null sender. Raises `LocalError`.
+        """Hand on a bounce for `recipient`, from the null sender.
 
-        Returns its name where it is a message of the forwarded maildir now.
+        Return its name if it is a message of the forwarded maildir now, else None. Raises
+        `LocalError` if it could not be handed on.
         """
         ...
 
@@ -62,10 +63,10 @@ class Mailer(Protocol):
 class SendmailMailer:
     """Runs `COMMAND -i -f '' -- RECIPIENT` with the bounce on standard input.
 
-    `timeout_s` seconds at most; a command that took longer is not run again for an hour of
+    It may take `timeout_s` seconds; a command that took longer is not run again for an hour of
     `clock`, monotonic seconds, whether for a bounce or a warning, by this route or another.
-    `limit_s` returns the most seconds that a run may take, as things are now: fewer once the
-    process is told to stop. One that needed more is not run again by this object.
+    `limit_s` returns the most seconds that the command may take at present: fewer once the process
+    is told to stop. After a command was ended because of that, this object runs none any more.
     """
 
     _rests_until: ClassVar[dict[tuple[bytes, ...], float]] = {}
@@ -107,13 +108,13 @@ class SendmailMailer:
         return None
 
     def _run(self, bounce: bytes, recipient: bytes) -> tuple[int | None, bytes]:
-        """Return the exit code, None where it was ended, and the beginning of its complaint."""
+        """Run the command; return its exit code, None if it was ended, and its complaint, cut."""
         import tempfile
 
         from maildirqmtp.transport.process import DEVNULL, Process
 
         try:
-            # Files, not pipes: what it may have left running would hold a pipe open for ever.
+            # Files, not pipes: a process that it leaves running would hold a pipe open for ever.
             with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as complaint:
                 text.write(bounce)
                 text.seek(0)
@@ -132,7 +133,7 @@ class SendmailMailer:
             raise local_error("run, to send a bounce,", self._command[0], error) from error
 
     def _exits(self, process: Process) -> bool:
-        """Wait for its exit, for as long as it may take; say whether it came in time."""
+        """Wait for the exit of a process as long as that may take; return whether it came."""
         began = time.monotonic()
         while (left_s := began + min(self._timeout_s, self._limit_s()) - time.monotonic()) > 0:
             if process.exits(min(left_s, _LOOK_S)):
@@ -171,9 +172,9 @@ class QueueMailer:
         return check_address(self._prefix + recipient, "recipient") is None
 
     def send(self, bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
-        """See `Mailer`. With a sidecar, so that nothing in the bounce counts as its envelope.
+        """See `Mailer`. The bounce has a sidecar, so that nothing in it counts as its envelope.
 
-        One that is there already, from before a crash, stays: it may be on its way.
+        A bounce that is there already, from before a crash, stays: it may be in flight.
         """
         from maildirqmtp.mail.sidecar import Sidecar
 

@@ -1,9 +1,9 @@
-"""The messages that go next: from the queue, opened and with their envelope, into connections.
+"""Takes messages from the queue, opens them with their envelope, and puts them into connections.
 
     queue --take--> opened, addressed --put--> connection
 
 A message may need several packages. All of them go into the connection that has the
-first, for they have one result. Which message is half put, and where, is known here only.
+first, since they have one result. Only the outbox knows which message is half put, and where.
 
 Small messages and large ones go in two lanes: see `large_messages`.
 """
@@ -50,7 +50,7 @@ class Outbox:
 
     `large` says when a large one may go, and where; `servers` knows which messages have to go
     alone, because a connection ended on them, and which have to wait for one of several servers;
-    `state`, which an administrator holds back.
+    `state` knows which are on hold.
     """
 
     __slots__ = (
@@ -96,14 +96,14 @@ class Outbox:
         self._proven = False
 
     def next(self) -> QueuedMessage | None:
-        """Return the next small message that is ours and can be sent; it stays the next one."""
+        """Return the next small message of this route that can be sent; it stays the next one."""
         lane, most_bytes = self._small_lane, self._large.large_bytes
         while lane.next is None and (candidate := self._take()) is not None:
             lane.next = self._open(*candidate, most_bytes)
         return lane.next
 
     def next_large(self) -> QueuedMessage | None:
-        """Return the next of those that go last, likewise."""
+        """Return the next postponed message of this route that can be sent, likewise."""
         lane = self._large_lane
         take = self._queue.take_postponed
         while lane.next is None and (candidate := self._take_one_of(take)) is not None:
@@ -118,7 +118,7 @@ class Outbox:
     def _take_one_of(
         self, take: Callable[[], tuple[Folder, bytes] | None]
     ) -> tuple[Folder, bytes] | None:
-        """Take the next candidate that may go, where the next message goes."""
+        """Take the next candidate that is neither on hold nor has to wait for another server."""
         while (candidate := take()) is not None:
             if self._held and holds.key(candidate[1]) in self._held:
                 self._hold(candidate[1])
@@ -138,7 +138,7 @@ class Outbox:
             self._report.held(name, reason)
 
     def _look_for_holds(self) -> None:
-        """Learn which messages are held now; the next ones may be among them."""
+        """Look up which messages are on hold; take back a next message that is one of them."""
         self._held = self._state.held()
         for lane in (self._small_lane, self._large_lane) if self._held else ():
             queued = lane.next
@@ -152,13 +152,13 @@ class Outbox:
 
     @property
     def large_waits(self) -> bool:
-        """True where there may be a large message to be sent."""
+        """True if there may be a large message to be sent."""
         return bool(self._queue.postponed) or self._large_lane.next is not None
 
     def has_next(self) -> bool:
-        """Say whether there is a message to be sent now. Raises `LocalError`.
+        """Return whether there is a message to be sent now.
 
-        Before the first is sent it proves that messages can be removed.
+        Before the first is sent, prove that messages can be removed; raises `LocalError` if not.
         """
         self._look_for_holds()
         if not self._finds_next():
@@ -174,13 +174,13 @@ class Outbox:
         return self.next() is not None or self.next_large() is not None
 
     def prove(self) -> None:
-        """Prove that what the server takes can be removed, or moved. Raises `LocalError`."""
+        """Prove that accepted messages can be removed, or moved; raises `LocalError` if not."""
         self._maildir.prove_changeable(self._route.include_cur)
         self._settler.prove_sent()
         self._proven = True
 
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
-        """Put the small messages there is room for; each where the least is in flight."""
+        """Put all small messages there is room for, each where the least is in flight."""
         lane, connection = self._small_lane, self._for_small(pool)
         while True:
             self._look_for_holds()  # each time: an administrator may hold and bounce it meanwhile
@@ -222,7 +222,7 @@ class Outbox:
         return connection if connection.pipeline.has_room() else None
 
     def needs_connection(self, pool: ConnectionPool[QueuedMessage]) -> bool:
-        """Say whether mail waits for which one more connection is of use, and is allowed."""
+        """Return whether one more connection is allowed, and of use for mail that waits."""
         if not pool.may_add() and not (pool.windows and self._large.takes_all(pool)):
             return False
         small_waits = len(self._queue) > self._queue.postponed
@@ -230,7 +230,7 @@ class Outbox:
 
     @staticmethod
     def _put(lane: _Lane, queued: QueuedMessage, connection: Connection[QueuedMessage]) -> bool:
-        """Put a package of a lane's next message; False where the connection cannot take it now."""
+        """Put a package of a lane's next message; return False if the connection has no room."""
         if not connection.pipeline.can_take(queued):
             return False
         if connection.pipeline.put(queued):
@@ -240,10 +240,10 @@ class Outbox:
         return True
 
     def _may_batch(self) -> bool:
-        """Say whether the next messages may go without an object for each.
+        """Return whether the next messages may go without an object for each.
 
-        Not where more is to be said or done of each than that it is accepted and removed. Their
-        names were seen before this looks for sidecars, so those that they have are found.
+        False if more is to be reported or done for each than to remove it once accepted. The names
+        were seen before this looks for sidecars, so all sidecars that they have are found.
         """
         route = self._route
         return not (
@@ -256,7 +256,7 @@ class Outbox:
         )
 
     def _put_small(self, connection: Connection[QueuedMessage]) -> None:
-        """Put small messages, batch by batch, up to one that is none: that is the next one."""
+        """Put small messages, batch by batch, up to a candidate that is not one; it comes next."""
         pipeline, most_bytes = connection.pipeline, self._large.large_bytes
         small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
         while self._may_batch():
@@ -278,7 +278,7 @@ class Outbox:
                 return
 
     def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
-        """Return the message that was half put on a connection which has ended, if there is one.
+        """Return the message that was half put on a connection that has ended, None if none was.
 
         It begins anew, from the disk.
         """
@@ -291,7 +291,7 @@ class Outbox:
         return None
 
     def put_back(self) -> None:
-        """Put back the messages that wait for their turn: they may be others when that comes."""
+        """Put back the messages that wait for their turn: others may be next when that comes."""
         small, self._small_lane.next = self._small_lane.next, None
         if small is not None:
             small.message.close()
@@ -313,25 +313,25 @@ class Outbox:
         self._queue.add(self._settler.take_bounces())
 
     def next_deadline(self) -> float | None:
-        """Return the clock's time at which there may be something more to be put."""
+        """Return the clock's time at which there may be more to put, None if none is known."""
         due = [self._queue.next_deadline(), self._large.next_deadline()]
         return min((at for at in due if at is not None), default=None)
 
     @property
     def left(self) -> int:
-        """How many there are still to be sent now."""
+        """How many messages are still to be sent now."""
         lanes = (self._small_lane, self._large_lane)
         return len(self._queue) + sum(lane.next is not None for lane in lanes)
 
     @property
     def small_left(self) -> bool:
-        """True where a small message may wait."""
+        """True if a small message may wait."""
         return len(self._queue) > self._queue.postponed or self._small_lane.next is not None
 
     def _open(
         self, folder: Folder, name: bytes, most_bytes: int | None = None
     ) -> QueuedMessage | None:
-        """Return a message that is ours and can be sent; None after telling the queue.
+        """Return a message of this route that can be sent; else tell the queue, and return None.
 
         One above `most_bytes` is postponed.
         """

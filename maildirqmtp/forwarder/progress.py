@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal: a bar where the extra `progress` (rich) is, else a line."""
+"""Shows on a terminal how far a run is: a bar with the extra `progress` (rich), else a line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from maildirqmtp.forwarder.report import Progress
 
-#: Seconds after which the line appears, so that short runs are quiet; and between two of them.
+#: Seconds after which the line appears, so that short runs are quiet; and between two updates.
 FIRST_S, EVERY_S = 1.0, 0.25
 
 
 def make(stream: TextIO) -> Progress | None:
-    """Return what shows progress on `stream`, or None where that is no terminal."""
+    """Return what shows progress on `stream`, or None if that is no terminal."""
     if not stream.isatty():
         return None
     try:
@@ -34,7 +34,7 @@ def make(stream: TextIO) -> Progress | None:
 
 
 def log_of(progress: Progress | None, stream: TextIO) -> TextIO:
-    """Return where lines of the log go: `stream`, by way of a line that is in their way."""
+    """Return where lines of the log go: a `Line`, which first clears itself, else `stream`."""
     # Only `write` and `flush` of it are used.
     return cast("TextIO", progress) if isinstance(progress, Line) else stream
 
@@ -72,9 +72,9 @@ class _Bar:
 
 
 class Line:
-    """A line that is written over itself; without colour, and without escape sequences.
+    """A line that overwrites itself, without colour and without escape sequences.
 
-    What is to be a line of the log is written to it, so that it takes itself away first.
+    Lines of the log are written to it, so that it can clear itself first.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +96,7 @@ class Line:
         self._shown = len(text)
 
     def write(self, text: str) -> int:
-        """Write a line of the log, in place of this one."""
+        """Write a line of the log, in place of the line of progress."""
         self.close()
         return self._stream.write(text)
 

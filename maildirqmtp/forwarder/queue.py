@@ -1,4 +1,4 @@
-"""Which message next: what the forwarder needs of a queue, and the queue of a batch.
+"""Decides which message is next: what the forwarder needs of a queue, and the queue of a batch.
 
 A queue hands out candidates (`take`) and is told what became of each: `gone` (no
 longer there, or done), `later` (still there, to be tried again in time), or not
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from maildirqmtp.forwarder.large_messages import Postponed
 
-# What a message keeps when a mail reader moves, flags or numbers it.
+# The part of a name that stays when a mail reader moves, flags or numbers the message.
 from maildirqmtp.maildir.names import without_uid
 
 if TYPE_CHECKING:
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Candidates
 
-    #: Returns what is in the maildir of the names that a filter leaves; see `Maildir.scan`.
+    #: Scans the maildir for messages whose names a filter lets through; see `Maildir.scan`.
     Scan = Callable[[Callable[[Iterator[bytes]], Iterable[bytes]]], Candidates]
 
 #: Seconds for which a batch looks for more mail when it has tried all that it knew of.
 RESCAN_FOR_S = 3_600.0
-#: Times that a file which a scan lists is sought in vain under its name.
+#: Times that a file may be missing under a name that a scan has listed, before it is given up.
 _MAX_VANISHED = 10
 # While large messages go: part of the time that may go into scanning, and seconds between scans.
 _SCAN_SHARE = 0.1
 _SCAN_S = 0.1
-# Seconds after which it is scanned though nothing else happens.
+# Seconds after which the maildir is scanned although nothing else happens.
 _LOOK_S = 1.0
 
 
 class Queue(Protocol):
     """What the forwarder needs of either queue."""
 
-    #: False where nothing more comes once it is empty and `refill` has found nothing.
+    #: False if nothing more comes once it is empty and `refill` has found nothing.
     open: bool
 
     def __len__(self) -> int:
@@ -47,13 +47,13 @@ class Queue(Protocol):
         ...
 
     def take(self) -> tuple[Folder, bytes] | None:
-        """Return the next candidate."""
+        """Hand out the next candidate; return None if there is none."""
         ...
 
     def refill(self) -> int:
-        """Look for more, where all that was known has been tried; say how many there are.
+        """Look for more, once all that was known has been tried; return how many there are.
 
-        Raises `LocalError`.
+        Raises `LocalError` if the maildir cannot be scanned.
         """
         ...
 
@@ -63,11 +63,11 @@ class Queue(Protocol):
 
     @property
     def postponed(self) -> int:
-        """How many of them `take` does not return, but `take_postponed`."""
+        """How many candidates only `take_postponed` hands out."""
         ...
 
     def take_postponed(self) -> tuple[Folder, bytes] | None:
-        """Return the next of those that were postponed."""
+        """Hand out the next postponed candidate; return None if there is none."""
         ...
 
     def postpone(
@@ -79,8 +79,8 @@ class Queue(Protocol):
     ) -> None:
         """Put these, which were not tried to the end, behind all others, present and to come.
 
-        `broken`: they broke a connection before, and go behind the other ones that are postponed.
-        `first`: they were the next ones of these.
+        `broken`: they broke a connection before, and go behind the other postponed ones.
+        `first`: they were next among these, and are so again.
         """
         ...
 
@@ -89,57 +89,57 @@ class Queue(Protocol):
         ...
 
     def rotate(self) -> None:
-        """Put the last before the first, but for those that are postponed."""
+        """Move the last candidate to the front; the postponed ones stay as they are."""
         ...
 
     def gone(self, name: bytes) -> bool:
-        """A message is done; say whether it had been held in this run."""
+        """Forget a message that is done; return whether it had been held in this run."""
         ...
 
     def all_gone(self, names: Iterable[bytes]) -> int:
-        """These messages are done; say how many of them had been held in this run."""
+        """Forget messages that are done; return how many of them had been held in this run."""
         ...
 
     def is_held(self, name: bytes) -> bool:
-        """Say whether a message counts as held, though this run may try it again."""
+        """Return whether a message counts as held, although this run may try it again."""
         ...
 
     def vanished(self, name: bytes) -> bool:
-        """There is no file of this name any more; say whether it had been held in this run.
+        """Forget a message whose name is gone; return whether it had been held in this run.
 
-        A scan may find the file under another name.
+        A scan may find its file under another name.
         """
         ...
 
     def later(
         self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
     ) -> bool:
-        """A candidate stays; say whether this reason is another than the last time.
+        """Keep a candidate for later; return whether the reason is not that of the last time.
 
-        `birth_s` is the file's time, None where it is not known. `at_next_scan`: the
-        file is not what it was, and is tried again with the next scan. An empty reason
-        stands for what is no message of this route.
+        `birth_s` is the file's time, None if it is not known. `at_next_scan`: the
+        file has changed, and is tried again with the next scan. An empty reason
+        stands for a file that is no message of this route.
         """
         ...
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
-        """A candidate is not to be tried before this time of the clock."""
+        """Keep a candidate back until this time of the clock."""
         ...
 
     def hurry(self, names: Iterable[bytes]) -> None:
-        """Those of these that wait are to be tried now."""
+        """Have messages tried now, if they wait."""
         ...
 
     def next_deadline(self) -> float | None:
-        """Return the clock's time at which `take` may have something more."""
+        """Return the clock's time at which `take` may have more, None if none is known."""
         ...
 
 
 class BatchQueue:
-    """What the scans of one run find; each message is tried once.
+    """The candidates that the scans of one run find; each message is tried once.
 
     A message that changed while it was sent is tried twice. `scan` looks at the
-    maildir again. `clock` is seconds that only go on.
+    maildir again. `clock` is monotonic seconds.
     """
 
     open = False
@@ -181,7 +181,7 @@ class BatchQueue:
 
     @property
     def may_rescan(self) -> bool:
-        """True for an hour: mail may come as fast as it goes."""
+        """True for an hour only, since mail may arrive as fast as it is sent."""
         return self._clock() < self._rescan_until
 
     def refill(self) -> int:
@@ -202,7 +202,7 @@ class BatchQueue:
     def _unknown(self, names: Iterable[bytes]) -> Iterable[bytes]:
         """Return those of these names that this run has not met.
 
-        What has changed is tried again when the large ones are through: it may change for a while.
+        A changed message is tried again after the large ones: it may go on changing for a while.
         """
         met = self._large | self._held.keys()
         return [n for n in self.untried(names) if without_uid(n) not in met]
@@ -247,7 +247,7 @@ class BatchQueue:
     def vanished(self, name: bytes) -> bool:
         """See `Queue`."""
         key = without_uid(name)
-        # A file system may list what it does not have.
+        # A file system may list a name that it does not have.
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
             self._tried.add(key)
@@ -271,17 +271,17 @@ class BatchQueue:
         return reason != before
 
     def is_of_others(self, name: bytes) -> bool:
-        """Say whether a message that was tried is none of this route."""
+        """Return whether a message was tried and found to be none of this route."""
         return without_uid(name) in self._of_others
 
     @property
     def waiting(self) -> int:
-        """How many are not to be tried before some time that has not come."""
+        """How many candidates are kept back until a time that has not come."""
         self._take_due()
         return len(self._waiting)
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
-        """See `Queue`. This run tries it if it takes that long."""
+        """See `Queue`. This run tries it if the run lasts that long."""
         key = without_uid(candidate[1])
         self._large.discard(key)
         self._tried.add(key)  # no scan is to find it as a new one
@@ -302,5 +302,5 @@ class BatchQueue:
             self._next_due = min([at for at, _ in self._waiting.values()], default=float("inf"))
 
     def next_deadline(self) -> float | None:
-        """See `Queue`: while a large message goes, small ones may come."""
+        """See `Queue`: while a large message is sent, small ones may arrive."""
         return self._clock() + _LOOK_S if self._large and self.may_rescan else None

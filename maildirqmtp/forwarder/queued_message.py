@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Bytes of a name that leave room for `.json` within NAME_MAX.
 _NAME_BYTES = 250
-# What to do about a message that is held, by where the reason lies, and where that is explained.
+# What to do about a message that is held, by the place of the reason; and what explains that.
 _SIDECAR = "a sidecar, as --enqueue does"
 _BY_SIDECAR = "correct its sidecar, or remove it where the lines on top of the message are right"
 _BY_OPTIONS = f"give --sender and --recipient, or write {_SIDECAR}"
@@ -39,12 +39,12 @@ _MANUAL = "see HELD MESSAGES in maildirqmtp(1)"
 class QueuedMessage(OutgoingMessage):
     """A message of the maildir on its way to some recipients; see `OutgoingMessage`.
 
-    `recipients` are without the prefix. `others` are those without the prefix:
-    left for other routes, and still owed it when this one is done. What is sent is `kept`
-    and then the file from `offset` on. `message_id` is for the log, where that
-    wants it. `sidecar_identity` tells whether the sidecar was replaced since.
-    `refusal` is our own final answer to a message that must not be sent, None
-    where it may.
+    `recipients` have the prefix removed. `others` are the recipients that do not
+    begin with it: left for other routes, and still owed the message when this one is done. What is
+    sent is `kept` and then the file from `offset` on. `message_id` is for the log,
+    if that shows it. `sidecar_identity` tells whether the sidecar was replaced since.
+    `refusal` is our own final answer to a message that must not be sent, None if it
+    may be.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class QueuedMessage(OutgoingMessage):
 
     @property
     def is_accepted(self) -> bool:
-        """True where each recipient of ours has it."""
+        """True if it was accepted for all of `recipients`."""
         return all([a is not None and a.status is ACCEPTED for a in self.answers])
 
     def refuse(self) -> None:
@@ -130,8 +130,9 @@ def prepare(
 ) -> QueuedMessage | PassedOver:
     """Open a message and find its envelope; one above `most_bytes` is not looked into.
 
-    Raises `EnvelopeError`, `LocalError` or `FileChangedError` where the message
-    has to be held: then nothing of it may be sent.
+    Raises `EnvelopeError` if its envelope or size does not allow sending it,
+    `LocalError` if a file of it cannot be read, `FileChangedError` if it is still
+    being written: it has to be held then, and nothing of it may be sent.
     """
     message = maildir.load(folder, name, most_bytes)
     if message is None:
@@ -204,9 +205,10 @@ def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | N
 
 
 def trace_of(message: Message) -> Trace:
-    """Return what the lines on top say; more of a large message is read where they need it.
+    """Return the trace of a message; more of a large one is read if its trace lines are long.
 
-    Raises `EnvelopeError` where that is too much, and `LocalError`.
+    Raises `EnvelopeError` if these do not end within `WHOLE_MAX` bytes, `LocalError` if the file
+    cannot be read.
     """
     length = TOP_BYTES
     while True:

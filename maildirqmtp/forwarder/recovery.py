@@ -3,7 +3,7 @@
 unfinished message                           goes
 the file changed while it was sent           held; sent as it is now, the next time
 a large one over which it broke              set aside: it has had its attempt in this run
-all that a connection had, at a fault        to the end of the queue, to go alone
+the only one of a connection, at a fault     to the end of the queue, to go alone
 the same a second time                       set aside: deferred, so that the others go on
 some of its recipients were deferred         waits, as they do
 another large one                            behind the small ones
@@ -15,14 +15,14 @@ turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
 ended with a message that is set aside       may help, but not for the tenth time in a row
 ended otherwise without an answer            may help, but not for the third time in a row; the
-                                             eighth, where the server has answered in this run
+                                             eighth, if the server has answered in this run
                                              and did not time out
-the same, where the route has another server cannot where it timed out, or has answered nothing in
+the same, if the route has another server    cannot if it timed out, or has answered nothing in
 that is still to be tried                    this run at any of its addresses; else the second time
 
-A fault is a connection that the server ended, a time-out, or an answer that is none. It counts
-against a message only where the connection had nothing before it: a server that takes one
-message, or so many, and hangs up has nothing against the next one.
+A fault is a connection that the server ended, a time-out, or an answer that breaks the protocol. It
+counts against a message only if nothing was answered on that connection before: a server that takes
+one message, or so many, and hangs up has nothing against the next one.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ if TYPE_CHECKING:
 MAX_WITHOUT_PROGRESS = 3
 #: The same for a server that has answered before and fails at once: it may dislike many messages.
 MAX_FROM_KNOWN_SERVER = 8
-#: The same where another server may be tried, and this one has answered before and fails at once.
+#: The same if another server may be tried, and this one has answered before and fails at once.
 MAX_WITH_SPARE = 2
-#: Messages set aside in a row without an answer in between, after which it is, too.
+#: Messages set aside in a row without an answer, after which a server is given up for now as well.
 MAX_SET_ASIDE = 10
-# Messages whose faults are remembered: a daemon meets ever new ones.
+# Messages whose faults are remembered: a daemon meets more and more of them.
 _MAX_SUSPECTS = 1_000
 
 
 class Recovery:
     """Clears up after the connections to one server of a route, and judges whether to go on.
 
-    `server` is where they lead, for what is said about a server that never says anything.
+    `server` is the server's endpoint, for a hint about one that never sends anything.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Recovery:
         self._report = report
         self._server = server
         self._faults: dict[bytes, int] = {}
-        # By address: those that were of no use are tried last, so that all have their turn.
+        # By address: one that was of no use is tried last, so that each has its turn.
         self._without_progress: dict[object, int] = {}
         self._of_no_use: set[object] = set()
         self._set_aside = 0
@@ -84,11 +84,11 @@ class Recovery:
 
     @property
     def suspects(self) -> Collection[bytes]:
-        """The names of the messages that have ended a connection, so that they are to go alone."""
+        """The names of the messages that have ended a connection, and therefore go alone."""
         return self._faults.keys()
 
     def answered(self, names: Iterable[bytes]) -> None:
-        """These messages have their answers, so they are not what ended a connection."""
+        """Forget the faults of messages that were answered: these do not end connections."""
         if self._faults:
             for name in names:
                 self._faults.pop(name, None)
@@ -103,8 +103,8 @@ class Recovery:
     ) -> str:
         """Report how a connection ended, and find a place for each message that is unfinished.
 
-        `has_spare`: there is another server to go to. Returns why another connection to this
-        one cannot help for now; empty where it may.
+        `has_spare`: there is another server to go to. Return why another connection to this
+        one cannot help for now; empty if it may.
         """
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
@@ -132,7 +132,7 @@ class Recovery:
             elif culprit:
                 self._defer(queued, _blame(pipeline), queue)
             elif any(a is not None and a.status is DEFERRED for a in queued.answers):
-                # To go again now would try recipients again that are to be tried later.
+                # Sending it again now would retry recipients that are to be tried later.
                 self._defer(queued, "waits, as others of this message do", queue, was_tried=False)
             else:
                 goes_last = at_fault or self._large.is_large(queued)
@@ -144,13 +144,13 @@ class Recovery:
             stop_reason = self._judge(pipeline, unfinished, narrowed, set_aside)
         queue.put_back(again)
         if at_fault and sum(self._without_progress.values()) == 1:
-            # Its neighbours may be as bad, and would stop this run, and all that follow, here.
+            # The messages next to it may be as bad, and would stop this and every later run here.
             queue.rotate()
         queue.postpone(last)
         return stop_reason
 
     def _is_gone(self, queued: QueuedMessage, queue: Queue) -> bool:
-        """Settle what is known of a message; True where somebody has removed it meanwhile."""
+        """Settle what is known of a message; return True if it is gone then, or was removed."""
         if self._settler.settle(queued) is not None:
             return False
         if queue.gone(queued.message.name):
@@ -189,7 +189,7 @@ class Recovery:
         self._report.no_longer_held(was_held)
 
     def _count_fault(self, queued: QueuedMessage) -> int:
-        """Count one more connection that this message, alone in flight, has ended."""
+        """Count a connection that this message, alone in flight, has ended; return how many."""
         name = queued.message.name
         if len(self._faults) >= _MAX_SUSPECTS:
             self._faults.clear()
@@ -199,9 +199,9 @@ class Recovery:
     def _is_of_no_use(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage]
     ) -> bool:
-        """Say whether to go to another server, now that this one has not answered.
+        """Return whether to go to another server, now that this one has not answered.
 
-        With that one there, it is not worth finding out which message this one may dislike.
+        With another to go to, it is not worth finding out which message this one may dislike.
         """
         pipeline = connection.pipeline
         if pipeline.answered or not pipeline.ended or (pipeline.error is None and unfinished):
@@ -220,7 +220,7 @@ class Recovery:
     def _narrow(
         self, connection: Connection[QueuedMessage], unfinished: list[QueuedMessage]
     ) -> bool:
-        """Make the window smaller for the next connection, where that may help; say whether."""
+        """Make the window smaller for the next connection if that may help; return whether."""
         pipeline = connection.pipeline
         if not unfinished or pipeline.error is None:
             return False
@@ -228,12 +228,12 @@ class Recovery:
             map(self._large.is_large, unfinished)
         ):
             return False  # it broke over a large message, which nothing went with
-        # What never answered may never do so: then as little as can be is in doubt.
+        # A server that never answered may never do so: put as little as possible in doubt.
         known = pipeline.capabilities.proven
         return connection.window.shrink(len(unfinished) if known else 1)
 
     def _give_up(self, pipeline: Pipeline[QueuedMessage]) -> str:
-        """Return why a server is of no use, for another one to be tried; forget that it was."""
+        """Return why a server is of no use, so that another is tried; forget that it answered."""
         self._has_answered = False
         why = pipeline.error or f"{pipeline.transport.name} closed the connection"
         return self._begin_anew(str(why))
@@ -245,12 +245,12 @@ class Recovery:
         narrowed: bool,
         set_aside: bool,
     ) -> str:
-        """Return why another connection cannot help for now; empty where it may.
+        """Return why another connection cannot help for now; empty if it may.
 
-        `narrowed`: its window is smaller; `set_aside`: a message is.
+        `narrowed`: its window would be smaller; `set_aside`: a message was set aside.
         """
         error, in_flight = pipeline.error, len(unfinished)
-        # Ended without an error, it was ended by us, over a file that changed or a fence.
+        # Without an error, this side has ended it, over a file that changed or a fence.
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0
         if pipeline.answered or ours:
@@ -260,7 +260,7 @@ class Recovery:
         if narrowed and in_flight > 1:
             return ""
         if set_aside:
-            # Progress; but a server that does it to every message is dead.
+            # Progress; but a server that does this with every message is dead.
             self._without_progress.clear()
             self._set_aside += 1
             in_vain = 0
@@ -289,7 +289,7 @@ class Recovery:
 
 
 def _is_fault(pipeline: Pipeline[QueuedMessage]) -> bool:
-    """Say whether the end of a connection may be the doing of the one message that it had."""
+    """Return whether the one message that a connection had may be what ended it."""
     error = pipeline.error
     if error is None or isinstance(error, ConnectError):
         return False
@@ -297,7 +297,7 @@ def _is_fault(pipeline: Pipeline[QueuedMessage]) -> bool:
 
 
 def _blame(pipeline: Pipeline[QueuedMessage]) -> str:
-    """Say why a message is set aside."""
+    """Return why a message is set aside."""
     error: QMTPError | None = pipeline.error
     if isinstance(error, ProtocolError):
         what = "answered nonsense twice to this message alone"
@@ -309,7 +309,7 @@ def _blame(pipeline: Pipeline[QueuedMessage]) -> str:
 
 
 def _silence_hint(server: Endpoint) -> str:
-    """Say what is probably wrong with a server that has never sent a byte."""
+    """Return what is probably wrong with a server that has never sent a byte."""
     if isinstance(server, CommandEndpoint):
         return "did the command run, and does it speak QMTP on its standard input and output?"
     if isinstance(server, TcpEndpoint) and not server.tls:

@@ -1,12 +1,14 @@
-"""Removals that are not durable yet: made durable in batches, while sending goes on.
+"""Makes removals durable in batches, while sending goes on.
 
-    | gathers       | at most 1,000 removals, or those of a second                        |
-    | is synced     | its directories, by a thread: the disk may take long                |
+A batch
+
+    | gathers       | at most 1,000 removals, or those of a second                         |
+    | is synced     | by a thread, directory by directory: the disk may take long          |
     | is durable    | its sidecars go; before that, a power cut would leave messages whose |
-    |               | header lines were trusted instead of their sidecars                 |
+    |               | header lines would be trusted instead of their sidecars              |
 
-One batch at most is synced while the next one gathers: so many removals a power cut can take
-back, and those messages are sent once more.
+At most one batch is synced while the next one gathers. A power cut can undo the removals of these
+two, and their messages are sent once more.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ SYNC_S = 1.0
 
 
 class _Batch:
-    """Directories to be synced, in this order, and the sidecars that go then."""
+    """Directories to be synced, in this order, and the sidecars that go after that."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -41,7 +43,7 @@ class _Batch:
         self.done = False
 
     def sync(self) -> None:
-        """Make its directories durable; what went wrong is in `error`."""
+        """Sync its directories; what went wrong is in `error`."""
         try:
             for folder in self.folders.values():
                 folder.sync()
@@ -50,7 +52,7 @@ class _Batch:
 
 
 def _in_thread(work: Callable[[], None]) -> Thread:
-    """Begin work in a thread. Raises `RuntimeError` where none is to be had."""
+    """Begin work in a thread. Raises `RuntimeError` if none can be started."""
     from threading import Thread  # not before: most runs remove little
 
     thread = Thread(target=work, name="sync", daemon=True)
@@ -61,7 +63,7 @@ def _in_thread(work: Callable[[], None]) -> Thread:
 class Removals:
     """The removals of one maildir. `wake` is called, by another thread, when `tick` is due.
 
-    `clock` is seconds that only go on.
+    `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Removals:
 
     @property
     def room(self) -> int:
-        """How many more the batch that gathers can have; call `tick` where there is none."""
+        """How many more removals the batch that gathers can have; if none, call `tick`."""
         return SYNC_REMOVALS - self._gathering.count
 
     def add(self, folder: Folder, count: int = 1) -> None:
@@ -91,7 +93,7 @@ class Removals:
         self._gathering.folders = {folder.fd: folder, **self._gathering.folders}
 
     def add_sidecar(self, name: bytes, identity: Identity | None) -> None:
-        """Have the sidecar of a message that was removed go, too, if it is still this one."""
+        """Have the sidecar of a removed message removed as well, if it is still this one."""
         self._gathering.sidecars.append((name, identity))
 
     @property
@@ -102,7 +104,7 @@ class Removals:
         return self._gathering.began + SYNC_S
 
     def tick(self) -> None:
-        """Begin and end what is due. Raises `LocalError` for what cannot be made durable."""
+        """Begin and end the syncs that are due. Raises `LocalError` if one has failed."""
         batch = self._gathering
         full = batch.count >= SYNC_REMOVALS
         if self._syncing is not None and (full or self._syncing[0].done):
@@ -112,7 +114,7 @@ class Removals:
             self._begin_syncing()
 
     def finish(self) -> None:
-        """Make all of them durable. Raises `LocalError`."""
+        """Make all removals durable. Raises `LocalError` if a sync has failed."""
         self._end_syncing()
         batch, self._gathering = self._gathering, _Batch()
         batch.sync()

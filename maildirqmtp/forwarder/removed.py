@@ -1,7 +1,7 @@
-"""A message that its user, a mail reader or `qmtpq drop` removes while it is in flight.
+"""Reports a message that its user, a mail reader or `qmtpq drop` removes while it is in flight.
 
-It is done, whatever the server said: nothing is left to be kept or tried again. Nor is it bounced:
-there is no text to return, and whoever took it out of the queue answers for it. The log has it all.
+It is done, whatever the server has answered: nothing is left to be kept or tried again. It is not
+bounced either: there is no text to return, and it was removed on purpose. The log says all of this.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def is_gone(maildir: Maildir, message: Message, include_cur: bool) -> bool:
-    """Say whether there is no file of its name; one that a mail reader renamed is followed.
+    """Return whether a message has no file any more; one that a mail reader renamed is followed.
 
-    Raises `LocalError`.
+    Raises `LocalError` if the maildir cannot be looked at.
     """
     if maildir.is_same(message) or maildir.follow(message, include_cur):
         return False
@@ -29,7 +29,7 @@ def is_gone(maildir: Maildir, message: Message, include_cur: bool) -> bool:
 
 
 def report_gone(report: Report, queued: QueuedMessage, keep_in: bytes | None = None) -> None:
-    """Tell that a message is gone, and what was said that is of no use to it any more.
+    """Report that a message is gone, and the refusals and deferrals that no longer matter.
 
     `keep_in` is the maildir where it was to be kept.
     """
@@ -44,7 +44,7 @@ def report_gone(report: Report, queued: QueuedMessage, keep_in: bytes | None = N
 
 
 def report_accepted(report: Report, queued: QueuedMessage) -> None:
-    """Tell which recipients of it have it."""
+    """Report for which recipients a message was accepted."""
     for index, answer in enumerate(queued.answers):
         if answer is not None and answer.status is ACCEPTED:
             report.one_accepted(queued, index, answer.text)

@@ -1,6 +1,6 @@
-"""What happens, told: log lines, JSON lines, counters, a progress bar.
+"""Reports what happens: log lines, JSON lines, counters, a progress bar.
 
-Everything comes here as a call; nothing goes back. Lines for people go to
+Each event is a call of the report, which never calls back. Lines for people go to
 standard error, data (`--json`) to standard output. Whatever comes from a
 server, a message or a file name is made printable first.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.queued_message import QueuedMessage
 
     class Progress(Protocol):
-        """What shows a run's progress; see `progress`."""
+        """A display of a run's progress; see `progress`."""
 
         def update(self, done: int, total: int) -> None:
-            """Show that `done` of `total` messages are through."""
+            """Show that `done` of `total` messages have been dealt with."""
 
         def close(self) -> None:
             """Leave the terminal as it was."""
@@ -35,12 +35,12 @@ ERROR, WARNING, INFO = 3, 4, 6
 
 
 def plain_line(event: str, level: int, text: str) -> str:
-    """Return a line of the log as a run by hand or by cron has it."""
+    """Return a line of the log in the form for a run by hand or by cron."""
     return f"maildirqmtp: {text}"
 
 
 class Counters:
-    """What a run did. Outcomes count recipients; `held`, `messages` and `others`, messages.
+    """What a run did. Outcomes count recipients; `held`, `messages` and `others` count messages.
 
     `others` are those without a recipient that begins with the prefix.
     `failed` and `bounced` include deferrals that were too old; `in_doubt` are the recipients
@@ -76,19 +76,19 @@ class Counters:
         self.left = 0
 
     def as_dict(self) -> dict[str, int]:
-        """Return all of them by the names that the status file has."""
+        """Return all counters by their names in the status file."""
         return {
             "trouble" if name == "problems" else name: getattr(self, name)
             for name in self.__slots__
         }
 
     def as_tuple(self) -> tuple[int, ...]:
-        """Return all of them, to be compared."""
+        """Return all counters, to be compared."""
         return tuple([getattr(self, name) for name in self.__slots__])
 
     @property
     def exit_code(self) -> int:
-        """0 where nothing of ours is left, else 111."""
+        """0 if no message of this route is left or failed, and nothing went wrong; else 111."""
         left = self.deferred or self.failed or self.held or self.problems or self.left
         return EXIT_TEMPORARY if left else EXIT_OK
 
@@ -103,7 +103,7 @@ class ServerCounters:
         self._found: dict[str, tuple[int, ...]] = {}
 
     def connected(self, server: str) -> None:
-        """What is counted from now on is this server's."""
+        """Attribute what is counted from now on to this server."""
         if server != self._server:
             self._divide()
             self._server = server
@@ -132,9 +132,9 @@ class Report:
     when it is not None. `clock` is monotonic seconds, `wall_clock` seconds of
     the epoch.
 
-    `line` makes a line of the log of an event's name, as `--json` has it, a
-    priority and a text. For a daemon: `attempts`, a line for each attempt, with all
-    that is known.
+    `line` makes a line of the log from an event's name, as in `--json`, a priority
+    and a text. `attempts`, for a daemon, is a line for each attempt, with all that
+    is known.
     """
 
     def __init__(
@@ -169,19 +169,19 @@ class Report:
         data: TextIO | None,
         line: Callable[[str, int, str], str] | None = None,
     ) -> None:
-        """Have another verbosity, JSON lines or not, and other lines of the log, from now on."""
+        """Change the verbosity, the output of JSON lines and the form of log lines."""
         self._verbosity = verbosity
         self._line_of = line or self._line_of
         self._data = data
-        #: True where a message's Message-ID is shown.
+        #: True if a message's Message-ID is shown.
         self.detailed = self._attempts or data is not None
-        #: True where there is a line for each accepted message.
+        #: True if there is a line for each accepted message.
         self.tells_all = self.detailed or verbosity > 0
 
     # One message
 
     def accepted(self, queued: QueuedMessage) -> None:
-        """Every recipient of a message was accepted: the frequent case."""
+        """Report that every recipient of a message was accepted: the frequent case."""
         counters = self.counters
         counters.accepted += len(queued.recipients)
         counters.messages += 1
@@ -192,37 +192,37 @@ class Report:
                 self._outcome("accepted", queued, index, answer.text, INFO)
 
     def small_accepted(self, messages: int, text_bytes: int) -> None:
-        """So many messages to one recipient were accepted, where there is no line for each."""
+        """Count accepted messages to one recipient each, when there is no line for each."""
         counters = self.counters
         counters.accepted += messages
         counters.messages += messages
         counters.bytes += text_bytes
 
     def one_accepted(self, queued: QueuedMessage, index: int, text: str) -> None:
-        """A recipient was accepted of a message that is not through yet."""
+        """Report that one recipient was accepted, of a message that is not done yet."""
         self.counters.accepted += 1
         self._outcome("accepted", queued, index, text, INFO)
 
     def deferred(self, queued: QueuedMessage, index: int, text: str) -> None:
-        """A recipient will be tried again."""
+        """Report that a recipient will be tried again."""
         self.counters.deferred += 1
         self._outcome("deferred", queued, index, text)
 
     def failed(self, queued: QueuedMessage, index: int, text: str, where: bytes) -> None:
-        """A recipient will not be tried again; the message is at the path `where`."""
+        """Report that a recipient is given up on; the message is at the path `where`."""
         self.counters.failed += 1
         self._outcome("failed", queued, index, text, where=where)
 
     def bounced(self, queued: QueuedMessage, index: int, text: str) -> None:
-        """A recipient will not be tried again; the sender has been told."""
+        """Report that a recipient is given up on; the sender has been told."""
         self.counters.bounced += 1
         self._outcome("bounced", queued, index, text)
 
     def in_doubt(self, queued: QueuedMessage, silent: bool = False) -> None:
-        """The connection went before the server answered for a package it had whole.
+        """Report the recipients in doubt: their package was sent whole, and never answered.
 
-        `silent`: the server has never said anything, so that a line for each
-        recipient would only hide what is wrong; they are counted.
+        `silent`: the server has never sent anything, so a line for each recipient
+        would only hide what is wrong; they are counted.
         """
         self.counters.in_doubt += len(queued.doubtful)
         for index in queued.doubtful:
@@ -230,17 +230,17 @@ class Report:
             self._outcome("in-doubt", queued, index, text, quiet=silent)
 
     def held(self, name: bytes, reason: str, event: str = "held") -> None:
-        """A message stays: it cannot be sent as it is; or it `changed`, and is tried once more."""
+        """Report a message that cannot be sent as it is; or one that `changed`, to be retried."""
         self.counters.held += 1
         self._line(event, 0, f"{printable(name)}: {event}: {reason}")
         self._json(event, message=printable(name), reason=reason)
 
     def for_others(self) -> None:
-        """A message has no recipient that begins with the prefix; it stays for other routes."""
+        """Count a message without a recipient that begins with the prefix; it stays for others."""
         self.counters.others += 1
 
     def no_longer_held(self, messages: int = 1) -> None:
-        """So many messages that counted as held in this run are done, or were tried again."""
+        """Uncount messages that were held in this run, and are done now, or were tried again."""
         self.counters.held -= messages
 
     def _outcome(
@@ -284,53 +284,53 @@ class Report:
     # The run
 
     def connected(self, server: str) -> None:
-        """A connection is open; what is told of recipients from now on is by this server."""
+        """Report an open connection; from now on, outcomes come from this server."""
         self._server = server
         self.by_server.connected(server)
         self._line("connected", 1, f"connected to {server}")
         self._json("connected", server=server)
 
     def closed(self, server: str, reason: str, idle: bool = False) -> None:
-        """A connection ended that should not have; `idle`, with nothing under way, it may."""
+        """Report that a connection ended unexpectedly; `idle`: it may, with nothing in flight."""
         self._line("closed", 1 if idle else 0, f"{server}: {reason}")
         self._json("closed", server=server, reason=reason)
 
     def problem(self, what: str, left: int = 0) -> None:
-        """The run cannot go on as it should; `left` messages are left because of it."""
+        """Report that the run cannot go on as it should; `left` messages are left because of it."""
         self.counters.problems += 1
         self.counters.left += left
         self._line("trouble", -1, what, ERROR)
         self._json("trouble", reason=what, left=left)
 
     def note(self, what: str) -> None:
-        """Something an administrator wants to know, and that changes nothing."""
+        """Report something that an administrator wants to know, and that changes nothing."""
         self._line("note", 0, what, INFO)
         self._json("note", text=what)
 
     def warning(self, what: str) -> None:
-        """Something an administrator is to put right; no message is left because of it."""
+        """Report something for an administrator to put right; no message is left because of it."""
         self._line("warning", -1, what, WARNING)
         self._json("warning", text=what)
 
     def expired(self, key: str, where: bytes, messages: int) -> None:
-        """So many messages were removed from a maildir, because of this setting."""
+        """Report how many messages were removed from a maildir because of the setting `key`."""
         shown = printable(where)
         self._line("expired", 0, f"{key}: {messages} removed from {shown}", INFO)
         self._json("expired", maildir=shown, messages=messages, setting=key)
 
     def command_said(self, line: str) -> None:
-        """A command that leads to the server wrote a line on its standard error; in any thread."""
+        """Report a line that an `exec:` command wrote on its standard error; from any thread."""
         self._line("command", -1, line, WARNING)
 
     def progress(self, done: int, total: int) -> None:
-        """`done` of `total` messages have been dealt with."""
+        """Show that `done` of `total` messages have been dealt with."""
         if self._progress is not None:
             self._progress.update(done, total)
 
     def summary(self, exit_code: int | None = None) -> None:
-        """The run is over; one line says what it did.
+        """Report in one line what the run did, now that it is over.
 
-        `exit_code` is that of the process, where it does not follow from the counters.
+        `exit_code` is that of the process, if it does not follow from the counters.
         """
         if self._progress is not None:
             self._progress.close()
@@ -381,10 +381,10 @@ class Report:
                 self._line("trouble", -1, said, ERROR)
 
     def _write(self, stream: TextIO | None, line: str) -> OSError | None:
-        """Write a line; return why that cannot be done, and then no more is to be written there.
+        """Write a line; return the error if that fails: then nothing more is to be written there.
 
-        A log that fails must not stop what it tells of: a message that the
-        server has taken is still to be removed. The exit code tells of it.
+        A log that fails must not stop the run: a message that the server has taken
+        is still to be removed. The exit code shows the failure.
         """
         if stream is not None:
             try:

@@ -1,8 +1,8 @@
-"""Removing what the sent and the failed maildir of a route have kept for long enough.
+"""Removes what the sent and the failed maildir of a route have kept for long enough.
 
-Each of them is looked at every few hours, whoever of those that share it comes first: when it was
-stands in the maildir itself (`maildir.trusted_clock`). Whatever goes wrong is said, and stops
-nothing: all of this mail is done with.
+Each of them is looked at every few hours, by the first of the routes that share it: the time of the
+last look is in the maildir itself (`maildir.trusted_clock`). Errors are reported, and stop nothing:
+all of this mail is done with.
 """
 
 # No postponed annotations; see `forwarder.route`.
@@ -19,16 +19,16 @@ from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
-#: Seconds between two looks at a maildir; less where messages are kept for a short time.
+#: Seconds between two looks at a maildir; fewer if messages are kept for a short time.
 LOOK_S = 6 * 3_600.0
-# What forwarders write in a maildir: their state and status files.
+# How the names of the files begin that forwarders write in a maildir: state and status.
 _FORWARDED = ".maildirqmtp-sta"
 
 
 class KeptMaildir(NamedTuple):
     """A maildir whose messages are kept for `keep_s` seconds, by the setting `key`.
 
-    `nofollow`: its path is not named by the route, and must not end in a link.
+    `nofollow`: the route does not name its path, which must not end in a link.
     """
 
     key: str
@@ -51,7 +51,7 @@ def kept_maildirs(route: Route) -> list[KeptMaildir]:
 
 
 class Retention:
-    """That of one route, whose maildir is open. `wall_clock` is seconds of the epoch."""
+    """The retention of one route, whose maildir is open. `wall_clock` is seconds of the epoch."""
 
     def __init__(
         self, route: Route, report: Report, maildir: Maildir, wall_clock: Callable[[], float]
@@ -68,9 +68,9 @@ class Retention:
         return min(_every_s(kept) for kept in self._kept)
 
     def portions(self) -> Generator[None, None, None]:
-        """Look at the maildirs where that is due, and remove what is old; a portion a step.
+        """Look at the maildirs that are due, and remove what is old, one portion in each step.
 
-        The maildir is locked within each step only: `qmtpq resend` waits for nothing.
+        The maildir is locked only within each step, so that `qmtpq resend` need not wait.
         """
         for kept in self._kept:
             try:
@@ -81,7 +81,10 @@ class Retention:
                 self._say(f"{kept.key}: {error}")
 
     def count(self) -> Iterator[tuple[KeptMaildir, int]]:
-        """Say for each maildir how many messages would be removed now. Raises `LocalError`."""
+        """Yield each maildir and how many messages would be removed from it now.
+
+        Raises `LocalError` if that cannot be told, or nothing may be removed from one of them.
+        """
         for kept in self._kept:
             if os.path.lexists(kept.path):
                 with Maildir(kept.path, kept.nofollow) as target:
@@ -110,7 +113,7 @@ class Retention:
                 finally:
                     target.unlock()
                 if is_through:
-                    # Last, for what was removed makes room for it.
+                    # Written last: on a full disk, the removals make room for it.
                     trusted_clock.write(target.root, reading)
                     break
                 yield
@@ -122,9 +125,10 @@ class Retention:
 
     @staticmethod
     def _lock(target: Maildir) -> bool:
-        """Keep others away from a maildir for one portion; False where one of them is at it.
+        """Lock a maildir for one portion; return False if another process has it locked.
 
-        `qmtpq`, or another route, for a moment: the next look is early enough. Raises `LocalError`.
+        That is `qmtpq` or another route, for a moment: the next look is early enough. Raises
+        `LocalError` if it cannot be locked for another reason.
         """
         try:
             target.lock()
@@ -135,7 +139,7 @@ class Retention:
         return True
 
     def _check(self, kept: KeptMaildir, target: Maildir) -> None:
-        """Raise `LocalError` where anything may wait there, or another user may have put it."""
+        """Raise `LocalError` if mail may wait there, or the maildir may be another user's."""
         try:
             expiry.check_owners(target)
             self._check_place(kept, target)
@@ -160,7 +164,7 @@ class Retention:
                 )
 
     def _say(self, what: str) -> None:
-        """Say it once, not with each look."""
+        """Report a warning once, not with each look."""
         if what not in self._said:
             self._said.add(what)
             self._report.warning(what)

@@ -3,8 +3,8 @@
 Values only; `maildirqmtp.settings` makes them from flags and configuration files.
 """
 
-# No postponed annotations, and none that is a text: a named tuple compiles each of them, and the
-# first takes 9 of the 130 million instructions of a run that finds its maildir empty.
+# No postponed annotations, and no string ones: a named tuple compiles each of these, and the first
+# takes 9 of the 130 million instructions of a run that finds its maildir empty.
 import os
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,7 @@ else:
 
 #: Seconds after which a deferral counts as a failure: 14 days.
 LIFETIME_S = 14 * 86_400.0
-#: Seconds after which a watched maildir is looked at, whatever the kernel tells of it.
+#: Seconds after which a watched maildir is scanned, whatever events the kernel reports.
 RESCAN_S = 30.0
 #: Connections at the same time, for servers whose answers take long.
 CONNECTIONS = 1
@@ -39,7 +39,7 @@ SERVER_CONNECTIONS = 20
 IN_DOUBT_WAIT_S = 300.0
 #: Bytes above which a message is large, and lets the others go first.
 LARGE_BYTES = 256 << 10
-#: Bounces in one run.
+#: Most bounces in one run, or in an hour of it.
 MAX_BOUNCES = 100
 #: The command that takes bounces, and its first arguments.
 SENDMAIL = (b"/usr/sbin/sendmail",)
@@ -63,22 +63,22 @@ class BounceVia(NamedTuple):
 class Route(NamedTuple):
     """What to forward, where to, and how.
 
-    `sender` and `recipients` replace what the messages' own lines say, where
-    they are given; `default_sender` counts where these lines give no sender.
+    `sender` and `recipients`, if given, replace what the messages' trace lines
+    say; `default_sender` is used if these give no sender.
     `failed` None means `.Failed` inside the maildir; `sent` None means that
     accepted messages are removed. `sendmail` is the command that takes DSNs, and
-    its first arguments. `hostname` is the name that DSNs give this host, None its
+    its first arguments. `hostname` is the name of this host in DSNs, None for its
     fully qualified one. `warn_after_s` is the age at which senders are told that messages
     wait, None for never. `keep_sent_s` and `keep_failed_s` are the ages at which messages are
-    removed from `sent` and the failed maildir, None for never. `tls` None is TLS by this system's
-    certificate authorities, where the server has it. `one_recipient`: the server
+    removed from `sent` and the failed maildir, None for never. `tls` None means that servers with
+    TLS are verified by this system's certificate authorities. `one_recipient`: the server
     answers once per package, so that each recipient gets a package of its own.
     Messages above `large_bytes` let the others go first; those above `max_bytes` are held.
     `shard` is the part of the messages that this route forwards, None for all.
 
     `server` is the preferred one; `fallback_servers` are the others, in the order in which they
-    are tried. `tls` is for those among them that have TLS. A message that one of them may have
-    taken waits for that one, `in_doubt_wait_s` seconds at most.
+    are tried. `tls` is for those of them that have TLS. A message in doubt at one of them waits
+    for that server, `in_doubt_wait_s` seconds at most.
     """
 
     maildir: bytes
@@ -125,5 +125,5 @@ class Route(NamedTuple):
 
     @property
     def servers(self) -> tuple[Endpoint, ...]:
-        """All of them, the preferred one first."""
+        """All servers of the route, the preferred one first."""
         return (self.server, *self.fallback_servers)

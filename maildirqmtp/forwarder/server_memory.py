@@ -1,4 +1,4 @@
-"""What earlier runs have found out about a server, and what this one adds, in the state file."""
+"""What earlier runs have found out about a server, and what this run adds, in the state file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class ServerMemory:
-    """Remembers, for 30 days, what a server has shown; by its name as it is given.
+    """Remembers for 30 days what a server has shown, under its name as it is given.
 
-    `one_recipient`: it is said to answer once per package. `capabilities` is what is known at
-    the start.
+    `one_recipient`: a setting says that it answers once per package. `capabilities` begins with
+    what is remembered.
     """
 
     def __init__(self, server: Endpoint, one_recipient: bool, state: State) -> None:
@@ -32,7 +32,7 @@ class ServerMemory:
         )
 
     def learn(self, pipeline: Pipeline[QueuedMessage]) -> None:
-        """Take down what a connection that has ended has shown."""
+        """Remember what a connection that has ended has shown."""
         if isinstance(pipeline.error, ProtocolError):
             self.capabilities.proven = False
             self._state.forget_shown(self._server, PROVEN)

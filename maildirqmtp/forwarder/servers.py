@@ -1,14 +1,14 @@
 """The servers of a route: which one the next connection goes to, and what is known of each.
 
     1. in the order of preference, but for those that were of no use within 5 minutes
-    2. these, the one longest ago first
+    2. then these, the one that was of no use longest ago first
 
-A server is of no use that cannot be connected to, or whose connection ends in a way that
-`recovery` judges so. Then the next connection goes to another one. When all have been of no use,
-one after the other without an answer in between, the run gives up, or the daemon backs off.
+A server is of no use if it cannot be connected to, or if `recovery` judges so by how a connection
+ended. Then the next connection goes to another one. When all have been of no use, one after the
+other without an answer in between, the run gives up, or the daemon backs off.
 
-All connections that are open at the same time lead to one server, `current`. What each has
-shown of itself, its window and the messages that it may dislike are its own.
+All connections that are open at the same time lead to one server, `current`. Each server has its
+own capabilities, window, and messages that it may dislike.
 
     accepted by mx1? --not answered--> in doubt at mx1 --mx1 comes back-----> sent to mx1 again
                                              |
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which a server that was of no use goes behind the others.
 USELESS_S = 300.0
-#: Seconds that connecting may take, at most, where the server was of no use the last time and
-#: another one waits to be used: a router that drops packets must not hold the mail up each time.
+#: Seconds that connecting may take, at most, if the server was of no use the last time and another
+#: one can be used: a router that drops packets must not hold the mail up each time.
 AGAIN_TIMEOUT_S = 5.0
 #: Times that a server is tried for the messages that are in doubt there, while they wait for it.
 _PROBES = 5
@@ -59,8 +59,8 @@ class Server:
     """One server of a route.
 
     `useless_at`: the clock's time at which it last was of no use. `waiting`: the messages that
-    wait for it, because they are in doubt there, each until this time of the clock. `slow_answers`
-    is None where mail goes over several connections.
+    wait for it, because they are in doubt there, each with the time of the clock until which it
+    waits. `slow_answers` is None if mail goes over several connections.
     """
 
     __slots__ = (
@@ -92,16 +92,16 @@ class Server:
         self.waiting: dict[bytes, float] = {}
 
     def is_useless(self, now: float) -> bool:
-        """Say whether it was of no use within 5 minutes."""
+        """Return whether it was of no use within the last 5 minutes."""
         return self.useless_at is not None and now - self.useless_at < USELESS_S
 
 
 class Servers:
-    """The servers of one route: of its own, or a list.
+    """The servers of one route: one, or a list.
 
-    `state` remembers which messages are in doubt where, also from one run to the next; `large` is
-    about the route's large messages, wherever they go. `connector` is for tests. `clock` is
-    seconds that only go on, `wall_clock` seconds of the epoch.
+    `state` remembers which messages are in doubt at which server, also from one run to the next;
+    `large` is for the route's large messages, whichever server they go to. `connector` is for
+    tests. `clock` is monotonic seconds, `wall_clock` seconds of the epoch.
     """
 
     def __init__(
@@ -144,14 +144,14 @@ class Servers:
         self._state = state
         self._clock = clock
         self._wall_clock = wall_clock
-        # In this round: those that were of no use since one has answered, and why.
+        # In this round, since the last answer of any server: those that were of no use, and why.
         self._of_no_use: dict[str, str] = {}
         self._probing: Server | None = None
 
     # Which one
 
     def next(self) -> Server:
-        """Return the one that a first connection goes to now."""
+        """Return the server that a first connection goes to now."""
         if self._probing is not None or not self.several:
             return self._probing or self.current
         now = self._clock()
@@ -166,14 +166,14 @@ class Servers:
         return min(self._servers, key=rank)
 
     def choose(self) -> bool:
-        """Have the next connections lead to the right one; say whether there is a choice."""
+        """Make the server for the next connections `current`; return whether there is a choice."""
         if self.several:
             self.current, self._probing = self.next(), None
         return self.several
 
     @property
     def target(self) -> Server:
-        """The one that messages go to: of the open connections, else of the next one."""
+        """The server that messages go to: that of the open connections, else of the next one."""
         return self.current if self.current.pool.open else self.next()
 
     @property
@@ -186,12 +186,12 @@ class Servers:
         return min(most_s, AGAIN_TIMEOUT_S)
 
     def connect(self, timeout_s: float) -> Transport:
-        """Connect to `current`. Raises `TransportError`."""
+        """Connect to `current`. Raises `TransportError` if that fails."""
         return self._connector(self.current.endpoint, timeout_s)
 
     def _to_server(self, endpoint: Endpoint, timeout_s: float) -> Transport:
         route = self._route
-        # In a list with TLS, those without it are on this machine.
+        # In a list with TLS, the servers without it are on this machine.
         is_plain = not (isinstance(endpoint, TcpEndpoint) and endpoint.tls)
         tls = None if self.several and is_plain else route.tls
         log, write_timeout_s = self._report.command_said, route.write_timeout_s
@@ -201,13 +201,13 @@ class Servers:
 
     @property
     def has_spare(self) -> bool:
-        """True where another server than `current` is still to be tried in this round."""
+        """True if another server than `current` is still to be tried in this round."""
         return any(
             one is not self.current and one.name not in self._of_no_use for one in self._servers
         )
 
     def failed(self, why: str) -> str:
-        """`current` is of no use; return why none of them is, empty where another may be."""
+        """Note that `current` is of no use; return why to give up, empty if another may help."""
         self.current.useless_at = self._clock()
         self._of_no_use[self.current.name] = why
         if self.has_spare:
@@ -218,18 +218,18 @@ class Servers:
         return reasons
 
     def forget_failures(self) -> None:
-        """Begin with the preferred one again: the link is up, say."""
+        """Begin with the preferred server again, for instance because the link is up."""
         self._of_no_use.clear()
         for server in self._servers:
             server.useless_at = None
 
     @property
     def suspects(self) -> Collection[bytes]:
-        """The names of the messages that are to go alone, for `current` may dislike them."""
+        """The names of the messages that go alone, because `current` may dislike them."""
         return self.current.recovery.suspects
 
     def note_answers(self, pipeline: Pipeline[QueuedMessage], count: int, waiting: int) -> None:
-        """So many messages were answered by `current`; `waiting` are not in flight yet."""
+        """Note that `current` answered `count` messages; `waiting` are not in flight yet."""
         self.answered_by = self.current.name
         if self.current.slow_answers is not None:
             self.current.slow_answers.answered(pipeline, count, waiting)
@@ -243,7 +243,7 @@ class Servers:
     ) -> str:
         """Clear up after a connection that has ended, and judge whether to go on, and where.
 
-        `stopping`: we have ended it. Returns what `failed` does.
+        `stopping`: the run is told to stop. Return why to give up; empty if a connection may help.
         """
         server, is_last = self.current, not self.current.pool.open
         server.memory.learn(connection.pipeline)
@@ -264,14 +264,14 @@ class Servers:
     # Messages in doubt
 
     def must_wait(self, name: bytes) -> Wait | None:
-        """Return until when a message may not be sent to `target`; None where it may be now."""
+        """Return until when a message may not be sent to `target`; None if it may be sent now."""
         noted = self._state.in_doubt(name)
         if not noted:
             return None
         target, now, now_s = self.target, self._clock(), self._wall_clock()
         for server in self._servers:
             left_s = noted.get(server.name, float("-inf")) + self._in_doubt_wait_s - now_s
-            # More is left than the whole time where the wall clock was set back.
+            # More than the whole time is left if the wall clock was set back.
             if server is not target and 0 < left_s <= self._in_doubt_wait_s:
                 server.waiting[name] = now + left_s
                 probe_at = self._probe_at(server)
@@ -299,9 +299,9 @@ class Servers:
         return 0.0 if server.useless_at is None else server.useless_at + self._interval_s
 
     def probe(self) -> list[bytes]:
-        """With nothing else to send, see which server may be tried for the messages it may have.
+        """With nothing else to send, choose a server to try for the messages in doubt there.
 
-        Returns these; the next connection goes there. Nothing while there is a connection.
+        Return these; the next connection goes there. None are returned while a connection is open.
         """
         now = self._clock()
         for server in self._servers if not self.current.pool.open else ():

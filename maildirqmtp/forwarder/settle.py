@@ -1,4 +1,4 @@
-"""Carrying outcomes out on the files, in the order that a crash cannot hurt.
+"""Carries outcomes out on the files, in an order that makes a crash harmless.
 
     | all accepted     | [link into sent/] unlink | fsync new/, one per batch | unlink sidecar |
     | some deferred    | new sidecar, durable, without those that are done                     |
@@ -46,7 +46,7 @@ class Settler:
     While there is one, no message may be taken from this maildir: what is
     accepted could not be removed, and would be sent again. `wall_clock` is
     seconds of the epoch, `clock` monotonic seconds. `state` knows when a message
-    was first deferred; None lets its age alone decide, as serialmail does. `wake` is called, by
+    was first deferred; with None, its age alone decides, as in serialmail. `wake` is called, by
     another thread, when `tick` has something to do. `stop` ends a mailer.
     """
 
@@ -80,17 +80,17 @@ class Settler:
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
 
     def prove_sent(self) -> None:
-        """Prove that accepted messages can be kept, where they are to be. Raises `LocalError`.
+        """Prove, before any is sent, that accepted messages can be moved to `sent`, if it is given.
 
-        Before any is sent: what the server has and we cannot move would be sent by each run.
+        Each run would send those again that cannot. Raises `LocalError` if they cannot be moved.
         """
         if self._route.sent is not None:
             self._targets.get(self._route.sent).prove_changeable()
 
     def settle(self, queued: QueuedMessage) -> Kept | None:
-        """Carry out what is known of a message; what is not answered stays owed.
+        """Carry out the answers to a message; recipients without one are still owed it.
 
-        Returns None where the message is gone.
+        Return why the message is kept, None if it is gone.
         """
         kept: Kept | None = None
         try:
@@ -110,7 +110,7 @@ class Settler:
     def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
         """Remove accepted small messages; return the index of the first that is not removed.
 
-        That one is to be settled by itself. `stop` where all of them are gone.
+        If that is `first`, it is to be settled by itself.
         """
         if self._maildir.may_have_envelopes():
             return first
@@ -131,7 +131,7 @@ class Settler:
         return index
 
     def stop_taking(self, error: LocalError) -> None:
-        """Let no more messages be taken from the maildir, because of this."""
+        """Have no more messages taken from the maildir, because of this error."""
         if self.local_error is None:
             self._report.problem(f"{error}; nothing more is taken from this maildir")
         self.local_error = error
@@ -139,7 +139,7 @@ class Settler:
     # Done with
 
     def _remove(self, queued: QueuedMessage, keep_in: bytes | None = None) -> None:
-        """Remove a message nobody is owed any more, or move it to the maildir `keep_in`."""
+        """Remove a message that no recipient is owed, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
             self._check_sidecar(queued)
@@ -157,7 +157,7 @@ class Settler:
         if removal is CHANGED:
             raise FileChangedError("it changed while it was being sent")
         self._removals.add(message.folder)
-        # Of a message that has gone elsewhere, it may be needed there; if not, it is cleaned.
+        # A message that was moved elsewhere may need its sidecar; if not, that is cleaned up.
         if queued.sidecar is not None and removal is DONE:
             self._removals.add_sidecar(message.name, queued.sidecar_identity)
         if self._state is not None:
@@ -165,9 +165,9 @@ class Settler:
         self._sync_if_due()
 
     def _check_sidecar(self, queued: QueuedMessage) -> None:
-        """Raise `FileChangedError` where the sidecar is another than when the message was opened.
+        """Raise `FileChangedError` if the sidecar was replaced since the message was opened.
 
-        What that one says is still owed. Raises `LocalError`, too.
+        The recipients in the new one are still owed it. Raises `LocalError` if looking fails.
         """
         name, known = queued.message.name, queued.sidecar_identity
         if sidecars.is_another(self._maildir, name, queued.sidecar, known):
@@ -182,7 +182,7 @@ class Settler:
             self._state.forget([queued.message.name])
 
     def _hold_changed(self, queued: QueuedMessage, error: FileChangedError) -> Kept | None:
-        """Keep a message that is not as it was sent; None where there is none any more."""
+        """Keep a message that is not as it was sent; return None if it is gone."""
         if self._is_gone(queued.message):
             self._give_up_gone(queued)
             return None
@@ -241,7 +241,7 @@ class Settler:
             try:
                 self._fail(queued, failures, f" (no bounce: {refusal})" if refusal else "")
             except LocalError:
-                # Those who have it must not get it again with every run that fails like this.
+                # Accepted recipients must not get it again with every run that fails like this.
                 owed = sorted([*owed, *failures])
                 if len(owed) < len(queued.recipients):
                     self._write_owed(queued, owed)
@@ -256,7 +256,7 @@ class Settler:
     def _outcomes(self, queued: QueuedMessage) -> tuple[dict[int, str], list[int], str]:
         """Return the failures by recipient, the recipients still owed it, and why the first is.
 
-        Reports those who have it, and those who were deferred.
+        Report the recipients that were accepted, and those that were deferred.
         """
         failures: dict[int, str] = {}
         owed: list[int] = []
@@ -281,14 +281,14 @@ class Settler:
         return failures, owed, reason
 
     def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
-        """Say why a recipient is given up on; see `lifetime.final_failure`."""
+        """Return why a recipient is given up on; see `lifetime.final_failure`."""
         message, now_s = queued.message, self._wall_clock()
         age_s = now_s - message.mtime_s
         lifetime_s = self._route.lifetime_s
         return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)
 
     def _refusal(self, queued: QueuedMessage) -> str | None:
-        """Say why no bounce is sent; empty where one is, None where none is wanted."""
+        """Return why no bounce is sent; empty if one is sent, None if none is wanted."""
         if not self._route.bounce:
             return None
         if self._bouncer is None:
@@ -300,7 +300,7 @@ class Settler:
         return self._bouncer.refusal(queued)
 
     def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:
-        """Tell the sender; return the recipients that are still owed the message."""
+        """Bounce to the sender; return the recipients that are still owed the message."""
         assert self._bouncer is not None
         try:
             earlier = self.attempts.earlier(queued)
@@ -322,7 +322,7 @@ class Settler:
         return []
 
     def take_bounces(self) -> list[tuple[Folder, bytes]]:
-        """Return the messages that settling has put into the maildir since the last call."""
+        """Return the bounces that settling has put into the maildir since the last call."""
         bounces, self._bounces = self._bounces, []
         return bounces
 
@@ -338,11 +338,11 @@ class Settler:
             self._report.failed(queued, index, text[1:] + remark, where)
 
     def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
-        """Write the sidecar that leaves out the recipients who are done."""
+        """Write the sidecar without the recipients that are done."""
         from maildirqmtp.mail.sidecar import Sidecar
 
         if not self._maildir.is_same(queued.message):
-            # The sidecar would be that of a message nobody has sent.
+            # The sidecar would belong to a message that was never sent.
             raise FileChangedError("it changed while it was being sent")
         self._check_sidecar(queued)
         recipients = tuple(self._original(queued, i) for i in owed) + queued.others
@@ -356,7 +356,7 @@ class Settler:
     # The end
 
     def mend(self) -> bool:
-        """After a `local_error`, try again to remove what is stuck; say whether all is well now."""
+        """After a `local_error`, try again to remove what is stuck; return whether all is well."""
         before = self.local_error
         still_stuck = self._remove_stuck()
         self._sync()

@@ -1,4 +1,4 @@
-"""A hint for who waits for a slow server over one connection: several might help."""
+"""A hint that several connections might help, if a server answers slowly over one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pipeline import Pipeline
 
-#: Seconds between two answers from which on they take long, and for which that is watched.
+#: Seconds between two answers from which on these are slow, and for which that is watched.
 SLOW_S = 0.25
 WATCH_S = 10.0
 #: Seconds between two hints.
@@ -24,10 +24,10 @@ _HINT = "slow answers"
 
 
 class SlowAnswers:
-    """Watches how long the answers take of a server that has all it was sent.
+    """Watches how long a server takes to answer when it has received all that was sent.
 
-    Not where the link is what is slow: then bytes are still on their way. `state` knows when the
-    last hint was given, by this run or an earlier one. `clock` is seconds that only go on.
+    A slow link does not count: then bytes are still on their way. `state` knows when the last hint
+    was given, by this run or an earlier one. `clock` is monotonic seconds.
     """
 
     __slots__ = ("_answers", "_clock", "_report", "_since", "_state")
@@ -40,7 +40,7 @@ class SlowAnswers:
         self._answers = 0
 
     def answered(self, pipeline: Pipeline[QueuedMessage], answers: int, waiting: int) -> None:
-        """So many messages were answered, and so many wait that are not in flight yet."""
+        """Note that `answers` messages were answered; `waiting` are not in flight yet."""
         now = self._clock()
         waiting += pipeline.packages_in_flight
         if pipeline.wants_write or not waiting or unacknowledged(pipeline.transport.write_fd):

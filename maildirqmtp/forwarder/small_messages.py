@@ -1,9 +1,10 @@
 """Most mail: small messages with qmail's two lines on top, to one recipient of ours.
 
-They go in batches, without an object for each: read, packed, sent, accepted and removed
-in one loop each. Whatever is not as usual goes the long way by `queued_message.prepare`:
-a file of another kind, other lines on top, an address that is to be looked at. And what
-is answered by anything but K, or not at all, becomes a `QueuedMessage` by `expand`.
+They go in batches, without an object for each: they are read, packed, sent, accepted and
+removed in one loop for each step. Anything unusual goes the long way, by
+`queued_message.prepare`: another kind of file, other lines on top, an address that has to be
+checked. A message that is answered by anything but K, or not at all, becomes a
+`QueuedMessage` by `expand`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.files import Folder, Identity
     from maildirqmtp.maildir.maildir import Maildir
 
-    #: Its directory and name, what the file is known by, where its text begins, and its envelope.
+    #: Directory, name and identity of the file, the offset of its text, sender and recipient.
     SmallMessage = tuple[Folder, bytes, Identity, int, bytes, bytes]
 
-#: Bytes of a file that may be a small message.
+#: Most bytes of a file that may be a small message.
 SMALL_MAX = 64 << 10
-#: Messages of a batch: so many are settled without a look at anything else.
+#: Most messages of a batch: so many are settled before anything else is looked at.
 BATCH_MESSAGES = 64
 
 
@@ -60,9 +61,9 @@ def gather(
     max_bytes: int,
     small_max: int = SMALL_MAX,
 ) -> tuple[SmallBatch | None, tuple[Folder, bytes] | None]:
-    """Return the next small messages as a batch, and the candidate that is none and ended it.
+    """Return the next small messages as a batch, and the candidate that ended it by not being one.
 
-    At most so many messages and bytes of packages, of files of at most `small_max` bytes.
+    They are at most `most`, their packages at most `max_bytes`, each file at most `small_max`.
     """
     read, trace_of, loop_lines = small.read, envelope.classic_trace, header.loop_lines
     owners = maildir.owners

@@ -1,4 +1,4 @@
-"""That a run is told to stop: by when it ends, and what a mailer may still take."""
+"""The request that a run stops: by when it ends, and how long a mailer may still take."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAILER_S = 5.0
 
 
 class Stop:
-    """Told from any thread, a signal handler's too; it ends what waits within a moment.
+    """A request to stop, made by any thread or signal handler; waits end a moment after it.
 
     `within_s` seconds of `clock` are for what is in flight. `at` is the clock's time by which the
-    run ends, None as long as it is not told to.
+    run ends, None as long as it is not told to stop.
     """
 
     def __init__(self, clock: Callable[[], float], within_s: float) -> None:
@@ -24,7 +24,7 @@ class Stop:
         self._within_s = within_s
 
     def tell(self, at_once: bool = False) -> None:
-        """Stop; `at_once`, now."""
+        """Tell the run to stop within `within_s`, or `at_once`."""
         if at_once:
             self.at = self._clock()
         elif self.at is None:
@@ -41,7 +41,7 @@ class Stop:
         return self.at is not None and self._clock() >= self.at
 
     def mailer_s(self) -> float:
-        """Return the most seconds that one run of a mailer may take, as things are now."""
+        """Return the most seconds that one run of a mailer may take at present."""
         if self.at is None:
             return float("inf")
         return 0.0 if self.is_due else MAILER_S

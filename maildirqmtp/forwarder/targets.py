@@ -1,9 +1,9 @@
-"""The maildirs that messages are moved to: `--sent`, and that of failed messages.
+"""The maildirs that messages are moved to: `--sent`, and the failed maildir.
 
     put in, by link or copy | is the maildir still the one at its path? | (caller) the message goes
 
-They are known by their paths. An administrator may rename or remove one beside a daemon; what is
-open is then a maildir where nobody looks for mail.
+They are known by their paths. An administrator may rename or remove one while a daemon runs; the
+one that is open is then a maildir where nobody looks for mail.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# How often a message is put into what is at the path, where that is another each time.
+# How often a message is put into the maildir at a path, if that is replaced each time.
 _TRIES = 2
 
 
 class TargetMaildirs:
-    """Made where they are missing, opened when they are first needed, and kept open.
+    """The target maildirs: made if missing, opened when first needed, and kept open.
 
-    One that is not at its path any more is opened, or made, anew; before it is closed, what
-    `removals` have still to make durable in it is.
+    One that is not at its path any more is opened, or made, anew; before it is closed, `removals`
+    makes durable what was moved to it.
     """
 
     __slots__ = ("_failed", "_named", "_open", "_removals", "_report", "_seen")
@@ -47,11 +47,11 @@ class TargetMaildirs:
         self._report = report
         self._removals = removals
         self._open: dict[bytes, Maildir] = {}
-        # Those that were at their paths in this turn: one that was not takes a message twice.
+        # Paths that were checked in this turn: if one is replaced later, a message is put twice.
         self._seen: set[bytes] = set()
 
     def get(self, path: bytes) -> Maildir:
-        """Return the maildir that is at this path. Raises `LocalError`."""
+        """Return the maildir at this path. Raises `LocalError` if it cannot be opened or made."""
         target = self._open.get(path)
         if target is not None and path not in self._seen and not target.new.is_at_path():
             self._let_go(target)
@@ -68,9 +68,9 @@ class TargetMaildirs:
         self._seen.clear()
 
     def keep(self, path: bytes, message: Message) -> Folder:
-        """Have a message in the maildir at `path`, too; return what is to be synced first.
+        """Put a message into the maildir at `path` as well; return the directory to sync first.
 
-        Raises `LocalError`, and `FileChangedError` where it is not the file any more.
+        Raises `LocalError` if that fails, `FileChangedError` if its name is not the same file now.
         """
 
         def add(target: Maildir) -> Folder:
@@ -80,9 +80,9 @@ class TargetMaildirs:
         return self._put(path, add)
 
     def fail(self, message: Message, sender: bytes, failures: Sequence[Failure]) -> bytes:
-        """Have a message in the failed maildir, too, durably, for these recipients.
+        """Put a message into the failed maildir as well, durably, for these recipients.
 
-        Returns its path there; raises as `keep`.
+        Return its path there; raises as `keep`.
         """
         from maildirqmtp.mail.sidecar import Sidecar
 
@@ -104,7 +104,7 @@ class TargetMaildirs:
         return self._put(self._failed, add)
 
     def _put(self, path: bytes, add: Callable[[Maildir], T]) -> T:
-        """Put something into the maildir that is at `path`, also when that is there."""
+        """Put something into the maildir at `path`, and make sure that it is still there then."""
         for _ in range(_TRIES):
             target = self.get(path)
             try:
@@ -119,7 +119,7 @@ class TargetMaildirs:
         raise LocalError(f"{printable(path)} was replaced while mail was being moved to it")
 
     def _let_go(self, target: Maildir) -> None:
-        """Close a maildir that is not at its path any more. Raises `LocalError`."""
+        """Close a maildir that is not at its path any more. Raises as `Removals.finish`."""
         self._removals.finish()
         self._seen.discard(target.path)
         del self._open[target.path]

@@ -3,10 +3,10 @@
     To: Ann <ann@example.org>, "jane x"@example.net (at home),
         friends: bob, carl@example.com;
 
-What RFC 5322, 4.4 calls obsolete is read too: blanks around dots and `@`, empty elements, routes
-(`<@a,@b:c@d>`). A list in which anything is not an address is none: half of its recipients would
-get the message, and the others never. `email.utils.getaddresses` reads such a list somehow, and
-which way changes from one Python to the next.
+The obsolete syntax of RFC 5322, 4.4 is accepted: blanks around dots and `@`, empty elements, routes
+(`<@a,@b:c@d>`). One element that is not an address makes the whole list invalid: otherwise half of
+its recipients would get the message, and the others never. `email.utils.getaddresses` guesses at
+such a list, and its guess changes from one Python version to the next.
 """
 
 import re
@@ -28,9 +28,9 @@ _SHOWN = 60
 
 
 class Mailbox(NamedTuple):
-    """One address of a list, raw; `domain_at` is where its domain is missing in the text.
+    """One address of a list, in its raw form.
 
-    None where it has a domain.
+    `domain_at` is the index in the text at which its domain is missing, None if it has one.
     """
 
     address: bytes
@@ -46,15 +46,15 @@ class _Token(NamedTuple):
 
 
 def parse(text: bytes) -> list[Mailbox]:
-    """Return the addresses of a list, those of its groups among them, in their order.
+    """Return the addresses of a list in order, including those of its groups.
 
-    Raises `ValueError`, which says what is no address.
+    Raises `ValueError`, which shows the place, if anything in it is not an address.
     """
     return list(_Parser(text).run())
 
 
 class _Parser:
-    """One list; `_words` is what came before the `<` of the element being read."""
+    """Parses one list; `_words` are the tokens of the current element outside angle brackets."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
@@ -81,7 +81,7 @@ class _Parser:
                 self._words.append(token)
         if self._angle_open:
             raise _wrong(self._text, len(self._text))
-        # A group without its `;` at the end of the field is what many programs write.
+        # Many programs leave out the `;` of a group at the end of the field.
         yield from self._element()
 
     def _in_angle(self, token: _Token) -> None:
@@ -117,7 +117,7 @@ class _Parser:
         self._words, self._angle = [], None
 
     def _mailbox(self, tokens: list[_Token]) -> Mailbox:
-        """Return the address that these tokens are: a local part, and at most one domain."""
+        """Return the address that these tokens form: a local part, and at most one domain."""
         mark = next((place for place, token in enumerate(tokens) if token.kind == b"@"), None)
         end = tokens[-1].end if tokens else len(self._text)
         local, domain = tokens[:mark], [] if mark is None else tokens[mark + 1 :]
@@ -130,7 +130,7 @@ class _Parser:
 
 
 def _joined(tokens: list[_Token], other: bytes) -> bool:
-    """Say whether these are words with dots between them: atoms, or of the other kind."""
+    """Return whether these are words joined by dots; a word is an atom, or of kind `other`."""
     if not tokens or not all(token.kind in (b"atom", other) for token in tokens):
         return False
     if other == b"literal" and len(tokens) > 1 and any(t.kind == other for t in tokens):
@@ -143,7 +143,7 @@ def _joined(tokens: list[_Token], other: bytes) -> bool:
 
 
 def _tokens(text: bytes) -> Iterator[_Token]:
-    """Yield what is in a list besides blanks and comments."""
+    """Yield the tokens of a list, without blanks and comments."""
     text = _FOLD.sub(lambda match: b" " * len(match[0]), text)  # of the same length
     kinds = ((b"atom", _ATOM), (b"quoted", _QUOTED), (b"literal", _LITERAL))
     at = 0
@@ -168,7 +168,7 @@ def _tokens(text: bytes) -> Iterator[_Token]:
 
 
 def _comment_end(text: bytes, at: int) -> int:
-    """Return where the comment ends that begins here; comments nest (RFC 5322, 3.2.2)."""
+    """Return the index after the comment that begins at `at`; comments nest (RFC 5322, 3.2.2)."""
     depth = 0
     for match in _IN_COMMENT.finditer(text, at):
         depth += {b"(": 1, b")": -1}.get(match[0], 0)

@@ -4,7 +4,7 @@
     quoted    "jane x"@example.org    headers, DSN fields, SMTP, arguments (RFC 5321, 4.1.2)
 
 An address is bytes. The null sender is the empty address; Postfix's pipe(8) writes it as
-MAILER-DAEMON. getmail writes `unknown` where it knows no address.
+MAILER-DAEMON. getmail writes `unknown` if it knows no address.
 """
 
 import re
@@ -17,24 +17,24 @@ NULL_SENDER = b""
 #: The sender of qmail's double bounces.
 DOUBLE_BOUNCE_SENDER = b"#@[]"
 
-# In brackets, too: programs that have the null sender as a text write its brackets with it.
+# `<>` as well: programs that keep the null sender as text include its brackets.
 _NULL_SENDER_NAMES = (b"mailer-daemon", b"<>")
 _UNKNOWN = b"unknown"
 
-# A local part in quotes that is not empty, and at most a domain after it (RFC 5321, 4.1.2). More
-# bytes than its qtextSMTP are taken: what a header can hold was one address where it came from.
+# A non-empty local part in quotes, and at most a domain after it (RFC 5321, 4.1.2). More bytes than
+# its qtextSMTP are accepted: to the program that wrote the header, this was one address.
 _QUOTED = rb'(?s)"((?:[^"\\\r\n\0]|\\[^\r\n\0])+)"(@[^@]*)?'
 _PAIR = rb"(?s)\\(.)"
 _TO_ESCAPE = rb'(["\\])'
 # Dot-string (RFC 5321, 4.1.2), with the bytes of UTF-8 (RFC 6531, 3.3).
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\xff]+"
 _DOT_STRING = rb"%b(?:\.%b)*" % (_ATOM, _ATOM)
-# One address, in angle brackets or bare, and blanks around it; and such a one in a list.
+# One address, in angle brackets or bare, with blanks around it; then the same as a list element.
 _PIECE = rb'"(?:[^"\\]|\\.)*"|[^ \t"<>,]'
 _ONE = rb"[ \t]*+(?:<((?:%b)*)>|((?:%b)+))[ \t]*+" % (_PIECE, _PIECE)
 _LISTED = rb"(?:%b|[ \t]*+)(?:,|\Z)" % _ONE
-# What an option gives. A local part is a quoted string, or has none of the specials, blanks and
-# controls of RFC 5322, 3.2.3; dots may stand anywhere in it, as qmail and some providers have them.
+# An address given by an option. A local part is a quoted string, or has none of the specials,
+# blanks and controls of RFC 5322, 3.2.3; dots may stand anywhere, as with qmail and some providers.
 _PLAIN = rb'[^\x00-\x20\x7f()<>\[\]:;@\\,".]'
 _LOCAL_PART = rb'(?:"(?:[^"\\\r\n\0]|\\[^\r\n\0])*+"|(?:%b|\.)++)' % _PLAIN
 _DOMAIN = rb"(?:%b++(?:\.%b++)*+\.?|\[[^\x00-\x20\x7f\[\]\\]*+\])" % (_PLAIN, _PLAIN)
@@ -69,7 +69,7 @@ def quote(address: bytes) -> bytes:
 def raw_sender(address: bytes) -> bytes:
     """Return the raw form of a sender from a header, an option or a command line.
 
-    MAILER-DAEMON without a domain, in any letter case, is the null sender, and `<>`.
+    `<>` is the null sender, and so is MAILER-DAEMON without a domain, in any letter case.
     """
     address = unquote(address)
     return NULL_SENDER if address.lower() in _NULL_SENDER_NAMES else address
@@ -78,9 +78,9 @@ def raw_sender(address: bytes) -> bytes:
 def parse(text: bytes, what: str) -> bytes:
     """Return the raw form of the one address of an option: bare or in brackets, maybe quoted.
 
-    `what` is "sender" or "recipient"; only a sender may be empty. A domain may be missing; where
-    there is one, a local part stands before it. Raises `ValueError` for anything else than one
-    address that servers take, and says what is wrong.
+    `what` is "sender" or "recipient"; only a sender may be empty. A domain may be missing, but not
+    the local part before one. Raises `ValueError`, which says what is wrong, for anything but one
+    address that servers accept.
     """
     written = bare(text.strip(b" \t") or text)
     address = raw_sender(written) if what == "sender" else unquote(written)
@@ -101,7 +101,7 @@ def _is_one(written: bytes, what: str) -> bool:
 
 
 def _why_not(written: bytes) -> str:
-    """Say why this is not an address, and what to write."""
+    """Return why this is not an address, and what to write instead."""
     if written.startswith(b"@"):
         if b":" in written:
             return "a route stands before it (RFC 5321, C); write what follows the last colon"
@@ -117,30 +117,29 @@ def _why_not(written: bytes) -> str:
 
 
 def takes_no_bounce(sender: bytes) -> bool:
-    """Say whether a raw sender must not be sent a bounce (RFC 5321, 4.5.5).
+    """Return whether this raw sender must not be sent a bounce (RFC 5321, 4.5.5).
 
-    The null sender, however it is spelled, and that of qmail's double bounces.
+    True for the null sender, in every spelling, and for the sender of qmail's double bounces.
     """
     return sender in (NULL_SENDER, DOUBLE_BOUNCE_SENDER) or sender.lower() in _NULL_SENDER_NAMES
 
 
 def is_unknown(address: bytes) -> bool:
-    """Say whether a trace line gives `unknown` in place of an address, as getmail's do."""
+    """Return whether a trace line gives `unknown` in place of an address, as getmail's do."""
     return address == _UNKNOWN
 
 
 def bare(text: bytes) -> bytes:
-    """Return what is in the angle brackets, where text is in them; else the text as it is."""
+    """Return the text without the angle brackets around it, if any; else the text as it is."""
     stripped = text.strip(b" \t")
     return stripped[1:-1] if stripped[:1] == b"<" and stripped[-1:] == b">" else text
 
 
 def split(text: bytes) -> list[bytes]:
-    """Split a list of addresses at its commas (RFC 5322, 3.4), unfolded; brackets are removed.
+    """Split an unfolded list of addresses at its commas (RFC 5322, 3.4); remove brackets.
 
-    The addresses are as they are written, quoted ones still quoted. Raises
-    `ValueError` for anything that is not an address: display names, comments,
-    a quotation mark without its other.
+    Quoted addresses stay quoted. Raises `ValueError` if anything in it is not an
+    address: a display name, a comment, a quotation mark without its partner.
     """
     listed = re.compile(_LISTED, re.DOTALL)
     found = []

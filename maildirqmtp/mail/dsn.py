@@ -5,9 +5,9 @@
       message/delivery-status (RFC 3464)  what happened, for programs
       message/rfc822                      the message, or text/rfc822-headers, its header only
 
-With an address that is not ASCII the last two are message/global-delivery-status and
-message/global or message/global-headers (RFC 6533). Nothing of the original's header, of an address
-or of a response reaches a header field of the bounce without being made one printable line first.
+If a recipient is not ASCII, the last two are message/global-delivery-status and message/global or
+message/global-headers (RFC 6533). Text from the original's header, from an address or from a
+response is made one printable line before it enters a header field of the bounce.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from maildirqmtp.mail.addresses import quote
 from maildirqmtp.text import printable, rfc5322_date
 
-#: Bytes of an original that are quoted whole; of a longer one, the header only.
+#: Bytes up to which an original is quoted whole; of a longer one, only the header is.
 QUOTE_BYTES = 50_000
 #: Bytes of a line; longer ones cannot travel unencoded (RFC 5322, 2.1.1).
 MAX_LINE = 998
 
-# Bytes of a response and of an address that are shown; with its field's name each fits a line.
+# Bytes of a response and of an address that are shown; each fits in a line with its field's name.
 _RESPONSE_BYTES = 600
 _ADDRESS_BYTES = 900
 
 _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
-# A status code as RFC 3463 has it, and not a part of an IP address or of a version.
+# A status code (RFC 3463) that is not part of an IP address or of a version number.
 _CODE = re.compile(r"(?<![0-9.])([45])(\.[0-9]{1,3}\.[0-9]{1,3})(?!\.?[0-9])")
 _IP_ADDRESS = re.compile(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
-# What can stand in To: as it is, with the non-ASCII characters of RFC 6532; the local part may be a
-# quoted string (RFC 5322, 3.4.1), where that has nothing in it that a careless reader splits at.
+# An address that can stand in To: as it is, with the non-ASCII characters of RFC 6532; the local
+# part may be a quoted string (RFC 5322, 3.4.1) without anything that a careless parser splits at.
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\x80-\U0010ffff"
 _DOT_ATOM = rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*"
 _PLAIN = re.compile(rf'(?:{_DOT_ATOM}|"[{_ATEXT}. ]+")@{_DOT_ATOM}')
@@ -48,9 +48,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """What a warning says in place of a failure: a message waits, and is tried again.
+    """A delay, which a warning reports in place of a failure: the message is tried again.
 
-    Until when, and when it was last tried, None where that is not known: seconds of the epoch.
+    Until when, and when it was last tried, None if that is not known: seconds of the epoch.
     """
 
     retry_until_s: float
@@ -59,14 +59,14 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounce:
-    """All that a bounce is made of.
+    """The content of a bounce.
 
-    `original` is the text as it was sent, or its first bytes where `complete`
-    is false. `identifier` names this failure, always the same for the same one;
-    `host` is this machine, `server` the host that answered: "" where it has no
-    name in the DNS, None where no server was asked. Times are seconds of the epoch. `earlier` has
-    time and text of attempts before the last one, the newest first. With `delay` it is no bounce,
-    but a warning: `failed` has those who wait, with an empty response where none is known.
+    `original` is the text as it was sent, or its first bytes if `complete` is
+    false. `identifier` is always the same for the same failure; `host` is this
+    machine, `server` the host that answered: "" if it has no name in the DNS,
+    None if no server was asked. Times are seconds of the epoch. `earlier` has
+    time and text of attempts before the last one, newest first. With `delay` it is a warning, not a
+    bounce: `failed` has the recipients that wait, with an empty response if none is known.
     """
 
     sender: bytes
@@ -85,9 +85,9 @@ class Bounce:
 def identify(name: bytes, arrived_ns: int, recipients: Iterable[bytes]) -> str:
     """Return the identifier of a failure: always the same for the same message and recipients.
 
-    `name` is the message's, without what mail readers add. A bounce that is
-    made again after a crash replaces the first, where the mailer allows that,
-    and is recognised as a duplicate elsewhere.
+    `name` is the message's name without what mail readers add. A bounce that is
+    made again after a crash replaces the first if the mailer allows that, and is
+    recognised as a duplicate otherwise.
     """
     digest = hashlib.sha256(b"%b\0%d" % (name, arrived_ns))
     for recipient in sorted(recipients):
@@ -168,7 +168,7 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
         f"Reporting-MTA: dns; {_host(bounce.host)}",
         f"Arrival-Date: {rfc5322_date(bounce.arrived_s)}",
     ]
-    # ASCII only, but in the wide form (RFC 3464, 2.1.1; RFC 6533, 3).
+    # ASCII only, except in the wide form (RFC 3464, 2.1.1; RFC 6533, 3).
     line = _one_line if wide else lambda text: _NOT_ASCII.sub("?", _one_line(text))
     server = bounce.server or ""
     server = f"[{server}]" if _IP_ADDRESS.fullmatch(server) else server
@@ -188,7 +188,7 @@ def _status(bounce: Bounce, wide: bool) -> bytes:
 
 
 def _attempts(bounce: Bounce) -> list[str]:
-    """Return the fields about time: of the last attempt, and of the last one to come."""
+    """Return the fields for the time of the last attempt and, of a delay, the end of retries."""
     if bounce.delay is None:
         return [f"Last-Attempt-Date: {rfc5322_date(bounce.now_s)}"]
     lines = [f"Will-Retry-Until: {rfc5322_date(bounce.delay.retry_until_s)}"]
@@ -198,8 +198,8 @@ def _attempts(bounce: Bounce) -> list[str]:
 
 
 def _quotation(bounce: Bounce, wide: bool) -> bytes:
-    """Quote the original: whole where it is short and can travel as it is, else its header."""
-    # Line ends as they are in the rest of the bounce.
+    """Quote the original: whole if it is short and can travel unencoded, else its header."""
+    # The same line ends as in the rest of the bounce.
     original = bounce.original.replace(b"\r\n", b"\n")
     if bounce.complete and len(bounce.original) <= QUOTE_BYTES and _travels(original):
         kind = b"message/global" if wide else b"message/rfc822"
@@ -211,8 +211,8 @@ def _quotation(bounce: Bounce, wide: bool) -> bytes:
 
 
 def _header(original: bytes) -> bytes:
-    """Return the header, made fit to travel, of at most `QUOTE_BYTES`."""
-    # The added line end: a text that begins with an empty line has no header.
+    """Return the header within the first `QUOTE_BYTES`, made fit to travel unencoded."""
+    # The added LF gives a text that begins with an empty line an empty header.
     header = (b"\n" + original[:QUOTE_BYTES]).partition(b"\n\n")[0]
     lines = (printable(line.replace(b"\t", b" "))[:200].encode() for line in header.split(b"\n"))
     return b"".join(line + b"\n" for line in lines if line)
@@ -239,13 +239,13 @@ def _boundary(identifier: str, parts: list[bytes]) -> str:
 def _code(response: str, otherwise: str) -> str:
     """Return the status code (RFC 3463) of a response.
 
-    A D is permanent, whatever the code in its text says: class 5, with subject and
-    detail of that code (RFC 3463, 2: they are the same in each class), 5.0.0 where
-    there is none. A Z has the 4.x.x of its text, or `otherwise`: 4.4.7, delivery time expired,
-    where it has failed because it came too late.
+    A D is permanent, whatever code its text gives: class 5, with subject and detail
+    of that code (RFC 3463, 2: they mean the same in each class), or 5.0.0 if there
+    is none. A Z has the 4.x.x of its text, else `otherwise`: 4.4.7, delivery time
+    expired, for a deferral that was too old; 4.0.0 in a warning.
     """
     codes = list(_CODE.finditer(response))
-    letter = "5" if response.startswith("D") else "4"  # nothing, too, where it is a warning
+    letter = "5" if response.startswith("D") else "4"  # an empty response, in a warning, is class 4
     for found in codes:
         if found[1] == letter:
             return found[0]
@@ -271,6 +271,6 @@ def _host(host: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return text from elsewhere as one printable line of a bounded length."""
+    """Return untrusted text as one printable line of a bounded length."""
     raw = text.encode("utf-8", "replace")[:_RESPONSE_BYTES]
     return printable(raw).strip() or "(no reason given)"

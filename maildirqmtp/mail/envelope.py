@@ -1,7 +1,7 @@
 """The envelope, from the trace lines on top of a message.
 
-serialmail's rule is `Return-Path: <...>` and then `Delivered-To: ...`. The delivery agents of
-today write a few more lines, in another order; so this is what is looked at, and nothing below it:
+serialmail's rule is `Return-Path: <...>` and then `Delivered-To: ...`. Today's delivery agents
+write a few more lines, in another order. This block is looked at, and nothing below it:
 
     block      = the lines on top whose field is one of these, in any letter case:
                  Return-Path, Delivered-To                 the first of each is removed
@@ -10,12 +10,12 @@ today write a few more lines, in another order; so this is what is looked at, an
     sender     = the first Return-Path, between < and >; <> is the null sender
     recipients = the first Delivered-To, else the first Envelope-to
 
-A Return-Path or Delivered-To without a value goes on in the next line, where that begins with a
-blank, for Python's email package writes long addresses so. Otherwise a line that begins with a
-blank is the first line of the message after one of these two; the other fields go on over it.
+A Return-Path or Delivered-To without a value goes on in the next line if that begins with a blank:
+Python's email package folds long addresses so. Otherwise a line that begins with a blank after one
+of these two is the first line of the message; the other fields go on over all such lines.
 
-From: and To: are never looked at. What is not clear is never guessed; but only where the envelope
-depends on it does it hold the message.
+From: and To: are never looked at. An unclear line is never guessed at, and holds the message only
+if the envelope depends on it.
 """
 
 import re
@@ -33,12 +33,11 @@ _SHOWN_BYTES = 200
 
 
 class Trace(NamedTuple):
-    """What the block on top of a message says, and what is left of it.
+    """The envelope that the block on top of a message gives, and the text to be sent.
 
-    `sender` is None and `recipients` are empty where no line gives them, or where
-    one does not give them clearly: `sender_fault` and `recipients_fault` then say
-    what is wrong with it. What is to be sent is `kept` and then the file from
-    `offset` on.
+    `sender` is None and `recipients` is empty if no line gives them, or if the
+    line is unclear: `sender_fault` or `recipients_fault` then says what is wrong
+    with it. The text to be sent is `kept` and then the file from `offset` on.
     """
 
     sender: bytes | None
@@ -49,14 +48,14 @@ class Trace(NamedTuple):
     recipients_fault: str = ""
 
 
-# The form that qmail's own delivery writes, and below it nothing that begins as a field of the
-# block does. Everything else takes the long way round, whose pattern is compiled only then.
+# The block that qmail's own delivery writes, with nothing below it that begins like a field of the
+# block. Everything else takes the slow path, whose pattern is compiled only then.
 _CLASSIC = re.compile(
     rb"Return-Path: <((?!\")[^\n\r\0]{0,999})>\n"
     rb"Delivered-To: ([^\n\r\0\t <\"][^\n\r\0]{0,998})\n"
     rb"(?!(?i:ret|del|x-o|env))"
 )
-# Bytes below it that tell whether one of these fields follows.
+# Bytes below it that are needed to tell whether another of these fields follows.
 _CLASSIC_MARGIN = 3
 _FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
 _FIELD = rb"(?i:(" + _FIELDS + rb"))[ \t]*+:"
@@ -65,10 +64,10 @@ _BLANK = b" \t"
 
 
 def read_trace(top: bytes, complete: bool) -> Trace | None:
-    """Read the block on top of a message; None where more of the file is needed to tell its end.
+    """Read the block on top of a message; return None if more of the file is needed for that.
 
-    `top` is the file's beginning, `complete` whether it is all of it: then there
-    is always a trace. A message without a block gives one without a sender.
+    `top` is the beginning of the file, `complete` whether it is all of it: then the
+    result is never None. A message without a block has a trace without an envelope.
     """
     classic = classic_trace(top)
     if classic is not None:
@@ -81,20 +80,21 @@ def read_trace(top: bytes, complete: bool) -> Trace | None:
 def classic_trace(top: bytes) -> tuple[bytes, bytes, int] | None:
     """Return sender, recipient and offset of a block of qmail's two lines; None for any other.
 
-    As `read_trace` finds them; `top` is all of the message.
+    They are as `read_trace` returns them if `top` is all of the message, or has at least
+    `_CLASSIC_MARGIN` bytes from the offset on.
     """
     match = _CLASSIC.match(top)
     if match is None:
         return None
     sender, recipient = match.groups()
-    # Neither a spelling of the null sender nor what getmail writes where it knows none.
+    # These may be a spelling of the null sender, or what getmail writes for an unknown address.
     if (sender and b"@" not in sender) or recipient == b"unknown":
         return None
     return sender, recipient, match.end()
 
 
 class _Line(NamedTuple):
-    """One field of the block: its name in small letters, and where it and its value are."""
+    """One field of the block: its name in lower case, and the indices of field and value."""
 
     name: bytes
     start: int
@@ -121,7 +121,7 @@ def _read_block(top: bytes, complete: bool) -> Trace | None:
 
 
 def _end_of(top: bytes, value: int, name: bytes) -> int:
-    """Return where a field ends, its line end included; -1 where its line does not end."""
+    """Return the index after a field and its line end; -1 if `top` ends within a line of it."""
     end = _next_line(top, value)
     if name in (b"return-path", b"delivered-to"):
         if end > 0 and not top[value:end].strip(b" \t\r\n") and top[end : end + 1] in (b" ", b"\t"):
@@ -133,12 +133,12 @@ def _end_of(top: bytes, value: int, name: bytes) -> int:
 
 
 def _next_line(top: bytes, at: int) -> int:
-    """Return where the line at `at` ends, its LF included; -1 where it does not."""
+    """Return the index after the LF of the line at `at`; -1 if it has none."""
     return top.find(b"\n", at) + 1 or -1
 
 
 def _may_go_on(top: bytes, offset: int) -> bool:
-    """Say whether the block, as far as it can be seen, may go on where the file is cut."""
+    """Return whether the block may go on in the part of the file that `top` does not have."""
     rest = top[offset:].rstrip(_BLANK).lower()  # blanks may stand before the colon
     return any(name.startswith(rest) for name in _NAMES)
 
@@ -160,7 +160,7 @@ def _trace(top: bytes, lines: list[_Line], offset: int) -> Trace:
 
 
 def _too_long(top: bytes, line: _Line) -> str:
-    """Say which line of a field is too long to take an address from; empty where none is."""
+    """Return a fault if a line of a field is too long to take an address from, else ""."""
     at = line.start
     while at < line.end:
         end = top.find(b"\n", at, line.end) + 1 or line.end
@@ -177,10 +177,10 @@ def _title(name: bytes) -> str:
 
 
 def _value(top: bytes, line: _Line) -> bytes:
-    """Return what stands after the colon, unfolded (RFC 5322, 2.2.3) and without its line end.
+    """Return the value after the colon, unfolded (RFC 5322, 2.2.3) and without its line end.
 
-    A CR elsewhere stays, to be refused: a blank in its place, or nothing, would
-    make it another address.
+    A CR elsewhere is kept, so that the address is refused: with a blank in its
+    place, or nothing, it would be another address.
     """
     value = top[line.value : line.end]
     if value.endswith(b"\n"):
@@ -189,7 +189,7 @@ def _value(top: bytes, line: _Line) -> bytes:
 
 
 def _sender(top: bytes, line: _Line | None) -> tuple[bytes | None, str]:
-    """Return the sender that a Return-Path gives, None where it gives none, and what is wrong."""
+    """Return the sender that a Return-Path gives, None if it gives none, and a fault or ""."""
     if line is None:
         return None, ""
     fault = _too_long(top, line)
@@ -199,7 +199,7 @@ def _sender(top: bytes, line: _Line | None) -> tuple[bytes | None, str]:
     sender = addresses.raw_sender(addresses.bare(value))
     if addresses.is_unknown(sender):
         return None, ""
-    # Bare, only a spelling of the null sender is clear.
+    # Without brackets, only a spelling of the null sender is clear.
     if not (value.startswith(b"<") and value.endswith(b">")) and (sender or not value):
         return None, f"its Return-Path is not of the form <address>: {_shown(value)}"
     fault = check_address(sender, "sender") or ""
@@ -207,7 +207,7 @@ def _sender(top: bytes, line: _Line | None) -> tuple[bytes | None, str]:
 
 
 def _delivered_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str]:
-    """Return the recipient that a Delivered-To gives, none where it gives none, and a fault."""
+    """Return the recipient that a Delivered-To gives, if it gives one, and a fault or ""."""
     if line is None:
         return (), ""
     fault = _too_long(top, line)
@@ -225,7 +225,7 @@ def _delivered_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], st
 
 
 def _envelope_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str]:
-    """Return the recipients that an Envelope-to gives: several where they shared a delivery."""
+    """Return the recipients of an Envelope-to, several if they shared a delivery; and a fault."""
     if line is None:
         return (), ""
     fault = _too_long(top, line)
@@ -242,7 +242,7 @@ def _envelope_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str
 
 
 def _recipients(found: list[bytes]) -> tuple[tuple[bytes, ...], str]:
-    """Return the raw forms of what a header gives as recipients, each once, or a fault."""
+    """Return the raw form of a header's recipients, each once, or none of them and a fault."""
     recipients = tuple(dict.fromkeys(map(addresses.unquote, found)))
     for recipient in recipients:
         fault = check_address(recipient, "recipient")
@@ -258,8 +258,9 @@ def _shown(value: bytes) -> str:
 def ours(recipients: tuple[bytes, ...], prefix: bytes) -> tuple[bytes, ...]:
     """Return the recipients that begin with `prefix`, without it; maybe none.
 
-    Bytes, case-sensitive; the others are not ours (serialmail, maildirqmtp(1)).
-    Raises `EnvelopeError` where nothing is left of one.
+    Bytes are compared, case-sensitively; recipients without the prefix are left for
+    other routes (serialmail, maildirqmtp(1)). Raises `EnvelopeError` if a recipient
+    is nothing but the prefix.
     """
     if not prefix:
         return recipients

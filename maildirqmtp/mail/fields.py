@@ -7,7 +7,7 @@ from typing import NamedTuple
 # A field's name and colon; blanks before the colon are obsolete (RFC 5322, 4.5).
 _NAME = re.compile(rb"([!-9;-~]{1,200})[ \t]*:")
 
-# The longest line of encoded words, and bytes of a name in one: base64 takes 4 for 3.
+# Bytes of a name in one encoded word of at most 75 characters (RFC 2047, 2): base64 makes 4 of 3.
 _WORD_BYTES = 39
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\- ]+")
 
@@ -27,8 +27,8 @@ class Field(NamedTuple):
 class Head(NamedTuple):
     """The header of a message, and where its body begins.
 
-    `body_at` is after the empty line, where there is one; where there is none
-    the body begins with the first line that is no field's.
+    `body_at` is the index after the empty line; if there is none, of the first
+    line that belongs to no field.
     """
 
     fields: tuple[Field, ...]
@@ -36,9 +36,9 @@ class Head(NamedTuple):
 
 
 def read(top: bytes, complete: bool) -> Head | None:
-    """Split the beginning of a message, with LF line ends; None where it is too short.
+    """Split the beginning of a message, with LF line ends; return None if it is too short.
 
-    `complete`: there is no more of the message.
+    `complete` means that there is no more of the message.
     """
     lines: list[list[bytes]] = []
     names: list[bytes] = []
@@ -72,7 +72,7 @@ def _ended(raw: bytes) -> bytes:
 
 
 def join(fields: Iterable[Field]) -> bytes:
-    """Return a header, with the empty line after it."""
+    """Return the header made of these fields, with the empty line after it."""
     return b"".join(field.raw for field in fields) + b"\n"
 
 

@@ -10,14 +10,14 @@ MAX_RECEIVED = 100
 _MESSAGE_ID = rb"(?im)^message-id:[ \t]*(?:\r?\n[ \t]+)?([^\s]{1,250})"
 # Begins with plain bytes, which the search skips to: it runs for each message.
 _RECEIVED = rb"\nreceived[ \t]*:"
-# Bytes of the shortest of them, with its line end.
+# Bytes of the shortest Received line, with its line end.
 _RECEIVED_BYTES = len(b"received:\n")
 
 
 def header_end(top: bytes) -> int:
     """Return where the header ends: before its empty line, or after `MAX_HEADER` bytes.
 
-    The index of the line end that is before the empty line, 0 where the first
+    The result is the index of the line end before the empty line, 0 if the first
     line is empty (RFC 5322, 2.1). Lines end with LF or CRLF.
     """
     if top.startswith((b"\n", b"\r\n")):
@@ -30,9 +30,9 @@ def header_end(top: bytes) -> int:
 
 
 def message_id(top: bytes) -> bytes:
-    """Return the Message-ID in a message's header (RFC 5322, 3.6.4), empty where there is none.
+    """Return the Message-ID in a message's header (RFC 5322, 3.6.4), empty if there is none.
 
-    For people who follow a message from log to log; nothing depends on it.
+    It helps people to follow a message from log to log; nothing depends on it.
     """
     found = re.compile(_MESSAGE_ID).search(top, 0, header_end(top))
     return found[1] if found else b""
@@ -42,17 +42,17 @@ def count_received(top: bytes) -> int:
     """Return the number of Received lines in the header, within its first 64 KiB.
 
     `top` is the beginning of a message, or all of it. `MAX_RECEIVED` or more
-    are a mail loop (RFC 5321, 6.3).
+    mean a mail loop (RFC 5321, 6.3).
     """
     header = top[: header_end(top)]
     return len(re.findall(_RECEIVED, b"\n" + header.lower()))
 
 
 def loop_lines(top: bytes) -> int:
-    """Return the number of Received lines where they mean a mail loop, else 0.
+    """Return the number of Received lines if it means a mail loop, else 0.
 
-    See `count_received`. Most messages have no room for so many in their header, or not even
-    as many colons, which takes next to nothing to see: this runs for each message that is sent.
+    See `count_received`. This runs for each message that is sent, so two cheap checks come first:
+    most headers are too short for so many lines, or have fewer colons than that.
     """
     end = top.find(b"\n\n", 0, MAX_HEADER)
     if 0 <= end < MAX_RECEIVED * _RECEIVED_BYTES:

@@ -7,7 +7,7 @@
 
 NAME is the message's file name up to the first `:`. UTF-8; bytes that are not
 UTF-8 by surrogateescape. `recipients` are those still owed the message, each once;
-`failures`, optional, says what became of the others.
+`failures`, optional, lists recipients that will not get it, and why.
 """
 
 import json
@@ -20,7 +20,7 @@ from maildirqmtp.qmtp.protocol import check_address
 #: Bytes of a sidecar.
 MAX_BYTES = 1 << 20
 VERSION = 1
-#: Characters that are left of each response where the whole would be too large.
+#: Characters that are left of each response if the sidecar would be too large otherwise.
 _SHORT = 100
 
 
@@ -47,11 +47,11 @@ class Sidecar:
 
 
 def encode(sidecar: Sidecar) -> bytes:
-    """Return the sidecar's file. `decode` takes it back as it is.
+    """Return the content of the sidecar's file, from which `decode` makes it again.
 
-    Where many long failures would make it larger than `MAX_BYTES`, their
-    responses are cut, or else the failures left out: a sidecar that cannot be
-    read again would hold the message for good.
+    If many long failures would make it larger than `MAX_BYTES`, their responses
+    are cut or, if that is not enough, the failures left out: a sidecar that cannot
+    be read again would hold the message for good.
     """
     data = _dump(sidecar, indent=1)
     if len(data) > MAX_BYTES:
@@ -79,10 +79,10 @@ def _dump(sidecar: Sidecar, indent: int | None = None) -> bytes:
 
 
 def decode(data: bytes) -> Sidecar:
-    """Read a sidecar's file; `data` has at most `MAX_BYTES`. Each recipient comes out once.
+    """Parse the content of a sidecar's file; each recipient is in the result once.
 
-    Raises `SidecarError` for anything that is not exactly a sidecar: the
-    message is then held, never sent by its headers.
+    Raises `SidecarError` if it has more than `MAX_BYTES` or is not exactly a
+    sidecar: the message is then held, never sent by its headers.
     """
     if len(data) > MAX_BYTES:
         raise SidecarError(f"its sidecar has more than {MAX_BYTES} bytes")
@@ -138,7 +138,7 @@ def _address(value: object, what: str) -> bytes:
 
 
 def _bytes(text: str, what: str) -> bytes:
-    """Encode what JSON may have escaped into something that no file can hold."""
+    """Encode a text of the JSON; escapes in it may stand for surrogates, which no file can hold."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
