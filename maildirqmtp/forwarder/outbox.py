@@ -306,7 +306,12 @@ class Outbox:
     def _refuse(self, queued: QueuedMessage) -> None:
         """Settle a message that must not be sent as one that the server refused."""
         if not self._proven:
-            self.prove()
+            try:
+                self.prove()
+            except LocalError:
+                queued.close()
+                self._queue.put_back([(queued.message.folder, queued.message.name)])
+                raise
         queued.refuse()
         self._answered.settle_one(queued)
         queued.close()

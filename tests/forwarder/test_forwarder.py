@@ -1005,3 +1005,16 @@ def test_transport_errors_while_connecting_of_any_kind(run: Run) -> None:
     run.scripts = [TransportError("handshake failed")]
     run.go()
     assert run.new == ["1.a"]
+
+
+@pytest.mark.parametrize("size", [100, 2 << 20])
+def test_a_loop_is_left_where_nothing_may_be_sent(run: Run, size: int) -> None:
+    """It was forgotten: not counted, its file left open, and no other route could have it."""
+    add_message(run.path, "1.a", b"Received: x\n" * 150 + b"\n" + b"x" * size)
+    (run.path / "sent").write_text("no maildir")
+    before = open_descriptors()
+    with pytest.raises(LocalError, match="sent: Not a directory"):
+        run.go(sent=os.fsencode(run.path / "sent"))
+    assert open_descriptors() == before
+    assert run.new == ["1.a"]
+    assert run.forwarder.outbox.left == 1

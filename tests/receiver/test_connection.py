@@ -244,6 +244,36 @@ def test_an_hour_and_no_more(world: World) -> None:
     assert world.log[-1] == "p: did not end its last package after an hour; closing"
 
 
+@pytest.mark.parametrize("taken", [True, False], ids=["taken at once", "taken late"])
+def test_the_last_package_of_an_hour_is_answered_however_long_it_is_delivered(
+    tmp_path: Path, taken: bool
+) -> None:
+    """Closed without its K, the client sends it again, and the next server has it twice."""
+    workers = HeldWork()
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
+        world = World(storage, workers)
+        minutes, piece = int(SESSION_S + LAST_PACKAGE_S) // 60 - 1, int(60 * MIN_RATE)
+        world.give(package_head(minutes * piece))
+        for _ in range(minutes):
+            world.wait(60)
+            world.give(b"x" * piece)
+        world.wait(59)
+        world.give(package_tail(b"a@b", (b"c@example.org",)))
+        world.stream.takes = 1 << 30 if taken else 0
+        world.wait(15)
+        assert not world.connection.closed
+        workers.do()
+        world.give()
+        world.wait(15)
+        assert not world.connection.closed
+        assert world.connection.deadline_s > world.now_s
+        world.stream.takes = 1 << 30
+        world.give()
+        assert world.stream.taken > 0
+        assert not world.connection.failed
+        assert world.log[-1] == "p: closed"
+
+
 def test_the_deadline_is_never_passed_in_a_spin(world: World) -> None:
     """A deadline that is over and changes nothing would take a whole processor."""
     for data in (b"", PACKAGE[:5], b"x"):

@@ -123,6 +123,18 @@ def test_a_name_that_has_become_somebody_else_s_stays(path: Path) -> None:
         dial(path).close()
 
 
+@pytest.mark.parametrize("length", range(96, 108))
+def test_every_path_that_a_socket_may_have(tmp_path: Path, length: int) -> None:
+    """Whatever number the process has: it is part of the name under which the socket is made."""
+    directory = tmp_path / ("d" * (length - len(os.fsencode(tmp_path)) - 3))
+    directory.mkdir()
+    path = directory / "s"
+    assert len(os.fsencode(path)) == length
+    with open_unix_listener(os.fsencode(path)):
+        dial(path).close()
+    assert list(directory.iterdir()) == []
+
+
 @pytest.mark.parametrize("where", ["missing/socket", "x" * 120])
 def test_a_path_that_cannot_be_is_named(tmp_path: Path, where: str) -> None:
     """With the reason; a socket's path has some hundred bytes."""

@@ -655,6 +655,23 @@ def test_an_error_in_a_thread_is_its_clients(held: Session, workers: HeldWork) -
         held.take_output()
 
 
+def test_what_cannot_be_given_to_a_thread_is_discarded(
+    maildir: Maildir, held: Session, workers: HeldWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file would stay open in a receiver that runs for years, and short memory is when it is."""
+
+    def no_memory(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(workers, "submit", no_memory)
+    before = len(open_descriptors())
+    with pytest.raises(MemoryError):
+        held.receive(package(b"x" * (MEMORY_MAX + 1)))
+    held.close()
+    assert len(open_descriptors()) == before
+    assert stored(maildir) == []
+
+
 def test_a_thousand_recipients_a_package(maildir: Maildir, session: Session) -> None:
     """The rest is deferred, and comes again: the work that one package makes is bounded."""
     output = session.receive(package(b"", recipients=(b"c@d",) * 1_002))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import connection
 from maildirqmtp.receiver.handoff.destination import HandOff
@@ -245,3 +248,18 @@ def test_a_received_line_is_on_top(server: Server, next_hop: Next) -> None:
     (text,) = next_hop.texts
     assert text.startswith(b"Received: from [127.0.0.1] by ")
     assert text.endswith(b"\nhi\n")
+
+
+def test_without_a_directory_for_temporary_files_it_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a container with a read-only root, for instance; not a traceback."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", refuse)
+    with pytest.raises(LocalError, match="set TMPDIR"):
+        HandOff(Next())
+
+
+def refuse() -> str:
+    """Find no such directory, as tempfile does."""
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
