@@ -1,13 +1,13 @@
-"""What became of the last attempts to send messages that wait: times and texts, by name.
+"""How the last attempts to send each waiting message ended: times and texts, by name.
 
-A part of the state file (see `state`), as it stands there:
+A part of the state file (see `state`):
 
     "attempts": {"texts": ["greylisted (#4.7.1)"],
                  "messages": {"UNIQUE NAME": "12 1800000000 0 1799998800 0"}}
 
-Of each message the number of attempts, and then, the newest first, the time of each of the last
-ones in seconds of the epoch and the number of its text. A message stays one short text in memory,
-too, so that a run neither reads nor writes anew what it does not touch.
+A message has the number of its attempts and then, newest first, the time of each recent attempt in
+seconds of the epoch and the index of its text. In memory, too, a message stays one short string, so
+that a run neither parses nor formats the entries that it does not touch.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from maildirqmtp.text import LAST_S
 if TYPE_CHECKING:
     from typing import Any
 
-    #: How many attempts there were, and time and text of the last ones, the newest first.
+    #: The number of attempts, and time and text of the last ones, newest first.
     Attempts = tuple[int, tuple[tuple[int, str], ...]]
 
-#: Attempts of a message, and characters of a text, that are kept.
+#: Attempts kept for a message, and characters kept of a text.
 LAST = 5
 TEXT_MAX = 120
-#: Messages, and different texts, that are kept; of more messages, those that came first.
+#: Messages, and distinct texts, that are kept; when full, no new message is added.
 MOST = 5_000
 MOST_TEXTS = 2_000
-#: Seconds after the last attempt at which a message gives way to others, or is forgotten.
+#: Seconds after its last attempt when a message makes room for others, and when it is forgotten.
 GIVES_WAY_S = 86_400
 FORGOTTEN_S = 30 * 86_400
 #: Seconds between two searches for what can be forgotten.
 SEARCH_S = 600
 NONE: Attempts = (0, ())
-# The number of a text for which there was no room.
+# Stands for a text for which there was no room.
 _NO_TEXT = "-"
 
 
 class AttemptHistory:
-    """The attempts of a maildir's messages; `key` is a message's name as `holds.key` has it."""
+    """The attempts of a maildir's messages; `key` is a message's name as from `holds.key`."""
 
     def __init__(self) -> None:
         self._lines: dict[str, str] = {}
@@ -51,7 +51,7 @@ class AttemptHistory:
         return len(self._lines)
 
     def note(self, key: str, text: str, now_s: float) -> bool:
-        """An attempt has ended like this; say whether that is kept."""
+        """Record how an attempt ended; return whether there was room for it."""
         is_full = len(self._lines) >= MOST
         if is_full and key not in self._lines and not self._make_room(now_s):
             return False
@@ -68,7 +68,7 @@ class AttemptHistory:
         return True
 
     def of(self, key: str) -> Attempts:
-        """Return what is known of a message; `NONE` where nothing is, or nothing that is right."""
+        """Return what is known of a message; `NONE` if that is nothing, or malformed."""
         line = self._lines.get(key)
         if line is None:
             return NONE
@@ -83,7 +83,7 @@ class AttemptHistory:
         return (count, found) if is_right else NONE
 
     def forget(self, key: str) -> bool:
-        """Forget a message that is done; say whether it was known."""
+        """Forget a message that is done; return whether it was known."""
         return self._lines.pop(key, None) is not None
 
     def _text_of(self, number: str) -> str:
@@ -101,7 +101,7 @@ class AttemptHistory:
         return str(number)
 
     def _make_room(self, now_s: float) -> bool:
-        """Let messages that nobody has tried for a day give way; say whether there is room."""
+        """Forget messages not tried for a day; return whether there is room for another."""
         if 0 <= self._room_at - now_s <= SEARCH_S:
             return False
         self._room_at = now_s + SEARCH_S
@@ -109,7 +109,7 @@ class AttemptHistory:
         return len(self._lines) < MOST
 
     def _make_room_for_texts(self, now_s: float) -> bool:
-        """Drop texts that nobody needs, or else all but each message's last one."""
+        """Drop unused texts, or else all but each message's last; return whether there is room."""
         if 0 <= self._texts_at - now_s <= SEARCH_S:
             return False
         self._keep_last(LAST)
@@ -120,7 +120,7 @@ class AttemptHistory:
         return len(self._texts) < MOST_TEXTS
 
     def _keep_last(self, most: int) -> None:
-        """Keep so many attempts of each message, and only the texts of these."""
+        """Keep the newest `most` attempts of each message, and only the texts that they use."""
         before = [(key, self.of(key)) for key in self._lines]
         self._texts, self._numbers, self._lines = [], {}, {}
         for key, (tries, last) in before:
@@ -141,7 +141,7 @@ class AttemptHistory:
                 del self._lines[key]
 
     def halve(self) -> None:
-        """Forget half of the messages: those that came last."""
+        """Forget the half of the messages that was added last."""
         for key in list(self._lines)[len(self._lines) // 2 :]:
             del self._lines[key]
         self._keep_last(LAST)
@@ -149,11 +149,11 @@ class AttemptHistory:
     # The file
 
     def content(self) -> dict[str, Any]:
-        """Return it as the state file has it."""
+        """Return the history in the form of the state file."""
         return {"texts": self._texts, "messages": self._lines}
 
     def take(self, content: Any) -> None:
-        """Take over what the state file has; what is no history is none."""
+        """Load the history from the state file; ignore content of any other form."""
         texts = content.get("texts") if isinstance(content, dict) else None
         lines = content.get("messages") if isinstance(content, dict) else None
         if not isinstance(texts, list) or not isinstance(lines, dict):

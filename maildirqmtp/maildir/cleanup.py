@@ -1,4 +1,4 @@
-"""Removing what crashes left behind in a maildir, long after anybody can need it."""
+"""Removing what crashes left behind in a maildir, long after anything can need it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MAX_AGE_S = 36 * 3_600
 
 
 def clean(maildir: Maildir, now_s: float, *, orphans: bool = True) -> int:
-    """Remove rubbish from tmp/ and envelope/; say how many files. Raises `LocalError`.
+    """Remove stale files from tmp/ and orphans from envelope/; return how many.
 
-    `now_s` is seconds of the epoch. Of several shards the first one cleans tmp/, and each
-    removes the orphans among its own sidecars; none does without `orphans`.
+    `now_s` is seconds of the epoch. Of several shards, the first one cleans tmp/, and each removes
+    the orphans among its own sidecars; without `orphans`, they stay. Raises `LocalError` if a
+    directory cannot be opened or listed, or a file cannot be removed.
     """
     removed = 0
     if maildir.shard is None or not maildir.shard.number:
@@ -37,15 +38,15 @@ def _touched(status: os.stat_result) -> float:
 
 
 def _placed(status: os.stat_result) -> float:
-    """When a sidecar was last touched, or moved: one put back is old, its message about to come."""
+    """Return when a sidecar was last touched or moved: one put back precedes its message."""
     return max(_touched(status), status.st_ctime)
 
 
 def _orphans(maildir: Maildir, envelopes: Folder) -> set[bytes]:
-    """Return the sidecars whose message is neither in new/ nor in cur/, whatever its shard.
+    """Return this shard's sidecars that belong to no message in new/ or cur/ of any shard.
 
-    A sidecar may be there before its message, and after it for the time of one
-    fsync; that is what the age is for.
+    A sidecar exists before its message, and for the time of one fsync after it;
+    the age limit allows for both.
     """
     orphans = {
         name

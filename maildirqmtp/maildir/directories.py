@@ -1,8 +1,8 @@
-"""Directories: opened without being led elsewhere by another user's link, and made for their owner.
+"""Opening directories without following another user's link, and making them for their owner.
 
-Root is given paths that others can change. A user who replaces their maildir by a link to another
-user's would have that one forwarded, and emptied. So root follows a link only where its owner is
-root, or owns what it leads to.
+Root is given paths that other users can change. A user who replaces their maildir with a link to
+another user's maildir could have that one forwarded, and emptied. So root follows a link only if
+the link's owner is root or owns its target.
 """
 
 import errno
@@ -21,7 +21,7 @@ _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def not_opened(path: bytes, error: OSError, inside: bool) -> LocalError:
-    """Return what to say where a maildir, or a directory `inside` of one, cannot be opened."""
+    """Return the error for a maildir, or a directory `inside` one, that cannot be opened."""
     hint = "is it a maildir?" if inside else "check the path"
     if not inside and error.errno == errno.ENOENT:
         parts = [printable(os.path.join(path, part)) for part in (b"tmp", b"new", b"cur")]
@@ -32,10 +32,10 @@ def not_opened(path: bytes, error: OSError, inside: bool) -> LocalError:
 
 
 def open_directory(name: bytes, parent_fd: int | None = None, nofollow: bool = False) -> int:
-    """Open a directory for listing. Raises `OSError`.
+    """Open a directory for listing.
 
-    Also where it is a link and `nofollow` is set; the error says so. As root,
-    where a link on the way belongs to a user who does not own what it leads to.
+    Raises `OSError` if it cannot be opened, or is a link and `nofollow` is set (the error
+    says so); as root, also if a link on the way belongs to a user who does not own its target.
     """
     if parent_fd is None and os.geteuid() == 0:
         fd = _walk(name, nofollow)
@@ -46,7 +46,7 @@ def open_directory(name: bytes, parent_fd: int | None = None, nofollow: bool = F
     try:
         return os.open(name, _LIST | (os.O_NOFOLLOW if nofollow else 0), dir_fd=parent_fd)
     except NotADirectoryError as error:
-        # To whoever lists it, a link to a directory looks like one.
+        # "Not a directory" would mislead: a link to a directory looks like one.
         status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         if nofollow and stat.S_ISLNK(status.st_mode):
             raise _not_followed() from error
@@ -54,7 +54,10 @@ def open_directory(name: bytes, parent_fd: int | None = None, nofollow: bool = F
 
 
 def open_parent(path: bytes) -> int:
-    """Open the directory that a path's last name is in, for making that. Raises `OSError`."""
+    """Open the directory in which a path's last name is to be made.
+
+    Raises `OSError` as `open_directory` does.
+    """
     parent = os.path.dirname(path.rstrip(b"/")) or (b"/" if path.startswith(b"/") else b".")
     if os.geteuid() == 0:
         return _walk(parent, nofollow=False)
@@ -64,8 +67,8 @@ def open_parent(path: bytes) -> int:
 def owner_of(fd: int, path: bytes) -> tuple[int, int] | None:
     """Return the user and group to whom root gives what it makes in a directory.
 
-    None: nothing is to be given, for this is not root, or the directory is root's own.
-    `path` is for the error. Raises `LocalError`.
+    None if this process is not root, or the directory is root's own. `path` is for the
+    error: raises `LocalError` if the directory's owner cannot be read.
     """
     if os.geteuid() != 0:
         return None
@@ -78,23 +81,23 @@ def owner_of(fd: int, path: bytes) -> tuple[int, int] | None:
 
 
 def make(name: bytes, parent: Folder) -> bool:
-    """Make a directory, for its parent's owner only; False where there is anything of that name.
+    """Make a directory, for its parent's owner only; return False if the name exists.
 
-    Raises `LocalError`.
+    Raises `LocalError` if it cannot be made, or not be given to that owner.
     """
     try:
         os.mkdir(name, 0o700, dir_fd=parent.fd)
         if parent.owner is not None and parent.owner != (os.geteuid(), os.getegid()):
             _give(name, parent.fd, parent.owner)
     except FileExistsError:
-        return False  # what it is, opening it will tell
+        return False  # opening it will tell what it is
     except OSError as error:
         raise local_error("make the directory", parent.join(name), error) from error
     return True
 
 
 def is_at(name: bytes, parent: Folder, folder: Folder) -> bool:
-    """Say whether a name in a directory still is this one. Raises `LocalError`."""
+    """Return whether a name in `parent` is still `folder`. Raises `LocalError` if stat fails."""
     try:
         there = os.stat(name, dir_fd=parent.fd, follow_symlinks=False)
         return os.path.samestat(there, os.fstat(folder.fd))
@@ -108,7 +111,7 @@ def _give(name: bytes, parent_fd: int, owner: tuple[int, int]) -> None:
     """Give a directory that root has just made to its owner."""
     fd = os.open(name, _LIST | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
-        # The parent's owner may have put another directory of root's in its place.
+        # The parent's owner may have put another of root's directories in its place.
         if os.fstat(fd).st_uid == os.geteuid() and not os.listdir(fd):
             os.fchown(fd, *owner)
     finally:
@@ -121,22 +124,22 @@ def _not_followed() -> NotADirectoryError:
 
 
 def _walk(path: bytes, nofollow: bool) -> int:
-    """Open what a path leads to, name by name, with O_PATH. Raises `OSError`.
+    """Open the target of a path, name by name, with O_PATH; `nofollow`: not a link at its end.
 
-    `nofollow` refuses a link as the last name.
+    Raises `OSError` if a name cannot be opened, a link is refused, or there are too many.
     """
     return _Walk(path).to(None, path, nofollow)
 
 
 class _Walk:
-    """The way along one path, and how many links it has led through."""
+    """The walk along one path, and how many links it has followed."""
 
     def __init__(self, path: bytes) -> None:
         self._path = path
         self._links = 0
 
     def to(self, start_fd: int | None, path: bytes, nofollow: bool = False) -> int:
-        """Open what a path leads to from a directory, None for the current one."""
+        """Open the target of a path, which starts at a directory; None: the current one."""
         if not path:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         begin = b"/" if path.startswith(b"/") else b"."

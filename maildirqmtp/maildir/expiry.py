@@ -1,16 +1,15 @@
-"""Removing messages that a maildir has kept for long enough: a sent or failed one.
+"""Removing messages that the maildir of sent or of failed messages has kept for long enough.
 
-A message is as old as the time since it came there: a link or a copy sets its ctime, as do a
-mail reader that moves or flags it, and a backup that is restored. Its mtime is older, by as long
-as it waited before. The latest of all its times counts, those of its name and of its sidecar as
-well.
+A message's age counts from its arrival there: a link or a copy sets its ctime, as do a mail reader
+that moves or flags it, and a backup that is restored. Its mtime is older, by as long as it waited
+before. The latest of its times counts, including those of its name and of its sidecar.
 
 The order:
 
     unlink the message, if it is still that file | fsync new/ and cur/ | sidecars without a message
 
-So no message is ever without its sidecar, also where one of the same name is left. After a crash
-there is at most a sidecar too many, which the next look removes.
+So no message ever loses its sidecar, even if another message of the same name stays. A crash
+leaves at most an orphaned sidecar, which the next look removes.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
 
-#: Names that are listed, and files that are looked at, in one portion.
+#: Names listed, and files looked at, in one portion.
 PORTION_NAMES = 2_000
 PORTION_FILES = 100
-#: September 2001: no file of ours is older, but by a clock that was not set.
+#: September 2001: only a clock that was not set can make a message older.
 EARLIEST_S = 1_000_000_000
 
 
 class Expiry:
     """One look at a maildir for messages older than `keep_s`; `now_s` is seconds of the epoch.
 
-    `removed` counts them. `fault` is the first thing that could not be done; one bad file does not
-    stop the others.
+    `removed` counts those removed. `fault` is the first error; one bad file does not stop the
+    removal of others.
     """
 
     def __init__(self, maildir: Maildir, keep_s: float, now_s: float) -> None:
@@ -54,7 +53,7 @@ class Expiry:
         self._before_s = now_s - keep_s
 
     def portions(self) -> Iterator[None]:
-        """Remove them, a portion with each step."""
+        """Remove the old messages, one portion per step."""
         for message in self._old_ones():
             if message is None:
                 yield
@@ -70,14 +69,14 @@ class Expiry:
         yield
 
     def count(self) -> int:
-        """Say how many there are, and remove nothing."""
+        """Return how many messages are old enough; remove nothing."""
         return sum(message is not None for message in self._old_ones())
 
     def _note(self, error: LocalError) -> None:
         self.fault = self.fault or error
 
     def _old_ones(self) -> Iterator[Message | None]:
-        """Find them, one by one; None where a portion is through."""
+        """Yield the old messages, and None at the end of each portion."""
         try:
             self._maildir.find_envelopes()
             listed = looked_at = 0
@@ -98,18 +97,18 @@ class Expiry:
             self._note(error)
 
     def _may_be_old(self, name: bytes) -> bool:
-        """Say whether a file has to be looked at: it came there after the time in its name."""
+        """Return whether a file may be old by the time in its name, and is not flagged."""
         return _came_s(name) < self._before_s and not names.is_flagged(name)
 
     def _look_at(self, folder: Folder, name: bytes) -> Message | None:
-        """Return the message of this name if it is old; None for what is none, or is gone."""
+        """Return the message of this name if it is old; None also if it is gone, or no message."""
         try:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode) or status.st_ctime < EARLIEST_S:
                 return None
             last_s = max(status.st_ctime, status.st_mtime)
             if last_s < self._before_s:
-                # Rewritten where a copy that a crash has left here was taken for this message.
+                # Rewritten when a copy that a crash has left here was taken for this message.
                 sidecar = sidecars.identity(self._maildir, name)
                 last_s = last_s if sidecar is None else max(last_s, sidecar[3] / 1e9)
         except FileNotFoundError:
@@ -126,16 +125,16 @@ class Expiry:
 
     def _clean(self) -> None:
         if self._maildir.find_envelopes() is not None:
-            # What a power cut brings back must find its sidecar.
+            # A message that a power cut brings back must still have its sidecar.
             self._maildir.new.sync()
             self._maildir.cur.sync()
         clean(self._maildir, self._now_s)
 
 
 def check_owners(maildir: Maildir) -> None:
-    """Raise `LocalError` where root would remove files from another user's directory.
+    """Raise `LocalError` if root would remove files from another user's directory.
 
-    And `OSError` where that cannot be told.
+    Raises `OSError` if a directory's owner cannot be read.
     """
     owners = maildir.owners
     if owners is None:
@@ -151,6 +150,6 @@ def check_owners(maildir: Maildir) -> None:
 
 
 def _came_s(name: bytes) -> int:
-    """Return the seconds that begin a name (maildir(5)), 0 for a name without."""
+    """Return the seconds that begin a name (maildir(5)), 0 if there are none."""
     seconds = name.partition(b".")[0]
     return int(seconds) if seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS else 0

@@ -1,4 +1,4 @@
-"""Files and directories: held open, written, replaced; and what a file is known by."""
+"""Files and directories: held open, written and replaced; and a file's identity."""
 
 import errno
 import os
@@ -11,18 +11,18 @@ from maildirqmtp.text import printable
 #: Device, inode, size in bytes, modification time in nanoseconds.
 Identity = tuple[int, int, int, int]
 
-#: Flags that open a file for reading. Opening a FIFO or a terminal neither waits nor takes hold
-#: of it, and a link is not followed.
+#: Flags that open a file for reading. Opening a FIFO does not wait, a terminal does not become the
+#: controlling one, and a link is not followed.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-#: Flags that make a file, and open no other.
+#: Flags that make a new file, and never open one that exists.
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Folder:
     """One directory, held open.
 
-    `owner` is the user and the group that root gives the files to which it makes in
-    it; None where they belong to the process's own user.
+    `owner` is the user and group to whom root gives the files that it makes here;
+    None if they stay with the process's own user.
     """
 
     __slots__ = ("fd", "owner", "path")
@@ -33,21 +33,21 @@ class Folder:
         self.owner = owner
 
     def sync(self) -> None:
-        """Make the directory's entries durable. Raises `LocalError`."""
+        """Make the directory's entries durable. Raises `LocalError` if fsync(2) fails."""
         try:
             os.fsync(self.fd)
         except OSError as error:
             raise local_error("make durable", self.path, error) from error
 
     def is_at_path(self) -> bool:
-        """Say whether its path still leads to it, and not elsewhere or nowhere."""
+        """Return whether its path still leads to this directory."""
         try:
             return os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(self.fd))
         except OSError:
             return False
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system for ordinary users. Raises `LocalError`."""
+        """Return the bytes free to ordinary users here. Raises `LocalError` if that is unknown."""
         try:
             found = os.fstatvfs(self.fd)
         except OSError as error:
@@ -55,7 +55,7 @@ class Folder:
         return found.f_bavail * found.f_frsize
 
     def has(self, name: bytes) -> bool:
-        """Say whether there is anything of this name. Raises `LocalError`."""
+        """Return whether a file of any kind has this name. Raises `LocalError` if stat fails."""
         try:
             os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -65,7 +65,7 @@ class Folder:
         return True
 
     def discard(self, name: bytes) -> None:
-        """Remove a file that is of no use, if it is still there. Raises `LocalError`."""
+        """Remove a file if it is still there. Raises `LocalError` if it cannot be removed."""
         try:
             os.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:
@@ -74,7 +74,7 @@ class Folder:
             raise local_error("remove", self.join(name), error) from error
 
     def join(self, name: bytes) -> bytes:
-        """Return the path of a file in it, for messages."""
+        """Return the path of a file in this directory, for errors and logs."""
         return os.path.join(self.path, name)
 
 
@@ -82,9 +82,8 @@ class Message:
     """A message that has been opened.
 
     `data` is the whole file, or its first `TOP_BYTES` when `fd` is not -1: then
-    the rest is to be read from there, and `close` is the caller's duty. `size`
-    is the length in bytes as it was read. `data` is made empty
-    once it has been sent.
+    the rest is read from `fd`, and the caller must call `close`. `size` is the
+    length in bytes when it was opened. `data` is emptied once it has been sent.
     """
 
     __slots__ = ("data", "fd", "folder", "identity", "name", "size")
@@ -106,7 +105,7 @@ class Message:
         self.fd = fd
 
     def read_top(self, max_bytes: int) -> None:
-        """Have more of a large message in `data`. Raises `LocalError`."""
+        """Read more of a large message into `data`. Raises `LocalError` if it cannot be read."""
         try:
             self.data = os.pread(self.fd, max_bytes, 0)
         except OSError as error:
@@ -118,16 +117,16 @@ class Message:
         return self.identity[3] / 1e9
 
     def close(self) -> None:
-        """Close the descriptor of a large message; harmless twice."""
+        """Close the descriptor of a large message; idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
-    """Make a file and open it for writing; it belongs to the folder's owner. Raises `OSError`.
+    """Make a file that belongs to the folder's owner, and open it for writing.
 
-    Also where there is anything of that name already: it is neither opened nor changed.
+    Raises `OSError` if that fails, or the name exists: then that file is left as it is.
     """
     fd = os.open(name, CREATE, mode, dir_fd=folder.fd)
     try:
@@ -141,23 +140,23 @@ def create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all of it to a file. Raises `OSError`."""
+    """Write all of `data` to a file. Raises `OSError` if a write fails."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def load(folder: Folder, name: bytes, max_bytes: int) -> bytes:
-    """Return the content of a regular file. Raises `OSError`.
+    """Return the content of a regular file.
 
-    Also for a link, for anything that is not a regular file, and for one of
+    Raises `OSError` if it cannot be read, is a link or no regular file, or has
     more than `max_bytes`.
     """
     return load_known(folder, name, max_bytes)[0]
 
 
 def load_known(folder: Folder, name: bytes, max_bytes: int) -> tuple[bytes, Identity]:
-    """Return the content of a regular file, and what the file is known by; as `load`."""
+    """Return the content of a regular file, and its identity; otherwise as `load`."""
     fd = os.open(name, READ, dir_fd=folder.fd)
     try:
         status = os.fstat(fd)
@@ -185,11 +184,11 @@ def replace(
 ) -> None:
     """Replace a file, or make it: readers find all of the old one or all of the new one.
 
-    Written in `tmp` (a maildir's, which is cleaned; else in `folder` itself)
-    under a name that nobody can foresee, then renamed. `mode` counts whatever
-    the umask. `durable` also survives a power cut; without `sync_folder` only once
-    the caller has synced `folder`, for several files at once. Raises `LocalError`,
-    and leaves nothing.
+    The data is written in `tmp` (a maildir's, which is cleaned; by default in `folder`)
+    under an unpredictable name, and renamed. `mode` applies whatever the umask.
+    `durable`: the file survives a power cut; without `sync_folder` only once the caller
+    has synced `folder`, so that several files share one fsync. Raises `LocalError` if a
+    step fails, and leaves no temporary file.
     """
     made_in = folder if tmp is None else tmp
     tmp_name = b".%b.%b" % (name.lstrip(b".")[:200], os.urandom(8).hex().encode())
@@ -213,10 +212,10 @@ def replace(
 
 
 def local_error(doing: str, path: bytes, error: OSError) -> LocalError:
-    """Say what could not be done to which file, and why."""
+    """Return the error that says what could not be done to which file, and why."""
     return LocalError(f"cannot {doing} {printable(path)}: {reason(error)}")
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return what a file is known by: device, inode, size, modification time in ns."""
+    """Return a file's identity: device, inode, size, modification time in ns."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

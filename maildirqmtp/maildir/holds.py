@@ -2,10 +2,10 @@
 
     {"version": 1, ..., "held": {"UNIQUE NAME": 1800000000, "ANOTHER": {"bounce": 1800000000}}}
 
-The time is that of the hold. With `bounce` it is one of `qmtpq bounce`, for as long as that works;
-killed, it leaves it, since the sender may have been told. Forwarders only read `held`; it is
-written by `change` alone. Since they write the rest of the file, each of them writes under the
-lock of DIR/.maildirqmtp-state-lock, and with what `held` is at that moment.
+The time is when the hold began. `bounce` marks a hold by `qmtpq bounce`, for as long as that runs;
+if it is killed, the hold stays, since the sender may have been told. Forwarders only read `held`;
+`change` alone changes it. Since forwarders write the rest of the file, each writer locks
+DIR/.maildirqmtp-state-lock, and a forwarder writes `held` as it is in the file at that moment.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 LOCK_NAME = b".maildirqmtp-state-lock"
 #: Messages that may be held at the same time: the file has a limit.
 MOST = 5_000
-#: What people are told of a held message, and of one that `qmtpq bounce` holds, or has left so.
+#: The reason shown for a held message, and for one that `qmtpq bounce` holds, or has left on hold.
 REASON = "an administrator holds it; qmtpq release lets it go"
 BOUNCING = "qmtpq bounce is at work, or was killed amid that; bounce it again, or release it"
-#: Seconds that another writer of the file is waited for.
+#: Seconds to wait for another writer of the file.
 _WAIT_S = 10.0
 _POLL_S = 0.02
-#: Errors of this moment, not of the file.
+#: Errors that may pass, and say nothing about the file.
 _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def key(name: bytes) -> str:
-    """Return how the state file calls a message: as its writer named it."""
+    """Return a message's key in the state file: its unique name as its writer made it."""
     return names.plain(name).decode("utf-8", "surrogateescape")
 
 
 class Holds:
-    """The messages that are held, as a running forwarder sees them; `root` is the maildir's own.
+    """The messages on hold, as a running forwarder sees them; `root` is the maildir's directory.
 
-    Looked up in the file only where that is another than the last time.
+    The file is read again only if its identity has changed since the last look.
     """
 
     def __init__(self, root: Folder, name: bytes, max_bytes: int) -> None:
@@ -59,9 +59,9 @@ class Holds:
         self._held: dict[str, str] = {}
 
     def now(self) -> Mapping[str, str]:
-        """Return the messages that are held now, by their `key`, and why.
+        """Return the messages that are on hold now, by their `key`, and why.
 
-        A file that cannot be read holds what it held before.
+        If the file cannot be read, the holds seen last stay in force.
         """
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
@@ -80,10 +80,10 @@ class Holds:
         return self._held
 
     def content(self) -> dict[str, Any]:
-        """Return what the file says of them now; nothing where it is of no use.
+        """Return `held` as it is in the file now; empty if the file is missing or unusable.
 
-        Raises `LocalError` where that cannot be told now: who wrote the file anew would release
-        them. A file that is none is of no use for ever.
+        Raises `LocalError` if it cannot be read for a reason that may pass: to replace the file
+        then would release the messages.
         """
         try:
             return _held_of(_loaded(files.load(self._root, self._name, self._max_bytes)))
@@ -98,12 +98,12 @@ class Holds:
 def _loaded(data: bytes) -> Any:
     import json
 
-    # Empty is what a power cut leaves of a file that was not made durable.
+    # A power cut may leave a file empty that was not made durable.
     return json.loads(data or b'{"version": 1}')
 
 
 def _held_of(content: Any) -> dict[str, Any]:
-    """Return `held` of a state file. Raises `ValueError` for what is none."""
+    """Return the valid holds of a state file. Raises `ValueError` if it has no table of them."""
     held = content.get("held", {}) if isinstance(content, dict) else None
     if not isinstance(held, dict):
         raise ValueError("'held' is no object")
@@ -115,13 +115,16 @@ def _held_of(content: Any) -> dict[str, Any]:
 
 
 def _is_time(at: object) -> bool:
-    # Not a bool, and nothing of hundreds of digits.
+    # No bool, no NaN, and no number of hundreds of digits.
     return isinstance(at, int | float) and not isinstance(at, bool) and 0 <= at < LAST_S
 
 
 @contextmanager
 def locked(root: Folder) -> Iterator[None]:
-    """Keep other writers of the state file away, for a moment. Raises `LocalError`."""
+    """Lock out other writers of the state file for a moment.
+
+    Raises `LocalError` if it cannot be locked, also when another writer has it for over 10 s.
+    """
     path = root.join(LOCK_NAME)
     try:
         with suppress(FileExistsError):
@@ -155,10 +158,11 @@ def change(
     release: Iterable[bytes],
     bouncing: bool = False,
 ) -> None:
-    """Hold these messages, and release those; durable when this returns. Raises `LocalError`.
+    """Put messages on hold, and release others; durable when this returns.
 
     `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is.
-    `bouncing`: for `qmtpq bounce`; what an administrator holds stays theirs.
+    `bouncing` is for `qmtpq bounce`, and leaves holds by an administrator alone. Raises
+    `LocalError` if the file cannot be locked, read or written, or would exceed a limit.
     """
     import json
 

@@ -5,13 +5,13 @@
     DIR/.maildirqmtp-lock-K         likewise; the lock of shard K
     DIR/.maildirqmtp-lock-bounces   likewise; keeps two `qmtpq bounce` apart, beside any forwarder
 
-Who forwards all of the maildir holds the first exclusively. A shard holds it shared, and its own
-exclusively. The number of shards is that of the first one to begin; it is looked at, and written,
-by who holds flock(2) on its file, for that moment only.
+A forwarder of the whole maildir holds the first lock exclusively. A shard holds it shared, and its
+own lock exclusively. The first shard to start sets the number of shards, which is read and written
+under flock(2) on its file, held for that moment only.
 
-Earlier versions lock the directory itself, which everybody can do who may read it. Such a lock
-still counts, where a process of the maildir's owner, of root or of this user has it; and they find
-the directory locked by us. Another user's lock on the directory counts for nothing.
+Earlier versions lock the directory itself, which everybody who may read it can do. Such a lock
+still counts if a process of the maildir's owner, of root or of this user has it; and this version
+locks the directory as well, for them to find. Another user's lock on it is ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NAME = b".maildirqmtp-lock"
 SHARDS = NAME + b"-shards"
 BOUNCES = NAME + b"-bounces"
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-# Where the file cannot be made, and other things may be done all the same.
+# Errors that keep a lock file from being made, though a run without one may still do its work.
 _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -57,15 +57,15 @@ class Lock:
         return fd
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         while self._fds:
             os.close(self._fds.pop())
 
 
 def acquire(root: Folder, shard: Shard | None = None) -> Lock:
-    """Keep other forwarders away from a maildir, or a shard of it, until the lock is closed.
+    """Lock a maildir, or a shard of it, against other forwarders, until the lock is closed.
 
-    Raises `LocalError`, which names the process that holds the lock.
+    Raises `LocalError` if a process has it locked, which the error names, or it cannot be locked.
     """
     mode = fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH
     with _acquiring(root) as lock:
@@ -77,7 +77,7 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
             lock.add(_lock_shard(root, shard))
         elif fd is not None and not _flock(fd):
             raise _locked(root, holders(os.fstat(fd)))
-        # A description of our own, so that the lock does not end with the maildir's.
+        # An open file description of its own, so that the lock does not end with the maildir's.
         directory = lock.directory = lock.add(
             os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root.fd)
         )
@@ -90,9 +90,9 @@ def acquire(root: Folder, shard: Shard | None = None) -> Lock:
 
 
 def acquire_for_bounces(root: Folder) -> Lock:
-    """Keep others from bouncing what waits in a maildir, until the lock is closed.
+    """Lock other `qmtpq bounce` runs out of a maildir, until the lock is closed.
 
-    Forwarders go on meanwhile. Raises `LocalError`, which names the process that holds the lock.
+    Forwarders go on meanwhile. Raises `LocalError` as `acquire` does.
     """
     with _acquiring(root) as lock:
         _make_file(root, BOUNCES)
@@ -106,7 +106,7 @@ def acquire_for_bounces(root: Folder) -> Lock:
 
 @contextmanager
 def _acquiring(root: Folder) -> Iterator[Lock]:
-    """Give a lock to be filled; it is closed again where that fails. Raises `LocalError`."""
+    """Yield a lock to be filled; if that fails, close it, and raise `LocalError`."""
     lock = Lock()
     try:
         yield lock
@@ -119,13 +119,16 @@ def _acquiring(root: Folder) -> Iterator[Lock]:
 
 
 def _join(root: Folder, whole: int, shard: Shard) -> None:
-    """Share the maildir's lock, an open file, with shards of the same number. `LocalError`."""
+    """Share the maildir's lock, an open file, with other shards of the same total.
+
+    Raises `LocalError` if the whole maildir is locked, or the other shards have another total.
+    """
     _make_file(root, SHARDS)
     gate = _open_file(root, SHARDS)
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)  # nobody holds it for longer than this takes
         wanted = b"%d\n" % shard.total
-        # Alone: there is no shard of another number.
+        # No other shard runs, so that the number may change.
         if _flock(whole) and os.pread(gate, 20, 0) != wanted:
             os.pwrite(gate, wanted, 0)
             os.ftruncate(gate, len(wanted))
@@ -142,7 +145,7 @@ def _join(root: Folder, whole: int, shard: Shard) -> None:
 
 
 def _lock_shard(root: Folder, shard: Shard) -> int:
-    """Lock a shard, until the descriptor that is returned is closed. Raises `LocalError`."""
+    """Lock a shard until the returned descriptor is closed. Raises `LocalError` if it is locked."""
     name = _name_of(shard)
     _make_file(root, name)
     fd = _open_file(root, name)
@@ -158,9 +161,9 @@ def _name_of(shard: Shard | None) -> bytes:
 
 
 def holder(root: Folder, shard: Shard | None = None) -> int | None:
-    """Return the process that has the maildir, or a shard of it, locked.
+    """Return the ID of the process that has the maildir, or a shard of it, locked.
 
-    None where there is none, or none is told.
+    None if there is none, or /proc does not tell.
     """
     try:
         status = os.stat(_name_of(shard), dir_fd=root.fd, follow_symlinks=False)
@@ -172,7 +175,7 @@ def holder(root: Folder, shard: Shard | None = None) -> int | None:
 
 
 def holders(status: os.stat_result) -> list[int]:
-    """Return the processes that hold flock(2) on a file, as far as /proc/locks tells (proc(5))."""
+    """Return the IDs of processes with flock(2) on a file, as /proc/locks (proc(5)) tells."""
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:"
     exact, same_inode = [], []
     try:
@@ -185,14 +188,14 @@ def holders(status: os.stat_result) -> list[int]:
                         same_inode.append(int(fields[4]))
     except OSError:
         return []  # no /proc: the lock is as good without a name
-    # Some file systems (btrfs) tell stat(2) another device than the kernel has in its list.
+    # Some file systems (btrfs) report another device to stat(2) than the kernel has in its list.
     return exact or same_inode
 
 
 def _make_file(root: Folder, name: bytes, needed: bool = True) -> bool:
-    """Make a lock file where there is none; False where none can be made.
+    """Make a lock file if there is none; return False if none can be made.
 
-    Raises `LocalError` then, where it is `needed`.
+    If it is `needed`, raises `LocalError` instead; else `OSError` if not of `_CANNOT_MAKE`.
     """
     try:
         os.close(files.create(root, name))
@@ -208,7 +211,7 @@ def _make_file(root: Folder, name: bytes, needed: bool = True) -> bool:
 
 
 def _open_file(root: Folder, name: bytes) -> int:
-    """Open a lock file. Raises `LocalError` where it is nothing that we have made."""
+    """Open a lock file. Raises `LocalError` if it cannot be opened, or was not made here."""
     path = printable(root.join(name))
     try:
         fd = os.open(name, _OPEN, dir_fd=root.fd)
@@ -235,10 +238,9 @@ def _flock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:
 
 
 def _counts(process: int, root: Folder) -> bool:
-    """Say whether a process is the maildir owner's, root's or this user's.
+    """Return whether a process belongs to the maildir's owner, root or this user.
 
-    By its real user: a program that runs as root for whoever starts it (su, passwd)
-    is not root's.
+    Its real user counts: a set-user-ID program (su, passwd) is not root's.
     """
     try:
         with open(f"/proc/{process}/status") as file:

@@ -2,15 +2,15 @@
 
 maildir(5), and what this package adds:
 
-    new/  cur/  tmp/     as ever; dot-files are not messages
-    envelope/NAME.json   the sidecar of the message NAME, where there is one
+    new/  cur/  tmp/     as in maildir(5); dot-files are not messages
+    envelope/NAME.json   the sidecar of the message NAME, if it has one
 
-Everything goes through descriptors of the directories, so that a directory that
-is renamed or replaced while we work cannot lead us elsewhere; envelope/ is looked for
-again whenever a sidecar is. A message is what
-opens as a regular file without following a link. It is known by its identity
-(device, inode, size, modification time), and only the file of that identity is
-ever removed or moved. `writing` puts files in.
+All access goes through descriptors of the directories, so that a directory that
+is renamed or replaced meanwhile cannot lead elsewhere; envelope/ is looked up
+again for each sidecar. A message is a name that opens as a regular file without
+following a link. It is known by its identity (device, inode, size, modification
+time), and only the file of that identity is ever removed or moved. `writing`
+puts files in.
 """
 
 import errno
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
 
 #: Bytes up to which a message is read whole; larger ones are streamed.
 WHOLE_MAX = 1 << 20
-#: Bytes that are read of a larger one, for its envelope.
+#: Bytes read of a larger message to find its envelope.
 TOP_BYTES = 64 << 10
 
-# What mbsync keeps in a maildir whose messages it numbers in their names.
+# mbsync keeps this file in a maildir if it keeps its numbers of messages in their names.
 _MBSYNC_STATE = b".uidvalidity"
 _DOT = ord(".")
-# What open() says of things that are no message: links, sockets, devices without a driver.
+# Errors of open(2) for what is no message: links, sockets, devices without a driver.
 _NO_MESSAGE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ENOENT)
 
 
 class Removal(Enum):
-    """What became of a message that was to go."""
+    """What became of a message that was to be removed."""
 
     DONE = auto()
     GONE = auto()
     CHANGED = auto()
 
 
-# Looking a member up in its enumeration takes four times as long, for each message.
+# Looking a member up in its enumeration takes four times as long, and each message needs it.
 DONE, GONE, CHANGED = Removal.DONE, Removal.GONE, Removal.CHANGED
 
 
@@ -80,7 +80,7 @@ def _being_written(folder: Folder, name: bytes) -> FileChangedError:
 
 
 def _read_whole(fd: int, size: int) -> bytes:
-    """Return all of a file of so many bytes; one more, or fewer, where it is not of that size."""
+    """Return a file of `size` bytes; if it is longer, one byte more; if shorter, all of it."""
     data = os.read(fd, size + 1)
     while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
         data += more
@@ -88,10 +88,10 @@ def _read_whole(fd: int, size: int) -> bytes:
 
 
 class Maildir:
-    """A maildir that is open. A context manager; leaving it ends the lock.
+    """An open maildir; a context manager, which closes it and releases the lock.
 
-    Raises `LocalError` where it cannot be opened: it does not exist, is no
-    maildir, or may not be read. `nofollow` refuses a path that ends in a link. With a
+    Raises `LocalError` if it cannot be opened: it does not exist, is no maildir,
+    or may not be read. `nofollow` refuses a path that ends in a link. With a
     `shard`, only its messages are found, and only it is locked.
     """
 
@@ -135,16 +135,16 @@ class Maildir:
         self.close()
 
     def close(self) -> None:
-        """Close every directory, and let others have the lock."""
+        """Close every directory, and release the lock."""
         while self._open:
             os.close(self._open.pop().fd)
         self.unlock()
 
     def find_envelopes(self) -> Folder | None:
-        """Return the directory of the sidecars, None where there is none. Raises `LocalError`.
+        """Return the directory of the sidecars, if any. Raises `LocalError` if opening it fails.
 
-        Looked for at its path each time: it may be made, moved away or replaced meanwhile. One
-        look is enough for all messages whose names were seen before it, for a writer puts the
+        Its path is looked up each time: it may be made, moved away or replaced meanwhile. One
+        lookup serves all messages whose names were seen before it, because a writer puts the
         sidecar in place before the message.
         """
         held = self._envelope
@@ -157,14 +157,14 @@ class Maildir:
         return self._envelope
 
     def may_have_envelopes(self) -> bool:
-        """Say whether a message may have a sidecar; reading it tells, also what is wrong."""
+        """Return whether a message may have a sidecar; True on an error, which reading reports."""
         try:
             return self._envelope is not None or self.find_envelopes() is not None
         except LocalError:
             return True
 
     def envelope(self) -> Folder:
-        """Return the directory of the sidecars, made where there is none. Raises `LocalError`."""
+        """Return the directory of the sidecars; make it if needed, or raise `LocalError`."""
         found = self.find_envelopes()
         if found is None:
             directories.make(b"envelope", self.root)
@@ -172,9 +172,10 @@ class Maildir:
         return found
 
     def durable_envelope(self) -> Folder:
-        """Return the directory of the sidecars, its own name durable. Raises `LocalError`.
+        """Return the directory of the sidecars, its own name durable.
 
-        Also where it was there before: a run may have been killed right after making it.
+        Its name is synced even if it was there before: a run may have been killed right after
+        making it. Raises `LocalError` if it cannot be made or synced.
         """
         folder = self.envelope()
         if not self._envelope_durable:
@@ -183,44 +184,44 @@ class Maildir:
         return folder
 
     def lock(self) -> None:
-        """Keep other forwarders away until this object is closed.
+        """Lock out other forwarders until this object is closed.
 
-        Raises `LocalError`, which names the process that holds the lock.
+        Raises `LocalError` if a process has the maildir locked; the error names that process.
         """
         if self._lock is None:
             self._lock = locking.acquire(self.root, self.shard)
 
     def unlock(self) -> None:
-        """Let other forwarders at the maildir; harmless where it is not locked."""
+        """Release the lock, if it is held."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def prove_changeable(self, include_cur: bool = False) -> None:
-        """Prove that messages can be removed, before any is sent. Raises `LocalError`.
+        """Prove that messages can be removed, before any is sent; else raise `LocalError`.
 
-        Makes and removes a dot-file in new/. On a full disk, where nothing can
-        be made but everything can be removed, the permissions have to do.
+        Makes and removes a dot-file in new/ (and cur/). On a full disk, where
+        files can be removed but not made, the permissions count instead.
         """
         for folder in self._folders(include_cur):
             safety.prove_changeable(folder.fd, folder.path)
 
     def is_current(self) -> bool:
-        """Say whether the path still leads to the directories that are open.
+        """Return whether the path still leads to the directories that are open.
 
-        Not so where one was renamed, removed and made again, mounted over or
-        unmounted: then this object sees what no other process does.
+        Not if one was renamed, removed and made again, mounted over or unmounted:
+        then this object sees what no other process does.
         """
         try:
             self.check_path()
         except LocalError:
-            return False  # what is wrong, opening it again will tell
+            return False  # opening it again will tell what is wrong
         return True
 
     def check_path(self, envelope: Folder | None = None) -> None:
-        """Raise `LocalError` unless it `is_current`: nobody finds what was put into it.
+        """Raise `LocalError` unless it `is_current`: nobody would find what was put into it.
 
-        Likewise where `envelope` is not the directory of its sidecars.
+        Also if `envelope` is given and is not the directory of its sidecars.
         """
         folders = [(b"new", self.new), (b"cur", self.cur), (b"tmp", self.tmp)]
         if envelope is not None:
@@ -244,12 +245,11 @@ class Maildir:
         include_cur: bool = False,
         choose: Callable[[Iterator[bytes]], Iterable[bytes]] | None = None,
     ) -> Candidates:
-        """Return what may be messages, oldest first. Raises `LocalError`.
+        """Return the candidates, oldest first. Raises `LocalError` if a directory cannot be listed.
 
-        Oldest by the seconds that begin the name (maildir(5)), else by the
-        modification time; only names without seconds cost a stat. `choose` is
-        given the names of each directory, and returns those that are wanted. What
-        is flagged as trashed or as a draft in cur/ is not sent.
+        The order is that of the seconds that begin a name (maildir(5)), else of the modification
+        time; only names without seconds cost a stat. `choose` gets the names of each directory, and
+        returns those that are wanted. Files in cur/ flagged as trash or as drafts are left out.
         """
         entries: list[tuple[int, bytes, int]] = []
         folders = self._folders(include_cur)
@@ -271,7 +271,7 @@ class Maildir:
         return deque([(folders[number], name) for _, name, number in entries])
 
     def is_ours(self, name: bytes) -> bool:
-        """Say whether the message of this name is for this object: all are, without a shard."""
+        """Return whether the message of this name is in the shard; all are without a shard."""
         return self.shard is None or self.shard.has(name)
 
     def _folders(self, include_cur: bool) -> tuple[Folder, ...]:
@@ -296,11 +296,11 @@ class Maildir:
             return 0  # gone or unreadable: opening it will tell
 
     def load(self, folder: Folder, name: bytes, most_bytes: int | None = None) -> Message | None:
-        """Open a message; None for what is none: gone, a link, FIFO, device, directory.
+        """Open a message; None if it is gone, or is a link, FIFO, device or directory.
 
-        Up to 1 MiB the file is read whole; of one above `most_bytes` nothing is read, so that its
-        `size` is all there is to know. Raises `LocalError` for a file that
-        cannot be read, and `FileChangedError` for one that is being written to.
+        A file of up to 1 MiB is read whole; of one above `most_bytes` nothing is read, so that
+        only its `size` is known. Raises `LocalError` if the file cannot be read, or its owner is
+        not trusted, and `FileChangedError` if it is being written to.
         """
         try:
             fd = os.open(name, READ, dir_fd=folder.fd)
@@ -350,7 +350,7 @@ class Maildir:
         return not stat.S_ISREG(status.st_mode)
 
     def is_same(self, message: Message) -> bool:
-        """Say whether the name is still the file that was opened. Raises `LocalError`."""
+        """Return whether the name is still the opened file. Raises `LocalError` if stat fails."""
         try:
             status = os.stat(message.name, dir_fd=message.folder.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -360,9 +360,9 @@ class Maildir:
         return identity_of(status) == message.identity
 
     def remove(self, message: Message) -> Removal:
-        """Remove the message, if its name is still that file. Raises `LocalError`.
+        """Remove the message, if its name is still that file.
 
-        Not durable until `new` (or `cur`) is synced.
+        Not durable until `new` (or `cur`) is synced. Raises `LocalError` if it cannot be removed.
         """
         name, fd = message.name, message.folder.fd
         try:
@@ -379,10 +379,10 @@ class Maildir:
     def follow(self, message: Message, include_cur: bool) -> bool:
         """Find a message that a mail reader has moved to cur/, flagged, or numbered (mbsync).
 
-        The message then has that name; whether the file is still the same is for
-        `is_same` and `remove` to say. In new/ only mbsync renames messages, where
-        it keeps its numbers in names; elsewhere new/ is not listed for each message
-        that another program has removed. Raises `LocalError`.
+        If found, the message gets that name; `is_same` and `remove` tell whether it is still the
+        same file. In new/, only an mbsync that keeps its numbers in names renames messages;
+        without one, new/ is not listed for each message that another program has
+        removed. Raises `LocalError` if a directory cannot be listed.
         """
         base = names.without_uid(message.name)
         folders = [self.cur] if include_cur else []

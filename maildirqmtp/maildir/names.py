@@ -9,12 +9,12 @@ message, and may change the number later; neither makes it another message.
 
 import re
 
-# One of them, at the end of a unique name. Compiled when a name first has a comma.
+# One such tag, at the end of a unique name. Compiled when a name first has a comma.
 _TAG = rb",[SUW]=[0-9]+\Z"
 _UID = rb",U=[0-9]+(?=,[SUW]=[0-9]|\Z)"
 _TAGS = rb"(?:,[SUW]=[0-9]+)+\Z"
 
-#: Digits of the seconds that begin a name (maildir(5)), at most.
+#: The most digits of the seconds that begin a name (maildir(5)).
 SECONDS_DIGITS = 11
 
 
@@ -30,7 +30,7 @@ def plain(name: bytes) -> bytes:
 
 
 def without_uid(name: bytes) -> bytes:
-    """Return a message's unique name without `,U=`, which is of use in one maildir only."""
+    """Return a message's unique name without `,U=`, which has a meaning in one maildir only."""
     base = name.partition(b":")[0]  # as `unique`, without the call: this runs for each name
     return re.sub(_UID, b"", base) if b",U=" in base else base
 
@@ -43,8 +43,8 @@ def of_sidecar(name: bytes) -> bytes:
 def of_sidecars(name: bytes) -> list[bytes]:
     """Return the names that a message's sidecar may have, in the order they are looked for.
 
-    The exact name first, then the name as it was before `,U=` and the others
-    were added.
+    The exact name first, then the name as it was before `,U=` and the other
+    tags were added.
     """
     base = unique(name)
     found = [base + b".json"]
@@ -55,13 +55,13 @@ def of_sidecars(name: bytes) -> list[bytes]:
 
 
 def is_trash_or_draft(name: bytes) -> bool:
-    """Say whether a mail reader has flagged a file in cur/ T (trashed) or D (draft); maildir(5)."""
+    """Return whether a file in cur/ is flagged T (trashed) or D (draft); maildir(5)."""
     flags = _flags(name)
     return b"T" in flags or b"D" in flags
 
 
 def is_flagged(name: bytes) -> bool:
-    """Say whether a mail reader has flagged a file F (flagged); maildir(5)."""
+    """Return whether a file has the flag F (flagged); maildir(5)."""
     return b"F" in _flags(name)
 
 

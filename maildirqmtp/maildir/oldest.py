@@ -1,4 +1,4 @@
-"""The oldest messages of a maildir, and how many there are: of a million, in little memory."""
+"""The oldest messages of a maildir, and the number of all: in little memory, even of a million."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Candidates, Maildir
     from maildirqmtp.maildir.shard import Shard
 
-#: Names that are looked at together.
+#: Names processed at a time.
 _BATCH = 20_000
-#: Digits of a time in seconds that all messages from 2001 to 2286 have.
+#: Digits of the seconds in the name of any message from 2001 to 2286.
 _USUAL_DIGITS = 10
 
 
 def oldest(maildir: Maildir, most: int, include_cur: bool = False) -> tuple[int, Candidates]:
-    """Return how many names there may be messages of, and the oldest ones, so many at most.
+    """Return the number of candidates, and the `most` oldest ones.
 
-    By the seconds in their names (maildir(5)); names without are taken for the oldest, for a
-    stat of a million files takes minutes. Raises `LocalError`.
+    By the seconds in their names (maildir(5)); names without seconds count as the oldest, because
+    a stat of a million files takes minutes. Raises `LocalError` if a directory cannot be listed.
     """
     folders = (maildir.new, maildir.cur) if include_cur else (maildir.new,)
     count = 0
@@ -44,7 +44,7 @@ def oldest(maildir: Maildir, most: int, include_cur: bool = False) -> tuple[int,
 def _oldest_names(
     folder: Folder, most: int, shard: Shard | None, *, is_cur: bool
 ) -> tuple[int, list[str]]:
-    """Return how many names there are, and the oldest of the usual form and of any other."""
+    """Return the number of names, and the oldest ones of the usual form and of any other."""
     count = 0
     usual: list[str] = []
     others: list[str] = []
@@ -58,7 +58,7 @@ def _oldest_names(
                 others += [n for n in listed if n[_USUAL_DIGITS : _USUAL_DIGITS + 1] != "."]
                 if len(others) > _BATCH:
                     others = sorted(others, key=_seconds)[:most]
-                # Those of the usual form have the order of time as text.
+                # Names of the usual form are in the order of time when sorted as text.
                 usual += [n for n in listed if n[_USUAL_DIGITS : _USUAL_DIGITS + 1] == "."]
                 usual.sort()
                 del usual[most:]
@@ -78,5 +78,5 @@ def _seconds(name: str) -> int:
 
 
 def _is_out(name: str) -> bool:
-    """Say whether a file in cur/ is trash or a draft."""
+    """Return whether a file in cur/ is trash or a draft."""
     return names.is_trash_or_draft(os.fsencode(name))

@@ -1,7 +1,7 @@
 """Messages that another program has renamed, found by listing a directory.
 
-A listing serves for as long as the directory does not change: where thousands of messages are
-removed while they are in flight, each is looked for.
+A listing is used for as long as the directory does not change: if thousands of messages are
+removed while in flight, each of them is looked for.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.files import Folder
 
-    #: The directory's time, when it was listed, and its names by what they are without flags.
+    #: The directory's mtime and when it was listed, in ns, and its names by their unique names.
     Listing = tuple[int, int, dict[bytes, bytes]]
 
-#: Nanoseconds within which a second change may not show in the time of a directory.
+#: Nanoseconds within which a second change may not show in a directory's modification time.
 _TICK_NS = 50_000_000
 
 
 class Renames:
-    """Looks for messages by their unique names; `names_in` lists a directory."""
+    """Finds messages by their unique names without `,U=`; `names_in` lists a directory."""
 
     def __init__(self, names_in: Callable[[Folder], Iterable[bytes]]) -> None:
         self._names_in = names_in
         self._listings: dict[Folder, Listing] = {}
 
     def find(self, folder: Folder, base: bytes) -> bytes | None:
-        """Return the name that a message has there now, None for none. Raises `LocalError`."""
+        """Return the name that a message has now, or None. Raises `LocalError` if listing fails."""
         listing = self._listings.get(folder)
         if listing is not None:
             name = listing[2].get(base)
@@ -46,7 +46,7 @@ class Renames:
 
 
 def _holds(folder: Folder, listing: Listing) -> bool:
-    """Say whether a listing still shows what is there."""
+    """Return whether a listing is still current."""
     changed_ns, listed_ns, _ = listing
     return listed_ns - changed_ns > _TICK_NS and _changed_ns(folder) == changed_ns
 

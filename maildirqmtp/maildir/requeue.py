@@ -8,8 +8,8 @@ The orders, each step durable before the next where it says so:
               still the one at its path? | rename the message into the queue's new/ under a name
               of its own, fsync both directories | unlink the sidecar of the failed one
 
-A crash leaves at most a sidecar without a message, which `cleanup` removes. Where the two maildirs
-are on different file systems the message is copied, fsynced and then unlinked: after a crash in
+A crash leaves at most a sidecar without a message, which `cleanup` removes. If the two maildirs
+are on different file systems, the message is copied, fsynced and then unlinked: after a crash in
 between it is in both.
 """
 
@@ -35,9 +35,10 @@ BATCH = 1_000
 
 
 def drop(maildir: Maildir, messages: Iterable[tuple[Folder, bytes, Identity]]) -> list[str | None]:
-    """Remove messages and their sidecars; say of each why not, None where it is gone for good.
+    """Remove messages and their sidecars; return for each why it was not removed, or None.
 
-    Only the file of that identity is removed. At most `BATCH` of them. Raises `LocalError`.
+    Only a file of the given identity is removed; at most `BATCH` at a time. Raises `LocalError`
+    if a file cannot be removed, or the removals not be made durable.
     """
     outcomes: list[str | None] = []
     removed: list[tuple[bytes, Identity | None]] = []
@@ -51,7 +52,7 @@ def drop(maildir: Maildir, messages: Iterable[tuple[Folder, bytes, Identity]]) -
                 removed.append((name, known))
             outcomes.append(why)
     finally:
-        # Also where one of them cannot be removed: the others' sidecars would become orphans.
+        # Even if one of them cannot be removed: the others' sidecars would become orphans.
         for folder in folders:
             folder.sync()
         sidecars.remove_known(maildir, removed)
@@ -77,10 +78,11 @@ def requeue(
 ) -> bytes:
     """Move a message of the failed maildir into the queue's new/; return its name there.
 
-    `content` is the sidecar it gets, None for none: then its trace lines count. The name is a new
-    one, for parts of the same message may still wait under its own. The caller holds the lock of
-    `failed`, against a second one that does the same. Raises `FileChangedError` where the file is
-    not of that identity any more, and `LocalError`.
+    `content` is the sidecar that it gets; None: none, and its trace lines count. It gets a new
+    name, because the queue may still have it under its own, for recipients that are owed it. The
+    caller holds the lock of `failed`, so that no other process requeues it. Raises
+    `FileChangedError` if the file no longer has that identity, and `LocalError` if it cannot be
+    moved.
     """
     message = Message(folder, name, identity, b"", identity[2])
     if not failed.is_same(message):
@@ -92,7 +94,7 @@ def requeue(
     if content is not None:
         sidecars.write(queue, new_name, content)
     try:
-        queue.check_path()  # many may have gone before this one
+        queue.check_path()  # it may have been replaced while others were moved
         _move(failed, queue, message, new_name)
     except BaseException:
         if content is not None and not queue.new.has(new_name):

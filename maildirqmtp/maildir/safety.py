@@ -1,8 +1,8 @@
-"""Whether a maildir's files can be changed, who still writes to one, and whose it has to be.
+"""Whether a maildir can be changed, whether a file is still being written, and who must own it.
 
 A name in new/ proves nothing about who may read the file: anybody who can write
-there can link a file of another user's. And a file may still be open with its
-writer, which has begun it in new/ instead of tmp/.
+there can link another user's file. And a writer that began a file in new/ instead
+of tmp/ may still have it open.
 """
 
 import errno
@@ -14,14 +14,17 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.files import identity_of
 from maildirqmtp.text import printable
 
-#: Seconds for a writer to close the file that it has just renamed.
+#: Seconds that a writer has to close a file that it has just renamed.
 CLOSING_S = 0.05
 _CLOSING_LOOKS = 10
 _PROBE = b".maildirqmtp-probe"
 
 
 def prove_changeable(fd: int, path: bytes) -> None:
-    """Make and remove a dot-file in a directory. Raises `LocalError` where that cannot be."""
+    """Make and remove a dot-file in a directory.
+
+    Raises `LocalError` if that fails, except in a writable directory of a full disk.
+    """
     try:
         probe = _free_probe(fd)
         # Another route, or another process's --sent, may do the same here at this moment.
@@ -60,24 +63,24 @@ def _free_probe(fd: int) -> bytes:
     try:
         _unlink_if_there(fd, _PROBE)  # an earlier run may have died right here
     except IsADirectoryError:
-        # Planted by another user; a name that can be foreseen could stop us for ever.
+        # Another user may have planted it: a predictable name could stop every run.
         return _other_probe()
     return _PROBE
 
 
 def trusted_owners(maildir_fd: int) -> frozenset[int] | None:
-    """Return whose files may be messages of this maildir: its owner's and root's; None: anybody's.
+    """Return the users whose files may be messages here: the maildir's owner and root; None: all.
 
-    Only root has to ask: other users can read no more than they could send anyway.
+    Only root has to check: other users can read no more than they could send anyway.
     """
     return frozenset({0, os.fstat(maildir_fd).st_uid}) if os.geteuid() == 0 else None
 
 
 def is_being_written(fd: int, status: os.stat_result) -> bool:
-    """Say whether a file has a writer that may not be done, and may have begun it in new/.
+    """Return whether a writer that may have begun a file in new/ may not be done with it.
 
-    `status` is the file's. One that was renamed after it was written to, as
-    maildir(5) wants it, is complete.
+    `status` is the file's. A file that was renamed after its last write, as
+    maildir(5) demands, is complete.
     """
     # Not renamed since, or within the same tick of the clock.
     may_be_begun = status.st_ctime_ns == status.st_mtime_ns and has_writer(fd)
@@ -85,11 +88,11 @@ def is_being_written(fd: int, status: os.stat_result) -> bool:
 
 
 def closes_soon(fd: int, status: os.stat_result) -> bool:
-    """Say whether the writer of a file closes it at once, without a change to it; wait for that.
+    """Wait for the writer of a file to close it; return whether it does so without a change.
 
-    As those do who rename it and then close it, which cannot be told by the times
-    of the file from those who have begun it in new/. Waits for `CLOSING_S` at
-    most, and only where the file was written to within the last second.
+    A writer that renames a file before it closes it cannot be told, by the file's
+    times, from one that began it in new/. Waits for `CLOSING_S` at most, and only
+    if the file was written to within the last second.
     """
     if not 0 <= time.time() - status.st_mtime < 1:
         return False
@@ -101,18 +104,18 @@ def closes_soon(fd: int, status: os.stat_result) -> bool:
 
 
 def has_writer(fd: int) -> bool:
-    """Say whether a file that we have opened for reading is open for writing as well.
+    """Return whether a file that is open for reading here is open for writing as well.
 
-    By asking for a lease (fcntl(2)). False where the kernel does not tell:
-    another file system, another's file.
+    Asks for a lease (fcntl(2)). False if the kernel grants none on this file
+    system, or on another user's file.
     """
     import signal  # not at the start: a run that finds nothing does without
 
     try:
-        # Whoever opens it for writing just then makes the kernel signal us; SIGIO would kill.
+        # If it is opened for writing just then, the kernel sends us a signal; SIGIO would kill.
         fcntl.fcntl(fd, fcntl.F_SETSIG, int(signal.SIGURG))
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        # At once: while we have it, whoever opens the file for writing has to wait for us.
+        # At once: until the lease is given up, opening the file for writing blocks.
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         return error.errno == errno.EAGAIN

@@ -1,7 +1,7 @@
 """One of N parts of a maildir's messages, by a hash of their unique names.
 
-N processes, on one machine or on N, forward a maildir so without a coordinator: each message is
-in one shard only, whatever mail readers do to its name.
+This lets N processes, on one machine or on N, forward a maildir without a coordinator: each message
+is in one shard only, whatever mail readers do to its name.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from zlib import crc32
 
 from maildirqmtp.maildir import names
 
-#: Parts of a maildir: each is a process.
+#: The most shards of a maildir: each is a process.
 MAX_SHARDS = 1_000
 
 
@@ -20,12 +20,12 @@ class Shard(NamedTuple):
     total: int
 
     def has(self, name: bytes) -> bool:
-        """Say whether the message of this file name is in it."""
+        """Return whether the message of this file name is in the shard."""
         return crc32(names.plain(name)) % self.total == self.number
 
     @property
     def suffix(self) -> bytes:
-        """What the names of its own files have in them."""
+        """What distinguishes the names of the shard's own files from those of others."""
         return b"-shard-%d-%d" % self
 
     def __str__(self) -> str:

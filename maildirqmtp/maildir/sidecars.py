@@ -1,6 +1,6 @@
 """The sidecars of a maildir: found, written and removed by their messages' names.
 
-Written in tmp/, made durable and renamed into envelope/, whose directory is made durable too.
+A sidecar is written in tmp/, made durable and renamed into envelope/, which is then synced.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Sidecar
     from maildirqmtp.maildir.maildir import Maildir
 
-# Nobody can have made a file whose name is too long.
+# A name that is too long cannot exist.
 _NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
 
 # `mail.sidecar` (and json) is imported by the functions that need it: most maildirs have none.
 
 
 def read(maildir: Maildir, message_name: bytes) -> Sidecar | None:
-    """Return the sidecar of a message, or None where there is none.
+    """Return the sidecar of a message, or None if there is none.
 
-    Raises `SidecarError` for one that exists and cannot be used, whatever the
-    reason, and `LocalError` where it cannot be looked for: then the message is held.
+    Raises `SidecarError` if it exists and cannot be used, whatever the reason, and
+    `LocalError` if envelope/ cannot be opened: then the message is held.
     """
     found = read_known(maildir, message_name)
     return None if found is None else found[0]
 
 
 def read_known(maildir: Maildir, message_name: bytes) -> tuple[Sidecar, Identity] | None:
-    """Return the sidecar of a message and what it is known by (see `identity`); as `read`."""
+    """Return the sidecar of a message and its identity (see `identity`); otherwise as `read`."""
     from maildirqmtp.mail import sidecar
 
     folder = maildir.find_envelopes()
@@ -54,9 +54,10 @@ def read_known(maildir: Maildir, message_name: bytes) -> tuple[Sidecar, Identity
 
 
 def write(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
-    """Put a sidecar in place of a message's own, durable when this returns. Raises `LocalError`.
+    """Replace a message's sidecar, or make it; durable when this returns.
 
-    One that is not there yet is named without `,U=`, which mbsync may change.
+    A new one is named without `,U=`, which mbsync may change. Raises `LocalError` if it
+    cannot be written.
     """
     from maildirqmtp.mail import sidecar
 
@@ -69,9 +70,10 @@ def write(maildir: Maildir, message_name: bytes, content: Sidecar) -> None:
 
 
 def place_first(maildir: Maildir, folder: Folder, message_name: bytes, content: Sidecar) -> None:
-    """Put the sidecar of a message in place that nobody has seen yet. Raises `LocalError`.
+    """Make the sidecar of a message that is not in new/ yet.
 
-    `folder` is `maildir.durable_envelope()`. Durable once that is synced: several go at once.
+    `folder` is `maildir.durable_envelope()`. Durable once that is synced, for several at once.
+    Raises `LocalError` if it cannot be written.
     """
     from maildirqmtp.mail import sidecar
 
@@ -80,16 +82,17 @@ def place_first(maildir: Maildir, folder: Folder, message_name: bytes, content: 
 
 
 def remove(folder: Folder, message_name: bytes) -> None:
-    """Remove a message's sidecar from this directory, if there is one. Raises `LocalError`."""
+    """Remove a message's sidecar from `folder`, if any. Raises `LocalError` if that fails."""
     found = _find(folder, message_name)
     if found is not None:
         folder.discard(found[0])
 
 
 def remove_known(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | None]]) -> None:
-    """Remove the sidecars of messages that are gone, where they are still these.
+    """Remove the sidecars of messages that are gone, if their identity is still the same.
 
-    Another one is that of another message, which is about to come. Raises `LocalError`.
+    Another one belongs to another message, which is about to come. Raises `LocalError` if
+    one cannot be looked at or removed.
     """
     folder = maildir.find_envelopes() if removed else None
     if folder is None:
@@ -103,11 +106,11 @@ def remove_known(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | Non
 def is_another(
     maildir: Maildir, message_name: bytes, content: Sidecar | None, known: Identity | None
 ) -> bool:
-    """Say whether a message has another sidecar than before: what that one says is still owed.
+    """Return whether a message's sidecar was replaced, so that its recipients are owed the message.
 
-    `content` and `known` are as `read_known` returned them, None for none. A copy with the same
-    time is the same, as where envelope/ was restored, and one that is gone says nothing.
-    Raises `LocalError`.
+    `content` and `known` are as `read_known` returned them, None if there was none. A copy with
+    the same size, time and content is the same, as after envelope/ was restored; a missing one was
+    not replaced. Raises `LocalError` if it cannot be looked at.
     """
     found = identity(maildir, message_name)
     if found is None or found == known:
@@ -121,9 +124,9 @@ def is_another(
 
 
 def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
-    """Return what a message's sidecar is known by, None where there is none.
+    """Return the identity of a message's sidecar, or None if there is none.
 
-    Raises `LocalError`.
+    Raises `LocalError` if it cannot be looked at.
     """
     folder = maildir.find_envelopes()
     found = None if folder is None else _find(folder, message_name)
@@ -131,7 +134,7 @@ def identity(maildir: Maildir, message_name: bytes) -> Identity | None:
 
 
 def _find(folder: Folder, message_name: bytes) -> tuple[bytes, Identity] | None:
-    """Return the name of a message's sidecar, and what it is known by; None where it has none."""
+    """Return the name of a message's sidecar, and its identity; None if there is none."""
     for name in names.of_sidecars(message_name):
         try:
             return name, identity_of(os.stat(name, dir_fd=folder.fd, follow_symlinks=False))

@@ -1,7 +1,7 @@
-"""Small messages, one system call after the other and nothing else: most mail goes this way.
+"""Reading and removing small messages by the bare system calls: most mail goes this way.
 
-Whatever is not as usual is left to `Maildir.load` and `Maildir.remove`, which find out what it
-is. So there are no errors here.
+Anything unusual is left to `Maildir.load` and `Maildir.remove`, which find out what it is. So
+nothing here raises.
 """
 
 import os
@@ -14,10 +14,10 @@ from maildirqmtp.maildir.files import READ, Folder, Identity, identity_of
 def read(
     folder: Folder, name: bytes, max_bytes: int, owners: Container[int] | None
 ) -> tuple[Identity, bytes] | None:
-    """Return what a file is known by, and all of it; None for what `Maildir.load` is to look at.
+    """Return a file's identity and content; None if `Maildir.load` has to look at it.
 
-    That is a file of more than `max_bytes`, one that does not belong to one of the `owners`
-    (None: anybody's), and whatever `Maildir.load` would refuse or wait for.
+    That is a file of more than `max_bytes`, one that belongs to none of the `owners` (None:
+    anybody's will do), and whatever `Maildir.load` would refuse or wait for.
     """
     try:
         fd = os.open(name, READ, dir_fd=folder.fd)
@@ -44,7 +44,7 @@ def read(
 
 
 def remove(folder: Folder, name: bytes, identity: Identity) -> bool:
-    """Remove a message, if its name is still that file; False where it was not removed.
+    """Remove a message, if its name is still that file; return whether it was removed.
 
     Not durable until the directory is synced.
     """

@@ -1,6 +1,6 @@
-"""What must outlive a run and stands in no sidecar: one file of the maildir.
+"""The state file: what must outlive a run and is in no sidecar.
 
-    DIR/.maildirqmtp-state.json, or of a shard .maildirqmtp-state-shard-K-N.json
+    DIR/.maildirqmtp-state.json, or for a shard .maildirqmtp-state-shard-K-N.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
@@ -10,16 +10,16 @@
      "attempts": {...},
      "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
 
-Times are seconds of the epoch. `first_deferred` has messages that are over their lifetime,
-or will be within two days: when a server first deferred them. `in_doubt` has messages of routes
-with several servers: which of these may have them, since when. `broken` has large messages over
-which a connection broke: when, and how many of their bytes had arrived. `servers` has what each
-has shown of itself, by its name as it was given, and when that was last seen; `told`, when a hint
-was last given. `attempts` and `warned` are of the modules of these names; `held` is of `holds`,
-and only copied here. Keys that this version does not know are kept.
+Times are seconds of the epoch. `first_deferred`: when a server first deferred a message that is
+over its lifetime, or will be within two days. `in_doubt`: which of a route's several servers may
+have a message, and since when. `broken`: a large message over which a connection broke, when, and
+how many of its bytes had arrived. `servers`: what each server, by its name as it was given, has
+shown of itself, and when that was last seen. `told`: when a hint was last given. `attempts` and
+`warned` belong to the modules of these names; `held` belongs to `holds`, and is only copied here.
+Keys that this version does not know are kept.
 
-Losing the file loses no mail: a message is given up on a day later, and a server is got to
-know anew, and a message may come twice, from two servers.
+Losing the file loses no mail: messages are given up a day later, servers have to show again how
+they answer, and a message may arrive twice, by two servers.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ if TYPE_CHECKING:
 
 NAME = b".maildirqmtp-state.json"
 VERSION = 1
-#: Bytes of the file: more is neither read nor written.
+#: The most bytes of the file that are read or written.
 MAX_BYTES = 1 << 20
 #: Seconds between two writes.
 SAVE_S = 30.0
-#: Seconds for which it is remembered what a server has shown: 30 days.
+#: Seconds for which what a server has shown is remembered: 30 days.
 SERVER_S = 30 * 86_400.0
 #: Seconds after which the first deferral of a message that is never tried is forgotten.
 DEFERRAL_S = 90 * 86_400.0
-#: Seconds after which it is forgotten where a message was in doubt.
+#: Seconds after which the servers at which a message was in doubt are forgotten.
 IN_DOUBT_S = 86_400.0
 # A server seen again is written down once in so many seconds, not with each run.
 _SEEN_AGAIN_S = 86_400.0
@@ -68,10 +68,9 @@ ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
 class State:
     """The state file of a maildir; `root` is the maildir's own directory.
 
-    It is read when it is first needed, and written by `save_if_due` and `save`,
-    where something has changed. `fault` is why it could not be read or written,
-    to be told once; None where all is well. `lock` is for threads that share the
-    object. `clock` is seconds that only go on, `wall_clock` seconds of the epoch.
+    It is read when first needed, and written by `save_if_due` and `save` if something has
+    changed. `lock` protects an object that threads share. `clock` is monotonic seconds,
+    `wall_clock` seconds of the epoch.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class State:
         self._servers: dict[str, dict[str, float]] = {}
 
     def take_fault(self) -> str | None:
-        """Return what is to be told to people, and has not been told; None for nothing."""
+        """Return, once, why the file could not be read or written; None if there is nothing new."""
         with self._lock:
             fault, self._fault = self._fault, None
             return fault
@@ -111,7 +110,7 @@ class State:
     # Messages
 
     def first_deferral(self, name: bytes) -> float:
-        """Return when a message was first deferred; where that is not known, it is now."""
+        """Return when a message was first deferred; if that is not known, note that it is now."""
         key = _key(name)
         now_s = self._wall_clock()
         with self._lock:
@@ -137,20 +136,20 @@ class State:
                         self._change()
 
     def note_attempt(self, name: bytes, text: str) -> None:
-        """An attempt to send a message has ended like this, and it is to be tried again."""
+        """Record how an attempt ended, for a message that is to be tried again."""
         with self._lock:
             self._load()
             if self._attempts.note(_key(name), text, self._wall_clock()):
                 self._change()
 
     def attempts(self, name: bytes) -> Attempts:
-        """Return how often a message was tried, and what became of the last attempts."""
+        """Return how often a message was tried, and how the last attempts ended."""
         with self._lock:
             self._load()
             return self._attempts.of(_key(name))
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
-        """A server may have a message; only the first time counts, for each server."""
+        """Note that a server may have a message; only the first time counts, for each server."""
         now_s = self._wall_clock()
         with self._lock:
             self._load()
@@ -164,27 +163,27 @@ class State:
             return dict(self._in_doubt.get(_key(name), {})) if self._in_doubt else {}
 
     def note_broken(self, name: bytes, sent: int, length: int) -> None:
-        """A connection broke over a message, of which so many bytes had arrived."""
+        """Note that a connection broke over a message, of which `sent` bytes had arrived."""
         with self._lock:
             self._load()
             self._broken[_key(name)] = {"at": self._wall_clock(), "sent": sent, "of": length}
             self._change()
 
     def broken(self, name: bytes) -> tuple[int, int] | None:
-        """Return how many bytes of how many had arrived when a connection broke over a message."""
+        """Return (bytes arrived, length) of a message over which a connection broke, or None."""
         with self._lock:
             self._load()
             found = self._broken.get(_key(name))
             return None if found is None else (int(found["sent"]), int(found["of"]))
 
     def was_warned(self, name: bytes, prefix: bytes) -> bool:
-        """Say whether a route of this prefix has told a message's sender that it waits."""
+        """Return whether a route of this prefix has warned a message's sender of its delay."""
         with self._lock:
             self._load()
             return self._warned.has(_key(name), _text(prefix))
 
     def note_warned(self, name: bytes, prefix: bytes) -> Noted:
-        """A message's sender is told now; only where that is on disk, for it is done once."""
+        """Record on disk that a message's sender is being warned; only `NEW` allows the warning."""
         key, of = _key(name), _text(prefix)
         with self._lock:
             self._load()
@@ -199,32 +198,32 @@ class State:
             return Noted.FAILED
 
     def forget_warned(self, name: bytes, prefix: bytes) -> None:
-        """The sender could not be told."""
+        """Forget a warning, which could not be sent."""
         with self._lock:
             if self._warned.remove(_key(name), _text(prefix)):
                 self._change()
 
     def keep_warned(self, names: Iterable[bytes], prefix: bytes) -> bool:
-        """Forget who was told of all messages but these; say whether that was anybody."""
+        """Forget the warnings for all messages but these; return whether there were any."""
         with self._lock:
             return self._warned.keep(frozenset(map(_key, names)), _text(prefix))
 
     def held(self) -> Mapping[str, str]:
-        """Return the messages that an administrator holds back now, by `holds.key`, and why."""
+        """Return the messages that are on hold now, by `holds.key`, and why."""
         with self._lock:
             return self._holds.now()
 
     # Servers
 
     def has_shown(self, server: str, what: str) -> bool:
-        """Say whether a server has shown this within the last 30 days."""
+        """Return whether a server has shown `what` within the last 30 days."""
         with self._lock:
             self._load()
             at_s = self._servers.get(server, {}).get(what)
             return at_s is not None and self._wall_clock() - at_s < SERVER_S
 
     def remember(self, server: str, what: str) -> None:
-        """A server has shown this now."""
+        """Note that a server has shown `what` now."""
         now_s = self._wall_clock()
         with self._lock:
             self._load()
@@ -234,7 +233,7 @@ class State:
                 self._change()
 
     def forget_shown(self, server: str, what: str) -> None:
-        """A server has shown that this is not so any more."""
+        """Note that a server has shown that `what` no longer holds."""
         with self._lock:
             self._load()
             if self._servers.get(server, {}).pop(what, None) is not None:
@@ -243,7 +242,7 @@ class State:
     # Hints
 
     def may_tell(self, what: str, every_s: float) -> bool:
-        """Say whether a hint was not given within so many seconds; note that it is given now."""
+        """Return whether a hint may be given, once in `every_s` seconds; if so, note that it is."""
         now_s = self._wall_clock()
         with self._lock:
             self._load()
@@ -266,12 +265,12 @@ class State:
         return self._save_at if self._changed else None
 
     def save_if_due(self) -> None:
-        """Write what has changed, at most every 30 s."""
+        """Write the file if something has changed, at most every 30 s."""
         if self._changed and self._clock() >= self._save_at:
             self.save()
 
     def save(self) -> None:
-        """Write what has changed."""
+        """Write the file if something has changed."""
         with self._lock:
             if self._changed:
                 self._write()
@@ -279,10 +278,10 @@ class State:
     def _write(self) -> bool:
         self._changed = False
         try:
-            # What a power cut takes is found out again, but for what people have said or been told.
-            # The file of a shard has one writer.
+            # Durable only with holds or warnings: all else that a power cut takes is found out
+            # again. The file of a shard has one writer, and needs no lock.
             with holds.locked(self._root) if self._name == NAME else nullcontext():
-                # Those of all shards are in the file of none of them.
+                # The holds of all shards are in the file that belongs to no shard.
                 held = self._holds.content() if self._name == NAME else {}
                 data = self._encoded(held)
                 files.replace(self._root, self._name, data, durable=bool(self._warned or held))
@@ -296,7 +295,7 @@ class State:
             self._fault = self._told = fault
 
     def _encoded(self, held: dict[str, Any]) -> bytes:
-        """Return the file; the messages deferred last are left out where it would be too large."""
+        """Return the file's bytes; if too many, without attempts, then without late deferrals."""
         import json
 
         self._forget_old()
@@ -320,7 +319,7 @@ class State:
                 content["held"] = held
             if self._warned:
                 content["warned"] = self._warned.content()
-            # A line for each; not by `indent`, which has no quick way.
+            # A line for each entry; `indent` would do without json's fast encoder.
             data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
             if len(data) <= MAX_BYTES:
                 return data
@@ -375,7 +374,7 @@ class State:
             self._tell(f"{path} is of no use: {error}; beginning it anew")
 
     def _take(self, data: bytes) -> None:
-        """Take the file's content over. Raises `ValueError` for what is no state file."""
+        """Load the file's content. Raises `ValueError` if it is not that of a state file."""
         content = checked(data, VERSION)
         first_deferred = take_times(content, "first_deferred")
         in_doubt = {name: at for name, at in take_tables(content, "in_doubt").items() if at}

@@ -1,4 +1,4 @@
-"""Reading the state file's content: what is not as it should be is refused."""
+"""Reading the state file's content: whatever is malformed is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def checked(data: bytes, version: int) -> dict[str, Any]:
-    """Return the object that a file holds, without its version. Raises `ValueError`."""
+    """Return the JSON object of a file, without its version.
+
+    Raises `ValueError` if it is none, or not of this version.
+    """
     import json
 
     content = json.loads(data)
@@ -24,7 +27,10 @@ def checked(data: bytes, version: int) -> dict[str, Any]:
 
 
 def take_tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]]:
-    """Take an object of objects of numbers out of the content. Raises `ValueError`."""
+    """Remove an object of objects of numbers from the content, and return it.
+
+    Empty if it is not there. Raises `ValueError` if it is of another form.
+    """
     value = content.pop(key, {})
     if not isinstance(value, dict):
         raise ValueError(f"{key!r} is no object")
@@ -32,7 +38,7 @@ def take_tables(content: dict[str, Any], key: str) -> dict[str, dict[str, float]
 
 
 def take_times(content: dict[str, Any], key: str) -> dict[str, float]:
-    """Take an object of names and times out of the content. Raises `ValueError`."""
+    """Remove an object of names and times from the content, and return it; as `take_tables`."""
     return _times(content.pop(key, {}))
 
 
@@ -40,7 +46,7 @@ def _times(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise ValueError("there is something else where times are to be")
     for at_s in value.values():
-        # Not a bool, no NaN, and nothing of hundreds of digits.
+        # No bool, no NaN, and no number of hundreds of digits.
         if type(at_s) not in (int, float) or not 0 <= at_s < LAST_S:
             raise ValueError("it has a time that is none")
     return value

@@ -1,11 +1,11 @@
-"""How far the clock is to be trusted where files are removed by their age.
+"""How far the clock is trusted when files are removed by their age.
 
     DIR/.maildirqmtp-clock    three times in seconds of the epoch, as in `Reading`
 
-A clock that has jumped forward (an empty battery, a typing error) makes every file look old. It
-cannot be told from one that went on while nothing ran. So what it shows then counts only once it
-has gone on from there for 12 hours, without being set back; until then ages are counted up to what
-it showed before.
+A clock that has jumped forward (an empty battery, a typing error) makes every file look old, and
+cannot be told from one that went on while no run looked. So its new time counts only once it has
+gone on from there for 12 hours, without being set back; until then, ages count up to the last
+trusted time.
 """
 
 # No postponed annotations; see `forwarder.route`.
@@ -19,7 +19,7 @@ from maildirqmtp.maildir import files
 from maildirqmtp.maildir.files import Folder, local_error
 
 NAME = b".maildirqmtp-clock"
-#: Seconds between two looks that are as usual: 36 hours, for a run once a day.
+#: Seconds between two looks that raise no suspicion: 36 hours, for a run once a day.
 USUAL_S = 36 * 3_600
 #: Seconds for which a clock that has jumped must go on, to be trusted again.
 CONFIRM_S = 12 * 3_600
@@ -30,8 +30,8 @@ _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 class Reading(NamedTuple):
     """What is known of the clock after a look at it, all in seconds of the epoch.
 
-    `seen_s` is what it showed; ages count up to `trusted_s`; it has jumped to `jumped_s` and has
-    not been trusted since, 0 for not.
+    `seen_s` is what it showed; ages count up to `trusted_s`; `jumped_s` is the time to which it
+    has jumped and since which it is not trusted, 0 if it is trusted.
     """
 
     seen_s: int
@@ -40,7 +40,7 @@ class Reading(NamedTuple):
 
 
 def judge(before: Reading | None, now_s: float) -> Reading:
-    """Return what is known of a clock that shows `now_s`; None before is for the first look."""
+    """Return the reading of a clock that shows `now_s`; `before` is None at the first look."""
     now = max(0, int(now_s))
     if before is None or now - before.trusted_s <= USUAL_S:
         return Reading(now, now)
@@ -54,7 +54,10 @@ def judge(before: Reading | None, now_s: float) -> Reading:
 
 
 def read(root: Folder) -> Reading | None:
-    """Return what was known after the last look; None for none, or none of use. `LocalError`."""
+    """Return the reading of the last look; None if there is none, or it is malformed.
+
+    Raises `LocalError` if the file exists and cannot be read.
+    """
     try:
         fields = files.load(root, NAME, _MAX_BYTES).split()
     except FileNotFoundError:
@@ -68,9 +71,9 @@ def read(root: Folder) -> Reading | None:
 
 
 def write(root: Folder, reading: Reading) -> None:
-    """Note what is known after a look. Raises `LocalError`.
+    """Write a reading in place, which needs no room on a full disk.
 
-    In place, which needs no room on a full disk.
+    Raises `LocalError` if the file cannot be written.
     """
     try:
         with suppress(FileExistsError):
@@ -78,7 +81,7 @@ def write(root: Folder, reading: Reading) -> None:
         fd = os.open(NAME, _OPEN, dir_fd=root.fd)
         try:
             status = os.fstat(fd)
-            # Another name of it may be another user's file, for root to write to.
+            # With a second name, it may be another user's file, linked here for root to overwrite.
             if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                 raise OSError(errno.EINVAL, "it is not a regular file with one name")
             os.pwrite(fd, b"%011d %011d %011d\n" % reading, 0)

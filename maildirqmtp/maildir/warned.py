@@ -1,9 +1,9 @@
-"""Of which messages the sender was told that they wait, and when: a part of the state file.
+"""The messages whose senders were warned of a delay, and when: a part of the state file.
 
     "warned": {"UNIQUE NAME": 1800000000, "UNIQUE NAME/PREFIX": 1800000000}
 
-The prefix is that of the route that told, where it has one: another route of the same maildir has
-other recipients to tell of. No file's name has a slash.
+The prefix is that of the route that has warned, if it has one: another route of the same maildir
+warns of other recipients. The slash is unambiguous, because no file name has one.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Set
 
-#: Seconds for which that is remembered, where the message does not go.
+#: Seconds for which a warning is remembered if the message stays.
 WARNED_S = 400 * 86_400.0
-#: Messages of which it is remembered, and characters of their names.
+#: The most warnings that are remembered, and the most characters of their names.
 MOST_WARNED, _CHARACTERS = 5_000, 256 << 10
 
 
 class Noted(Enum):
-    """What became of a note that a sender is told."""
+    """What became of the attempt to note that a sender is warned."""
 
-    #: It is on disk: the sender may be told.
+    #: It is on disk: the sender may be warned.
     NEW = auto()
-    #: The sender was told before.
+    #: The sender was warned before.
     ALREADY = auto()
     #: There is no room for another one.
     FULL = auto()
@@ -34,7 +34,7 @@ class Noted(Enum):
 
 
 class WarnedMessages:
-    """Those of a maildir; `key` is a message's name as `holds.key` has it."""
+    """The warnings of a maildir; `key` is a message's name as from `holds.key`."""
 
     def __init__(self) -> None:
         self._times: dict[str, dict[str, float]] = {}
@@ -43,11 +43,11 @@ class WarnedMessages:
         return len(self._times)
 
     def has(self, key: str, prefix: str) -> bool:
-        """Say whether a route of this prefix has told."""
+        """Return whether a route of this prefix has warned the message's sender."""
         return prefix in self._times.get(key, ())
 
     def add(self, key: str, prefix: str, now_s: float) -> bool:
-        """A route of this prefix tells now; False where there is no room to note it."""
+        """Note that a route of this prefix warns now; return False if there is no room for that."""
         content = self.content()
         characters = sum(map(len, content)) + len(key) + len(prefix)
         if len(content) >= MOST_WARNED or characters > _CHARACTERS:
@@ -56,7 +56,7 @@ class WarnedMessages:
         return True
 
     def remove(self, key: str, prefix: str) -> bool:
-        """Forget that a route of this prefix has told; say whether that was known."""
+        """Forget that a route of this prefix has warned; return whether that was known."""
         times = self._times.get(key, {})
         known = times.pop(prefix, None) is not None
         if not times:
@@ -64,22 +64,22 @@ class WarnedMessages:
         return known
 
     def forget(self, key: str) -> bool:
-        """Forget a message that is done; say whether it was known."""
+        """Forget a message that is done; return whether it was known."""
         return self._times.pop(key, None) is not None
 
     def keep(self, keys: Set[str], prefix: str) -> bool:
-        """Forget what routes of this prefix told of all but these; say whether that was any."""
+        """Forget this prefix's warnings for all messages but `keys`; return whether any were."""
         gone = [key for key in self._times if key not in keys]
         return any([self.remove(key, prefix) for key in gone])
 
     def forget_older(self, than_s: float) -> None:
-        """Forget what was told before this time."""
+        """Forget the warnings from before this time."""
         self.take({name: at_s for name, at_s in self.content().items() if at_s > than_s})
 
     # The file
 
     def content(self) -> dict[str, float]:
-        """Return it as the state file has it."""
+        """Return the warnings in the form of the state file."""
         return {
             f"{key}/{prefix}" if prefix else key: at_s
             for key, times in self._times.items()
@@ -87,7 +87,7 @@ class WarnedMessages:
         }
 
     def take(self, content: dict[str, float]) -> None:
-        """Take over what the state file has."""
+        """Load the warnings from the state file."""
         self._times = {}
         for name, at_s in content.items():
             key, _, prefix = name.partition("/")

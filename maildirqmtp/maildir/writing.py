@@ -6,14 +6,14 @@ The orders, each step durable before the next where it says so:
     enqueue    tmp/X written, fsync | sidecar, durable | deliver | fsync new/ |
                are these the directories at their paths?
     deliver_as as deliver, with rename instead of link | fsync new/ | is it at its path?
-    adopt      link the message as tmp/X (or copy, fsync) | is it the one we mean? |
+    adopt      link the message as tmp/X (or copy, fsync) | is it still that file? |
                link new/X | unlink tmp/X | fsync new/
     sidecar    tmp/X written, fsync | rename envelope/X | fsync envelope/
 
-A link, never a rename, gives a message its name: a rename would replace another message.
-Only `deliver_as` renames: what it replaces is its own work, from before a crash; and
-`publish_by_rename`, which looks whether there is one.
-After any crash there is at most rubbish in tmp/, which `cleanup` removes.
+A message gets its name by a link, not by a rename, which would replace another message.
+The exceptions are `deliver_as`, which replaces only its own work, from before a crash, and
+`publish_by_rename`, which first checks that the name is free.
+A crash leaves at most stale files in tmp/ and orphaned sidecars, which `cleanup` removes.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 _COPY_BYTES = 1 << 20
 # Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
 _NAME_BYTES = 240
-# What link() says where a copy will do: another file system, none that links, not our file.
+# Errors of link(2) after which a copy will do: another file system, no links there, not our file.
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _sequence = count(1)
 
 
 def unique_name(mark: str = "") -> bytes:
-    """Return a name used once only: seconds, microseconds, process, count, host (maildir(5)).
+    """Return a name used only once: seconds, microseconds, process, count, host (maildir(5)).
 
-    `mark` goes behind the count.
+    `mark` follows the count.
     """
     now_ns = time.time_ns()
     when = f"{now_ns // 10**9}.M{now_ns // 1000 % 10**6:06}"
@@ -64,16 +64,17 @@ def unique_name(mark: str = "") -> bytes:
 
 @cache
 def host_in_names() -> str:
-    """Return this machine's name as the names of files have it; asked for once in a run."""
+    """Return this machine's name, escaped for names of files; looked up once in a run."""
     return socket.gethostname().replace("/", "\\057").replace(":", "\\072")
 
 
 def create(path: bytes, nofollow: bool = False) -> None:
-    """Make a maildir where there is none, for the owner only. Raises `LocalError`.
+    """Make a maildir if there is none, for the owner only.
 
-    Durable from its own name on, also where an earlier run died in between: a
-    message on disk is of no use in a directory whose name a power cut takes.
-    `nofollow` refuses a path that ends in a link.
+    Its own name and what is in it are durable, even if an earlier run died in
+    between: a power cut that takes a directory's name takes its messages, too.
+    `nofollow` refuses a path that ends in a link. Raises `LocalError` if a
+    directory cannot be made, opened or synced.
     """
     is_new = _make_first(path)
     try:
@@ -93,7 +94,7 @@ def create(path: bytes, nofollow: bool = False) -> None:
 
 
 def _make_first(path: bytes) -> bool:
-    """Make the maildir's own directory, for the owner of the one it is in; False: it is there."""
+    """Make the maildir's own directory, for its parent's owner; return False if it exists."""
     try:
         fd = directories.open_parent(path)
     except OSError as error:
@@ -118,9 +119,9 @@ def _sync_directory(path: bytes) -> None:
 
 
 def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> bytes:
-    """Write a file in tmp/ and make it durable; return its name. Raises `LocalError`.
+    """Write a file in tmp/ and make it durable; return its name, of which `mark` is a part.
 
-    What could not be written whole is removed again. `mark` becomes a part of the name.
+    Raises `LocalError` if it cannot be written; then nothing of it is left.
     """
     name = unique_name(mark)
     fd = -1
@@ -142,16 +143,17 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> byte
 
 
 def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
-    """Give a file of tmp/ its place in new/, under the same name. Raises `LocalError`.
+    """Move a file from tmp/ to new/, under the same name; return that name.
 
-    Durable once `maildir.new` is synced. Where it fails, the file stays in tmp/.
+    Durable once `maildir.new` is synced. Raises `LocalError` if it cannot be linked; then the
+    file stays in tmp/.
     """
     try:
         _link(maildir.tmp, tmp_name, maildir.new, tmp_name)
     except OSError as error:
         raise local_error("deliver", maildir.new.join(tmp_name), error) from error
-    # It is delivered. Reported as a failure, it would be delivered again; the second name goes
-    # with the next cleaning of tmp/.
+    # It is delivered. A failure reported here would have it delivered again; the next cleaning of
+    # tmp/ removes the second name.
     try:  # noqa: SIM105 (contextlib would be a part of every start-up)
         maildir.tmp.discard(tmp_name)
     except LocalError:
@@ -162,8 +164,8 @@ def publish(maildir: Maildir, tmp_name: bytes) -> bytes:
 def publish_by_rename(maildir: Maildir, tmp_name: bytes) -> None:
     """Do what `publish` does in one step: the file is either in tmp/ or in new/, never in both.
 
-    For who has to tell afterwards whether it was delivered. Its name must be one of
-    `unique_name`. Raises `LocalError`.
+    For a caller that has to tell after a crash whether it was delivered. The name must come from
+    `unique_name`. Raises `LocalError` if it exists in new/, or the rename fails.
     """
     if maildir.new.has(tmp_name):
         raise LocalError(f"there is {printable(maildir.new.join(tmp_name))} already")
@@ -174,10 +176,10 @@ def publish_by_rename(maildir: Maildir, tmp_name: bytes) -> None:
 
 
 def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
-    """Put a file of a name of its own into new/, durable when this returns.
+    """Put a file into new/ under a given name; durable when this returns.
 
-    A file of that name is replaced: it is the same, made before a crash.
-    Raises `LocalError`, also where the maildir is not at its path any more.
+    A file of that name is replaced: it is the same one, from before a crash. Raises
+    `LocalError` if it cannot be written, or the maildir is no longer at its path.
     """
     tmp_name = write_tmp(maildir, pieces)
     try:
@@ -190,10 +192,11 @@ def deliver_as(maildir: Maildir, name: bytes, pieces: Iterable[bytes]) -> None:
 
 
 def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> bytes:
-    """Put a message with its sidecar into the maildir; return its name. Raises `LocalError`.
+    """Put a message with its sidecar into the maildir; return its name.
 
-    Durable when this returns; before that, no forwarder sees any of it. What
-    could not be made durable, or is where no forwarder will look, is taken back.
+    Durable when this returns; no forwarder ever sees the message without its
+    sidecar. Raises `LocalError`, and takes the message back, if it cannot be
+    made durable, or the maildir is no longer where forwarders look.
     """
     name = write_tmp(maildir, pieces)
     envelope = None
@@ -218,10 +221,11 @@ def _take_back(maildir: Maildir, name: bytes, envelope: Folder | None) -> None:
 
 
 def withdraw(maildir: Maildir, names: Sequence[bytes], envelope: Folder | None) -> None:
-    """Remove messages that were being enqueued, and what belongs to them. Raises `LocalError`.
+    """Remove messages that were being enqueued, and then their sidecars in `envelope`.
 
-    In this order, for no message may lose its sidecar in `envelope`. None: there are none, or
-    they stay, and become orphans, since an fsync of new/ has failed.
+    In this order, because no message may lose its sidecar. `envelope` is None if there are no
+    sidecars, or if an fsync of new/ has failed: then they stay, as orphans. Raises `LocalError`
+    if a file cannot be removed, or new/ not be synced.
     """
     for name in names:
         maildir.new.discard(name)
@@ -233,10 +237,10 @@ def withdraw(maildir: Maildir, names: Sequence[bytes], envelope: Folder | None) 
 
 
 def free_name(target: Maildir, message: Message) -> bytes:
-    """Return the name under which `target` can take the message: its own, or one like it.
+    """Return a name for the message that is free in `target`: its own, or that with a number.
 
-    Its own as well where `target` has this very message already: a crash came
-    between taking it and removing it here, and this is the second attempt.
+    A name under which `target` has this very message counts as free: a crash came
+    between putting it there and removing it here, and this is the second attempt.
     """
     # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
     base = names.without_uid(message.name)[:_NAME_BYTES] or b"nameless"
@@ -258,16 +262,17 @@ def _occupant(target: Maildir, name: bytes) -> Identity | None:
 
 
 def _is_copy(identity: Identity, message: Message) -> bool:
-    """Say whether this is the message: by size and time, for a copy has its own inode."""
+    """Return whether a file is the message, by size and time: a copy has its own inode."""
     return identity[2:] == message.identity[2:]
 
 
 def adopt(target: Maildir, message: Message, name: bytes) -> None:
-    """Put the message's file into `target`'s new/ as `name` too, by link or copy.
+    """Put the message's file into `target`'s new/ as well, as `name`, by link or copy.
 
     A copy has the same times and is durable before it gets its name; the entry
-    itself is durable once `target.new` is synced. Raises `FileChangedError`
-    where the message's name is no longer the file it was, and `LocalError`.
+    itself is durable once `target.new` is synced. Raises `FileChangedError` if
+    the message's name is no longer the same file, and `LocalError` if it cannot
+    be linked or copied, or `name` is another message.
     """
     tmp_name = _stage(target, message)
     try:
@@ -295,7 +300,7 @@ def _stage(target: Maildir, message: Message) -> bytes:
         if error.errno not in _CANNOT_LINK:
             raise local_error("link", target.tmp.join(name), error) from error
         return _copy(target, message)
-    # The name was linked, not the file we sent: only now it cannot be replaced any more.
+    # A link takes whatever file has that name; only now can it no longer be replaced.
     try:
         status = os.stat(name, dir_fd=target.tmp.fd, follow_symlinks=False)
     except OSError as error:

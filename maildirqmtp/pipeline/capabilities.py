@@ -6,13 +6,13 @@ class Capabilities:
 
     `proven`: it has answered a package, so it speaks QMTP.
     `one_recipient`: it answers once per package, so each recipient gets a package
-    of its own; a run may begin with what an option or an earlier run says of it.
+    of its own; at the start of a run, an option or an earlier run may have set it.
     `has_spoken`: it has sent a byte, whatever that was.
 
-    That it answers once per recipient is not here: that holds for one connection
-    only, because a name may stand for several servers, and a server whose answers
-    are counted wrongly loses mail. The opposite is kept: to find it out again
-    costs duplicates.
+    That a server answers once per recipient is not recorded here: it holds for one
+    connection only, because a name may stand for several servers, and answers that
+    are counted wrongly lose mail. `one_recipient` is kept, because finding it out
+    again costs duplicates.
     """
 
     __slots__ = ("_news", "has_spoken", "one_recipient", "proven")
@@ -24,11 +24,11 @@ class Capabilities:
         self._news = False
 
     def find_one_recipient(self) -> None:
-        """The server has been seen to answer once per package."""
+        """Note that the server was seen to answer once per package."""
         self._news = self._news or not self.one_recipient
         self.one_recipient = True
 
     def take_news(self) -> bool:
-        """Say whether `one_recipient` was found out since the last call: to be remembered."""
+        """Return whether `one_recipient` was found out since the last call, and must be saved."""
         news, self._news = self._news, False
         return news

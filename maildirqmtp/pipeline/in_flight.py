@@ -1,7 +1,7 @@
-"""The packages of a connection that were put and are not answered, in the order of the stream.
+"""The packages in flight on a connection, put and not yet answered, in the order of the stream.
 
-A response belongs to the oldest of them. What is answered whole comes out by `take_done`;
-of a batch, what was simply accepted comes out by `take_accepted`, not looked at one by one.
+A response belongs to the oldest of them. Messages with all their answers come out by `take_done`;
+accepted packages of a batch come out by `take_accepted`, in ranges instead of one by one.
 """
 
 from bisect import bisect_right
@@ -11,12 +11,12 @@ from typing import Any, Generic
 from maildirqmtp.pipeline.outgoing import MessageT, PackageBatch, PackageInFlight
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status
 
-#: Packages of a batch, from the first index to before the second.
+#: A batch and a range of its packages: the first index, and the index after the last.
 AcceptedRun = tuple[PackageBatch[MessageT], int, int]
 
 
 class InFlight(Generic[MessageT]):
-    """See the module's head. `packages` and `bytes` are what is in flight."""
+    """See the module's docstring. `packages` and `bytes` count what is in flight."""
 
     __slots__ = ("_accepted", "_done", "_entries", "bytes", "packages")
 
@@ -32,7 +32,7 @@ class InFlight(Generic[MessageT]):
         return self._entries[0].end if self._entries else None
 
     def newest(self) -> PackageInFlight[MessageT]:
-        """Return the package put last, which was not in a batch."""
+        """Return the package put last; it must not be in a batch."""
         package = self._entries[-1]
         assert isinstance(package, PackageInFlight)
         return package
@@ -50,10 +50,10 @@ class InFlight(Generic[MessageT]):
         self.bytes += sum(batch.sizes)
 
     def answer_batches(self, reader: ResponseReader, sent: int) -> int:
-        """Take the responses to packages of batches that come next; return how many.
+        """Take the next responses while they belong to packages of batches; return how many.
 
-        Only to packages that are out whole: `sent` is the offset in the stream. Raises
-        `ProtocolError`.
+        Only to packages that are out whole: `sent` bytes of the stream are out. Raises
+        `ProtocolError` if a response is malformed.
         """
         total = 0
         while self._entries and isinstance(batch := self._entries[0], PackageBatch):
@@ -80,7 +80,7 @@ class InFlight(Generic[MessageT]):
         return total
 
     def answer(self, response: Response) -> PackageInFlight[MessageT]:
-        """Give a response to the oldest package, which is not in a batch; return that."""
+        """Give a response to the oldest package, which must not be in a batch; return it."""
         package = self._entries[0]
         assert isinstance(package, PackageInFlight)
         message = package.message
@@ -97,20 +97,20 @@ class InFlight(Generic[MessageT]):
         return package
 
     def take_done(self) -> list[MessageT]:
-        """Return the messages that have been answered whole since the last call."""
+        """Return the messages that got their last answer since the last call."""
         done, self._done = self._done, []
         return done
 
     def take_accepted(self) -> list[AcceptedRun[MessageT]]:
-        """Return what was accepted of batches since the last call."""
+        """Return the packages of batches that were accepted since the last call."""
         accepted, self._accepted = self._accepted, []
         return accepted
 
     def take_unfinished(self, sent: int, arrived: int) -> list[MessageT]:
         """Return the messages in flight, closed, and forget them.
 
-        On each, `doubtful` are recipients whose package is out whole and was not answered. Of
-        what is out, `arrived` bytes of the stream have reached the other end's kernel.
+        On each, `doubtful` has the recipients whose package is out whole and was not answered. Of
+        the `sent` bytes of the stream, `arrived` have reached the other end's kernel.
         """
         unfinished: dict[int, MessageT] = {}
         for entry in self._entries:
@@ -133,11 +133,11 @@ class InFlight(Generic[MessageT]):
 
 
 def take_back(package: PackageInFlight[Any]) -> None:
-    """Forget refusals of some of a fenced package's recipients, with the others unanswered.
+    """Forget the refusals of a fenced package's recipients, while others have no answer.
 
-    From a server that answers once per package they are about all of them, and the
-    first, perhaps a good address, would be reported as refused. That the first was
-    accepted is true either way.
+    If the server answers once per package, a refusal is about all of them, but would
+    be reported for the first one only, perhaps a good address. An acceptance of the
+    first one is true either way.
     """
     message = package.message
     for index in range(package.first, package.next):

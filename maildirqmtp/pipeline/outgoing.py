@@ -1,7 +1,7 @@
 """A message on its way to some recipients, as a connection sees it.
 
-What `send_buffer` and `pipeline` need to know of a message, and its answers, whatever
-sends it: the forwarder's `QueuedMessage`, the library's `SendRequest`.
+It has what `send_buffer` and `pipeline` need of a message, and its answers. Subclasses
+are the forwarder's `QueuedMessage` and the library's `SendRequest`.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ Piece = FilePiece | memoryview
 class OutgoingMessage:
     """A message and its envelope.
 
-    `sender` and `recipients` are as the server gets them; those before `next`
-    have been put into a package. The text is `length` bytes. `answers` has a
+    `sender` and `recipients` are as the server gets them; recipients before index
+    `next` have been put into a package. The text is `length` bytes. `answers` has a
     response or None for each recipient, `unanswered` counts the Nones.
     `doubtful` are the indices of recipients whose package was sent whole and never
     answered. `bytes_out`: how much of a package had arrived when the connection ended.
-    `reason` says why its sending was broken off on this side. `alone`:
-    nothing else may be in flight with it, for it may be what ends connections.
+    `reason` says why this side stopped sending it. `alone`: nothing else may be in
+    flight with it, because it may be what ends connections.
     """
 
     __slots__ = (
@@ -83,12 +83,12 @@ class OutgoingMessage:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the files: nothing more of it will be read. Harmless twice."""
+        """Close the files: nothing more of it will be read. Idempotent."""
         raise NotImplementedError
 
     @property
     def label(self) -> str:
-        """Its name in messages to people; printable."""
+        """Its name in logs and errors; printable."""
         raise NotImplementedError
 
 
@@ -99,9 +99,9 @@ MessageT = TypeVar("MessageT", bound=OutgoingMessage)
 class PackageBatch(Generic[MessageT]):
     """Packages to one recipient each, put as one piece: `data`.
 
-    Those from `next` on are unanswered. `sizes` are their lengths in bytes; `ends`, once
-    they are put, the offsets in the connection's stream of the byte after each. What is
-    simply accepted never becomes an object of its own; anything else does by `expand`.
+    Those from index `next` on are unanswered. `sizes` are their lengths in bytes; `ends`,
+    once they are put, the offsets in the connection's stream of the byte after each. An
+    accepted package never becomes an object of its own; any other does, by `expand`.
     """
 
     __slots__ = ("data", "ends", "next", "sizes")
@@ -114,7 +114,7 @@ class PackageBatch(Generic[MessageT]):
 
     @property
     def end(self) -> int:
-        """The offset in the stream of the byte after the oldest package that is unanswered."""
+        """The offset in the stream of the byte after the oldest unanswered package."""
         return self.ends[self.next]
 
     def expand(self, index: int) -> MessageT:
@@ -123,10 +123,10 @@ class PackageBatch(Generic[MessageT]):
 
 
 class PackageInFlight(Generic[MessageT]):
-    """A package in flight, to the recipients `first` to `stop` of a message.
+    """A package in flight, to `recipients[first:stop]` of a message.
 
-    Those from `next` on are unanswered. `size` is its length in bytes, `end` the
-    offset in the connection's stream of the byte after its last one.
+    Those from index `next` on are unanswered. `size` is its length in bytes, `end`
+    the offset in the connection's stream of the byte after its last one.
     """
 
     __slots__ = ("end", "first", "message", "next", "size", "stop")
@@ -139,6 +139,6 @@ class PackageInFlight(Generic[MessageT]):
         self.end = end
 
     def note_arrived(self, stream_bytes: int) -> None:
-        """Note on the message how much of the package was among so many bytes of the stream."""
+        """Note on the message how much of the package is in the stream's first `stream_bytes`."""
         out = min(stream_bytes - self.end, 0) + self.size
         self.message.bytes_out = max(self.message.bytes_out, out)

@@ -10,20 +10,20 @@ selector belongs to the caller. What holds at every moment:
     in doubt   = in flight and end <= sent: the server may have taken it
     response   = belongs to the oldest in flight; only valid when that is in doubt
 
-After the end (`ended`), `close` returns the messages that are unfinished; the
-recipients in doubt are marked on them, the others were certainly not taken.
+Once `ended`, `close` returns the unfinished messages. Their recipients in doubt
+are marked; the server has certainly not taken the message for the others.
 
 Fences. Some servers answer once per package instead of once per recipient (mailfront
 does), and then every later response would be credited to the wrong message. So a package
 with several recipients goes alone until the server has answered for each of them on this
-connection. Where that breaks off in between, a refusal may have been for all of them, and
-is forgotten. What has never answered may be no QMTP server: until the first answer, only
-a little is in flight.
+connection. If its answers stop in between, a refusal may have been for all of them, and is
+forgotten. A peer that has never answered may be no QMTP server: until its first answer,
+only a little is in flight.
 
 Time-outs. A server is alive as long as it answers, however long its queue: the
 response time-out counts from the last answer, or from the last byte of the oldest
-package where that is later. Before a time-out counts, what the socket holds is read,
-for this process may have been stopped, or the machine suspended.
+package if that is later. Before a time-out counts, the socket is read once more,
+because this process may have been stopped, or the machine suspended.
 """
 
 from collections.abc import Callable
@@ -59,13 +59,13 @@ _RECORDS = 256
 
 
 class Pipeline(Generic[MessageT]):
-    """A connection in use; see the module's head.
+    """A connection in use; see the module's docstring.
 
-    `unchanged` says, before the last byte of a large message, whether its file is
-    still the one that was opened. `clock` is monotonic seconds. `answered` counts packages;
-    `answers_each` is true once the server has answered here for each recipient of a package
-    with several; `error` says why the connection ended, where that is a fault; `remark` is
-    what the end has shown about the server.
+    `unchanged` says, before the last byte of a large message, whether its file is still the
+    one that was opened. `clock` is monotonic seconds. `answered` counts packages;
+    `answers_each` is true once the server has answered on this connection for each recipient
+    of a package with several; `error` says why the connection ended, if by a fault; `remark`
+    says what the end has shown about the server.
     """
 
     def __init__(
@@ -103,33 +103,33 @@ class Pipeline(Generic[MessageT]):
 
     @property
     def packages_in_flight(self) -> int:
-        """Packages put and not answered."""
+        """The number of packages put and not answered."""
         return self._in_flight.packages
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that went out."""
+        """The number of bytes that went out."""
         return self._out.sent
 
     @property
     def wants_read(self) -> bool:
-        """True where the caller is to call `turn` when something has come."""
+        """True if the caller must call `turn` when the transport can be read."""
         return not self.transport.receive_needs_write
 
     @property
     def wants_write(self) -> bool:
-        """True where the caller is to call `turn` when something can be sent."""
+        """True if the caller must call `turn` when the transport can be written."""
         transport = self.transport
         waits = self._out.waiting and not transport.send_needs_read
         return waits or transport.receive_needs_write
 
     @property
     def draining(self) -> bool:
-        """True where no package is taken any more, and those in flight are waited for."""
+        """True if no more packages are taken, while those in flight await their answers."""
         return self._aborted or self._expired
 
     def has_room(self) -> bool:
-        """Say whether any package would be taken now."""
+        """Return whether any package would be taken now."""
         messages, max_bytes = self._window.limits(self.capabilities.proven)
         return (
             self._in_flight.packages < messages
@@ -140,7 +140,7 @@ class Pipeline(Generic[MessageT]):
         )
 
     def room(self) -> tuple[int, int]:
-        """Return how many packages, and how many bytes, a batch may have; 0 for none at all."""
+        """Return the most packages and bytes that a batch may have now; 0 and 0 for none."""
         if not self.has_room():
             return 0, 0
         messages, max_bytes = self._window.limits(self.capabilities.proven)
@@ -148,7 +148,7 @@ class Pipeline(Generic[MessageT]):
         return messages - self._in_flight.packages, min(left, self._out.room)
 
     def can_take(self, message: MessageT) -> bool:
-        """Say whether this message would be taken, given `has_room`."""
+        """Return whether this message would be taken, given `has_room`."""
         if not self._in_flight.packages:
             return True
         together = self._in_flight.bytes + message.length
@@ -157,7 +157,7 @@ class Pipeline(Generic[MessageT]):
 
     @property
     def knows_answers(self) -> bool:
-        """True where it is known how many answers a package with several recipients gets."""
+        """True if it is known how many answers a package with several recipients gets."""
         return self.answers_each or self.capabilities.one_recipient
 
     def next_deadline(self) -> float | None:
@@ -183,7 +183,7 @@ class Pipeline(Generic[MessageT]):
         return max(self._out.progress_at, self._waiting_since)
 
     def turn(self, readable: bool, writable: bool) -> None:
-        """Read and write what can be."""
+        """Read if `readable`, and write if `writable`."""
         readable = readable or (writable and self.transport.receive_needs_write)
         if readable and not self.ended:
             self.read()
@@ -193,9 +193,9 @@ class Pipeline(Generic[MessageT]):
     # What goes out
 
     def put(self, message: MessageT) -> bool:
-        """Take a package of a message; only when `has_room` and `can_take`.
+        """Put one package of a message; only if `has_room` and `can_take`.
 
-        Returns True when it was the message's last one. There are several for more than
+        Returns True if it was the message's last one. There are several for more than
         1,000 recipients, and one per recipient for a server that answers once per package.
         """
         first, total = message.next, len(message.recipients)
@@ -218,7 +218,7 @@ class Pipeline(Generic[MessageT]):
         return True
 
     def put_batch(self, batch: PackageBatch[MessageT]) -> None:
-        """Take a batch, within the `room`."""
+        """Put a batch, which must fit the `room`."""
         batch.ends = list(accumulate(batch.sizes, initial=self._out.queued))[1:]
         self._out.put_gathered(batch.data)
         batch.data = b""
@@ -242,7 +242,7 @@ class Pipeline(Generic[MessageT]):
             self._in_flight.newest().message.reason = str(error)
             self._end_if_drained()
         except TransportError as error:
-            # The server may have answered before it went.
+            # The server may have answered before the connection broke.
             self.catch_up()
             self._end(error)
         if end is not None and sent < end <= self._out.sent:
@@ -256,18 +256,18 @@ class Pipeline(Generic[MessageT]):
     # What comes in
 
     def read(self) -> None:
-        """Take in what has come, a part of it where that is much."""
+        """Read what has come; if that is much, a part of it."""
         for _ in range(_RECORDS if self.transport.piecemeal else 1):
             if not self._receive() or self.ended:
                 break
 
     def catch_up(self) -> None:
-        """Take in all that has come."""
+        """Read all that has come."""
         while not self.ended and self._receive():
             pass
 
     def _receive(self) -> bool:
-        """Take in what one call brings; say whether there was anything."""
+        """Read once; return whether anything had come."""
         data: bytes | None = None
         try:
             data = self.transport.receive(_RECEIVE_BYTES)
@@ -330,7 +330,7 @@ class Pipeline(Generic[MessageT]):
     # How it ends
 
     def check_time(self) -> None:
-        """Look at the clock; end the connection where something has taken too long."""
+        """End the connection if something has taken too long by the clock."""
         now = self._clock()
         self._expired = now - self._opened >= self._timeouts.session_s
         if self._overdue_s(now) < 0:
@@ -378,17 +378,17 @@ class Pipeline(Generic[MessageT]):
             self.error = error
 
     def take_done(self) -> list[MessageT]:
-        """Return the messages that have been answered whole since the last call."""
+        """Return the messages that got their last answer since the last call."""
         return self._in_flight.take_done()
 
     def take_accepted(self) -> list[AcceptedRun[MessageT]]:
-        """Return what was accepted of batches since the last call."""
+        """Return the packages of batches that were accepted since the last call."""
         return self._in_flight.take_accepted()
 
     def close(self) -> list[MessageT]:
         """Close the connection; return the messages in flight, in order.
 
-        On each, `doubtful` are recipients whose package the server had whole and did not answer.
+        On each, `doubtful` has those whose package the server may have whole and did not answer.
         """
         if self.ended and not (self.answered or self._aborted or self._fence_answered_at):
             self.transport.report_useless()

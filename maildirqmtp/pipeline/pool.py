@@ -16,7 +16,7 @@ from maildirqmtp.transport.transport import Transport
 class Connection(Generic[MessageT]):
     """A connection in use, in a selector.
 
-    `idle_since` is the clock's time since which it may have had nothing to do.
+    `idle_since` is the clock's time since when it may have been idle.
     Raises `OSError` if the selector cannot watch it.
     """
 
@@ -42,14 +42,14 @@ class Connection(Generic[MessageT]):
         self._registration.want_to(self.pipeline.wants_read, self.pipeline.wants_write)
 
     def turn(self, events: int) -> None:
-        """Read and write what the selector says can be."""
+        """Read and write as the selector's events allow."""
         readable, writable = events & selectors.EVENT_READ, events & selectors.EVENT_WRITE
         self.pipeline.turn(bool(readable), bool(writable))
 
     def is_over(self, now: float, idle_s: float, *, more_may_come: bool) -> bool:
-        """Say whether nothing is in flight and the connection is of no more use.
+        """Return whether nothing is in flight and the connection is of no more use.
 
-        That is after `idle_s` seconds without work, and at once where no more can come.
+        That is after `idle_s` seconds without work, or at once if no more can come.
         """
         if self.pipeline.packages_in_flight:
             return False
@@ -66,8 +66,8 @@ class Connection(Generic[MessageT]):
 class ConnectionPool(Generic[MessageT]):
     """All connections to one server, `open`, and what they share.
 
-    `windows` are those of connections that are not open, and the limit to their
-    number; `most` may be less. `capabilities` is what the connections have shown of the server.
+    `windows` has one window for each connection that is not open, which limits their number;
+    `most` may be less. `capabilities` is what the connections have shown of the server.
     """
 
     __slots__ = ("_clock", "_timeouts", "_unchanged", "capabilities", "most", "open", "windows")
@@ -89,7 +89,7 @@ class ConnectionPool(Generic[MessageT]):
         self._clock = clock
 
     def add(self, transport: Transport, selector: selectors.BaseSelector) -> None:
-        """Use a connection. Raises `OSError` if the selector cannot watch it; then it is closed."""
+        """Add a connection. Raises `OSError`, and closes it, if the selector cannot watch it."""
         try:
             connection = Connection(
                 transport,
@@ -114,12 +114,12 @@ class ConnectionPool(Generic[MessageT]):
         return unfinished
 
     def may_add(self) -> bool:
-        """Say whether one more may be opened: not before a first message has been answered."""
+        """Return whether one more may be opened: not before the server has answered a message."""
         return bool(self.windows) and self.capabilities.proven
 
     @staticmethod
     def least_loaded(connections: Sequence[Connection[MessageT]]) -> Connection[MessageT]:
-        """Return the one for the next message: with room if any has, and the least in flight."""
+        """Return the one for the next message: with room, if any has it, and least in flight."""
         return min(connections, key=_load)
 
 

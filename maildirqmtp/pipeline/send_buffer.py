@@ -1,9 +1,9 @@
 """What goes out on a connection: bytes gathered in memory, and parts of files.
 
 Small packages are gathered so that they share segments. A large message is
-read from its file as it goes, and its last byte waits for a last look at the
-file: until that byte is out, closing the connection takes the package back
-(qmtp.txt, section 2).
+read from its file as it goes, and its last byte waits until the file has been
+checked once more: until that byte is out, closing the connection takes the
+package back (qmtp.txt, section 2).
 """
 
 import os
@@ -39,7 +39,7 @@ class SendBuffer(Generic[MessageT]):
 
     `sent` and `queued` count the bytes of the stream that are out, and that
     were put. `progress_at` is the clock's time when a byte last went out, or
-    could first have gone. `unchanged` takes the last look, and may raise `LocalError`.
+    could first have gone. `unchanged` makes that last check, and may raise `LocalError`.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class SendBuffer(Generic[MessageT]):
 
     @property
     def waiting(self) -> bool:
-        """True where something is to be sent."""
+        """True if there is something to send."""
         return bool(self._gathered) or self._stream is not None
 
     def arrived(self) -> int:
@@ -83,23 +83,23 @@ class SendBuffer(Generic[MessageT]):
         return self._stream is not None
 
     def has_room(self) -> bool:
-        """Say whether `put` may be called."""
+        """Return whether `put` may be called."""
         return self._stream is None and len(self._gathered) < GATHER_BYTES
 
     @property
     def room(self) -> int:
-        """Bytes that `put_gathered` is to be given at most."""
+        """The most bytes that `put_gathered` may be given."""
         return GATHER_BYTES - len(self._gathered)
 
     def put_gathered(self, data: bytes) -> None:
-        """Take whole packages; only where there is `room`."""
+        """Add whole packages, which must fit the `room`."""
         if not self._gathered:
             self.progress_at = self._clock()
         self._gathered += data
         self.queued += len(data)
 
     def put(self, message: MessageT, head: bytes, tail: bytes) -> int:
-        """Take a package: `head`, the message's text, `tail`; return its length in bytes."""
+        """Add a package: `head`, the message's text, `tail`; return its length in bytes."""
         gathered = self._gathered
         if not gathered:
             self.progress_at = self._clock()
@@ -116,8 +116,8 @@ class SendBuffer(Generic[MessageT]):
     def write(self) -> None:
         """Send what fits.
 
-        Raises `TransportError`; and `FileChangedError` where a message can no
-        longer be sent whole: then nothing more goes out on this connection.
+        Raises `TransportError` if the connection is broken, and `FileChangedError` if a message
+        can no longer be sent whole: then nothing more may go out on this connection.
         """
         if self._gathered:
             self._send_gathered()
@@ -135,9 +135,9 @@ class SendBuffer(Generic[MessageT]):
         self.progress_at = self._clock()
 
     def _go_on(self, stream: _Stream[MessageT]) -> bool:
-        """Send of the first piece all but a rest, and gather that; False where it would wait.
+        """Send the first piece but for a rest, and gather that; return False if it would wait.
 
-        With the rest of the last piece goes the tail, after a last look.
+        The rest of the last piece is followed by the tail, after a last check of the file.
         """
         piece = stream.pieces[0]
         if isinstance(piece, FilePiece):
@@ -162,7 +162,7 @@ class SendBuffer(Generic[MessageT]):
         return True
 
     def _send_file(self, stream: _Stream[MessageT], piece: FilePiece) -> bool:
-        """Send all but the last byte; False where it would wait."""
+        """Send all but the last byte; return False if it would wait."""
         while piece.left > 1:
             sent = self._send_part(stream, piece, piece.left - 1)
             if sent is None:
@@ -178,13 +178,13 @@ class SendBuffer(Generic[MessageT]):
         try:
             same = self._unchanged(stream.message)
         except LocalError as error:
-            # A name that cannot be looked at is not known to be the same.
+            # A file that cannot be looked at may have changed.
             raise self._changed(stream, f"is not sent: {error}") from error
         if not same:
             raise self._changed(stream)
 
     def _send_part(self, stream: _Stream[MessageT], piece: FilePiece, count: int) -> int | None:
-        """Send from the file; None where it would wait, 0 where the file ends too early."""
+        """Send from the file; return None if it would wait, 0 if the file ends too early."""
         if self._transport.can_send_file:
             return self._transport.send_file(piece.fd, piece.offset, count)
         part = self._read(stream, piece, min(count, GATHER_BYTES))
@@ -194,7 +194,7 @@ class SendBuffer(Generic[MessageT]):
         try:
             return os.pread(piece.fd, count, piece.offset)
         except OSError as error:
-            # Of this message only: as an OSError it would end the whole run.
+            # It concerns this message only: an OSError would end the whole run.
             raise self._changed(stream, f"cannot be read: {error.strerror}") from error
 
     def _changed(

@@ -1,8 +1,8 @@
-"""How long a connection waits for what: the defaults."""
+"""The default time-outs of a connection."""
 
 from typing import NamedTuple
 
-#: Seconds: what the kernel and Python can wait for, and more than anybody means.
+#: The most seconds of any time-out: the kernel and Python can wait for so long, nobody means more.
 MAX_SECONDS = 100 * 365 * 86_400.0
 #: Seconds for each address of the server.
 CONNECT_TIMEOUT_S = 60.0
@@ -16,14 +16,14 @@ SESSION_S = 3_000.0
 FENCE_GRACE_S = 10.0
 #: Seconds without anything to do after which a connection is closed.
 IDLE_S = 60.0
-#: Seconds past a time-out after which this process must have been stopped or suspended.
+#: Seconds past a time-out that show that this process was stopped or suspended.
 ASLEEP_S = 1.0
-#: Seconds that are waited then, for what the server has sent meanwhile to be sent again.
+#: Seconds to wait then, until what the server has sent meanwhile is retransmitted.
 AWAKE_S = 30.0
 
 
 class Timeouts(NamedTuple):
-    """Seconds that a connection waits; see the defaults."""
+    """The time-outs of a connection, in seconds; see the defaults."""
 
     write_s: float = WRITE_TIMEOUT_S
     response_s: float = RESPONSE_TIMEOUT_S

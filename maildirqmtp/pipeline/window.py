@@ -8,8 +8,8 @@ less is in doubt the next time, and doubles with each full window of responses.
 WINDOW_MESSAGES = 4_096
 #: Bytes in flight at once.
 WINDOW_BYTES = 32 << 20
-#: The same until a server has answered once, if it is not known to be one: all of it is in doubt
-#: where it is none. At least one package, however large.
+#: The same until a peer not known to be a QMTP server has answered once: if it is none, all of it
+#: is in doubt. One package is always allowed, however large.
 UNPROVEN_MESSAGES = 64
 UNPROVEN_BYTES = 64 << 10
 
@@ -36,14 +36,14 @@ class Window:
         return min(self.size, UNPROVEN_MESSAGES), min(self.max_bytes, UNPROVEN_BYTES)
 
     def shrink(self, in_flight: int) -> bool:
-        """Fall to an eighth of what was in flight; say whether it fell at all."""
+        """Shrink to an eighth of what was in flight; return whether the window is smaller now."""
         before = self.size
         self.size = max(1, min(before, in_flight) // 8)
         self._answered = 0
         return self.size < before
 
     def answered(self, packages: int) -> None:
-        """Count answers, and grow."""
+        """Count answers, and double the size with each full window of them."""
         if self.size < self.maximum:
             self._answered += packages
             while self._answered >= self.size < self.maximum:
@@ -52,9 +52,9 @@ class Window:
 
 
 def shares(messages: int, max_bytes: int, connections: int) -> list[Window]:
-    """Return a window for each connection; together they are what may be in doubt at most.
+    """Return a window for each connection; together they limit what may be in doubt.
 
-    At least a message each: so it is more than `messages` where that is less than `connections`.
+    Each has at least one message, so together they exceed `messages` if it is below `connections`.
     """
     return [
         Window(max(1, messages // connections), max(1, max_bytes // connections))

@@ -8,7 +8,7 @@ The states of a package, in the order of the wire (qmtp.txt, section 3):
 
 The text is handed on as it comes, so that a message of any size passes through
 bounded memory. A client may go away before the last byte of a package; then
-there is no `PackageEnd`, and what came of it is to be thrown away.
+there is no `PackageEnd`, and the caller must discard what came of the package.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from maildirqmtp import netstring
 from maildirqmtp.errors import ProtocolError
 from maildirqmtp.qmtp.protocol import ENCODING_CRLF, ENCODING_LF, MAX_MESSAGE, MAX_RECIPIENTS
 
-#: Bytes of a sender that are read; whether it is acceptable is for the server to say.
+#: The most bytes of a sender that are read; the server decides whether to accept it.
 MAX_SENDER = 65_536
 #: Bytes of all recipients together, with their lengths and commas.
 MAX_RECIPIENTS_BYTES = 1 << 20
@@ -26,7 +26,7 @@ MAX_RECIPIENTS_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class MessageStart:
-    """A message begins; `length` is the bytes of text that will follow."""
+    """A message begins; `length` bytes of text will follow."""
 
     length: int
     encoding: bytes
@@ -41,7 +41,7 @@ class MessageData:
 
 @dataclass(frozen=True, slots=True)
 class PackageEnd:
-    """The last byte of the package is here; each recipient is owed a response."""
+    """The last byte of the package has come; each recipient is owed a response."""
 
     sender: bytes
     recipients: tuple[bytes, ...]
@@ -60,10 +60,10 @@ class _State(Enum):
 
 
 class PackageReader:
-    """Turns a client's bytes into events; `feed`, then `next` until None.
+    """Turns a client's bytes into events; `feed`, then `next` until it returns None.
 
     `next` raises `ProtocolError` for bytes that are no package and for a
-    message above `max_message` bytes; then the connection is to be closed.
+    message above `max_message` bytes; then the connection must be closed.
     Holds at most `MAX_RECIPIENTS_BYTES` and what one `feed` brought.
     """
 
@@ -79,11 +79,11 @@ class PackageReader:
 
     @property
     def between_packages(self) -> bool:
-        """True where a client may close without losing anything."""
+        """True if the client may close now without losing anything."""
         return self._state is _State.LENGTH and self._start == len(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Add bytes that have come."""
         if self._start:
             del self._buffer[: self._start]
             self._start = 0
@@ -102,7 +102,7 @@ class PackageReader:
         return self._envelope()
 
     def _read_length(self) -> bool:
-        """Read the message's length; False where more bytes are needed."""
+        """Read the message's length; return False if more bytes are needed."""
         head = netstring.parse_length(self._buffer, self._start, self._max_message + 1)
         if head is None:
             return False
@@ -113,7 +113,7 @@ class PackageReader:
         return True
 
     def _read_comma(self) -> bool:
-        """Read the comma after the text; False where more bytes are needed."""
+        """Read the comma after the text; return False if more bytes are needed."""
         if self._start == len(self._buffer):
             return False
         if self._buffer[self._start] != netstring.COMMA:

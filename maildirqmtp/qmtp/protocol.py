@@ -15,7 +15,7 @@ What the states of a connection allow, as the client sees it:
     | some           | belongs to the oldest        | all that are owed: doubt |
     | oldest unsent  | violation (before last byte) | unsent is not in doubt   |
 
-The last two columns are the pipeline's business; this module knows bytes.
+The pipeline enforces the last two columns; this module only knows bytes.
 
 Source: qmtp.txt, sections 2 to 5.
 """
@@ -42,23 +42,23 @@ MAX_RESPONSE_KEPT = 2_000
 MAX_ADDRESS = 999
 #: Bytes. qmail-qmtpd gives up at netstring lengths above about this.
 MAX_MESSAGE = 200_000_000
-#: Recipients of one message, and of a package that a server reads.
+#: The most recipients of one message, and of a package that a server reads.
 MAX_RECIPIENTS = 10_000
-#: Recipients of a package that is sent; a message to more goes in several packages.
+#: The most recipients of a package that is sent; a message to more goes in several packages.
 MAX_PACKAGE_RECIPIENTS = 1_000
 
 
 # Looking a member up in its enumeration takes four times as long, for each response.
 ACCEPTED, DEFERRED, FAILED = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
 
-# A shortcut for what nearly always comes.
+# A shortcut for nearly all responses.
 _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
 _USUAL_ACCEPTANCE = re.compile(rb"([1-9][0-9]{0,3}):K")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
 
 # Two refusals of qmail-qmtpd in s/qmail 3.x and aQmail, by the length that the server
-# announces: one byte too few. Read as they are meant, for each such refusal would otherwise cost
-# the connection, and send whatever is in flight on it again.
+# announces: one byte too few. They are read as meant: otherwise each of them would end the
+# connection, and whatever is in flight on it would be sent again.
 _MISFRAMED_REFUSALS = {
     66: b"D Sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
     46: b"D Sorry, I can't handle that recipient (#5.1.3)",
@@ -66,7 +66,7 @@ _MISFRAMED_REFUSALS = {
 
 
 def check_address(address: bytes, what: str) -> str | None:
-    """Say why `address` cannot be sent, or None when it can.
+    """Return why `address` cannot be sent, or None if it can.
 
     `what` is "sender" or "recipient". qmail-qmtpd refuses 1,000 bytes and
     more, and NUL; no delivery agent can write LF or CR on one line.
@@ -80,12 +80,12 @@ def check_address(address: bytes, what: str) -> str | None:
 
 
 def package_head(text_length: int, encoding: bytes = ENCODING_LF) -> bytes:
-    """Return what stands before the text of a message of `text_length` bytes."""
+    """Return the bytes before the text of a message of `text_length` bytes."""
     return b"%d:%b" % (text_length + 1, encoding)
 
 
 def package_tail(sender: bytes, recipients: Sequence[bytes]) -> bytes:
-    """Return what stands after the text: a comma, the sender and the recipients."""
+    """Return the bytes after the text: a comma, the sender and the recipients."""
     if len(recipients) == 1:  # nearly always
         inner = b"%d:%b," % (len(recipients[0]), recipients[0])
     else:
@@ -113,7 +113,7 @@ class ResponseReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._start = 0
-        # The last usual response and its bytes: many servers repeat themselves.
+        # The last usual response and its bytes: many servers send the same one again.
         self._last_frame = b""
         self._last_response: Response | None = None
 
@@ -123,14 +123,14 @@ class ResponseReader:
         return len(self._buffer) - self._start
 
     def feed(self, data: bytes) -> None:
-        """Take bytes in."""
+        """Add bytes that have come."""
         if self._start:
             del self._buffer[: self._start]
             self._start = 0
         self._buffer += data
 
     def next(self) -> Response | None:
-        """Return the next complete response, or None."""
+        """Return the next complete response, or None. Raises `ProtocolError` if it is malformed."""
         buffer = self._buffer
         if self._last_response is not None and buffer.startswith(self._last_frame, self._start):
             self._start += len(self._last_frame)
@@ -148,7 +148,7 @@ class ResponseReader:
     def take_accepted(self, most: int) -> int:
         """Take the complete responses that come next and begin with K; return their number.
 
-        At most so many. What else comes, or is in any way unusual, is left for `next`.
+        It takes `most` at most, and leaves any other or unusual response for `next`.
         """
         buffer, start, length = self._buffer, self._start, len(self._buffer)
         match = _USUAL_ACCEPTANCE.match
@@ -163,7 +163,7 @@ class ResponseReader:
         return count
 
     def _next_unusual(self) -> Response | None:
-        """Do the work of `next` for anything else: incomplete, long, or wrong."""
+        """Do the work of `next` for an incomplete, long or malformed response."""
         buffer = self._buffer
         try:
             head = netstring.parse_length(buffer, self._start, MAX_RESPONSE)

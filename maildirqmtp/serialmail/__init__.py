@@ -1,12 +1,12 @@
-"""serialmail's other programs, made of the forwarder's pieces.
+"""serialmail's other programs, built from the forwarder's modules.
 
 `wire` is the language between them.
 
 serialqmtp, which a UCSPI client runs:
 
     open_file      a file name to a message with its envelope
-    recording      a transport that keeps the reason of its end
-    poller         waiting for descriptors, files among them
+    recording      a transport that keeps the reason why it ended
+    poller         waiting for descriptors, including files
     conversation   names in, packages out, responses in, results out
     serialqmtp     the command line
 

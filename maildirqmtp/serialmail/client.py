@@ -1,8 +1,8 @@
-"""A client of maildirserial: a command that is given names, and writes results.
+"""A client of maildirserial: a command that reads names, and writes results.
 
 It runs in a process group of its own, so that an interrupt from the terminal
-does not reach it: what it has sent is to be answered first. Its standard error
-is ours. Nothing here waits, but for `dismiss`.
+does not reach it: what it has sent must be answered first. It inherits our
+standard error. Nothing here waits, except `dismiss`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 #: Seconds that a client has to exit once its input and output are closed, before SIGTERM.
 CLIENT_EXIT_S = 3.0
 _READ_BYTES = 64 << 10
-#: Bytes of names under way to it, which cannot be taken back when we are told to stop.
+#: Bytes of names in the pipe to it, which cannot be taken back when maildirserial has to stop.
 _PIPE_BYTES = 4_096
 
 
 class Client:
-    """A client that is running, in this process's directory.
+    """A running client, in this process's working directory.
 
-    `exit_fd` can be read once it has exited. Raises `LocalError` where it
-    cannot be started.
+    `exit_fd` can be read once it has exited. Raises `LocalError` if it cannot
+    be started.
     """
 
     def __init__(self, words: Sequence[bytes]) -> None:
@@ -59,12 +59,12 @@ class Client:
         return not self._stdout.closed
 
     def give(self, name: bytes) -> bool:
-        """Give it a name, if there is room for all of it; say whether it has it now.
+        """Write a name to it, if there is room for all of it; return whether it was written.
 
-        Where it has closed its input, nothing more can be given.
+        If the client has closed its input, no more names can be written.
         """
         try:
-            # Whole or not at all: a pipe takes up to PIPE_BUF bytes so (pipe(7)).
+            # A pipe takes up to PIPE_BUF bytes whole or not at all (pipe(7)).
             os.write(self.names_fd, name + b"\0")
         except BlockingIOError:
             return False
@@ -74,11 +74,11 @@ class Client:
         return True
 
     def close_names(self) -> None:
-        """That was the last name. Harmless twice."""
+        """Close its input, after the last name. Idempotent."""
         self._stdin.close()
 
     def read(self) -> bytes:
-        """Return what it has written; empty where that is nothing, now or for ever."""
+        """Return what it has written; empty if that is nothing yet, or its output has ended."""
         try:
             data = os.read(self.results_fd, _READ_BYTES)
         except BlockingIOError:
@@ -88,11 +88,11 @@ class Client:
         return data
 
     def reap(self) -> int:
-        """After its exit: return its exit code, or less than 0 where a signal killed it."""
+        """Reap it after its exit; return its exit code, or less than 0 if a signal killed it."""
         return self._process.reap()
 
     def dismiss(self) -> None:
-        """End it, whatever it is doing, with all that it has started. Harmless after `reap`."""
+        """End it with all that it has started; after `reap`, only close its descriptors."""
         self._stdin.close()
         self._stdout.close()
         try:

@@ -6,8 +6,8 @@
     the loop ends            with nothing left to give, or after three clients
                              in a row without a result
 
-A kill at any moment loses no result but those that were not read; their messages
-are still there.
+A kill at any moment loses only results that were not read yet; their messages are
+still there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STOP_S = 30.0
 class ClientLoop:
     """Gives the messages of a maildir, which is open and locked, to clients.
 
-    A message that has failed is bounced with `route.bounce`, else it stays.
+    A message that has failed is bounced if `route.bounce` is set, else it stays.
     `clock` is monotonic seconds, `wall_clock` seconds of the epoch.
     """
 
@@ -81,7 +81,10 @@ class ClientLoop:
         self._told_to_stop.tell()
 
     def run(self) -> int:
-        """Run the loop; return the exit code. Raises `LocalError`."""
+        """Run the loop; return the exit code.
+
+        Raises `LocalError` if the maildir cannot be read or changed, or a client not be started.
+        """
         try:
             code = self._run()
         finally:
@@ -169,7 +172,7 @@ class ClientLoop:
                 self._report.twice(queued, trouble)
 
     def _keep(self, queued: QueuedMessage) -> None:
-        """Leave the message, and skip it in this run, also where a mail reader renames it."""
+        """Leave the message, and skip it in this run, even if a mail reader renames it."""
         message = queued.message
         self._kept.add(message.identity)
         self._seen.add(path_of(message.folder, message.name))
@@ -177,7 +180,7 @@ class ClientLoop:
     # Messages
 
     def _next(self) -> QueuedMessage | None:
-        """Return the next message for a client."""
+        """Return the next message for a client, or None if there is none."""
         while self._candidates:
             folder, name = self._candidates.popleft()
             path = path_of(folder, name)
@@ -196,7 +199,7 @@ class ClientLoop:
             try:
                 _check(queued)
             finally:
-                # The client opens it by itself; only its identity is needed here.
+                # The client opens the file itself; only its identity is needed here.
                 queued.close()
                 queued.release()
         except (EnvelopeError, FileChangedError, LocalError) as error:

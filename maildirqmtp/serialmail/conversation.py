@@ -2,8 +2,8 @@
 
 One thread, one selector, four descriptors. A feeder may wait for a result before
 it writes the next name, or read no result before its last name is written: so
-the loop never waits for only one of the four, and a full one stops the one
-before it.
+the loop never waits for only one of the four, and a step whose output is full
+stops the step before it.
 
     names      read while the connection has room, and few results wait
     packages   written while there are any
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 #: Seconds without a byte from the server while a response is due (serialmail, serialqmtp).
 READ_TIMEOUT_S = 3_600.0
-#: Bytes of results that wait to be written, beyond which no response is read.
+#: Bytes of unwritten results beyond which no response is read.
 RESULTS_BYTES = 64 << 10
 _NAMES_BYTES = 64 << 10
 SESSION_OVER = f"{NOT_WRITTEN}: a session's {SESSION_S / 60:.0f} minutes are over"
@@ -69,7 +69,7 @@ class Conversation:
         self._clock = clock
         self._names_fd = names_fd
         self._results_fd = results_fd
-        # The response time-out is ours: for each read, not for each package.
+        # This loop has its own response time-out: for each read, not for each package.
         timeouts = Timeouts(WRITE_TIMEOUT_S, float("inf"), FENCE_GRACE_S, SESSION_S)
         window = Window(WINDOW_MESSAGES, WINDOW_BYTES)
         self._pipeline = Pipeline(
@@ -83,10 +83,10 @@ class Conversation:
         self._fatal = ""
 
     def run(self) -> str:
-        """Send until the names end, or an error; return its text, or empty.
+        """Send until the names end or there is an error; return its text, or empty.
 
-        Every response has been written as a result by then. Raises `OSError`
-        where results cannot be written.
+        Every response has been written as a result by then. Raises `OSError` if
+        results cannot be written.
         """
         with contextlib.closing(self._ready):
             try:
@@ -181,7 +181,7 @@ class Conversation:
 
     @property
     def _is_finished(self) -> bool:
-        """True where all is answered and nothing more can be sent: one more name is an error."""
+        """True if all is answered and nothing more can be sent: one more name is an error."""
         pipeline = self._pipeline
         if pipeline.packages_in_flight or pipeline.error is not None:
             return False
@@ -230,7 +230,7 @@ class Conversation:
 
     @property
     def _results_wait(self) -> bool:
-        """True while results are not read: then neither responses nor names are read either."""
+        """True while too many results are unwritten: then no responses and no names are read."""
         return len(self._results) >= RESULTS_BYTES
 
     def _take_results(self) -> None:
@@ -240,7 +240,7 @@ class Conversation:
             self._results += write_result(queued.message.name, answer, self._said_by)
 
     def _write_results(self, ready: dict[int, int]) -> None:
-        """Write results where that does not block. Raises `OSError`."""
+        """Write what results fit without blocking. Raises `OSError` if they cannot be written."""
         if self._results and ready.get(self._results_fd, 0) & selectors.EVENT_WRITE:
             with contextlib.suppress(BlockingIOError):
                 del self._results[: os.write(self._results_fd, self._results[: select.PIPE_BUF])]

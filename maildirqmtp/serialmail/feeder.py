@@ -32,7 +32,7 @@ _NAMES_A_TURN = 64
 class Feeder:
     """Feeds one client; `results` counts the results it has written.
 
-    `take` returns the next message, or None where there is none; `settle` is
+    `take` returns the next message, or None if there is none; `settle` is
     called with each result. `clock` is monotonic seconds.
     """
 
@@ -67,7 +67,10 @@ class Feeder:
         return self._exited and not self._client.gives_results
 
     def turn(self, until: float | None) -> None:
-        """Write names, wait until the time `until` at most, read results. Raises `WireError`."""
+        """Write names, wait until the time `until` at most, read results.
+
+        Raises `WireError` if the client writes anything but a result for a name that has none.
+        """
         self._give()
         client, selector = self._client, self._selector
         for key, _ in selector.select(seconds_until(until, self._clock())):
@@ -80,7 +83,7 @@ class Feeder:
                 self._read()
 
     def stop_giving(self) -> None:
-        """Give no more names."""
+        """Give no more names, and close the client's input."""
         if self._client.names_fd in self._selector.get_map():
             self._selector.unregister(self._client.names_fd)
         self._client.close_names()
@@ -90,7 +93,7 @@ class Feeder:
         self._selector.close()
 
     def _give(self) -> None:
-        """Write names while the pipe has room, but so few that results do not pile up."""
+        """Write names while the pipe has room, but few enough that results do not pile up."""
         for _ in range(_NAMES_A_TURN):
             if not self._client.takes_names:
                 return
@@ -113,7 +116,7 @@ class Feeder:
         data = client.read()
         if not client.gives_results:
             self._selector.unregister(client.results_fd)
-            # Nothing that it does from here on can be reported.
+            # It can report nothing of what it does from here on.
             self.stop_giving()
         self._reader.feed(data)
         while (result := self._reader.next()) is not None:

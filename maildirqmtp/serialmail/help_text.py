@@ -7,7 +7,7 @@ from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 
 
 def show(text: str, tell: Callable[[str], object]) -> int:
-    """Write a text to standard output; `tell` is told where that fails. Return the exit code."""
+    """Write a text to standard output; return the exit code. `tell` gets the error if it fails."""
     try:
         print(text, end="")
         if sys.stdout is not None:

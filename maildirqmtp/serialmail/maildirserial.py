@@ -60,7 +60,7 @@ class Arguments:
 
 
 def parse(words: Sequence[str]) -> Arguments:
-    """Read the command line. Raises `ConfigError`."""
+    """Parse the command line. Raises `ConfigError` if an option is wrong or an argument missing."""
     bounce, lifetime_s = False, float("inf")
     sendmail: tuple[bytes, ...] = SENDMAIL
     try:

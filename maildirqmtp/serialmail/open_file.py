@@ -1,7 +1,7 @@
 """Opening a file by its name, and finding its envelope, as serialqmtp does with each name.
 
-The envelope is what the lines on top of the file say. There are no sidecars: the
-names may come from a program that knows none.
+The envelope is taken from the trace lines. Sidecars are not read: the names may
+come from a program that does not know them.
 """
 
 import os
@@ -14,8 +14,8 @@ from maildirqmtp.maildir.files import Folder, Message, identity_of
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 
-# Names are paths, and may be links: the feeder is trusted as a command line is. O_NONBLOCK and
-# O_NOCTTY: opening a FIFO or a terminal must neither block nor make it the controlling one.
+# Names are paths, and may be links: the feeder is trusted like a command line. O_NONBLOCK and
+# O_NOCTTY: opening a FIFO must not block, and a terminal must not become the controlling one.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _HERE = Folder(-1, b"")
 
@@ -25,10 +25,11 @@ class UnreadableError(QMTPError):
 
 
 def open_message(name: bytes, prefix: bytes) -> QueuedMessage | None:
-    """Open a file and find its envelope; None where it has none, or not one for `prefix`.
+    """Open a file and find its envelope; None if it has none, or none for `prefix`.
 
-    The recipient is without the prefix. Raises `UnreadableError`, and
-    `EnvelopeError` for a file with such a recipient that cannot be sent as it is.
+    The recipient is without the prefix. Raises `UnreadableError` if the file cannot be
+    read, and `EnvelopeError` if its trace lines are malformed, or it has a recipient
+    with the prefix and cannot be sent as it is.
     """
     message = _load(name)
     taken = False
@@ -42,7 +43,7 @@ def open_message(name: bytes, prefix: bytes) -> QueuedMessage | None:
 
 
 def unchanged(queued: QueuedMessage) -> bool:
-    """True while the file that is being streamed is unchanged since it was opened."""
+    """Return whether the file that is being streamed is unchanged since it was opened."""
     try:
         return identity_of(os.fstat(queued.message.fd)) == queued.message.identity
     except OSError:

@@ -1,4 +1,4 @@
-"""Waiting for several descriptors, files among them: standard input may be one, or /dev/null."""
+"""Waiting for several descriptors, including files: standard input may be one, or /dev/null."""
 
 import selectors
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ class DescriptorPoller:
         return self._selectable[fd]
 
     def wait(self, until: float | None) -> dict[int, int]:
-        """Return the events of the descriptors that are ready; empty at the time `until`."""
+        """Wait until the time `until` at most; return the events of descriptors that are ready."""
         wait_s = seconds_until(until, self._clock())
         found = self._selector.select(0 if self._always else wait_s)
         return self._always | {key.fd: events for key, events in found}

@@ -1,4 +1,4 @@
-"""The connection of serialqmtp, which remembers what became of it."""
+"""The connection of serialqmtp, which records how it ended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ NOT_WRITTEN = "unable to write to network"
 
 
 class RecordingTransport(TransportWrapper):
-    """A transport; `failure` is what serialmail says of its end, `heard_at` when a byte last came.
+    """A transport that records how it ended.
 
-    `clock` is monotonic seconds.
+    `failure` says that in serialmail's words; `heard_at` is when a byte last came. `clock` is
+    monotonic seconds.
     """
 
     def __init__(self, transport: Transport, clock: Callable[[], float]) -> None:

@@ -45,7 +45,7 @@ class SerialmailReport(Report):
         self._info(queued, "failed", f"{text} (moved to {printable(where)})")
 
     def refused(self, queued: QueuedMessage, text: str) -> None:
-        """A failure without a bounce: by serialmail's rule the message stays."""
+        """Report a failure without a bounce: by serialmail's rule the message stays."""
         self.counters.failed += 1
         self._info(queued, "failed", text)
 
@@ -60,7 +60,7 @@ class SerialmailReport(Report):
         self._line("trouble", -1, f"warning: {printable(name)} stays: {reason}")
 
     def twice(self, queued: QueuedMessage, error: LocalError) -> None:
-        """The server has accepted the message, and it cannot be removed."""
+        """Report that the server has accepted the message, but it cannot be removed."""
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
         self._line(
@@ -80,7 +80,7 @@ class SerialmailReport(Report):
         self._line("note", -1, f"info: {what}")
 
     def fatal(self, what: str) -> None:
-        """The run ends because of this."""
+        """Report why the run ends."""
         self.counters.problems += 1
         self._line("trouble", -1, f"fatal: {what}")
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(prefix: bytes) -> str:
     """Send the files; return the text of an error, or empty."""
-    # Else the next file that is opened would get the number of the missing one.
+    # Otherwise the next file that is opened would get the number of the missing one.
     if not _is_open(0):
         return "unable to read input"
     if not _is_open(1):

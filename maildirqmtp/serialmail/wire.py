@@ -1,7 +1,7 @@
 """The language between serialmail's programs; bytes only.
 
-    a feeder to its client   name NUL, again and again
-    a client to its feeder   name NUL, one of K Z D, a text, LF, for each name
+    a feeder to its client   for each file: name NUL
+    a client to its feeder   for each name: name NUL, one of K Z D, a text, LF
 
 A client (serialqmtp, serialsmtp) gives no result for a file whose recipient does
 not begin with its prefix. Source: the formats of serialmail 0.75.
@@ -11,9 +11,9 @@ from maildirqmtp.errors import QMTPError
 from maildirqmtp.response import Response, Status
 from maildirqmtp.text import printable
 
-#: Bytes of a file name that are taken; the kernel takes no longer path (PATH_MAX, with its NUL).
+#: The most bytes of a file name; the kernel takes no longer path (PATH_MAX, with its NUL).
 MAX_NAME = 4_095
-#: Bytes of a result from the status byte on, as serialqmtp writes it.
+#: The most bytes of a result from the status byte on, as serialqmtp writes it.
 MAX_WRITTEN = 2_000
 #: Bytes of a result's text that are read from a client, as protocol.MAX_RESPONSE of a server.
 MAX_TEXT = 65_536
@@ -26,7 +26,7 @@ _PLAIN = bytes(byte if 32 <= byte <= 126 else ord("?") for byte in range(256))
 
 
 class WireError(QMTPError):
-    """The other program wrote something that is not of this language."""
+    """The other program wrote something that this language does not allow."""
 
 
 def write_result(name: bytes, response: Response, said_by: bytes) -> bytes:
@@ -39,11 +39,10 @@ def write_result(name: bytes, response: Response, said_by: bytes) -> bytes:
 
 
 class NameReader:
-    """Turns bytes into names, each of which ended with a NUL.
+    """Turns bytes into names, each of which ends with a NUL.
 
-    `feed` bytes as they come, then call `next` until it returns None. Raises
-    `WireError` for a name that is longer than any path. Bytes after the last
-    NUL are not a name: it may be cut off.
+    `feed` bytes as they come, then call `next` until it returns None. Bytes
+    after the last NUL are not a name: it may be cut off.
     """
 
     __slots__ = ("_buffer", "_start")
@@ -59,7 +58,7 @@ class NameReader:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """Return the next name, or None. Raises `WireError`."""
+        """Return the next name, or None. Raises `WireError` if it is longer than any path."""
         end = self._buffer.find(_NUL, self._start, self._start + MAX_NAME + 1)
         if end < 0:
             if len(self._buffer) - self._start > MAX_NAME:
@@ -73,8 +72,8 @@ class NameReader:
 class ResultReader:
     """Turns a client's bytes into results, each a name and a response.
 
-    As `NameReader`; a result that is cut off at the end does not count. Raises
-    `WireError` for anything else; nothing after it can be trusted.
+    Used as `NameReader`; a result that is cut off at the end does not count. `next`
+    raises `WireError` for anything else; nothing after it can be trusted.
     """
 
     __slots__ = ("_buffer", "_looked", "_start")
@@ -92,7 +91,7 @@ class ResultReader:
         self._buffer += data
 
     def next(self) -> tuple[bytes, Response] | None:
-        """Return the next result, or None. Raises `WireError`."""
+        """Return the next result, or None. Raises `WireError` if it is malformed or too long."""
         buffer, start = self._buffer, self._start
         end_of_name = buffer.find(_NUL, start, start + MAX_NAME + 1)
         if end_of_name < 0:

@@ -2,9 +2,9 @@
 
     1. the address that worked last, so that a dead one costs nothing at each reconnect
     2. the others: IPv6 and IPv4 in turn, else as the system orders them (RFC 8305, 4)
-    3. those that were of no use within 5 minutes, the one longest ago first
+    3. those that were of no use within the last 5 minutes, the one longest ago first
 
-What is remembered belongs to the process, and to all its threads.
+All threads of the process share what is remembered.
 """
 
 # No postponed annotations; see `forwarder.route`.
@@ -17,8 +17,8 @@ from maildirqmtp.transport.endpoint import TcpEndpoint
 
 #: Seconds for which an address that was of no use goes behind the others.
 USELESS_S = 300.0
-#: Seconds from one address to the next, at least and at most (RFC 8305, 8); in between, so many
-#: times the time that connecting took last: a satellite link needs over half a second each time.
+#: The least and the most seconds from one address to the next (RFC 8305, 8); in between, this
+#: multiple of the last connect time: a satellite link needs over half a second each time.
 NEXT_AFTER_S = 0.25
 MAX_NEXT_AFTER_S = 2.0
 NEXT_AFTER_CONNECT_TIMES = 1.5
@@ -41,12 +41,15 @@ _useless: dict[Address, float] = {}
 
 
 def look_up(server: TcpEndpoint, now: float) -> list[Address]:
-    """Return the server's addresses in the order to be tried. Raises `ConnectError`."""
-    # As bytes where that will do: for a str, Python loads its tables of Unicode host names.
+    """Return the server's addresses in the order in which they are to be tried.
+
+    Raises `ConnectError` if the host is not found.
+    """
+    # As bytes if that will do: for a str, Python loads its tables of Unicode host names.
     host = server.host.encode() if server.host.isascii() else server.host
     try:
         found = socket.getaddrinfo(host, server.port, type=socket.SOCK_STREAM)
-    except ConnectError:  # of a signal handler: told to stop
+    except ConnectError:  # from a signal handler: told to stop
         raise
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -1,4 +1,4 @@
-"""What the kernel still holds of what was sent on a socket."""
+"""How much the kernel still holds of what was sent on a socket."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _SIOCOUTQ = 0x5411
 
 
 def unacknowledged(fd: int) -> int:
-    """Return the bytes that were sent and that the other end has not acknowledged (tcp(7)).
+    """Return how many bytes were sent that the other end has not acknowledged (tcp(7)).
 
-    Also after a reset, until the socket is closed. 0 where that cannot be told: a pipe, a
-    descriptor that is closed.
+    Also after a reset, until the socket is closed. 0 if that is unknown: a pipe, a closed
+    descriptor.
     """
     if fd < 0:
         return 0

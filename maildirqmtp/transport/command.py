@@ -1,8 +1,8 @@
-"""A command that speaks QMTP on its standard input and output, as ssh does.
+"""A command, such as ssh, that speaks QMTP on its standard input and output.
 
-It runs in a process group of its own, without a shell. What it writes on its
-standard error is read by a thread, whatever the connection is waiting for: a
-command that has to wait for that to be read would never answer.
+It runs in a process group of its own, without a shell. A thread reads its
+standard error, whatever the connection is waiting for: a command that blocks
+on writing there would never answer.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 #: Seconds that a command has to exit once its input and output are closed.
 EXIT_GRACE_S = 3.0
-#: Seconds that all commands have to exit after SIGTERM, where this process exits at once.
+#: Seconds that all commands have to exit after SIGTERM, when this process exits at once.
 EXIT_S = 0.3
-#: Seconds from the end of its output to its exit status.
+#: Seconds to wait for its exit status after the end of its output.
 STATUS_S = 1.0
-#: Seconds that the log gets to take what is left of its standard error.
+#: Seconds to wait until what is left of its standard error is in the log.
 LOG_S = 1.0
 #: Bytes of a line of standard error that are shown.
 LINE_BYTES = 1_000
 #: Lines of standard error that are shown, for each connection.
 MAX_LINES = 1_000
 
-#: Exit statuses of ssh (its own trouble, ssh(1)), and of a shell that cannot run a command
-#: (POSIX 2.8.2): not those of a server that a message has brought down.
+#: Exit statuses of ssh for its own errors (ssh(1)), and of a shell that cannot run a command
+#: (POSIX 2.8.2): a server that a message has brought down has others.
 NEVER_CONNECTED = (126, 127, 255)
 
 _LAST_BYTES = 64 << 10
@@ -55,7 +55,7 @@ _running: weakref.WeakSet[CommandTransport] = weakref.WeakSet()
 @atexit.register
 def _end_all() -> None:
     """End the commands of a process that exits at once: ssh may hang for hours."""
-    # Not those of the process that has forked this one.
+    # Commands of the process that has forked this one are left alone.
     left = [transport for transport in _running if transport.owner == os.getpid()]
     for transport in left:
         transport.process.signal(signal.SIGTERM)
@@ -63,15 +63,18 @@ def _end_all() -> None:
     for transport in left:
         transport.process.exits(deadline - time.monotonic())
         transport.process.signal(signal.SIGKILL)
-    # What they said last is shown. And an interpreter that ends while a thread has its
-    # standard error locked aborts.
+    # Wait for their last output to be shown. And an interpreter that ends while a thread holds
+    # the lock of its standard error aborts.
     deadline = time.monotonic() + LOG_S
     for transport in left:
         transport.wait_for_log(deadline - time.monotonic())
 
 
 class CommandTransport(DescriptorTransport):
-    """A command that is running; `log` gets the lines of its standard error."""
+    """A running command; `log` gets the lines of its standard error.
+
+    Raises `ConnectError` if it cannot be started.
+    """
 
     close_waits = True
 
@@ -79,7 +82,7 @@ class CommandTransport(DescriptorTransport):
         self._command = server.command
         try:
             self.process = Process(server.words, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-        except ConnectError:  # of a signal handler: told to stop
+        except ConnectError:  # from a signal handler: told to stop
             raise
         except OSError as error:
             raise _not_started(server, error) from error
@@ -109,7 +112,7 @@ class CommandTransport(DescriptorTransport):
         return data
 
     def hang_up(self) -> None:
-        """See `Transport`. Of several commands, none has to wait for the one before it."""
+        """See `Transport`. Closes the pipes, so that several commands exit at the same time."""
         self._hung_up()
 
     def _hung_up(self) -> float:
@@ -124,7 +127,7 @@ class CommandTransport(DescriptorTransport):
         return self._exit_by - now
 
     def close(self) -> None:
-        """See `Transport`. Waits for the command's end, and ends it where it does not come."""
+        """See `Transport`. Waits for the command to exit, and ends it if it does not."""
         if self._closed:
             return
         left_s = self._hung_up()
@@ -143,11 +146,11 @@ class CommandTransport(DescriptorTransport):
 
     @property
     def bytes_unread(self) -> int:
-        """See `Transport`. ssh that does not reach its host leaves all of it in the pipe."""
+        """See `Transport`. An ssh that cannot reach its host leaves all of them in the pipe."""
         return self._unread if self._exit_by is not None else self._count_unread()
 
     def _count_unread(self) -> int:
-        """Return what is left in the pipe, where no process has its other end open any more."""
+        """Return the bytes left in the pipe if no process has its other end open any more, or 0."""
         import fcntl
         import struct
         from termios import FIONREAD
@@ -160,7 +163,7 @@ class CommandTransport(DescriptorTransport):
         return int(count)
 
     def _ended(self, number: int | None) -> TransportError | None:
-        """Return the error for how the command ended; None where it exited with 0, or not yet."""
+        """Return the error for how the command ended; None if it exited with 0, or not yet."""
         if self._closed or not self.process.exits(STATUS_S):
             return None
         how, what = self.process.exit_status() or (os.CLD_EXITED, 0)
@@ -193,7 +196,7 @@ class _StderrReader:
         self._line = b""
         self._lines = 0
         self._stop_read, self._stop_write = os.pipe()
-        # A daemon thread: one that waits for a log that nobody reads must not keep the process.
+        # A daemon thread: if it waits for a log that nobody reads, the process must still exit.
         self._thread = threading.Thread(target=self._run, name=f"stderr of {command}", daemon=True)
         try:
             self._thread.start()
@@ -203,13 +206,13 @@ class _StderrReader:
             raise
 
     def close(self) -> None:
-        """Pass on what is there, and end; processes it left running may have it open still."""
+        """Pass on what is there, and end, even if processes left running have the pipe open."""
         os.close(self._stop_write)
-        # The log may be waiting for this thread, or for a reader that does not read.
+        # Not for ever: the log may be waiting for this thread, or for a reader that does not read.
         self.wait(LOG_S)
 
     def wait(self, within_s: float) -> None:
-        """Wait for its end, which comes with that of the last process that has it open."""
+        """Wait for the thread to end, as it does once no process has the pipe open any more."""
         self._thread.join(max(0.0, within_s))
 
     def _run(self) -> None:

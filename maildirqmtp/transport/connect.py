@@ -1,7 +1,7 @@
-"""Connecting to a server, whatever way it is reached.
+"""Connecting to a server, by whatever transport its endpoint asks for.
 
-Only the modules of the way that is used are imported: a run over plain TCP
-loads neither ssl nor subprocess.
+Only the modules of that transport are imported: a run over plain TCP loads
+neither ssl nor subprocess.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _to_stderr(line: str) -> None:
-    """Write a line of a command to our log; in one piece, for it comes from a thread."""
+    """Write a line of a command to our log; in one piece, because it comes from a thread."""
     stream = sys.stderr
     if stream is None:
         return
@@ -40,16 +40,16 @@ def connect(
     log: Callable[[str], None] = _to_stderr,
     write_timeout_s: float = 0.0,
 ) -> Transport:
-    """Connect to the server; each address that it has gets `timeout_s` seconds.
+    """Connect to the server; each of its addresses gets `timeout_s` seconds.
 
-    `tls` says how to know a server at `qmtps://`; None: by the certificate
+    `tls` says how to verify a server at `qmtps://`; None: by the certificate
     authorities of this system. `log` gets the lines that a command writes on
-    its standard error, in a thread of theirs. `write_timeout_s` is how long the
-    server may take no bytes, where that is more than two minutes.
+    its standard error, in a thread of its own. `write_timeout_s` is how long the
+    server may take no bytes: TCP's own limit, two minutes, is raised to allow it.
 
-    Raises `ConnectError`, or `ConnectTimeout` where every address timed out;
-    `ConfigError` for `tls` with a server that would be talked to in plain. A
-    `ConnectError` that a signal handler raises goes through: no other address.
+    Raises `ConnectError` if no address can be connected to, `ConnectTimeout` if
+    every one timed out, and `ConfigError` for `tls` with a plain-text server. If
+    a signal handler raises a `ConnectError`, no other address is tried.
     """
     check_tls(server, tls)
     return connector(server, tls, log)(min(timeout_s, MAX_WAIT_S), write_timeout_s)
@@ -58,7 +58,7 @@ def connect(
 def connector(
     server: Endpoint, tls: Tls | None = None, log: Callable[[str], None] = _to_stderr
 ) -> Callable[[float, float], Transport]:
-    """Import what this way takes; return what connects, given two time-outs in seconds."""
+    """Import the transport; return what connects, given connect and write time-outs in seconds."""
     if isinstance(server, TcpEndpoint) and server.tls:
         from maildirqmtp.transport.tls import connect_tls
 

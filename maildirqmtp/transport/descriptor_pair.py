@@ -22,7 +22,7 @@ class DescriptorPair:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self.can_send_file = can_send_file
-        #: Where it leads, if the server may have other addresses.
+        #: The address it leads to, if the server may have others.
         self.address: Address | None = None
         self.addresses = 1
 
@@ -59,7 +59,7 @@ class DescriptorPair:
             raise self._broken("reading", error) from error
 
     def hang_up(self) -> None:
-        """See `Transport`. Here closing does it, at once."""
+        """See `Transport`. Does nothing, because `close` takes no time."""
 
     def report_useless(self) -> None:
         """See `Transport`."""
@@ -75,5 +75,5 @@ class DescriptorPair:
         return TransportError(error.errno, f"connection to {self.name} broke while {doing}: {why}")
 
     def _forget_descriptors(self) -> None:
-        """After closing them: their numbers may be those of other files soon."""
+        """Forget the closed descriptors: other files may soon have their numbers."""
         self.read_fd = self.write_fd = -1

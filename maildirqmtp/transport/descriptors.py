@@ -1,4 +1,4 @@
-"""Two descriptors to read from and to write to; and those that a UCSPI client hands us."""
+"""Transports on two descriptors, for reading and writing, such as those of a UCSPI client."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import stat
 from maildirqmtp.errors import ConnectError
 from maildirqmtp.transport.descriptor_pair import DescriptorPair
 
-#: Where a UCSPI client has what comes from the server, and what goes there.
+#: The descriptors on which a UCSPI client has what comes from the server, and what goes there.
 UCSPI_READ_FD = 6
 UCSPI_WRITE_FD = 7
 
-# A client makes one connection and becomes us; there is no way back to another.
+# A UCSPI client makes one connection and then executes this program, which cannot get another.
 _taken = False
 
 
@@ -21,7 +21,7 @@ class DescriptorTransport(DescriptorPair):
     """A connection on two descriptors, which it owns."""
 
     def __init__(self, read_fd: int, write_fd: int, name: str) -> None:
-        # The kernel sends files into sockets; into pipes, older ones do not.
+        # sendfile(2) writes to sockets; older kernels do not let it write to pipes.
         can_send_file = stat.S_ISSOCK(os.fstat(write_fd).st_mode)
         super().__init__(read_fd, write_fd, name, can_send_file)
         self._closed = False
@@ -34,14 +34,14 @@ class DescriptorTransport(DescriptorPair):
             self._closed = True
             for fd in (self.read_fd, self.write_fd):
                 with contextlib.suppress(OSError):
-                    # Others who share them, as in a shell's pipeline, may expect to block.
+                    # Processes that share them, as in a shell's pipeline, may expect to block.
                     os.set_blocking(fd, True)
                 os.close(fd)
             self._forget_descriptors()
 
 
 def connect_ucspi() -> DescriptorTransport:
-    """Take over descriptors 6 and 7. Raises `ConnectError`, also the second time."""
+    """Take over descriptors 6 and 7. Raises `ConnectError` if they are unusable, or used up."""
     global _taken
     name = _peer()
     if _taken:
@@ -61,9 +61,9 @@ def connect_ucspi() -> DescriptorTransport:
 
 
 def _is_inherited_stream(fd: int) -> bool:
-    """Say whether this process inherited the descriptor, and it is a socket or a pipe.
+    """Return whether this process inherited the descriptor, and it is a socket or a pipe.
 
-    Without a UCSPI client, files of this process get the numbers 6 and 7; but
+    Without a UCSPI client, other files of this process may be 6 and 7, but
     Python opens none that a child would inherit.
     """
     try:

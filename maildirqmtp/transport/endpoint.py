@@ -20,10 +20,10 @@ _UNDERSTOOD = "NAME, NAME:PORT, [::1]:PORT, qmtp://NAME, qmtps://NAME, unix:PATH
 
 
 class _Kind:
-    """What the kinds of endpoints have in common; beside it, each is a named tuple of its fields.
+    """What all kinds of endpoints have in common; each is also a named tuple of its fields.
 
-    Those alone would be equal across kinds (`unix:a` and `exec:a` are both one text), and a
-    dataclass takes longer to import than a run that finds its maildir empty.
+    Named tuples alone would be equal across kinds (`unix:a` and `exec:a` are both one text), and
+    `dataclasses` takes longer to import than a run that finds its maildir empty.
     """
 
     __slots__ = ()
@@ -72,7 +72,7 @@ class _Unix(NamedTuple):
 
 
 class UnixEndpoint(_Kind, _Unix):
-    """A QMTP server on a Unix stream socket. Like the next ones, it has no name in the DNS."""
+    """A QMTP server on a Unix stream socket. `host` is empty: it has no name in the DNS."""
 
     __slots__ = ()
     host = ""
@@ -102,12 +102,12 @@ class CommandEndpoint(_Kind, _Command):
 
     @property
     def command(self) -> str:
-        """The command's name, without its directory, fit to be shown."""
+        """The command's name, without its directory; printable."""
         return _shown(self.words[0].rpartition("/")[2] or self.words[0])
 
 
 class UcspiEndpoint(_Kind):
-    """What is on descriptors 6 (to read) and 7 (to write), as under tcpclient (UCSPI-1996)."""
+    """A server on descriptors 6 (to read) and 7 (to write), as under tcpclient (UCSPI-1996)."""
 
     __slots__ = ()
     host = ""
@@ -121,7 +121,7 @@ class UcspiEndpoint(_Kind):
         return "UcspiEndpoint()"
 
 
-#: Any of them.
+#: Any kind of endpoint.
 Endpoint = TcpEndpoint | UnixEndpoint | CommandEndpoint | UcspiEndpoint
 
 
@@ -132,7 +132,7 @@ def check_tls(server: Endpoint, tls: object | None) -> None:
 
 
 def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
-    """Read `sha256:` and 64 hexadecimal digits or base64 (RFC 7469). Raises `ConfigError`."""
+    """Parse `sha256:` and 64 hexadecimal digits or base64 (RFC 7469), or raise `ConfigError`."""
     from base64 import b64decode
 
     scheme, colon, digest = text.partition(":")
@@ -147,10 +147,11 @@ def parse_pin(text: str, where: str = "--tls-pin") -> bytes:
 
 
 def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
-    """Read SERVER, in any of the forms of `maildirqmtp --help`.
+    """Parse SERVER, in any of the forms of `maildirqmtp --help`.
 
     `default_port` is for a TCP server without a port; None: 209, or 6209 with
-    TLS. Raises `ConfigError`, which says what is wrong and what is understood.
+    TLS. Raises `ConfigError` if it has none of these forms; the error says what
+    is wrong and what is understood.
     """
     if text == "-":
         return UcspiEndpoint()
@@ -169,7 +170,7 @@ def parse_endpoint(text: str, default_port: int | None = None) -> Endpoint:
 
 
 def parse_tcp(text: str, default_port: int = QMTP_PORT) -> TcpEndpoint:
-    """Read `NAME`, `NAME:PORT` or `[::1]:PORT`, and nothing else. Raises `ConfigError`."""
+    """Parse `NAME`, `NAME:PORT` or `[::1]:PORT`. Raises `ConfigError` for anything else."""
     return _tcp(text, text, default_port)
 
 
@@ -195,7 +196,7 @@ def _tcp(rest: str, text: str, default_port: int, tls: bool = False) -> TcpEndpo
 
 
 def _check_ipv6(host: str, text: str) -> None:
-    """Refuse what would otherwise be looked up as a name, as in `name:209:`."""
+    """Refuse text that would otherwise be looked up as a name, as in `name:209:`."""
     from ipaddress import IPv6Address
 
     try:
@@ -205,7 +206,7 @@ def _check_ipv6(host: str, text: str) -> None:
 
 
 def parse_port(text: str, where: str = "port") -> int:
-    """Read a TCP port, 1 to 65535. Raises `ConfigError`."""
+    """Parse a TCP port. Raises `ConfigError` if it is not a number from 1 to 65535."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65_536):
         raise ConfigError(f"{where}: a port is a number from 1 to 65535, not {text!r}")
     return int(text)
@@ -218,7 +219,7 @@ def _path(path: str, text: str) -> str:
 
 
 def _words(command: str, text: str) -> tuple[str, ...]:
-    """Split a command as a shell would; no shell is ever asked."""
+    """Split a command as a shell would, without running a shell."""
     import shlex
 
     try:

@@ -8,10 +8,10 @@ from functools import cache
 
 @cache
 def full_host_name() -> str:
-    """Return the host's fully qualified name, or its short one where it has no other.
+    """Return the host's fully qualified name, or its short one if it has no other.
 
-    As `hostname -f` finds it: by /etc/hosts or the DNS, which can take seconds
-    where no server answers, once in a process.
+    Found as `hostname -f` does, by /etc/hosts or the DNS, once in a process: it
+    can take seconds if no DNS server answers.
     """
     name = socket.gethostname()
     if "." in name:
@@ -21,6 +21,6 @@ def full_host_name() -> str:
     except (OSError, UnicodeError):
         return name
     canonical = found[0][3].rstrip(".")
-    # What a name on 127.0.0.1 may be an alias of names every host.
+    # A name on 127.0.0.1 may be an alias of localhost.localdomain, which names every host.
     is_of_use = "." in canonical and not canonical.startswith("localhost.")
     return canonical if is_of_use else name

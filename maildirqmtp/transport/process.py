@@ -1,6 +1,6 @@
-"""Commands: starting them, and ending them with all that they have started.
+"""Commands: starting them, and ending them with all processes that they have started.
 
-Only this imports subprocess. No shell is ever involved.
+Only this module imports subprocess. No shell is ever involved.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from maildirqmtp.descriptor_limit import give_back
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Seconds from SIGTERM to SIGKILL, and from that until the command is given up.
+#: Seconds from SIGTERM to SIGKILL, and from SIGKILL until the command is given up.
 TERM_S = 1.0
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 
-#: How often, in seconds, a command is looked at while its exit is waited for, at least.
+#: The most seconds between two checks whether a command has exited.
 _LONGEST_PAUSE_S = 0.05
 
-#: The commands that are running, or have exited and are still to be reaped by us.
+#: Process IDs of commands that are running, or have exited and are still to be reaped here.
 own: set[int] = set()
-#: Held while one is started, and by whoever reaps children that are not in `own`.
+#: Held while a command is started, and while children that are not in `own` are reaped.
 starting = threading.Lock()
 
 
 class Process:
-    """A command that is running, in a process group of its own.
+    """A running command, in a process group of its own.
 
     So an interrupt from the terminal (^C) does not reach it, and it can be
     ended with all its children. `new_session` also takes the terminal from it.
-    Pipes are unbuffered files. Raises `OSError` where it cannot be started,
-    with a `strerror` that can be shown.
+    Pipes are unbuffered files. Raises `OSError` if it cannot be started, with
+    a `strerror` that can be shown.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Process:
         return None if found is None else (found.si_code, found.si_status)
 
     def exits(self, within_s: float) -> bool:
-        """Wait for its exit, without reaping it; say whether it came in time."""
+        """Wait for it to exit, without reaping it; return whether it did within `within_s`."""
         deadline = time.monotonic() + within_s
         pause_s = 0.001
         while self.exit_status() is None:
@@ -111,20 +111,20 @@ class Process:
         return True
 
     def reap(self) -> int:
-        """After its exit: return its exit code, or less than 0 where a signal killed it."""
+        """Reap it after its exit; return its exit code, or less than 0 if a signal killed it."""
         code = self._process.wait()
         own.discard(self.pid)
         return code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the whole group. Not after it was reaped: the number may be reused."""
+        """Send a signal to the whole group. Not after `reap`: its ID may have been reused."""
         with contextlib.suppress(OSError):
             os.killpg(self.pid, number)
 
     def end(self, grace_s: float) -> None:
-        """See to its end, with all that it has started: after `grace_s` by SIGTERM, then SIGKILL.
+        """End it with all that it has started: after `grace_s` by SIGTERM, then by SIGKILL.
 
-        Harmless after `reap`; then what it has left running stays.
+        Does nothing after `reap`: then the processes that it has left running stay.
         """
         if self._process.returncode is not None:
             return

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-#: Seconds that one wait takes at most: epoll_wait(2) and poll(2) count milliseconds in 32 bits.
+#: The most seconds of one wait: epoll_wait(2) and poll(2) count milliseconds in 32 bits.
 MAX_WAIT_S = 86_400.0
 
 
 def seconds_until(deadline: float | None, now: float) -> float | None:
-    """Return what a selector is to wait for, at most; None for ever. Both on the same clock."""
+    """Return the most seconds that a selector may wait; None: no limit. Both by the same clock."""
     return None if deadline is None else min(max(0.0, deadline - now), MAX_WAIT_S)
 
 
 class DescriptorRegistration:
-    """The descriptors that a selector watches for one owner, `data` to whoever selects."""
+    """The descriptors that a selector watches for one owner; `data` is kept in their keys."""
 
     __slots__ = ("_data", "_registered", "_selector")
 
@@ -34,7 +34,7 @@ class DescriptorRegistration:
     def want(self, wanted: Mapping[int, int]) -> None:
         """Watch these descriptors for these events, and no others.
 
-        Raises `OSError` where the selector cannot watch one.
+        Raises `OSError` if the selector cannot watch one.
         """
         registered, selector = self._registered, self._selector
         for fd in registered.keys() - wanted.keys():
@@ -48,7 +48,7 @@ class DescriptorRegistration:
             registered[fd] = events
 
     def drop(self) -> None:
-        """Watch nothing more, also where the selector is closed already."""
+        """Watch nothing more; also works if the selector is already closed."""
         still_there = self._selector.get_map() or {}
         for fd in self._registered:
             if fd in still_there:
@@ -59,7 +59,7 @@ class DescriptorRegistration:
 class TransportRegistration(DescriptorRegistration):
     """A connection in a selector, of one descriptor or two.
 
-    Raises `OSError` where the selector cannot watch it.
+    Raises `OSError` if the selector cannot watch it.
     """
 
     __slots__ = ("_transport", "_wanted")
@@ -73,7 +73,7 @@ class TransportRegistration(DescriptorRegistration):
         self.want_to(True, False)
 
     def want_to(self, read: bool, write: bool) -> None:
-        """Have the selector tell when it can be read, and when it can be written."""
+        """Watch for the connection to become readable, writable, either or neither."""
         if (read, write) != self._wanted:
             self._wanted = (read, write)
             wanted = {self._transport.read_fd: _READ} if read else {}
@@ -86,7 +86,7 @@ class TransportRegistration(DescriptorRegistration):
 class ConnectionSelector:
     """A selector with one connection in it.
 
-    Raises `OSError` where the system has none left.
+    Raises `OSError` if the system has no descriptor left for one.
     """
 
     def __init__(self, transport: Transport) -> None:

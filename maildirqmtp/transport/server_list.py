@@ -1,4 +1,4 @@
-"""Several servers in the order of preference, as a command line or a file has them.
+"""Server lists: servers in the order of preference, as a command line or a file has them.
 
     mx1.example.org,mx2.example.org          SERVER on a command line, or a text in a file
     ["mx1.example.org", "exec:ssh mx2 ..."]  an array in a file
@@ -23,7 +23,10 @@ _WHOLE_TEXT = ("unix:", "exec:")
 
 
 def split_servers(text: str) -> tuple[str, ...]:
-    """Return the text of each server of `SERVER,SERVER`; of one server, its own. `ConfigError`."""
+    """Return the text of each server of `SERVER,SERVER`, or the text of the only one.
+
+    Raises `ConfigError` if one after the first begins with `unix:` or `exec:`.
+    """
     if "," not in text or text.startswith(_WHOLE_TEXT):
         return (text,)
     servers = tuple(text.split(","))
@@ -36,10 +39,11 @@ def split_servers(text: str) -> tuple[str, ...]:
 
 
 def parse_servers(texts: Sequence[str], default_port: int | None = None) -> tuple[Endpoint, ...]:
-    """Read each server of a list; `default_port` as for `parse_endpoint`.
+    """Parse each server of a list; `default_port` as for `parse_endpoint`.
 
-    Raises `ConfigError`, also for a list that would let mail go by TLS at one time and readable
-    by everybody at another: TLS and plain TCP, unless that is on loopback.
+    Raises `ConfigError` if the list is empty, a server cannot be parsed, is there twice or is `-`
+    among others, or if mail would go by TLS at one time and readable by everybody at another: by
+    TLS and by plain TCP, unless that is on loopback.
     """
     servers = tuple([parse_endpoint(text, default_port) for text in texts])
     if not servers:
@@ -69,7 +73,7 @@ def _check_list(servers: tuple[Endpoint, ...]) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine by its name or address, without looking it up."""
+    """Return whether a host is this machine by its name or address, without looking it up."""
     from ipaddress import ip_address
 
     name = host.lower().removesuffix(".")

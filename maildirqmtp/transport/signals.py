@@ -1,4 +1,4 @@
-"""Signal handlers for as long as something runs."""
+"""Signal handlers that are in place while a block runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def signal_handlers(
     wakeup_fd: int | None = None,
     keep_ignored: bool = False,
 ) -> Iterator[None]:
-    """Let `handler` handle these signals, and put the earlier handlers back at the end.
+    """Have `handler` handle these signals, and put the earlier handlers back at the end.
 
-    Python runs a handler between two bytecodes of the main thread. One that runs
-    just before a selector waits would not end that wait: the kernel also writes a
-    byte to `wakeup_fd`, which the selector waits for. `keep_ignored` leaves signals
-    that the caller ignores ignored, as nohup(1) expects. In the main thread only.
+    Python runs a handler between two bytecodes of the main thread. One that runs just
+    before a selector waits would not end that wait: so the interpreter also writes a
+    byte to `wakeup_fd`, which the selector watches. `keep_ignored` leaves signals that
+    the caller ignores ignored, as nohup(1) expects. In the main thread only.
     """
     chosen = [
         number

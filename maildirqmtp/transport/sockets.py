@@ -28,7 +28,10 @@ class SocketTransport(DescriptorPair):
 
 
 def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
-    """Connect to a Unix socket."""
+    """Connect to a Unix socket.
+
+    Raises `ConnectError` if that fails, `ConnectTimeout` if it takes over `timeout_s` seconds.
+    """
     import struct
 
     try:
@@ -36,7 +39,7 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
     except OSError as error:
         raise ConnectError(error.errno, f"cannot connect to {server}: {reason(error)}") from error
     try:
-        # By the kernel: with a time-out of Python's it fails at once where others wait before us.
+        # The kernel's time-out: with Python's, connect(2) fails at once if the backlog is full.
         whole, part = divmod(timeout_s, 1)
         span = struct.pack("@ll", int(whole), int(part * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)

@@ -1,8 +1,8 @@
 """The public key inside a certificate, for pins. Pure.
 
-DER (ITU-T X.690) of the little that is needed: RFC 5280, 4.1 puts before the
-SubjectPublicKeyInfo a version that may be missing, a serial number, and four
-sequences.
+It parses only as much DER (ITU-T X.690) as is needed: by RFC 5280, 4.1, a
+version that may be missing, a serial number and four sequences come before the
+SubjectPublicKeyInfo.
 """
 
 from hashlib import sha256
@@ -10,14 +10,14 @@ from hashlib import sha256
 _INTEGER = 0x02
 _SEQUENCE = 0x30
 _VERSION = 0xA0
-#: Bytes of a length; a certificate above 16 MiB is none.
+#: The most bytes of a length: no certificate is above 16 MiB.
 _MAX_LENGTH_BYTES = 3
 
 
 def public_key_digest(certificate: bytes) -> bytes:
     """Return the SHA-256 of a DER certificate's SubjectPublicKeyInfo (RFC 7469, 2.4).
 
-    Raises `ValueError` for what is no certificate.
+    Raises `ValueError` if it is no certificate.
     """
     at, end = _element(certificate, 0, len(certificate), _SEQUENCE)
     if end != len(certificate):

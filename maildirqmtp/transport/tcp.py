@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from maildirqmtp.transport.descriptor_pair import DescriptorPair
     from maildirqmtp.transport.endpoint import TcpEndpoint
 
-    #: Makes a transport of a connected socket, within the seconds that are left.
+    #: Makes a transport from a connected socket, within the seconds that are left.
     Wrap = Callable[[socket.socket, float], DescriptorPair]
 
-#: Seconds without traffic after which the peer is asked whether it is there, seconds from one
-#: question to the next, and questions without an answer after which the connection is broken.
+#: Seconds without traffic before the first keepalive probe, seconds from one probe to the next,
+#: and the number of unanswered probes after which the connection is broken.
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4
-#: Seconds that sent bytes may be unacknowledged, at least: as long as without any.
+#: The least seconds that sent bytes may stay unacknowledged: as long as an idle peer may be silent.
 UNACKNOWLEDGED_S = KEEPALIVE_IDLE_S + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S
 
 
@@ -53,9 +53,10 @@ def connect_tcp(
 ) -> DescriptorPair:
     """Connect to one of the server's addresses; each has `timeout_s` seconds.
 
-    `write_timeout_s` is how long the server may take no bytes; the kernel is not
-    to be quicker. `wrap` makes the transport; it may raise an `OSError` for an
-    address that is of no use after all, and then the others are tried.
+    `write_timeout_s` is how long the server may take no bytes; the kernel must not
+    give up earlier. `wrap` makes the transport; it may raise an `OSError` for an
+    address that is of no use after all, and then the others are tried. Raises
+    `ConnectError` if none is of use, `ConnectTimeout` if all timed out.
     """
     race = _Race(server, timeout_s, clock)
     try:
@@ -94,13 +95,13 @@ def _set_options(sock: socket.socket, write_timeout_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-    # To the kernel, a server that takes nothing counts as well: that is the write time-out's.
+    # The kernel also counts a server that takes nothing, which is the write time-out's job.
     unacknowledged_s = min(max(UNACKNOWLEDGED_S, write_timeout_s + KEEPALIVE_IDLE_S), MAX_WAIT_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(unacknowledged_s * 1_000))
 
 
 class _Race:
-    """The addresses that are being connected to, and those that are still to be tried."""
+    """The attempts to connect that are under way, and the addresses still to be tried."""
 
     def __init__(self, server: TcpEndpoint, timeout_s: float, clock: Callable[[], float]) -> None:
         self._server = server
@@ -120,11 +121,11 @@ class _Race:
     def run(self) -> tuple[socket.socket, Address, float] | None:
         """Return the first socket that is connected, its address and when it was begun.
 
-        The others go on. None where all have failed.
+        The other attempts go on. None if all have failed.
         """
         while self._begun or self._waiting:
             if self._begun:
-                # Before the clock is asked: whoever was stopped for long finds them connected.
+                # Before the clock is read: after a long stop of this process, one may be connected.
                 for key, _ in self._selector.select(self._wait_s()):
                     sock = key.fileobj
                     assert isinstance(sock, socket.socket)
@@ -142,16 +143,16 @@ class _Race:
         return None
 
     def _wait_s(self) -> float:
-        """Return the seconds until something else is due than what the sockets tell."""
+        """Return the seconds until an attempt times out, or the next one is to begin."""
         due = min(began + self._timeout_s for _, began in self._begun.values())
         return max(0.0, (min(due, self._next_at) if self._waiting else due) - self._clock())
 
     def _begin(self, address: Address, now: float) -> tuple[socket.socket, Address, float] | None:
-        """Begin to connect to an address; return what `run` does where that was all."""
+        """Begin to connect to an address; if that succeeds at once, return what `run` does."""
         self._next_at = now + self._next_after_s
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM)
-        except ConnectError:  # of a signal handler: told to stop
+        except ConnectError:  # from a signal handler: told to stop
             raise
         except OSError as error:
             self.failed(address, error)
@@ -191,7 +192,7 @@ class _Race:
         note_useless(address, self._next_at)
 
     def error(self) -> ConnectError:
-        """Return the error where all have failed."""
+        """Return the error for when all addresses have failed."""
         reason = f"cannot connect to {self._server}: {'; '.join(self._reasons)}"
         kind = ConnectTimeout if self._all_timed_out else ConnectError
         error = kind(self._last.errno if self._last else None, reason)

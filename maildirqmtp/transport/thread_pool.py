@@ -1,6 +1,6 @@
-"""A small pool of threads for what may take long: fsyncs, a server that is handed mail.
+"""A small pool of threads for what may take long: fsyncs, handing mail to another server.
 
-The thread of a selector gives work away, goes on, and is woken when some of it is done:
+The thread of a selector submits work, goes on, and is woken when some of it is done:
 
     wakeup = Wakeup()                         # its fd is in the selector
     pool = ThreadPool(8, wakeup.set)
@@ -32,7 +32,7 @@ class Job(Generic[T]):
         self._error: BaseException | None = None
 
     def result(self) -> T:
-        """Return what the work returned; raises what it raised, and `RuntimeError` before."""
+        """Return what the work returned, or raise what it raised; `RuntimeError` if not `done`."""
         if not self.done:
             raise RuntimeError("the work is not done yet")
         if self._error is not None:
@@ -40,39 +40,39 @@ class Job(Generic[T]):
         return self._result  # type: ignore[return-value]
 
     def run(self) -> None:
-        """Do the work, in whatever thread this is called. Raises nothing."""
+        """Do the work in the calling thread. Raises nothing."""
         work, self._work = self._work, None
         assert work is not None
         try:
             self._result = work()
         except BaseException as error:
             self._error = error
-        # What the work holds, such as the text of a message, goes before anybody is told.
+        # What the work holds, such as the text of a message, is freed before `done` tells others.
         del work
         self.done = True
 
 
 class Workers(Protocol):
-    """What work can be given to: a `ThreadPool`, or `Here`."""
+    """What takes work: a `ThreadPool`, or `Here`."""
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
-        """Have this done."""
+        """Have the work done; return its job."""
 
     def cancel(self, job: Job[Any]) -> bool:
-        """Withdraw a job that was not begun; False where it was."""
+        """Withdraw a job that was not begun; return False if it was."""
 
 
 class Here:
     """Does all work at once, in the caller's thread."""
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
-        """Do this; the job is done when this returns."""
+        """Do the work; the job is done when this returns."""
         job = Job(work)
         job.run()
         return job
 
     def cancel(self, job: Job[Any]) -> bool:
-        """Return False: it is done."""
+        """Return False: every job is done."""
         return False
 
 
@@ -80,7 +80,7 @@ class ThreadPool:
     """At most `max_threads` threads, started as they are needed; they do not outlive the process.
 
     `wake` is called from them each time that a job is done, and must not wait.
-    Every method is for any thread. Work is begun in the order of `submit`.
+    Any thread may call any method. Work is begun in the order of `submit`.
     """
 
     def __init__(self, max_threads: int, wake: Callable[[], None], name: str = "pool") -> None:
@@ -94,9 +94,9 @@ class ThreadPool:
         self._closed = False
 
     def submit(self, work: Callable[[], T]) -> Job[T]:
-        """Have this done. Raises `RuntimeError` when the pool is closed.
+        """Have the work done; return its job. Raises `RuntimeError` if the pool is closed.
 
-        Where not even one thread can be started, it is done before this returns.
+        If not even one thread can be started, the work is done before this returns.
         """
         job = Job(work)
         with self._changed:
@@ -112,7 +112,7 @@ class ThreadPool:
         return job
 
     def _add_thread(self) -> bool:
-        """Start one more thread, if there may be one more; False where there is none at all."""
+        """Start one more thread, if there may be one more; return False if there is none at all."""
         if len(self._threads) < self._max_threads:
             name = f"{self._name} {len(self._threads)}"
             # A thread that waits for a dead disk or server must not keep the process from ending.
@@ -125,7 +125,7 @@ class ThreadPool:
         return True
 
     def cancel(self, job: Job[Any]) -> bool:
-        """Withdraw a job that was not begun; False where it was, and goes on."""
+        """Withdraw a job that was not begun; return False if it was, and goes on."""
         with self._changed:
             if job not in self._waiting:
                 return False
@@ -133,7 +133,7 @@ class ThreadPool:
             return True
 
     def close(self, wait_s: float | None = None) -> bool:
-        """Drop what was not begun, and wait for the rest; False where some of it goes on.
+        """Drop what was not begun, and wait for the rest; return False if some of it goes on.
 
         `wait_s` is the most seconds to wait, None for as long as it takes. May be
         called again.
@@ -150,7 +150,7 @@ class ThreadPool:
     def _serve(self) -> None:
         while (job := self._next()) is not None:
             job.run()
-            # Until the next one comes, nothing of this one is to be held here.
+            # Nothing of this job may be kept alive here until the next one comes.
             del job
             self._wake()
 

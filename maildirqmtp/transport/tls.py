@@ -1,4 +1,4 @@
-"""TLS on the way to the server: who it is, and what is sent to it."""
+"""TLS to the server: verifying the server, and talking to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TlsTransport(DescriptorPair):
 
     @property
     def bytes_unread(self) -> int:
-        """See `Transport`. A server that refuses our certificate reads nothing of it."""
+        """See `Transport`. A server that refuses our certificate has read none of them."""
         return sys.maxsize if self._refused else 0
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
@@ -46,7 +46,7 @@ class TlsTransport(DescriptorPair):
         return sent
 
     def send_file(self, fd: int, offset: int, count: int) -> int | None:
-        """Not under TLS: the kernel would send the file as it is."""
+        """Raise `NotImplementedError`: the kernel would send the file unencrypted."""
         raise NotImplementedError
 
     def receive(self, max_bytes: int) -> bytes | None:
@@ -61,14 +61,14 @@ class TlsTransport(DescriptorPair):
         return data
 
     def close(self) -> None:
-        """See `Transport`. Tells the server, and does not wait for its answer."""
+        """See `Transport`. Sends close_notify, and does not wait for the server's."""
         self._socket.close_notify()
         self._socket.close()
         self._forget_descriptors()
 
     def _broken(self, doing: str, error: OSError) -> TransportError:
         broken = super()._broken(doing, error)
-        # Since TLS 1.3 the server checks our certificate after the handshake is over for us.
+        # Since TLS 1.3 the server checks our certificate after our side of the handshake is over.
         if isinstance(error, TlsError) and error.is_alert and not self._ever_received:
             self._refused = True
             return ConnectError(broken.errno, broken.strerror)
@@ -78,10 +78,10 @@ class TlsTransport(DescriptorPair):
 def connect_tls(
     server: TcpEndpoint, timeout_s: float, write_timeout_s: float, tls: Tls | None
 ) -> DescriptorPair:
-    """Connect to the server and know it by what `tls` says; see `connect`."""
+    """Connect to the server and verify it as `tls` says; see `connect`."""
     chosen = tls or Tls()
     name = _name(server)
-    # With a pinned key, whatever the certificate says, its owner is the server.
+    # A pinned key proves that it is the server, whatever the certificate says.
     verify = chosen.ca is not None or not chosen.pins
     try:
         context = client_context(chosen.ca, chosen.cert, chosen.key, verify)
@@ -105,7 +105,7 @@ def connect_tls(
 
 def _name(server: TcpEndpoint) -> str:
     """Return the server's host as it stands in certificates."""
-    # Without zone (RFC 4007, 11) and without the dot of the root.
+    # Without the zone (RFC 4007, 11) and without the dot of the DNS root.
     name = server.host.partition("%")[0].removesuffix(".")
     try:
         if name.encode("idna"):

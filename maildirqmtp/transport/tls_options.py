@@ -1,4 +1,4 @@
-"""How a server at `qmtps://` proves who it is, and what is shown to it."""
+"""How a server at `qmtps://` is verified, and which certificate is shown to it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Tls:
-    """What is asked of a server's certificate, and what is shown of ours.
+    """How to verify a server, and which certificate to show it.
 
         QMTPClient("qmtps://mail.example.org", tls=Tls(ca="/etc/ssl/our-ca.pem"))
 
-    `ca`, `cert` and `key` are paths of PEM files: who vouches for the server,
-    our certificate, and its key; without `key`, it is in `cert`. `pins` are
-    SHA-256 digests of public keys (RFC 7469, 2.4), of which the server must
-    have one: in place of a certificate authority, unless `ca` is given as well.
-    A pin is `"sha256:"` with hexadecimal or base64, or the 32 bytes. Nothing
-    given means the certificate authorities of this system.
+    `ca`, `cert` and `key` are paths of PEM files: the certificate authorities
+    for the server, our certificate, and its key; without `key`, it is in
+    `cert`. `pins` are SHA-256 digests of public keys (RFC 7469, 2.4), of which
+    the server must have one: in place of a certificate authority, unless `ca`
+    is given as well. A pin is `"sha256:"` with hexadecimal or base64, or the 32
+    bytes. Without `ca` and `pins`, the authorities of this system count.
 
-    The files are read with each connection; one that cannot be used is a
-    `ConnectError` then. Raises `ConfigError` for what makes no sense.
+    The files are read for each connection, which fails with `ConnectError` if
+    one cannot be used. Raises `ConfigError` for a malformed pin, a path that is
+    empty or has a NUL, or a `key` without `cert`.
     """
 
     ca: str | bytes | None
@@ -64,7 +65,7 @@ def _check_files(
     ca: str | bytes | None, cert: str | bytes | None, key: str | bytes | None, prefix: str
 ) -> None:
     for name, path in (("ca", ca), ("cert", cert), ("key", key)):
-        # For OpenSSL an empty one would be none at all.
+        # OpenSSL would take an empty path for none at all.
         if path is not None and (not path or 0 in os.fsencode(path)):
             raise ConfigError(f"{prefix}{name}: the path of a file is needed")
     if key is not None and cert is None:
@@ -78,9 +79,9 @@ def make_tls(
     key: str | bytes | None = None,
     pins: tuple[bytes, ...] = (),
 ) -> Tls | None:
-    """Return what `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-pin` ask for; None for nothing.
+    """Return what `--tls-ca`, `--tls-cert`, `--tls-key` and `--tls-pin` ask for; None if not given.
 
-    Raises `ConfigError`, also where the server is not reached by TLS.
+    Raises `ConfigError` as `Tls` does, and if the server is not reached by TLS.
     """
     if ca is None and cert is None and key is None and not pins:
         return None

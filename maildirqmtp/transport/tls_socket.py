@@ -1,7 +1,7 @@
-"""TLS by OpenSSL, for both sides: contexts, sockets, and errors in words. Only this imports ssl.
+"""TLS by OpenSSL, for both sides: contexts, sockets and errors. Only this module imports ssl.
 
-OpenSSL's own errors end here: what is raised is an `OSError` whose `strerror`
-can be shown, and "not now" is a return value, as it is with plain sockets.
+OpenSSL's own errors do not leave this module: it raises `OSError`, with a
+`strerror` that can be shown, and an operation that would wait returns a value.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-#: The most text that a record holds (RFC 8446, 5.1).
+#: The most bytes of plain text that a record holds (RFC 8446, 5.1).
 RECORD_BYTES = 16 << 10
 
-#: What OpenSSL says to bytes that are not TLS; its versions do not agree.
+#: OpenSSL's reasons for bytes that are not TLS; they differ between its versions.
 _NOT_TLS = {
     "HTTP_REQUEST",
     "PACKET_LENGTH_TOO_LONG",
@@ -34,7 +34,7 @@ _HINT = "; does it speak TLS on this port?"
 
 
 class TlsError(OSError):
-    """The peer broke TLS, or refuses us; `is_alert` is true where it said so itself."""
+    """The peer violated TLS, or refuses us; `is_alert` is true if it has sent an alert."""
 
     def __init__(self, text: str, is_alert: bool = False) -> None:
         super().__init__(errno.EPROTO, text)
@@ -47,11 +47,11 @@ def client_context(
     key: str | bytes | None = None,
     verify: bool = True,
 ) -> ssl.SSLContext:
-    """Return the client's side: who vouches for servers, and our certificate.
+    """Return a client's context: the authorities for servers, and our certificate.
 
     `ca` None means the authorities of this system. Without `verify` any
-    certificate will do, for those who compare its key. Raises `OSError` where a
-    file cannot be used.
+    certificate is accepted, for callers that compare its key. Raises `OSError`
+    if a file cannot be used.
     """
     context = _context(ssl.Purpose.SERVER_AUTH, ca)
     if not verify:
@@ -67,9 +67,9 @@ def client_context(
 def server_context(
     cert: str | bytes, key: str | bytes | None = None, client_ca: str | bytes | None = None
 ) -> ssl.SSLContext:
-    """Return the server's side: our certificate, and who vouches for those of clients.
+    """Return a server's context: our certificate, and the authorities for clients.
 
-    With `client_ca` a client needs a certificate. Raises `OSError` where a file
+    With `client_ca` a client needs a certificate. Raises `OSError` if a file
     cannot be used.
     """
     context = _context(ssl.Purpose.CLIENT_AUTH, client_ca)
@@ -84,8 +84,8 @@ def _context(purpose: ssl.Purpose, ca: str | bytes | None) -> ssl.SSLContext:
         context = ssl.create_default_context(purpose, cafile=ca)
     except OSError as error:
         raise _cannot_use("certificate authority", error, ca) from error
-    # Without renegotiation the peer stays the one that was verified, and only half a TLS
-    # message makes a write wait for input.
+    # Without renegotiation the peer stays the one that was verified, and a write waits for input
+    # only if half a TLS message has come.
     context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
@@ -109,16 +109,16 @@ def _cannot_use(what: str, error: OSError, *paths: str | bytes | None) -> OSErro
 
 
 class TlsSocket:
-    """A connected socket under TLS, which it owns; `host` is the server's name, on its client.
+    """A connected socket under TLS, which it owns; a client passes the server's name as `host`.
 
-    With a time-out on the socket `handshake` waits for so long; otherwise
-    nothing waits. `read_needs_write` is true where `read` cannot go on before
-    something could be written, `write_needs_read` where `write` cannot before
+    With a time-out on the socket, `handshake` waits at most that long; without
+    one, nothing waits. `read_needs_write` is true if `read` cannot go on before
+    something can be written, `write_needs_read` if `write` cannot before
     something has come: TLS has messages of its own in both directions.
 
-    To a client, EOF without close_notify is an error; to a server it is the
-    end: truncation can forge nothing, since a package that is not whole is
-    thrown away in any case. Raises `OSError` where the socket is no longer
+    For a client, EOF without close_notify is an error; for a server it is the
+    end: truncation cannot forge anything, because an incomplete package is
+    discarded in any case. Raises `OSError` if the socket is no longer
     connected: `wrap_socket` would leave it in plain text.
     """
 
@@ -141,11 +141,11 @@ class TlsSocket:
         return self._socket.fileno()
 
     def set_timeout(self, seconds: float) -> None:
-        """Have `handshake` wait; 0 for never."""
+        """Set how long `handshake` may wait; 0: not at all."""
         self._socket.settimeout(seconds)
 
     def handshake(self) -> bool:
-        """Go on with the handshake; say whether it is over."""
+        """Continue the handshake; return whether it is complete."""
         self.read_needs_write = False
         try:
             self._socket.do_handshake()
@@ -162,10 +162,10 @@ class TlsSocket:
         return True
 
     def read(self, max_bytes: int) -> bytes | None:
-        """Return what has come, b"" at the end, None where that is nothing yet.
+        """Return what has come, b"" at the end, None if nothing has come yet.
 
-        `max_bytes` is at least `RECORD_BYTES`: no selector would tell of what is
-        left of a record.
+        `max_bytes` must be at least `RECORD_BYTES`: no selector would report what
+        is left of a record.
         """
         self.read_needs_write = self.write_needs_read = False
         try:
@@ -173,7 +173,7 @@ class TlsSocket:
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLWantWriteError:
-            # The peer has asked for new keys, and does not read what it gets.
+            # The peer has asked for new keys, and does not read what is sent to it.
             self.read_needs_write = True
             return None
         except ssl.SSLError as error:
@@ -182,12 +182,12 @@ class TlsSocket:
             raise _tls_error(error) from error
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write what can be; return how many bytes of `data` went.
+        """Write what fits; return how many bytes of `data` were written.
 
-        Record by record: OpenSSL says nothing of those of a longer write that
-        are out when it has to wait, and that would look like no progress. The
-        record that it could not send whole it has encrypted, and wants to be
-        given again; what it was made of may have changed meanwhile.
+        Record by record: if a longer write has to wait, OpenSSL does not tell which
+        records are out, and that would look like no progress. A record that could
+        not be sent whole is already encrypted and has to be passed again; a copy is
+        kept, because `data` may have changed meanwhile.
         """
         sent = 0
         self.write_needs_read = False
@@ -197,7 +197,7 @@ class TlsSocket:
                 try:
                     sent += self._socket.send(record)
                 except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-                    # For reading where the first part of a TLS message has come, a ticket say.
+                    # It waits for input if only part of a TLS message, such as a ticket, has come.
                     self.write_needs_read = isinstance(error, ssl.SSLWantReadError)
                     self._blocked = record
                     break
@@ -211,20 +211,20 @@ class TlsSocket:
         return self._socket.getpeercert() or {}
 
     def peer_certificate(self) -> bytes:
-        """Return the peer's certificate in DER, verified or not; empty where it has none."""
+        """Return the peer's certificate in DER, verified or not; empty if it has none."""
         return self._socket.getpeercert(binary_form=True) or b""
 
     def close_notify(self) -> None:
-        """Announce the end, without waiting for the other side to announce its own."""
+        """Send close_notify, without waiting for the other side's."""
         with contextlib.suppress(OSError, ValueError):
             self._socket.unwrap()
 
     def shut_down(self, how: int) -> None:
-        """Shut the socket below down."""
+        """Shut down the underlying socket; `how` is as for shutdown(2)."""
         self._socket.shutdown(how)
 
     def close(self) -> None:
-        """Close the socket; harmless twice."""
+        """Close the socket; idempotent."""
         self._socket.close()
 
 
@@ -243,7 +243,7 @@ def _tls_error(error: ssl.SSLError) -> TlsError:
 
 
 def _explain(error: OSError) -> str:
-    """Say what was wrong, in words; OpenSSL has names and line numbers."""
+    """Return in words what was wrong; OpenSSL gives names and line numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if is_cut_off(error):

@@ -1,6 +1,6 @@
-"""A way to the server, as everything above this room sees it.
+"""A transport: a way to the server, as everything above this room sees it.
 
-    transport              what there is to call
+    transport              the interface
     connect                makes one, of the kind that the endpoint asks for
     addresses, tcp, tls    TCP, and TLS on it
     sockets                Unix sockets
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class Transport(Protocol):
     """What the pipeline needs of a connection.
 
-    A caller that has read until `receive` returned None, or less than there is
-    room for, is told by the selector of what comes next.
+    Once `receive` has returned None, or fewer bytes than asked for, the selector
+    reports what comes next.
 
     TLS has messages of its own in both directions, hence `send_needs_read` and
-    `receive_needs_write`: a selector that is asked the other way round reports
-    at once, and for ever, that all is ready.
+    `receive_needs_write`: a selector that watches for the wrong direction keeps
+    reporting at once that the descriptor is ready.
     """
 
     @property
     def name(self) -> str:
-        """The server, for people."""
+        """The server's name, for logs and errors."""
         ...
 
     @property
@@ -47,32 +47,32 @@ class Transport(Protocol):
 
     @property
     def can_send_file(self) -> bool:
-        """True where `send_file` can be used."""
+        """True if `send_file` can be used."""
         ...
 
     @property
     def send_needs_read(self) -> bool:
-        """True where `send` cannot go on before something has come."""
+        """True if `send` cannot go on before something has come."""
         ...
 
     @property
     def receive_needs_write(self) -> bool:
-        """True where `receive` cannot go on before something could be written."""
+        """True if `receive` cannot go on before something can be written."""
         ...
 
     @property
     def piecemeal(self) -> bool:
-        """True where `receive` returns less than there is."""
+        """True if `receive` may return less than there is to read."""
         ...
 
     @property
     def close_waits(self) -> bool:
-        """True where `close` may take seconds."""
+        """True if `close` may take seconds."""
         ...
 
     @property
     def address(self) -> Address | None:
-        """Where it leads, if the server may have other addresses: over TCP."""
+        """The address it leads to, over TCP, since the server may have others; else None."""
         ...
 
     @property
@@ -82,41 +82,41 @@ class Transport(Protocol):
 
     @property
     def bytes_unread(self) -> int:
-        """How many of the bytes that were sent last nobody has read, or ever will.
+        """How many of the bytes sent last the server has not read, and never will.
 
-        As far as that is certain, so that what was sent is not in doubt: 0 where it is not known,
-        and more than were sent where there never was a connection.
+        Only as far as that is certain, because they are then not in doubt: 0 if it is not known,
+        and more than were sent if there never was a connection.
         """
         ...
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send what fits without waiting; return the number of bytes, maybe 0.
 
-        What was not sent comes first in the next call: a part of it may
+        The next call must begin with what was not sent: a part of it may
         already be encrypted.
         """
         ...
 
     def send_file(self, fd: int, offset: int, count: int) -> int | None:
-        """Send a part of a file; None where it would wait, 0 at the file's end.
+        """Send a part of a file; return None if it would wait, 0 at the file's end.
 
-        Only where `can_send_file`.
+        Only if `can_send_file`.
         """
         ...
 
     def receive(self, max_bytes: int) -> bytes | None:
-        """Return what has come; None where it would wait, b"" at the end.
+        """Return what has come; None if it would wait, b"" at the end.
 
         Under TLS up to a whole record, 16 KiB, whatever `max_bytes`: no
-        selector would tell of the rest.
+        selector would report the rest.
 
-        Raises `ConnectError` where it turns out that there never was a
+        Raises `ConnectError` if it turns out that there never was a
         connection: ssh failed, or the server refuses our certificate.
         """
         ...
 
     def hang_up(self) -> None:
-        """Let the other side know that it will be closed; commands can exit meanwhile."""
+        """Announce to the other side that it will be closed; commands can exit meanwhile."""
         ...
 
     def report_useless(self) -> None:
@@ -124,5 +124,5 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the connection; harmless twice."""
+        """Close the connection; idempotent."""
         ...

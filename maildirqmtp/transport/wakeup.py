@@ -4,14 +4,14 @@ import os
 from _thread import allocate_lock  # all of threading would be a good part of a batch's start-up
 from sys import byteorder
 
-#: What an eventfd takes (eventfd(2)); to a pipe it is as good as any bytes.
+#: What can be written to an eventfd (eventfd(2)); a pipe takes any bytes.
 _ONE = (1).to_bytes(8, byteorder)
 
 
 class Wakeup:
-    """A descriptor to wake oneself by. Raises `OSError` where there is none to be had.
+    """A descriptor that wakes the thread that waits for it. Raises `OSError` if none is left.
 
-    What the waiting thread has to find must be in place before `set`; it looks
+    What the waiting thread has to find must be in place before `set`; the thread looks
     for it after `clear`. `for_signals`: `write_fd` can be given to `signal.set_wakeup_fd`,
     which writes single bytes; that takes a pipe, of two descriptors.
     """
@@ -26,9 +26,9 @@ class Wakeup:
         self._closed = False
 
     def set(self) -> None:
-        """Wake the thread that waits for `fd`. Harmless when closed.
+        """Wake the thread that waits for `fd`. Does nothing once closed.
 
-        Thousands of calls cost one byte.
+        Thousands of calls before `clear` cost one write.
         """
         if self._is_set:
             return
@@ -37,13 +37,13 @@ class Wakeup:
                 self._is_set = True
                 try:
                     os.write(self.write_fd, _ONE)
-                except BlockingIOError:  # full, by signals: that wakes, too
+                except BlockingIOError:  # full of signals' bytes, which wake it as well
                     return
-                except OSError:  # once more, for who waits would wait for ever
+                except OSError:  # once more, or the waiting thread would wait for ever
                     os.write(self.write_fd, _ONE)
 
     def clear(self) -> None:
-        """Take the wake-up in."""
+        """Consume the wake-up."""
         try:  # noqa: SIM105 (contextlib, too, would be a part of the start-up)
             os.read(self.fd, 4096)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""A transport around another, for those that change a part of what it does."""
+"""A transport around another, as a base for those that change a part of what it does."""
 
 from __future__ import annotations
 
