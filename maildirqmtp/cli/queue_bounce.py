@@ -26,6 +26,7 @@ from maildirqmtp.cli.queue_changes import (
     check,
     code_of,
     confirmed,
+    lock_failed,
     stoppable,
     tell,
 )
@@ -113,7 +114,7 @@ class _Bounces:
 
     def _lock(self, stack: ExitStack) -> None:
         if self._place.is_failed:
-            self._maildir.lock()  # as `qmtpq resend` does
+            lock_failed(self._maildir, self._stop)  # as `qmtpq resend` does
         else:
             stack.enter_context(closing(locking.acquire_for_bounces(self._maildir.root)))
 

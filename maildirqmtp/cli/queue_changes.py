@@ -15,7 +15,7 @@ from maildirqmtp.daemon.waking import Woken, wake
 from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.stop import Stop
-from maildirqmtp.maildir import holds, requeue, state
+from maildirqmtp.maildir import holds, locking, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LISTED = 20
 #: Seconds after a signal that the work on the current message may take, such as a mailer's run.
 _STOP_S = 20.0
+#: Seconds for which a failed maildir that another process has locked is waited for.
+_LOCK_S = 3.0
 
 
 def code_of(selected: Selected) -> int:
@@ -57,6 +59,25 @@ def check(stop: Stop) -> None:
     """Raise `LocalError` if a signal has told the command to stop."""
     if stop.is_told:
         raise LocalError("told to stop; the messages that are left stay as they are")
+
+
+def lock_failed(failed: Maildir, stop: Stop) -> None:
+    """Lock a failed maildir: two resends at the same time would send a message twice.
+
+    A forwarder with `--keep-failed` locks it for moments, which are waited for. Raises
+    `LocalError` if another process has it for longer, or if told to stop.
+    """
+    until_s = time.monotonic() + _LOCK_S
+    while True:
+        check(stop)
+        try:
+            failed.lock()
+        except LocalError:
+            if time.monotonic() >= until_s or locking.holder(failed.root) is None:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 # Drop
@@ -155,8 +176,7 @@ def _resend_from(
             f"{printable(place.path)} is the failed maildir of several: {queues}; write "
             f"qmtpq resend DIR --failed-maildir {printable(place.path)}, DIR being the one to use"
         )
-    # Two resends at the same time would send a message twice.
-    failed.lock()
+    lock_failed(failed, stop)
     with Maildir(place.queues[0]) as queue:
         for _, _, entry in batch:
             check(stop)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from maildirqmtp.cli import queue_changes
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.mail import dsn
 from maildirqmtp.maildir import requeue
+from maildirqmtp.maildir.maildir import Maildir
 from tests.helpers import add_message, add_sidecar, make_maildir, names
 
 Capture = pytest.CaptureFixture[str]
@@ -86,6 +88,41 @@ def test_bounce(
     assert names(maildir / "new") == ["2.b"]
     assert main(["list", "--names", "--held", str(path)]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", ["resend", "bounce"])
+def test_a_forwarder_that_removes_old_mail_is_waited_for(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It has the failed maildir for moments; refused, the command would blame a forwarder."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "resend":
+        words = ["resend"]
+    with Maildir(os.fsencode(failed)) as other:
+        other.lock()
+        monkeypatch.setattr(queue_changes.time, "sleep", lambda _: other.unlock())
+        assert main([*words, "--all", "--failed", str(path)]) == 0
+    assert capsys.readouterr().err == ""
+    assert names(failed / "new") == []
+
+
+def test_a_failed_maildir_that_stays_locked_is_left_alone(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another resend, for instance; and it says which process that is."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+    monkeypatch.setattr(queue_changes, "_LOCK_S", 0.1)
+    with Maildir(os.fsencode(failed)) as other:
+        other.lock()
+        assert main(["resend", "--all", str(path)]) == 111
+    assert f"is locked by process {os.getpid()}" in capsys.readouterr().err
+    assert names(failed / "new") == ["1.a"]
 
 
 def test_a_hangup_that_is_ignored_stays_so(
