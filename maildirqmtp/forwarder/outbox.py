@@ -139,7 +139,11 @@ class Outbox:
 
     def _look_for_holds(self) -> None:
         """Look up which messages are on hold; take back a next message that is one of them."""
-        self._held = self._state.held()
+        try:
+            self._held = self._state.held()
+        except LocalError:
+            if not self._proven:
+                raise  # before anything is sent
         for lane in (self._small_lane, self._large_lane) if self._held else ():
             queued = lane.next
             if queued is None or lane.half_put_on is not None:

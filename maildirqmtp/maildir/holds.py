@@ -61,7 +61,8 @@ class Holds:
     def now(self) -> Mapping[str, str]:
         """Return the messages that are on hold now, by their `key`, and why.
 
-        If the file cannot be read, the holds seen last stay in force.
+        If the file cannot be read, the holds seen last stay in force. Raises `LocalError` if this
+        user may not read it: nobody knows then what is on hold.
         """
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
@@ -75,22 +76,24 @@ class Holds:
                 data, self._seen = files.load_known(self._root, self._name, self._max_bytes)
                 held = _held_of(_loaded(data))
                 self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
-            except (OSError, ValueError, RecursionError):
+            except (OSError, ValueError, RecursionError) as error:
+                if isinstance(error, PermissionError):
+                    raise local_error("read", self._root.join(self._name), error) from error
                 return self._held
         return self._held
 
     def content(self) -> dict[str, Any]:
         """Return `held` as it is in the file now; empty if the file is missing or unusable.
 
-        Raises `LocalError` if it cannot be read for a reason that may pass: to replace the file
-        then would release the messages.
+        Raises `LocalError` if it cannot be read for a reason that may pass, or by this user: to
+        replace the file then would release the messages.
         """
         try:
             return _held_of(_loaded(files.load(self._root, self._name, self._max_bytes)))
         except (ValueError, RecursionError):
             return {}
         except OSError as error:
-            if error.errno in _PASSING:
+            if error.errno in _PASSING or isinstance(error, PermissionError):
                 raise local_error("read", self._root.join(self._name), error) from error
             return {}
 

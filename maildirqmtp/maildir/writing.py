@@ -199,16 +199,19 @@ def enqueue(maildir: Maildir, content: Sidecar, pieces: Iterable[bytes]) -> byte
     made durable, or the maildir is no longer where forwarders look.
     """
     name = write_tmp(maildir, pieces)
-    envelope = None
+    removable = None
     try:
-        envelope = maildir.durable_envelope()
+        envelope = removable = maildir.durable_envelope()
         sidecars.place_first(maildir, envelope, name, content)
         envelope.sync()
         publish(maildir, name)
+        # If this fails, no later fsync proves that the message is gone (fsync(2)).
+        removable = None
         maildir.new.sync()
+        removable = envelope
         maildir.check_path(envelope)
     except BaseException:
-        _take_back(maildir, name, envelope)
+        _take_back(maildir, name, removable)
         raise
     return name
 

@@ -46,7 +46,13 @@ class Client:
             os.set_blocking(fd, False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.names_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self.exit_fd = os.pidfd_open(self._process.pid)
+        try:
+            self.exit_fd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            stdin.close()
+            stdout.close()
+            self._process.end(0)
+            raise LocalError(f"unable to run {printable(words[0])}: {error.strerror}") from error
 
     @property
     def takes_names(self) -> bool:

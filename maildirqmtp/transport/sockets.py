@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -33,17 +35,26 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
     Raises `ConnectError` if that fails, `ConnectTimeout` if it takes over `timeout_s` seconds.
     """
     import struct
+    from time import monotonic
 
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
         raise ConnectError(error.errno, f"cannot connect to {server}: {reason(error)}") from error
     try:
-        # The kernel's time-out: with Python's, connect(2) fails at once if the backlog is full.
-        whole, part = divmod(timeout_s, 1)
-        span = struct.pack("@ll", int(whole), int(part * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
-        sock.connect(server.path)
+        until_s = monotonic() + timeout_s
+        left_s = timeout_s
+        while True:
+            # The kernel's time-out: with Python's, connect(2) fails at once if the backlog is full.
+            whole, part = divmod(left_s, 1)
+            span = struct.pack("@ll", int(whole), int(part * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+            sock.connect(server.path)
+            if _is_connected(sock):
+                break
+            left_s = until_s - monotonic()
+            if left_s < 1e-6:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     except ConnectError:
         sock.close()
         raise
@@ -62,3 +73,17 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
         sock.close()
         raise
     return SocketTransport(sock, str(server))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether connect(2) has connected a Unix socket.
+
+    A signal interrupts its wait for a full backlog; Python then takes the socket for connected.
+    """
+    try:
+        sock.getpeername()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            return False
+        raise
+    return True

@@ -69,7 +69,7 @@ class TlsTransport(DescriptorPair):
     def _broken(self, doing: str, error: OSError) -> TransportError:
         broken = super()._broken(doing, error)
         # Since TLS 1.3 the server checks our certificate after our side of the handshake is over.
-        if isinstance(error, TlsError) and error.is_alert and not self._ever_received:
+        if isinstance(error, TlsError) and error.refuses_us and not self._ever_received:
             self._refused = True
             return ConnectError(broken.errno, broken.strerror)
         return broken

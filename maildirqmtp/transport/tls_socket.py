@@ -31,14 +31,16 @@ _NOT_TLS = {
     "WRONG_VERSION_NUMBER",
 }
 _HINT = "; does it speak TLS on this port?"
+# Alerts (RFC 8446, 6.2) about a handshake and its certificates: then no application data was read.
+_REFUSALS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
 
 class TlsError(OSError):
-    """The peer violated TLS, or refuses us; `is_alert` is true if it has sent an alert."""
+    """The peer violated TLS, or refuses us; with `refuses_us`, by an alert about our handshake."""
 
-    def __init__(self, text: str, is_alert: bool = False) -> None:
+    def __init__(self, text: str, refuses_us: bool = False) -> None:
         super().__init__(errno.EPROTO, text)
-        self.is_alert = is_alert
+        self.refuses_us = refuses_us
 
 
 def client_context(
@@ -239,7 +241,8 @@ def is_cut_off(error: BaseException) -> bool:
 
 
 def _tls_error(error: ssl.SSLError) -> TlsError:
-    return TlsError(_explain(error), is_alert="ALERT" in (error.reason or ""))
+    _, is_alert, alert = (error.reason or "").partition("ALERT_")
+    return TlsError(_explain(error), bool(is_alert) and any(word in alert for word in _REFUSALS))
 
 
 def _explain(error: OSError) -> str:

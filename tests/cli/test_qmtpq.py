@@ -326,8 +326,8 @@ def test_what_changes_before_the_yes_is_still_on_hold(
     add_message(path, "2.b")
     assert qmtpq(capsys, 0, "hold", path, "1.a", "2.b")[1] == ""
 
-    class Yes(io.StringIO):
-        def readline(self, size: int | None = -1, /) -> str:
+    class Yes:
+        def readline(self) -> str:
             if how == "touched":
                 os.utime(path / "new" / "1.a", (5, 5))
             else:

@@ -228,8 +228,8 @@ def test_a_message_of_two_routes_whose_second_bounce_fails_stays_on_hold(
     mailer = tmp_path / "mailer"
     mailer.write_text(f"#!/bin/sh\ncat >/dev/null\nmkdir {tmp_path}/first 2>/dev/null || exit 75\n")
     mailer.chmod(0o700)
-    words = ["bounce", "--yes", "--config", config, "--sendmail", mailer, path, "1.a"]
-    _, err = qmtpq(capsys, 111, *words)
+    words = ("--config", config, "--sendmail", mailer, path, "1.a")
+    _, err = qmtpq(capsys, 111, "bounce", "--yes", *words)
     assert "it stays on hold" in err
     assert qmtpq(capsys, 0, "list", "--names", "--held", path)[0] == "1.a\n"
 

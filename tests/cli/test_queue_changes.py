@@ -104,7 +104,7 @@ def test_a_forwarder_that_removes_old_mail_is_waited_for(
         words = ["resend"]
     with Maildir(os.fsencode(failed)) as other:
         other.lock()
-        monkeypatch.setattr(queue_changes.time, "sleep", lambda _: other.unlock())
+        monkeypatch.setattr("maildirqmtp.cli.queue_changes.time.sleep", lambda _: other.unlock())
         assert main([*words, "--all", "--failed", str(path)]) == 0
     assert capsys.readouterr().err == ""
     assert names(failed / "new") == []

@@ -63,10 +63,10 @@ class Killer:
                     self.pid = 0
                 before = self.rng.random() < 0.5
             if pid and before:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
             peer.respond(*[b"Kok"] * len(package.recipients))
             if pid and not before:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
         with self._lock:
             self.talks -= 1
 
@@ -80,6 +80,12 @@ class Killer:
         """Kill nobody any more."""
         with self._lock:
             self.pid = 0
+
+
+def kill(pid: int) -> None:
+    """Kill a process, unless it has just ended by itself, its work done."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def begin(*arguments: str | Path, program: Sequence[str] = ()) -> subprocess.Popen[bytes]:

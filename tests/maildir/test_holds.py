@@ -109,22 +109,37 @@ def test_a_file_that_becomes_unreadable_releases_nothing(
     assert running.held().keys() == {"1.a"}
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_file_that_cannot_be_read_is_not_written_anew(
-    path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch
+    path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A disk that fails for a moment, or no descriptor left, would release what is held."""
+    """A disk that fails for a moment, or another user's file, would release what is held."""
     change(maildir, hold=[b"1.a"])
     before = the_file(path).read_bytes()
     running.remember("mx", PROVEN)
 
     def load(*_: object) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("maildirqmtp.maildir.files.load", load)
         running.save()
     assert the_file(path).read_bytes() == before
-    assert "Input/output error" in (running.take_fault() or "")
+    assert os.strerror(number) in (running.take_fault() or "")
+
+
+def test_what_may_not_be_read_is_not_taken_for_no_holds(
+    maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner holds a message, and another user forwards: nobody has let it go."""
+    change(maildir, hold=[b"1.a"])
+
+    def load(*_: object) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("maildirqmtp.maildir.files.load_known", load)
+    with pytest.raises(LocalError, match=r"\.maildirqmtp-state\.json: Permission denied"):
+        running.held()
 
 
 @pytest.mark.parametrize("held", [True, False])

@@ -658,7 +658,7 @@ def test_an_error_in_a_thread_is_its_clients(held: Session, workers: HeldWork) -
 def test_what_cannot_be_given_to_a_thread_is_discarded(
     maildir: Maildir, held: Session, workers: HeldWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file would stay open in a receiver that runs for years, and short memory is when it is."""
+    """Memory was short for a moment: its file would stay open in a receiver that runs for years."""
 
     def no_memory(_: object) -> None:
         raise MemoryError

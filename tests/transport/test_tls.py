@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.errors import ConfigError, ConnectError, ConnectTimeout, TransportError
+from maildirqmtp.transport import tls_socket
 from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import TcpEndpoint, parse_pin
 from maildirqmtp.transport.tls import TlsTransport
@@ -210,6 +211,35 @@ def test_nothing_is_in_doubt_at_a_server_that_refuses_our_certificate(
             received(transport)
         if "alert" in str(raised.value):  # else the server's reset has overtaken it
             assert transport.bytes_unread > 1 << 40
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("alert", "nothing_in_doubt"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", True),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", True),
+        ("TLSV1_ALERT_UNKNOWN_CA", True),
+        ("TLSV1_ALERT_ACCESS_DENIED", True),
+        ("TLSV1_ALERT_INTERNAL_ERROR", False),
+        ("TLSV1_ALERT_USER_CANCELLED", False),
+        ("SSLV3_ALERT_BAD_RECORD_MAC", False),
+        ("CERTIFICATE_VERIFY_FAILED", False),
+    ],
+)
+def test_what_a_server_may_have_read_before_its_alert_is_in_doubt(
+    authority: Authority, identity: Identity, alert: str, nothing_in_doubt: bool
+) -> None:
+    """It may have taken a package and then failed: another server must not get it at once."""
+    error = ssl.SSLError(1, "alert")
+    error.reason = alert
+    with serving(over_tls(identity.context(), echo)) as server:
+        address = TcpEndpoint("127.0.0.1", server.port, tls=True)
+        transport = connect(address, DEADLINE_S, Tls(authority.file))
+        assert isinstance(transport, TlsTransport)
+        raised = transport._broken("reading", tls_socket._tls_error(error))
+        assert isinstance(raised, ConnectError) is nothing_in_doubt
+        assert (transport.bytes_unread > 1 << 40) is nothing_in_doubt
         transport.close()
 
 

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +229,34 @@ def test_a_busy_unix_socket_is_waited_for(tmp_path: Path) -> None:
         others.enter_context(contextlib.closing(connect(UnixEndpoint(path), 5)))
         with pytest.raises(ConnectTimeout, match=r"no answer in 0\.05 s"):
             connect(UnixEndpoint(path), 0.05)
+
+
+def test_a_signal_does_not_end_the_wait_for_a_busy_unix_socket(tmp_path: Path) -> None:
+    """It was taken for connected; the first package broke it, and the server was blamed."""
+    path = str(tmp_path / "socket")
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    waiting = threading.get_ident()
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as others:
+        listener.bind(path)
+        listener.listen(0)
+        others.enter_context(contextlib.closing(connect(UnixEndpoint(path), 5)))
+
+        def disturb() -> None:
+            pause = threading.Event()
+            for _ in range(20):
+                signal.pthread_kill(waiting, signal.SIGUSR1)
+                pause.wait(0.005)
+            others.enter_context(listener.accept()[0])
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        try:
+            transport = connect(UnixEndpoint(path), DEADLINE_S)
+            others.callback(transport.close)
+            assert transport.send(b"x") == 1
+        finally:
+            thread.join(DEADLINE_S)
+            signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("error", [ConnectError("told to stop"), KeyboardInterrupt()])
