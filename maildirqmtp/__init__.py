@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from maildirqmtp.results import Outcome, SendResult
     from maildirqmtp.transport.tls_options import Tls
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "AsyncQMTPClient",
