@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic
 
-from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.errors import FileChangedError, LocalError, TransportError
 from maildirqmtp.pipeline.outgoing import FilePiece, MessageT
 from maildirqmtp.transport.backlog import unacknowledged
 from maildirqmtp.transport.transport import Transport
@@ -186,7 +186,11 @@ class SendBuffer(Generic[MessageT]):
     def _send_part(self, stream: _Stream[MessageT], piece: FilePiece, count: int) -> int | None:
         """Send from the file; return None if it would wait, 0 if the file ends too early."""
         if self._transport.can_send_file:
-            return self._transport.send_file(piece.fd, piece.offset, count)
+            try:
+                return self._transport.send_file(piece.fd, piece.offset, count)
+            except TransportError:
+                self._read(stream, piece, 1)  # sendfile(2) does not say which side failed
+                raise
         part = self._read(stream, piece, min(count, GATHER_BYTES))
         return (self._transport.send(part) or None) if part else 0
 

@@ -20,6 +20,8 @@ from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare, trace_of
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.forwarder.stop import Stop
+from maildirqmtp.maildir import holds
+from maildirqmtp.maildir.state import State
 from maildirqmtp.qmtp.protocol import ACCEPTED
 from maildirqmtp.serialmail.client import Client
 from maildirqmtp.serialmail.feeder import Feeder
@@ -65,6 +67,7 @@ class ClientLoop:
         self._report = report
         self._clock = clock
         self._told_to_stop = Stop(clock, STOP_S)
+        self._state = State(maildir.root, clock, wall_clock)  # read for its holds only
         self._settler = Settler(maildir, route, report, clock, wall_clock, stop=self._told_to_stop)
         self._candidates: Candidates = deque()
         #: Names and files that are not given (again) in this run.
@@ -98,9 +101,7 @@ class ClientLoop:
             first = self._next()
             if first is None:
                 return EXIT_OK
-            if not self._proven:
-                self._maildir.prove_changeable(include_cur=True)
-                self._proven = True
+            self._prove()
             code, results = self._feed(first)
             if self._told_to_stop.is_told:
                 break
@@ -197,6 +198,8 @@ class ClientLoop:
             if isinstance(queued, PassedOver):
                 return None
             try:
+                if (why := self._state.held().get(holds.key(name))) is not None:
+                    raise EnvelopeError(why)
                 _check(queued)
             finally:
                 # The client opens the file itself; only its identity is needed here.
@@ -205,7 +208,17 @@ class ClientLoop:
         except (EnvelopeError, FileChangedError, LocalError) as error:
             self._report.held(path_of(folder, name), str(error))
             return None
+        if queued.refusal is not None:
+            self._prove()
+            self._settle(queued, queued.refusal)
+            return None
         return queued
+
+    def _prove(self) -> None:
+        """Prove, once, that messages can be removed. Raises `LocalError` if they cannot."""
+        if not self._proven:
+            self._maildir.prove_changeable(include_cur=True)
+            self._proven = True
 
 
 def _check(queued: QueuedMessage) -> None:

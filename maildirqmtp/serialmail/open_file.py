@@ -7,7 +7,7 @@ come from a program that does not know them.
 import os
 import stat
 
-from maildirqmtp.errors import EnvelopeError, QMTPError
+from maildirqmtp.errors import EnvelopeError, LocalError, QMTPError
 from maildirqmtp.forwarder.queued_message import QueuedMessage, trace_of
 from maildirqmtp.mail import envelope
 from maildirqmtp.maildir.files import Folder, Message, identity_of
@@ -37,6 +37,8 @@ def open_message(name: bytes, prefix: bytes) -> QueuedMessage | None:
         queued = _addressed(message, prefix)
         taken = queued is not None
         return queued
+    except LocalError as error:  # beyond the first block
+        raise UnreadableError("unable to read file") from error
     finally:
         if not taken:
             message.close()

@@ -94,6 +94,11 @@ class PathType(BytesType):
 
     wanted = "a path in quotes"
 
+    def parse(self, text: str, where: str) -> bytes:
+        if not text:
+            raise ConfigError(f"{where}: a path is needed")  # $UNSET in a script
+        return super().parse(text, where)
+
     def from_toml(self, value: object, where: str) -> bytes:
         if isinstance(value, str):
             return self.parse(expanded(value, where), where)

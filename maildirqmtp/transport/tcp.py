@@ -74,6 +74,7 @@ def connect_tcp(
                 raise
             except OSError as error:
                 sock.close()
+                race.stood_still(clock() - connected)
                 race.failed(address, error)
             except BaseException:
                 sock.close()
@@ -190,6 +191,11 @@ class _Race:
         self._last = error
         self._next_at = self._clock()
         note_useless(address, self._next_at)
+
+    def stood_still(self, seconds: float) -> None:
+        """Do not count the time of another address's handshake, in which nothing was looked at."""
+        for sock, (address, began) in self._begun.items():
+            self._begun[sock] = address, began + seconds
 
     def error(self) -> ConnectError:
         """Return the error for when all addresses have failed."""

@@ -200,6 +200,32 @@ def test_a_file_that_cannot_be_read_is_not_sent(
     large.message.close()
 
 
+def test_a_disk_that_fails_under_sendfile_is_not_a_broken_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next server would get the blame as well, and the message defer for ever."""
+    flow = Flow(FakeTransport(can_send_file=True))
+    large = large_queued(tmp_path / "1.a", size=(1 << 20) + 1)
+    flow.out.put(large, b"<", b">")
+    failed = TransportError(errno.EIO, "connection broke while sending a file")
+
+    def send_file(*_: object) -> int:
+        raise failed
+
+    monkeypatch.setattr(flow.transport, "send_file", send_file)
+    with pytest.raises(TransportError) as raised:
+        flow.out.write()
+    assert raised.value is failed  # the file can be read
+
+    def pread(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(FileChangedError, match=r"1\.a cannot be read: Input/output error"):
+        flow.out.write()
+    large.message.close()
+
+
 def test_packages_of_one_large_message_follow_each_other(tmp_path: Path) -> None:
     """A server that answers once per package gets the message once for each recipient."""
     flow = Flow()

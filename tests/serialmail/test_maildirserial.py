@@ -18,6 +18,7 @@ import pytest
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import holds, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.serialmail import feeder
 from maildirqmtp.serialmail.client_loop import ClientLoop
@@ -295,6 +296,32 @@ for name in names():
         "it is now\n"
     ) + info("new/2 succeeded: ok")
     assert names(maildir / "new") == ["1"]
+
+
+def test_what_an_administrator_holds_stays(maildir: Path) -> None:
+    """A bounce of it may be out: whoever sends it then tells both."""
+    fill(maildir, b"k@y", b"k@y")
+    with Maildir(os.fsencode(maildir)) as held:
+        holds.change(held.root, state.NAME, state.MAX_BYTES, hold=[b"1"], release=())
+    code, said = maildirserial(maildir, "p-", *ACCEPT)
+    assert code == 111
+    assert f"new/1 stays: {holds.REASON}" in said
+    assert names(maildir / "new") == ["1"]
+
+
+@pytest.mark.parametrize("bounce", [True, False])
+def test_a_message_in_a_loop_is_not_sent_once_more(
+    maildir: Path, tmp_path: Path, bounce: bool
+) -> None:
+    """Two machines that forward to each other would go on for ever."""
+    add_message(maildir, "1", b"Received: x\n" * 100 + b"\n", recipient=b"p-k@y")
+    words = ["-b", sendmail(tmp_path)] if bounce else []
+    code, said = maildirserial(*words, maildir, "p-", *NEVER_RUN)
+    assert "mail loop: it has 100 Received lines" in said
+    assert notes(maildir) == []
+    assert (code, names(maildir / "new")) == ((0, []) if bounce else (111, ["1"]))
+    if bounce:
+        assert "mail loop" in (tmp_path / "bounce").read_text()
 
 
 def test_what_a_client_would_not_understand_stays(maildir: Path) -> None:

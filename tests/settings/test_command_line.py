@@ -238,6 +238,13 @@ def test_two_dashes_are_no_value(
     assert f"--{flag}=--: -- ends the options, and is no value" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["sent", "failed"])
+def test_an_empty_path_is_none(flag: str) -> None:
+    """A variable that is not set: each run would send a refused message again, without a word."""
+    with pytest.raises(ConfigError, match=f"--{flag}: a path is needed"):
+        parse([f"--{flag}", "", "M", "h"])
+
+
 # Several servers
 
 

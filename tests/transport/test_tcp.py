@@ -266,6 +266,27 @@ def test_an_address_that_turns_out_to_be_of_no_use_is_passed_over(
     assert len(planned.made) == 1
 
 
+def test_a_handshake_that_hangs_does_not_cost_the_other_address_its_time(
+    plan: Plan, clock: FakeClock
+) -> None:
+    """It would be tried first again and again, and the server that works never be reached."""
+    left: list[float] = []
+
+    def wrap(sock: socket.socket, left_s: float) -> DescriptorPair:
+        assert isinstance(sock, Planned)
+        left.append(left_s)
+        if sock.address == ("192.0.2.0", 209):
+            until = clock() + left_s
+            while clock() < until:
+                clock.advance(until - clock())
+            raise TimeoutError
+        return SocketTransport(sock, "made")
+
+    plan(0.5, 0.5)  # both take longer than the moment after which the next one begins
+    assert used(connect_tcp(SERVER, 60.0, wrap=wrap, clock=clock)) == "192.0.2.1"
+    assert left[1] == pytest.approx(left[0], abs=1.0)
+
+
 def test_a_connection_of_no_use_goes_behind_the_others(plan: Plan, clock: FakeClock) -> None:
     """An address that takes connections and hangs up would be the first for ever."""
     plan(0, 0)
