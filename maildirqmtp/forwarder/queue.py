@@ -276,8 +276,7 @@ class BatchQueue:
 
     @property
     def waiting(self) -> int:
-        """How many candidates are kept back until a time that has not come."""
-        self._take_due()
+        """How many candidates are kept back, including those whose time has just come."""
         return len(self._waiting)
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from typing import Any, Generic
 
+from maildirqmtp.errors import ProtocolError
 from maildirqmtp.pipeline.outgoing import MessageT, PackageBatch, PackageInFlight
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status
 
@@ -52,8 +53,8 @@ class InFlight(Generic[MessageT]):
     def answer_batches(self, reader: ResponseReader, sent: int) -> int:
         """Take the next responses while they belong to packages of batches; return how many.
 
-        Only to packages that are out whole: `sent` bytes of the stream are out. Raises
-        `ProtocolError` if a response is malformed.
+        Only to packages that are out whole: `sent` bytes of the stream are out. It stops before a
+        malformed response, which `reader.next` then reports.
         """
         total = 0
         while self._entries and isinstance(batch := self._entries[0], PackageBatch):
@@ -63,7 +64,7 @@ class InFlight(Generic[MessageT]):
                 if count:
                     self._accepted.append((batch, batch.next, batch.next + count))
                     batch.next += count
-                elif (response := reader.next()) is not None:
+                elif (response := _next_valid(reader)) is not None:
                     message = batch.expand(batch.next)
                     message.answers[0] = response
                     message.unanswered = 0
@@ -146,3 +147,11 @@ def take_back(package: PackageInFlight[Any]) -> None:
             message.answers[index] = None
             message.unanswered += 1
             message.doubtful += (index,)
+
+
+def _next_valid(reader: ResponseReader) -> Response | None:
+    """Return the next response; None if none has arrived, or a malformed one has."""
+    try:
+        return reader.next()
+    except ProtocolError:
+        return None  # what was taken before it has to be counted

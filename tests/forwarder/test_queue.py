@@ -110,6 +110,7 @@ def test_what_has_to_wait_is_not_tried_before_its_time() -> None:
     clock.advance(59.0)
     assert queue.take() is None
     clock.advance(1.0)
+    assert queue.waiting == 1, "if the run ends now, exit code 0 would not be true"
     assert len(queue) == 1
     assert (queue.take(), queue.take(), queue.waiting) == ((NEW, A), None, 0)
     assert queue.refill() == 0

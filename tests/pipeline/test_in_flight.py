@@ -6,6 +6,7 @@ from itertools import accumulate
 
 import pytest
 
+from maildirqmtp.errors import ProtocolError
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.pipeline.in_flight import InFlight
 from maildirqmtp.pipeline.outgoing import PackageBatch, PackageInFlight
@@ -137,3 +138,15 @@ def test_what_is_unfinished_is_in_doubt_only_where_it_is_out(stream: Stream) -> 
         (b"single", ()),
     ]
     assert (stream.in_flight.packages, stream.in_flight.oldest_end()) == (0, None)
+
+
+def test_what_was_accepted_before_a_malformed_answer_counts() -> None:
+    """Else the connection counts as one that has answered nothing, and the next message is blamed."""
+    stream = Stream()
+    stream.put_batch(4)
+    stream.reader.feed(framed(b"Kok", b"Kok", b"Kok") + b"12:Dno such user (#5.1.1),")
+    assert stream.in_flight.answer_batches(stream.reader, stream.end) == 3
+    assert stream.accepted() == [(0, 3)]
+    assert (stream.in_flight.packages, stream.in_flight.bytes) == (1, SIZE)
+    with pytest.raises(ProtocolError):
+        stream.reader.next()
