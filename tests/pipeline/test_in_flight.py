@@ -141,7 +141,7 @@ def test_what_is_unfinished_is_in_doubt_only_where_it_is_out(stream: Stream) -> 
 
 
 def test_what_was_accepted_before_a_malformed_answer_counts() -> None:
-    """Else the connection counts as one that has answered nothing, and the next message is blamed."""
+    """Else the connection counts as one without answers, and the next message is blamed."""
     stream = Stream()
     stream.put_batch(4)
     stream.reader.feed(framed(b"Kok", b"Kok", b"Kok") + b"12:Dno such user (#5.1.1),")
