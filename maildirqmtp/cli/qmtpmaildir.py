@@ -205,7 +205,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def _add_tls_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tls-cert", metavar="FILE", help="speak TLS only, with this certificate (PEM)")
-    add("--tls-key", metavar="FILE", help="its key, where it is not in the same file")
+    add("--tls-key", metavar="FILE", help="its key, if it is not in the same file")
     add(
         "--tls-client-ca",
         metavar="FILE",

@@ -39,8 +39,8 @@ without it.
 _EPILOG = """\
 SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT];
 qmtps://NAME[:PORT] for TLS; unix:PATH; exec:COMMAND, which speaks QMTP on its
-standard input and output; or - for what tcpclient has on descriptors 6 and 7.
-SERVER,SERVER is several: the next one is for where the first cannot be used.
+standard input and output; or - for descriptors 6 and 7, as tcpclient has them.
+SERVER,SERVER is several: the next one is used if the first cannot be.
 TIME is in seconds, or as in 90s, 5m, 2h, 14d; SIZE in bytes, or as in 64k, 32M.
 
 Examples:
@@ -136,14 +136,18 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dry-run", action="store_true", help="list what would be sent, and send nothing")
     add("--watch", action="store_true", help="stay, and send each message as it arrives")
-    add("--config", metavar="FILE", help="stay, with the routes that the file says")
-    add("--check-config", action="store_true", help="show what the file comes to, and exit")
-    add("--status", action="store_true", help="show what waits in DIR, or by the file, and why")
+    add("--config", metavar="FILE", help="stay, with the routes in FILE")
+    add("--check-config", action="store_true", help="show the settings that FILE gives, and exit")
+    add(
+        "--status",
+        action="store_true",
+        help="show what waits in DIR, or for the routes, and why",
+    )
     limit = partial(NumberType().parse, where="--limit")
-    add("--limit", type=limit, metavar="N", help="with --status: list so many of each (100)")
+    add("--limit", type=limit, metavar="N", help="with --status: list N of each (100)")
     add("--enqueue", metavar="DIR", help="put the message on standard input into DIR, and exit")
     add("--sysexits", action="store_true", help="with --enqueue, exit codes of sysexits(3)")
-    add("--demo", action="store_true", help="show the whole way of messages made up for it")
+    add("--demo", action="store_true", help="show the whole way of three sample messages")
     add("--version", action="version", version=f"maildirqmtp {__version__}")
     groups = {title: parser.add_argument_group(title) for title in _GROUPS}
     for setting in (*flags_and_keys.ROUTE, *flags_and_keys.PROCESS):

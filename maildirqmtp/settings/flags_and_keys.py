@@ -106,19 +106,19 @@ SERVER = Setting(
 )
 
 SENDER = Setting(
-    "sender", "sender", AddressType("sender"), "envelope sender, whatever the messages say"
+    "sender", "sender", AddressType("sender"), "envelope sender, instead of what messages say"
 )
 _DEFAULT_SENDER = Setting(
     "default-sender",
     "default_sender",
     AddressType("sender"),
-    "envelope sender where the messages say none",
+    "envelope sender if a message names none",
 )
 RECIPIENT = Setting(
     "recipient",
     "recipients",
     ListType(AddressType("recipient")),
-    "envelope recipient, whatever the messages say; may be given again",
+    "envelope recipient, instead of what messages say; may be given again",
 )
 SENT = Setting(
     "sent", "sent", PathType("MAILDIR"), "move accepted messages there instead of removing them"
@@ -128,13 +128,13 @@ KEEP_SENT = Setting(
     "keep-sent",
     "keep_sent_s",
     DurationType(),
-    "remove what has been in --sent for so long (never)",
+    "remove mail that has been in --sent this long (never)",
 )
 KEEP_FAILED = Setting(
     "keep-failed",
     "keep_failed_s",
     DurationType(least_s=KEEP_FAILED_LEAST_S),
-    "remove what has been in the failed maildir for so long, 1d or more (never)",
+    "remove mail that has been in the failed maildir this long, 1d or more (never)",
 )
 BOUNCE_VIA = Setting(
     "bounce-via",
@@ -152,7 +152,7 @@ WARN_AFTER = Setting(
     "warn-after",
     "warn_after_s",
     DurationType(),
-    "tell senders once of messages that wait for so long (4h is usual; never)",
+    "tell senders once of messages that wait this long (4h is usual; never)",
 )
 _CUR = Setting(
     "cur",
@@ -164,10 +164,10 @@ _PORT = Setting(
     "port",
     "port",
     PortType("N"),
-    f"port, where SERVER has none ({{default}}); with qmtps: {QMTPS_PORT}",
+    f"port, if SERVER has none ({{default}}); with qmtps: {QMTPS_PORT}",
 )
 _RESCAN = Setting(
-    "rescan", "rescan_s", DurationType(), "look for messages at least so often ({default})"
+    "rescan", "rescan_s", DurationType(), "look for messages at least this often ({default})"
 )
 _IDLE_TIMEOUT = Setting(
     "idle-timeout", "idle_s", DurationType(), "close an idle connection ({default})"
@@ -282,10 +282,10 @@ ROUTE: tuple[Setting[Any], ...] = (
         "tls-ca",
         "tls_ca",
         PathType("FILE"),
-        "who vouches for a qmtps:// server (this system's list)",
+        "authorities for the certificates of qmtps:// servers (this system's list)",
     ),
     Setting("tls-cert", "tls_cert", PathType("FILE"), "our certificate for a qmtps:// server"),
-    Setting("tls-key", "tls_key", PathType("FILE"), "its key, where it is not in the same file"),
+    Setting("tls-key", "tls_key", PathType("FILE"), "its key, if it is not in the same file"),
     Setting(
         "tls-pin",
         "tls_pins",

@@ -174,7 +174,7 @@ def test_a_prefix_with_a_dash_in_front(flushed: Flushed) -> None:
         (["--watch", "M", "-"], "cannot be used with --watch"),
         (["--tls-ca=ca.pem", "M", "h"], "TLS options with the server h:209: write qmtps://NAME"),
         (["--tls-key=k.pem", "M", "qmtps://h"], "--tls-key: its certificate is needed"),
-        (["--tls-ca=", "M", "qmtps://h"], "--tls-ca: the path of a file is needed"),
+        (["--tls-ca=", "M", "qmtps://h"], "--tls-ca: a path is needed"),
         (["--tls-pin=x", "M", "qmtps://h"], "--tls-pin: sha256: and the digest"),
         (["--port=0", "M", "h"], "--port: a port"),
         (["--port=99999", "M", "h"], "--port: a port"),

@@ -24,7 +24,7 @@ complete -c qmtpmaildir -l timeout -x -d 'drop a client idle for so long, as in 
 complete -c qmtpmaildir -l tls-cert -r -F -d 'speak TLS only, with this certificate (PEM)'
 complete -c qmtpmaildir -l tls-client-ca -r -F -d 'accept only clients with a certificate of this authority (PEM)'
 complete -c qmtpmaildir -l tls-client-name -x -d 'of these only clients with this name in their certificate, as subjectAltName or common name; may be repeated'
-complete -c qmtpmaildir -l tls-key -r -F -d 'its key, where it is not in the same file'
+complete -c qmtpmaildir -l tls-key -r -F -d 'its key, if it is not in the same file'
 complete -c qmtpmaildir -l user-quota -x -d 'on a Unix socket, defer a user\'s mail while so much of it waits in the queue'
 complete -c qmtpmaildir -s v -l verbose -d 'log accepted messages too'
 complete -c qmtpmaildir -l version -d 'show program\'s version number and exit'
