@@ -33,6 +33,7 @@ from maildirqmtp import (
     WriteTimeout,
 )
 from maildirqmtp.client.session import ClientSession
+from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
 from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
@@ -558,6 +559,31 @@ def test_a_server_that_answers_once_per_package_is_found_out(make: Make, tmp_pat
         assert server.connections == 2
         assert [len(p.recipients) for p in server.packages] == [1, 3, 1, 1, 1, 1, 1, 1]
         assert all(p.text == b"x" * 2_000_000 for p in server.packages[1:5])
+
+
+@pytest.mark.parametrize("responds_to_nobody", [True, False])
+def test_a_package_of_many_recipients_is_sent_again_once(
+    make: Make, responds_to_nobody: bool
+) -> None:
+    """Put twice, its second copy had no end: `send` hung, or the next packages were its text."""
+
+    def once(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if package.recipients or responds_to_nobody:
+                peer.respond(b"Kok")
+
+    many = [f"r{number}@y" for number in range(MAX_PACKAGE_RECIPIENTS + 2)]
+    sent = [Package("s@x", many, b"one"), Package("s@x", "a@y", b"two")]
+    with serving(once) as server:
+        # The short time-out ends a test that would hang.
+        client = make(server.address, grace_time=0.05, response_timeout=30)
+        results = client.send_many([*sent, Package("s@x", "b@y", b"three")])
+    assert [len(result.accepted) for result in results] == [len(many), 1, 1]
+    assert [outcome.recipient for outcome in results[0]] == many
+    assert [taken.text for taken in server.packages[-2:]] == [b"two", b"three"]
+    # The first recipient's answer counts; each of the others has a package of their own.
+    alone = [taken.recipients for taken in server.packages[1:-2]]
+    assert alone == [(recipient.encode(),) for recipient in many[1:]]
 
 
 def test_another_connection_may_lead_to_another_server(make: Make) -> None:
