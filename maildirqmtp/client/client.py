@@ -115,7 +115,7 @@ class BaseClient:
         """Return whether `connect` has to connect; if so, close a connection of no more use."""
         if self._session.is_alive() and self._connected_to == self._address:
             return False
-        self._session.disconnect()
+        self.disconnect()  # the client's own: a task may be waiting for that connection
         return True
 
     def _dial(self, address: Endpoint) -> Transport:

@@ -706,6 +706,30 @@ def test_disconnecting_from_another_task_ends_a_send() -> None:
         asyncio.run(asyncio.wait_for(main(server.address), 30))
 
 
+def test_connecting_to_another_server_from_another_task_ends_a_send() -> None:
+    """Or it would wait for a descriptor that is closed, and not even end by being cancelled."""
+    has_it = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        has_it.set()
+        peer.read_package()
+
+    async def main(first: str, second: str) -> None:
+        async with AsyncQMTPClient(first) as client:
+            sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+            await asyncio.to_thread(has_it.wait, 30)
+            client.server = second
+            await client.connect()
+            await asyncio.wait((sending,), timeout=30)
+            assert sending.done()
+            assert isinstance(sending.exception(), TransportError)
+            assert said([await client.send("s@x", "r@y", b"x")]) == [SEEN]
+
+    with serving(script) as first, serving(answer_all()) as second:
+        asyncio.run(asyncio.wait_for(main(first.address, second.address), 60))
+
+
 def test_a_connection_that_comes_after_a_cancellation_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
