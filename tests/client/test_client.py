@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ from maildirqmtp import (
 )
 from maildirqmtp.client.session import ClientSession
 from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
+from tests.certificates import Authority, Identity, over_tls
 from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
@@ -787,6 +790,68 @@ def test_a_client_that_is_disconnected_in_the_middle_says_so() -> None:
         assert len(next(stream).in_doubt) == 1
         with pytest.raises(TransportError, match="told to stop"):
             next(stream)
+
+
+#: A program that forks while a package waits for its answer, which has come when the child ends.
+FORKS = """
+import os, select, sys
+from maildirqmtp import Package, QMTPClient, Tls
+
+server, ca = sys.argv[1:]
+client = QMTPClient(server, tls=Tls(ca=ca) if ca else None, response_timeout=20)
+stream = client.send_many([Package("s@x", "r@y", b"one"), Package("s@x", "r@y", b"two")])
+assert next(stream).accepted
+print("answered", flush=True)
+if not (child := os.fork()):
+    select.select([client._session.transport.read_fd], [], [])
+    client.disconnect()
+    assert not client.connected
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert [bool(result.accepted) for result in stream] == [True]
+if not (child := os.fork()):
+    del client, stream
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+if not (child := os.fork()):
+    assert client.send("s@x", "r@y", b"by the child").accepted
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert client.send("s@x", "r@y", b"three").accepted
+"""
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_fork_leaves_the_connection_of_its_parent_alone(
+    authority: Authority, identity: Identity, tls: bool
+) -> None:
+    """It took an answer, or ended TLS: what the parent had sent was in doubt, and went twice.
+
+    What a child sends itself goes over a connection of its own.
+    """
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if package.text == b"two":
+                go_on.wait(30)
+            peer.respond(b"Kok")
+
+    with serving(over_tls(identity.context(), script) if tls else script) as server:
+        address = f"qmtps://{server.address}" if tls else server.address
+        arguments = [sys.executable, "-c", FORKS, address, authority.file if tls else ""]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "answered\n"
+            go_on.set()
+            assert program.wait(60) == 0
+    assert [package.text for package in server.packages] == [
+        b"one",
+        b"two",
+        b"by the child",
+        b"three",
+    ]
+    assert server.connections == 2
 
 
 def test_tasks_take_turns() -> None:
