@@ -8,12 +8,15 @@ on writing there would never answer.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import select
 import signal
+import struct
 import threading
 import time
 import weakref
+from termios import FIONREAD
 from typing import TYPE_CHECKING
 
 from maildirqmtp.descriptor_limit import reason
@@ -157,10 +160,6 @@ class CommandTransport(DescriptorTransport):
 
     def _count_unread(self) -> int:
         """Return the bytes left in the pipe if no process has its other end open any more, or 0."""
-        import fcntl
-        import struct
-        from termios import FIONREAD
-
         poll = select.poll()
         poll.register(self.write_fd, 0)
         if not any(events & select.POLLERR for _, events in poll.poll(0)):

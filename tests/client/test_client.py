@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -44,6 +45,8 @@ from tests.helpers import (
     Peer,
     answer_all,
     closed_port,
+    command,
+    make_maildir,
     open_descriptors,
     serving,
     wait_until,
@@ -790,6 +793,55 @@ def test_a_client_that_is_disconnected_in_the_middle_says_so() -> None:
         assert len(next(stream).in_doubt) == 1
         with pytest.raises(TransportError, match="told to stop"):
             next(stream)
+
+
+#: Plain scripts, whose client closes its connection as the interpreter ends.
+SCRIPTS = {
+    "sync": """
+client = QMTPClient(server, tls=tls)
+assert client.send("s@x", "r@y", b"one").accepted
+""",
+    "async": """
+import asyncio
+from maildirqmtp import AsyncQMTPClient
+client = AsyncQMTPClient(server, tls=tls)
+assert asyncio.run(client.send("s@x", "r@y", b"one")).accepted
+""",
+    "amid a send_many": """
+client = QMTPClient(server, tls=tls, window=1)
+stream = client.send_many([Package("s@x", "r@y", b"x")] * 4)
+assert next(stream).accepted
+""",
+}
+
+
+@pytest.mark.parametrize("way", ["plain", "tls", "exec"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_that_just_ends_says_nothing(
+    authority: Authority, identity: Identity, tmp_path: Path, script: str, way: str
+) -> None:
+    """It ended with a traceback, and cron sends that to people, who take the mail for lost."""
+    code = (
+        "import sys; from maildirqmtp import Package, QMTPClient, Tls\n"
+        "server, ca = sys.argv[1:]; tls = Tls(ca=ca) if ca else None\n"
+    )
+    path = make_maildir(tmp_path / "Maildir")
+    answers = answer_all()
+    ca = authority.file if way == "tls" else ""
+    with serving(over_tls(identity.context(), answers) if way == "tls" else answers) as server:
+        address = {
+            "plain": server.address,
+            "tls": f"qmtps://{server.address}",
+            "exec": f"exec:{shlex.join([*command('qmtpmaildir'), '-q', '--stdio', str(path)])}",
+        }[way]
+        done = subprocess.run(
+            [sys.executable, "-c", code + SCRIPTS[script], address, ca],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 #: A program that forks while a package waits for its answer, which has come when the child ends.
