@@ -10,8 +10,9 @@ from typing import ClassVar, Self
 from maildirqmtp.client.client import BaseClient
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
 from maildirqmtp.client.session import ClientSession, NextStep
-from maildirqmtp.errors import TransportError
+from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.results import SendResult
+from maildirqmtp.transport.endpoint import Endpoint
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
@@ -39,6 +40,7 @@ class AsyncQMTPClient(BaseClient):
 
     _turns: asyncio.Lock | None = None
     _connecting_lock: asyncio.Lock | None = None
+    _disconnected: "asyncio.Future[None] | None" = None
     _owner: "asyncio.Task[object] | None" = None
     _run: "_Run | None" = None
 
@@ -63,17 +65,34 @@ class AsyncQMTPClient(BaseClient):
             if not self._must_connect():
                 return
             address = self._address
-            connecting = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
-            try:
-                transport = await asyncio.shield(connecting)
-            except asyncio.CancelledError:
-                # The thread goes on connecting; the connection it makes must not stay open.
-                connecting.add_done_callback(_close_late)
-                raise
+            transport = await self._dial_in_thread(address)
             self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
 
+    async def _dial_in_thread(self, address: Endpoint) -> Transport:
+        """Return the connection. Raises `ConnectError` if that fails, or on `disconnect`."""
+        loop = asyncio.get_running_loop()
+        connecting = loop.run_in_executor(None, self._dial, address)
+        disconnected = self._disconnected = loop.create_future()
+        made: Transport | None = None
+        try:
+            await asyncio.wait((connecting, disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if disconnected.done():
+                raise ConnectError(f"told to disconnect while connecting to {address}")
+            made = connecting.result()
+        finally:
+            self._disconnected = None
+            if made is None:
+                # The thread goes on connecting; the connection it makes must not stay open.
+                connecting.add_done_callback(_close_late)
+        return made
+
     def disconnect(self) -> None:
-        """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
+        """See `QMTPClient.disconnect`.
+
+        A task that is sending or connecting meanwhile gets a `TransportError`.
+        """
+        if self._disconnected is not None and not self._disconnected.done():
+            self._disconnected.set_result(None)
         if self._run is not None:
             self._run.stop_waiting()
         super().disconnect()

@@ -762,6 +762,63 @@ def test_a_connection_that_comes_after_a_cancellation_is_closed(
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_disconnecting_while_another_task_connects_ends_its_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mail went out after the program had disconnected, over a connection that stayed open."""
+    dialled, go = threading.Event(), threading.Event()
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
+        dialled.set()
+        go.wait(30)
+        made.append(FakeServer(lambda me, package: me.respond(b"Kok")))
+        return made[-1]
+
+    async def main() -> None:
+        client = AsyncQMTPClient("mail.example.org")
+        sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+        await asyncio.to_thread(dialled.wait, 30)
+        client.disconnect()
+        client.disconnect()
+        with pytest.raises(ConnectError, match="told to disconnect") as caught:
+            await sending
+        assert caught.value.result is not None
+        assert not caught.value.result.in_doubt
+        assert not client.connected
+        go.set()
+        while not (made and made[0].closed):
+            await asyncio.sleep(0.001)
+        assert said([await client.send("s@x", "r@y", b"x")]) == [SEEN]
+        client.disconnect()
+
+    monkeypatch.setattr("maildirqmtp.client.client.connect", connect)
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_connection_that_is_made_as_the_program_disconnects_is_closed() -> None:
+    """It is there, and the task that waits for it has not run yet."""
+    made = FakeServer(lambda me, package: None)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        dialling: asyncio.Future[Any] = loop.create_future()
+        client = AsyncQMTPClient("mail.example.org")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "run_in_executor", lambda *arguments: dialling)
+            connecting = asyncio.create_task(client.connect())
+            await asyncio.sleep(0)
+            dialling.set_result(made)
+            client.disconnect()
+            with pytest.raises(ConnectError, match="told to disconnect"):
+                await connecting
+        await asyncio.sleep(0)
+        assert made.closed
+        assert not client.connected
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_sending_inside_of_send_many_is_refused_and_harms_nothing() -> None:
     """The answers of one would be taken for the other's."""
     with serving(answer_all()) as server, QMTPClient(server.address) as client:
