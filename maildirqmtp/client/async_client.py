@@ -269,10 +269,14 @@ class _Run:
             if not coming.done():
                 return
         self._coming = None
+        end = StopIteration if coming is None else StopAsyncIteration
         try:
-            self._session.take(coming.result() if coming is not None else self._next())
-        except (StopIteration, StopAsyncIteration):
-            self._session.no_more()
+            try:
+                package = self._next() if coming is None else coming.result()
+            except end:
+                self._session.no_more()
+            else:  # see QMTPClient
+                self._session.take(package)
         except Exception as error:
             self._session.stop(error)
 

@@ -260,9 +260,12 @@ class QMTPClient(BaseClient):
 
     def _take(self, source: Iterator[Package]) -> None:
         try:
-            self._session.take(next(source))
-        except StopIteration:
-            self._session.no_more()
+            try:
+                package = next(source)
+            except StopIteration:
+                self._session.no_more()
+            else:  # a file of the package that raises StopIteration is no end of the source
+                self._session.take(package)
         except Exception as error:
             self._session.stop(error)
 

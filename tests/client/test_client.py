@@ -339,6 +339,27 @@ def test_an_iterable_that_raises_ends_it_after_what_it_gave(make: Make) -> None:
     assert server.connections == 1
 
 
+def test_a_message_whose_reader_stops_an_iteration_is_no_end_of_the_packages(make: Make) -> None:
+    """The rest was never sent, and nobody was told."""
+
+    class Chunks:
+        def __init__(self) -> None:
+            self.chunks = iter([b"two"])
+
+        def read(self, count: int) -> bytes:
+            return next(self.chunks)  # which forgets b"" at the end
+
+    sent = [
+        Package("s@x", "r@y", b"one"),
+        Package("s@x", "r@y", Chunks()),
+        Package("s@x", "r@y", b"three"),
+    ]
+    with serving(answer_all()) as server:
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            make(server.address).send_many(sent)
+        assert said(caught.value.results) == [SEEN]  # type: ignore[attr-defined]
+
+
 def test_no_packages_are_no_results(make: Make) -> None:
     """And no connection."""
     client = make("127.0.0.1", port=closed_port(), defer_connect=True)
