@@ -125,15 +125,16 @@ class AsyncQMTPClient(BaseClient):
 
         To leave the loop early, close it with `contextlib.aclosing`, as always with
         asynchronous generators. Raises `RuntimeError` if this task is in a `send_many`
-        of this client already.
+        of this client already, also as what `packages` does to give the next one.
         """
         if self._turns is None:
             self._turns = asyncio.Lock()
-        if self._owner is asyncio.current_task():
+        task = asyncio.current_task()
+        if self._owner is task or (self._run is not None and self._run.awaits(task)):
             raise RuntimeError("this task is in a send_many of this client already")
         async with self._turns:
             run = self._run = _Run(self, self._session, packages)
-            self._owner = asyncio.current_task()
+            self._owner = task
             self._session.begin()
             try:
                 while (step := await run.next_step()) is not NextStep.NOTHING:
@@ -226,6 +227,10 @@ class _Run:
             self._async_source = aiter(packages)
         else:
             self._source = iter(packages)
+
+    def awaits(self, task: "asyncio.Task[object] | None") -> bool:
+        """Return whether this is the task in which the source makes the next package."""
+        return self._coming is not None and task is self._coming
 
     async def next_step(self) -> NextStep:
         """See `ClientSession.next_step`; let others run first if the round's share is used up."""

@@ -1010,6 +1010,33 @@ def test_a_task_that_sends_inside_of_its_send_many_is_told() -> None:
         asyncio.run(main(server.address))
 
 
+def test_an_asynchronous_source_that_sends_by_the_same_client_is_told() -> None:
+    """Each waited for the other, for ever."""
+
+    async def main(server: str) -> None:
+        async with AsyncQMTPClient(server) as client:
+
+            async def source() -> AsyncIterator[Package]:
+                yield Package("s@x", "r@y", b"one")
+                await client.send("s@x", "r@y", b"two")
+                yield Package("s@x", "r@y", b"three")
+
+            results = []
+
+            async def send_all() -> None:
+                async for result in client.send_many(source()):
+                    results.append(result)
+
+            with pytest.raises(RuntimeError, match="already"):
+                await send_all()
+            assert said(results) == [SEEN]
+            assert said([await client.send("s@x", "r@y", b"four")]) == [SEEN]
+
+    with serving(answer_all()) as server:
+        asyncio.run(asyncio.wait_for(main(server.address), 30))
+    assert [package.text for package in server.packages] == [b"one", b"four"]
+
+
 def test_answers_are_taken_in_while_an_async_iterable_is_waited_for() -> None:
     """A queue that is empty for an hour must not hold back the results of what went before."""
 
