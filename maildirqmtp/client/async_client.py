@@ -10,8 +10,9 @@ from typing import ClassVar, Self
 from maildirqmtp.client.client import BaseClient
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
 from maildirqmtp.client.session import ClientSession, NextStep
-from maildirqmtp.errors import TransportError
+from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.results import SendResult
+from maildirqmtp.transport.endpoint import Endpoint
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
@@ -39,6 +40,7 @@ class AsyncQMTPClient(BaseClient):
 
     _turns: asyncio.Lock | None = None
     _connecting_lock: asyncio.Lock | None = None
+    _disconnected: "asyncio.Future[None] | None" = None
     _owner: "asyncio.Task[object] | None" = None
     _run: "_Run | None" = None
 
@@ -63,17 +65,34 @@ class AsyncQMTPClient(BaseClient):
             if not self._must_connect():
                 return
             address = self._address
-            connecting = asyncio.get_running_loop().run_in_executor(None, self._dial, address)
-            try:
-                transport = await asyncio.shield(connecting)
-            except asyncio.CancelledError:
-                # The thread goes on connecting; the connection it makes must not stay open.
-                connecting.add_done_callback(_close_late)
-                raise
+            transport = await self._dial_in_thread(address)
             self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
 
+    async def _dial_in_thread(self, address: Endpoint) -> Transport:
+        """Return the connection. Raises `ConnectError` if that fails, or on `disconnect`."""
+        loop = asyncio.get_running_loop()
+        connecting = loop.run_in_executor(None, self._dial, address)
+        disconnected = self._disconnected = loop.create_future()
+        made: Transport | None = None
+        try:
+            await asyncio.wait((connecting, disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if disconnected.done():
+                raise ConnectError(f"told to disconnect while connecting to {address}")
+            made = connecting.result()
+        finally:
+            self._disconnected = None
+            if made is None:
+                # The thread goes on connecting; the connection it makes must not stay open.
+                connecting.add_done_callback(_close_late)
+        return made
+
     def disconnect(self) -> None:
-        """See `QMTPClient.disconnect`; a task that is sending meanwhile gets a `TransportError`."""
+        """See `QMTPClient.disconnect`.
+
+        A task that is sending or connecting meanwhile gets a `TransportError`.
+        """
+        if self._disconnected is not None and not self._disconnected.done():
+            self._disconnected.set_result(None)
         if self._run is not None:
             self._run.stop_waiting()
         super().disconnect()
@@ -106,15 +125,16 @@ class AsyncQMTPClient(BaseClient):
 
         To leave the loop early, close it with `contextlib.aclosing`, as always with
         asynchronous generators. Raises `RuntimeError` if this task is in a `send_many`
-        of this client already.
+        of this client already, also as what `packages` does to give the next one.
         """
         if self._turns is None:
             self._turns = asyncio.Lock()
-        if self._owner is asyncio.current_task():
+        task = asyncio.current_task()
+        if self._owner is task or (self._run is not None and self._run.awaits(task)):
             raise RuntimeError("this task is in a send_many of this client already")
         async with self._turns:
             run = self._run = _Run(self, self._session, packages)
-            self._owner = asyncio.current_task()
+            self._owner = task
             self._session.begin()
             try:
                 while (step := await run.next_step()) is not NextStep.NOTHING:
@@ -208,6 +228,10 @@ class _Run:
         else:
             self._source = iter(packages)
 
+    def awaits(self, task: "asyncio.Task[object] | None") -> bool:
+        """Return whether this is the task in which the source makes the next package."""
+        return self._coming is not None and task is self._coming
+
     async def next_step(self) -> NextStep:
         """See `ClientSession.next_step`; let others run first if the round's share is used up."""
         await self._give_way()
@@ -250,10 +274,14 @@ class _Run:
             if not coming.done():
                 return
         self._coming = None
+        end = StopIteration if coming is None else StopAsyncIteration
         try:
-            self._session.take(coming.result() if coming is not None else self._next())
-        except (StopIteration, StopAsyncIteration):
-            self._session.no_more()
+            try:
+                package = self._next() if coming is None else coming.result()
+            except end:
+                self._session.no_more()
+            else:  # see QMTPClient
+                self._session.take(package)
         except Exception as error:
             self._session.stop(error)
 

@@ -1,8 +1,10 @@
 """A transport that moves a bounded amount in one turn, so that the thread can do other work."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
+from maildirqmtp.errors import TransportError
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
@@ -13,11 +15,15 @@ TURN_BYTES = 1 << 20
 
 
 class BoundedTransport(TransportWrapper):
-    """A transport around another that can limit what is sent; see `bounded`."""
+    """A transport around another that can limit what is sent; see `bounded`.
+
+    A process that was forked can only close it: it would read the answers of its parent.
+    """
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
         self._left: int | None = None
+        self._owner = os.getpid()
 
     @contextlib.contextmanager
     def bounded(self) -> Iterator[None]:
@@ -34,12 +40,14 @@ class BoundedTransport(TransportWrapper):
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """See `Transport`."""
+        self._check_owner()
         if self._left == 0:
             return 0
         return self._count(self._inner.send(data))
 
     def send_file(self, fd: int, offset: int, count: int) -> int | None:
         """See `Transport`."""
+        self._check_owner()
         if self._left is None:
             return self._inner.send_file(fd, offset, count)
         if not self._left:
@@ -49,7 +57,12 @@ class BoundedTransport(TransportWrapper):
 
     def receive(self, max_bytes: int) -> bytes | None:
         """See `Transport`."""
+        self._check_owner()
         return self._inner.receive(min(max_bytes, RECEIVE_BYTES))
+
+    def _check_owner(self) -> None:
+        if self._owner != os.getpid():
+            raise TransportError(f"the connection to {self.name} is that of the parent process")
 
     def _count(self, sent: int) -> int:
         if self._left is not None:

@@ -115,7 +115,7 @@ class BaseClient:
         """Return whether `connect` has to connect; if so, close a connection of no more use."""
         if self._session.is_alive() and self._connected_to == self._address:
             return False
-        self._session.disconnect()
+        self.disconnect()  # the client's own: a task may be waiting for that connection
         return True
 
     def _dial(self, address: Endpoint) -> Transport:
@@ -260,9 +260,12 @@ class QMTPClient(BaseClient):
 
     def _take(self, source: Iterator[Package]) -> None:
         try:
-            self._session.take(next(source))
-        except StopIteration:
-            self._session.no_more()
+            try:
+                package = next(source)
+            except StopIteration:
+                self._session.no_more()
+            else:  # a file of the package that raises StopIteration is no end of the source
+                self._session.take(package)
         except Exception as error:
             self._session.stop(error)
 

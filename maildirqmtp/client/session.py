@@ -315,7 +315,8 @@ class ClientSession:
             else:
                 for request in reversed(unfinished):
                     request.start_over()
-                    self._unsent.appendleft(request)
+                    if request not in self._unsent:  # else it was half put, and comes next
+                        self._unsent.appendleft(request)
         elif self._unproven:
             # The server takes nothing: connecting again and again would not help.
             name = pipeline.transport.name

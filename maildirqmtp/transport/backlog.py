@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+# Not when it is needed: nothing can be imported while the interpreter ends and clients close.
 import struct
+from fcntl import ioctl
 
 # <linux/sockios.h>; the same number as TIOCOUTQ.
 _SIOCOUTQ = 0x5411
@@ -16,8 +18,6 @@ def unacknowledged(fd: int) -> int:
     """
     if fd < 0:
         return 0
-    from fcntl import ioctl
-
     try:
         found: int = struct.unpack("i", ioctl(fd, _SIOCOUTQ, b"\0\0\0\0"))[0]
     except OSError:

@@ -8,12 +8,15 @@ on writing there would never answer.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import select
 import signal
+import struct
 import threading
 import time
 import weakref
+from termios import FIONREAD
 from typing import TYPE_CHECKING
 
 from maildirqmtp.descriptor_limit import reason
@@ -88,13 +91,12 @@ class CommandTransport(DescriptorTransport):
             raise _not_started(server, error) from error
         process = self.process
         self._pipes = (process.stdin, process.stdout)
-        self.owner = os.getpid()
-        _running.add(self)
         self._heard = False
         self._stderr: _StderrReader | None = None
         self._exit_by: float | None = None
         self._unread = 0
         super().__init__(process.stdout.fileno(), process.stdin.fileno(), str(server))
+        _running.add(self)
         try:
             self._stderr = _StderrReader(process.stderr, self._command, log)
         except (OSError, RuntimeError) as error:  # no descriptor, no thread
@@ -127,11 +129,18 @@ class CommandTransport(DescriptorTransport):
         return self._exit_by - now
 
     def close(self) -> None:
-        """See `Transport`. Waits for the command to exit, and ends it if it does not."""
+        """See `Transport`. Waits for the command to exit, and ends it if it does not.
+
+        A process that was forked only closes its descriptors: the command is not its own.
+        """
         if self._closed:
             return
         left_s = self._hung_up()
         self._closed = True
+        if self.owner != os.getpid():
+            if self._stderr is not None:
+                self._stderr.abandon()
+            return
         try:
             self.process.end(left_s)
         finally:
@@ -151,10 +160,6 @@ class CommandTransport(DescriptorTransport):
 
     def _count_unread(self) -> int:
         """Return the bytes left in the pipe if no process has its other end open any more, or 0."""
-        import fcntl
-        import struct
-        from termios import FIONREAD
-
         poll = select.poll()
         poll.register(self.write_fd, 0)
         if not any(events & select.POLLERR for _, events in poll.poll(0)):
@@ -210,6 +215,12 @@ class _StderrReader:
         os.close(self._stop_write)
         # Not for ever: the log may be waiting for this thread, or for a reader that does not read.
         self.wait(LOG_S)
+
+    def abandon(self) -> None:
+        """Close the descriptors in a process that was forked, which has no such thread."""
+        os.close(self._stop_write)
+        os.close(self._stop_read)
+        self._stderr.close()
 
     def wait(self, within_s: float) -> None:
         """Wait for the thread to end, as it does once no process has the pipe open any more."""

@@ -24,6 +24,7 @@ class DescriptorTransport(DescriptorPair):
         # sendfile(2) writes to sockets; older kernels do not let it write to pipes.
         can_send_file = stat.S_ISSOCK(os.fstat(write_fd).st_mode)
         super().__init__(read_fd, write_fd, name, can_send_file)
+        self.owner = os.getpid()
         self._closed = False
         for fd in (read_fd, write_fd):
             os.set_blocking(fd, False)
@@ -33,9 +34,10 @@ class DescriptorTransport(DescriptorPair):
         if not self._closed:
             self._closed = True
             for fd in (self.read_fd, self.write_fd):
-                with contextlib.suppress(OSError):
-                    # Processes that share them, as in a shell's pipeline, may expect to block.
-                    os.set_blocking(fd, True)
+                if self.owner == os.getpid():  # a fork must not make its parent wait
+                    with contextlib.suppress(OSError):
+                        # Processes that share them, as in a shell's pipeline, may expect to block.
+                        os.set_blocking(fd, True)
                 os.close(fd)
             self._forget_descriptors()
 

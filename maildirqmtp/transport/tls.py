@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class TlsTransport(DescriptorPair):
         sock.set_timeout(0)
         super().__init__(sock.fileno(), sock.fileno(), name, can_send_file=False)
         self._socket = sock
+        self._owner = os.getpid()
         self._ever_received = False
         self._refused = False
 
@@ -62,7 +64,8 @@ class TlsTransport(DescriptorPair):
 
     def close(self) -> None:
         """See `Transport`. Sends close_notify, and does not wait for the server's."""
-        self._socket.close_notify()
+        if self._owner == os.getpid():  # a fork must not end its parent's connection
+            self._socket.close_notify()
         self._socket.close()
         self._forget_descriptors()
 

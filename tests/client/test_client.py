@@ -10,6 +10,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,6 +36,8 @@ from maildirqmtp import (
     WriteTimeout,
 )
 from maildirqmtp.client.session import ClientSession
+from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
+from tests.certificates import Authority, Identity, over_tls
 from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
 from tests.helpers import Package as Taken
@@ -40,6 +45,8 @@ from tests.helpers import (
     Peer,
     answer_all,
     closed_port,
+    command,
+    make_maildir,
     open_descriptors,
     serving,
     wait_until,
@@ -332,6 +339,27 @@ def test_an_iterable_that_raises_ends_it_after_what_it_gave(make: Make) -> None:
     assert server.connections == 1
 
 
+def test_a_message_whose_reader_stops_an_iteration_is_no_end_of_the_packages(make: Make) -> None:
+    """The rest was never sent, and nobody was told."""
+
+    class Chunks:
+        def __init__(self) -> None:
+            self.chunks = iter([b"two"])
+
+        def read(self, count: int) -> bytes:
+            return next(self.chunks)  # which forgets b"" at the end
+
+    sent = [
+        Package("s@x", "r@y", b"one"),
+        Package("s@x", "r@y", Chunks()),
+        Package("s@x", "r@y", b"three"),
+    ]
+    with serving(answer_all()) as server:
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            make(server.address).send_many(sent)
+        assert said(caught.value.results) == [SEEN]  # type: ignore[attr-defined]
+
+
 def test_no_packages_are_no_results(make: Make) -> None:
     """And no connection."""
     client = make("127.0.0.1", port=closed_port(), defer_connect=True)
@@ -560,6 +588,31 @@ def test_a_server_that_answers_once_per_package_is_found_out(make: Make, tmp_pat
         assert all(p.text == b"x" * 2_000_000 for p in server.packages[1:5])
 
 
+@pytest.mark.parametrize("responds_to_nobody", [True, False])
+def test_a_package_of_many_recipients_is_sent_again_once(
+    make: Make, responds_to_nobody: bool
+) -> None:
+    """Put twice, its second copy had no end: `send` hung, or the next packages were its text."""
+
+    def once(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if package.recipients or responds_to_nobody:
+                peer.respond(b"Kok")
+
+    many = [f"r{number}@y" for number in range(MAX_PACKAGE_RECIPIENTS + 2)]
+    sent = [Package("s@x", many, b"one"), Package("s@x", "a@y", b"two")]
+    with serving(once) as server:
+        # The short time-out ends a test that would hang.
+        client = make(server.address, grace_time=0.05, response_timeout=30)
+        results = client.send_many([*sent, Package("s@x", "b@y", b"three")])
+    assert [len(result.accepted) for result in results] == [len(many), 1, 1]
+    assert [outcome.recipient for outcome in results[0]] == many
+    assert [taken.text for taken in server.packages[-2:]] == [b"two", b"three"]
+    # The first recipient's answer counts; each of the others has a package of their own.
+    alone = [taken.recipients for taken in server.packages[1:-2]]
+    assert alone == [(recipient.encode(),) for recipient in many[1:]]
+
+
 def test_another_connection_may_lead_to_another_server(make: Make) -> None:
     """A name has several addresses: what the one does says nothing of how the next one answers."""
 
@@ -680,6 +733,30 @@ def test_disconnecting_from_another_task_ends_a_send() -> None:
         asyncio.run(asyncio.wait_for(main(server.address), 30))
 
 
+def test_connecting_to_another_server_from_another_task_ends_a_send() -> None:
+    """Or it would wait for a descriptor that is closed, and not even end by being cancelled."""
+    has_it = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        has_it.set()
+        peer.read_package()
+
+    async def main(first: str, second: str) -> None:
+        async with AsyncQMTPClient(first) as client:
+            sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+            await asyncio.to_thread(has_it.wait, 30)
+            client.server = second
+            await client.connect()
+            await asyncio.wait((sending,), timeout=30)
+            assert sending.done()
+            assert isinstance(sending.exception(), TransportError)
+            assert said([await client.send("s@x", "r@y", b"x")]) == [SEEN]
+
+    with serving(script) as first, serving(answer_all()) as second:
+        asyncio.run(asyncio.wait_for(main(first.address, second.address), 60))
+
+
 def test_a_connection_that_comes_after_a_cancellation_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -704,6 +781,63 @@ def test_a_connection_that_comes_after_a_cancellation_is_closed(
 
     monkeypatch.setattr("maildirqmtp.client.client.connect", connect)
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_disconnecting_while_another_task_connects_ends_its_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mail went out after the program had disconnected, over a connection that stayed open."""
+    dialled, go = threading.Event(), threading.Event()
+    made: list[FakeServer] = []
+
+    def connect(server: object, timeout_s: float, *more: object) -> FakeServer:
+        dialled.set()
+        go.wait(30)
+        made.append(FakeServer(lambda me, package: me.respond(b"Kok")))
+        return made[-1]
+
+    async def main() -> None:
+        client = AsyncQMTPClient("mail.example.org")
+        sending = asyncio.create_task(client.send("s@x", "r@y", b"x"))
+        await asyncio.to_thread(dialled.wait, 30)
+        client.disconnect()
+        client.disconnect()
+        with pytest.raises(ConnectError, match="told to disconnect") as caught:
+            await sending
+        assert caught.value.result is not None
+        assert not caught.value.result.in_doubt
+        assert not client.connected
+        go.set()
+        while not (made and made[0].closed):
+            await asyncio.sleep(0.001)
+        assert said([await client.send("s@x", "r@y", b"x")]) == [SEEN]
+        client.disconnect()
+
+    monkeypatch.setattr("maildirqmtp.client.client.connect", connect)
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_connection_that_is_made_as_the_program_disconnects_is_closed() -> None:
+    """It is there, and the task that waits for it has not run yet."""
+    made = FakeServer(lambda me, package: None)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        dialling: asyncio.Future[Any] = loop.create_future()
+        client = AsyncQMTPClient("mail.example.org")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "run_in_executor", lambda *arguments: dialling)
+            connecting = asyncio.create_task(client.connect())
+            await asyncio.sleep(0)
+            dialling.set_result(made)
+            client.disconnect()
+            with pytest.raises(ConnectError, match="told to disconnect"):
+                await connecting
+        await asyncio.sleep(0)
+        assert made.closed
+        assert not client.connected
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_sending_inside_of_send_many_is_refused_and_harms_nothing() -> None:
@@ -739,6 +873,117 @@ def test_a_client_that_is_disconnected_in_the_middle_says_so() -> None:
             next(stream)
 
 
+#: Plain scripts, whose client closes its connection as the interpreter ends.
+SCRIPTS = {
+    "sync": """
+client = QMTPClient(server, tls=tls)
+assert client.send("s@x", "r@y", b"one").accepted
+""",
+    "async": """
+import asyncio
+from maildirqmtp import AsyncQMTPClient
+client = AsyncQMTPClient(server, tls=tls)
+assert asyncio.run(client.send("s@x", "r@y", b"one")).accepted
+""",
+    "amid a send_many": """
+client = QMTPClient(server, tls=tls, window=1)
+stream = client.send_many([Package("s@x", "r@y", b"x")] * 4)
+assert next(stream).accepted
+""",
+}
+
+
+@pytest.mark.parametrize("way", ["plain", "tls", "exec"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_that_just_ends_says_nothing(
+    authority: Authority, identity: Identity, tmp_path: Path, script: str, way: str
+) -> None:
+    """It ended with a traceback, and cron sends that to people, who take the mail for lost."""
+    code = (
+        "import sys; from maildirqmtp import Package, QMTPClient, Tls\n"
+        "server, ca = sys.argv[1:]; tls = Tls(ca=ca) if ca else None\n"
+    )
+    path = make_maildir(tmp_path / "Maildir")
+    answers = answer_all()
+    ca = authority.file if way == "tls" else ""
+    with serving(over_tls(identity.context(), answers) if way == "tls" else answers) as server:
+        address = {
+            "plain": server.address,
+            "tls": f"qmtps://{server.address}",
+            "exec": f"exec:{shlex.join([*command('qmtpmaildir'), '-q', '--stdio', str(path)])}",
+        }[way]
+        done = subprocess.run(
+            [sys.executable, "-c", code + SCRIPTS[script], address, ca],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+#: A program that forks while a package waits for its answer, which has come when the child ends.
+FORKS = """
+import os, select, sys
+from maildirqmtp import Package, QMTPClient, Tls
+
+server, ca = sys.argv[1:]
+client = QMTPClient(server, tls=Tls(ca=ca) if ca else None, response_timeout=20)
+stream = client.send_many([Package("s@x", "r@y", b"one"), Package("s@x", "r@y", b"two")])
+assert next(stream).accepted
+print("answered", flush=True)
+if not (child := os.fork()):
+    select.select([client._session.transport.read_fd], [], [])
+    client.disconnect()
+    assert not client.connected
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert [bool(result.accepted) for result in stream] == [True]
+if not (child := os.fork()):
+    del client, stream
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+if not (child := os.fork()):
+    assert client.send("s@x", "r@y", b"by the child").accepted
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert client.send("s@x", "r@y", b"three").accepted
+"""
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_fork_leaves_the_connection_of_its_parent_alone(
+    authority: Authority, identity: Identity, tls: bool
+) -> None:
+    """It took an answer, or ended TLS: what the parent had sent was in doubt, and went twice.
+
+    What a child sends itself goes over a connection of its own.
+    """
+    go_on = threading.Event()
+
+    def script(peer: Peer) -> None:
+        while (package := peer.read_package()) is not None:
+            if package.text == b"two":
+                go_on.wait(30)
+            peer.respond(b"Kok")
+
+    with serving(over_tls(identity.context(), script) if tls else script) as server:
+        address = f"qmtps://{server.address}" if tls else server.address
+        arguments = [sys.executable, "-c", FORKS, address, authority.file if tls else ""]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "answered\n"
+            go_on.set()
+            assert program.wait(60) == 0
+    assert [package.text for package in server.packages] == [
+        b"one",
+        b"two",
+        b"by the child",
+        b"three",
+    ]
+    assert server.connections == 2
+
+
 def test_tasks_take_turns() -> None:
     """Two tasks on one connection must not read each other's answers."""
 
@@ -763,6 +1008,33 @@ def test_a_task_that_sends_inside_of_its_send_many_is_told() -> None:
 
     with serving(answer_all()) as server:
         asyncio.run(main(server.address))
+
+
+def test_an_asynchronous_source_that_sends_by_the_same_client_is_told() -> None:
+    """Each waited for the other, for ever."""
+
+    async def main(server: str) -> None:
+        async with AsyncQMTPClient(server) as client:
+
+            async def source() -> AsyncIterator[Package]:
+                yield Package("s@x", "r@y", b"one")
+                await client.send("s@x", "r@y", b"two")
+                yield Package("s@x", "r@y", b"three")
+
+            results = []
+
+            async def send_all() -> None:
+                async for result in client.send_many(source()):
+                    results.append(result)
+
+            with pytest.raises(RuntimeError, match="already"):
+                await send_all()
+            assert said(results) == [SEEN]
+            assert said([await client.send("s@x", "r@y", b"four")]) == [SEEN]
+
+    with serving(answer_all()) as server:
+        asyncio.run(asyncio.wait_for(main(server.address), 30))
+    assert [package.text for package in server.packages] == [b"one", b"four"]
 
 
 def test_answers_are_taken_in_while_an_async_iterable_is_waited_for() -> None:

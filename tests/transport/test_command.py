@@ -374,6 +374,26 @@ def test_a_fork_of_ours_leaves_them_alone() -> None:
     assert done.returncode == 0
 
 
+def test_a_fork_that_closes_its_copy_leaves_the_command_alone() -> None:
+    """It killed the parent's ssh; it lets go of all descriptors, and of nothing else."""
+    code = (
+        "import os, sys, time; from maildirqmtp.transport.endpoint import CommandEndpoint\n"
+        "from maildirqmtp.transport.connect import connect\n"
+        "before = set(os.listdir('/proc/self/fd'))\n"
+        "t = connect(CommandEndpoint(('cat',)), 1)\n"
+        "if not (pid := os.fork()):\n"
+        "    t.close(); t.close()\n"
+        "    os._exit(set(os.listdir('/proc/self/fd')) != before)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "assert t.process.exit_status() is None\n"
+        "assert t.send(b'hello') == 5\n"
+        "while not (answer := t.receive(9)): time.sleep(0.001)\n"
+        "assert answer == b'hello'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 0
+
+
 def test_what_it_leaves_behind_is_ended(start: Start) -> None:
     """Also where it exited itself, in peace."""
     transport = start("sh", "-c", "sleep 1000 & echo $!")

@@ -202,3 +202,19 @@ def test_whoever_shares_the_descriptors_may_wait_again() -> None:
     assert all(map(os.get_blocking, kept))
     for fd in kept:
         os.close(fd)
+
+
+def test_a_fork_that_closes_its_copy_does_not_make_its_parent_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both share the mode; a parent whose write waits reads no answers meanwhile."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        copy = os.dup(ours.fileno())
+        transport = DescriptorTransport(copy, os.dup(copy), "descriptors 6 and 7")
+        child = os.getpid() + 1
+        monkeypatch.setattr(os, "getpid", lambda: child)
+        transport.close()
+        assert not os.get_blocking(ours.fileno())
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(copy)
