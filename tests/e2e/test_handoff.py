@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from tests.helpers import (
     DEADLINE_S,
     add_message,
     add_sidecar,
     closed_port,
     command,
+    ignoring_sigchld,
     make_maildir,
     sidecar,
 )
@@ -108,6 +110,27 @@ def test_a_command(tmp_path: Path) -> None:
     assert sidecar(maildir, "1.x")["recipients"] == ["later@x.org"]
     (failure,) = sidecar(maildir / ".Failed", "1.x")["failures"]
     assert "exit code 67" in failure["response"]
+
+
+def test_a_command_is_heard_where_the_parent_ignores_sigchld(tmp_path: Path) -> None:
+    """The exit code was taken for 0: K was said for mail that the command had refused or lost."""
+    words = [*command("qmtpmaildir"), "--stdio", "--relay", "--deliver"]
+    how = "exec:sh -c 'cat > /dev/null; case $0 in later*) exit 75; esac' {recipient}"
+    package = package_head(3) + b"hi\n" + package_tail(b"s@x", (b"later@x", b"ann@x"))
+    done = subprocess.run(
+        ignoring_sigchld([*words, how]),
+        input=package,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    reader = ResponseReader()
+    reader.feed(done.stdout)
+    assert [str(reader.next()) for _ in range(2)] == [
+        "Z451 sh: exit code 75 (#4.3.0)",
+        "Kok, sh has it",
+    ]
+    assert done.returncode == 0
 
 
 def test_once_over_a_restart(tmp_path: Path) -> None:

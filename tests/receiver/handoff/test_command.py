@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,17 @@ def test_what_its_exit_means(ending: str, letter: str) -> None:
         (answer,) = deliver(Command(python(program, word)))
         assert answer[0] == letter
         assert "no such user?" in answer
+
+
+def test_an_exit_code_that_nobody_knows_defers() -> None:
+    """In a program that ignores SIGCHLD; taken for 0, mail that the command refused was lost."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for word in ("{recipient}", "{recipients}"):
+            (answer,) = deliver(Command(["sh", "-c", "cat > /dev/null; exit 75", word]))
+            assert answer.startswith("Z451 sh: exit code unknown")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_all_or_nothing(tmp_path: Path) -> None:
