@@ -140,9 +140,9 @@ class Connection:
             return _NEVER
         if not self._owes:
             return self._progress_s + IDLE_S
-        measured_s = self._clock() - self._rate_from_s
-        slow = self._rate_bytes < MIN_RATE * max(measured_s, RATE_S)
-        return self._rate_from_s + RATE_S if slow else _NEVER
+        # The time at which the rate falls below the least one, even if nothing happens until then.
+        slow_s = self._rate_from_s + max(RATE_S, self._rate_bytes / MIN_RATE)
+        return min(slow_s, self._progress_s + RATE_S)
 
     def make_way(self) -> None:
         """Close the connection in favour of a client that waits."""

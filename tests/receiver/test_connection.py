@@ -274,6 +274,34 @@ def test_the_last_package_of_an_hour_is_answered_however_long_it_is_delivered(
         assert world.log[-1] == "p: closed"
 
 
+def test_a_client_that_falls_silent_after_much_makes_way_after_a_minute(world: World) -> None:
+    """No turn came when it was slow: it kept its place for twenty minutes, while others waited."""
+    for size in (7_000, 500_000):
+        world.wait(1)
+        world.give(package_head(1_000_000) if size == 7_000 else b"")
+        world.give(b"x" * size)
+        at_s = world.connection.expendable_s
+        assert at_s == world.now_s + RATE_S, "known beforehand, for nothing wakes the loop then"
+    world.now_s = at_s - 1
+    assert not world.expendable
+    world.now_s = at_s
+    assert world.expendable, "whether a turn came meanwhile or not"
+
+
+def test_a_client_that_trickles_makes_way_once_it_is_slow(world: World) -> None:
+    """Its few bytes do not make it one at work."""
+    world.give(package_head(1_000_000))
+    begin_s = world.now_s
+    world.give(b"x" * 7_000)
+    for _ in range(3):
+        world.now_s += RATE_S / 3
+        world.give(b"x")
+    assert world.connection.expendable_s <= begin_s + 2 * RATE_S
+    assert not world.expendable
+    world.now_s += RATE_S
+    assert world.expendable
+
+
 def test_the_deadline_is_never_passed_in_a_spin(world: World) -> None:
     """A deadline that is over and changes nothing would take a whole processor."""
     for data in (b"", PACKAGE[:5], b"x"):
