@@ -21,6 +21,7 @@ from tests.helpers import (
     ignoring_sigchld,
     make_maildir,
     sidecar,
+    wait_until,
 )
 from tests.scripted_smtp import scripted_server
 
@@ -110,6 +111,32 @@ def test_a_command(tmp_path: Path) -> None:
     assert sidecar(maildir, "1.x")["recipients"] == ["later@x.org"]
     (failure,) = sidecar(maildir / ".Failed", "1.x")["failures"]
     assert "exit code 67" in failure["response"]
+
+
+def test_a_receiver_that_is_killed_leaves_no_half_message(tmp_path: Path) -> None:
+    """Its command went on with what it had of the text, and delivered that as the whole."""
+    program, size = tmp_path / "deliver", tmp_path / "size"
+    program.write_text(
+        f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\n"
+        f"home = Path({str(tmp_path)!r})\n(home / 'begun').touch()\n"
+        "while not (home / 'go').exists(): time.sleep(0.01)\n"
+        "(home / 'part').write_text(str(len(sys.stdin.buffer.read())))\n"
+        "(home / 'part').rename(home / 'size')\n"
+    )
+    program.chmod(0o755)
+    words = [*command("qmtpmaildir"), "--stdio", "--relay", "--deliver"]
+    package = package_head(1_000_000) + bytes(1_000_000) + package_tail(b"s@x", (b"ann@x",))
+    with subprocess.Popen(
+        [*words, f"exec:{program} {{recipient}}"], stdin=subprocess.PIPE
+    ) as receiver:
+        assert receiver.stdin is not None
+        receiver.stdin.write(package)
+        receiver.stdin.flush()
+        wait_until((tmp_path / "begun").exists, "the command")
+        receiver.kill()
+    (tmp_path / "go").touch()
+    wait_until(size.exists, "what the command has read")
+    assert int(size.read_text()) > 1_000_000
 
 
 def test_a_command_is_heard_where_the_parent_ignores_sigchld(tmp_path: Path) -> None:
