@@ -15,6 +15,7 @@ the receiver is killed.
     | 100                       | D: qmail-command(8)                              |
     | anything else, a signal,  | Z                                                |
     | more than ten minutes     |                                                  |
+    | not begun in half an hour | Z; with many slow recipients before it           |
 """
 
 from __future__ import annotations
@@ -59,11 +60,16 @@ class Command:
         self._aborted = False
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> list[Response]:
         """Hand a text on to raw recipients; return an answer for each.
 
-        `pieces` reads the text from its beginning, at each call.
+        `pieces` reads the text from its beginning, at each call. The command is not run for
+        recipients that are left when `may_begin` returns false.
         """
         from_us = outside_sender(sender)
         if any(SENDER in word for word in self._words):
@@ -74,11 +80,12 @@ class Command:
         usable = [recipient for recipient in recipients if faults[recipient] is None]
         found: dict[bytes, Response] = {}
         if RECIPIENTS in self._words:
-            if usable:
-                found = dict.fromkeys(usable, self._run(from_us, usable, pieces))
+            groups = [usable] if usable else []
         else:
-            for recipient in dict.fromkeys(usable):
-                found[recipient] = self._run(from_us, [recipient], pieces)
+            groups = [[recipient] for recipient in dict.fromkeys(usable)]
+        for group in groups:
+            answer = self._run(from_us, group, pieces) if may_begin() else verdicts.NO_TIME
+            found |= dict.fromkeys(group, answer)
         return [
             found.get(recipient) or verdicts.failed(f"553 {faults[recipient]} (#5.1.3)")
             for recipient in recipients

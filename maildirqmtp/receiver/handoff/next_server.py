@@ -76,12 +76,17 @@ class NextServer:
         self._why_down: tuple[str, Reply | None] = ("", None)
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> list[Response]:
         """Hand a text on to raw recipients; return an answer for each.
 
         `pieces` reads the text from its beginning, at each call. May wait as long
-        as SMTP allows the server to take.
+        as SMTP allows the server to take; no transaction is begun once `may_begin`
+        returns false.
         """
         try:
             letter = Letter(sender, features(pieces()), pieces)
@@ -91,6 +96,9 @@ class NextServer:
         responses: list[Response] = []
         for start in range(0, len(recipients), MAX_RECIPIENTS):
             some = recipients[start : start + MAX_RECIPIENTS]
+            if not may_begin():
+                responses += [verdicts.NO_TIME] * len(some)
+                continue
             try:
                 responses += self._transact(letter, some)
             except Broken as error:

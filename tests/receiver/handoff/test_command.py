@@ -191,6 +191,22 @@ def test_a_command_that_is_ended_has_never_half_a_text(tmp_path: Path) -> None:
             assert record.with_suffix(".whole").stat().st_size == 2_000_000
 
 
+def test_what_cannot_be_begun_in_time_is_deferred(tmp_path: Path) -> None:
+    """The answers of a batch that takes over an hour are not heard, and all of it is sent again."""
+    record = tmp_path / "record"
+    for word, time_left, told in (
+        ("{recipient}", [True, False], "KDZ"),
+        ("{recipients}", [True], "KDK"),
+        ("{recipients}", [False], "ZDZ"),
+    ):
+        record.write_bytes(b"")
+        command, left = Command(python(RECORDER, str(record), word)), iter(time_left)
+        recipients = [A, b"-x@example.org", B]
+        answers = command.deliver(b"", recipients, lambda: iter([TEXT]), left.__next__)
+        assert "".join(str(answer)[0] for answer in answers) == told
+        assert record.read_bytes().count(TEXT) == ("K" in told)
+
+
 def test_no_command_is_begun_once_the_receiver_stops(tmp_path: Path) -> None:
     """It would deliver a message to which Z is said, or an empty one."""
     record = tmp_path / "record"

@@ -416,6 +416,16 @@ def test_many_recipients_go_in_transactions_that_servers_must_take() -> None:
         assert server.conversations[0].verbs.count("MAIL") == 3
 
 
+def test_a_transaction_that_cannot_be_begun_in_time_is_deferred() -> None:
+    """The answers of a batch that takes over an hour are not heard, and all of it is sent again."""
+    recipients = [b"r%d@example.org" % n for n in range(250)]
+    time_left = iter([True, False, False])
+    with scripted_server() as server, handing_on(server) as to:
+        responses = to.deliver(b"", recipients, lambda: iter([TEXT]), time_left.__next__)
+        assert letters([str(response) for response in responses]) == "K" * 100 + "Z" * 150
+        assert len(server.texts) == 1
+
+
 def test_a_text_that_cannot_be_read_to_its_end_is_not_ended() -> None:
     """The server would take the half of it for the whole."""
 
