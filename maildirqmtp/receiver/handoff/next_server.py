@@ -4,6 +4,8 @@
 | ------------------------- | --------------------------------------------------------- |
 | was not used for a minute | QUIT                                                      |
 | was closed meanwhile      | another is used, or a new one                             |
+| breaks, or is silent, at  | all kept ones are closed, and a new one is used           |
+| its next MAIL             |                                                           |
 | cannot be opened          | Z; Z at once for the pause: 1 s, doubling up to a minute  |
 |                           | after it, one thread tries, and the others still say Z    |
 """
@@ -107,21 +109,25 @@ class NextServer:
 
     def _transact(self, letter: Letter, recipients: Sequence[bytes]) -> list[Response]:
         """Run a transaction. Raises `Broken` if no connection can be opened."""
-        while True:
-            client = self._take()
-            is_kept = client is not None
-            if client is None:
-                client = self._open()
-            transaction = Transaction(client, letter, recipients)
-            try:
-                transaction.run()
-            finally:
-                self._give_back(client, transaction.reusable)
+        client = self._take()
+        if client is not None:
+            transaction = self._run(client, letter, recipients)
             if not transaction.unheard:
                 return transaction.responses
-            if not is_kept:
-                self._failed(transaction.trouble)
-                return transaction.responses
+            # A server that has frozen answers on no other kept one either, each time after minutes.
+            self._quit_idle()
+        transaction = self._run(self._open(), letter, recipients)
+        if transaction.unheard:
+            self._failed(transaction.trouble)
+        return transaction.responses
+
+    def _run(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> Transaction:
+        transaction = Transaction(client, letter, recipients)
+        try:
+            transaction.run()
+        finally:
+            self._give_back(client, transaction.reusable)
+        return transaction
 
     def _take(self) -> SmtpClient | None:
         """Return the most recently used connection that is still good; None if there is none."""
@@ -212,8 +218,12 @@ class NextServer:
         """Close all connections that no thread uses; harmless twice."""
         with self._lock:
             self._aborted = True
-            idle, self._idle = self._idle, []
             if self._timer is not None:
                 self._timer.cancel()
+        self._quit_idle()
+
+    def _quit_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
         for _, client in idle:
             client.quit()
