@@ -121,6 +121,15 @@ def command(name: str = "maildirqmtp") -> list[str]:
     return [sys.executable, "-m", module]
 
 
+def ignoring_sigchld(words: list[str]) -> list[str]:
+    """Return how to run a command from a parent that ignores SIGCHLD, which exec(2) passes on."""
+    program = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", program, *words]
+
+
 def importing_first(folder: Path) -> dict[str, str]:
     """Return the environment of a command that seeks modules there first, and then as the tests."""
     places = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]

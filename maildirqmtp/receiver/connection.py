@@ -100,7 +100,7 @@ class Connection:
         self._ended_by_client = False
         self._stopping = False
         self._violation_told = False
-        # Since when packages have been under way; None while there are none.
+        # Since when responses have been awaited from the disk; None while they are not.
         self._waiting_from_s: float | None = None
         self._log(Severity.INFO, "connected")
 
@@ -132,17 +132,25 @@ class Connection:
         return bool(self._output) or not self._session.between_packages
 
     @property
+    def _awaits_disk(self) -> bool:
+        """True while packages are being delivered, and the next responses are not there yet.
+
+        Responses that are there and find no room wait for the client to take others.
+        """
+        return self._session.waiting and not self._session.ready
+
+    @property
     def expendable_s(self) -> float:
         """The time from which its place may go to a client that waits; infinite for never."""
         if self._phase not in (Phase.OPEN, Phase.CLOSING) or self.can_work:
             return _NEVER
-        if self._session.waiting:
+        if self._awaits_disk:
             return _NEVER
         if not self._owes:
             return self._progress_s + IDLE_S
-        measured_s = self._clock() - self._rate_from_s
-        slow = self._rate_bytes < MIN_RATE * max(measured_s, RATE_S)
-        return self._rate_from_s + RATE_S if slow else _NEVER
+        # The time at which the rate falls below the least one, even if nothing happens until then.
+        slow_s = self._rate_from_s + max(RATE_S, self._rate_bytes / MIN_RATE)
+        return min(slow_s, self._progress_s + RATE_S)
 
     def make_way(self) -> None:
         """Close the connection in favour of a client that waits."""
@@ -220,7 +228,7 @@ class Connection:
             return
         if self.can_work:
             self._work()
-        self._waiting_from_s = self._clock() if self._session.waiting else None
+        self._waiting_from_s = self._clock() if self._awaits_disk else None
         session = self._session
         if session.ended and self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
@@ -275,7 +283,7 @@ class Connection:
     def _look_at_clock(self) -> None:
         now_s = self._clock()
         if now_s >= self._give_up_s and not self.can_work:
-            if self._session.waiting:
+            if self._awaits_disk:
                 self._fail("its mail could not be stored in time; it will send that again")
             elif self._output:
                 self._fail("did not take its responses")
@@ -296,8 +304,10 @@ class Connection:
             self._winding_down = True
             self._session_end_s = now_s + LAST_PACKAGE_S
             self._session.wind_down()
-        elif self._session.between_packages:
+        elif self._session.ended or self._session.between_packages:
             self._session_end_s = _NEVER  # only responses are left, which have their own limits
+        elif self._session.ready:
+            self._session_end_s = now_s + LAST_PACKAGE_S  # it has to take responses first
         else:
             self._fail("did not end its last package after an hour; closing")
             self._phase = Phase.CLOSED

@@ -111,9 +111,19 @@ class Process:
         return True
 
     def reap(self) -> int:
-        """Reap it after its exit; return its exit code, or less than 0 if a signal killed it."""
+        """Reap it after its exit; return its exit code, or less than 0 if a signal killed it.
+
+        Raises `OSError` if nobody knows that code.
+        """
+        known = True
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            known = False
         code = self._process.wait()
         own.discard(self.pid)
+        if not known:  # subprocess makes 0 of it: a command that failed would count as done
+            raise OSError(errno.ECHILD, "exit code unknown, because SIGCHLD is ignored")
         return code
 
     def signal(self, number: signal.Signals) -> None:

@@ -28,6 +28,7 @@ from tests.helpers import (
     closed_port,
     command,
     have_mailfront,
+    ignoring_sigchld,
     mailfront,
     names,
     queuedir_messages,
@@ -195,6 +196,21 @@ def test_a_sendmail_that_fails_keeps_the_mail_and_the_run_goes_on(
     assert result.returncode == 111  # z@y
     assert names(maildir / "new") == ["1.m"]
     assert sidecar(maildir, "1.m")["recipients"] == ["z@y"]
+
+
+def test_a_sendmail_that_fails_is_heard_where_the_parent_ignores_sigchld(
+    maildir: Path, sendmail: Sendmail
+) -> None:
+    """The exit code was taken for 0: the message was removed, and its sender told nothing."""
+    add_message(maildir, "1.m", recipient=b"d@y")
+    sendmail.then("exit 1")
+    flags = ["--bounce", "--sendmail", str(sendmail.command)]
+    with serving(answer_all(by_recipient)) as server:
+        words = ignoring_sigchld([*command(), *flags, str(maildir), server.address])
+        result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert "did not take a bounce: exit 1" in result.stderr
+    assert result.returncode == 111
+    assert names(maildir / "new") == ["1.m"]
 
 
 def test_a_bounce_by_a_real_sendmail(maildir: Path, tmp_path: Path) -> None:

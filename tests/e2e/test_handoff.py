@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from tests.helpers import (
     DEADLINE_S,
     add_message,
     add_sidecar,
     closed_port,
     command,
+    ignoring_sigchld,
     make_maildir,
     sidecar,
+    wait_until,
 )
 from tests.scripted_smtp import scripted_server
 
@@ -108,6 +111,53 @@ def test_a_command(tmp_path: Path) -> None:
     assert sidecar(maildir, "1.x")["recipients"] == ["later@x.org"]
     (failure,) = sidecar(maildir / ".Failed", "1.x")["failures"]
     assert "exit code 67" in failure["response"]
+
+
+def test_a_receiver_that_is_killed_leaves_no_half_message(tmp_path: Path) -> None:
+    """Its command went on with what it had of the text, and delivered that as the whole."""
+    program, size = tmp_path / "deliver", tmp_path / "size"
+    program.write_text(
+        f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\n"
+        f"home = Path({str(tmp_path)!r})\n(home / 'begun').touch()\n"
+        "while not (home / 'go').exists(): time.sleep(0.01)\n"
+        "(home / 'part').write_text(str(len(sys.stdin.buffer.read())))\n"
+        "(home / 'part').rename(home / 'size')\n"
+    )
+    program.chmod(0o755)
+    words = [*command("qmtpmaildir"), "--stdio", "--relay", "--deliver"]
+    package = package_head(1_000_000) + bytes(1_000_000) + package_tail(b"s@x", (b"ann@x",))
+    with subprocess.Popen(
+        [*words, f"exec:{program} {{recipient}}"], stdin=subprocess.PIPE
+    ) as receiver:
+        assert receiver.stdin is not None
+        receiver.stdin.write(package)
+        receiver.stdin.flush()
+        wait_until((tmp_path / "begun").exists, "the command")
+        receiver.kill()
+    (tmp_path / "go").touch()
+    wait_until(size.exists, "what the command has read")
+    assert int(size.read_text()) > 1_000_000
+
+
+def test_a_command_is_heard_where_the_parent_ignores_sigchld(tmp_path: Path) -> None:
+    """The exit code was taken for 0: K was said for mail that the command had refused or lost."""
+    words = [*command("qmtpmaildir"), "--stdio", "--relay", "--deliver"]
+    how = "exec:sh -c 'cat > /dev/null; case $0 in later*) exit 75; esac' {recipient}"
+    package = package_head(3) + b"hi\n" + package_tail(b"s@x", (b"later@x", b"ann@x"))
+    done = subprocess.run(
+        ignoring_sigchld([*words, how]),
+        input=package,
+        capture_output=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    reader = ResponseReader()
+    reader.feed(done.stdout)
+    assert [str(reader.next()) for _ in range(2)] == [
+        "Z451 sh: exit code 75 (#4.3.0)",
+        "Kok, sh has it",
+    ]
+    assert done.returncode == 0
 
 
 def test_once_over_a_restart(tmp_path: Path) -> None:

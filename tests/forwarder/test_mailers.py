@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_a_sendmail_that_fails_is_told(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(LocalError) as raised:
         SendmailMailer(script(tmp_path, text)).send(BOUNCE, b"a@x", "id")
     assert str(raised.value).endswith(said)
+
+
+def test_a_sendmail_whose_exit_code_nobody_knows_is_told(tmp_path: Path) -> None:
+    """In a program that ignores SIGCHLD; taken for success, the sender would never hear of it."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(LocalError, match="exit code unknown"):
+            SendmailMailer(script(tmp_path, "exit 75")).send(BOUNCE, b"a@x", "id")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("missing", [b"/nonexistent/sendmail", b"", b"/etc/passwd"])

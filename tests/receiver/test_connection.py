@@ -15,6 +15,7 @@ from maildirqmtp.receiver.connection import (
     OUTPUT_MAX,
     RATE_S,
     SESSION_S,
+    STOP_S,
     Connection,
 )
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
@@ -26,6 +27,8 @@ from tests.receiver.doubles import HeldWork
 TIMEOUT_S = 1_200.0
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
 REFUSED = package_head(0) + package_tail(b"a@b", (b"c@d",) * 900)
+#: One recipient that is delivered to, and many that are refused.
+MIXED = package_head(0) + package_tail(b"a@b", (b"c@example.org", *(b"c@d",) * 640))
 
 
 class Stream:
@@ -127,6 +130,82 @@ def test_packages_wait_while_responses_do(world: World) -> None:
     world.give(refused * 20)
     assert OUTPUT_MAX < len(world.connection._output) < OUTPUT_MAX + 100_000
     assert not world.connection.can_work
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[World]:
+    """As `world`, but packages are delivered when `stuck` says so."""
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
+        yield World(storage, HeldWork())
+
+
+def stuck(world: World) -> None:
+    """Let a client send several batches, have them delivered, and take no response to them."""
+    world.stream.takes = 0
+    world.give(MIXED * 20)
+    session = world.connection._session
+    workers = session._workers
+    assert isinstance(workers, HeldWork)
+    while workers.jobs:
+        workers.do()
+    world.give()
+    assert session.ready
+    assert len(world.connection._output) > OUTPUT_MAX
+    assert not world.connection.can_work
+
+
+def test_a_client_that_takes_no_response_is_dropped_whatever_else_is_ready(held: World) -> None:
+    """It had its place for ever: some forty of them, and nobody else's mail was taken."""
+    stuck(held)
+    held.wait(TIMEOUT_S - 1)
+    assert not held.connection.closed
+    held.wait(1)
+    assert held.connection.closed
+    assert held.connection.failed
+    assert held.log[-1] == f"p: took no response for {TIMEOUT_S:.0f} s; closing"
+
+
+def test_a_client_that_takes_no_response_makes_way(held: World) -> None:
+    """Also where the responses that it does not take are not all that are ready."""
+    stuck(held)
+    held.wait(RATE_S - 1)
+    assert not held.expendable
+    held.wait(1)
+    assert held.expendable
+
+
+def test_told_to_stop_it_is_said_who_did_not_take_responses(held: World) -> None:
+    """Else the disk of this machine is looked at for the fault of a client."""
+    stuck(held)
+    held.connection.stop()
+    held.wait(STOP_S)
+    assert held.connection.closed
+    assert held.log[-1] == "p: did not take its responses"
+
+
+@pytest.mark.parametrize("pause_s", [0, 180])
+def test_responses_are_taken_to_the_end_after_an_hour(held: World, pause_s: float) -> None:
+    """Over a slow link that takes ten minutes; without its K the client sends its mail again."""
+    for _ in range(int(SESSION_S) // 600 - 1):
+        held.give(REFUSED)
+        held.give()
+        held.wait(600)
+    held.wait(599)
+    stuck(held)
+    owed = sum(len(batch.packages) for batch, _ in held.connection._session._under_way)
+    assert owed
+    logged = len(held.log)
+    held.wait(pause_s)
+    held.stream.takes = int(70 * MIN_RATE)
+    while held.connection.interest().get(99, 0) & 2:
+        held.wait(60)
+        held.connection.handle(2)
+        assert not held.connection.closed
+    assert held.now_s > 1_000.0 + SESSION_S + LAST_PACKAGE_S
+    held.give()
+    assert len(held.log) == logged + owed + 1
+    assert not held.connection.failed
+    assert held.log[-1] == "p: closed"
 
 
 def test_a_client_that_trickles_is_dropped(world: World) -> None:
@@ -272,6 +351,34 @@ def test_the_last_package_of_an_hour_is_answered_however_long_it_is_delivered(
         assert world.stream.taken > 0
         assert not world.connection.failed
         assert world.log[-1] == "p: closed"
+
+
+def test_a_client_that_falls_silent_after_much_makes_way_after_a_minute(world: World) -> None:
+    """No turn came when it was slow: it kept its place for twenty minutes, while others waited."""
+    for size in (7_000, 500_000):
+        world.wait(1)
+        world.give(package_head(1_000_000) if size == 7_000 else b"")
+        world.give(b"x" * size)
+        at_s = world.connection.expendable_s
+        assert at_s == world.now_s + RATE_S, "known beforehand, for nothing wakes the loop then"
+    world.now_s = at_s - 1
+    assert not world.expendable
+    world.now_s = at_s
+    assert world.expendable, "whether a turn came meanwhile or not"
+
+
+def test_a_client_that_trickles_makes_way_once_it_is_slow(world: World) -> None:
+    """Its few bytes do not make it one at work."""
+    world.give(package_head(1_000_000))
+    begin_s = world.now_s
+    world.give(b"x" * 7_000)
+    for _ in range(3):
+        world.now_s += RATE_S / 3
+        world.give(b"x")
+    assert world.connection.expendable_s <= begin_s + 2 * RATE_S
+    assert not world.expendable
+    world.now_s += RATE_S
+    assert world.expendable
 
 
 def test_the_deadline_is_never_passed_in_a_spin(world: World) -> None:

@@ -4,6 +4,10 @@ The text is on its standard input, lines with LF as they came; sender and
 recipients are among its words, quoted as sendmail takes them. No shell is
 involved. Its output is passed on to the client, with its exit code.
 
+Standard input is a file with the whole text, as qmail-local's is. The end of a pipe would be
+the end of the message for the command, also where the rest cannot be read, the time is up, or
+the receiver is killed.
+
     | exit code                 | meaning                                          |
     | ------------------------- | ------------------------------------------------ |
     | 0                         | K: it has the message                            |
@@ -11,16 +15,14 @@ involved. Its output is passed on to the client, with its exit code.
     | 100                       | D: qmail-command(8)                              |
     | anything else, a signal,  | Z                                                |
     | more than ten minutes     |                                                  |
+    | not begun in half an hour | Z; with many slow recipients before it           |
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import select
 import tempfile
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.mail import addresses
@@ -28,7 +30,7 @@ from maildirqmtp.receiver.handoff import verdicts
 from maildirqmtp.receiver.handoff.how import RECIPIENT, RECIPIENTS, SENDER
 from maildirqmtp.receiver.handoff.outside_addresses import fault_of, outside_sender
 from maildirqmtp.text import printable
-from maildirqmtp.transport.process import PIPE, Process
+from maildirqmtp.transport.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,11 +60,16 @@ class Command:
         self._aborted = False
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> list[Response]:
         """Hand a text on to raw recipients; return an answer for each.
 
-        `pieces` reads the text from its beginning, at each call.
+        `pieces` reads the text from its beginning, at each call. The command is not run for
+        recipients that are left when `may_begin` returns false.
         """
         from_us = outside_sender(sender)
         if any(SENDER in word for word in self._words):
@@ -73,11 +80,12 @@ class Command:
         usable = [recipient for recipient in recipients if faults[recipient] is None]
         found: dict[bytes, Response] = {}
         if RECIPIENTS in self._words:
-            if usable:
-                found = dict.fromkeys(usable, self._run(from_us, usable, pieces))
+            groups = [usable] if usable else []
         else:
-            for recipient in dict.fromkeys(usable):
-                found[recipient] = self._run(from_us, [recipient], pieces)
+            groups = [[recipient] for recipient in dict.fromkeys(usable)]
+        for group in groups:
+            answer = self._run(from_us, group, pieces) if may_begin() else verdicts.NO_TIME
+            found |= dict.fromkeys(group, answer)
         return [
             found.get(recipient) or verdicts.failed(f"553 {faults[recipient]} (#5.1.3)")
             for recipient in recipients
@@ -99,34 +107,34 @@ class Command:
     def _run(
         self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
     ) -> Response:
+        if self._aborted:
+            return verdicts.deferred("451 the receiver stops (#4.3.2)")
         name = printable(os.fsencode(self._words[0]).rpartition(b"/")[2])
         try:
-            # A file, not a pipe: a process that it left running would hold a pipe open for ever.
-            with tempfile.TemporaryFile() as complaint:
+            # Files, not pipes: a process that it left running would hold a pipe open for ever.
+            with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as complaint:
+                text.writelines(pieces())
+                text.seek(0)
                 process = Process(
                     self._arguments(sender, recipients),
-                    stdin=PIPE,
+                    stdin=text,
                     stdout=complaint,
                     stderr=complaint,
                 )
-                code = self._attend(process, pieces)
+                code = self._attend(process)
                 said = os.pread(complaint.fileno(), _COMPLAINT_BYTES, 0)
         except OSError as error:
             return verdicts.deferred(f"451 {name}: {error.strerror} (#4.3.0)")
         return self._verdict(name, code, printable(said.replace(b"\n", b" ")).strip())
 
-    def _attend(self, process: Process, pieces: Callable[[], Iterator[bytes]]) -> int | None:
-        """Feed the command and wait for its exit code; return None if it takes too long."""
+    def _attend(self, process: Process) -> int | None:
+        """Wait for the command's exit code; return None if it takes too long."""
         with self._lock:
             self._running.add(process)
             aborted = self._aborted
         try:
-            deadline_s = time.monotonic() + (0.0 if aborted else self._timeout_s)
-            if not _feed(process, pieces, deadline_s):
-                return None
-            if not process.exits(max(0.0, deadline_s - time.monotonic())):
-                return None
-            return process.reap()
+            exited = process.exits(0.0 if aborted else self._timeout_s)
+            return process.reap() if exited else None
         finally:
             with self._lock:
                 self._running.discard(process)
@@ -161,29 +169,3 @@ def _argument_fault(address: bytes) -> str | None:
     if addresses.quote(address).startswith(b"-"):
         return "the address begins with a hyphen"
     return fault_of(address)
-
-
-def _feed(process: Process, pieces: Callable[[], Iterator[bytes]], deadline_s: float) -> bool:
-    """Write the text to the command; return False if it does not take it in time.
-
-    A command may close its input early; its exit code says whether that is a failure.
-    """
-    with process.stdin as stdin:
-        os.set_blocking(stdin.fileno(), False)
-        room = select.poll()
-        room.register(stdin, select.POLLOUT)
-        for piece in pieces():
-            view = memoryview(piece)
-            while view:
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not room.poll(left_s * 1000):
-                    return False
-                try:
-                    view = view[os.write(stdin.fileno(), view) :]
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    if error.errno == errno.EPIPE:
-                        return True
-                    raise
-    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,14 +21,25 @@ from maildirqmtp.receiver.destination import Mail, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+#: Seconds within which all that a batch hands on must be begun. Its answers go out together, and
+#: a forwarder that has none after an hour sends all of it again.
+BEGIN_S = 1_800.0
+
 
 class NextHop(Protocol):
     """What takes the mail: `NextServer`, `Command`. For several threads at once."""
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
     ) -> list[Response]:
-        """Hand a text on to raw recipients; return an answer for each. May wait."""
+        """Hand a text on to raw recipients; return an answer for each. May wait.
+
+        Recipients that are not begun when `may_begin` returns false are deferred.
+        """
 
     def abort(self) -> None:
         """Make the threads that are in `deliver` return soon, with Z."""
@@ -39,8 +51,9 @@ class NextHop(Protocol):
 class HandOffDelivery:
     """One package on its way; see `Delivery`."""
 
-    def __init__(self, mail: Mail) -> None:
+    def __init__(self, mail: Mail, begin_by_s: float) -> None:
         self.mail = mail
+        self.begin_by_s = begin_by_s
         self.recipients: list[bytes] = []
         self.outcomes: list[Outcome] = []
 
@@ -51,13 +64,14 @@ class HandOffDelivery:
 
 
 class HandOff:
-    """Hands packages on; see `Destination`.
+    """Hands packages on; see `Destination`. `clock` is monotonic seconds.
 
     Raises `LocalError` if the directory for temporary files cannot be opened.
     """
 
-    def __init__(self, next_hop: NextHop) -> None:
+    def __init__(self, next_hop: NextHop, clock: Callable[[], float] = time.monotonic) -> None:
         self._next_hop = next_hop
+        self._clock = clock
         try:
             path = os.fsencode(tempfile.gettempdir())
         except OSError as error:
@@ -79,15 +93,19 @@ class HandOff:
 
     def begin(self, mail: Mail) -> HandOffDelivery:
         """Begin to hand a package on."""
-        return HandOffDelivery(mail)
+        return HandOffDelivery(mail, self._clock() + BEGIN_S)
 
     def commit(self, deliveries: Sequence[HandOffDelivery]) -> None:
         """Hand the packages on, one after the other; waits until all have their answers."""
         for delivery in deliveries:
             mail = delivery.mail
             pieces = partial(mail.text.pieces, mail.received)
-            answers = self._next_hop.deliver(mail.sender, delivery.recipients, pieces)
+            may_begin = partial(self._is_before, delivery.begin_by_s)
+            answers = self._next_hop.deliver(mail.sender, delivery.recipients, pieces, may_begin)
             delivery.outcomes = [Outcome(answer) for answer in answers]
+
+    def _is_before(self, time_s: float) -> bool:
+        return self._clock() < time_s
 
     def withdraw(self, deliveries: Sequence[HandOffDelivery]) -> list[LocalError]:
         """Do nothing: what was not committed has gone nowhere."""

@@ -4,6 +4,8 @@
 | ------------------------- | --------------------------------------------------------- |
 | was not used for a minute | QUIT                                                      |
 | was closed meanwhile      | another is used, or a new one                             |
+| breaks, or is silent, at  | all kept ones are closed, and a new one is used           |
+| its next MAIL             |                                                           |
 | cannot be opened          | Z; Z at once for the pause: 1 s, doubling up to a minute  |
 |                           | after it, one thread tries, and the others still say Z    |
 """
@@ -76,12 +78,17 @@ class NextServer:
         self._why_down: tuple[str, Reply | None] = ("", None)
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> list[Response]:
         """Hand a text on to raw recipients; return an answer for each.
 
         `pieces` reads the text from its beginning, at each call. May wait as long
-        as SMTP allows the server to take.
+        as SMTP allows the server to take; no transaction is begun once `may_begin`
+        returns false.
         """
         try:
             letter = Letter(sender, features(pieces()), pieces)
@@ -91,6 +98,9 @@ class NextServer:
         responses: list[Response] = []
         for start in range(0, len(recipients), MAX_RECIPIENTS):
             some = recipients[start : start + MAX_RECIPIENTS]
+            if not may_begin():
+                responses += [verdicts.NO_TIME] * len(some)
+                continue
             try:
                 responses += self._transact(letter, some)
             except Broken as error:
@@ -99,21 +109,25 @@ class NextServer:
 
     def _transact(self, letter: Letter, recipients: Sequence[bytes]) -> list[Response]:
         """Run a transaction. Raises `Broken` if no connection can be opened."""
-        while True:
-            client = self._take()
-            is_kept = client is not None
-            if client is None:
-                client = self._open()
-            transaction = Transaction(client, letter, recipients)
-            try:
-                transaction.run()
-            finally:
-                self._give_back(client, transaction.reusable)
+        client = self._take()
+        if client is not None:
+            transaction = self._run(client, letter, recipients)
             if not transaction.unheard:
                 return transaction.responses
-            if not is_kept:
-                self._failed(transaction.trouble)
-                return transaction.responses
+            # A server that has frozen answers on no other kept one either, each time after minutes.
+            self._quit_idle()
+        transaction = self._run(self._open(), letter, recipients)
+        if transaction.unheard:
+            self._failed(transaction.trouble)
+        return transaction.responses
+
+    def _run(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> Transaction:
+        transaction = Transaction(client, letter, recipients)
+        try:
+            transaction.run()
+        finally:
+            self._give_back(client, transaction.reusable)
+        return transaction
 
     def _take(self) -> SmtpClient | None:
         """Return the most recently used connection that is still good; None if there is none."""
@@ -204,8 +218,12 @@ class NextServer:
         """Close all connections that no thread uses; harmless twice."""
         with self._lock:
             self._aborted = True
-            idle, self._idle = self._idle, []
             if self._timer is not None:
                 self._timer.cancel()
+        self._quit_idle()
+
+    def _quit_idle(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
         for _, client in idle:
             client.quit()

@@ -19,6 +19,8 @@ _SENDER_REFUSED = frozenset({"5.1.7", "5.1.8"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
 #: Bad sequence of commands, authentication required: about us, not about the recipient.
 _ABOUT_US = frozenset({503, 530})
+#: For what was not begun, because all that came before it in its batch has taken too long.
+NO_TIME = Response(Status.DEFERRED, b"451 others have taken long, try again later (#4.4.5)")
 
 
 def _said(status: Status, reply: Reply) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -105,6 +106,17 @@ def test_what_its_exit_means(ending: str, letter: str) -> None:
         assert "no such user?" in answer
 
 
+def test_an_exit_code_that_nobody_knows_defers() -> None:
+    """In a program that ignores SIGCHLD; taken for 0, mail that the command refused was lost."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for word in ("{recipient}", "{recipients}"):
+            (answer,) = deliver(Command(["sh", "-c", "cat > /dev/null; exit 75", word]))
+            assert answer.startswith("Z451 sh: exit code unknown")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_all_or_nothing(tmp_path: Path) -> None:
     """What one run says is said for all of its recipients."""
     command = Command(python("import sys; sys.exit(67)", "{recipients}"))
@@ -143,16 +155,65 @@ def test_what_it_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_text_that_cannot_be_read_defers(tmp_path: Path) -> None:
-    """The command got the half of it, and must not be believed."""
+    """The command must not be shown the end of it: it would deliver a half, and later the whole."""
 
     def pieces() -> Iterator[bytes]:
         yield TEXT
         raise OSError(5, "Input/output error")
 
-    command = Command(python("import sys; sys.stdin.read()", "{recipient}"))
-    (response,) = command.deliver(b"", [A], pieces)
-    assert str(response).startswith("Z451 ")
-    assert "Input/output error" in str(response)
+    record = tmp_path / "record"
+    for words in (
+        python(RECORDER, str(record), "{recipient}"),
+        ["/missing/command", "{recipient}"],
+    ):
+        (response,) = Command(words).deliver(b"", [A], pieces)
+        assert str(response).startswith("Z451 ")
+        assert "Input/output error" in str(response), "read to the end before the command begins"
+        assert not record.exists()
+
+
+def test_a_command_that_is_ended_has_never_half_a_text(tmp_path: Path) -> None:
+    """A delivery agent that uses its last second to deliver what it has got must have it all."""
+    record = tmp_path / "record"
+    program = (
+        "import os, signal, sys\n"
+        "def late(*_):\n"
+        f"    with open({str(record)!r}, 'wb') as file: file.write(sys.stdin.buffer.read())\n"
+        f"    os.rename({str(record)!r}, {str(record)!r} + '.whole')\n"
+        "signal.signal(signal.SIGTERM, late)\n"
+        "while True: signal.pause()\n"
+    )
+    big = [b"x" * 99 + b"\n"] * 20_000
+    for _ in range(3):
+        (answer,) = deliver(Command(python(program, "{recipient}"), timeout_s=1.0), text=big)
+        assert answer[0] == "Z"
+        with contextlib.suppress(FileNotFoundError):
+            assert record.with_suffix(".whole").stat().st_size == 2_000_000
+
+
+def test_what_cannot_be_begun_in_time_is_deferred(tmp_path: Path) -> None:
+    """The answers of a batch that takes over an hour are not heard, and all of it is sent again."""
+    record = tmp_path / "record"
+    for word, time_left, told in (
+        ("{recipient}", [True, False], "KDZ"),
+        ("{recipients}", [True], "KDK"),
+        ("{recipients}", [False], "ZDZ"),
+    ):
+        record.write_bytes(b"")
+        command, left = Command(python(RECORDER, str(record), word)), iter(time_left)
+        recipients = [A, b"-x@example.org", B]
+        answers = command.deliver(b"", recipients, lambda: iter([TEXT]), left.__next__)
+        assert "".join(str(answer)[0] for answer in answers) == told
+        assert record.read_bytes().count(TEXT) == ("K" in told)
+
+
+def test_no_command_is_begun_once_the_receiver_stops(tmp_path: Path) -> None:
+    """It would deliver a message to which Z is said, or an empty one."""
+    record = tmp_path / "record"
+    command = Command(python(RECORDER, str(record), "{recipient}"))
+    command.abort()
+    assert deliver(command, A, B) == ["Z451 the receiver stops (#4.3.2)"] * 2
+    assert not record.exists()
 
 
 def test_abort_ends_what_runs(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from maildirqmtp.receiver.handoff import next_server, smtp_client
 from maildirqmtp.receiver.handoff.how import SmtpAddress
 from maildirqmtp.receiver.handoff.next_server import NextServer
-from tests.helpers import closed_port, wait_until
+from tests.helpers import DEADLINE_S, closed_port, wait_until
 from tests.receiver.doubles import Clock
 from tests.scripted_smtp import CLOSE, SILENCE, Script, ScriptedServer, scripted_server
 
@@ -219,6 +219,57 @@ def test_a_kept_connection_that_breaks_at_mail_is_replaced() -> None:
         assert len(server.conversations) == 2
 
 
+def keeping(to: NextServer, count: int) -> None:
+    """Have so many connections kept, by as many messages at the same time."""
+    all_there = threading.Barrier(count, timeout=DEADLINE_S)
+
+    def one() -> None:
+        sends = iter([False, True])  # it is read once before
+
+        def pieces() -> Iterator[bytes]:
+            if next(sends):
+                all_there.wait()
+            yield TEXT
+
+        assert letters([str(answer) for answer in to.deliver(b"", [A], pieces)]) == "K"
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(to._idle) == count
+
+
+def test_after_one_kept_connection_that_breaks_a_new_one_is_used() -> None:
+    """Tried one after the other, each may take five minutes; the client gives up meanwhile."""
+    kept: Script = {"MAIL": [b"250 ok\r\n", CLOSE]}
+    with scripted_server(kept, kept, kept, {}) as server, handing_on(server) as to:
+        keeping(to, 3)
+        assert letters(deliver(to)) == "K"
+        verbs = [conversation.verbs for conversation in server.conversations]
+        assert sum(each.count("MAIL") for each in verbs) == 3 + 1 + 1
+        assert len(verbs) == 4
+        wait_until(lambda: sum(c.verbs[-1] == "QUIT" for c in server.conversations) == 2, "QUIT")
+
+
+def test_a_server_that_freezes_is_waited_for_twice_and_no_more(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With twenty kept connections, a message took over an hour, and was sent again."""
+    kept: Script = {"MAIL": [b"250 ok\r\n", SILENCE]}
+    frozen: Script = {"greeting": SILENCE}
+    with scripted_server(kept, kept, kept, frozen) as server, handing_on(server, clock=clock) as to:
+        keeping(to, 3)
+        for name in ("OPENING_S", "COMMAND_S"):
+            monkeypatch.setattr(smtp_client, name, 0.05)
+        assert letters(deliver(to)) == "Z"
+        verbs = [conversation.verbs for conversation in server.conversations]
+        assert sum(each.count("MAIL") for each in verbs) == 3 + 1
+        assert letters(deliver(to)) == "Z"
+        assert len(server.conversations) == 4, "it is left alone for a while"
+
+
 def test_after_the_text_nothing_is_sent_twice() -> None:
     """It may have been taken; the client decides when to try again."""
     with scripted_server({"text": [b"250 ok\r\n", CLOSE]}) as server, handing_on(server) as to:
@@ -414,6 +465,16 @@ def test_many_recipients_go_in_transactions_that_servers_must_take() -> None:
     with scripted_server(script) as server, handing_on(server) as to:
         assert letters(deliver(to, *recipients)) == "K" * 150 + "D" + "K" * 99
         assert server.conversations[0].verbs.count("MAIL") == 3
+
+
+def test_a_transaction_that_cannot_be_begun_in_time_is_deferred() -> None:
+    """The answers of a batch that takes over an hour are not heard, and all of it is sent again."""
+    recipients = [b"r%d@example.org" % n for n in range(250)]
+    time_left = iter([True, False, False])
+    with scripted_server() as server, handing_on(server) as to:
+        responses = to.deliver(b"", recipients, lambda: iter([TEXT]), time_left.__next__)
+        assert letters([str(response) for response in responses]) == "K" * 100 + "Z" * 150
+        assert len(server.texts) == 1
 
 
 def test_a_text_that_cannot_be_read_to_its_end_is_not_ended() -> None:

@@ -44,7 +44,11 @@ class Next:
         self._gate(recipient).set()
 
     def deliver(
-        self, sender: bytes, recipients: Sequence[bytes], pieces: Callable[[], Iterator[bytes]]
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
     ) -> list[Response]:
         self.begun += recipients
         for recipient in recipients:

@@ -1,0 +1,74 @@
+"""The destination of a hand-off: how long what it hands on may take."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.destination import Mail
+from maildirqmtp.receiver.handoff.command import TIMEOUT_S
+from maildirqmtp.receiver.handoff.destination import BEGIN_S, HandOff
+from maildirqmtp.receiver.handoff.verdicts import NO_TIME
+from maildirqmtp.receiver.spool import Spool
+from tests.receiver.doubles import Clock
+
+#: Seconds for which a forwarder waits for an answer.
+FORWARDER_S = 3_600.0
+
+
+class Slow:
+    """Takes mail; each recipient takes as long as a command may."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.taken: list[bytes] = []
+        self._clock = clock
+
+    def deliver(
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
+    ) -> list[Response]:
+        return [self._one(recipient) if may_begin() else NO_TIME for recipient in recipients]
+
+    def _one(self, recipient: bytes) -> Response:
+        self._clock.now_s += TIMEOUT_S
+        self.taken.append(recipient)
+        return Response(Status.ACCEPTED, b"ok")
+
+    def abort(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "one by one, as with --once"])
+def test_a_batch_is_answered_before_the_forwarder_gives_up(together: bool) -> None:
+    """Else it sends all of it again: everybody gets copies, again and again, and it never ends."""
+    clock = Clock()
+    slow = Slow(clock)
+    with contextlib.closing(HandOff(slow, clock)) as destination:
+        began_s = clock()
+        deliveries = []
+        for package in range(16):
+            delivery = destination.begin(Mail(b"", Spool(destination, False), b"", 0.0, None))
+            for recipient in range(5):
+                delivery.deliver(b"%d.%d" % (package, recipient))
+            deliveries.append(delivery)
+        for batch in [deliveries] if together else [[delivery] for delivery in deliveries]:
+            destination.commit(batch)
+        assert clock() - began_s <= BEGIN_S + TIMEOUT_S < FORWARDER_S
+        outcomes = [outcome.response for delivery in deliveries for outcome in delivery.outcomes]
+        assert len(outcomes) == 16 * 5
+        accepted = [response.status is Status.ACCEPTED for response in outcomes]
+        assert accepted == [True] * len(slow.taken) + [False] * (16 * 5 - len(slow.taken))
+        assert len(slow.taken) == BEGIN_S / TIMEOUT_S
+        later = destination.begin(Mail(b"", Spool(destination, False), b"", 0.0, None))
+        later.deliver(b"later")
+        destination.commit([later])
+        assert later.outcomes[0].response.status is Status.ACCEPTED
