@@ -183,7 +183,7 @@ def test_what_was_delivered_needs_no_file(path: Path, clock: Clock, maildir: Pat
     """Its reader may have taken it away long ago, and the machine been started anew."""
     with opened(path, clock) as memory:
         memory.accept([(A, b"name")])
-        memory.delivered([b"name"])
+        memory.delivered([(A, b"name")])
         memory.accept([(B, None)])
     (maildir / "tmp/name").touch()
     with opened(path, clock) as memory:
@@ -191,8 +191,8 @@ def test_what_was_delivered_needs_no_file(path: Path, clock: Clock, maildir: Pat
         assert memory.knows(A)
 
 
-def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock) -> None:
-    """Also where the disk fails just then."""
+def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock, maildir: Path) -> None:
+    """Also where the disk fails just then: in this process, and by the next one."""
     with opened(path, clock) as memory:
         memory.accept([(A, b"x"), (B, b"y")])
         memory.forget([A])
@@ -200,12 +200,73 @@ def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock) -> None:
         memory._database.execute("PRAGMA query_only = 1")
         with pytest.raises(LocalError, match="cannot write"):
             memory.forget([B])
-        assert not memory.knows(B)
         with pytest.raises(LocalError, match="cannot write"):
             memory.accept([(A, b"z")])
-        assert not memory.knows(A)
         memory._database.execute("PRAGMA query_only = 0")
+        assert not memory.knows(A)
+        assert not memory.knows(B)
         memory.accept([(A, b"z")])
+        memory.delivered([(A, b"z")])
+        assert memory.knows(A)
+    (maildir / "tmp/y").touch()
     with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
         assert memory.knows(A)
         assert not memory.knows(B)
+
+
+def test_a_disk_that_cannot_forget_takes_no_more(path: Path, clock: Clock) -> None:
+    """Each further try of each message would leave a file in tmp/, until the disk is full."""
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        memory._database.execute("PRAGMA query_only = 1")
+        with pytest.raises(LocalError, match="cannot write"):
+            memory.forget([A])
+        with pytest.raises(LocalError, match="cannot write"):
+            memory.knows(B)
+        memory._database.execute("PRAGMA query_only = 0")
+        assert not memory.knows(B)
+
+
+def test_forgetting_overwrites_what_a_failed_accept_left(path: Path, clock: Clock) -> None:
+    """An fsync that fails leaves whole rows in the journal, which only a restart sees.
+
+    It would answer K for a message whose file was removed when the fsync failed: lost mail.
+    """
+    journal = path.with_name(path.name + "-wal")
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        before = journal.read_bytes()
+        memory.forget([B])  # the database does not have it: nothing to remove
+        assert journal.read_bytes() != before
+        assert memory._database.execute("PRAGMA user_version").fetchone()[0] == 1
+
+
+def test_no_memory_to_forget_with(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sends again what could not be stored; K for that would be lost mail."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "_forget", fail)
+            with pytest.raises(MemoryError):
+                memory.forget([A])
+        assert not memory.knows(A)
+        memory.accept([(A, b"y")])
+        memory.delivered([(A, b"y")])
+        assert memory.knows(A)
+
+
+def test_a_transaction_that_was_left_open_is_ended(path: Path, clock: Clock) -> None:
+    """Without memory for a ROLLBACK once, all mail would be deferred until a restart."""
+    with opened(path, clock) as memory:
+        memory._database.execute("BEGIN")
+        memory._database.execute("INSERT INTO accepted VALUES (?, ?, NULL, NULL)", (A, 1_000))
+        memory.accept([(B, None)])
+        assert not memory.knows(A)
+        assert memory.knows(B)
