@@ -300,7 +300,7 @@ class SlowSync:
 
 def waiting_commits(storage: Storage) -> int:
     """How many threads wait for somebody else's fsync."""
-    return len(storage._place._changed._waiters)  # type: ignore[attr-defined]
+    return len(storage._place._new_turns.changed._waiters)  # type: ignore[attr-defined]
 
 
 def test_commits_share_an_fsync_that_begins_after_their_links(
