@@ -11,8 +11,8 @@ accepted. If the mail is delivered as a file in a maildir, the row has the file'
     |                                    | day: it was in new/, and was read or sent on since   |
     | row without a name                 | always                                               |
 
-The next `accept` after a delivery clears the name. A row that does not count, as after a
-power cut, is forgotten: the message is delivered twice rather than never.
+The next `accept` after a delivery clears the name, and so does `close`. A row that does not count,
+as after a power cut, is forgotten: the message is delivered twice rather than never.
 
 An `accept` whose last fsync fails may have left whole rows in SQLite's journal. This process does
 not see them, but a start after a crash does, unless a later transaction has overwritten them.
@@ -29,7 +29,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import names, writing
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -199,11 +199,14 @@ class Memory:
         done = self._delivered
         with self._transaction():
             self._expire(now_s)
-            self._database.executemany(
-                "UPDATE accepted SET name = NULL WHERE name = ?", [(name,) for name in done]
-            )
+            self._clear_names(done)
             self._database.executemany("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)", rows)
         self._delivered = self._delivered[len(done) :]
+
+    def _clear_names(self, delivered: Iterable[bytes]) -> None:
+        self._database.executemany(
+            "UPDATE accepted SET name = NULL WHERE name = ?", [(name,) for name in delivered]
+        )
 
     def _expire(self, now_s: float) -> None:
         if now_s >= self._expire_at_s:
@@ -213,7 +216,7 @@ class Memory:
             )
 
     def delivered(self, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Note that the files of keys are in new/; durable with the next `accept`."""
+        """Note that the files of keys are in new/; durable with the next `accept`, or `close`."""
         with self._lock:
             self._delivered += [name for _, name in entries if name is not None]
             self._staged.difference_update(key for key, _ in entries)
@@ -242,15 +245,21 @@ class Memory:
         self._staged.difference_update(keys)
 
     def close(self) -> None:
-        """Close the database; harmless twice."""
-        with self._lock:
-            self._database.close()
+        """Close the database; harmless twice.
+
+        What was delivered counts from then on, wherever its files go until the next start.
+        """
+        with self._lock, contextlib.closing(self._database), contextlib.suppress(sqlite3.Error):
+            if self._delivered:
+                with self._transaction():
+                    self._clear_names(self._delivered)
+                self._delivered = []
 
 
 def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
     """Make new/ and cur/ durable; return the names in tmp/, and those in new/ and cur/.
 
-    The latter are without flags. Raises `LocalError` if the maildir cannot be used.
+    The latter are without what mail readers add. Raises `LocalError` if the maildir cannot be used.
     """
     writing.create(path)
     with Maildir(path) as maildir:
@@ -259,7 +268,7 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
         try:
             staged = set(map(os.fsencode, os.listdir(maildir.tmp.fd)))
             delivered = {
-                os.fsencode(name).partition(b":")[0]
+                names.plain(os.fsencode(name))
                 for folder in (maildir.new, maildir.cur)
                 for name in os.listdir(folder.fd)
             }

@@ -123,6 +123,9 @@ CRASHES = [
     (("new/name",), True),
     (("cur/name:2,S",), True),
     (("cur/name",), True),
+    (("cur/name,U=7:2,S",), True),
+    (("cur/name,S=123,W=130:2,S",), True),
+    (("new/name,U=7",), True),
     (("new/another",), True),
     ((), True),
 ]
@@ -188,6 +191,49 @@ def test_what_was_delivered_needs_no_file(path: Path, clock: Clock, maildir: Pat
     (maildir / "tmp/name").touch()
     with opened(path, clock) as memory:
         memory.recover(os.fsencode(maildir))
+        assert memory.knows(A)
+
+
+@pytest.mark.parametrize("tags", ["", ",U=7", ",S=123,W=130"])
+def test_mail_that_was_read_is_not_delivered_again(
+    path: Path, clock: Clock, maildir: Path, tags: str
+) -> None:
+    """A day after, and under the name that Dovecot or mbsync has given it."""
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.accept([(A, b"name")])
+    (maildir / f"cur/name{tags}:2,S").touch()
+    clock.now_s += TRUSTED_S
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.recover(os.fsencode(maildir))
+        assert memory.knows(A)
+
+
+@pytest.mark.parametrize("why", ["reboot", "a day later"])
+def test_the_last_delivery_before_a_clean_stop_counts(
+    path: Path, clock: Clock, maildir: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader has taken it away since; what is sent again then would arrive twice."""
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.accept([(A, b"name"), (B, b"staged")])
+        memory.delivered([(A, b"name")])
+        memory.close()
+    if why == "reboot":
+        monkeypatch.setattr(module, "_boot_id", lambda: "another")
+    else:
+        clock.now_s += TRUSTED_S
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.recover(os.fsencode(maildir))
+        assert memory.knows(A)
+        assert not memory.knows(B)
+
+
+def test_a_disk_that_fails_at_the_stop(path: Path, clock: Clock) -> None:
+    """The receiver ends in order; the database is closed."""
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"name")])
+        memory.delivered([(A, b"name")])
+        memory._database.execute("PRAGMA query_only = 1")
+    with opened(path, clock) as memory:
         assert memory.knows(A)
 
 
