@@ -98,7 +98,7 @@ class QueueDestination:
         return self._storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `LocalError` if fstatvfs(3) fails."""
+        """Return the bytes left on its file system. Raises `LocalError` if that is unknown."""
         return self._storage.free_bytes()
 
     def begin(self, mail: Mail) -> QueueDelivery:

@@ -167,19 +167,26 @@ class Storage:
     def tmp(self) -> Folder:
         """The directory tmp/ of the maildir; open while it is referenced."""
         with contextlib.suppress(LocalError):  # `store` reports it
-            self._renew()
+            self._present()
         place = self._place
         return _HeldFolder(place.maildir.tmp, place)
 
     @property
     def new(self) -> Folder:
-        """The directory new/ of the maildir; open while it is referenced."""
-        place = self._place
+        """The directory new/ of the maildir at the path; open while it is referenced.
+
+        Raises `LocalError` if there is none, or it cannot be opened.
+        """
+        place = self._present()
         return _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
-        """Return the bytes left for ordinary users. Raises `LocalError` if fstatvfs(3) fails."""
-        return self._place.maildir.new.free_bytes()
+        """Return the bytes left for ordinary users where the path leads to now.
+
+        Raises `LocalError` if fstatvfs(3) fails, or that maildir cannot be opened.
+        """
+        place = self._present()
+        return place.maildir.new.free_bytes()
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file into new/, durable but for its directory entry.
@@ -226,6 +233,15 @@ class Storage:
             except LocalError as error:
                 errors.append(error)
         return errors
+
+    def _present(self) -> _OpenMaildir:
+        """Look at the path, and return the maildir that is there now; see `_renew`.
+
+        For what can refuse mail before any is stored: no storing would find a maildir replaced.
+        """
+        with contextlib.suppress(LocalError):
+            self._place.check_path()
+        return self._renew()
 
     def _renew(self) -> _OpenMaildir:
         """Return the open maildir; after trouble with it, open the one that is at the path now.

@@ -439,6 +439,21 @@ def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
     assert len(queued(path)) == 1
 
 
+def test_a_queue_that_is_replaced_is_counted_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user over the quota in the old one would have no more mail taken until a restart."""
+    monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+    large = package(b"c@d", text=b"x" * 600)
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        session = Session(queue, "p", user=1000)
+        assert letters(session.receive(large) + session.receive(large)) == "KZ"
+        path.rename(path.with_name("old"))
+        writing.create(os.fsencode(path))
+        assert letters(session.receive(large)) == "K"
+    assert len(queued(path)) == 1
+
+
 def test_a_user_over_the_quota_does_not_have_the_queue_counted_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
