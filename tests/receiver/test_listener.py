@@ -147,13 +147,13 @@ def test_a_socket_that_cannot_be_made_is_an_error(
     def refused(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    def listen() -> socket.socket:
+        return open_unix_listener(os.fsencode(path)) if where == "unix" else open_listener("::1", 0)
+
     with monkeypatch.context() as patch:
         patch.setattr(socket.socket, "__init__", refused)
         with pytest.raises(LocalError) as raised:
-            if where == "unix":
-                open_unix_listener(os.fsencode(path))
-            else:
-                open_listener("::1", 0)
+            listen()
     shown = f"unix:{path}" if where == "unix" else where
     assert str(raised.value) == f"cannot listen on {shown}: {os.strerror(number)}"
     assert list(path.parent.iterdir()) == []

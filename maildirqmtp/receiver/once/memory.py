@@ -259,7 +259,7 @@ class Memory:
 def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
     """Make new/ and cur/ durable; return the names in tmp/, and those in new/ and cur/.
 
-    The latter are without what mail readers add. Raises `LocalError` if the maildir cannot be used.
+    The latter are without what mail readers add. Raises `LocalError` if it cannot be used.
     """
     writing.create(path)
     with Maildir(path) as maildir:
