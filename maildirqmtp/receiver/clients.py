@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from maildirqmtp.receiver.streams import client_of, peer_name, stdio_peer
 
-# struct ucred: process, user, group (unix(7), SO_PEERCRED).
-_CREDENTIALS = struct.Struct("3i")
+# struct ucred: process, user, group (unix(7), SO_PEERCRED). Only the first has a sign.
+_CREDENTIALS = struct.Struct("iII")
 # Variables by which servers that start a program for each client pass on its address:
 # tcpserver(1), systemd.exec(5), stunnel(8).
 _REMOTE_VARIABLES = ("TCPREMOTEIP", "TCP6REMOTEIP", "REMOTE_ADDR", "REMOTE_HOST")

@@ -103,7 +103,10 @@ def open_listener(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or "not a host name"
         raise LocalError(f"cannot listen on {shown}: {reason}") from error
     family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
+    try:
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:  # no IPv6 in this kernel, or no descriptor left
+        raise LocalError(f"cannot listen on {shown}: {_explain(error, port)}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -149,7 +152,11 @@ def open_unix_listener(path: bytes, mode: int = OWNER_ONLY) -> socket.socket:
             f"cannot listen on unix:{printable(path)}: longer than the {_PATH_BYTES} bytes that a "
             f"socket's path may have"
         )
-    listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        why = error.strerror or error
+        raise LocalError(f"cannot listen on unix:{printable(path)}: {why}") from error
     directory, name = os.path.split(path)
     making = os.path.join(directory, b".%b.%d" % (name[:20], os.getpid()))
     try:

@@ -65,7 +65,7 @@ class MaildirDestination:
         return self.storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `LocalError` if fstatvfs(3) fails."""
+        """Return the bytes left on its file system. Raises `LocalError` if that is unknown."""
         return self.storage.free_bytes()
 
     def begin(self, mail: Mail) -> CopyDelivery:

@@ -98,7 +98,7 @@ class QueueDestination:
         return self._storage.tmp
 
     def free_bytes(self) -> int:
-        """Return the bytes left on its file system. Raises `LocalError` if fstatvfs(3) fails."""
+        """Return the bytes left on its file system. Raises `LocalError` if that is unknown."""
         return self._storage.free_bytes()
 
     def begin(self, mail: Mail) -> QueueDelivery:
@@ -117,8 +117,7 @@ class QueueDestination:
             with place.looked_at():
                 sidecars.place_first(place.maildir, place.envelope, copy.name, content)
         for place in {copy.place for copy, _ in staged}:
-            assert place.envelope is not None
-            place.envelope.sync()
+            place.sync_envelope()
         for copy, _ in staged:
             self._storage.publish(copy)
         self._storage.commit([copy for copy, _ in staged])
@@ -126,19 +125,28 @@ class QueueDestination:
     def withdraw(self, deliveries: Sequence[QueueDelivery]) -> list[LocalError]:
         """Remove what was not committed; return the errors.
 
-        If the removal from new/ cannot be made durable, the sidecars stay: an orphan does
-        no harm, but a message without its sidecar might be sent to other recipients.
+        If the removal from new/ cannot be made durable, the sidecars stay: an orphan does no harm,
+        but a message without its sidecar might be sent to other recipients. That fsync may take the
+        error of another batch's links: `sync_new` tells that batch.
         """
         errors = []
         copies = [d.copy for d in deliveries if d.copy is not None]
         for place in {copy.place for copy in copies}:
             names = [copy.name for copy in copies if copy.place is place]
             try:
-                envelope = place.envelope if place.trouble is None else None
-                writing.withdraw(place.maildir, names, envelope)
+                writing.withdraw(place.maildir, names, envelope=None)
+                if place.trouble is None:
+                    place.sync_new()
+                    self._remove_sidecars(place.envelope, names)
             except LocalError as error:
                 errors.append(error)
         return errors
+
+    @staticmethod
+    def _remove_sidecars(envelope: Folder | None, names: Sequence[bytes]) -> None:
+        assert envelope is not None
+        for name in names:
+            sidecars.remove(envelope, name)
 
     def abort(self) -> None:
         """Do nothing: waiting for a disk cannot be cut short."""

@@ -70,11 +70,9 @@ class Spool:
         if self.size <= MEMORY_MAX:
             self._memory += data
             return
-        name = b""
-        tmp = self._place.tmp
         try:
             if self._fd < 0:
-                name = writing.unique_name()
+                tmp, name = self._place.tmp, writing.unique_name()
                 self._path = tmp.join(name)
                 self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp.fd)
                 os.unlink(name, dir_fd=tmp.fd)
@@ -82,7 +80,7 @@ class Spool:
                 self._memory = bytearray()
             write_all(self._fd, data)
         except OSError as error:
-            self.trouble = local_error("write", tmp.join(name), error)
+            self.trouble = local_error("write", self._path, error)
             self.discard()
 
     def top(self, count: int) -> bytes:

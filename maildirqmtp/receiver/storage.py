@@ -10,7 +10,7 @@ or mounted over, but no mail reader finds the copies there. So the path is
 checked again before a copy counts as delivered.
 
 Several threads may store and commit at once. Commits share an fsync of new/, which begins after
-the links of all of them.
+the links of all of them; those of a queue share one of envelope/ likewise.
 """
 
 import contextlib
@@ -33,12 +33,20 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
+class _Turns:
+    """The fsyncs of one directory, one after the other: how many have begun, and ended."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.begun = self.ended = 0
+
+
 class _OpenMaildir:
     """The maildir found at the path at some time; it stays open while this object is referenced.
 
     `trouble` says why uncommitted copies in it no longer count: its path leads elsewhere, or an
-    fsync of new/ has failed. What that fsync was to make durable may be lost, and a second fsync
-    would not report it.
+    fsync of new/ or envelope/ has failed. What that fsync was to make durable may be lost, and a
+    second fsync of the same descriptor would not report it.
     """
 
     def __init__(self, path: bytes, has_sidecars: bool) -> None:
@@ -46,8 +54,7 @@ class _OpenMaildir:
         #: The directory of the sidecars, for a queue; the same for all threads.
         self.envelope = self.maildir.durable_envelope() if has_sidecars else None
         self.trouble: LocalError | None = None
-        self._changed = threading.Condition()
-        self._begun = self._ended = 0
+        self._new_turns, self._envelope_turns = _Turns(), _Turns()
 
     def __del__(self) -> None:
         if hasattr(self, "maildir"):
@@ -58,23 +65,35 @@ class _OpenMaildir:
 
         Raises `LocalError` if that fsync, or an earlier check or fsync, has failed.
         """
-        with self._changed:
-            wanted = self._begun + 1
-            while self._ended < wanted and self._begun != self._ended:
-                self._changed.wait()
-            if self._ended >= wanted:
+        self._sync(self.maildir.new, self._new_turns)
+
+    def sync_envelope(self) -> None:
+        """Do the same with the present entries of envelope/."""
+        assert self.envelope is not None
+        self._sync(self.envelope, self._envelope_turns)
+
+    def _sync(self, folder: Folder, turns: _Turns) -> None:
+        with turns.changed:
+            wanted = turns.begun + 1
+            while turns.ended < wanted and turns.begun != turns.ended:
+                turns.changed.wait()
+            if turns.ended >= wanted:
                 return self.check()
-            self._begun = wanted
+            turns.begun = wanted
         try:
-            self.maildir.new.sync()
+            folder.sync()
         except LocalError as error:
-            self.trouble = error
+            self._note(error)
             raise
         finally:
-            with self._changed:
-                self._ended = wanted
-                self._changed.notify_all()
-        return None
+            with turns.changed:
+                turns.ended = wanted
+                turns.changed.notify_all()
+        return self.check()
+
+    def _note(self, error: LocalError) -> None:
+        # A copy of the error: its traceback would keep this object, and so the maildir, open.
+        self.trouble = self.trouble or LocalError(str(error))
 
     @contextlib.contextmanager
     def looked_at(self) -> Iterator[None]:
@@ -96,8 +115,7 @@ class _OpenMaildir:
         try:
             self.maildir.check_path(self.envelope)
         except LocalError as error:
-            # A copy of the error: its traceback would keep this object, and so the maildir, open.
-            self.trouble = self.trouble or LocalError(str(error))
+            self._note(error)
         self.check()
 
 
@@ -149,19 +167,26 @@ class Storage:
     def tmp(self) -> Folder:
         """The directory tmp/ of the maildir; open while it is referenced."""
         with contextlib.suppress(LocalError):  # `store` reports it
-            self._renew()
+            self._present()
         place = self._place
         return _HeldFolder(place.maildir.tmp, place)
 
     @property
     def new(self) -> Folder:
-        """The directory new/ of the maildir; open while it is referenced."""
-        place = self._place
+        """The directory new/ of the maildir at the path; open while it is referenced.
+
+        Raises `LocalError` if there is none, or it cannot be opened.
+        """
+        place = self._present()
         return _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
-        """Return the bytes left for ordinary users. Raises `LocalError` if fstatvfs(3) fails."""
-        return self._place.maildir.new.free_bytes()
+        """Return the bytes left for ordinary users where the path leads to now.
+
+        Raises `LocalError` if fstatvfs(3) fails, or that maildir cannot be opened.
+        """
+        place = self._present()
+        return place.maildir.new.free_bytes()
 
     def store(self, pieces: Iterable[bytes]) -> Copy:
         """Write a file into new/, durable but for its directory entry.
@@ -208,6 +233,15 @@ class Storage:
             except LocalError as error:
                 errors.append(error)
         return errors
+
+    def _present(self) -> _OpenMaildir:
+        """Look at the path, and return the maildir that is there now; see `_renew`.
+
+        For what can refuse mail before any is stored: no storing would find a maildir replaced.
+        """
+        with contextlib.suppress(LocalError):
+            self._place.check_path()
+        return self._renew()
 
     def _renew(self) -> _OpenMaildir:
         """Return the open maildir; after trouble with it, open the one that is at the path now.

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "maildirqmtp"
 #: What makes something durable, by the name of what is called.
 _DURABLE = {
     *("fsync", "fdatasync", "sync", "_sync", "_sync_directory", "durable_envelope"),
-    "sync_new",
+    *("sync_new", "sync_envelope"),
 }
 #: The tests that may catch it beside the module's own, the cheaper first.
 TESTS = ("tests/faults/test_durability.py", "tests/faults/test_power.py")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from maildirqmtp.receiver import clients
 from maildirqmtp.receiver.clients import Client, Origin, client_at, client_on_stdio, user_name
 from maildirqmtp.receiver.policy import Policy, only_domains
+from maildirqmtp.receiver.user_quota import mark_of
 
 LOCAL, REMOTE, UNKNOWN = Origin.LOCAL, Origin.REMOTE, Origin.UNKNOWN
 
@@ -21,14 +23,18 @@ class Connected:
 
     type = socket.SOCK_STREAM
 
-    def __init__(self, family: int, peer: Any, own: Any) -> None:
+    def __init__(self, family: int, peer: Any, own: Any, user: int | None = None) -> None:
         self.family = family
+        self.user = os.geteuid() if user is None else user
         self.getpeername = lambda: peer
         self.getsockname = lambda: own
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED)
-        return clients._CREDENTIALS.pack(1, os.geteuid(), 0)
+        # As the kernel has it: pid_t, uid_t, gid_t.
+        found = (1).to_bytes(4, sys.byteorder) + self.user.to_bytes(4, sys.byteorder) + bytes(4)
+        assert size == len(found)
+        return found
 
 
 INET, INET6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
@@ -69,6 +75,20 @@ def test_where_a_client_is(family: int, peer: Any, own: Any, origin: Origin) -> 
     client = client_at(Connected(family, peer, own))  # type: ignore[arg-type]
     assert client.origin is origin
     assert (client.user == os.geteuid()) is (family == UNIX and origin is LOCAL)
+
+
+@pytest.mark.parametrize("user", [0, 1_000, (1 << 31) - 1, 1 << 31, 3_000_000_000, (1 << 32) - 2])
+def test_every_number_that_a_user_may_have(user: int) -> None:
+    """Containers and directories have large ones.
+
+    Read as negative, --allow-users refuses that user, and --user-quota does not count.
+    """
+    client = client_at(Connected(UNIX, "", "/run/q.sock", user))  # type: ignore[arg-type]
+    assert client.user == user
+    assert f"(uid {user})" in client.name
+    policy = Policy(relays=True, users=frozenset([user])).for_client(client)
+    assert policy.refuse(b"a@b") is None
+    assert mark_of(client.user) == f"U{user}"
 
 
 @pytest.mark.parametrize("origin", Origin)

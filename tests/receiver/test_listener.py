@@ -1,6 +1,7 @@
 """Where the receiver listens: Unix sockets, and names that others have left behind."""
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.clients import user_name
-from maildirqmtp.receiver.listener import open_unix_listener
+from maildirqmtp.receiver.listener import open_listener, open_unix_listener
 from maildirqmtp.receiver.server import Server
 from tests.helpers import DEADLINE_S
 
@@ -133,6 +134,29 @@ def test_every_path_that_a_socket_may_have(tmp_path: Path, length: int) -> None:
     with open_unix_listener(os.fsencode(path)):
         dial(path).close()
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "number"), [("[::1]:0", errno.EAFNOSUPPORT), ("unix", errno.EMFILE)]
+)
+def test_a_socket_that_cannot_be_made_is_an_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    """A kernel without IPv6, or no descriptor left: a line that names the address, no traceback."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def listen() -> socket.socket:
+        return open_unix_listener(os.fsencode(path)) if where == "unix" else open_listener("::1", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "__init__", refused)
+        with pytest.raises(LocalError) as raised:
+            listen()
+    shown = f"unix:{path}" if where == "unix" else where
+    assert str(raised.value) == f"cannot listen on {shown}: {os.strerror(number)}"
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["missing/socket", "x" * 120])

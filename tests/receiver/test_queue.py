@@ -7,8 +7,9 @@ import errno
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from maildirqmtp.mail import envelope, sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.receiver.destination import Mail
 from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.session import Session
+from maildirqmtp.receiver.spool import Spool
+from maildirqmtp.receiver.storage import Copy
 from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
 from tests.fakes import FileSystem
-from tests.helpers import names
+from tests.helpers import DEADLINE_S, names
 from tests.receiver.doubles import HeldWork
 from tests.receiving import letters
 
@@ -211,6 +215,57 @@ def test_a_directory_that_cannot_be_synced_keeps_the_sidecars(
     assert letters(session.receive(package(b"c@d"))) == "K"
 
 
+def test_a_failed_fsync_of_the_sidecars_counts_for_nobody(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of it once; a second fsync succeeds, without another client's sidecar.
+
+    After a power cut that message is held, or goes to whom its header names.
+    """
+    both = threading.Barrier(2, timeout=DEADLINE_S)
+    real = sidecars.place_first
+
+    def place_first(*arguments: Any) -> None:
+        real(*arguments)
+        both.wait()  # the two sidecars are in place before either fsync
+
+    system = FileSystem(monkeypatch, path)
+    system.fail("fsync envelope", errno.EIO)
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(sidecars, "place_first", place_first)
+        send = [pool.submit(Session(queue, "p").receive, package(b"c@d")) for _ in range(2)]
+        assert [letters(sent.result(DEADLINE_S)) for sent in send] == ["Z", "Z"]
+    assert names(path / "new") == names(path / "tmp") == []
+    assert letters(Session(queue, "p").receive(package(b"g@h"))) == "K"
+    (name,) = names(path / "new")
+    assert f"{name}.json" in names(path / "envelope")
+
+
+def test_an_fsync_that_fails_while_mail_is_taken_back_counts_for_nobody(
+    queue: QueueDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have told of another client's message, which a power cut would take: lost after K."""
+    texts = [Spool(queue, crlf=False) for _ in range(2)]
+    for text in texts:
+        text.append(TEXT)
+        text.finish()
+    withdrawn, late = (queue.begin(Mail(b"a@b", text, b"Received: x\n", 0.0)) for text in texts)
+    withdrawn.deliver(b"c@d")
+    late.deliver(b"e@f")
+    real = queue._storage.commit
+
+    def commit(copies: Sequence[Copy]) -> None:
+        # `late` is in new/ by now, and not durable.
+        assert queue.withdraw([withdrawn])
+        real(copies)
+
+    system = FileSystem(monkeypatch, path)
+    system.fail("fsync new", errno.EIO)
+    monkeypatch.setattr(queue._storage, "commit", commit)
+    with pytest.raises(LocalError, match="Input/output error"):
+        queue.commit([late])
+
+
 def test_a_queue_that_is_not_at_its_path(queue: QueueDestination, path: Path) -> None:
     """The forwarder looks at the path: what lies in a renamed queue is not sent."""
     session = Session(queue, "p")
@@ -380,6 +435,21 @@ def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
         (path / "new" / name).unlink()
         (path / "envelope" / f"{name}.json").unlink()
         monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+        assert letters(session.receive(large)) == "K"
+    assert len(queued(path)) == 1
+
+
+def test_a_queue_that_is_replaced_is_counted_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user over the quota in the old one would have no more mail taken until a restart."""
+    monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+    large = package(b"c@d", text=b"x" * 600)
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        session = Session(queue, "p", user=1000)
+        assert letters(session.receive(large) + session.receive(large)) == "KZ"
+        path.rename(path.with_name("old"))
+        writing.create(os.fsencode(path))
         assert letters(session.receive(large)) == "K"
     assert len(queued(path)) == 1
 

@@ -11,9 +11,10 @@ import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
-from maildirqmtp.receiver.policy import Severity
+from maildirqmtp.receiver.policy import Policy, Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
 from maildirqmtp.receiver.storage import Storage
@@ -71,8 +72,9 @@ def test_mail_that_nobody_would_find_is_not_accepted(
     log: list[str] = []
     session = Session(destination, "p", log=lambda _, text: log.append(text))
     assert letters(session.receive(package)) == "K"
+    assert session.receive(package[:-10]) == b""
     replace(path)  # type: ignore[operator]
-    assert letters(session.receive(package)) == "Z"
+    assert letters(session.receive(package[-10:])) == "Z"
     assert "was renamed, replaced or mounted over" in log[1]
     if replace is moved_away:
         assert letters(session.receive(package)) == "Z"
@@ -97,6 +99,46 @@ def test_a_maildir_that_is_removed_and_comes_back(
     assert letters(session.receive(PACKAGE)) == "Z"
     writing.create(os.fsencode(path))
     assert letters(session.receive(PACKAGE)) == "K"
+    assert new(path) == 1
+
+
+@pytest.mark.parametrize("replace", [made_anew, only_new_made_anew])
+def test_a_full_maildir_that_is_replaced_by_one_with_room(
+    destination: MaildirDestination,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    replace: Callable[[Path], None],
+) -> None:
+    """--min-free: all mail would be deferred until a restart, for nothing is stored meanwhile."""
+    full, real = os.stat(path / "new").st_ino, Folder.free_bytes
+    monkeypatch.setattr(
+        Folder,
+        "free_bytes",
+        lambda folder: 0 if os.fstat(folder.fd).st_ino == full else real(folder),
+    )
+    session = Session(destination, "p", Policy(min_free=1))
+    assert letters(session.receive(PACKAGE)) == "Z"
+    replace(path)
+    assert letters(session.receive(PACKAGE)) == "K"
+    assert new(path) == 1
+
+
+def test_a_full_disk_under_large_messages_is_replaced(
+    destination: MaildirDestination, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their texts go into tmp/ before anything is stored: deferred until a restart, likewise."""
+    full, real = os.stat(path / "tmp").st_ino, os.open
+
+    def opened(name: bytes, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if dir_fd is not None and flags & os.O_CREAT and os.fstat(dir_fd).st_ino == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(name, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", opened)
+    session = Session(destination, "p")
+    assert letters(session.receive(LARGE)) == "Z"
+    made_anew(path)
+    assert letters(session.receive(LARGE)) == "K"
     assert new(path) == 1
 
 
@@ -300,7 +342,7 @@ class SlowSync:
 
 def waiting_commits(storage: Storage) -> int:
     """How many threads wait for somebody else's fsync."""
-    return len(storage._place._changed._waiters)  # type: ignore[attr-defined]
+    return len(storage._place._new_turns.changed._waiters)  # type: ignore[attr-defined]
 
 
 def test_commits_share_an_fsync_that_begins_after_their_links(

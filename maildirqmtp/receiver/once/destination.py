@@ -160,20 +160,21 @@ class OnceDestination:
     def _commit_staged(self, deliveries: Sequence[OnceDelivery]) -> None:
         staged = _entries(deliveries)
         if staged:
-            self.memory.accept(staged)
             for delivery in deliveries:
-                delivery.is_recorded = True
+                delivery.is_recorded = True  # before: an `accept` that fails may have recorded it
+            self.memory.accept(staged)
         self.inner.commit([delivery.inner for delivery in deliveries])
         for delivery in deliveries:
             delivery.take_outcomes()
-        self.memory.delivered([name for _, name in staged if name is not None])
+        self.memory.delivered(staged)
 
     def _hand_on(self, deliveries: Sequence[OnceDelivery]) -> None:
         """Commit one after the other: a crash leaves one in doubt, not the whole batch."""
         for delivery in deliveries:
             self.inner.commit([delivery.inner])
             delivery.take_outcomes()
-            entries = _entries([delivery])
+            # There is no file that a start after a crash could look for.
+            entries = [(key, None) for key, _ in _entries([delivery])]
             try:
                 if entries:
                     self.memory.accept(entries)
@@ -214,20 +215,21 @@ class OnceDestination:
 
         Its keys are forgotten before its files are removed.
         """
-        deliveries = [delivery for delivery in deliveries if not delivery.has_ended]
-        inner = [delivery.inner for delivery in deliveries if delivery.inner is not None]
-        recorded = [delivery for delivery in deliveries if delivery.is_recorded]
-        keys = [delivery.places[number].key for delivery in recorded for number in delivery.own]
         try:
-            if keys:
-                self.memory.forget(keys)
-            return self.inner.withdraw(inner)
+            return self._take_back([d for d in deliveries if not d.has_ended])
         except LocalError as error:
             # Files whose keys are still remembered must stay.
             return [error]
         finally:
             for delivery in deliveries:
                 delivery.end_claims(tried=False)
+
+    def _take_back(self, deliveries: Sequence[OnceDelivery]) -> list[LocalError]:
+        recorded = [delivery for delivery in deliveries if delivery.is_recorded]
+        keys = [delivery.places[number].key for delivery in recorded for number in delivery.own]
+        if keys:
+            self.memory.forget(keys)
+        return self.inner.withdraw([d.inner for d in deliveries if d.inner is not None])
 
     def abort(self) -> None:
         """Make the inner destination's calls return soon."""

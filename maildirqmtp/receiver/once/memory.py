@@ -11,8 +11,12 @@ accepted. If the mail is delivered as a file in a maildir, the row has the file'
     |                                    | day: it was in new/, and was read or sent on since   |
     | row without a name                 | always                                               |
 
-The next `accept` after a delivery clears the name. A row that does not count, as after a
-power cut, is forgotten: the message is delivered twice rather than never.
+The next `accept` after a delivery clears the name, and so does `close`. A row that does not count,
+as after a power cut, is forgotten: the message is delivered twice rather than never.
+
+An `accept` whose last fsync fails may have left whole rows in SQLite's journal. This process does
+not see them, but a start after a crash does, unless a later transaction has overwritten them.
+So the file of a delivery that is taken back goes only after `forget` has done that.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import writing
+from maildirqmtp.maildir import names, writing
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -80,8 +84,11 @@ class Memory:
         self._expire_at_s = 0.0
         self._lock = threading.Lock()
         self._delivered: list[bytes] = []
-        #: Keys that could not be removed from the database when they should have been.
-        self._to_forget: set[bytes] = set()
+        #: Keys that may be in the database, but do not count: their files are not in new/ yet. What
+        #: is taken back stays here until it is forgotten, whatever fails meanwhile.
+        self._staged: set[bytes] = set()
+        #: True while the journal may hold rows of an `accept` that failed.
+        self._is_in_doubt = False
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             self._database = sqlite3.connect(
@@ -142,6 +149,8 @@ class Memory:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self._database.in_transaction:  # an earlier ROLLBACK has failed
+            self._database.execute("ROLLBACK")
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -154,11 +163,15 @@ class Memory:
     def knows(self, key: bytes) -> bool:
         """Return whether a key was accepted in the last `keep_s` seconds.
 
-        Raises `LocalError` if the database cannot be read.
+        False for a key whose delivery was not carried out; nothing may be under way to it.
+        Raises `LocalError` if the database cannot be read, or has not been written to since a
+        `forget` failed: each further try would leave a file in tmp/.
         """
         try:
             with self._lock:
-                if key in self._to_forget:
+                if self._is_in_doubt:
+                    self._overwrite([])
+                if key in self._staged:
                     return False
                 row = self._database.execute(
                     "SELECT at_s FROM accepted WHERE key = ?", (key,)
@@ -170,12 +183,14 @@ class Memory:
     def accept(self, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Remember keys, durable when this returns; each with the name of its file, or None.
 
-        Raises `LocalError` if the database cannot be written.
+        One with a name counts once it is `delivered`. Raises `LocalError` if the database cannot
+        be written; after any error, `forget` the keys before the files go.
         """
         now_s = self._now()
         rows = [(key, int(now_s), name, self._boot) for key, name in entries]
         try:
             with self._lock:
+                self._staged.update(key for key, name in entries if name is not None)
                 self._write(rows, now_s)
         except sqlite3.Error as error:
             raise self._trouble("write", error) from error
@@ -184,13 +199,14 @@ class Memory:
         done = self._delivered
         with self._transaction():
             self._expire(now_s)
-            self._forget(self._to_forget)
-            self._database.executemany(
-                "UPDATE accepted SET name = NULL WHERE name = ?", [(name,) for name in done]
-            )
+            self._clear_names(done)
             self._database.executemany("INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)", rows)
-        self._to_forget.clear()
         self._delivered = self._delivered[len(done) :]
+
+    def _clear_names(self, delivered: Iterable[bytes]) -> None:
+        self._database.executemany(
+            "UPDATE accepted SET name = NULL WHERE name = ?", [(name,) for name in delivered]
+        )
 
     def _expire(self, now_s: float) -> None:
         if now_s >= self._expire_at_s:
@@ -199,35 +215,51 @@ class Memory:
                 "DELETE FROM accepted WHERE at_s <= ?", (int(now_s - self._keep_s),)
             )
 
-    def delivered(self, names: Iterable[bytes]) -> None:
-        """Note that files are in new/; durable with the next `accept`."""
+    def delivered(self, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Note that the files of keys are in new/; durable with the next `accept`, or `close`."""
         with self._lock:
-            self._delivered = [*self._delivered, *names]
+            self._delivered += [name for _, name in entries if name is not None]
+            self._staged.difference_update(key for key, _ in entries)
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Forget keys whose delivery is taken back, durable when this returns.
 
-        Raises `LocalError` if the database cannot be written. Then the next `accept` forgets
-        them, and the delivery must stay, since a crash may come before that.
+        Raises `LocalError` if the database cannot be written. After that, or any other error, they
+        do not count in this process, but a crash may bring them back: their files must stay, so
+        that the next start finds these in tmp/.
         """
         with self._lock:
-            try:
-                with self._transaction():
-                    self._forget(keys)
-            except sqlite3.Error as error:
-                self._to_forget.update(keys)
-                raise self._trouble("write", error) from error
+            self._is_in_doubt = True
+            self._overwrite(keys)
+
+    def _overwrite(self, keys: Sequence[bytes]) -> None:
+        """Forget keys, and overwrite what an `accept` that failed may have left in the journal."""
+        try:
+            with self._transaction():
+                # Without any change SQLite writes nothing; this counts as one, to the same value.
+                self._database.execute(f"PRAGMA user_version = {_VERSION}")
+                self._forget(keys)
+        except sqlite3.Error as error:
+            raise self._trouble("write", error) from error
+        self._is_in_doubt = False
+        self._staged.difference_update(keys)
 
     def close(self) -> None:
-        """Close the database; harmless twice."""
-        with self._lock:
-            self._database.close()
+        """Close the database; harmless twice.
+
+        What was delivered counts from then on, wherever its files go until the next start.
+        """
+        with self._lock, contextlib.closing(self._database), contextlib.suppress(sqlite3.Error):
+            if self._delivered:
+                with self._transaction():
+                    self._clear_names(self._delivered)
+                self._delivered = []
 
 
 def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
     """Make new/ and cur/ durable; return the names in tmp/, and those in new/ and cur/.
 
-    The latter are without flags. Raises `LocalError` if the maildir cannot be used.
+    The latter are without what mail readers add. Raises `LocalError` if it cannot be used.
     """
     writing.create(path)
     with Maildir(path) as maildir:
@@ -236,7 +268,7 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
         try:
             staged = set(map(os.fsencode, os.listdir(maildir.tmp.fd)))
             delivered = {
-                os.fsencode(name).partition(b":")[0]
+                names.plain(os.fsencode(name))
                 for folder in (maildir.new, maildir.cur)
                 for name in os.listdir(folder.fd)
             }

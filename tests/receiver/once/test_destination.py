@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,6 +203,78 @@ def test_a_commit_that_fails_is_forgotten(once: OnceDestination, inner: Inner) -
     assert inner.withdrawn == [b"K1"]
     inner.trouble = None
     assert send(once, b"K1") == "K"
+    assert inner.delivered == [b"K1"]
+
+
+@pytest.fixture
+def staged(inner: Inner, tmp_path: Path, clock: Clock) -> Iterator[OnceDestination]:
+    """One in front of a maildir."""
+    memory = Memory(str(tmp_path / "once"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(inner, memory, stages=True)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("can_forget", [True, False])
+def test_keys_of_a_failed_accept_go_before_the_files(
+    staged: OnceDestination,
+    inner: Inner,
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    can_forget: bool,
+) -> None:
+    """After an fsync that failed they may be on disk all the same.
+
+    A restart that finds a key, and its file nowhere, says K: lost mail.
+    """
+    accept = staged.memory.accept
+
+    def fail(*_: object) -> None:
+        raise LocalError("disk I/O error")
+
+    def accept_and_fail(entries: Sequence[tuple[bytes, bytes | None]]) -> None:
+        accept(entries)
+        fail()
+
+    monkeypatch.setattr(staged.memory, "accept", accept_and_fail)
+    if not can_forget:
+        monkeypatch.setattr(staged.memory, "forget", fail)
+    delivery = begin(staged, b"K1")
+    with pytest.raises(LocalError):
+        staged.commit([delivery])
+    (key,) = [place.key for place in delivery.places]
+    errors = staged.withdraw([delivery])
+    if not can_forget:
+        assert errors
+        assert inner.withdrawn == [], "the next start needs the file in tmp/"
+        return
+    assert errors == []
+    assert inner.withdrawn == [b"K1"]
+    for ending in ("", "-wal"):
+        shutil.copy(tmp_path / f"once{ending}", tmp_path / f"crashed{ending}")
+    with contextlib.closing(Memory(str(tmp_path / "crashed"), DAY_S, clock)) as after_crash:
+        assert not after_crash.knows(key)
+
+
+@pytest.mark.parametrize("where", ["forget", "_overwrite"])
+def test_no_memory_to_take_back_with(
+    staged: OnceDestination, inner: Inner, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Out of memory in the commit, and again afterwards: K for the next try is lost mail."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    inner.trouble = MemoryError()
+    with monkeypatch.context() as patch:
+        patch.setattr(staged.memory, where, fail)
+        delivery = begin(staged, b"K1")
+        for step in (staged.commit, staged.withdraw):
+            with pytest.raises(MemoryError):
+                step([delivery])
+    assert inner.withdrawn == []
+    inner.trouble = None
+    assert send(staged, b"K1") == "K"
     assert inner.delivered == [b"K1"]
 
 

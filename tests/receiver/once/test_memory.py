@@ -123,6 +123,9 @@ CRASHES = [
     (("new/name",), True),
     (("cur/name:2,S",), True),
     (("cur/name",), True),
+    (("cur/name,U=7:2,S",), True),
+    (("cur/name,S=123,W=130:2,S",), True),
+    (("new/name,U=7",), True),
     (("new/another",), True),
     ((), True),
 ]
@@ -183,7 +186,7 @@ def test_what_was_delivered_needs_no_file(path: Path, clock: Clock, maildir: Pat
     """Its reader may have taken it away long ago, and the machine been started anew."""
     with opened(path, clock) as memory:
         memory.accept([(A, b"name")])
-        memory.delivered([b"name"])
+        memory.delivered([(A, b"name")])
         memory.accept([(B, None)])
     (maildir / "tmp/name").touch()
     with opened(path, clock) as memory:
@@ -191,8 +194,51 @@ def test_what_was_delivered_needs_no_file(path: Path, clock: Clock, maildir: Pat
         assert memory.knows(A)
 
 
-def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock) -> None:
-    """Also where the disk fails just then."""
+@pytest.mark.parametrize("tags", ["", ",U=7", ",S=123,W=130"])
+def test_mail_that_was_read_is_not_delivered_again(
+    path: Path, clock: Clock, maildir: Path, tags: str
+) -> None:
+    """A day after, and under the name that Dovecot or mbsync has given it."""
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.accept([(A, b"name")])
+    (maildir / f"cur/name{tags}:2,S").touch()
+    clock.now_s += TRUSTED_S
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.recover(os.fsencode(maildir))
+        assert memory.knows(A)
+
+
+@pytest.mark.parametrize("why", ["reboot", "a day later"])
+def test_the_last_delivery_before_a_clean_stop_counts(
+    path: Path, clock: Clock, maildir: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader has taken it away since; what is sent again then would arrive twice."""
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.accept([(A, b"name"), (B, b"staged")])
+        memory.delivered([(A, b"name")])
+        memory.close()
+    if why == "reboot":
+        monkeypatch.setattr(module, "_boot_id", lambda: "another")
+    else:
+        clock.now_s += TRUSTED_S
+    with opened(path, clock, 10 * DAY_S) as memory:
+        memory.recover(os.fsencode(maildir))
+        assert memory.knows(A)
+        assert not memory.knows(B)
+
+
+def test_a_disk_that_fails_at_the_stop(path: Path, clock: Clock) -> None:
+    """The receiver ends in order; the database is closed."""
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"name")])
+        memory.delivered([(A, b"name")])
+        memory._database.execute("PRAGMA query_only = 1")
+    with opened(path, clock) as memory:
+        assert memory.knows(A)
+
+
+def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock, maildir: Path) -> None:
+    """Also where the disk fails just then: in this process, and by the next one."""
     with opened(path, clock) as memory:
         memory.accept([(A, b"x"), (B, b"y")])
         memory.forget([A])
@@ -200,12 +246,73 @@ def test_what_is_taken_back_is_forgotten(path: Path, clock: Clock) -> None:
         memory._database.execute("PRAGMA query_only = 1")
         with pytest.raises(LocalError, match="cannot write"):
             memory.forget([B])
-        assert not memory.knows(B)
         with pytest.raises(LocalError, match="cannot write"):
             memory.accept([(A, b"z")])
-        assert not memory.knows(A)
         memory._database.execute("PRAGMA query_only = 0")
+        assert not memory.knows(A)
+        assert not memory.knows(B)
         memory.accept([(A, b"z")])
+        memory.delivered([(A, b"z")])
+        assert memory.knows(A)
+    (maildir / "tmp/y").touch()
     with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
         assert memory.knows(A)
         assert not memory.knows(B)
+
+
+def test_a_disk_that_cannot_forget_takes_no_more(path: Path, clock: Clock) -> None:
+    """Each further try of each message would leave a file in tmp/, until the disk is full."""
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        memory._database.execute("PRAGMA query_only = 1")
+        with pytest.raises(LocalError, match="cannot write"):
+            memory.forget([A])
+        with pytest.raises(LocalError, match="cannot write"):
+            memory.knows(B)
+        memory._database.execute("PRAGMA query_only = 0")
+        assert not memory.knows(B)
+
+
+def test_forgetting_overwrites_what_a_failed_accept_left(path: Path, clock: Clock) -> None:
+    """An fsync that fails leaves whole rows in the journal, which only a restart sees.
+
+    It would answer K for a message whose file was removed when the fsync failed: lost mail.
+    """
+    journal = path.with_name(path.name + "-wal")
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        before = journal.read_bytes()
+        memory.forget([B])  # the database does not have it: nothing to remove
+        assert journal.read_bytes() != before
+        assert memory._database.execute("PRAGMA user_version").fetchone()[0] == 1
+
+
+def test_no_memory_to_forget_with(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sends again what could not be stored; K for that would be lost mail."""
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with opened(path, clock) as memory:
+        memory.accept([(A, b"x")])
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "_forget", fail)
+            with pytest.raises(MemoryError):
+                memory.forget([A])
+        assert not memory.knows(A)
+        memory.accept([(A, b"y")])
+        memory.delivered([(A, b"y")])
+        assert memory.knows(A)
+
+
+def test_a_transaction_that_was_left_open_is_ended(path: Path, clock: Clock) -> None:
+    """Without memory for a ROLLBACK once, all mail would be deferred until a restart."""
+    with opened(path, clock) as memory:
+        memory._database.execute("BEGIN")
+        memory._database.execute("INSERT INTO accepted VALUES (?, ?, NULL, NULL)", (A, 1_000))
+        memory.accept([(B, None)])
+        assert not memory.knows(A)
+        assert memory.knows(B)
