@@ -106,7 +106,7 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     place, maildir, _ = batch[0]
     found = [entry for _, _, entry in batch]
     try:
-        outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
+        outcomes = requeue.drop(maildir, [entry.seen for entry in found])
         dropped = [entry for entry, why in zip(found, outcomes, strict=True) if why is None]
         if on_hold := [entry.name for entry in dropped if entry.is_on_hold]:
             change_holds(maildir, hold=(), release=on_hold)
@@ -183,9 +183,7 @@ def _resend_from(
             label = printable(entry.folder.join(entry.name))
             try:
                 content = _new_sidecar(failed, entry, recipients)
-                name = requeue.requeue(
-                    failed, queue, entry.folder, entry.name, entry.identity, content
-                )
+                name = requeue.requeue(failed, queue, entry.seen, content)
             except LocalError:
                 raise
             except QMTPError as error:  # about this message alone

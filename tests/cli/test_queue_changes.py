@@ -15,7 +15,7 @@ from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.mail import dsn
 from maildirqmtp.maildir import requeue
 from maildirqmtp.maildir.maildir import Maildir
-from tests.helpers import add_message, add_sidecar, make_maildir, names
+from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
 
 Capture = pytest.CaptureFixture[str]
 LEFT = "qmtpq: told to stop; the messages that are left stay as they are\n"
@@ -123,6 +123,36 @@ def test_a_failed_maildir_that_stays_locked_is_left_alone(
         assert main(["resend", "--all", str(path)]) == 111
     assert f"is locked by process {os.getpid()}" in capsys.readouterr().err
     assert names(failed / "new") == ["1.a"]
+
+
+@pytest.mark.parametrize("command", ["drop", "bounce"])
+def test_who_fails_while_the_question_waits_is_not_forgotten(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A forwarder adds them to the failed message; gone with it, nobody would know of them."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+
+    def confirmed(*_: object) -> bool:
+        add_sidecar(failed, "1.a", "s@x", "a@y", "late@y")
+        return True
+
+    def build(*arguments: Any, **more: Any) -> Any:
+        add_sidecar(failed, "1.a", "s@x", "a@y", "late@y")
+        return real(*arguments, **more)
+
+    real = dsn.build
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "drop":
+        words = ["drop"]
+    monkeypatch.setattr(queue_changes, "confirmed", confirmed)
+    monkeypatch.setattr(dsn, "build", build)
+    assert main([*words, "--failed", "--all", str(path)]) == 111
+    assert "it has changed since it was looked at" in capsys.readouterr().err
+    assert names(failed / "new") == ["1.a"]
+    assert sidecar(failed, "1.a")["recipients"] == ["a@y", "late@y"]
 
 
 def test_a_hangup_that_is_ignored_stays_so(
