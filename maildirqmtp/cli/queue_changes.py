@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.waking import Woken, wake
-from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
+from maildirqmtp.errors import FileChangedError, LocalError, LockedError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.stop import Stop
-from maildirqmtp.maildir import holds, locking, requeue, state
+from maildirqmtp.maildir import holds, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers
@@ -65,15 +65,16 @@ def lock_failed(failed: Maildir, stop: Stop) -> None:
     """Lock a failed maildir: two resends at the same time would send a message twice.
 
     A forwarder with `--keep-failed` locks it for moments, which are waited for. Raises
-    `LocalError` if another process has it for longer, or if told to stop.
+    `LockedError` if another process has it for longer, and `LocalError` if it cannot be locked, or
+    if told to stop.
     """
     until_s = time.monotonic() + _LOCK_S
     while True:
         check(stop)
         try:
             failed.lock()
-        except LocalError:
-            if time.monotonic() >= until_s or locking.holder(failed.root) is None:
+        except LockedError:  # /proc/locks would not tell: that process may have let go since
+            if time.monotonic() >= until_s:
                 raise
             time.sleep(0.02)
         else:

@@ -110,6 +110,46 @@ def test_a_forwarder_that_removes_old_mail_is_waited_for(
     assert names(failed / "new") == []
 
 
+@pytest.mark.parametrize("command", ["resend", "bounce"])
+def test_a_lock_that_ends_before_its_holder_is_looked_up_is_waited_for_too(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """/proc/locks lists nobody then; refused, the command would name a process that is done."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "resend":
+        words = ["resend"]
+    lock = Maildir.lock
+    with Maildir(os.fsencode(failed)) as other:
+        other.lock()
+
+        def then_free(maildir: Maildir) -> None:
+            try:
+                lock(maildir)
+            finally:
+                other.unlock()
+
+        monkeypatch.setattr(Maildir, "lock", then_free)
+        assert main([*words, "--all", "--failed", str(path)]) == 0
+    assert capsys.readouterr().err == ""
+    assert names(failed / "new") == []
+
+
+def test_a_failed_maildir_that_cannot_be_locked_is_said_at_once(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing to wait for: the lock file is to be removed."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    (failed / ".maildirqmtp-lock").mkdir()
+    monkeypatch.setattr("maildirqmtp.cli.queue_changes.time.sleep", pytest.fail)
+    assert main(["resend", "--all", str(path)]) == 111
+    assert "cannot open the lock file" in capsys.readouterr().err
+
+
 def test_a_failed_maildir_that_stays_locked_is_left_alone(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
