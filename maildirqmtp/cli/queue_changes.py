@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from maildirqmtp.cli import queue_output
+from maildirqmtp.daemon.status import served
 from maildirqmtp.daemon.waking import Woken, wake
 from maildirqmtp.errors import FileChangedError, LocalError, LockedError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
@@ -179,6 +180,7 @@ def _resend_from(
         )
     lock_failed(failed, stop)
     with Maildir(place.queues[0]) as queue:
+        recipients = _with_prefix(place, queue, recipients)
         for _, _, entry in batch:
             check(stop)
             label = printable(entry.folder.join(entry.name))
@@ -191,6 +193,29 @@ def _resend_from(
                 selected.fault(f"{label}: {error}")
             else:
                 tell("resent", place, entry, to_json, os.fsdecode(name))
+
+
+def _with_prefix(
+    place: QueuePlace, queue: Maildir, recipients: tuple[bytes, ...]
+) -> tuple[bytes, ...]:
+    """Return the recipients as the queue has them, with the prefix of its route.
+
+    Where nothing tells the prefixes, they stay as they are. Raises `LocalError` if one of them
+    begins with no prefix, and there are several.
+    """
+    prefixes = sorted({*place.prefixes, *(prefix for prefix, _ in served(queue))})
+    found = []
+    for recipient in recipients:
+        if prefixes and not recipient.startswith(tuple(prefixes)):
+            # No route would ever send it.
+            if len(prefixes) > 1:
+                raise LocalError(
+                    f"no route of {printable(queue.path)} sends to {printable(recipient)}; write "
+                    f"it with one of the prefixes {', '.join(map(printable, prefixes))}"
+                )
+            recipient = prefixes[0] + recipient
+        found.append(recipient)
+    return tuple(found)
 
 
 def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -> Sidecar | None:

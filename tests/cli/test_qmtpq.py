@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import queue_output
+from maildirqmtp.cli import queue_changes, queue_output
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
@@ -424,6 +425,65 @@ def test_failed_messages_are_sent_again_to_those_who_failed(
     assert content["recipients"] == ["eve@y", "fay@y"]
     assert [f["recipient"] for f in content["failures"]] == ["dan@y"]
     assert names(failed / "new") == names(failed / "envelope") == []
+
+
+@pytest.fixture
+def prefixed(path: Path, tmp_path: Path) -> Callable[..., list[str | Path]]:
+    """Return what makes a configuration of routes with these prefixes; its option."""
+
+    def make(*prefixes: str) -> list[str | Path]:
+        file = tmp_path / "qmtp.toml"
+        route = '[[route]]\nmaildir = "{}"\nprefix = "{}"\nserver = "127.0.0.1:1"\n'
+        file.write_text("".join(route.format(path, prefix) for prefix in prefixes))
+        return ["--config", file]
+
+    return make
+
+
+@pytest.mark.parametrize("wanted", ["eve@y", "alias-ppp-eve@y"])
+def test_a_new_recipient_gets_the_prefix_of_the_route(
+    path: Path,
+    failed: Path,
+    capsys: Capture,
+    prefixed: Callable[..., list[str | Path]],
+    wanted: str,
+) -> None:
+    """Without it, it would be for others, and the message wait for ever, with exit code 0."""
+    fail(failed, "1.f", "alias-ppp-no@y")
+    words = ("resend", *prefixed("alias-ppp-"), "--all", "--recipient", wanted)
+    qmtpq(capsys, 0, *words)
+    (name,) = names(path / "new")
+    assert sidecar(path, name)["recipients"] == ["alias-ppp-eve@y"]
+
+
+def test_a_running_daemon_tells_the_prefix_of_a_new_recipient(
+    path: Path, failed: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for bounces; who names the directory need not know it."""
+    monkeypatch.setattr(queue_changes, "served", lambda queue: [(b"p-", None)])
+    fail(failed, "1.f", "p-no@y")
+    qmtpq(capsys, 0, "resend", path, "--all", "--recipient", "eve@y")
+    (name,) = names(path / "new")
+    assert sidecar(path, name)["recipients"] == ["p-eve@y"]
+
+
+def test_a_new_recipient_that_no_route_sends_to_is_refused(
+    path: Path, failed: Path, capsys: Capture, prefixed: Callable[..., list[str | Path]]
+) -> None:
+    """Which of two routes is meant, only the administrator knows."""
+    fail(failed, "1.f", "a-no@y")
+    routes = prefixed("a-", "b-")
+    _, err = qmtpq(capsys, 111, "resend", *routes, "--all", "--recipient", "eve@y")
+    assert err == (
+        f"qmtpq: no route of {path} sends to eve@y; write it with one of the prefixes a-, b-\n"
+    )
+    assert names(path / "new") == []
+    assert names(failed / "new") == ["1.f"]
+    qmtpq(capsys, 0, "resend", *routes, "--all", "--recipient", "b-eve@y")
+    fail(failed, "2.g", "no@y")
+    words = ("resend", "--json", *prefixed("a-", ""), "--all", "--recipient", "eve@y")
+    (event,) = json_events(qmtpq(capsys, 0, *words)[0])
+    assert sidecar(path, event["new_name"])["recipients"] == ["eve@y"]
 
 
 def test_resend_from_a_failed_maildir_elsewhere(
