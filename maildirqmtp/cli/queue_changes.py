@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -109,17 +109,22 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     found = [entry for _, _, entry in batch]
     try:
         outcomes = requeue.drop(maildir, [entry.seen for entry in found])
-        dropped = [entry for entry, why in zip(found, outcomes, strict=True) if why is None]
-        if on_hold := [entry.name for entry in dropped if entry.is_on_hold]:
-            change_holds(maildir, hold=(), release=on_hold)
     except LocalError as error:
         selected.fault(str(error))
         return
+    on_hold = []
     for entry, why in zip(found, outcomes, strict=True):
-        if why is None:
-            tell("dropped", place, entry, to_json)
-        else:
+        if why is not None:
             selected.fault(f"{printable(entry.folder.join(entry.name))}: {why}")
+            continue
+        tell("dropped", place, entry, to_json)
+        if entry.is_on_hold:
+            on_hold.append(entry.name)
+    try:
+        if on_hold:
+            change_holds(maildir, hold=(), release=on_hold)
+    except LocalError as error:
+        selected.fault(str(error))
 
 
 def confirmed(entries: Sequence[Entry], question: str) -> bool:
@@ -280,10 +285,33 @@ def change_holds(
 ) -> None:
     """Hold and release messages by their names; durable when this returns.
 
-    Raises `LocalError` if the state file cannot be read or written, or would hold too many.
+    Before messages are held, those that are gone are released: only so many can be held. Raises
+    `LocalError` if the state file cannot be read or written, or would hold too many.
     """
     root, name, max_bytes = maildir.root, state.NAME, state.MAX_BYTES
+    if hold and (gone := _gone(maildir)):
+        holds.change(root, name, max_bytes, hold=(), release=gone)
     holds.change(root, name, max_bytes, hold=hold, release=release, bouncing=bouncing)
+
+
+def _gone(maildir: Maildir) -> list[bytes]:
+    """Return the names on hold of which no message is in new/ or cur/.
+
+    Raises `LocalError` if the state file or a directory cannot be read, or not be made durable.
+    """
+    gone = set(holds.Holds(maildir.root, state.NAME, state.MAX_BYTES).now())
+    # new/ again after cur/: a message that moves between them must be seen in one of the two.
+    for folder in (maildir.new, maildir.cur, maildir.new) if gone else ():
+        gone.difference_update(map(holds.key, maildir.list_names(folder)))
+    if gone:
+        # A power cut may bring back what was removed, and it must be on hold then.
+        maildir.new.sync()
+        maildir.cur.sync()
+    names = []
+    for key in gone:
+        with suppress(UnicodeEncodeError):  # no key that we have written
+            names.append(key.encode("utf-8", "surrogateescape"))
+    return names
 
 
 # Retry

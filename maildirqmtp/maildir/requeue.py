@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import FileChangedError
+from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.maildir import names, sidecars, writing
 from maildirqmtp.maildir.files import Folder, Identity, Message, identity_of, local_error
 from maildirqmtp.maildir.maildir import CHANGED, GONE, Maildir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from maildirqmtp.mail.sidecar import Sidecar
 
@@ -58,24 +59,27 @@ class Seen:
 def drop(maildir: Maildir, messages: Iterable[Seen]) -> list[str | None]:
     """Remove messages and their sidecars; return for each why it was not removed, or None.
 
-    Only what is as it was seen is removed; at most `BATCH` at a time. Raises `LocalError` if
-    one cannot be removed, or the removals not be made durable.
+    Only what is as it was seen is removed; at most `BATCH` at a time. Raises `LocalError` if the
+    removals cannot be made durable.
     """
     outcomes: list[str | None] = []
     removed: list[tuple[bytes, Identity | None]] = []
     folders: dict[Folder, None] = {}
     try:
         for seen in messages:
-            why = _remove(maildir, seen)
+            try:
+                why = _remove(maildir, seen)
+            except LocalError as error:
+                why = str(error)
             if why is None:
                 folders[seen.folder] = None
                 removed.append((seen.name, seen.sidecar))
             outcomes.append(why)
     finally:
-        # Even if one of them cannot be removed: the others' sidecars would become orphans.
+        # Also at an interrupt: the sidecars of those removed would become orphans.
         for folder in folders:
             folder.sync()
-        sidecars.remove_known(maildir, removed)
+        _remove_sidecars(maildir, removed)
     return outcomes
 
 
@@ -86,6 +90,12 @@ def _remove(maildir: Maildir, seen: Seen) -> str | None:
     if removal is GONE:
         return _GONE
     return _CHANGED if removal is CHANGED else None
+
+
+def _remove_sidecars(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | None]]) -> None:
+    # An orphan does no harm, and `cleanup` removes it; an error would hide what was done.
+    with suppress(LocalError):
+        sidecars.remove_known(maildir, removed)
 
 
 def _has_its_sidecar(maildir: Maildir, seen: Seen) -> bool:
@@ -117,7 +127,7 @@ def requeue(failed: Maildir, queue: Maildir, seen: Seen, content: Sidecar | None
         if content is not None and not queue.new.has(new_name):
             sidecars.remove(queue.envelope(), new_name)
         raise
-    sidecars.remove_known(failed, [(seen.name, seen.sidecar)])
+    _remove_sidecars(failed, [(seen.name, seen.sidecar)])
     return new_name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -17,8 +18,10 @@ from maildirqmtp.cli import queue_changes, queue_output
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
+from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import holds
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
@@ -389,6 +392,44 @@ def test_what_cannot_be_sent_can_be_dropped(path: Path, capsys: Capture) -> None
     (path / "envelope" / "1.a.json").write_text("{")
     qmtpq(capsys, 0, "drop", "--yes", path, "--held", "--all")
     assert names(path / "new") == names(path / "envelope") == []
+
+
+def test_a_message_that_cannot_be_removed_does_not_hide_those_that_were(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script reads which are gone, and none of these stays on hold for ever."""
+    for name in ("1.a", "2.b", "3.c"):
+        add_message(path, name)
+        add_sidecar(path, name, "s@x", "a@y")
+    qmtpq(capsys, 0, "hold", path, "--all")
+    unlink = os.unlink
+
+    def broken(name: str | bytes, **fds: int) -> None:
+        if os.fsdecode(name) in ("2.b", "3.c.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(name, **fds)
+
+    monkeypatch.setattr(os, "unlink", broken)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", "--json", path, "--all")
+    assert [event["message"] for event in json_events(out)] == ["1.a", "3.c"]
+    assert "2.b: Input/output error" in err
+    assert names(path / "new") == ["2.b"]
+    assert set(json.loads((path / ".maildirqmtp-state.json").read_text())["held"]) == {"2.b"}
+
+
+def test_a_state_file_that_cannot_be_written_does_not_hide_what_was_dropped(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both is told: what is gone, and that its hold is left."""
+    add_message(path, "1.a")
+    qmtpq(capsys, 0, "hold", path, "1.a")
+
+    def full(*_: object, **__: object) -> None:
+        raise LocalError("No space left on device")
+
+    monkeypatch.setattr(holds, "change", full)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", path, "1.a")
+    assert (out, err) == (f"dropped {path}/new/1.a\n", "qmtpq: No space left on device\n")
 
 
 def test_more_than_one_batch_is_dropped(
