@@ -95,6 +95,10 @@ class LocalError(QMTPError):
     """Trouble on this machine, such as a maildir that cannot be read, changed or locked."""
 
 
+class LockedError(LocalError):
+    """A maildir that another process has locked, perhaps for a moment only."""
+
+
 class ConfigError(QMTPError):
     """Wrong usage or configuration; exit code 100."""
 

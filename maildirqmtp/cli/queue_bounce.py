@@ -208,7 +208,9 @@ class _Bounces:
                 self._told.add(entry.name)
         finally:
             queued.close()
-        why = requeue.drop(self._maildir, [(entry.folder, entry.name, entry.identity)])[0]
+        # Those who are told of are those in the sidecar as it was read here.
+        seen = replace(entry.seen, sidecar=queued.sidecar_identity)
+        why = requeue.drop(self._maildir, [seen])[0]
         if why is not None:
             raise FileChangedError(f"its sender was told, but {why}")
 

@@ -6,16 +6,17 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from maildirqmtp.cli import queue_output
+from maildirqmtp.daemon.status import served
 from maildirqmtp.daemon.waking import Woken, wake
-from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
+from maildirqmtp.errors import FileChangedError, LocalError, LockedError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.stop import Stop
-from maildirqmtp.maildir import holds, locking, requeue, state
+from maildirqmtp.maildir import holds, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers
@@ -65,15 +66,16 @@ def lock_failed(failed: Maildir, stop: Stop) -> None:
     """Lock a failed maildir: two resends at the same time would send a message twice.
 
     A forwarder with `--keep-failed` locks it for moments, which are waited for. Raises
-    `LocalError` if another process has it for longer, or if told to stop.
+    `LockedError` if another process has it for longer, and `LocalError` if it cannot be locked, or
+    if told to stop.
     """
     until_s = time.monotonic() + _LOCK_S
     while True:
         check(stop)
         try:
             failed.lock()
-        except LocalError:
-            if time.monotonic() >= until_s or locking.holder(failed.root) is None:
+        except LockedError:  # /proc/locks would not tell: that process may have let go since
+            if time.monotonic() >= until_s:
                 raise
             time.sleep(0.02)
         else:
@@ -106,18 +108,23 @@ def _drop_batch(selected: Selected, batch: Sequence[Chosen], to_json: bool) -> N
     place, maildir, _ = batch[0]
     found = [entry for _, _, entry in batch]
     try:
-        outcomes = requeue.drop(maildir, [(e.folder, e.name, e.identity) for e in found])
-        dropped = [entry for entry, why in zip(found, outcomes, strict=True) if why is None]
-        if on_hold := [entry.name for entry in dropped if entry.is_on_hold]:
-            change_holds(maildir, hold=(), release=on_hold)
+        outcomes = requeue.drop(maildir, [entry.seen for entry in found])
     except LocalError as error:
         selected.fault(str(error))
         return
+    on_hold = []
     for entry, why in zip(found, outcomes, strict=True):
-        if why is None:
-            tell("dropped", place, entry, to_json)
-        else:
+        if why is not None:
             selected.fault(f"{printable(entry.folder.join(entry.name))}: {why}")
+            continue
+        tell("dropped", place, entry, to_json)
+        if entry.is_on_hold:
+            on_hold.append(entry.name)
+    try:
+        if on_hold:
+            change_holds(maildir, hold=(), release=on_hold)
+    except LocalError as error:
+        selected.fault(str(error))
 
 
 def confirmed(entries: Sequence[Entry], question: str) -> bool:
@@ -178,20 +185,42 @@ def _resend_from(
         )
     lock_failed(failed, stop)
     with Maildir(place.queues[0]) as queue:
+        recipients = _with_prefix(place, queue, recipients)
         for _, _, entry in batch:
             check(stop)
             label = printable(entry.folder.join(entry.name))
             try:
                 content = _new_sidecar(failed, entry, recipients)
-                name = requeue.requeue(
-                    failed, queue, entry.folder, entry.name, entry.identity, content
-                )
+                name = requeue.requeue(failed, queue, entry.seen, content)
             except LocalError:
                 raise
             except QMTPError as error:  # about this message alone
                 selected.fault(f"{label}: {error}")
             else:
                 tell("resent", place, entry, to_json, os.fsdecode(name))
+
+
+def _with_prefix(
+    place: QueuePlace, queue: Maildir, recipients: tuple[bytes, ...]
+) -> tuple[bytes, ...]:
+    """Return the recipients as the queue has them, with the prefix of its route.
+
+    Where nothing tells the prefixes, they stay as they are. Raises `LocalError` if one of them
+    begins with no prefix, and there are several.
+    """
+    prefixes = sorted({*place.prefixes, *(prefix for prefix, _ in served(queue))})
+    found = []
+    for recipient in recipients:
+        if prefixes and not recipient.startswith(tuple(prefixes)):
+            # No route would ever send it.
+            if len(prefixes) > 1:
+                raise LocalError(
+                    f"no route of {printable(queue.path)} sends to {printable(recipient)}; write "
+                    f"it with one of the prefixes {', '.join(map(printable, prefixes))}"
+                )
+            recipient = prefixes[0] + recipient
+        found.append(recipient)
+    return tuple(found)
 
 
 def _new_sidecar(failed: Maildir, entry: Entry, recipients: tuple[bytes, ...]) -> Sidecar | None:
@@ -256,10 +285,33 @@ def change_holds(
 ) -> None:
     """Hold and release messages by their names; durable when this returns.
 
-    Raises `LocalError` if the state file cannot be read or written, or would hold too many.
+    Before messages are held, those that are gone are released: only so many can be held. Raises
+    `LocalError` if the state file cannot be read or written, or would hold too many.
     """
     root, name, max_bytes = maildir.root, state.NAME, state.MAX_BYTES
+    if hold and (gone := _gone(maildir)):
+        holds.change(root, name, max_bytes, hold=(), release=gone)
     holds.change(root, name, max_bytes, hold=hold, release=release, bouncing=bouncing)
+
+
+def _gone(maildir: Maildir) -> list[bytes]:
+    """Return the names on hold of which no message is in new/ or cur/.
+
+    Raises `LocalError` if the state file or a directory cannot be read, or not be made durable.
+    """
+    gone = set(holds.Holds(maildir.root, state.NAME, state.MAX_BYTES).now())
+    # new/ again after cur/: a message that moves between them must be seen in one of the two.
+    for folder in (maildir.new, maildir.cur, maildir.new) if gone else ():
+        gone.difference_update(map(holds.key, maildir.list_names(folder)))
+    if gone:
+        # A power cut may bring back what was removed, and it must be on hold then.
+        maildir.new.sync()
+        maildir.cur.sync()
+    names = []
+    for key in gone:
+        with suppress(UnicodeEncodeError):  # no key that we have written
+            names.append(key.encode("utf-8", "surrogateescape"))
+    return names
 
 
 # Retry

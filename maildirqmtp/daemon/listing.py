@@ -20,6 +20,7 @@ from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
+from maildirqmtp.maildir.requeue import Seen
 from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -68,7 +69,7 @@ class Entry:
     cannot be read, and then `reason` says why. `next_s` is None if no daemon reports it, and
     `tries` if neither a daemon nor an earlier run does. `attempts` are the last ones, the newest
     first: their times in seconds of the epoch, and what was said. `is_on_hold`: an administrator
-    holds the message.
+    holds the message. `sidecar` is the identity of its sidecar, None if there is none.
     """
 
     folder: Folder
@@ -83,6 +84,12 @@ class Entry:
     next_s: float | None = None
     is_on_hold: bool = False
     attempts: tuple[tuple[int, str], ...] = ()
+    sidecar: Identity | None = None
+
+    @property
+    def seen(self) -> Seen:
+        """What the message is known by, to whoever changes it."""
+        return Seen(self.folder, self.name, self.identity, self.sidecar)
 
     @property
     def size(self) -> int:
@@ -187,6 +194,7 @@ def look_at(
         name,
         identity_of(status),
         FAILED if place.is_failed else WAITING,
+        sidecar=_sidecar_identity(maildir, name),  # before it is read: it may be replaced then
         failures=_failures(maildir, name),
     )
     entry = _addressed(maildir, place, entry)
@@ -206,6 +214,13 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
     except (EnvelopeError, FileChangedError, LocalError) as error:
         state = FAILED if place.is_failed else HELD
         return replace(entry, state=state, reason=str(error))
+
+
+def _sidecar_identity(maildir: Maildir, name: bytes) -> Identity | None:
+    try:
+        return sidecars.identity(maildir, name)
+    except LocalError:
+        return None  # then the message is held, and that is shown
 
 
 def _failures(maildir: Maildir, name: bytes) -> tuple[Failure, ...]:

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
-from maildirqmtp.errors import LocalError
+from maildirqmtp.errors import LocalError, LockedError
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import expiry, locking, trusted_clock
+from maildirqmtp.maildir import expiry, trusted_clock
 from maildirqmtp.maildir.expiry import Expiry
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
@@ -132,9 +132,7 @@ class Retention:
         """
         try:
             target.lock()
-        except LocalError:
-            if locking.holder(target.root) is None:
-                raise  # not because of a lock, as far as can be told
+        except LockedError:
             return False
         return True
 

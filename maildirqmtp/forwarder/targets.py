@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.removals import Removals
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
-    from maildirqmtp.mail.sidecar import Failure
+    from maildirqmtp.mail.sidecar import Failure, Sidecar
     from maildirqmtp.maildir.files import Folder, Message
 
     T = TypeVar("T")
@@ -88,15 +88,17 @@ class TargetMaildirs:
 
         def add(target: Maildir) -> bytes:
             name = writing.free_name(target, message)
-            try:
-                before = sidecars.read(target, name)
-            except SidecarError:
-                before = None  # nobody can use it; ours takes its place
+            is_there = target.new.has(name)
+            # An orphan tells of recipients who have been seen to, as by `qmtpq resend`.
+            before = _usable(target, name) if is_there else None
             known, listed = (before.recipients, before.failures) if before else ((), ())
             recipients = dict.fromkeys((*known, *(f.recipient for f in failures)))
             envelope = target.durable_envelope()
             sidecars.write(target, name, Sidecar(sender, tuple(recipients), (*listed, *failures)))
-            writing.adopt(target, message, name)
+            # Linked once more, two files would have one sidecar, and be sent with and without it.
+            is_in_cur = is_there and not target.new.has(name) and sidecars.is_used(target, name)
+            if not is_in_cur:
+                writing.adopt(target, message, name)
             target.new.sync()
             target.check_path(envelope)
             return target.new.join(name)
@@ -133,3 +135,11 @@ class TargetMaildirs:
             target.close()
         self._open.clear()
         self._seen.clear()
+
+
+def _usable(target: Maildir, name: bytes) -> Sidecar | None:
+    """Return a message's sidecar; None if there is none, or it cannot be used: ours replaces it."""
+    try:
+        return sidecars.read(target, name)
+    except SidecarError:
+        return None

@@ -23,7 +23,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import LocalError
+from maildirqmtp.errors import LocalError, LockedError
 from maildirqmtp.maildir import files
 from maildirqmtp.maildir.files import Folder, local_error
 from maildirqmtp.text import printable
@@ -65,7 +65,8 @@ class Lock:
 def acquire(root: Folder, shard: Shard | None = None) -> Lock:
     """Lock a maildir, or a shard of it, against other forwarders, until the lock is closed.
 
-    Raises `LocalError` if a process has it locked, which the error names, or it cannot be locked.
+    Raises `LockedError` if a process has it locked, which the error names, and `LocalError` if it
+    cannot be locked.
     """
     mode = fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH
     with _acquiring(root) as lock:
@@ -250,9 +251,9 @@ def _counts(process: int, root: Folder) -> bool:
     return int(real) in (0, os.geteuid(), os.fstat(root.fd).st_uid)
 
 
-def _locked(root: Folder, processes: list[int], what: str = "") -> LocalError:
+def _locked(root: Folder, processes: list[int], what: str = "") -> LockedError:
     who = f"process {processes[0]}" if processes else "another process"
-    return LocalError(
+    return LockedError(
         f"{what}{printable(root.path)} is locked by {who}; two forwarders would send everything "
         f"twice"
     )

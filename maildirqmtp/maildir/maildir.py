@@ -186,7 +186,8 @@ class Maildir:
     def lock(self) -> None:
         """Lock out other forwarders until this object is closed.
 
-        Raises `LocalError` if a process has the maildir locked; the error names that process.
+        Raises `LockedError` if a process has it locked, which the error names, and `LocalError` if
+        it cannot be locked.
         """
         if self._lock is None:
             self._lock = locking.acquire(self.root, self.shard)

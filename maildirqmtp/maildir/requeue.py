@@ -2,12 +2,15 @@
 
 The orders, each step durable before the next where it says so:
 
-    drop      unlink the message, if it is still that file | fsync its directory |
-              unlink the sidecar
+    drop      is it still that file, with that sidecar? | unlink the message | fsync its
+              directory | unlink the sidecar
     requeue   lock the failed maildir | sidecar into the queue's envelope/, durable | is the queue
-              still the one at its path? | rename the message into the queue's new/ under a name
-              of its own, fsync both directories | unlink the sidecar of the failed one
+              still the one at its path? | are these still that file and that sidecar? | rename the
+              message into the queue's new/ under a name of its own | is it still that sidecar?
+              else take it back | fsync both directories | unlink the sidecar of the failed one
 
+A forwarder adds recipients to the sidecar of a failed message, and takes no lock for that. It
+does not link the message again where it finds it: hence the looks at the sidecar.
 A crash leaves at most a sidecar without a message, which `cleanup` removes. If the two maildirs
 are on different file systems, the message is copied, fsynced and then unlinked: after a crash in
 between it is in both.
@@ -17,91 +20,121 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import FileChangedError
-from maildirqmtp.maildir import sidecars, writing
-from maildirqmtp.maildir.files import Folder, Identity, Message, local_error
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import names, sidecars, writing
+from maildirqmtp.maildir.files import Folder, Identity, Message, identity_of, local_error
 from maildirqmtp.maildir.maildir import CHANGED, GONE, Maildir
-from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from maildirqmtp.mail.sidecar import Sidecar
 
 #: Messages whose removals share one fsync.
 BATCH = 1_000
+_GONE = "it is gone: it was sent, moved by a mail reader, or removed by another"
+_CHANGED = "it has changed since it was looked at; look again"
+_GONE_OR_CHANGED = "it is gone, or has changed since it was looked at; look again"
 
 
-def drop(maildir: Maildir, messages: Iterable[tuple[Folder, bytes, Identity]]) -> list[str | None]:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A message as somebody has seen it; `sidecar` is its sidecar's identity, None if none."""
+
+    folder: Folder
+    name: bytes
+    identity: Identity
+    sidecar: Identity | None
+
+    @property
+    def message(self) -> Message:
+        """The message, without what is in it."""
+        return Message(self.folder, self.name, self.identity, b"", self.identity[2])
+
+
+def drop(maildir: Maildir, messages: Iterable[Seen]) -> list[str | None]:
     """Remove messages and their sidecars; return for each why it was not removed, or None.
 
-    Only a file of the given identity is removed; at most `BATCH` at a time. Raises `LocalError`
-    if a file cannot be removed, or the removals not be made durable.
+    Only what is as it was seen is removed; at most `BATCH` at a time. Raises `LocalError` if the
+    removals cannot be made durable.
     """
     outcomes: list[str | None] = []
     removed: list[tuple[bytes, Identity | None]] = []
     folders: dict[Folder, None] = {}
     try:
-        for folder, name, identity in messages:
-            known = sidecars.identity(maildir, name)
-            why = _remove(maildir, Message(folder, name, identity, b"", identity[2]))
+        for seen in messages:
+            try:
+                why = _remove(maildir, seen)
+            except LocalError as error:
+                why = str(error)
             if why is None:
-                folders[folder] = None
-                removed.append((name, known))
+                folders[seen.folder] = None
+                removed.append((seen.name, seen.sidecar))
             outcomes.append(why)
     finally:
-        # Even if one of them cannot be removed: the others' sidecars would become orphans.
+        # Also at an interrupt: the sidecars of those removed would become orphans.
         for folder in folders:
             folder.sync()
-        sidecars.remove_known(maildir, removed)
+        _remove_sidecars(maildir, removed)
     return outcomes
 
 
-def _remove(maildir: Maildir, message: Message) -> str | None:
-    removal = maildir.remove(message)
+def _remove(maildir: Maildir, seen: Seen) -> str | None:
+    if not _has_its_sidecar(maildir, seen) and maildir.is_same(seen.message):
+        return _CHANGED
+    removal = maildir.remove(seen.message)
     if removal is GONE:
-        return "it is gone: it was sent, moved by a mail reader, or removed by another"
-    if removal is CHANGED:
-        return "it has changed since it was looked at; look again"
-    return None
+        return _GONE
+    return _CHANGED if removal is CHANGED else None
 
 
-def requeue(
-    failed: Maildir,
-    queue: Maildir,
-    folder: Folder,
-    name: bytes,
-    identity: Identity,
-    content: Sidecar | None,
-) -> bytes:
+def _remove_sidecars(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | None]]) -> None:
+    # An orphan does no harm, and `cleanup` removes it; an error would hide what was done.
+    with suppress(LocalError):
+        sidecars.remove_known(maildir, removed)
+
+
+def _has_its_sidecar(maildir: Maildir, seen: Seen) -> bool:
+    return sidecars.identity(maildir, seen.name) == seen.sidecar
+
+
+def requeue(failed: Maildir, queue: Maildir, seen: Seen, content: Sidecar | None) -> bytes:
     """Move a message of the failed maildir into the queue's new/; return its name there.
 
     `content` is the sidecar that it gets; None: none, and its trace lines count. It gets a new
     name, because the queue may still have it under its own, for recipients that are owed it. The
     caller holds the lock of `failed`, so that no other process requeues it. Raises
-    `FileChangedError` if the file no longer has that identity, and `LocalError` if it cannot be
-    moved.
+    `FileChangedError` if it is not as it was seen, and `LocalError` if it cannot be moved.
     """
-    message = Message(folder, name, identity, b"", identity[2])
-    if not failed.is_same(message):
-        raise FileChangedError(
-            f"{printable(folder.join(name))} is gone, or has changed since it was looked at"
-        )
-    known = sidecars.identity(failed, name)
+    _check(failed, seen)
     new_name = writing.unique_name()
     if content is not None:
         sidecars.write(queue, new_name, content)
     try:
         queue.check_path()  # it may have been replaced while others were moved
-        _move(failed, queue, message, new_name)
+        _check(failed, seen)  # the fsyncs have taken their time
+        _move(failed, queue, seen.message, new_name)
+        if not _has_its_sidecar(failed, seen):
+            _take_back(failed, queue, new_name, names.unique(seen.name))
+            raise FileChangedError(_CHANGED)
+        queue.new.sync()
+        seen.folder.sync()
     except BaseException:
         if content is not None and not queue.new.has(new_name):
             sidecars.remove(queue.envelope(), new_name)
         raise
-    sidecars.remove_known(failed, [(name, known)])
+    _remove_sidecars(failed, [(seen.name, seen.sidecar)])
     return new_name
+
+
+def _check(failed: Maildir, seen: Seen) -> None:
+    """Raise `FileChangedError` if a message or its sidecar is not as it was seen."""
+    if not failed.is_same(seen.message) or not _has_its_sidecar(failed, seen):
+        raise FileChangedError(_GONE_OR_CHANGED)
 
 
 def _move(failed: Maildir, queue: Maildir, message: Message, new_name: bytes) -> None:
@@ -114,5 +147,21 @@ def _move(failed: Maildir, queue: Maildir, message: Message, new_name: bytes) ->
         writing.adopt(queue, message, new_name)
         queue.new.sync()
         failed.remove(message)
+
+
+def _take_back(failed: Maildir, queue: Maildir, new_name: bytes, name: bytes) -> None:
+    """Put a message back into the failed maildir as `name`; durable when this returns.
+
+    A forwarder has added recipients to its sidecar, and then found the message still there.
+    Raises `QMTPError` if it cannot be put back; then it stays in the queue.
+    """
+    try:
+        status = os.stat(new_name, dir_fd=queue.new.fd, follow_symlinks=False)
+    except OSError as error:
+        raise local_error("look at", queue.new.join(new_name), error) from error
+    moved = Message(queue.new, new_name, identity_of(status), b"", status.st_size)
+    writing.adopt(failed, moved, name)
+    failed.new.sync()
+    queue.remove(moved)
+    # Before its sidecar there goes: a power cut may bring it back.
     queue.new.sync()
-    source.sync()

@@ -103,6 +103,23 @@ def remove_known(maildir: Maildir, removed: Sequence[tuple[bytes, Identity | Non
             folder.discard(found[0])
 
 
+def is_used(maildir: Maildir, message_name: bytes) -> bool:
+    """Return whether a message in new/ or cur/ has the sidecar that one of this name would find.
+
+    False if there is no such sidecar. Raises `LocalError` if a directory cannot be listed.
+    """
+    folder = maildir.find_envelopes()
+    found = None if folder is None else _find(folder, message_name)
+    if found is None:
+        return False
+    # new/ again after cur/: a message that moves between them must be seen in one of the two.
+    return any(
+        found[0] in names.of_sidecars(name)
+        for listed in (maildir.new, maildir.cur, maildir.new)
+        for name in maildir.list_names(listed)
+    )
+
+
 def is_another(
     maildir: Maildir, message_name: bytes, content: Sidecar | None, known: Identity | None
 ) -> bool:

@@ -243,14 +243,19 @@ def free_name(target: Maildir, message: Message) -> bytes:
     """Return a name for the message that is free in `target`: its own, or that with a number.
 
     A name under which `target` has this very message counts as free: a crash came
-    between putting it there and removing it here, and this is the second attempt.
+    between putting it there and removing it here, and this is the second attempt. One is not
+    free if a message that a mail reader has moved to cur/ has the sidecar of that name.
     """
     # Short enough that the sidecar's name, with its ending, is no longer than file systems take.
     base = names.without_uid(message.name)[:_NAME_BYTES] or b"nameless"
     for number in count():
         name = base if number == 0 else b"%b.%d" % (base, number)
         occupant = _occupant(target, name)
-        if occupant is None or _is_copy(occupant, message):
+        if occupant is not None:
+            is_free = _is_copy(occupant, message)
+        else:
+            is_free = not sidecars.is_used(target, name)
+        if is_free:
             return name
     raise AssertionError("count() does not end")
 

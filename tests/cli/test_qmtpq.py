@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import queue_output
+from maildirqmtp.cli import queue_changes, queue_output
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
+from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir import holds
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
@@ -390,6 +394,44 @@ def test_what_cannot_be_sent_can_be_dropped(path: Path, capsys: Capture) -> None
     assert names(path / "new") == names(path / "envelope") == []
 
 
+def test_a_message_that_cannot_be_removed_does_not_hide_those_that_were(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script reads which are gone, and none of these stays on hold for ever."""
+    for name in ("1.a", "2.b", "3.c"):
+        add_message(path, name)
+        add_sidecar(path, name, "s@x", "a@y")
+    qmtpq(capsys, 0, "hold", path, "--all")
+    unlink = os.unlink
+
+    def broken(name: str | bytes, **fds: int) -> None:
+        if os.fsdecode(name) in ("2.b", "3.c.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(name, **fds)
+
+    monkeypatch.setattr(os, "unlink", broken)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", "--json", path, "--all")
+    assert [event["message"] for event in json_events(out)] == ["1.a", "3.c"]
+    assert "2.b: Input/output error" in err
+    assert names(path / "new") == ["2.b"]
+    assert set(json.loads((path / ".maildirqmtp-state.json").read_text())["held"]) == {"2.b"}
+
+
+def test_a_state_file_that_cannot_be_written_does_not_hide_what_was_dropped(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both is told: what is gone, and that its hold is left."""
+    add_message(path, "1.a")
+    qmtpq(capsys, 0, "hold", path, "1.a")
+
+    def full(*_: object, **__: object) -> None:
+        raise LocalError("No space left on device")
+
+    monkeypatch.setattr(holds, "change", full)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", path, "1.a")
+    assert (out, err) == (f"dropped {path}/new/1.a\n", "qmtpq: No space left on device\n")
+
+
 def test_more_than_one_batch_is_dropped(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +466,65 @@ def test_failed_messages_are_sent_again_to_those_who_failed(
     assert content["recipients"] == ["eve@y", "fay@y"]
     assert [f["recipient"] for f in content["failures"]] == ["dan@y"]
     assert names(failed / "new") == names(failed / "envelope") == []
+
+
+@pytest.fixture
+def prefixed(path: Path, tmp_path: Path) -> Callable[..., list[str | Path]]:
+    """Return what makes a configuration of routes with these prefixes; its option."""
+
+    def make(*prefixes: str) -> list[str | Path]:
+        file = tmp_path / "qmtp.toml"
+        route = '[[route]]\nmaildir = "{}"\nprefix = "{}"\nserver = "127.0.0.1:1"\n'
+        file.write_text("".join(route.format(path, prefix) for prefix in prefixes))
+        return ["--config", file]
+
+    return make
+
+
+@pytest.mark.parametrize("wanted", ["eve@y", "alias-ppp-eve@y"])
+def test_a_new_recipient_gets_the_prefix_of_the_route(
+    path: Path,
+    failed: Path,
+    capsys: Capture,
+    prefixed: Callable[..., list[str | Path]],
+    wanted: str,
+) -> None:
+    """Without it, it would be for others, and the message wait for ever, with exit code 0."""
+    fail(failed, "1.f", "alias-ppp-no@y")
+    words = ("resend", *prefixed("alias-ppp-"), "--all", "--recipient", wanted)
+    qmtpq(capsys, 0, *words)
+    (name,) = names(path / "new")
+    assert sidecar(path, name)["recipients"] == ["alias-ppp-eve@y"]
+
+
+def test_a_running_daemon_tells_the_prefix_of_a_new_recipient(
+    path: Path, failed: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for bounces; who names the directory need not know it."""
+    monkeypatch.setattr(queue_changes, "served", lambda queue: [(b"p-", None)])
+    fail(failed, "1.f", "p-no@y")
+    qmtpq(capsys, 0, "resend", path, "--all", "--recipient", "eve@y")
+    (name,) = names(path / "new")
+    assert sidecar(path, name)["recipients"] == ["p-eve@y"]
+
+
+def test_a_new_recipient_that_no_route_sends_to_is_refused(
+    path: Path, failed: Path, capsys: Capture, prefixed: Callable[..., list[str | Path]]
+) -> None:
+    """Which of two routes is meant, only the administrator knows."""
+    fail(failed, "1.f", "a-no@y")
+    routes = prefixed("a-", "b-")
+    _, err = qmtpq(capsys, 111, "resend", *routes, "--all", "--recipient", "eve@y")
+    assert err == (
+        f"qmtpq: no route of {path} sends to eve@y; write it with one of the prefixes a-, b-\n"
+    )
+    assert names(path / "new") == []
+    assert names(failed / "new") == ["1.f"]
+    qmtpq(capsys, 0, "resend", *routes, "--all", "--recipient", "b-eve@y")
+    fail(failed, "2.g", "no@y")
+    words = ("resend", "--json", *prefixed("a-", ""), "--all", "--recipient", "eve@y")
+    (event,) = json_events(qmtpq(capsys, 0, *words)[0])
+    assert sidecar(path, event["new_name"])["recipients"] == ["eve@y"]
 
 
 def test_resend_from_a_failed_maildir_elsewhere(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ import pytest
 from maildirqmtp.cli import queue_changes
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.mail import dsn
-from maildirqmtp.maildir import requeue
+from maildirqmtp.maildir import holds, requeue
 from maildirqmtp.maildir.maildir import Maildir
-from tests.helpers import add_message, add_sidecar, make_maildir, names
+from tests.fakes import FileSystem
+from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
 
 Capture = pytest.CaptureFixture[str]
 LEFT = "qmtpq: told to stop; the messages that are left stay as they are\n"
@@ -110,6 +112,46 @@ def test_a_forwarder_that_removes_old_mail_is_waited_for(
     assert names(failed / "new") == []
 
 
+@pytest.mark.parametrize("command", ["resend", "bounce"])
+def test_a_lock_that_ends_before_its_holder_is_looked_up_is_waited_for_too(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """/proc/locks lists nobody then; refused, the command would name a process that is done."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "resend":
+        words = ["resend"]
+    lock = Maildir.lock
+    with Maildir(os.fsencode(failed)) as other:
+        other.lock()
+
+        def then_free(maildir: Maildir) -> None:
+            try:
+                lock(maildir)
+            finally:
+                other.unlock()
+
+        monkeypatch.setattr(Maildir, "lock", then_free)
+        assert main([*words, "--all", "--failed", str(path)]) == 0
+    assert capsys.readouterr().err == ""
+    assert names(failed / "new") == []
+
+
+def test_a_failed_maildir_that_cannot_be_locked_is_said_at_once(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing to wait for: the lock file is to be removed."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    (failed / ".maildirqmtp-lock").mkdir()
+    monkeypatch.setattr("maildirqmtp.cli.queue_changes.time.sleep", pytest.fail)
+    assert main(["resend", "--all", str(path)]) == 111
+    assert "cannot open the lock file" in capsys.readouterr().err
+
+
 def test_a_failed_maildir_that_stays_locked_is_left_alone(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +165,36 @@ def test_a_failed_maildir_that_stays_locked_is_left_alone(
         assert main(["resend", "--all", str(path)]) == 111
     assert f"is locked by process {os.getpid()}" in capsys.readouterr().err
     assert names(failed / "new") == ["1.a"]
+
+
+@pytest.mark.parametrize("command", ["drop", "bounce"])
+def test_who_fails_while_the_question_waits_is_not_forgotten(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A forwarder adds them to the failed message; gone with it, nobody would know of them."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+
+    def confirmed(*_: object) -> bool:
+        add_sidecar(failed, "1.a", "s@x", "a@y", "late@y")
+        return True
+
+    def build(*arguments: Any, **more: Any) -> Any:
+        add_sidecar(failed, "1.a", "s@x", "a@y", "late@y")
+        return real(*arguments, **more)
+
+    real = dsn.build
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "drop":
+        words = ["drop"]
+    monkeypatch.setattr(queue_changes, "confirmed", confirmed)
+    monkeypatch.setattr(dsn, "build", build)
+    assert main([*words, "--failed", "--all", str(path)]) == 111
+    assert "it has changed since it was looked at" in capsys.readouterr().err
+    assert names(failed / "new") == ["1.a"]
+    assert sidecar(failed, "1.a")["recipients"] == ["a@y", "late@y"]
 
 
 def test_a_hangup_that_is_ignored_stays_so(
@@ -139,3 +211,64 @@ def test_a_hangup_that_is_ignored_stays_so(
     finally:
         signal.signal(signal.SIGHUP, before)
     assert names(path / "new") == []
+
+
+# Holds of messages that are gone
+
+
+def held(path: Path) -> set[str]:
+    """Return the names on hold."""
+    content = json.loads((path / ".maildirqmtp-state.json").read_text())
+    return set(content.get("held", {}))
+
+
+@pytest.mark.parametrize("command", ["hold", "bounce"])
+def test_messages_that_are_gone_do_not_count_as_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """rm, or a mail reader; after 5,000 of them nothing could be held or bounced any more."""
+    monkeypatch.setattr(holds, "MOST", 2)
+    for name in ("1.\udce4", "2.b"):
+        add_message(path, os.fsencode(name))
+    assert main(["hold", "--all", str(path)]) == 0
+    (path / "new" / "1.\udce4").unlink()
+    (path / "new" / "2.b").unlink()
+    add_message(path, "3.c")
+    told = make_maildir(path.parent / "told")
+    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+    if command == "hold":
+        words = ["hold"]
+    assert main([*words, "--all", str(path)]) == 0
+    assert held(path) == ({"3.c"} if command == "hold" else set())
+
+
+def test_messages_that_a_mail_reader_has_moved_stay_on_hold(path: Path) -> None:
+    """And those that it has numbered: the daemon must not send them."""
+    for name in ("1.a", "2.b", "3.c", "4.d"):
+        add_message(path, name)
+    assert main(["hold", str(path), "1.a", "2.b", "3.c"]) == 0
+    (path / "new" / "1.a").rename(path / "cur" / "1.a,S=9:2,S")
+    (path / "new" / "2.b").rename(path / "new" / "2.b,U=7")
+    assert main(["hold", str(path), "4.d"]) == 0
+    assert held(path) == {"1.a", "2.b", "3.c", "4.d"}
+
+
+def test_a_hold_goes_only_after_its_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may bring the message back, and its sender may know that it was not sent."""
+    for name in ("1.a", "2.b"):
+        add_message(path, name)
+    assert main(["hold", str(path), "1.a"]) == 0
+    (path / "new" / "1.a").unlink()
+    system = FileSystem(monkeypatch, path)
+    assert main(["hold", str(path), "2.b"]) == 0
+    renamed = system.calls.index(next(c for c in system.calls if c.startswith("rename")))
+    assert {"fsync new", "fsync cur"} <= set(system.calls[:renamed])
+
+
+def test_a_key_that_is_no_name_is_left_alone(path: Path) -> None:
+    """The maildir's owner may have written it; it is no traceback."""
+    content = {"version": 1, "held": {"\ud800": 1, "1.gone": 1}}
+    (path / ".maildirqmtp-state.json").write_text(json.dumps(content))
+    add_message(path, "2.b")
+    assert main(["hold", str(path), "2.b"]) == 0
+    assert held(path) == {"\ud800", "2.b"}

@@ -239,6 +239,26 @@ def test_nothing_is_removed_while_another_process_has_it(bench: Bench) -> None:
     assert names(bench.failed / "new") == []
 
 
+def test_a_lock_whose_holder_lets_go_at_that_moment_is_no_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log would say that the maildir is locked by another, and name nobody."""
+    bench.begin(keep_sent_s=None)
+    lock = Maildir.lock
+    with Maildir(os.fsencode(bench.failed)) as other:
+        other.lock()
+
+        def then_free(maildir: Maildir) -> None:
+            try:
+                lock(maildir)
+            finally:
+                other.unlock()
+
+        monkeypatch.setattr(Maildir, "lock", then_free)
+        bench.look(91)
+    assert bench.lines == []
+
+
 def test_a_lock_that_can_never_be_had_is_said(bench: Bench) -> None:
     """What has failed would stay for ever."""
     (bench.failed / ".maildirqmtp-lock").mkdir()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.maildir import writing
+from maildirqmtp.mail.sidecar import Sidecar
+from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
@@ -216,3 +217,70 @@ def test_a_target_that_is_never_the_same_is_given_up(
     monkeypatch.setattr(writing, "adopt", real)
     case.settler.finish()
     assert names(sent / "new") == ["1.a"]
+
+
+# Others of its recipients have failed before
+
+
+def _open_in_reader(case: SettlerCase) -> None:
+    os.rename(case.failed / "new" / "1.a", case.failed / "cur" / "1.a:2,S")
+
+
+def _fail_twice(case: SettlerCase, meanwhile: Callable[[], object]) -> None:
+    """Have the server refuse a recipient, and the other one after something else has happened."""
+    case.settle(case.add("1.a", "a@y", "b@y", "c@y"), "Dno", "Zlater", "Kok")
+    case.settler.finish()
+    meanwhile()
+    case.settle(case.load(), "Dno")
+    case.settler.finish()
+    assert case.new == []
+
+
+def test_one_that_a_mail_reader_has_opened_keeps_its_own_sidecar(case: SettlerCase) -> None:
+    """Two files with one sidecar: resent, the second has none, and who has the mail gets it."""
+    _fail_twice(case, lambda: _open_in_reader(case))
+    assert names(case.failed / "cur") == ["1.a:2,S"]
+    assert sidecar(case.failed, "1.a")["recipients"] == ["a@y"]
+    assert names(case.failed / "new") == ["1.a.1"]
+    assert sidecar(case.failed, "1.a.1")["recipients"] == ["b@y"]
+
+
+def test_one_that_a_mail_reader_opens_at_that_moment_is_there_once(
+    case: SettlerCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In cur/, for both recipients; linked into new/ as well, it would be sent twice."""
+    real = sidecars.write
+
+    def write(to: Maildir, name: bytes, content: Sidecar) -> None:
+        real(to, name, content)
+        if to.path == os.fsencode(case.failed) and names(case.failed / "new"):
+            _open_in_reader(case)
+
+    monkeypatch.setattr(sidecars, "write", write)
+    _fail_twice(case, lambda: None)
+    assert (names(case.failed / "new"), names(case.failed / "cur")) == ([], ["1.a:2,S"])
+    assert sidecar(case.failed, "1.a")["recipients"] == ["a@y", "b@y"]
+
+
+def test_one_that_is_resent_at_that_moment_comes_back(
+    case: SettlerCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sidecar alone would be an orphan, and the second recipient forgotten."""
+    real = sidecars.write
+
+    def write(to: Maildir, name: bytes, content: Sidecar) -> None:
+        real(to, name, content)
+        if to.path == os.fsencode(case.failed):
+            (case.failed / "new" / "1.a").unlink(missing_ok=True)
+
+    monkeypatch.setattr(sidecars, "write", write)
+    _fail_twice(case, lambda: None)
+    assert names(case.failed / "new") == ["1.a"]
+    assert "b@y" in sidecar(case.failed, "1.a")["recipients"]
+
+
+def test_an_orphan_of_that_name_says_nothing_of_who_failed_now(case: SettlerCase) -> None:
+    """A resend was killed before it removed the sidecar: they would get the mail once more."""
+    _fail_twice(case, lambda: (case.failed / "new" / "1.a").unlink())
+    assert names(case.failed / "new") == ["1.a"]
+    assert sidecar(case.failed, "1.a")["recipients"] == ["b@y"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import requeue, sidecars
 from maildirqmtp.maildir.files import Folder, Identity, identity_of
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.requeue import Seen
 from tests.fakes import FileSystem
 from tests.helpers import add_message, add_sidecar, make_maildir, names, sidecar
 
@@ -24,6 +26,12 @@ def known(maildir: Maildir, name: bytes, folder: Folder | None = None) -> Identi
     """Return what a file is known by."""
     where = maildir.new if folder is None else folder
     return identity_of(os.stat(name, dir_fd=where.fd, follow_symlinks=False))
+
+
+def seen(maildir: Maildir, name: bytes, folder: Folder | None = None) -> Seen:
+    """Return a message as whoever looks at it now sees it."""
+    where = maildir.new if folder is None else folder
+    return Seen(where, name, known(maildir, name, where), sidecars.identity(maildir, name))
 
 
 @pytest.fixture
@@ -46,8 +54,7 @@ def test_what_is_dropped_goes_with_its_sidecar(path: Path, maildir: Maildir) -> 
         add_message(path, name)
         add_sidecar(path, name, "s@x", "a@y")
     maildir.find_envelopes()
-    chosen = [(maildir.new, b"1.a", known(maildir, b"1.a"))]
-    assert requeue.drop(maildir, chosen) == [None]
+    assert requeue.drop(maildir, [seen(maildir, b"1.a")]) == [None]
     assert names(path / "new") == ["2.b"]
     assert names(path / "envelope") == ["2.b.json"]
 
@@ -55,9 +62,9 @@ def test_what_is_dropped_goes_with_its_sidecar(path: Path, maildir: Maildir) -> 
 def test_another_file_of_that_name_is_not_dropped(path: Path, maildir: Maildir) -> None:
     """It came after somebody had looked, and nobody has seen it."""
     add_message(path, "1.a")
-    before = known(maildir, b"1.a")
+    before = seen(maildir, b"1.a")
     add_message(path, "1.a", b"another, and longer\n")
-    (why,) = requeue.drop(maildir, [(maildir.new, b"1.a", before)])
+    (why,) = requeue.drop(maildir, [before])
     assert why is not None
     assert "changed" in why
     assert names(path / "new") == ["1.a"]
@@ -66,9 +73,9 @@ def test_another_file_of_that_name_is_not_dropped(path: Path, maildir: Maildir) 
 def test_what_is_gone_already_is_told(path: Path, maildir: Maildir) -> None:
     """It may have been sent: who drops it must not believe that it was not."""
     add_message(path, "1.a")
-    before = known(maildir, b"1.a")
+    before = seen(maildir, b"1.a")
     (path / "new" / "1.a").unlink()
-    (why,) = requeue.drop(maildir, [(maildir.new, b"1.a", before)])
+    (why,) = requeue.drop(maildir, [before])
     assert why is not None
     assert "it was sent" in why
 
@@ -80,16 +87,16 @@ def test_the_removal_is_durable_before_the_sidecar_goes(
     add_message(path, "1.a")
     add_sidecar(path, "1.a", "s@x", "a@y")
     maildir.find_envelopes()
-    seen: list[tuple[list[str], list[str]]] = []
+    listed: list[tuple[list[str], list[str]]] = []
     fsync = os.fsync
 
     def noting(fd: int) -> None:
-        seen.append((names(path / "new"), names(path / "envelope")))
+        listed.append((names(path / "new"), names(path / "envelope")))
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", noting)
-    requeue.drop(maildir, [(maildir.new, b"1.a", known(maildir, b"1.a"))])
-    assert seen == [([], ["1.a.json"])]
+    requeue.drop(maildir, [seen(maildir, b"1.a")])
+    assert listed == [([], ["1.a.json"])]
 
 
 def test_a_sidecar_that_was_put_there_since_stays(
@@ -107,7 +114,7 @@ def test_a_sidecar_that_was_put_there_since_stays(
         sync(folder)
 
     monkeypatch.setattr(Folder, "sync", meanwhile)
-    assert requeue.drop(maildir, [(maildir.new, b"1.a", known(maildir, b"1.a"))]) == [None]
+    assert requeue.drop(maildir, [seen(maildir, b"1.a")]) == [None]
     assert (path / "envelope" / "1.a.json").read_text() == '{"version": 1}'
 
 
@@ -116,10 +123,10 @@ def test_a_sidecar_that_was_put_there_since_stays(
 
 def test_a_failed_message_waits_again(path: Path, maildir: Maildir, failed: Maildir) -> None:
     """Under a name of its own, with its text and its age."""
-    before = known(failed, b"1.a")
-    name = requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
+    before = seen(failed, b"1.a")
+    name = requeue.requeue(failed, maildir, before, CONTENT)
     assert names(path / "new") == [name.decode()]
-    assert known(maildir, name) == before
+    assert known(maildir, name) == before.identity
     assert (path / "new" / name.decode()).read_bytes().endswith(b"refused\n")
     assert sidecar(path, name.decode())["recipients"] == ["a@y"]
     assert names(path / ".Failed" / "new") == names(path / ".Failed" / "envelope") == []
@@ -131,7 +138,7 @@ def test_it_is_durable_in_the_queue_before_its_sidecar_goes(
 ) -> None:
     """Else a power cut leaves it in the failed maildir without what it says, or in neither."""
     system = FileSystem(monkeypatch, path)
-    requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), None)
+    requeue.requeue(failed, maildir, seen(failed, b"1.a"), None)
     (moved,) = system.of("rename")
     rest = system.calls[system.calls.index(moved) + 1 :]
     assert rest == ["fsync new", "fsync .Failed/new", "unlink .Failed/envelope/1.a.json"]
@@ -143,7 +150,7 @@ def test_what_still_waits_of_the_same_message_is_left_alone(
     """Others of its recipients were deferred: both files are one, and each keeps its envelope."""
     os.link(path / ".Failed" / "new" / "1.a", path / "new" / "1.a")
     add_sidecar(path, "1.a", "s@x", "later@y")
-    name = requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), CONTENT)
+    name = requeue.requeue(failed, maildir, seen(failed, b"1.a"), CONTENT)
     assert names(path / "new") == sorted(["1.a", name.decode()])
     assert sidecar(path, "1.a")["recipients"] == ["later@y"]
     assert sidecar(path, name.decode())["recipients"] == ["a@y"]
@@ -154,24 +161,24 @@ def test_its_sidecar_is_there_before_it(
     path: Path, maildir: Maildir, failed: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon that sees the message first would send it to whom its trace lines name."""
-    seen: list[list[str]] = []
+    listed: list[list[str]] = []
     rename = os.rename
 
     def noting(source: bytes, target: bytes, **fds: int) -> None:
-        seen.append(names(path / "envelope"))
+        listed.append(names(path / "envelope"))
         rename(source, target, **fds)
 
     monkeypatch.setattr(os, "rename", noting)
-    name = requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), CONTENT)
-    assert seen[-1] == [f"{name.decode()}.json"]
+    name = requeue.requeue(failed, maildir, seen(failed, b"1.a"), CONTENT)
+    assert listed[-1] == [f"{name.decode()}.json"]
 
 
 def test_one_that_was_replaced_is_not_sent(path: Path, maildir: Maildir, failed: Maildir) -> None:
     """Another text would go to these recipients."""
-    before = known(failed, b"1.a")
+    before = seen(failed, b"1.a")
     add_message(path / ".Failed", "1.a", b"another, and longer\n")
     with pytest.raises(FileChangedError):
-        requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
+        requeue.requeue(failed, maildir, before, CONTENT)
     assert names(path / "new") == []
     assert names(path / ".Failed" / "new") == ["1.a"]
     assert not (path / "envelope").exists()
@@ -186,7 +193,7 @@ def test_where_it_cannot_be_moved_it_stays_as_it_was(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     sidecars.write(maildir, b"other", CONTENT)
-    before = known(failed, b"1.a")
+    before = seen(failed, b"1.a")
     write = sidecars.write
 
     def then_full(*args: object) -> None:
@@ -195,10 +202,10 @@ def test_where_it_cannot_be_moved_it_stays_as_it_was(
 
     monkeypatch.setattr(sidecars, "write", then_full)
     with pytest.raises(LocalError, match=r"cannot move .*No space left"):
-        requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
+        requeue.requeue(failed, maildir, before, CONTENT)
     assert names(path / "envelope") == ["other.json"]
     assert names(path / ".Failed" / "envelope") == ["1.a.json"]
-    assert known(failed, b"1.a") == before
+    assert seen(failed, b"1.a") == before
 
 
 def test_on_another_file_system_it_is_copied(
@@ -219,13 +226,13 @@ def test_on_another_file_system_it_is_copied(
 
     monkeypatch.setattr(os, "rename", far_rename)
     monkeypatch.setattr(os, "link", far_link)
-    before = known(failed, b"1.a")
+    before = seen(failed, b"1.a")
     system = FileSystem(monkeypatch, path)
-    name = requeue.requeue(failed, maildir, failed.new, b"1.a", before, CONTENT)
+    name = requeue.requeue(failed, maildir, before, CONTENT)
     gone = system.calls.index("unlink .Failed/new/1.a")
     assert system.calls[gone - 1] == "fsync new"
     assert system.calls[gone + 1 : gone + 3] == ["fsync new", "fsync .Failed/new"]
-    assert known(maildir, name)[2:] == before[2:]
+    assert known(maildir, name)[2:] == before.identity[2:]
     assert (path / "new" / name.decode()).read_bytes().endswith(b"refused\n")
     assert names(path / ".Failed" / "new") == names(path / ".Failed" / "envelope") == []
 
@@ -235,8 +242,8 @@ def test_a_message_flagged_by_a_mail_reader_goes_to_new(
 ) -> None:
     """Somebody has looked at it; in cur/ of the queue it would wait for ever."""
     os.rename(path / ".Failed" / "new" / "1.a", path / ".Failed" / "cur" / "1.a:2,S")
-    before = known(failed, b"1.a:2,S", failed.cur)
-    name = requeue.requeue(failed, maildir, failed.cur, b"1.a:2,S", before, CONTENT)
+    before = seen(failed, b"1.a:2,S", failed.cur)
+    name = requeue.requeue(failed, maildir, before, CONTENT)
     assert names(path / "new") == [name.decode()]
     assert b":" not in name
     assert names(path / ".Failed" / "cur") == names(path / ".Failed" / "envelope") == []
@@ -247,7 +254,7 @@ def test_without_a_sidecar_it_goes_without_one(
 ) -> None:
     """Its trace lines say whom it is for."""
     (path / ".Failed" / "envelope" / "1.a.json").unlink()
-    requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), None)
+    requeue.requeue(failed, maildir, seen(failed, b"1.a"), None)
     assert len(names(path / "new")) == 1
     assert not (path / "envelope").exists()
 
@@ -258,8 +265,88 @@ def test_a_queue_that_was_moved_meanwhile_gets_nothing(
     """No forwarder would find the message there, and it would be a failed one no more."""
     path.rename(tmp_path / "moved")
     with pytest.raises(LocalError, match="was renamed, replaced or mounted over"):
-        requeue.requeue(failed, maildir, failed.new, b"1.a", known(failed, b"1.a"), CONTENT)
+        requeue.requeue(failed, maildir, seen(failed, b"1.a"), CONTENT)
     moved = tmp_path / "moved"
     assert names(moved / "new") == names(moved / "envelope") == []
     assert names(moved / ".Failed" / "new") == ["1.a"]
     assert names(moved / ".Failed" / "envelope") == ["1.a.json"]
+
+
+# Another of its recipients fails meanwhile
+
+
+def fail_another(path: Path) -> None:
+    """Do what a forwarder does that finds the message in the failed maildir."""
+    add_sidecar(path / ".Failed", "1.a", "s@x", "a@y", "late@y")
+
+
+def test_a_failed_message_that_is_dropped_keeps_who_failed_since(
+    path: Path, failed: Maildir
+) -> None:
+    """While the question waits, or a mailer: nobody would ever read that they failed."""
+    before = seen(failed, b"1.a")
+    fail_another(path)
+    (why,) = requeue.drop(failed, [before])
+    assert why is not None
+    assert "changed" in why
+    assert names(path / ".Failed" / "new") == ["1.a"]
+    assert sidecar(path / ".Failed", "1.a")["recipients"] == ["a@y", "late@y"]
+
+
+def test_a_failed_message_that_is_resent_keeps_who_failed_before(
+    path: Path, maildir: Maildir, failed: Maildir
+) -> None:
+    """Between the look at it and its turn: its envelope says nothing of them."""
+    before = seen(failed, b"1.a")
+    fail_another(path)
+    with pytest.raises(FileChangedError, match="has changed"):
+        requeue.requeue(failed, maildir, before, CONTENT)
+    assert names(path / "new") == []
+    assert names(path / ".Failed" / "new") == ["1.a"]
+    assert sidecar(path / ".Failed", "1.a")["recipients"] == ["a@y", "late@y"]
+
+
+def test_a_failed_message_that_is_resent_keeps_who_fails_during_the_fsyncs(
+    path: Path, maildir: Maildir, failed: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never appears in the queue: a daemon would send it to those that it still lists here."""
+    system = FileSystem(monkeypatch, path)
+    write = sidecars.write
+
+    def then_fail(*arguments: object) -> None:
+        write(*arguments)  # type: ignore[arg-type]
+        fail_another(path)
+
+    monkeypatch.setattr(sidecars, "write", then_fail)
+    with pytest.raises(FileChangedError, match="has changed"):
+        requeue.requeue(failed, maildir, seen(failed, b"1.a"), CONTENT)
+    assert [call for call in system.of("rename") if "-> new" in call] == []
+    assert names(path / "envelope") == []
+    assert names(path / ".Failed" / "new") == ["1.a"]
+
+
+@pytest.mark.parametrize("folder", ["new", "cur"])
+def test_a_failed_message_that_is_resent_keeps_who_fails_at_that_moment(
+    path: Path, maildir: Maildir, failed: Maildir, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """It is put back, durably, before it goes from the queue, and there before its sidecar."""
+    name = "1.a" if folder == "new" else "1.a:2,S"
+    os.rename(path / ".Failed" / "new" / "1.a", path / ".Failed" / folder / name)
+    before = seen(failed, os.fsencode(name), failed.new if folder == "new" else failed.cur)
+    rename = os.rename
+
+    def then_fail(source: bytes, target: bytes, **fds: int) -> None:
+        rename(source, target, **fds)
+        if source == before.name:
+            fail_another(path)
+
+    monkeypatch.setattr(os, "rename", then_fail)
+    system = FileSystem(monkeypatch, path)
+    with pytest.raises(FileChangedError, match="has changed"):
+        requeue.requeue(failed, maildir, before, CONTENT)
+    assert names(path / "new") == names(path / "envelope") == names(path / ".Failed" / "cur") == []
+    assert names(path / ".Failed" / "new") == ["1.a"]
+    assert sidecar(path / ".Failed", "1.a")["recipients"] == ["a@y", "late@y"]
+    back = next(n for n, call in enumerate(system.calls) if "-> .Failed/new/1.a" in call)
+    after = [re.sub(r"/[0-9].*", "", call) for call in system.calls[back + 2 :]]
+    assert after == ["fsync .Failed/new", "unlink new", "fsync new", "unlink envelope"]

@@ -15,7 +15,7 @@ from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
-from tests.helpers import make_maildir, names, open_descriptors
+from tests.helpers import add_message, add_sidecar, make_maildir, names, open_descriptors
 
 CONTENT = Sidecar(b"s@x", (b"a@y", b"b@y"))
 
@@ -388,6 +388,25 @@ def test_a_name_that_is_taken_gets_a_number(
         writing.adopt(target, message, b"1.a")
     assert (new / "1.a").read_bytes() == b"somebody else's"
     assert names(tmp_path / "to" / "tmp") == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("cur", "1.a:2,S"), ("new", "1.a,U=7"), ("cur", "1.a,S=5,U=7:2,")]
+)
+def test_a_name_whose_sidecar_a_mail_reader_has_moved_is_taken(
+    tmp_path: Path, target: Maildir, message: Message, folder: str, name: str
+) -> None:
+    """Else two files have one sidecar, and the one without it is sent to whom its header names."""
+    add_message(tmp_path / "to", name, folder=folder)
+    add_sidecar(tmp_path / "to", "1.a", "s@x", "a@y")
+    assert writing.free_name(target, message) == b"1.a.1"
+
+
+def test_a_name_of_an_orphan_is_free(tmp_path: Path, target: Maildir, message: Message) -> None:
+    """Else each try on a full disk would leave one more sidecar."""
+    add_message(tmp_path / "to", "1.ab:2,S", folder="cur")
+    add_sidecar(tmp_path / "to", "1.a", "s@x", "a@y")
+    assert writing.free_name(target, message) == b"1.a"
 
 
 def test_after_a_crash_the_second_go_takes_the_same_name(
