@@ -22,16 +22,18 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
+from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.health import Health, RouteHealth, is_live
 from maildirqmtp.daemon.http_pages import HttpPages
 from maildirqmtp.daemon.log_lines import log_line
 from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.route_names import full_name, watched
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.daemon.watcher import Watcher
-from maildirqmtp.daemon.worker import Worker, boot_clock
+from maildirqmtp.daemon.worker import Worker
 from maildirqmtp.descriptor_limit import raise_limit, threads_reason
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
@@ -82,22 +84,6 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
             return service.run()
     finally:
         wake.close()
-
-
-def _watched(route: Route) -> str:
-    """Return the log line that names what a route watches, and where its mail goes."""
-    folders = "new and cur" if route.include_cur else "new"
-    prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
-    shard = f", shard {route.shard}" if route.shard else ""
-    servers = ", else ".join([str(server) for server in route.servers])
-    return (
-        f"watching {folders} of {printable(route.maildir)}{shard}{prefix}; mail goes to {servers}"
-    )
-
-
-def _full_name(route: Route) -> str:
-    parts = [printable(route.maildir), printable(route.prefix), f"{route.shard or ''}"]
-    return " ".join([part for part in parts if part])
 
 
 class _Runner:
@@ -247,7 +233,7 @@ class Supervisor:
             self._not_started(worker.report, threads_reason(error))
             return False
         self._runners[key] = runner
-        worker.report.note(_watched(route))
+        worker.report.note(watched(route))
         return True
 
     def _not_started(self, report: Report, why: str) -> None:
@@ -263,7 +249,7 @@ class Supervisor:
 
     def _line(self, route: Route | None) -> Callable[[str, int, str], str]:
         """Return the function that makes the log lines of a route; None is the process itself."""
-        names = (self._name(route), _full_name(route)) if route is not None else ("", "")
+        names = (self._name(route), full_name(route)) if route is not None else ("", "")
         return log_line(self._config.log_format, *names)
 
     def _new_report(self, route: Route | None) -> Report:
@@ -382,12 +368,12 @@ class Supervisor:
         now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
         found = [
             RouteHealth(
-                _full_name(runner.worker.route),
+                full_name(runner.worker.route),
                 runner.done or now <= runner.worker.watchdog_deadline,
                 "ending" if runner.stopping else runner.worker.snapshot.state,
             )
             for runner in runners.values()
         ]
         waits = [route for key, route in wanted.items() if key not in runners]
-        found += [RouteHealth(_full_name(route), True, "not started") for route in waits]
+        found += [RouteHealth(full_name(route), True, "not started") for route in waits]
         return Health(found, self._stop_by is not None)

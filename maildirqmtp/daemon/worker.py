@@ -17,12 +17,13 @@ from contextlib import ExitStack
 from random import random as system_random
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.chores import Chores
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.route_slots import SlotsByServer
 from maildirqmtp.daemon.schedule import Backoff
 from maildirqmtp.daemon.slots import ServerSlots
-from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
+from maildirqmtp.daemon.snapshot import Snapshot, waiters
 from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
@@ -47,11 +48,6 @@ PUBLISH_S = 1.0
 _PUBLISH_SHARE = 0.02
 #: Messages that a snapshot lists.
 MOST_SHOWN = 10_000
-
-
-def boot_clock() -> float:
-    """Return monotonic seconds that go on while the machine sleeps, as laptops do."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Worker:
@@ -384,12 +380,7 @@ class Worker:
             stop_reason=self._forwarder.stop_reason
             if self._forwarder is not None
             else self._complaint,
-            waiters=tuple(
-                WaitingMessage(
-                    w.name, w.tries, w.reason, 0.0 if w.due is None else now_s + w.due - now
-                )
-                for w in shown
-            ),
+            waiters=waiters(shown, now_s - now),
         )
         self._on_publish(self.snapshot)
         self._publish_every_s = max(PUBLISH_S, (self._clock() - now) / _PUBLISH_SHARE)

@@ -395,6 +395,6 @@ class Forwarder:
 
     def _take_bounces(self) -> None:
         """Have the bounces sent that settling has put into the maildir."""
-        bounces = self._settler.take_bounces()
+        bounces = self._settler.bounces.take()
         self._total += len(bounces)
         self.queue.add(bounces)

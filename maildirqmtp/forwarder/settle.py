@@ -24,9 +24,10 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.settled_bounces import SettledBounces
 from maildirqmtp.forwarder.targets import TargetMaildirs
 from maildirqmtp.maildir import sidecars, small
-from maildirqmtp.maildir.files import Folder, Message
+from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 from maildirqmtp.text import printable
@@ -34,7 +35,6 @@ from maildirqmtp.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.small_messages import SmallBatch
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
@@ -70,11 +70,8 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._state = state
-        self._stop = stop
         self.attempts = AttemptNotes(state)
-        self._bouncer: Bouncer | None = None
-        self._no_bounces = ""
-        self._bounces: list[tuple[Folder, bytes]] = []
+        self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
@@ -231,9 +228,9 @@ class Settler:
         failures, owed, reason = self._outcomes(queued)
         if len(owed) == len(queued.recipients):
             return Kept(reason)  # nothing to be done to the files
-        refusal = self._refusal(queued) if failures else ""
+        refusal = self.bounces.refusal(queued) if failures else ""
         if failures and refusal == "":
-            no_bounce_yet = self._bounce(queued, failures)
+            no_bounce_yet = self.bounces.bounce(queued, failures, self.host)
             if no_bounce_yet:
                 reason = reason or failures[no_bounce_yet[0]][1:]
             owed = sorted([*owed, *no_bounce_yet])
@@ -286,45 +283,6 @@ class Settler:
         age_s = now_s - message.mtime_s
         lifetime_s = self._route.lifetime_s
         return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)
-
-    def _refusal(self, queued: QueuedMessage) -> str | None:
-        """Return why no bounce is sent; empty if one is sent, None if none is wanted."""
-        if not self._route.bounce:
-            return None
-        if self._bouncer is None:
-            from maildirqmtp.forwarder.bounces import Bouncer
-
-            self._bouncer = Bouncer(
-                self._maildir, self._route, self._report, self._wall_clock, stop=self._stop
-            )
-        return self._bouncer.refusal(queued)
-
-    def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:
-        """Bounce to the sender; return the recipients that are still owed the message."""
-        assert self._bouncer is not None
-        try:
-            earlier = self.attempts.earlier(queued)
-            bounce = self._bouncer.bounce(queued, failures, self.host, earlier)
-        except LocalError as error:
-            if str(error) != self._no_bounces:
-                self._no_bounces = str(error)
-                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
-            for index, text in failures.items():
-                self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
-            first, text = next(iter(failures.items()))
-            self.attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
-            return list(failures)
-        self._no_bounces = ""
-        if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
-            self._bounces.append((self._maildir.new, bounce))
-        for index, text in failures.items():
-            self._report.bounced(queued, index, text[1:])
-        return []
-
-    def take_bounces(self) -> list[tuple[Folder, bytes]]:
-        """Return the bounces that settling has put into the maildir since the last call."""
-        bounces, self._bounces = self._bounces, []
-        return bounces
 
     def _fail(self, queued: QueuedMessage, failures: dict[int, str], remark: str) -> None:
         """Put the message into the failed maildir, for these recipients."""

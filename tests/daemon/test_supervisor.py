@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.daemon import supervisor as supervisor_module
+from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.supervisor import Supervisor
-from maildirqmtp.daemon.worker import boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
