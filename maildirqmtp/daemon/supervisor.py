@@ -37,8 +37,8 @@ from maildirqmtp.daemon.worker import Worker
 from maildirqmtp.descriptor_limit import raise_limit, threads_reason
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
-from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers
 from maildirqmtp.transport.wakeup import Wakeup

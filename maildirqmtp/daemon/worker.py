@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.daemon.queue_entry import QueueEntry
-    from maildirqmtp.daemon.reservations import MaildirLocks
+    from maildirqmtp.daemon.reservations import MaildirLocks, StuckMessages
     from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
@@ -93,6 +93,7 @@ class Worker:
         self._interrupt = threading.Event()
         self._all_now = False
         self._complaint = ""
+        self._left_stuck = False
         self._answered_s = 0.0
         self._own_deadline = clock() + SLACK_S
         self._published_at = 0.0
@@ -137,7 +138,7 @@ class Worker:
     @property
     def stuck(self) -> bool:
         """True if messages that the server has accepted cannot be removed here."""
-        return self.snapshot.state == "stuck"
+        return self._left_stuck or self.snapshot.state == "stuck"
 
     # The thread
 
@@ -198,7 +199,10 @@ class Worker:
             stack.callback(forwarder.close)
             self._forwarder = forwarder
             stack.callback(self._no_forwarder)
-            stack.callback(forwarder.finish)
+            stack.callback(self._finish, forwarder, shared.stuck)
+            if left := shared.stuck.take():
+                self._left_stuck = False
+                forwarder.take_over(left)
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
@@ -217,6 +221,11 @@ class Worker:
                 self._own_deadline = self._clock() + self._chores.may_take_s
                 self._chores.tick(forwarder)
                 self._step(forwarder, queue)
+
+    def _finish(self, forwarder: Forwarder, stuck: StuckMessages) -> None:
+        if left := forwarder.finish():
+            self._left_stuck = True
+            stuck.put(left)
 
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
         assert self._slots is not None

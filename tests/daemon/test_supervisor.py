@@ -21,9 +21,9 @@ from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.supervisor import Supervisor
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
