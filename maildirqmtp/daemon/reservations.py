@@ -120,6 +120,14 @@ class MaildirLocks:
         # What the server has taken must not be sent again by the next route, however much later.
         self._stuck: dict[_Key, StuckMessages] = {}
 
+    def save_states(self) -> list[str]:
+        """Write the state files of all maildirs in use; return why one could not be. Any thread."""
+        with self._lock:  # so that no route closes the directory meanwhile
+            states = [shared.state for _, _, shared in self._held.values()]
+            for state in states:
+                state.save()
+            return [fault for state in states if (fault := state.take_fault()) is not None]
+
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
         """Keep other processes away from a maildir; yield what its routes share.

@@ -56,6 +56,8 @@ _STOP_SLACK_S = 5.0
 #: Seconds that routes get when they are told to stop at once: a command that does not exit by
 #: itself is ended in four, and then the route reports what is in doubt.
 _HURRY_S = 5.0
+#: Seconds that the state files of routes that are not waited for may take to be written.
+_SAVE_S = 2.0
 #: Seconds until another attempt at a route that could not be started, and at orphans that could
 #: not be reaped.
 _AGAIN_S = 60.0
@@ -174,12 +176,28 @@ class Supervisor:
                 runner.worker.report.problem(
                     "did not end in time; what it had sent and was not answered is in doubt"
                 )
+        self._save_states()
         self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)
         self._pages.stop()
         self._notifier.close()
         return self._code
+
+    def _save_states(self) -> None:
+        """Write what routes that are not waited for know: where their messages are in doubt, ..."""
+
+        def save() -> None:
+            for fault in self._locks.save_states():
+                self._report.note(fault)
+
+        # In a thread, since a file system may hang: with it, the route that is not waited for.
+        thread = threading.Thread(target=save, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had
+            return
+        thread.join(_SAVE_S)
 
     def _is_over(self) -> bool:
         if self._stop_by is None:

@@ -24,10 +24,11 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.stop import STOP_S
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
-from tests.helpers import closed_port, probe, wait_until
+from tests.helpers import closed_port, make_maildir, probe, wait_until
 
 
 class FakeWorker:
@@ -462,6 +463,33 @@ def test_a_second_term_does_not_wait_for_who_cannot_stop(
     assert run.ended() == 111
     assert run.worker("a").running
     run.worker("a").end()
+
+
+def test_what_a_route_knows_that_is_not_waited_for_is_written(run: Run, tmp_path: Path) -> None:
+    """A message in doubt at one server would go to another one after a restart."""
+    path = make_maildir(tmp_path / "M")
+    run.start(config(route("a")))
+    run.worker("a").slow = run.worker("a").connecting = True
+    with Maildir(os.fsencode(path)) as maildir, run.service._locks.hold(maildir) as shared:
+        shared.state.note_in_doubt(b"1.a", "mx1.example.org")
+        assert run.stop() == 0
+        assert '"mx1.example.org"' in (path / ".maildirqmtp-state.json").read_text()
+    run.worker("a").end()
+
+
+def test_a_state_that_cannot_be_written_on_the_way_out_is_told(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would know why the other server has the message as well."""
+    path = make_maildir(tmp_path / "M")
+    run.start(config(route("a"), verbosity=1))
+    run.worker("a").slow = run.worker("a").connecting = True
+    with Maildir(os.fsencode(path)) as maildir, run.service._locks.hold(maildir) as shared:
+        shared.state.note_in_doubt(b"1.a", "mx1.example.org")
+        (path / ".maildirqmtp-state.json").mkdir()
+        run.stop()
+    run.worker("a").end()
+    assert "cannot write" in capfd.readouterr().err
 
 
 def test_who_is_only_connecting_is_not_waited_for(
