@@ -287,6 +287,7 @@ class State:
                 data = self._encoded(held)
                 files.replace(self._root, self._name, data, durable=bool(self._warned or held))
         except LocalError as error:
+            self._change()  # it is tried again
             self._tell(str(error))
             return False
         return True
