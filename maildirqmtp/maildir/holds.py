@@ -56,6 +56,7 @@ class Holds:
         self._name = name
         self._max_bytes = max_bytes
         self._seen: Identity | None = None
+        self._raw: dict[str, Any] = {}
         self._held: dict[str, str] = {}
 
     def now(self) -> Mapping[str, str]:
@@ -67,35 +68,39 @@ class Holds:
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
         except FileNotFoundError:
-            self._seen, self._held = None, {}
+            self._seen, self._raw, self._held = None, {}, {}
             return self._held
         except OSError:
             return self._held
         if identity_of(status) != self._seen:
             try:
                 data, self._seen = files.load_known(self._root, self._name, self._max_bytes)
-                held = _held_of(_loaded(data))
-                self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
+                self._take(_held_of(_loaded(data)))
             except (OSError, ValueError, RecursionError) as error:
                 if isinstance(error, PermissionError):
                     raise local_error("read", self._root.join(self._name), error) from error
                 return self._held
         return self._held
 
+    def _take(self, held: dict[str, Any]) -> None:
+        self._raw = held
+        self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
+
     def content(self) -> dict[str, Any]:
-        """Return `held` as it is in the file now; empty if the file is missing or unusable.
+        """Return `held` as it is in the file now, or was last, if the file is unusable now.
 
         Raises `LocalError` if it cannot be read for a reason that may pass, or by this user: to
         replace the file then would release the messages.
         """
         try:
-            return _held_of(_loaded(files.load(self._root, self._name, self._max_bytes)))
-        except (ValueError, RecursionError):
-            return {}
-        except OSError as error:
-            if error.errno in _PASSING or isinstance(error, PermissionError):
+            self._take(_held_of(_loaded(files.load(self._root, self._name, self._max_bytes))))
+        except FileNotFoundError:
+            self._take({})
+        except (OSError, ValueError, RecursionError) as error:
+            passing = isinstance(error, OSError) and error.errno in _PASSING
+            if passing or isinstance(error, PermissionError):
                 raise local_error("read", self._root.join(self._name), error) from error
-            return {}
+        return self._raw
 
 
 def _loaded(data: bytes) -> Any:

@@ -109,6 +109,40 @@ def test_a_file_that_becomes_unreadable_releases_nothing(
     assert running.held().keys() == {"1.a"}
 
 
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("content", ["{", '{"version": 1, "held": []}', "[" * 100_000, "too large"])
+def test_a_slip_in_the_file_releases_nothing_with_the_next_write(
+    path: Path, maildir: Maildir, running: State, content: str, looks: bool
+) -> None:
+    """The forwarder makes the file good again, with what it knew to be on hold."""
+    change(maildir, hold=[b"1.a"])
+    holds.change(
+        maildir.root, state.NAME, state.MAX_BYTES, hold=[b"2.b"], release=(), bouncing=True
+    )
+    before = dict(running.held())
+    is_large = content == "too large"
+    the_file(path).write_text(" " * (state.MAX_BYTES + 1) if is_large else content)
+    if looks:
+        assert running.held() == before
+    running.remember("mx", PROVEN)
+    running.save()
+    assert json.loads(the_file(path).read_text())["servers"]["mx"]
+    assert running.held() == before
+    assert before == {"1.a": holds.REASON, "2.b": holds.BOUNCING}
+
+
+def test_a_file_that_is_removed_releases_all_with_the_next_write(
+    path: Path, maildir: Maildir, running: State
+) -> None:
+    """It is removed where it is of no use: what was on hold must not come back after that."""
+    change(maildir, hold=[b"1.a"])
+    assert running.held().keys() == {"1.a"}
+    the_file(path).unlink()
+    running.remember("mx", PROVEN)
+    running.save()
+    assert running.held().keys() == set()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_file_that_cannot_be_read_is_not_written_anew(
     path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch, number: int
