@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir.attempts import AttemptHistory
 from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
+from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
@@ -96,9 +98,10 @@ class Holds:
             self._take(_held_of(_loaded(files.load(self._root, self._name, self._max_bytes))))
         except FileNotFoundError:
             self._take({})
-        except (OSError, ValueError, RecursionError) as error:
-            passing = isinstance(error, OSError) and error.errno in _PASSING
-            if passing or isinstance(error, PermissionError):
+        except (ValueError, RecursionError):
+            pass
+        except OSError as error:
+            if error.errno in _PASSING or isinstance(error, PermissionError):
                 raise local_error("read", self._root.join(self._name), error) from error
         return self._raw
 
@@ -168,12 +171,11 @@ def change(
 ) -> None:
     """Put messages on hold, and release others; durable when this returns.
 
-    `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is.
-    `bouncing` is for `qmtpq bounce`, and leaves holds by an administrator alone. Raises
-    `LocalError` if the file cannot be locked, read or written, or would exceed a limit.
+    `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is,
+    if there is room for it. `bouncing` is for `qmtpq bounce`, and leaves holds by an administrator
+    alone. Raises `LocalError` if the file cannot be locked, read or written, or would exceed a
+    limit.
     """
-    import json
-
     with locked(root):
         content = _content(root, name, max_bytes)
         held = _held_of(content)
@@ -192,8 +194,10 @@ def change(
         content["held"] = held
         if not held:
             del content["held"]
-        data = json.dumps(content, indent=0).encode("ascii")
-        if len(data) > max_bytes:
+        attempts = AttemptHistory()
+        attempts.take(content.get("attempts"))
+        data = encoded(content, attempts, max_bytes)
+        if data is None:
             raise LocalError(f"{printable(root.join(name))} would have more than {max_bytes} bytes")
         files.replace(root, name, data)
 

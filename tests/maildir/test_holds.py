@@ -213,6 +213,48 @@ def test_there_is_a_limit(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> 
         change(maildir, hold=[b"1", b"2", b"3", b"4"])
 
 
+def test_a_full_file_makes_room_for_holds(path: Path, maildir: Maildir, running: State) -> None:
+    """With a long history of attempts nothing could be held or bounced any more."""
+    for number in range(13_500):
+        name = b"1795%06d.M%06dP12345Q%d.mail.example.org" % (number, number, number)
+        running.first_deferral(name)
+        running.note_attempt(name, f"greylisted, see http://postgrey.example.net/{number}")
+    running.note_in_doubt(b"1.a", "mx1")
+    running.remember("mx", PROVEN)
+    running.save()
+    assert the_file(path).stat().st_size > state.MAX_BYTES // 3
+    many = [b"1796%06d.M%06dP12345Q%d.mail.example.org" % (n, n, n) for n in range(holds.MOST)]
+    change(maildir, hold=many)
+    assert len(running.held()) == len(many)
+    content = json.loads(the_file(path).read_text())
+    assert content["servers"].keys() == {"mx"}
+    assert "1795000000.M000000P12345Q0.mail.example.org" in content["first_deferred"]
+
+
+def test_what_else_is_there_stays(path: Path, maildir: Maildir) -> None:
+    """Of what a later version has written down, or has malformed, nothing is touched."""
+    kept = {"version": 1, "attempts": "later", "first_deferred": 7, "in_doubt": {"1.a": {}}}
+    the_file(path).write_text(json.dumps(kept))
+    change(maildir, hold=[b"1.a"])
+    change(maildir, release=[b"1.a"])
+    assert json.loads(the_file(path).read_text()) == kept
+
+
+def test_a_malformed_file_makes_room_as_well(path: Path, maildir: Maildir) -> None:
+    """It has no order to keep the oldest by."""
+    kept = {"version": 1, "first_deferred": 7, "in_doubt": {"1.a": {}}, "later": "x" * 900_000}
+    the_file(path).write_text(json.dumps(kept))
+    many = [b"1796%06d.M%06dP12345Q%d.mail.example.org" % (n, n, n) for n in range(holds.MOST)]
+    change(maildir, hold=many)
+    assert len(json.loads(the_file(path).read_text())["held"]) == len(many)
+
+
+def test_holds_that_find_no_room_are_refused(maildir: Maildir) -> None:
+    """And not believed to be there."""
+    with pytest.raises(LocalError, match="would have more than 100 bytes"):
+        holds.change(maildir.root, state.NAME, 100, hold=[b"1." + b"a" * 100], release=[])
+
+
 def test_another_writer_is_waited_for_and_then_told(
     path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
