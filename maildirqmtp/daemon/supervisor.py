@@ -17,7 +17,6 @@ import selectors
 import signal
 import sys
 import threading
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.route_names import full_name, watched
+from maildirqmtp.daemon.runner import Runner
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.daemon.watcher import Watcher
@@ -88,34 +88,6 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         wake.close()
 
 
-class _Runner:
-    """A route's worker in its thread; `done` once that has ended, `crash` the traceback if any."""
-
-    def __init__(self, worker: Worker, wake: Wakeup) -> None:
-        self.worker = worker
-        self.stopping = False
-        self.done = False
-        self.reaped = False
-        self.crash = ""
-        self._wake = wake
-        self.thread = threading.Thread(target=self._work, daemon=True)
-
-    def _work(self) -> None:
-        try:
-            self.worker.run()
-        except BaseException:
-            # A bug. The other routes are stopped; a service manager may restart the process.
-            self.crash = traceback.format_exc()
-        finally:
-            self.done = True
-            self._wake.set()
-
-    def stop(self, at_once: bool = False) -> None:
-        if at_once or not self.stopping:
-            self.stopping = True
-            self.worker.stop(at_once)
-
-
 class Supervisor:
     """See the module's docstring. `signals` are those received and not acted on yet."""
 
@@ -135,7 +107,7 @@ class Supervisor:
         self._servers = ServerSlots(boot_clock)
         self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
-        self._runners: dict[RouteKey, _Runner] = {}
+        self._runners: dict[RouteKey, Runner] = {}
         self._report = self._new_report(None)
         self._code = EXIT_OK
         self._stop_by: float | None = None
@@ -244,7 +216,7 @@ class Supervisor:
             self._servers,
             self._watcher,
         )
-        runner = _Runner(worker, self._wake)
+        runner = Runner(worker, self._wake)
         try:
             runner.thread.start()
         except RuntimeError as error:
