@@ -21,7 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
-from maildirqmtp.daemon.boot_clock import boot_clock
+from maildirqmtp.daemon.boot_clock import Sleeps, boot_clock
 from maildirqmtp.daemon.health import Health, RouteHealth, is_live
 from maildirqmtp.daemon.http_pages import HttpPages
 from maildirqmtp.daemon.log_lines import log_line
@@ -58,6 +58,8 @@ _STOP_SLACK_S = 5.0
 _HURRY_S = 5.0
 #: Seconds that the state files of routes that are not waited for may take to be written.
 _SAVE_S = 2.0
+#: Seconds until another look at a route that does not turn: the watchdog may be short of time.
+_LOOK_AGAIN_S = 1.0
 #: Seconds until another attempt at a route that could not be started, and at orphans that could
 #: not be reaped.
 _AGAIN_S = 60.0
@@ -116,6 +118,8 @@ class Supervisor:
         self._news = True
         self._ready_due = True
         self._pages = HttpPages(self._snapshots, self._health)
+        self._sleeps = Sleeps()
+        self._live = True
         self._unwritable: set[bytes] = set()
 
     def run(self) -> int:
@@ -126,6 +130,8 @@ class Supervisor:
             self._apply(self._config)  # after it there may be no descriptor for a selector
             while not self._is_over():
                 waits = [] if interval_s is None else [interval_s / 2]
+                if waits and not self._live:
+                    waits.append(_LOOK_AGAIN_S)
                 if (
                     wait_s := self._announcer.wait_s(self._config.metrics_file, self._news)
                 ) is not None:
@@ -341,8 +347,10 @@ class Supervisor:
 
     def _tell(self) -> None:
         snapshots = self._snapshots()
-        if self._notifier.watchdog_s is not None and is_live(self._health()):
-            self._notifier.send("WATCHDOG=1")
+        if self._notifier.watchdog_s is not None:
+            self._live = is_live(self._health())
+            if self._live:
+                self._notifier.send("WATCHDOG=1")
         settled = all(
             runner.worker.snapshot.state != "starting" and not runner.stopping
             for runner in self._runners.values()
@@ -356,10 +364,14 @@ class Supervisor:
     def _health(self) -> Health:
         """Return the health of each route, also of those not started. From any thread."""
         now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
+        if self._sleeps.look():
+            for runner in runners.values():
+                runner.worker.wake()  # what it waits for is due by now
+        excused = self._sleeps.excuse(now)
         found = [
             RouteHealth(
                 full_name(runner.worker.route),
-                runner.done or now <= runner.worker.watchdog_deadline,
+                runner.done or excused or now <= runner.worker.watchdog_deadline,
                 "ending" if runner.stopping else runner.worker.snapshot.state,
             )
             for runner in runners.values()

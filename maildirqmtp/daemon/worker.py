@@ -108,14 +108,15 @@ class Worker:
         forwarder = self._forwarder
         if forwarder is not None:
             forwarder.stop(at_once)
-        self._interrupt_wait()
+        self.wake()
 
     def try_all(self) -> None:
         """Try everything now: messages that wait, the server, a maildir that is missing."""
         self._all_now = True
-        self._interrupt_wait()
+        self.wake()
 
-    def _interrupt_wait(self) -> None:
+    def wake(self) -> None:
+        """Have it look at the time, and at what it was asked for."""
         self._interrupt.set()
         forwarder = self._forwarder
         if forwarder is not None:
