@@ -177,7 +177,8 @@ def _open(where: tuple[str, int] | bytes, mode: int) -> socket.socket:
 def _mode(options: argparse.Namespace) -> int:
     text = options.socket_mode
     if text is None:
-        return EVERYBODY if relays_mail(options) else listening.OWNER_ONLY
+        # Not with --deliver: what a command or the next server does is for its owner to allow.
+        return EVERYBODY if options.queue is not None else listening.OWNER_ONLY
     if not text or text.strip("01234567") or len(text) > 4 or int(text, 8) > 0o777:
         raise ConfigError(f"--socket-mode: three octal digits, as in 0660, not {text!r}")
     return int(text, 8)

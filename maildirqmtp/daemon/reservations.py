@@ -1,4 +1,4 @@
-"""What the routes of one process share of a maildir: its lock, reserved messages and state.
+"""What the routes of one process share of a maildir: lock, reserved and stuck messages, state.
 
 Routes with different prefixes may share a maildir, and a message with several
 recipients may be for both. Each rewrites its sidecar; if both did so at the same
@@ -18,12 +18,16 @@ from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Protocol
 
+    from maildirqmtp.forwarder.stuck import Stuck
     from maildirqmtp.maildir.locking import Lock
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.shard import Shard
+
+    #: Device and inode of a maildir, and the shard.
+    _Key = tuple[int, int, Shard | None]
 
     class RouteQueue(Protocol):
         """The queue of a route."""
@@ -67,12 +71,35 @@ class Reservations:
             queue.look_again()
 
 
+class StuckMessages:
+    """The stuck messages of one maildir that no route is at work on. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stuck: list[Stuck] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._stuck)
+
+    def put(self, stuck: Iterable[Stuck]) -> None:
+        """Leave messages to the next route."""
+        with self._lock:
+            self._stuck += stuck
+
+    def take(self) -> list[Stuck]:
+        """Return those that were left, to the route that will deal with them."""
+        with self._lock:
+            stuck, self._stuck = self._stuck, []
+            return stuck
+
+
 class SharedMaildir(NamedTuple):
     """What the routes of one maildir share; `root` is a descriptor of its directory."""
 
     root: Folder
     reservations: Reservations
     state: State
+    stuck: StuckMessages
 
 
 class MaildirLocks:
@@ -89,7 +116,17 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
+        self._held: dict[_Key, tuple[int, Lock, SharedMaildir]] = {}
+        # What the server has taken must not be sent again by the next route, however much later.
+        self._stuck: dict[_Key, StuckMessages] = {}
+
+    def save_states(self) -> list[str]:
+        """Write the state files of all maildirs in use; return why one could not be. Any thread."""
+        with self._lock:  # so that no route closes the directory meanwhile
+            states = [shared.state for _, _, shared in self._held.values()]
+            for state in states:
+                state.save()
+            return [fault for state in states if (fault := state.take_fault()) is not None]
 
     @contextmanager
     def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
@@ -109,7 +146,8 @@ class MaildirLocks:
                 root = Folder(lock.directory, maildir.root.path, maildir.root.owner)
                 threads = threading.Lock()
                 state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
-                shared = SharedMaildir(root, Reservations(), state)
+                stuck = self._stuck.setdefault(key, StuckMessages())
+                shared = SharedMaildir(root, Reservations(), state, stuck)
             self._held[key] = (users + 1, lock, shared)
         try:
             yield shared
@@ -120,3 +158,5 @@ class MaildirLocks:
                     self._held[key] = (users - 1, lock, shared)
                 else:
                     lock.close()
+                    if not shared.stuck:
+                        del self._stuck[key]

@@ -6,8 +6,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
+    from maildirqmtp.daemon.queue_entry import QueueEntry
     from maildirqmtp.forwarder.route import Route
 
 
@@ -19,6 +21,14 @@ class WaitingMessage:
     tries: int
     reason: str
     next_s: float
+
+
+def waiters(entries: Iterable[QueueEntry], epoch_s: float) -> tuple[WaitingMessage, ...]:
+    """Return these entries of a queue, whose clock was 0 at `epoch_s`, as a snapshot has them."""
+    return tuple(
+        WaitingMessage(e.name, e.tries, e.reason, 0.0 if e.due is None else epoch_s + e.due)
+        for e in entries
+    )
 
 
 @dataclass(frozen=True, slots=True)

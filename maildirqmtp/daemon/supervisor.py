@@ -17,26 +17,28 @@ import selectors
 import signal
 import sys
 import threading
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.announcer import Announcer
+from maildirqmtp.daemon.boot_clock import Sleeps, boot_clock
 from maildirqmtp.daemon.health import Health, RouteHealth, is_live
 from maildirqmtp.daemon.http_pages import HttpPages
 from maildirqmtp.daemon.log_lines import log_line
 from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
+from maildirqmtp.daemon.route_names import full_name, watched
+from maildirqmtp.daemon.runner import Runner
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.daemon.watcher import Watcher
-from maildirqmtp.daemon.worker import Worker, boot_clock
+from maildirqmtp.daemon.worker import Worker
 from maildirqmtp.descriptor_limit import raise_limit, threads_reason
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
-from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers
 from maildirqmtp.transport.wakeup import Wakeup
@@ -54,6 +56,10 @@ _STOP_SLACK_S = 5.0
 #: Seconds that routes get when they are told to stop at once: a command that does not exit by
 #: itself is ended in four, and then the route reports what is in doubt.
 _HURRY_S = 5.0
+#: Seconds that the state files of routes that are not waited for may take to be written.
+_SAVE_S = 2.0
+#: Seconds until another look at a route that does not turn: the watchdog may be short of time.
+_LOOK_AGAIN_S = 1.0
 #: Seconds until another attempt at a route that could not be started, and at orphans that could
 #: not be reaped.
 _AGAIN_S = 60.0
@@ -84,50 +90,6 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
         wake.close()
 
 
-def _watched(route: Route) -> str:
-    """Return the log line that names what a route watches, and where its mail goes."""
-    folders = "new and cur" if route.include_cur else "new"
-    prefix = f" for recipients that begin with {printable(route.prefix)}" if route.prefix else ""
-    shard = f", shard {route.shard}" if route.shard else ""
-    servers = ", else ".join([str(server) for server in route.servers])
-    return (
-        f"watching {folders} of {printable(route.maildir)}{shard}{prefix}; mail goes to {servers}"
-    )
-
-
-def _full_name(route: Route) -> str:
-    parts = [printable(route.maildir), printable(route.prefix), f"{route.shard or ''}"]
-    return " ".join([part for part in parts if part])
-
-
-class _Runner:
-    """A route's worker in its thread; `done` once that has ended, `crash` the traceback if any."""
-
-    def __init__(self, worker: Worker, wake: Wakeup) -> None:
-        self.worker = worker
-        self.stopping = False
-        self.done = False
-        self.reaped = False
-        self.crash = ""
-        self._wake = wake
-        self.thread = threading.Thread(target=self._work, daemon=True)
-
-    def _work(self) -> None:
-        try:
-            self.worker.run()
-        except BaseException:
-            # A bug. The other routes are stopped; a service manager may restart the process.
-            self.crash = traceback.format_exc()
-        finally:
-            self.done = True
-            self._wake.set()
-
-    def stop(self, at_once: bool = False) -> None:
-        if at_once or not self.stopping:
-            self.stopping = True
-            self.worker.stop(at_once)
-
-
 class Supervisor:
     """See the module's docstring. `signals` are those received and not acted on yet."""
 
@@ -147,7 +109,7 @@ class Supervisor:
         self._servers = ServerSlots(boot_clock)
         self._watcher = Watcher()
         self._wanted: dict[RouteKey, Route] = {}
-        self._runners: dict[RouteKey, _Runner] = {}
+        self._runners: dict[RouteKey, Runner] = {}
         self._report = self._new_report(None)
         self._code = EXIT_OK
         self._stop_by: float | None = None
@@ -156,6 +118,8 @@ class Supervisor:
         self._news = True
         self._ready_due = True
         self._pages = HttpPages(self._snapshots, self._health)
+        self._sleeps = Sleeps()
+        self._live = True
         self._unwritable: set[bytes] = set()
 
     def run(self) -> int:
@@ -166,6 +130,8 @@ class Supervisor:
             self._apply(self._config)  # after it there may be no descriptor for a selector
             while not self._is_over():
                 waits = [] if interval_s is None else [interval_s / 2]
+                if waits and not self._live:
+                    waits.append(_LOOK_AGAIN_S)
                 if (
                     wait_s := self._announcer.wait_s(self._config.metrics_file, self._news)
                 ) is not None:
@@ -188,12 +154,28 @@ class Supervisor:
                 runner.worker.report.problem(
                     "did not end in time; what it had sent and was not answered is in doubt"
                 )
+        self._save_states()
         self._announcer.finish(self._snapshots(), self._config.metrics_file)
         for runner in self._runners.values():
             runner.worker.report.summary(self._code)
         self._pages.stop()
         self._notifier.close()
         return self._code
+
+    def _save_states(self) -> None:
+        """Write what routes that are not waited for know: where their messages are in doubt, ..."""
+
+        def save() -> None:
+            for fault in self._locks.save_states():
+                self._report.note(fault)
+
+        # In a thread, since a file system may hang: with it, the route that is not waited for.
+        thread = threading.Thread(target=save, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had
+            return
+        thread.join(_SAVE_S)
 
     def _is_over(self) -> bool:
         if self._stop_by is None:
@@ -240,14 +222,14 @@ class Supervisor:
             self._servers,
             self._watcher,
         )
-        runner = _Runner(worker, self._wake)
+        runner = Runner(worker, self._wake)
         try:
             runner.thread.start()
         except RuntimeError as error:
             self._not_started(worker.report, threads_reason(error))
             return False
         self._runners[key] = runner
-        worker.report.note(_watched(route))
+        worker.report.note(watched(route))
         return True
 
     def _not_started(self, report: Report, why: str) -> None:
@@ -263,7 +245,7 @@ class Supervisor:
 
     def _line(self, route: Route | None) -> Callable[[str, int, str], str]:
         """Return the function that makes the log lines of a route; None is the process itself."""
-        names = (self._name(route), _full_name(route)) if route is not None else ("", "")
+        names = (self._name(route), full_name(route)) if route is not None else ("", "")
         return log_line(self._config.log_format, *names)
 
     def _new_report(self, route: Route | None) -> Report:
@@ -365,8 +347,10 @@ class Supervisor:
 
     def _tell(self) -> None:
         snapshots = self._snapshots()
-        if self._notifier.watchdog_s is not None and is_live(self._health()):
-            self._notifier.send("WATCHDOG=1")
+        if self._notifier.watchdog_s is not None:
+            self._live = is_live(self._health())
+            if self._live:
+                self._notifier.send("WATCHDOG=1")
         settled = all(
             runner.worker.snapshot.state != "starting" and not runner.stopping
             for runner in self._runners.values()
@@ -380,14 +364,18 @@ class Supervisor:
     def _health(self) -> Health:
         """Return the health of each route, also of those not started. From any thread."""
         now, runners, wanted = boot_clock(), self._runners.copy(), self._wanted
+        if self._sleeps.look():
+            for runner in runners.values():
+                runner.worker.wake()  # what it waits for is due by now
+        excused = self._sleeps.excuse(now)
         found = [
             RouteHealth(
-                _full_name(runner.worker.route),
-                runner.done or now <= runner.worker.watchdog_deadline,
+                full_name(runner.worker.route),
+                runner.done or excused or now <= runner.worker.watchdog_deadline,
                 "ending" if runner.stopping else runner.worker.snapshot.state,
             )
             for runner in runners.values()
         ]
         waits = [route for key, route in wanted.items() if key not in runners]
-        found += [RouteHealth(_full_name(route), True, "not started") for route in waits]
+        found += [RouteHealth(full_name(route), True, "not started") for route in waits]
         return Health(found, self._stop_by is not None)

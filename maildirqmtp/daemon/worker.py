@@ -17,12 +17,13 @@ from contextlib import ExitStack
 from random import random as system_random
 from typing import TYPE_CHECKING
 
+from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.chores import Chores
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.route_slots import SlotsByServer
 from maildirqmtp.daemon.schedule import Backoff
 from maildirqmtp.daemon.slots import ServerSlots
-from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
+from maildirqmtp.daemon.snapshot import Snapshot, waiters
 from maildirqmtp.daemon.watcher import Watch, Watcher
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.daemon.queue_entry import QueueEntry
-    from maildirqmtp.daemon.reservations import MaildirLocks
+    from maildirqmtp.daemon.reservations import MaildirLocks, StuckMessages
     from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
@@ -47,11 +48,6 @@ PUBLISH_S = 1.0
 _PUBLISH_SHARE = 0.02
 #: Messages that a snapshot lists.
 MOST_SHOWN = 10_000
-
-
-def boot_clock() -> float:
-    """Return monotonic seconds that go on while the machine sleeps, as laptops do."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Worker:
@@ -97,6 +93,7 @@ class Worker:
         self._interrupt = threading.Event()
         self._all_now = False
         self._complaint = ""
+        self._left_stuck = False
         self._answered_s = 0.0
         self._own_deadline = clock() + SLACK_S
         self._published_at = 0.0
@@ -111,14 +108,15 @@ class Worker:
         forwarder = self._forwarder
         if forwarder is not None:
             forwarder.stop(at_once)
-        self._interrupt_wait()
+        self.wake()
 
     def try_all(self) -> None:
         """Try everything now: messages that wait, the server, a maildir that is missing."""
         self._all_now = True
-        self._interrupt_wait()
+        self.wake()
 
-    def _interrupt_wait(self) -> None:
+    def wake(self) -> None:
+        """Have it look at the time, and at what it was asked for."""
         self._interrupt.set()
         forwarder = self._forwarder
         if forwarder is not None:
@@ -141,7 +139,7 @@ class Worker:
     @property
     def stuck(self) -> bool:
         """True if messages that the server has accepted cannot be removed here."""
-        return self.snapshot.state == "stuck"
+        return self._left_stuck or self.snapshot.state == "stuck"
 
     # The thread
 
@@ -202,7 +200,10 @@ class Worker:
             stack.callback(forwarder.close)
             self._forwarder = forwarder
             stack.callback(self._no_forwarder)
-            stack.callback(forwarder.finish)
+            stack.callback(self._finish, forwarder, shared.stuck)
+            if left := shared.stuck.take():
+                self._left_stuck = False
+                forwarder.take_over(left)
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
@@ -221,6 +222,11 @@ class Worker:
                 self._own_deadline = self._clock() + self._chores.may_take_s
                 self._chores.tick(forwarder)
                 self._step(forwarder, queue)
+
+    def _finish(self, forwarder: Forwarder, stuck: StuckMessages) -> None:
+        if left := forwarder.finish():
+            self._left_stuck = True
+            stuck.put(left)
 
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
         assert self._slots is not None
@@ -384,12 +390,7 @@ class Worker:
             stop_reason=self._forwarder.stop_reason
             if self._forwarder is not None
             else self._complaint,
-            waiters=tuple(
-                WaitingMessage(
-                    w.name, w.tries, w.reason, 0.0 if w.due is None else now_s + w.due - now
-                )
-                for w in shown
-            ),
+            waiters=waiters(shown, now_s - now),
         )
         self._on_publish(self.snapshot)
         self._publish_every_s = max(PUBLISH_S, (self._clock() - now) / _PUBLISH_SHARE)

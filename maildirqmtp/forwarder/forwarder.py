@@ -24,7 +24,8 @@ from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.servers import Servers
 from maildirqmtp.forwarder.settle import Settler
-from maildirqmtp.forwarder.stop import Stop
+from maildirqmtp.forwarder.stop import STOP_S, Stop
+from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
@@ -34,9 +35,6 @@ from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
-#: Seconds that a run waits for what is in flight once it is told to stop. A daemon gives its routes
-#: 5 more, 25 in all: podman and Kubernetes kill after 10 and 30 unless told otherwise.
-STOP_S = 20.0
 #: Seconds that a turn may take, beyond those it waits; more if a bounce is handed on.
 SLACK_S = 30.0
 BOUNCE_SLACK_S = 360.0
@@ -58,6 +56,7 @@ class Forwarder:
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is being
     made. `idle_s`: seconds for which a connection is kept without work. `servers`: those of the
     route. `told_to_stop`: whether the run is to stop, and by when it ends.
+    `take_over`: see `Settler`.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class Forwarder:
         self._clock = clock
         self._wall_clock = wall_clock
         self.told_to_stop = stop = Stop(clock, STOP_S)
-        state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
-        self.state = state
+        self.state = state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
         self._settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
         )
+        self.take_over = self._settler.take_over
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
@@ -264,10 +263,10 @@ class Forwarder:
             return False
         return self._settler.mend()
 
-    def finish(self) -> None:
-        """Put the messages that wait for their turn back, and make everything durable."""
+    def finish(self) -> list[Stuck]:
+        """Put back what waits for its turn, make everything durable; see `Settler.finish`."""
         self.outbox.put_back()
-        self._settler.finish()
+        return self._settler.finish()
 
     def _connect(self, timeout_s: float) -> Transport:
         # `interrupt` may raise only while nothing is in flight.
@@ -395,6 +394,6 @@ class Forwarder:
 
     def _take_bounces(self) -> None:
         """Have the bounces sent that settling has put into the maildir."""
-        bounces = self._settler.take_bounces()
+        bounces = self._settler.bounces.take()
         self._total += len(bounces)
         self.queue.add(bounces)

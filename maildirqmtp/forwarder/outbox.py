@@ -319,7 +319,7 @@ class Outbox:
         queued.refuse()
         self._answered.settle_one(queued)
         queued.close()
-        self._queue.add(self._settler.take_bounces())
+        self._queue.add(self._settler.bounces.take())
 
     def next_deadline(self) -> float | None:
         """Return the clock's time at which there may be more to put, None if none is known."""

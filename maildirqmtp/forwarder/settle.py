@@ -24,17 +24,18 @@ from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.settled_bounces import SettledBounces
+from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.forwarder.targets import TargetMaildirs
 from maildirqmtp.maildir import sidecars, small
-from maildirqmtp.maildir.files import Folder, Message
+from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.small_messages import SmallBatch
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
@@ -70,14 +71,11 @@ class Settler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._state = state
-        self._stop = stop
         self.attempts = AttemptNotes(state)
-        self._bouncer: Bouncer | None = None
-        self._no_bounces = ""
-        self._bounces: list[tuple[Folder, bytes]] = []
+        self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
-        self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
+        self._stuck: list[Stuck] = []
 
     def prove_sent(self) -> None:
         """Prove, before any is sent, that accepted messages can be moved to `sent`, if it is given.
@@ -152,7 +150,7 @@ class Settler:
             if removal is GONE and not self._is_gone(message):
                 removal = self._maildir.remove(message)
         except LocalError:
-            self._stuck.append((queued, keep_in))
+            self._stuck.append(Stuck(queued, keep_in))
             raise
         if removal is CHANGED:
             raise FileChangedError("it changed while it was being sent")
@@ -231,9 +229,9 @@ class Settler:
         failures, owed, reason = self._outcomes(queued)
         if len(owed) == len(queued.recipients):
             return Kept(reason)  # nothing to be done to the files
-        refusal = self._refusal(queued) if failures else ""
+        refusal = self.bounces.refusal(queued) if failures else ""
         if failures and refusal == "":
-            no_bounce_yet = self._bounce(queued, failures)
+            no_bounce_yet = self.bounces.bounce(queued, failures, self.host)
             if no_bounce_yet:
                 reason = reason or failures[no_bounce_yet[0]][1:]
             owed = sorted([*owed, *no_bounce_yet])
@@ -287,45 +285,6 @@ class Settler:
         lifetime_s = self._route.lifetime_s
         return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)
 
-    def _refusal(self, queued: QueuedMessage) -> str | None:
-        """Return why no bounce is sent; empty if one is sent, None if none is wanted."""
-        if not self._route.bounce:
-            return None
-        if self._bouncer is None:
-            from maildirqmtp.forwarder.bounces import Bouncer
-
-            self._bouncer = Bouncer(
-                self._maildir, self._route, self._report, self._wall_clock, stop=self._stop
-            )
-        return self._bouncer.refusal(queued)
-
-    def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> list[int]:
-        """Bounce to the sender; return the recipients that are still owed the message."""
-        assert self._bouncer is not None
-        try:
-            earlier = self.attempts.earlier(queued)
-            bounce = self._bouncer.bounce(queued, failures, self.host, earlier)
-        except LocalError as error:
-            if str(error) != self._no_bounces:
-                self._no_bounces = str(error)
-                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
-            for index, text in failures.items():
-                self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
-            first, text = next(iter(failures.items()))
-            self.attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
-            return list(failures)
-        self._no_bounces = ""
-        if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
-            self._bounces.append((self._maildir.new, bounce))
-        for index, text in failures.items():
-            self._report.bounced(queued, index, text[1:])
-        return []
-
-    def take_bounces(self) -> list[tuple[Folder, bytes]]:
-        """Return the bounces that settling has put into the maildir since the last call."""
-        bounces, self._bounces = self._bounces, []
-        return bounces
-
     def _fail(self, queued: QueuedMessage, failures: dict[int, str], remark: str) -> None:
         """Put the message into the failed maildir, for these recipients."""
         from maildirqmtp.mail.sidecar import Failure
@@ -339,16 +298,22 @@ class Settler:
 
     def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
         """Write the sidecar without the recipients that are done."""
+        self._rewrite(queued, tuple(self._original(queued, i) for i in owed) + queued.others)
+
+    def _rewrite(self, queued: QueuedMessage, recipients: tuple[bytes, ...]) -> None:
         from maildirqmtp.mail.sidecar import Sidecar
 
-        if not self._maildir.is_same(queued.message):
-            # The sidecar would belong to a message that was never sent.
-            raise FileChangedError("it changed while it was being sent")
-        self._check_sidecar(queued)
-        recipients = tuple(self._original(queued, i) for i in owed) + queued.others
         failures = queued.sidecar.failures if queued.sidecar else ()
         content = Sidecar(queued.sender, recipients, failures)
-        sidecars.write(self._maildir, queued.message.name, content)
+        try:
+            if not self._maildir.is_same(queued.message):
+                # The sidecar would belong to a message that was never sent.
+                raise FileChangedError("it changed while it was being sent")
+            self._check_sidecar(queued)
+            sidecars.write(self._maildir, queued.message.name, content)
+        except LocalError:
+            self._stuck.append(Stuck(queued, owed=recipients))
+            raise
 
     def _original(self, queued: QueuedMessage, index: int) -> bytes:
         return self._route.prefix + queued.recipients[index]
@@ -358,38 +323,52 @@ class Settler:
     def mend(self) -> bool:
         """After a `local_error`, try again to remove what is stuck; return whether all is well."""
         before = self.local_error
-        still_stuck = self._remove_stuck()
+        still_stuck = self._settle_stuck()
         self._sync()
         if self.local_error is before:
             self.local_error = still_stuck[0][1] if still_stuck else None
         return self.local_error is None
 
-    def _remove_stuck(self) -> list[tuple[QueuedMessage, LocalError]]:
+    def _settle_stuck(self) -> list[tuple[Stuck, LocalError]]:
         """Try again to remove what the server has taken; return what still cannot be."""
         stuck, self._stuck = self._stuck, []
-        failed: list[tuple[QueuedMessage, LocalError]] = []
-        for queued, keep_in in stuck:
+        failed: list[tuple[Stuck, LocalError]] = []
+        for one in stuck:
+            queued = one.queued
             try:
                 try:
-                    self._remove(queued, keep_in)
+                    if one.owed:
+                        self._rewrite(queued, one.owed)
+                    else:
+                        self._remove(queued, one.keep_in)
                 except FileChangedError as error:
                     kept = self._hold_changed(queued, error)
                     if kept is not None:
                         self._report.held(queued.message.name, kept.reason)
             except LocalError as error:
-                failed.append((queued, error))
+                failed.append((one, error))
         return failed
 
-    def finish(self) -> None:
-        """Make everything durable; try once more to remove what could not be removed."""
-        for queued, error in self._remove_stuck():
-            name = printable(queued.message.name)
-            self._report.problem(
-                f"the server has taken {name}, but {error}; remove it by hand, or it will be "
-                f"sent again"
-            )
+    def take_over(self, stuck: Sequence[Stuck]) -> None:
+        """Deal with what `finish` of an earlier settler of this maildir has returned."""
+        for one in stuck:
+            one.move_to(self._maildir)
+        self._stuck += stuck
+        for _, error in self._settle_stuck():
+            self.stop_taking(error)
+
+    def finish(self) -> list[Stuck]:
+        """Make everything durable; return the messages that still cannot be removed."""
+        for one, error in self._settle_stuck():
+            some, what = ("", "remove it by hand, or it will be sent again")
+            if one.owed:
+                some, what = " for some recipients", "they will be sent it again"
+            name = printable(one.queued.message.name)
+            self._report.problem(f"the server has taken {name}{some}, but {error}; {what}")
         self._sync()
         self._targets.close()
         if self._state is not None:
             self._state.save()
             self._note_fault(self._state)
+        stuck, self._stuck = self._stuck, []
+        return stuck

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Seconds that a run waits for what is in flight once it is told to stop. A daemon gives its routes
+#: 5 more, 25 in all: podman and Kubernetes kill after 10 and 30 unless told otherwise.
+STOP_S = 20.0
 #: Seconds that a mailer may take in all once the run is told to stop: one that works needs fewer.
 MAILER_S = 5.0
 

@@ -26,11 +26,26 @@ def clean(maildir: Maildir, now_s: float, *, orphans: bool = True) -> int:
     """
     removed = 0
     if maildir.shard is None or not maildir.shard.number:
-        removed = _remove_untouched(maildir.tmp, _names(maildir.tmp), now_s, _touched)
+        removed = _remove_untouched(maildir.tmp, _old_names(maildir.tmp, now_s), now_s, _touched)
     envelopes = maildir.find_envelopes() if orphans else None
     if envelopes is not None:
         removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
     return removed
+
+
+def _old_names(tmp: Folder, now_s: float) -> set[bytes]:
+    """Return the names in tmp/, but those that tell of a recent making.
+
+    A message that is being moved has its own times there, which may be years old.
+    """
+    return {name for name in _names(tmp) if not 0 <= now_s - _made_s(name) <= MAX_AGE_S}
+
+
+def _made_s(name: bytes) -> float:
+    """Return the seconds that begin a name (maildir(5)), 0 if there are none."""
+    seconds = name.partition(b".")[0]
+    is_time = seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS
+    return int(seconds) if is_time else 0
 
 
 def _touched(status: os.stat_result) -> float:
@@ -69,12 +84,12 @@ def _names(folder: Folder) -> set[bytes]:
 
 def _remove_untouched(
     folder: Folder,
-    names: set[bytes],
+    candidates: set[bytes],
     now_s: float,
     last_s: Callable[[os.stat_result], float],
 ) -> int:
     removed = 0
-    for name in names:
+    for name in candidates:
         try:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
             if stat.S_ISREG(status.st_mode) and now_s - last_s(status) > MAX_AGE_S:

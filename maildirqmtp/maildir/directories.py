@@ -17,6 +17,8 @@ from maildirqmtp.text import printable
 # As many as the kernel follows (path_resolution(7)).
 _MAX_LINKS = 40
 _SEARCH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# Errors of a disk or a server that may be back in a moment.
+_OUTAGE = (errno.EIO, errno.ENOMEM, errno.ETIMEDOUT)
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -105,6 +107,15 @@ def is_at(name: bytes, parent: Folder, folder: Folder) -> bool:
         return False
     except OSError as error:
         raise local_error("look at", folder.path, error) from error
+
+
+def nobody_can_tell(path: bytes) -> bool:
+    """Return whether looking at a path ends in an error that says nothing of where it leads."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in _OUTAGE
+    return False
 
 
 def _give(name: bytes, parent_fd: int, owner: tuple[int, int]) -> None:

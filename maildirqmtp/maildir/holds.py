@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir.attempts import AttemptHistory
 from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
+from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.text import LAST_S, printable
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Holds:
         self._name = name
         self._max_bytes = max_bytes
         self._seen: Identity | None = None
+        self._raw: dict[str, Any] = {}
         self._held: dict[str, str] = {}
 
     def now(self) -> Mapping[str, str]:
@@ -67,35 +70,40 @@ class Holds:
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
         except FileNotFoundError:
-            self._seen, self._held = None, {}
+            self._seen, self._raw, self._held = None, {}, {}
             return self._held
         except OSError:
             return self._held
         if identity_of(status) != self._seen:
             try:
                 data, self._seen = files.load_known(self._root, self._name, self._max_bytes)
-                held = _held_of(_loaded(data))
-                self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
+                self._take(_held_of(_loaded(data)))
             except (OSError, ValueError, RecursionError) as error:
                 if isinstance(error, PermissionError):
                     raise local_error("read", self._root.join(self._name), error) from error
                 return self._held
         return self._held
 
+    def _take(self, held: dict[str, Any]) -> None:
+        self._raw = held
+        self._held = {n: BOUNCING if type(at) is dict else REASON for n, at in held.items()}
+
     def content(self) -> dict[str, Any]:
-        """Return `held` as it is in the file now; empty if the file is missing or unusable.
+        """Return `held` as it is in the file now, or was last, if the file is unusable now.
 
         Raises `LocalError` if it cannot be read for a reason that may pass, or by this user: to
         replace the file then would release the messages.
         """
         try:
-            return _held_of(_loaded(files.load(self._root, self._name, self._max_bytes)))
+            self._take(_held_of(_loaded(files.load(self._root, self._name, self._max_bytes))))
+        except FileNotFoundError:
+            self._take({})
         except (ValueError, RecursionError):
-            return {}
+            pass
         except OSError as error:
             if error.errno in _PASSING or isinstance(error, PermissionError):
                 raise local_error("read", self._root.join(self._name), error) from error
-            return {}
+        return self._raw
 
 
 def _loaded(data: bytes) -> Any:
@@ -163,12 +171,11 @@ def change(
 ) -> None:
     """Put messages on hold, and release others; durable when this returns.
 
-    `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is.
-    `bouncing` is for `qmtpq bounce`, and leaves holds by an administrator alone. Raises
-    `LocalError` if the file cannot be locked, read or written, or would exceed a limit.
+    `name` is that of the state file, and `max_bytes` its limit. Its other content is left as it is,
+    if there is room for it. `bouncing` is for `qmtpq bounce`, and leaves holds by an administrator
+    alone. Raises `LocalError` if the file cannot be locked, read or written, or would exceed a
+    limit.
     """
-    import json
-
     with locked(root):
         content = _content(root, name, max_bytes)
         held = _held_of(content)
@@ -187,8 +194,10 @@ def change(
         content["held"] = held
         if not held:
             del content["held"]
-        data = json.dumps(content, indent=0).encode("ascii")
-        if len(data) > max_bytes:
+        attempts = AttemptHistory()
+        attempts.take(content.get("attempts"))
+        data = encoded(content, attempts, max_bytes)
+        if data is None:
             raise LocalError(f"{printable(root.join(name))} would have more than {max_bytes} bytes")
         files.replace(root, name, data)
 

@@ -35,6 +35,7 @@ from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.maildir.state_content import checked, take_tables, take_times
+from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
 
@@ -286,6 +287,7 @@ class State:
                 data = self._encoded(held)
                 files.replace(self._root, self._name, data, durable=bool(self._warned or held))
         except LocalError as error:
+            self._change()  # it is tried again
             self._tell(str(error))
             return False
         return True
@@ -295,44 +297,27 @@ class State:
             self._fault = self._told = fault
 
     def _encoded(self, held: dict[str, Any]) -> bytes:
-        """Return the file's bytes; if too many, without attempts, then without late deferrals."""
-        import json
-
+        """Return the file's bytes. Raises `LocalError` if they are too many."""
         self._forget_old()
-        deferred = sorted(self._first_deferred.items(), key=lambda item: item[1])
-        in_doubt = sorted(self._in_doubt.items(), key=lambda item: -min(item[1].values()))
-        while True:
-            content = {
-                **self._others,
-                "version": VERSION,
-                "first_deferred": dict(deferred),
-                "in_doubt": dict(in_doubt),
-                "broken": self._broken,
-                "told": self._told_s,
-                "servers": self._servers,
-            }
-            if not in_doubt:
-                del content["in_doubt"]
-            if self._attempts:
-                content["attempts"] = self._attempts.content()
-            if held:
-                content["held"] = held
-            if self._warned:
-                content["warned"] = self._warned.content()
-            # A line for each entry; `indent` would do without json's fast encoder.
-            data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
-            if len(data) <= MAX_BYTES:
-                return data
-            if self._attempts:
-                self._attempts.halve()
-            elif deferred or in_doubt:
-                del deferred[len(deferred) // 2 :]
-                del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over
-            elif not (self._others or self._servers or self._broken):
-                path = printable(self._root.join(self._name))
-                raise LocalError(f"{path} would have more than {MAX_BYTES} bytes")
-            else:
-                self._others, self._servers, self._broken = {}, {}, {}
+        content = {
+            **self._others,
+            "version": VERSION,
+            "first_deferred": self._first_deferred,
+            "in_doubt": self._in_doubt,
+            "broken": self._broken,
+            "told": self._told_s,
+            "servers": self._servers,
+            "held": held,
+            "warned": self._warned.content(),
+        }
+        for key in ("in_doubt", "held", "warned"):
+            if not content[key]:
+                del content[key]
+        data = encoded(content, self._attempts, MAX_BYTES)
+        if data is None:
+            path = printable(self._root.join(self._name))
+            raise LocalError(f"{path} would have more than {MAX_BYTES} bytes")
+        return data
 
     def _forget_old(self) -> None:
         now_s = self._wall_clock()

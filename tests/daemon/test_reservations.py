@@ -11,7 +11,9 @@ import pytest
 
 from maildirqmtp.daemon.reservations import MaildirLocks, Reservations
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.maildir.maildir import Maildir
+from tests.fakes import queued
 from tests.helpers import make_maildir, open_descriptors
 
 
@@ -184,6 +186,18 @@ def test_a_maildir_that_another_process_has_is_refused_and_says_who(path: bytes)
         theirs.close()
         with locks.hold(ours):
             assert is_locked(path)
+
+
+def test_what_is_stuck_outlives_the_lock(path: bytes) -> None:
+    """Otherwise the next route on the maildir sends what the server has taken."""
+    locks = MaildirLocks()
+    stuck = Stuck(queued())
+    with Maildir(path) as one, locks.hold(one) as shared:
+        shared.stuck.put([stuck])
+    with Maildir(path) as one, locks.hold(one) as shared:
+        assert shared.stuck.take() == [stuck]
+        assert shared.stuck.take() == []
+    assert locks._stuck == {}
 
 
 def test_no_descriptor_is_left(path: bytes) -> None:

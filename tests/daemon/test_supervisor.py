@@ -11,23 +11,25 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from maildirqmtp.daemon import supervisor as supervisor_module
+from maildirqmtp.daemon.boot_clock import GRACE_S, boot_clock
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.supervisor import Supervisor
-from maildirqmtp.daemon.worker import boot_clock
 from maildirqmtp.errors import ConfigError, LocalError
-from maildirqmtp.forwarder.forwarder import STOP_S
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.stop import STOP_S
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.settings.config import Config
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from maildirqmtp.transport.wakeup import Wakeup
-from tests.helpers import closed_port, probe, wait_until
+from tests.helpers import closed_port, make_maildir, probe, wait_until
 
 
 class FakeWorker:
@@ -52,6 +54,7 @@ class FakeWorker:
         self.stuck = False
         self.stops = 0
         self.alls = 0
+        self.wakes = 0
         self.running = False
         self.slow = False
         self.deaf = False
@@ -84,6 +87,10 @@ class FakeWorker:
     def try_all(self) -> None:
         """See `daemon.Worker`."""
         self.alls += 1
+
+    def wake(self) -> None:
+        """See `daemon.Worker`."""
+        self.wakes += 1
 
     def say(self, state: str) -> None:
         """Publish a snapshot."""
@@ -464,6 +471,33 @@ def test_a_second_term_does_not_wait_for_who_cannot_stop(
     run.worker("a").end()
 
 
+def test_what_a_route_knows_that_is_not_waited_for_is_written(run: Run, tmp_path: Path) -> None:
+    """A message in doubt at one server would go to another one after a restart."""
+    path = make_maildir(tmp_path / "M")
+    run.start(config(route("a")))
+    run.worker("a").slow = run.worker("a").connecting = True
+    with Maildir(os.fsencode(path)) as maildir, run.service._locks.hold(maildir) as shared:
+        shared.state.note_in_doubt(b"1.a", "mx1.example.org")
+        assert run.stop() == 0
+        assert '"mx1.example.org"' in (path / ".maildirqmtp-state.json").read_text()
+    run.worker("a").end()
+
+
+def test_a_state_that_cannot_be_written_on_the_way_out_is_told(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would know why the other server has the message as well."""
+    path = make_maildir(tmp_path / "M")
+    run.start(config(route("a"), verbosity=1))
+    run.worker("a").slow = run.worker("a").connecting = True
+    with Maildir(os.fsencode(path)) as maildir, run.service._locks.hold(maildir) as shared:
+        shared.state.note_in_doubt(b"1.a", "mx1.example.org")
+        (path / ".maildirqmtp-state.json").mkdir()
+        run.stop()
+    run.worker("a").end()
+    assert "cannot write" in capfd.readouterr().err
+
+
 def test_who_is_only_connecting_is_not_waited_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +593,44 @@ def test_the_watchdog_is_told_while_every_thread_turns(run: Run) -> None:
     wait_until(silent, "silence")
     run.worker("b").watchdog_deadline = boot_clock() + 3_600.0
     before = run.notifier.count("WATCHDOG=1")
+    wait_until(lambda: run.notifier.count("WATCHDOG=1") > before, "WATCHDOG again")
+    assert run.stop() == 0
+
+
+def test_after_a_sleep_of_the_machine_no_route_hangs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon on a laptop would be killed by systemd because its lid was closed for an hour."""
+    slept = [0.0]
+    gettime = time.clock_gettime
+
+    def sleepy(clock: int) -> float:
+        return gettime(clock) + (slept[0] if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", sleepy)
+    run.notifier.watchdog_s = 0.02
+    run.start(config(route("a")))
+    run.worker("a").watchdog_deadline = boot_clock() + 30.0
+    slept[0] = 3_600.0
+    wait_until(lambda: run.worker("a").wakes > 0, "the wake-up")
+    before = run.notifier.count("WATCHDOG=1")
+    wait_until(lambda: run.notifier.count("WATCHDOG=1") > before + 3, "WATCHDOG")
+    assert run.worker("a").wakes == 1
+    slept[0] += 1.0  # too little for a sleep, and the route has not turned for long
+    run.service._sleeps._until = boot_clock() - GRACE_S
+    wait_until(lambda: not run.service._live, "silence")
+    assert run.stop() == 0
+
+
+def test_a_route_that_turns_again_is_not_kept_waiting(run: Run) -> None:
+    """The rest of the watchdog's time may be shorter than until the next regular look."""
+    run.notifier.watchdog_s = 20_000.0
+    run.start(config(route("a")))
+    run.worker("a").watchdog_deadline = boot_clock() - 1.0
+    run.worker("a").say("idle")
+    wait_until(lambda: not run.service._live, "silence")
+    before = run.notifier.count("WATCHDOG=1")
+    run.worker("a").watchdog_deadline = boot_clock() + 3_600.0
     wait_until(lambda: run.notifier.count("WATCHDOG=1") > before, "WATCHDOG again")
     assert run.stop() == 0
 

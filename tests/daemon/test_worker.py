@@ -24,9 +24,10 @@ from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.worker import MOST_SHOWN, PUBLISH_S, Worker
 from maildirqmtp.errors import ConnectError, LocalError
-from maildirqmtp.forwarder.forwarder import SLACK_S, STOP_S, Forwarder
+from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
+from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.maildir import expiry
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir, Removal
@@ -968,6 +969,94 @@ def test_stopped_while_stuck_says_so_to_the_end(
     assert run.states == ["idle", "stuck"]
     assert run.said("remove it by hand") == 1
     assert len(run.got) == 1
+
+
+def test_an_outage_of_the_disk_sends_nothing_twice(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment of EIO is no other maildir: what the server has taken is known when it is over."""
+    files = FileSystem(monkeypatch, run.path)
+    stat = os.stat
+
+    def failing(path: Any, **options: Any) -> os.stat_result:
+        if 3 <= run.clock.now - 1_000.0 < 100:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", failing)
+    files.always_fail("unlink new/1", errno.EIO)
+    run.add(1)
+    run.at(100, files.heal)
+    run.at(200, lambda: run.come(2))
+    run.go(300)
+    assert [recipient for _, recipient in run.got] == [b"r1@y", b"r2@y"]
+    assert run.new == []
+    assert run.said("opening it anew") == 0
+
+
+def test_what_was_taken_is_known_when_the_maildir_is_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is unmounted and mounted again has the message still, and the server as well."""
+    files, away = FileSystem(monkeypatch, run.path), run.path.with_name("away")
+    for path in ("new/1", f"{away}/new/1"):
+        files.always_fail(f"unlink {path}", errno.EIO)
+    run.add(1)
+    run.at(10, lambda: run.path.rename(away))
+    run.at(200, lambda: away.rename(run.path))
+    run.at(400, files.heal)
+    run.at(500, lambda: run.come(2))
+    run.go(600)
+    assert [recipient for _, recipient in run.got] == [b"r1@y", b"r2@y"]
+    assert run.new == []
+    assert run.states[-3:] == ["connected", "idle", "stopped"]
+    assert not run.worker.stuck
+
+
+def test_what_was_taken_is_known_to_the_route_after_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HUP with another option makes a new route; the server must not get the message from it."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    run.go(20)
+    assert run.worker.stuck
+    run.at(100, files.heal)
+    run.go(200, idle_s=7.0)
+    assert [recipient for _, recipient in run.got] == [b"r1@y"]
+    assert run.new == []
+    assert not run.worker.stuck
+    assert run.locks._stuck == {}
+
+
+def test_stuck_in_the_last_moment_is_no_success(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 0 beside "it will be sent again" tells nobody to remove it by hand."""
+
+    def late(server: FakeServer, package: Package) -> None:
+        run.clock.at(1_000.5, lambda: server.respond(b"Kok"))
+
+    FileSystem(monkeypatch, run.path).always_fail("unlink new/1", errno.EROFS)
+    run.scripts = [late]
+    run.add(1)
+    run.go(0.2)
+    assert run.said("remove it by hand") == 1
+    assert run.worker.stuck
+    assert run.states[-1] == "stuck"
+
+
+def test_stuck_is_no_success_though_the_maildir_is_gone(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come back, and the message with it."""
+    files, away = FileSystem(monkeypatch, run.path), run.path.with_name("away")
+    for path in ("new/1", f"{away}/new/1"):
+        files.always_fail(f"unlink {path}", errno.EROFS)
+    run.add(1)
+    run.at(10, lambda: run.path.rename(away))
+    run.go(100)
+    assert run.worker.stuck
+    assert run.states[-2:] == ["no maildir", "stuck"]
 
 
 def test_a_maildir_that_cannot_be_changed_is_said_once(

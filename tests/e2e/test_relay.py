@@ -535,6 +535,16 @@ def test_the_mode_of_the_socket(tmp_path: Path, flags: tuple[str, ...], mode: in
         assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.mark.parametrize("flags", [(), ("--socket-mode", "0666")])
+def test_not_every_user_may_run_the_command_of_the_socket(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """Only a queue is for all users of the machine, as the manual says."""
+    path = tmp_path / "d.sock"
+    with receiver(Path("exec:true {recipients}"), "--listen", f"unix:{path}", *flags, "--deliver"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o666 if flags else 0o600)
+
+
 @pytest.mark.parametrize(
     ("users", "said"),
     [

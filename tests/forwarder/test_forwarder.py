@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
-from maildirqmtp.forwarder.forwarder import MORE_TIMEOUT_S, STOP_S, Forwarder
+from maildirqmtp.forwarder.forwarder import MORE_TIMEOUT_S, Forwarder
 from maildirqmtp.forwarder.recovery import MAX_WITHOUT_PROGRESS
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import (

@@ -403,8 +403,7 @@ def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None
     """On a full disk each message would be sent again to those who have it."""
     one = case.add("1.a", "a@y", "b@y")
     before = snapshot(case.path)
-    system = case.watch()
-    system.fail("fsync M/tmp", errno.ENOSPC)
+    case.watch().always_fail("fsync M/tmp", errno.ENOSPC)
     case.settle(one, "Kok", "Zlater")
     assert case.settler.local_error is not None
     assert "No space left on device; nothing more is taken from this maildir" in case.lines
@@ -911,6 +910,53 @@ def test_a_stuck_message_that_changed_meanwhile_is_kept(case: Case) -> None:
     case.settler.finish()
     assert case.new == ["1.a"]
     assert case.counts[3] == 1
+
+
+@pytest.mark.parametrize("answers", ["KZ", "DZ"])
+def test_who_has_it_is_known_until_the_sidecar_can_be_written(case: Case, answers: str) -> None:
+    """A daemon whose disk was full for a moment would send it again to those who have it."""
+    one = case.add("1.a", "a@y", "b@y")
+    system = case.watch()
+    system.always_fail("rename M/tmp/* -> M/envelope", errno.ENOSPC)
+    case.settle(one, *answers)
+    assert case.sidecar()["recipients"] == ["a@y", "b@y"]
+    assert not case.settler.mend()
+    system.heal()
+    assert case.settler.mend()
+    assert case.sidecar()["recipients"] == ["b@y"]
+    assert case.new == ["1.a"]
+
+
+def test_the_last_word_on_such_a_message_is_not_to_remove_it(case: Case) -> None:
+    """Others are still owed it."""
+    one = case.add("1.a", "a@y", "b@y")
+    case.watch().always_fail("rename M/tmp/* -> M/envelope", errno.ENOSPC)
+    case.settle(one, "Kok", "Zlater")
+    (left,) = case.settler.finish()
+    assert left.owed == (b"b@y",)
+    assert "has taken 1.a for some recipients, but cannot write" in case.lines
+    assert "remove it by hand" not in case.lines
+
+
+@pytest.mark.parametrize("heals", [False, True])
+def test_a_stuck_message_is_taken_over(case: Case, heals: bool) -> None:
+    """Nothing is taken before it is removed, whoever is to do that."""
+    one = case.add("1.a")
+    system = case.watch()
+    system.always_fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Kok")
+    left = case.settler.finish()
+    case.maildir.close()
+    case.maildir = Maildir(os.fsencode(case.path))
+    case.open()
+    if heals:
+        system.heal()
+    case.settler.take_over(left)
+    assert (case.settler.local_error is None) == heals
+    assert case.new == ([] if heals else ["1.a"])
+    system.heal()
+    assert case.settler.finish() == []
+    assert case.new == []
 
 
 def test_a_failed_message_that_stays_in_new_is_tried_again_at_the_end(case: Case) -> None:

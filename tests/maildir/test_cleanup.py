@@ -6,10 +6,12 @@ import errno
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
@@ -114,6 +116,47 @@ def test_rubbish_in_tmp_goes_36_hours_after_the_last_touch(
     os.utime(file, (times[0], times[1]))
     assert clean(maildir, now + hours * HOUR_S) == gone
     assert file.exists() is not bool(gone)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_old_message_on_its_way_to_another_maildir_is_no_rubbish(
+    path: Path,
+    maildir: Maildir,
+    monkeypatch: pytest.MonkeyPatch,
+    links: bool,
+) -> None:
+    """A route that moves it there would stop because another process cleans in that moment."""
+    add_message(path, "1.a")
+    os.utime(path / "new" / "1.a", (1e9, 1e9))
+    target = Maildir(os.fsencode(make_maildir(path.parent / "Sent")))
+    message = maildir.load(maildir.new, b"1.a")
+    assert message is not None
+    os.utime(path / "new" / "1.a", (1e9, 1e9))  # a file system with noatime
+    link, utime = os.link, os.utime
+
+    def link_and_clean(*arguments: Any, **options: Any) -> None:
+        if not links and options["dst_dir_fd"] == target.tmp.fd:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(*arguments, **options)
+        clean(target, time.time())
+
+    def utime_and_clean(*arguments: Any, **options: Any) -> None:
+        utime(*arguments, **options)
+        clean(target, time.time())
+
+    monkeypatch.setattr(os, "link", link_and_clean)
+    monkeypatch.setattr(os, "utime", utime_and_clean)
+    with target:
+        writing.adopt(target, message, b"1.a")
+        assert names(path.parent / "Sent" / "new") == ["1.a"]
+
+
+def test_a_name_of_a_time_to_come_is_no_reason_to_keep_it(path: Path, maildir: Maildir) -> None:
+    """Rubbish from before a clock was set back would stay for good."""
+    now = time.time()
+    file = path / "tmp" / f"{int(now + 400 * HOUR_S)}.half"
+    file.write_text("half a message")
+    assert clean(maildir, now + 37 * HOUR_S) == 1
 
 
 def test_a_maildir_without_sidecars_gets_no_directory_for_them(tmp_path: Path) -> None:

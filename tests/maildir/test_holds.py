@@ -109,6 +109,40 @@ def test_a_file_that_becomes_unreadable_releases_nothing(
     assert running.held().keys() == {"1.a"}
 
 
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("content", ["{", '{"version": 1, "held": []}', "[" * 100_000, "too large"])
+def test_a_slip_in_the_file_releases_nothing_with_the_next_write(
+    path: Path, maildir: Maildir, running: State, content: str, looks: bool
+) -> None:
+    """The forwarder makes the file good again, with what it knew to be on hold."""
+    change(maildir, hold=[b"1.a"])
+    holds.change(
+        maildir.root, state.NAME, state.MAX_BYTES, hold=[b"2.b"], release=(), bouncing=True
+    )
+    before = dict(running.held())
+    is_large = content == "too large"
+    the_file(path).write_text(" " * (state.MAX_BYTES + 1) if is_large else content)
+    if looks:
+        assert running.held() == before
+    running.remember("mx", PROVEN)
+    running.save()
+    assert json.loads(the_file(path).read_text())["servers"]["mx"]
+    assert running.held() == before
+    assert before == {"1.a": holds.REASON, "2.b": holds.BOUNCING}
+
+
+def test_a_file_that_is_removed_releases_all_with_the_next_write(
+    path: Path, maildir: Maildir, running: State
+) -> None:
+    """It is removed where it is of no use: what was on hold must not come back after that."""
+    change(maildir, hold=[b"1.a"])
+    assert running.held().keys() == {"1.a"}
+    the_file(path).unlink()
+    running.remember("mx", PROVEN)
+    running.save()
+    assert running.held().keys() == set()
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 def test_a_file_that_cannot_be_read_is_not_written_anew(
     path: Path, maildir: Maildir, running: State, monkeypatch: pytest.MonkeyPatch, number: int
@@ -177,6 +211,48 @@ def test_there_is_a_limit(maildir: Maildir, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(holds, "MOST", 3)
     with pytest.raises(LocalError, match="at most 3 messages"):
         change(maildir, hold=[b"1", b"2", b"3", b"4"])
+
+
+def test_a_full_file_makes_room_for_holds(path: Path, maildir: Maildir, running: State) -> None:
+    """With a long history of attempts nothing could be held or bounced any more."""
+    for number in range(13_500):
+        name = b"1795%06d.M%06dP12345Q%d.mail.example.org" % (number, number, number)
+        running.first_deferral(name)
+        running.note_attempt(name, f"greylisted, see http://postgrey.example.net/{number}")
+    running.note_in_doubt(b"1.a", "mx1")
+    running.remember("mx", PROVEN)
+    running.save()
+    assert the_file(path).stat().st_size > state.MAX_BYTES // 3
+    many = [b"1796%06d.M%06dP12345Q%d.mail.example.org" % (n, n, n) for n in range(holds.MOST)]
+    change(maildir, hold=many)
+    assert len(running.held()) == len(many)
+    content = json.loads(the_file(path).read_text())
+    assert content["servers"].keys() == {"mx"}
+    assert "1795000000.M000000P12345Q0.mail.example.org" in content["first_deferred"]
+
+
+def test_what_else_is_there_stays(path: Path, maildir: Maildir) -> None:
+    """Of what a later version has written down, or has malformed, nothing is touched."""
+    kept = {"version": 1, "attempts": "later", "first_deferred": 7, "in_doubt": {"1.a": {}}}
+    the_file(path).write_text(json.dumps(kept))
+    change(maildir, hold=[b"1.a"])
+    change(maildir, release=[b"1.a"])
+    assert json.loads(the_file(path).read_text()) == kept
+
+
+def test_a_malformed_file_makes_room_as_well(path: Path, maildir: Maildir) -> None:
+    """It has no order to keep the oldest by."""
+    kept = {"version": 1, "first_deferred": 7, "in_doubt": {"1.a": {}}, "later": "x" * 900_000}
+    the_file(path).write_text(json.dumps(kept))
+    many = [b"1796%06d.M%06dP12345Q%d.mail.example.org" % (n, n, n) for n in range(holds.MOST)]
+    change(maildir, hold=many)
+    assert len(json.loads(the_file(path).read_text())["held"]) == len(many)
+
+
+def test_holds_that_find_no_room_are_refused(maildir: Maildir) -> None:
+    """And not believed to be there."""
+    with pytest.raises(LocalError, match="would have more than 100 bytes"):
+        holds.change(maildir.root, state.NAME, 100, hold=[b"1." + b"a" * 100], release=[])
 
 
 def test_another_writer_is_waited_for_and_then_told(

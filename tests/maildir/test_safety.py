@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -154,6 +155,19 @@ def test_a_directory_that_was_replaced_is_noticed(path: Path, maildir: Maildir, 
     (path / part).rename(path / "away")
     (path / part).mkdir()
     assert not maildir.is_current()
+
+
+@pytest.mark.parametrize(("number", "stays"), [(errno.EIO, True), (errno.ESTALE, False)])
+def test_a_path_that_cannot_be_looked_at_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, maildir: Maildir, number: int, stays: bool
+) -> None:
+    """A daemon would forget what it knows of its messages, for a disk that is back in a moment."""
+
+    def failing(*_: object, **__: object) -> os.stat_result:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "stat", failing)
+    assert maildir.is_current() is stays
 
 
 def test_a_maildir_that_was_replaced_is_noticed(path: Path, maildir: Maildir) -> None:

@@ -1,5 +1,6 @@
 """The state file: what one run leaves for the next, whatever becomes of the file meanwhile."""
 
+import errno
 import json
 import os
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.maildir import files
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import (
     DEFERRAL_S,
@@ -319,6 +321,33 @@ def test_a_file_that_cannot_be_written_is_told_once(runs: Runs) -> None:
         state.save()
         fault = state.take_fault()
         assert (fault is None) == (number > 0)
+
+
+def test_a_file_that_cannot_be_written_is_tried_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was full for a moment would cost what the whole run has learned."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    state = runs.run()
+    state.note_in_doubt(b"1.a", "mx1")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", full)
+        state.save()
+        assert state.next_deadline == runs.clock() + SAVE_S
+        runs.clock.advance(SAVE_S)
+        state.save_if_due()
+        assert not runs.file.exists()
+    runs.clock.advance(SAVE_S)
+    state.save_if_due()
+    assert state.next_deadline is None
+    assert runs.run().in_doubt(b"1.a").keys() == {"mx1"}
+    fault = state.take_fault()
+    assert fault is not None
+    assert "No space left on device" in fault
+    assert state.take_fault() is None
 
 
 def test_the_file_stays_below_its_limit(runs: Runs) -> None:

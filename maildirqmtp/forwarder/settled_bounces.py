@@ -1,0 +1,84 @@
+"""The bounces that a settler sends: one for each message with recipients who failed for good.
+
+A bounce that cannot be handed on keeps its recipients among those who are owed the message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maildirqmtp.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from maildirqmtp.forwarder.attempts import AttemptNotes
+    from maildirqmtp.forwarder.bounces import Bouncer
+    from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.report import Report
+    from maildirqmtp.forwarder.route import Route
+    from maildirqmtp.forwarder.stop import Stop
+    from maildirqmtp.maildir.files import Folder
+    from maildirqmtp.maildir.maildir import Maildir
+
+
+class SettledBounces:
+    """The bounces of one route. `wall_clock` is seconds of the epoch; `stop` ends a mailer."""
+
+    def __init__(
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        wall_clock: Callable[[], float],
+        attempts: AttemptNotes,
+        stop: Stop | None,
+    ) -> None:
+        self._maildir = maildir
+        self._route = route
+        self._report = report
+        self._wall_clock = wall_clock
+        self._attempts = attempts
+        self._stop = stop
+        self._bouncer: Bouncer | None = None
+        self._no_bounces = ""
+        self._bounces: list[tuple[Folder, bytes]] = []
+
+    def refusal(self, queued: QueuedMessage) -> str | None:
+        """Return why no bounce is sent; empty if one is sent, None if none is wanted."""
+        if not self._route.bounce:
+            return None
+        if self._bouncer is None:
+            from maildirqmtp.forwarder.bounces import Bouncer
+
+            self._bouncer = Bouncer(
+                self._maildir, self._route, self._report, self._wall_clock, stop=self._stop
+            )
+        return self._bouncer.refusal(queued)
+
+    def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> list[int]:
+        """Bounce to the sender; return the recipients that are still owed the message."""
+        assert self._bouncer is not None
+        try:
+            earlier = self._attempts.earlier(queued)
+            bounce = self._bouncer.bounce(queued, failures, host, earlier)
+        except LocalError as error:
+            if str(error) != self._no_bounces:
+                self._no_bounces = str(error)
+                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
+            for index, text in failures.items():
+                self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
+            first, text = next(iter(failures.items()))
+            self._attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
+            return list(failures)
+        self._no_bounces = ""
+        if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
+            self._bounces.append((self._maildir.new, bounce))
+        for index, text in failures.items():
+            self._report.bounced(queued, index, text[1:])
+        return []
+
+    def take(self) -> list[tuple[Folder, bytes]]:
+        """Return the bounces that settling has put into the maildir since the last call."""
+        bounces, self._bounces = self._bounces, []
+        return bounces
