@@ -20,12 +20,13 @@ from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
+from maildirqmtp.forwarder.owed import OwedRecipients
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.targets import TargetMaildirs
-from maildirqmtp.maildir import sidecars, small
+from maildirqmtp.maildir import small
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
@@ -75,6 +76,7 @@ class Settler:
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
+        self._owed = OwedRecipients(maildir, route.prefix)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
@@ -142,7 +144,7 @@ class Settler:
         """Remove a message that no recipient is owed, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
-            self._check_sidecar(queued)
+            self._owed.check(queued)
             if keep_in is not None:
                 if self._is_gone(message):
                     removed.report_gone(self._report, queued, keep_in)
@@ -163,15 +165,6 @@ class Settler:
         if self._state is not None:
             self._state.forget([message.name])
         self._sync_if_due()
-
-    def _check_sidecar(self, queued: QueuedMessage) -> None:
-        """Raise `FileChangedError` if the sidecar was replaced since the message was opened.
-
-        The recipients in the new one are still owed it. Raises `LocalError` if looking fails.
-        """
-        name, known = queued.message.name, queued.sidecar_identity
-        if sidecars.is_another(self._maildir, name, queued.sidecar, known):
-            raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _is_gone(self, message: Message) -> bool:
         return removed.is_gone(self._maildir, message, self._route.include_cur)
@@ -244,11 +237,11 @@ class Settler:
                 # Accepted recipients must not get it again with every run that fails like this.
                 owed = sorted([*owed, *failures])
                 if len(owed) < len(queued.recipients):
-                    self._write_owed(queued, owed)
+                    self._owed.write(queued, owed)
                 raise
         if owed or queued.others:
             if len(owed) < len(queued.recipients):
-                self._write_owed(queued, owed)
+                self._owed.write(queued, owed)
             return Kept(reason)
         self._remove(queued)
         return None
@@ -331,27 +324,11 @@ class Settler:
         from maildirqmtp.mail.sidecar import Failure
 
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
-        originals = {self._original(queued, i): text for i, text in failures.items()}
+        originals = {self._owed.original(queued, i): text for i, text in failures.items()}
         listed = [Failure(r, text, at) for r, text in originals.items()]
         where = self._targets.fail(queued.message, queued.sender, listed)
         for index, text in failures.items():
             self._report.failed(queued, index, text[1:] + remark, where)
-
-    def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
-        """Write the sidecar without the recipients that are done."""
-        from maildirqmtp.mail.sidecar import Sidecar
-
-        if not self._maildir.is_same(queued.message):
-            # The sidecar would belong to a message that was never sent.
-            raise FileChangedError("it changed while it was being sent")
-        self._check_sidecar(queued)
-        recipients = tuple(self._original(queued, i) for i in owed) + queued.others
-        failures = queued.sidecar.failures if queued.sidecar else ()
-        content = Sidecar(queued.sender, recipients, failures)
-        sidecars.write(self._maildir, queued.message.name, content)
-
-    def _original(self, queued: QueuedMessage, index: int) -> bytes:
-        return self._route.prefix + queued.recipients[index]
 
     # The end
 
