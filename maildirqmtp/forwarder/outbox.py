@@ -337,6 +337,20 @@ class Outbox:
         """True if a small message may wait."""
         return len(self._queue) > self._queue.postponed or self._small_lane.next is not None
 
+    def _prepare(
+        self, folder: Folder, name: bytes, most_bytes: int | None
+    ) -> QueuedMessage | PassedOver:
+        """Open a message, and prove that its sidecar can be rewritten if that may be needed."""
+        queued = prepare(self._maildir, self._route, folder, name, most_bytes)
+        if isinstance(queued, PassedOver) or len(queued.recipients) + len(queued.others) == 1:
+            return queued
+        try:
+            self._settler.owed.prove()
+        except LocalError:
+            queued.close()
+            raise
+        return queued
+
     def _open(
         self, folder: Folder, name: bytes, most_bytes: int | None = None
     ) -> QueuedMessage | None:
@@ -346,7 +360,7 @@ class Outbox:
         """
         was_held = self._queue.is_held(name)
         try:
-            queued = prepare(self._maildir, self._route, folder, name, most_bytes)
+            queued = self._prepare(folder, name, most_bytes)
             is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)

@@ -2,26 +2,102 @@
 
 The sidecar is looked at again before it is rewritten or removed: one that was replaced meanwhile
 names recipients who are still owed the message.
+
+On a full disk messages can be removed, and no sidecar can be written. So
+
+    before a message to several recipients goes   prove that a sidecar can be written
+    one cannot be written all the same            the message is `Stuck`: what is to be done to it
+                                                  is remembered, and it is not sent again
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import FileChangedError
-from maildirqmtp.maildir import sidecars
+from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import files, sidecars
+from maildirqmtp.qmtp.protocol import ACCEPTED
+from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.maildir.maildir import Maildir
 
+#: Bytes that have to fit on the disk before a message to several recipients is sent; a sidecar of
+#: a thousand recipients has no more.
+ROOM_BYTES = 64 << 10
+#: Seconds for which a proof that they fit is good.
+PROVEN_S = 10.0
+_PROBE = b".maildirqmtp-room"
+
+
+class Stuck:
+    """What is still to be done to the file of a message that the server has answered.
+
+    The sidecar is to name only the recipients `owed` (by index), and those of other routes; with
+    none of either, the message is to be removed, or moved to the maildir `keep_in`.
+    """
+
+    __slots__ = ("keep_in", "owed", "queued")
+
+    def __init__(
+        self, queued: QueuedMessage, owed: list[int], keep_in: bytes | None = None
+    ) -> None:
+        self.queued = queued
+        self.owed = owed
+        self.keep_in = keep_in
+
+    def left_undone(self, error: LocalError) -> str:
+        """Return what could not be done because of this error, and what comes of that."""
+        name, recipients = printable(self.queued.message.name), self.queued.recipients
+        if not (self.owed or self.queued.others):
+            return (
+                f"the server has taken {name}, but {error}; remove it by hand, or it will be "
+                f"sent again"
+            )
+        done = len(recipients) - len(self.owed)
+        return (
+            f"{done} of {len(recipients)} recipients of {name} are done, but {error}; take them "
+            f"out of its sidecar by hand, or they will be sent it again"
+        )
+
+
+def not_accepted(queued: QueuedMessage) -> list[int]:
+    """Return which recipients of a message the server has not accepted it for, by index."""
+    return [i for i, a in enumerate(queued.answers) if a is None or a.status is not ACCEPTED]
+
 
 class OwedRecipients:
-    """The sidecars of one route's messages; `prefix` is what its recipients begin with."""
+    """The sidecars of one route's messages; `prefix` is what its recipients begin with.
 
-    def __init__(self, maildir: Maildir, prefix: bytes) -> None:
+    `clock` is monotonic seconds.
+    """
+
+    def __init__(self, maildir: Maildir, prefix: bytes, clock: Callable[[], float]) -> None:
         self._maildir = maildir
         self._prefix = prefix
+        self._clock = clock
+        self._proven_until = float("-inf")
+
+    def prove(self) -> None:
+        """Prove that a sidecar can be written, before a message that may need one is sent.
+
+        Otherwise those who accept it would get it again with each run. Raises `LocalError` if there
+        is no room.
+        """
+        if self._clock() < self._proven_until:
+            return
+        tmp = self._maildir.tmp
+        try:
+            files.replace(tmp, _PROBE, bytes(ROOM_BYTES), sync_folder=False)
+            tmp.discard(_PROBE)
+        except LocalError as error:
+            raise LocalError(
+                f"it has several recipients, and no sidecar can be written: {error}"
+            ) from error
+        self._proven_until = self._clock() + PROVEN_S
 
     def check(self, queued: QueuedMessage) -> None:
         """Raise `FileChangedError` if the sidecar was replaced since the message was opened.

@@ -20,7 +20,7 @@ from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
-from maildirqmtp.forwarder.owed import OwedRecipients
+from maildirqmtp.forwarder.owed import OwedRecipients, Stuck, not_accepted
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
@@ -30,7 +30,6 @@ from maildirqmtp.maildir import small
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
-from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +75,11 @@ class Settler:
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
         self._bounces: list[tuple[Folder, bytes]] = []
-        self._owed = OwedRecipients(maildir, route.prefix)
+        #: Who is still owed a message, as its sidecar says.
+        self.owed = OwedRecipients(maildir, route.prefix, clock)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
-        self._stuck: list[tuple[QueuedMessage, bytes | None]] = []
+        self._stuck: list[Stuck] = []
 
     def prove_sent(self) -> None:
         """Prove, before any is sent, that accepted messages can be moved to `sent`, if it is given.
@@ -144,7 +144,7 @@ class Settler:
         """Remove a message that no recipient is owed, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
-            self._owed.check(queued)
+            self.owed.check(queued)
             if keep_in is not None:
                 if self._is_gone(message):
                     removed.report_gone(self._report, queued, keep_in)
@@ -154,7 +154,7 @@ class Settler:
             if removal is GONE and not self._is_gone(message):
                 removal = self._maildir.remove(message)
         except LocalError:
-            self._stuck.append((queued, keep_in))
+            self._stuck.append(Stuck(queued, [], keep_in))
             raise
         if removal is CHANGED:
             raise FileChangedError("it changed while it was being sent")
@@ -217,9 +217,7 @@ class Settler:
     # Everything else
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
-        if self._is_gone(queued.message):
-            removed.report_accepted(self._report, queued)
-            self._give_up_gone(queued)
+        if self._was_removed(queued):
             return None
         failures, owed, reason = self._outcomes(queued)
         if len(owed) == len(queued.recipients):
@@ -237,14 +235,26 @@ class Settler:
                 # Accepted recipients must not get it again with every run that fails like this.
                 owed = sorted([*owed, *failures])
                 if len(owed) < len(queued.recipients):
-                    self._owed.write(queued, owed)
+                    self._write_owed(queued, owed)
                 raise
         if owed or queued.others:
             if len(owed) < len(queued.recipients):
-                self._owed.write(queued, owed)
+                self._write_owed(queued, owed)
             return Kept(reason)
         self._remove(queued)
         return None
+
+    def _was_removed(self, queued: QueuedMessage) -> bool:
+        """Return whether a message is gone, and report it if so."""
+        try:
+            is_gone = self._is_gone(queued.message)
+        except LocalError:
+            self._stuck.append(Stuck(queued, not_accepted(queued)))
+            raise
+        if is_gone:
+            removed.report_accepted(self._report, queued)
+            self._give_up_gone(queued)
+        return is_gone
 
     def _outcomes(self, queued: QueuedMessage) -> tuple[dict[int, str], list[int], str]:
         """Return the failures by recipient, the recipients still owed it, and why the first is.
@@ -324,47 +334,57 @@ class Settler:
         from maildirqmtp.mail.sidecar import Failure
 
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
-        originals = {self._owed.original(queued, i): text for i, text in failures.items()}
+        originals = {self.owed.original(queued, i): text for i, text in failures.items()}
         listed = [Failure(r, text, at) for r, text in originals.items()]
         where = self._targets.fail(queued.message, queued.sender, listed)
         for index, text in failures.items():
             self._report.failed(queued, index, text[1:] + remark, where)
 
+    def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
+        try:
+            self.owed.write(queued, owed)
+        except LocalError:
+            self._stuck.append(Stuck(queued, owed))
+            raise
+
     # The end
 
     def mend(self) -> bool:
-        """After a `local_error`, try again to remove what is stuck; return whether all is well."""
+        """After a `local_error`, do what is stuck after all; return whether all is well."""
         before = self.local_error
-        still_stuck = self._remove_stuck()
+        still_stuck = self._retry_stuck()
         self._sync()
         if self.local_error is before:
             self.local_error = still_stuck[0][1] if still_stuck else None
         return self.local_error is None
 
-    def _remove_stuck(self) -> list[tuple[QueuedMessage, LocalError]]:
-        """Try again to remove what the server has taken; return what still cannot be."""
+    def _retry_stuck(self) -> list[tuple[Stuck, LocalError]]:
+        """Try again to note on the files what the server has taken; return what still cannot be."""
         stuck, self._stuck = self._stuck, []
-        failed: list[tuple[QueuedMessage, LocalError]] = []
-        for queued, keep_in in stuck:
+        failed: list[tuple[Stuck, LocalError]] = []
+        for one in stuck:
             try:
                 try:
-                    self._remove(queued, keep_in)
+                    self._retry(one)
                 except FileChangedError as error:
-                    kept = self._hold_changed(queued, error)
+                    kept = self._hold_changed(one.queued, error)
                     if kept is not None:
-                        self._report.held(queued.message.name, kept.reason)
+                        self._report.held(one.queued.message.name, kept.reason)
             except LocalError as error:
-                failed.append((queued, error))
+                failed.append((one, error))
         return failed
 
+    def _retry(self, stuck: Stuck) -> None:
+        queued = stuck.queued
+        if not (stuck.owed or queued.others):
+            self._remove(queued, stuck.keep_in)
+        elif len(stuck.owed) < len(queued.recipients):
+            self._write_owed(queued, stuck.owed)
+
     def finish(self) -> None:
-        """Make everything durable; try once more to remove what could not be removed."""
-        for queued, error in self._remove_stuck():
-            name = printable(queued.message.name)
-            self._report.problem(
-                f"the server has taken {name}, but {error}; remove it by hand, or it will be "
-                f"sent again"
-            )
+        """Make everything durable; try once more what could not be done to the files."""
+        for stuck, error in self._retry_stuck():
+            self._report.problem(stuck.left_undone(error))
         self._sync()
         self._targets.close()
         if self._state is not None:
