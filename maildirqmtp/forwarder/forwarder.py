@@ -25,6 +25,7 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.servers import Servers
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.forwarder.stop import Stop
+from maildirqmtp.forwarder.waiting import Waiting
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
@@ -104,16 +105,9 @@ class Forwarder:
         self._total = 0
         self._all_tried = False
         self.connecting = False
-        self._owns_wake = wake is None
-        try:
-            #: Interrupts a wait.
-            self.wake = Wakeup() if wake is None else wake
-            # A daemon may have thousands of routes: poll(2) needs no descriptor of its own.
-            kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
-            self._selector: selectors.BaseSelector = kind()
-            self._selector.register(self.wake.fd, selectors.EVENT_READ)
-        except OSError as error:
-            raise local_error("make a pipe, to work on", maildir.path, error) from error
+        self._waiting = Waiting(wake, maildir)
+        #: Interrupts a wait.
+        self.wake = self._waiting.wake
 
     # Called from outside
 
@@ -146,9 +140,7 @@ class Forwarder:
 
     def close(self) -> None:
         """Close the forwarder's own descriptors."""
-        self._selector.close()
-        if self._owns_wake:
-            self.wake.close()
+        self._waiting.close()
 
     # A batch
 
@@ -292,7 +284,7 @@ class Forwarder:
 
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` if the selector cannot watch it."""
-        self.pool.add(transport, self._selector)
+        self.pool.add(transport, self._waiting.selector)
         self._settler.host = self.servers.current.endpoint.host
         self._report.connected(transport.name)
 
@@ -375,11 +367,7 @@ class Forwarder:
         wait_s = seconds_until(first, now)
         slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
         self.watchdog_deadline = now + (wait_s or 0.0) + slack_s
-        ready = self._selector.select(wait_s)
-        for key, _ in ready:
-            if key.fd == self.wake.fd:
-                self.wake.clear()
-        return ready
+        return self._waiting.select(wait_s)
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
         if answers := self._answered.settle(connection.pipeline):

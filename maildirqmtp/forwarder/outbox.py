@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.forwarder.lane import Lane
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.small_messages import SMALL_MAX, gather
 from maildirqmtp.mail import header
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.state import State
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
-
-
-class _Lane:
-    """The next message of a lane, and the connection that has the first of its packages."""
-
-    __slots__ = ("half_put_on", "next")
-
-    def __init__(self) -> None:
-        self.next: QueuedMessage | None = None
-        self.half_put_on: Connection[QueuedMessage] | None = None
 
 
 class Outbox:
@@ -84,8 +75,8 @@ class Outbox:
         self._queue = queue
         self._servers = servers
         self._large = large
-        self._small_lane = _Lane()
-        self._large_lane = _Lane()
+        self._small_lane = Lane()
+        self._large_lane = Lane()
         self._maildir = maildir
         self._route = route
         self._report = report
@@ -198,7 +189,7 @@ class Outbox:
             if queued is None:
                 return
             queued.alone = queued.message.name in self._servers.suspects
-            if not self._put(lane, queued, connection):
+            if not lane.put(queued, connection):
                 return
 
     def fill_large(self, pool: ConnectionPool[QueuedMessage]) -> None:
@@ -210,7 +201,7 @@ class Outbox:
                 return
             suspects = self._servers.suspects
             queued.alone = self._large.one_by_one or queued.message.name in suspects
-            if not self._put(self._large_lane, queued, connection):
+            if not self._large_lane.put(queued, connection):
                 return
             self._large.put_on(connection)
             if self.large_waits:
@@ -231,17 +222,6 @@ class Outbox:
             return False
         small_waits = len(self._queue) > self._queue.postponed
         return small_waits or (self.large_waits and self._large.needs_connection(pool))
-
-    @staticmethod
-    def _put(lane: _Lane, queued: QueuedMessage, connection: Connection[QueuedMessage]) -> bool:
-        """Put a package of a lane's next message; return False if the connection has no room."""
-        if not connection.pipeline.can_take(queued):
-            return False
-        if connection.pipeline.put(queued):
-            lane.next = lane.half_put_on = None
-        else:
-            lane.half_put_on = connection
-        return True
 
     def _may_batch(self) -> bool:
         """Return whether the next messages may go without an object for each.
