@@ -6,20 +6,26 @@ import selectors
 from typing import TYPE_CHECKING
 
 from maildirqmtp.maildir.files import local_error
+from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from maildirqmtp.maildir.maildir import Maildir
 
 
 class Waiting:
     """A selector, and a wake-up that interrupts it.
 
-    `wake` None makes one, and a selector for a process of one route. Raises `LocalError` if no
-    descriptor is to be had.
+    `wake` None makes one, and a selector for a process of one route. `clock` is monotonic seconds.
+    `watchdog_deadline`: its time by which the thread comes back, unless it hangs. Raises
+    `LocalError` if no descriptor is to be had.
     """
 
-    def __init__(self, wake: Wakeup | None, maildir: Maildir) -> None:
+    def __init__(self, wake: Wakeup | None, maildir: Maildir, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.watchdog_deadline = 0.0
         self._owns_wake = wake is None
         try:
             #: Interrupts a wait.
@@ -32,11 +38,20 @@ class Waiting:
         except OSError as error:
             raise local_error("make a pipe, to work on", maildir.path, error) from error
 
-    def select(self, wait_s: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait until a descriptor is ready, or for so long; clear a wake-up.
+    def extend_watchdog(self, may_take_s: float) -> None:
+        """Have the thread come back within so many seconds from now."""
+        self.watchdog_deadline = self._clock() + may_take_s
 
-        Raises `OSError` if the selector fails.
+    def wait(
+        self, due: Iterable[float | None], slack_s: float
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until a descriptor is ready, or the first time that is due; clear a wake-up.
+
+        What comes after it may take `slack_s`. Raises `OSError` if the selector fails.
         """
+        first = min([at for at in due if at is not None], default=None)
+        wait_s = seconds_until(first, self._clock())
+        self.extend_watchdog((wait_s or 0.0) + slack_s)
         ready = self.selector.select(wait_s)
         for key, _ in ready:
             if key.fd == self.wake.fd:
