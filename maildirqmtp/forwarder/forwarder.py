@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.answered import AnsweredMessages
 from maildirqmtp.forwarder.large_messages import LargeMessages
+from maildirqmtp.forwarder.looking import Look
 from maildirqmtp.forwarder.outbox import Outbox
 from maildirqmtp.forwarder.queue import BatchQueue, Queue
 from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -26,12 +27,12 @@ from maildirqmtp.forwarder.servers import Servers
 from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.forwarder.stop import STOP_S, Stop
 from maildirqmtp.forwarder.stuck import Stuck
+from maildirqmtp.forwarder.waiting import Waiting
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Candidates, Maildir
 from maildirqmtp.maildir.state import State
 from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 from maildirqmtp.transport.endpoint import Endpoint
-from maildirqmtp.transport.readiness import seconds_until
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wakeup import Wakeup
 
@@ -52,7 +53,6 @@ class Forwarder:
     (seconds of the epoch) are for tests. Raises `LocalError` if no descriptor is to be had.
 
     `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may help.
-    `watchdog_deadline`: the time of `clock` by which the thread comes back, unless it hangs.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is being
     made. `idle_s`: seconds for which a connection is kept without work. `servers`: those of the
     route. `told_to_stop`: whether the run is to stop, and by when it ends.
@@ -74,7 +74,6 @@ class Forwarder:
         self.stop_reason = ""
         self.may_help = False
         self.answered_s = 0.0
-        self.watchdog_deadline = clock() + SLACK_S
         self.idle_s = route.idle_s
         self._route = route
         self._maildir = maildir
@@ -97,22 +96,17 @@ class Forwarder:
         answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
         self._answered = answered
         self.outbox = Outbox(
-            maildir, route, report, self._settler, answered, self.queue, large, self.servers, state
+            *(maildir, route, report, self._settler, answered, self.queue, large, self.servers),
+            *(state, Look(clock, stop)),
         )
         self._more_at = 0.0
         self._total = 0
         self._all_tried = False
         self.connecting = False
-        self._owns_wake = wake is None
-        try:
-            #: Interrupts a wait.
-            self.wake = Wakeup() if wake is None else wake
-            # A daemon may have thousands of routes: poll(2) needs no descriptor of its own.
-            kind = selectors.DefaultSelector if wake is None else selectors.PollSelector
-            self._selector: selectors.BaseSelector = kind()
-            self._selector.register(self.wake.fd, selectors.EVENT_READ)
-        except OSError as error:
-            raise local_error("make a pipe, to work on", maildir.path, error) from error
+        self._waiting = Waiting(wake, maildir, clock)
+        self._waiting.extend_watchdog(SLACK_S)
+        #: Interrupts a wait.
+        self.wake = self._waiting.wake
 
     # Called from outside
 
@@ -120,6 +114,11 @@ class Forwarder:
     def stopping(self) -> bool:
         """True once it was told to stop."""
         return self.told_to_stop.is_told
+
+    @property
+    def watchdog_deadline(self) -> float:
+        """The time of `clock` by which the thread comes back, unless it hangs."""
+        return self._waiting.watchdog_deadline
 
     @property
     def local_error(self) -> LocalError | None:
@@ -145,9 +144,7 @@ class Forwarder:
 
     def close(self) -> None:
         """Close the forwarder's own descriptors."""
-        self._selector.close()
-        if self._owns_wake:
-            self.wake.close()
+        self._waiting.close()
 
     # A batch
 
@@ -174,19 +171,27 @@ class Forwarder:
         return self._may_take
 
     def _has_next(self) -> bool:
-        if not self.outbox.has_next() and not self._all_tried:
-            self._refill()
-        return self.outbox.has_next()
+        """Return whether there is a message to be sent, or one that is not, for it is to stop."""
+        while not self.outbox.has_next():
+            if self.stopping:
+                return bool(self.outbox.left)
+            self._waiting.extend_watchdog(self._slack_s)
+            if not (self.outbox.take_pause() or (not self._all_tried and self._refill())):
+                return False
+        return True
 
-    def _refill(self) -> None:
+    def _refill(self) -> bool:
         """Look for new messages, once all small ones that were known have been tried."""
-        if self._may_take and not self.outbox.small_left:
-            try:
-                found = self.queue.refill()
-                self._all_tried = not found
-                self._total += found
-            except LocalError as error:
-                self._settler.stop_taking(error)
+        if not self._may_take or self.outbox.small_left:
+            return False
+        try:
+            found = self.queue.refill()
+        except LocalError as error:
+            self._settler.stop_taking(error)
+            return False
+        self._all_tried = not found
+        self._total += found
+        return found > 0
 
     def _attempt(self) -> bool:
         """Connect, and send until the connections end; return whether others may help."""
@@ -272,7 +277,7 @@ class Forwarder:
         # `interrupt` may raise only while nothing is in flight.
         self.connecting = not self.pool.open
         # Each of a name's addresses may take that long, and so may looking them up.
-        self.watchdog_deadline = self._clock() + 10 * timeout_s + SLACK_S
+        self._waiting.extend_watchdog(10 * timeout_s + SLACK_S)
         try:
             return self.servers.connect(timeout_s)
         finally:
@@ -291,7 +296,7 @@ class Forwarder:
 
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` if the selector cannot watch it."""
-        self.pool.add(transport, self._selector)
+        self.pool.add(transport, self._waiting.selector)
         self._settler.host = self.servers.current.endpoint.host
         self._report.connected(transport.name)
 
@@ -331,14 +336,8 @@ class Forwarder:
         self._settler.tick()
 
     def _end_those_over(self) -> None:
-        now = self._clock()
-        more_may_come = self.queue.open and self._may_take
-        over = [
-            connection
-            for connection in self.pool.open
-            if connection.pipeline.ended
-            or connection.is_over(now, self.idle_s, more_may_come=more_may_come)
-        ]
+        more_may_come = (self.queue.open or self.outbox.paused) and self._may_take
+        over = self.pool.over(self._clock(), self.idle_s, more_may_come=more_may_come)
         for connection in over:
             connection.pipeline.transport.hang_up()  # commands are to exit at the same time
         for connection in over:
@@ -369,16 +368,13 @@ class Forwarder:
             due.append(connection.pipeline.next_deadline())
             if not connection.pipeline.packages_in_flight:
                 due.append(connection.idle_since + self.idle_s)
-        now = self._clock()
-        first = min([t for t in due if t is not None], default=None)
-        wait_s = seconds_until(first, now)
-        slack_s = BOUNCE_SLACK_S if self._route.bounce else SLACK_S
-        self.watchdog_deadline = now + (wait_s or 0.0) + slack_s
-        ready = self._selector.select(wait_s)
-        for key, _ in ready:
-            if key.fd == self.wake.fd:
-                self.wake.clear()
-        return ready
+        if self.outbox.take_pause():
+            due.append(self._clock())
+        return self._waiting.wait(due, self._slack_s)
+
+    @property
+    def _slack_s(self) -> float:
+        return BOUNCE_SLACK_S if self._route.bounce else SLACK_S
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
         if answers := self._answered.settle(connection.pipeline):
@@ -389,7 +385,7 @@ class Forwarder:
 
     def _settle_others(self) -> None:
         while self._answered.settle_another():  # each may take as long as a mailer
-            self.watchdog_deadline = self._clock() + BOUNCE_SLACK_S
+            self._waiting.extend_watchdog(BOUNCE_SLACK_S)
         self._take_bounces()
 
     def _take_bounces(self) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.forwarder.lane import Lane
+from maildirqmtp.forwarder.looking import Look
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.small_messages import SMALL_MAX, gather
 from maildirqmtp.mail import header
@@ -35,22 +37,12 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection, ConnectionPool
 
 
-class _Lane:
-    """The next message of a lane, and the connection that has the first of its packages."""
-
-    __slots__ = ("half_put_on", "next")
-
-    def __init__(self) -> None:
-        self.next: QueuedMessage | None = None
-        self.half_put_on: Connection[QueuedMessage] | None = None
-
-
 class Outbox:
     """Takes messages from the queue, and puts them into the connections of a pool.
 
     `large` says when a large one may go, and where; `servers` knows which messages have to go
     alone, because a connection ended on them, and which have to wait for one of several servers;
-    `state` knows which are on hold.
+    `state` knows which are on hold; `look` says how long to look for a message.
     """
 
     __slots__ = (
@@ -58,6 +50,7 @@ class Outbox:
         "_held",
         "_large",
         "_large_lane",
+        "_look",
         "_maildir",
         "_proven",
         "_queue",
@@ -80,33 +73,42 @@ class Outbox:
         large: LargeMessages,
         servers: Servers,
         state: State,
+        look: Look,
     ) -> None:
         self._queue = queue
         self._servers = servers
         self._large = large
-        self._small_lane = _Lane()
-        self._large_lane = _Lane()
+        self._small_lane = Lane()
+        self._large_lane = Lane()
         self._maildir = maildir
         self._route = route
         self._report = report
         self._settler = settler
         self._answered = answered
         self._state = state
+        self._look = look
         self._held = state.held()
         self._proven = False
 
     def next(self) -> QueuedMessage | None:
-        """Return the next small message of this route that can be sent; it stays the next one."""
-        lane, most_bytes = self._small_lane, self._large.large_bytes
-        while lane.next is None and (candidate := self._take()) is not None:
+        """Return the next small message of this route that can be sent; it stays the next one.
+
+        None also if there may be one, and the look for it has ended.
+        """
+        lane, look, most_bytes = self._small_lane, self._look, self._large.large_bytes
+        while lane.next is None and look.goes_on() and (candidate := self._take()) is not None:
             lane.next = self._open(*candidate, most_bytes)
         return lane.next
 
     def next_large(self) -> QueuedMessage | None:
         """Return the next postponed message of this route that can be sent, likewise."""
-        lane = self._large_lane
+        lane, look = self._large_lane, self._look
         take = self._queue.take_postponed
-        while lane.next is None and (candidate := self._take_one_of(take)) is not None:
+        while (
+            lane.next is None
+            and look.goes_on()
+            and (candidate := self._take_one_of(take)) is not None
+        ):
             lane.next = self._open(*candidate)
         if not self.large_waits:
             self._large.none_waits()
@@ -122,14 +124,16 @@ class Outbox:
         while (candidate := take()) is not None:
             if self._held and holds.key(candidate[1]) in self._held:
                 self._hold(candidate[1])
-                continue
-            if not self._servers.several:
-                break
-            wait = self._servers.must_wait(candidate[1])
-            if wait is None:
-                break
-            self._queue.wait(candidate, wait.until, wait.reason)
-        return candidate
+            elif not self._servers.several:
+                return candidate
+            else:
+                wait = self._servers.must_wait(candidate[1])
+                if wait is None:
+                    return candidate
+                self._queue.wait(candidate, wait.until, wait.reason)
+            if not self._look.goes_on():
+                return None
+        return None
 
     def _hold(self, name: bytes) -> None:
         was_held, reason = self._queue.is_held(name), self._held[holds.key(name)]
@@ -160,12 +164,15 @@ class Outbox:
         return bool(self._queue.postponed) or self._large_lane.next is not None
 
     def has_next(self) -> bool:
-        """Return whether there is a message to be sent now.
+        """Return whether there is a message to be sent now; if not, look on if `take_pause`.
 
         Before the first is sent, prove that messages can be removed; raises `LocalError` if not.
         """
+        self._look.begin()
         self._look_for_holds()
         if not self._finds_next():
+            if self._look.paused:
+                return False
             ready = self._servers.probe() if self._servers.several else []
             self._queue.hurry(ready)
             if not ready or not self._finds_next():
@@ -173,6 +180,16 @@ class Outbox:
         if not self._proven:
             self.prove()
         return True
+
+    @property
+    def paused(self) -> bool:
+        """True if the look for messages has ended before all were seen: look on at once."""
+        return self._look.paused
+
+    def take_pause(self) -> bool:
+        """Return whether the look for messages was `paused`, once."""
+        paused, self._look.paused = self._look.paused, False
+        return paused
 
     def _finds_next(self) -> bool:
         return self.next() is not None or self.next_large() is not None
@@ -186,6 +203,7 @@ class Outbox:
     def fill(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put all small messages there is room for, each where the least is in flight."""
         lane, connection = self._small_lane, self._for_small(pool)
+        self._look.begin()
         while True:
             self._look_for_holds()  # each time: an administrator may hold and bounce it meanwhile
             if len(pool.open) > 1:
@@ -198,11 +216,12 @@ class Outbox:
             if queued is None:
                 return
             queued.alone = queued.message.name in self._servers.suspects
-            if not self._put(lane, queued, connection):
+            if not lane.put(queued, connection):
                 return
 
     def fill_large(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put the large messages that may go now."""
+        self._look.begin()
         while self.large_waits and (connection := self._for_large(pool)) is not None:
             queued = self.next_large()
             if queued is None:
@@ -210,7 +229,7 @@ class Outbox:
                 return
             suspects = self._servers.suspects
             queued.alone = self._large.one_by_one or queued.message.name in suspects
-            if not self._put(self._large_lane, queued, connection):
+            if not self._large_lane.put(queued, connection):
                 return
             self._large.put_on(connection)
             if self.large_waits:
@@ -232,17 +251,6 @@ class Outbox:
         small_waits = len(self._queue) > self._queue.postponed
         return small_waits or (self.large_waits and self._large.needs_connection(pool))
 
-    @staticmethod
-    def _put(lane: _Lane, queued: QueuedMessage, connection: Connection[QueuedMessage]) -> bool:
-        """Put a package of a lane's next message; return False if the connection has no room."""
-        if not connection.pipeline.can_take(queued):
-            return False
-        if connection.pipeline.put(queued):
-            lane.next = lane.half_put_on = None
-        else:
-            lane.half_put_on = connection
-        return True
-
     def _may_batch(self) -> bool:
         """Return whether the next messages may go without an object for each.
 
@@ -263,7 +271,7 @@ class Outbox:
         """Put small messages, batch by batch, up to a candidate that is not one; it comes next."""
         pipeline, most_bytes = connection.pipeline, self._large.large_bytes
         small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
-        while self._may_batch():
+        while self._look.goes_on() and self._may_batch():
             self._look_for_holds()
             messages, max_bytes = pipeline.room()
             if not messages:
@@ -337,6 +345,20 @@ class Outbox:
         """True if a small message may wait."""
         return len(self._queue) > self._queue.postponed or self._small_lane.next is not None
 
+    def _prepare(
+        self, folder: Folder, name: bytes, most_bytes: int | None
+    ) -> QueuedMessage | PassedOver:
+        """Open a message, and prove that its sidecar can be rewritten if that may be needed."""
+        queued = prepare(self._maildir, self._route, folder, name, most_bytes)
+        if isinstance(queued, PassedOver) or len(queued.recipients) + len(queued.others) == 1:
+            return queued
+        try:
+            self._settler.owed.prove()
+        except LocalError:
+            queued.close()
+            raise
+        return queued
+
     def _open(
         self, folder: Folder, name: bytes, most_bytes: int | None = None
     ) -> QueuedMessage | None:
@@ -346,7 +368,7 @@ class Outbox:
         """
         was_held = self._queue.is_held(name)
         try:
-            queued = prepare(self._maildir, self._route, folder, name, most_bytes)
+            queued = self._prepare(folder, name, most_bytes)
             is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)

@@ -20,6 +20,7 @@ from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.lifetime import final_failure
+from maildirqmtp.forwarder.owed import OwedRecipients, not_accepted
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
@@ -27,11 +28,10 @@ from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settled_bounces import SettledBounces
 from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.forwarder.targets import TargetMaildirs
-from maildirqmtp.maildir import sidecars, small
+from maildirqmtp.maildir import small
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
-from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +73,8 @@ class Settler:
         self._state = state
         self.attempts = AttemptNotes(state)
         self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
+        #: Who is still owed a message, as its sidecar says.
+        self.owed = OwedRecipients(maildir, route.prefix, clock)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[Stuck] = []
@@ -140,7 +142,7 @@ class Settler:
         """Remove a message that no recipient is owed, or move it to the maildir `keep_in`."""
         message = queued.message
         try:
-            self._check_sidecar(queued)
+            self.owed.check(queued)
             if keep_in is not None:
                 if self._is_gone(message):
                     removed.report_gone(self._report, queued, keep_in)
@@ -161,15 +163,6 @@ class Settler:
         if self._state is not None:
             self._state.forget([message.name])
         self._sync_if_due()
-
-    def _check_sidecar(self, queued: QueuedMessage) -> None:
-        """Raise `FileChangedError` if the sidecar was replaced since the message was opened.
-
-        The recipients in the new one are still owed it. Raises `LocalError` if looking fails.
-        """
-        name, known = queued.message.name, queued.sidecar_identity
-        if sidecars.is_another(self._maildir, name, queued.sidecar, known):
-            raise FileChangedError("its sidecar was replaced while it was being sent")
 
     def _is_gone(self, message: Message) -> bool:
         return removed.is_gone(self._maildir, message, self._route.include_cur)
@@ -222,9 +215,7 @@ class Settler:
     # Everything else
 
     def _settle_mixed(self, queued: QueuedMessage) -> Kept | None:
-        if self._is_gone(queued.message):
-            removed.report_accepted(self._report, queued)
-            self._give_up_gone(queued)
+        if self._was_removed(queued):
             return None
         failures, owed, reason = self._outcomes(queued)
         if len(owed) == len(queued.recipients):
@@ -250,6 +241,20 @@ class Settler:
             return Kept(reason)
         self._remove(queued)
         return None
+
+    def _was_removed(self, queued: QueuedMessage) -> bool:
+        """Return whether a message is gone, and report it if so."""
+        try:
+            is_gone = self._is_gone(queued.message)
+        except LocalError:
+            owed = not_accepted(queued)
+            if len(owed) < len(queued.recipients):
+                self._stuck.append(Stuck(queued, owed=self.owed.named(queued, owed)))
+            raise
+        if is_gone:
+            removed.report_accepted(self._report, queued)
+            self._give_up_gone(queued)
+        return is_gone
 
     def _outcomes(self, queued: QueuedMessage) -> tuple[dict[int, str], list[int], str]:
         """Return the failures by recipient, the recipients still owed it, and why the first is.
@@ -290,7 +295,7 @@ class Settler:
         from maildirqmtp.mail.sidecar import Failure
 
         at = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(self._wall_clock()))
-        originals = {self._original(queued, i): text for i, text in failures.items()}
+        originals = {self.owed.original(queued, i): text for i, text in failures.items()}
         listed = [Failure(r, text, at) for r, text in originals.items()]
         where = self._targets.fail(queued.message, queued.sender, listed)
         for index, text in failures.items():
@@ -298,30 +303,19 @@ class Settler:
 
     def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
         """Write the sidecar without the recipients that are done."""
-        self._rewrite(queued, tuple(self._original(queued, i) for i in owed) + queued.others)
+        self._rewrite(queued, self.owed.named(queued, owed))
 
     def _rewrite(self, queued: QueuedMessage, recipients: tuple[bytes, ...]) -> None:
-        from maildirqmtp.mail.sidecar import Sidecar
-
-        failures = queued.sidecar.failures if queued.sidecar else ()
-        content = Sidecar(queued.sender, recipients, failures)
         try:
-            if not self._maildir.is_same(queued.message):
-                # The sidecar would belong to a message that was never sent.
-                raise FileChangedError("it changed while it was being sent")
-            self._check_sidecar(queued)
-            sidecars.write(self._maildir, queued.message.name, content)
+            self.owed.write(queued, recipients)
         except LocalError:
             self._stuck.append(Stuck(queued, owed=recipients))
             raise
 
-    def _original(self, queued: QueuedMessage, index: int) -> bytes:
-        return self._route.prefix + queued.recipients[index]
-
     # The end
 
     def mend(self) -> bool:
-        """After a `local_error`, try again to remove what is stuck; return whether all is well."""
+        """After a `local_error`, do what is stuck after all; return whether all is well."""
         before = self.local_error
         still_stuck = self._settle_stuck()
         self._sync()
@@ -330,21 +324,20 @@ class Settler:
         return self.local_error is None
 
     def _settle_stuck(self) -> list[tuple[Stuck, LocalError]]:
-        """Try again to remove what the server has taken; return what still cannot be."""
+        """Try again to note on the files what the server has taken; return what still cannot be."""
         stuck, self._stuck = self._stuck, []
         failed: list[tuple[Stuck, LocalError]] = []
         for one in stuck:
-            queued = one.queued
             try:
                 try:
                     if one.owed:
-                        self._rewrite(queued, one.owed)
+                        self._rewrite(one.queued, one.owed)
                     else:
-                        self._remove(queued, one.keep_in)
+                        self._remove(one.queued, one.keep_in)
                 except FileChangedError as error:
-                    kept = self._hold_changed(queued, error)
+                    kept = self._hold_changed(one.queued, error)
                     if kept is not None:
-                        self._report.held(queued.message.name, kept.reason)
+                        self._report.held(one.queued.message.name, kept.reason)
             except LocalError as error:
                 failed.append((one, error))
         return failed
@@ -358,13 +351,9 @@ class Settler:
             self.stop_taking(error)
 
     def finish(self) -> list[Stuck]:
-        """Make everything durable; return the messages that still cannot be removed."""
+        """Make everything durable; return the messages whose files still cannot be changed."""
         for one, error in self._settle_stuck():
-            some, what = ("", "remove it by hand, or it will be sent again")
-            if one.owed:
-                some, what = " for some recipients", "they will be sent it again"
-            name = printable(one.queued.message.name)
-            self._report.problem(f"the server has taken {name}{some}, but {error}; {what}")
+            self._report.problem(one.left_undone(error))
         self._sync()
         self._targets.close()
         if self._state is not None:

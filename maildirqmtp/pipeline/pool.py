@@ -106,6 +106,15 @@ class ConnectionPool(Generic[MessageT]):
         self.windows.pop()
         self.open.append(connection)
 
+    def over(self, now: float, idle_s: float, *, more_may_come: bool) -> list[Connection[MessageT]]:
+        """Return the connections that have ended, or are of no more use; see `is_over`."""
+        return [
+            connection
+            for connection in self.open
+            if connection.pipeline.ended
+            or connection.is_over(now, idle_s, more_may_come=more_may_come)
+        ]
+
     def end(self, connection: Connection[MessageT]) -> list[MessageT]:
         """Close a connection; return what is unfinished. Its window can be used again."""
         unfinished = connection.close()

@@ -247,6 +247,55 @@ def test_nothing_is_sent_where_sent_cannot_be_written(run: Run, tmp_path: Path) 
     assert run.reached == 0
 
 
+@pytest.mark.parametrize(
+    ("prefix", "ours"), [(b"", (b"k@y", b"z@y")), (b"k", (b"@y",))], ids=["several", "one of ours"]
+)
+def test_on_a_full_disk_nobody_gets_mail_again_with_each_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, prefix: bytes, ours: tuple[bytes, ...]
+) -> None:
+    """Mail to several recipients waits for room, for no sidecar could tell who has it."""
+    run.add_shared("1.a", "k@y", "z@y")
+    run.add_shared("2.a", "k2@y")
+
+    def script(server: FakeServer, package: Package) -> None:
+        server.respond(*[b"Zlater" if r == b"z@y" else b"Kok" for r in package.recipients])
+
+    run.scripts = [script]
+    system = FileSystem(monkeypatch, run.path)
+    system.always_fail("fsync tmp", errno.EDQUOT)
+    for _ in range(3):
+        run.go(prefix=prefix)
+    assert sum(run.received.values()) == 1
+    assert run.new == ["1.a"]
+    assert run.code == 111
+    (held,) = {e["reason"] for e in run.events if e["event"] == "held"}
+    assert "it has several recipients, and no sidecar can be written: " in str(held)
+    assert names(run.path / "tmp") == []
+    system.heal()
+    run.go(prefix=prefix)
+    assert run.received[ours] == 1
+    assert json.loads((run.path / "envelope" / "1.a.json").read_text())["recipients"] == ["z@y"]
+
+
+def test_a_disk_that_fills_up_meanwhile_stops_mail_to_several(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon proves not only once that there is room."""
+    for number in (1, 2):
+        run.add_shared(f"{number}.a", "k@y", f"z{number}@y")
+    system = FileSystem(monkeypatch, run.path)
+
+    def script(server: FakeServer, package: Package) -> None:
+        run.clock.advance(60.0)
+        system.always_fail("fsync tmp", errno.ENOSPC)
+        server.respond(b"Kok", b"Kok")
+
+    run.scripts = [script]
+    run.go(window_messages=1)
+    assert sum(run.received.values()) == 1
+    assert run.new == ["2.a"]
+
+
 def test_a_server_out_of_reach_changes_nothing(run: Run) -> None:
     """Neither a rejection nor a deferral: serialmail's rule."""
     run.add(3)

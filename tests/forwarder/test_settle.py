@@ -403,13 +403,54 @@ def test_a_sidecar_that_cannot_be_rewritten_stops_everything(case: Case) -> None
     """On a full disk each message would be sent again to those who have it."""
     one = case.add("1.a", "a@y", "b@y")
     before = snapshot(case.path)
-    case.watch().always_fail("fsync M/tmp", errno.ENOSPC)
+    system = case.watch()
+    system.always_fail("fsync M/tmp", errno.ENOSPC)
     case.settle(one, "Kok", "Zlater")
     assert case.settler.local_error is not None
     assert "No space left on device; nothing more is taken from this maildir" in case.lines
+    for _ in range(3):
+        assert not case.settler.mend(), "it goes to a@y again with each retry"
     case.settler.finish()
+    assert "the server has taken 1.a for some recipients, but cannot write" in case.lines
     assert snapshot(case.path) == before
     assert case.report.counters.exit_code == 111
+
+
+@pytest.mark.parametrize("answers", ["KZD", "KDD", "-KD"])
+def test_a_daemon_goes_on_once_the_sidecar_is_written(
+    case: Case, monkeypatch: pytest.MonkeyPatch, answers: str
+) -> None:
+    """Before that, those who have the message, and its sender the bounce, would get them again."""
+    case.open(bounce=True, bounce_via=BounceVia(BounceMethod.MAILDIR, os.fsencode(case.path)))
+    one = case.add("1.a", "a@y", "b@y", "c@y", "o@other", sender=b"s@x")
+    one.others, one.recipients, one.answers = one.recipients[3:], one.recipients[:3], [None] * 3
+    system = case.watch()
+    system.always_fail("rename M/tmp/* -> M/envelope", errno.EDQUOT)
+    case.settle(one, *[None if a == "-" else a for a in answers])
+    bounces = len(case.new)
+    assert not case.settler.mend()
+    assert system.heal()
+    assert case.settler.mend()
+    owed = [r for r, a in zip(["a@y", "b@y", "c@y"], answers, strict=True) if a in "-Z"]
+    assert case.sidecar()["recipients"] == [*owed, "o@other"]
+    assert len(case.new) == bounces == 2
+
+
+def test_who_has_a_message_that_cannot_be_looked_at_is_done(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are known; an error of the disk that passes is no reason to send it again."""
+    one = case.add("1.a", "a@y", "b@y", "c@y", "d@y")
+
+    def broken(message: Message) -> bool:
+        raise LocalError("cannot look at 1.a: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case.maildir, "is_same", broken)
+        case.settle(one, "Kok", "Zlater", "Dno", None)
+        assert not case.settler.mend()
+    assert case.settler.mend()
+    assert case.sidecar()["recipients"] == ["b@y", "c@y", "d@y"]
 
 
 def test_a_partly_accepted_message_that_changed_gets_no_sidecar(case: Case) -> None:
