@@ -1,7 +1,8 @@
 """Settles the messages that were answered, and tells the queue what became of them.
 
 settle          the accepted messages of each connection
-settle_another  then the others, one by one: one may become a bounce, and a mailer may hang
+settle_another  then the others, one by one: one may become a bounce, and a mailer may hang.
+                Among them are those that must not be sent, as if the server had refused them
 """
 
 from __future__ import annotations
@@ -48,15 +49,27 @@ class AnsweredMessages:
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
             if queued.is_accepted:
-                self.settle_one(queued)
+                self._settle_one(queued)
             else:
                 self._others.append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
+    @property
+    def others_wait(self) -> bool:
+        """True if `settle_another` has something to do."""
+        return bool(self._others)
+
+    def refused(self, queued: QueuedMessage) -> None:
+        """Leave a message that must not be sent for `settle_another`."""
+        queued.refuse()
+        queued.close()
+        queued.release()
+        self._others.append(queued)
+
     def settle_another(self) -> bool:
         """Settle one message that was not accepted for all; return False if there is none."""
         if self._others:
-            self.settle_one(self._others.popleft())
+            self._settle_one(self._others.popleft())
             return True
         return False
 
@@ -66,14 +79,14 @@ class AnsweredMessages:
             if end == first:
                 queued = batch.expand(first)
                 queued.answers, queued.unanswered = [_ACCEPTED], 0
-                self.settle_one(queued)
+                self._settle_one(queued)
                 first += 1
             else:
                 names = (message[1] for message in batch.messages[first:end])
                 self._report.no_longer_held(self._queue.all_gone(names))
                 first = end
 
-    def settle_one(self, queued: QueuedMessage) -> None:
+    def _settle_one(self, queued: QueuedMessage) -> None:
         """Settle one message that has its answers, and tell the queue."""
         name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)

@@ -175,14 +175,14 @@ class Forwarder:
         while not self.outbox.has_next():
             if self.stopping:
                 return bool(self.outbox.left)
-            self._waiting.extend_watchdog(self._slack_s)
+            self._settle_others()
             if not (self.outbox.take_pause() or (not self._all_tried and self._refill())):
                 return False
         return True
 
     def _refill(self) -> bool:
         """Look for new messages, once all small ones that were known have been tried."""
-        if not self._may_take or self.outbox.small_left:
+        if not self._may_take or self.outbox.small_left or self._answered.others_wait:
             return False
         try:
             found = self.queue.refill()
@@ -220,6 +220,7 @@ class Forwarder:
         If not, `may_help` says whether another server is left to be tried.
         """
         self.may_help = self._all_tried = False
+        self._settle_others()
         if self.servers.choose():
             self.outbox.put_back()  # it may have to wait, now that it goes elsewhere
         try:
@@ -255,6 +256,7 @@ class Forwarder:
         Raises `LocalError` if the selector fails.
         """
         try:
+            self._settle_others()
             self._wait((), until)
         except OSError as error:
             raise local_error("wait for mail in", self._maildir.path, error) from error
@@ -271,6 +273,7 @@ class Forwarder:
     def finish(self) -> list[Stuck]:
         """Put back what waits for its turn, make everything durable; see `Settler.finish`."""
         self.outbox.put_back()
+        self._settle_others()
         return self._settler.finish()
 
     def _connect(self, timeout_s: float) -> Transport:
@@ -384,8 +387,9 @@ class Forwarder:
             self._report.progress(self._total - len(self.queue), self._total)
 
     def _settle_others(self) -> None:
+        self._waiting.extend_watchdog(self._slack_s)
         while self._answered.settle_another():  # each may take as long as a mailer
-            self._waiting.extend_watchdog(BOUNCE_SLACK_S)
+            self._waiting.extend_watchdog(self._slack_s)
         self._take_bounces()
 
     def _take_bounces(self) -> None:

@@ -21,8 +21,8 @@ LOOK_S = 0.2
 class Look:
     """One look after the other, each of which ends after `LOOK_S`, or when `stop` is told.
 
-    `paused`: the last one has ended before all were seen, and is to go on at once. `clock` is
-    monotonic seconds.
+    `paused`: the last one has ended before all were seen, or has found a message that is not to be
+    sent but settled; the next one is due at once. `clock` is monotonic seconds.
     """
 
     __slots__ = ("_clock", "_stop", "_until", "paused")

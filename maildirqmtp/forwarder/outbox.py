@@ -183,7 +183,7 @@ class Outbox:
 
     @property
     def paused(self) -> bool:
-        """True if the look for messages has ended before all were seen: look on at once."""
+        """True if the look has ended before all were seen, or found what is to be settled first."""
         return self._look.paused
 
     def take_pause(self) -> bool:
@@ -316,7 +316,7 @@ class Outbox:
             self._queue.postpone([candidate], broken=broken, first=True)
 
     def _refuse(self, queued: QueuedMessage) -> None:
-        """Settle a message that must not be sent as one that the server refused."""
+        """Have a message that must not be sent settled as one that the server refused."""
         if not self._proven:
             try:
                 self.prove()
@@ -324,10 +324,8 @@ class Outbox:
                 queued.close()
                 self._queue.put_back([(queued.message.folder, queued.message.name)])
                 raise
-        queued.refuse()
-        self._answered.settle_one(queued)
-        queued.close()
-        self._queue.add(self._settler.bounces.take())
+        self._answered.refused(queued)
+        self._look.paused = True
 
     def next_deadline(self) -> float | None:
         """Return the clock's time at which there may be more to put, None if none is known."""

@@ -997,6 +997,14 @@ def test_a_mailer_ended_by_a_second_stop_is_not_followed_by_more_mail(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes out then is in doubt at once, and the next run sends it again."""
+    connect = run.connect
+
+    def full(server: Endpoint, timeout_s: float) -> FakeServer:
+        made = connect(server, timeout_s)
+        made.takes.append(0)  # nothing has gone out when the mailer begins
+        return made
+
+    run.connect = full  # type: ignore[method-assign]
     mailer = HungMailer(run, signals=2)
     monkeypatch.setattr("maildirqmtp.forwarder.bounces.make_mailer", lambda *_: mailer)
     run.add(1)
