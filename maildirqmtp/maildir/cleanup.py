@@ -22,14 +22,17 @@ def clean(maildir: Maildir, now_s: float, *, orphans: bool = True) -> int:
 
     `now_s` is seconds of the epoch. Of several shards, the first one cleans tmp/, and each removes
     the orphans among its own sidecars; without `orphans`, they stay. Raises `LocalError` if a
-    directory cannot be opened or listed, or a file cannot be removed.
+    directory cannot be opened, listed or synced, or a file cannot be removed.
     """
     removed = 0
     if maildir.shard is None or not maildir.shard.number:
         removed = _remove_untouched(maildir.tmp, _old_names(maildir.tmp, now_s), now_s, _touched)
     envelopes = maildir.find_envelopes() if orphans else None
-    if envelopes is not None:
-        removed += _remove_untouched(envelopes, _orphans(maildir, envelopes), now_s, _placed)
+    if envelopes is not None and (found := _orphans(maildir, envelopes)):
+        # A message that was just removed, and that a power cut brings back, must have its sidecar.
+        maildir.new.sync()
+        maildir.cur.sync()
+        removed += _remove_untouched(envelopes, found, now_s, _placed)
     return removed
 
 

@@ -63,7 +63,7 @@ class Expiry:
             except LocalError as error:
                 self._note(error)
         try:
-            self._clean()
+            clean(self._maildir, self._now_s)  # syncs new/ and cur/ before it
         except LocalError as error:
             self._note(error)
         yield
@@ -122,13 +122,6 @@ class Expiry:
         if last_s >= self._before_s:
             return None
         return Message(folder, name, identity_of(status), b"", status.st_size)
-
-    def _clean(self) -> None:
-        if self._maildir.find_envelopes() is not None:
-            # A message that a power cut brings back must still have its sidecar.
-            self._maildir.new.sync()
-            self._maildir.cur.sync()
-        clean(self._maildir, self._now_s)
 
 
 def check_owners(maildir: Maildir) -> None:

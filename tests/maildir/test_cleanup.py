@@ -180,6 +180,16 @@ def test_what_cannot_be_removed_is_told(
         clean(maildir, time.time() + 37 * HOUR_S)
 
 
+def test_a_sidecar_goes_after_the_removal_of_its_message_is_durable(
+    path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon cleans while removals wait for an fsync: a power cut brings such messages back."""
+    add_sidecar(path, "1.a", "s@x", "r@y")
+    calls = FileSystem(monkeypatch, path)
+    assert clean(maildir, time.time() + 37 * HOUR_S) == 1
+    assert calls.of("unlink", "fsync") == ["fsync new", "fsync cur", "unlink envelope/1.a.json"]
+
+
 def test_no_sidecar_goes_where_the_messages_cannot_be_listed(
     path: Path, maildir: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
