@@ -49,6 +49,12 @@ def send(capsys: Capture, code: int, path: Path, told: Path, *words: str | Path)
     return qmtpq(capsys, code, "bounce", "--yes", "--bounce-via", f"maildir:{told}", path, *words)
 
 
+def held_for_good(path: Path, name: str) -> bool:
+    """Return whether a message is on hold until somebody releases it, whatever bounces next."""
+    state = json.loads((path / ".maildirqmtp-state.json").read_text())
+    return isinstance(state["held"][name], int)
+
+
 def test_the_sender_is_told_and_the_message_goes(path: Path, told: Path, capsys: Capture) -> None:
     """Each recipient is named, the message quoted, and nothing is left of it."""
     add_message(path, "1.a", b"Subject: lost\n\nbody\n")
@@ -210,6 +216,7 @@ def test_a_message_that_is_replaced_while_its_sender_is_told_stays(
     assert (path / "new" / "1.a").read_text() == "new\n"
     # Its sender believes that it was not delivered.
     assert qmtpq(capsys, 0, "list", "--names", "--held", path)[0] == "1.a\n"
+    assert held_for_good(path, "1.a")
 
 
 def test_a_message_of_two_routes_whose_second_bounce_fails_stays_on_hold(
@@ -232,6 +239,7 @@ def test_a_message_of_two_routes_whose_second_bounce_fails_stays_on_hold(
     _, err = qmtpq(capsys, 111, "bounce", "--yes", *words)
     assert "it stays on hold" in err
     assert qmtpq(capsys, 0, "list", "--names", "--held", path)[0] == "1.a\n"
+    assert held_for_good(path, "1.a")
 
 
 def test_it_asks_first(

@@ -52,13 +52,13 @@ def test_lines_of_what_was_accepted_are_where_they_are_said_to_be(
     assert "3.m: recipient@example.net: accepted" in verbose.stderr
     theirs, ours = compared["results"]
     assert theirs == "a line for each message"
-    assert "a line for each that was not accepted and a summary, with `-v` for each" in ours
+    assert "a line for each recipient not accepted (`-v`: for every one) and a summary" in ours
 
 
 def test_serialmail_is_not_said_to_leave_fresh_mail(compared: dict[str, list[str]]) -> None:
     """It scans again until nothing is left; so do we, see `test_arrivals.py`."""
     theirs, ours = compared["fresh mail"]
-    assert "what comes during a run goes with it" in theirs
+    assert "sent by the current run" in theirs
     assert ours.startswith("the same, or at once by a daemon")
 
 
@@ -111,13 +111,18 @@ def _brackets(path: Path, server: str) -> int:
 @pytest.mark.parametrize(
     ("what", "here", "code", "tried"),
     [
-        ("a recipient that is PREFIX and nothing else", "(111)", 111, _only_prefix),
+        ("a recipient that is just PREFIX", "(111)", 111, _only_prefix),
         ("`Delivered-To: <x>`", "the recipient is `x`", 0, _brackets),
         ("a maildir without `tmp/`", "111", 111, _without_tmp),
         ("DIR or PREFIX that begins with `-`, for `maildirqmtp`", "after `--`", 100, _dash),
         ("a fourth argument of `maildirqmtp`", "wrong usage (100)", 100, _fourth),
         # `test_serialmail.py` tries these, and `test_bounces.py` who gets a bounce.
-        ("descriptors 6 and 7 of `serialqmtp`", "sockets or pipes, looked at first", None, None),
+        (
+            "descriptors 6 and 7 of `serialqmtp`",
+            "sockets or pipes, checked at the start",
+            None,
+            None,
+        ),
         ("bounces", "goes to the postmaster as a double bounce", None, None),
     ],
 )

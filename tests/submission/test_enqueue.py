@@ -507,6 +507,24 @@ def test_a_message_that_a_power_cut_may_bring_back_keeps_its_sidecar(
     assert len(names(path / "envelope")) == 1
 
 
+def test_a_sidecar_that_is_taken_back_goes_last(
+    maildir: Maildir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two would bring back a message without its recipients."""
+
+    def moved_away(*_: object) -> None:
+        raise LocalError("it was moved away")
+
+    calls = FileSystem(monkeypatch, tmp_path)
+    monkeypatch.setattr(maildir, "check_path", moved_away)
+    with pytest.raises(LocalError, match="moved away"):
+        writing.enqueue(maildir, Sidecar(b"s@x", (b"a@y",)), [TEXT])
+    done = [call.partition(" Maildir/")[::2] for call in calls.of("unlink", "fsync")]
+    places = [(what, where.partition("/")[0]) for what, where in done]
+    gone = places.index(("unlink", "new"))
+    assert places.index(("unlink", "envelope")) > places.index(("fsync", "new"), gone)
+
+
 def test_a_name_in_tmp_that_stays_is_no_failure(
     maildir: Maildir, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
