@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: A message, and where it is.
 Chosen = tuple[QueuePlace, Maildir, Entry]
+_OR_FAILED = ", or has failed (qmtpq list --failed; qmtpq resend sends it again)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +122,8 @@ class Selected:
             except LocalError as error:
                 self.fault(str(error))
         if not found:
-            self.fault(f"no message {printable(name)}: it was sent or removed, or was never there")
+            failed = "" if any(place.is_failed for place, _ in opened) else _OR_FAILED
+            self.fault(
+                f"no message {printable(name)}: it was sent or removed{failed}, or was never there"
+            )
         return found

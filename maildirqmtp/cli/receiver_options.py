@@ -194,6 +194,8 @@ def parse_listen(text: str) -> tuple[str, int] | bytes:
         if not path or b"\0" in path or path.endswith(b"/"):
             raise ConfigError(f"--listen {text!r}: a path is needed, as in unix:/run/qmtp.sock")
         return path
+    if text.isascii() and text.isdigit():
+        raise ConfigError(f"--listen {text!r}: that is a port; write 127.0.0.1:{text}")
     rest = text.removesuffix(":0")
     any_port = rest != text and (rest.endswith("]") or ":" not in rest)
     try:

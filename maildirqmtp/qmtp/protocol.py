@@ -53,6 +53,8 @@ ACCEPTED, DEFERRED, FAILED = Status.ACCEPTED, Status.DEFERRED, Status.FAILED
 
 # A shortcut for nearly all responses.
 _USUAL_RESPONSE = re.compile(rb"([1-9][0-9]{0,3}):[KZD]")
+# How an SMTP server greets (RFC 5321, 4.2).
+_SMTP = (b"220 ", b"220-")
 _USUAL_ACCEPTANCE = re.compile(rb"([1-9][0-9]{0,3}):K")
 _STATUS_OF_BYTE = {ord(status.value): status for status in Status}
 
@@ -168,6 +170,8 @@ class ResponseReader:
         try:
             head = netstring.parse_length(buffer, self._start, MAX_RESPONSE)
         except NetstringError as error:
+            if buffer.startswith(_SMTP, self._start):
+                raise self._violation("it speaks SMTP, not QMTP (port 209)") from None
             raise self._violation(f"response is no netstring ({error})") from None
         if head is None:
             return None

@@ -65,7 +65,10 @@ def hand_over(
         if settings.maildir is not None:
             _keep(settings.maildir, envelope, text)
             return EXIT_OK
-        tell(f"{error}; and no maildir is configured to keep the message in")
+        tell(
+            f"{error}; and no maildir is configured to keep the message in: set maildir in the "
+            f"table [submission] of ~/.config/maildirqmtp.toml"
+        )
         return EX_NOPERM if error.errno in _NOT_ALLOWED else EX_TEMPFAIL
     answers = queue_client.submit(transport, *envelope, text, stoppable)
     code, owed = EXIT_OK, {}

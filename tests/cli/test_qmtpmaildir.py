@@ -67,6 +67,7 @@ def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str
         (["--listen", "127.0.0.1:65536", "DIR"], "127.0.0.1:65536"),
         (["--listen", "127.0.0.1:x", "DIR"], "HOST:PORT"),
         (["--listen", ":209", "DIR"], "HOST:PORT"),
+        (["--listen", "2209", "DIR"], "that is a port; write 127.0.0.1:2209"),
         (["--listen", "", "DIR"], "HOST:PORT"),
         (["--listen", "unix:", "DIR"], "a path is needed"),
         (["--listen", "unix:/tmp/", "DIR"], "a path is needed"),

@@ -443,6 +443,18 @@ def test_more_than_one_batch_is_dropped(
     assert names(path / "new") == []
 
 
+@pytest.mark.parametrize("command", ["release", "hold", "retry"])
+def test_a_failed_message_is_not_said_to_be_gone(
+    path: Path, failed: Path, capsys: Capture, command: str
+) -> None:
+    """`list` has just shown it; the way to send it again is another one."""
+    fail(failed, "1.f", "no@y")
+    _, err = qmtpq(capsys, 111, command, path, "1.f")
+    assert "has failed (qmtpq list --failed; qmtpq resend sends it again)" in err
+    _, err = qmtpq(capsys, 111, "resend", path, "2.f")
+    assert err == "qmtpq: no message 2.f: it was sent or removed, or was never there\n"
+
+
 # Resend
 
 

@@ -75,7 +75,9 @@ UNFINISHED: list[tuple[bytes, list[Response]]] = [
 
 # What no server may send -> the responses before it, and what the error says.
 BAD: list[tuple[bytes, list[Response], str]] = [
-    (b"220 mail.example.org ESMTP\r\n", [], "response is no netstring"),
+    (b"220 mail.example.org ESMTP\r\n", [], "it speaks SMTP, not QMTP"),
+    (b"220-mail.example.org ESMTP\r\n", [], "it speaks SMTP, not QMTP"),
+    (b"221 bye\r\n", [], "response is no netstring"),
     (b"\r\n", [], "response is no netstring"),
     (b"HTTP/1.1 400 Bad Request\r\n", [], "response is no netstring"),
     (b"\x15\x03\x01\x00\x02\x02F", [], "response is no netstring"),
