@@ -40,7 +40,7 @@ COMMANDS = {
     "resend": "put failed messages back into the queue, to those who failed",
     "hold": "have no forwarder send messages until they are released",
     "release": "let held messages go, and have the running daemon try them now",
-    "retry": "have the running daemon try all that waits now; NAME is looked for",
+    "retry": "have the running daemon try all that waits now, if NAME is there",
     "flush": "have the running daemon try all that waits now",
 }
 _EPILOG = """\

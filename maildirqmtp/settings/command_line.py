@@ -31,10 +31,10 @@ maildirqmtp [OPTION...] DIR [PREFIX] SERVER
        maildirqmtp --demo"""
 _DESCRIPTION = """\
 Forward the messages of a maildir to a mail server over QMTP, and exit; or
-stay, with --watch or --config. Each message is sent to the envelope that its
-Return-Path and Delivered-To lines (or its sidecar) say, and goes when the
-server has taken it. With PREFIX, only recipients that begin with it, and
-without it.
+stay, with --watch or --config. The Return-Path and Delivered-To lines on top
+of a message (or its sidecar) are its envelope; From and To do not count. It is
+removed when the server has taken it. With PREFIX, only recipients that begin
+with it are served, and the prefix is removed.
 """
 _EPILOG = """\
 SERVER is NAME, NAME:PORT, [::1]:PORT or qmtp://NAME[:PORT];

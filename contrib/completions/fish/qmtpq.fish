@@ -64,7 +64,7 @@ complete -c qmtpq -f -n '__qmtpq_is_next command' -a bounce -d 'tell the senders
 complete -c qmtpq -f -n '__qmtpq_is_next command' -a resend -d 'put failed messages back into the queue, to those who failed'
 complete -c qmtpq -f -n '__qmtpq_is_next command' -a hold -d 'have no forwarder send messages until they are released'
 complete -c qmtpq -f -n '__qmtpq_is_next command' -a release -d 'let held messages go, and have the running daemon try them now'
-complete -c qmtpq -f -n '__qmtpq_is_next command' -a retry -d 'have the running daemon try all that waits now; NAME is looked for'
+complete -c qmtpq -f -n '__qmtpq_is_next command' -a retry -d 'have the running daemon try all that waits now, if NAME is there'
 complete -c qmtpq -f -n '__qmtpq_is_next command' -a flush -d 'have the running daemon try all that waits now'
 complete -c qmtpq -f -n '__qmtpq_is_next directory' -a '(__fish_complete_directories)'
 complete -c qmtpq -f -n '__qmtpq_is_next name' -a '(__qmtpq_names)'
