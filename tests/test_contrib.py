@@ -74,6 +74,12 @@ def call(*words: str | Path, cwd: Path | None = None) -> str:
     return done.stdout + done.stderr
 
 
+def analyzer() -> str:
+    """Return systemd-analyze, which wants the programs that units call; see `tool`."""
+    tool("kill")
+    return tool("systemd-analyze")
+
+
 # Shell
 
 
@@ -136,14 +142,14 @@ def directives(path: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_understands_the_unit(name: str, units: Path) -> None:
     """It would pass over a line that it does not know, and harden nothing."""
-    said = call(tool("systemd-analyze"), "verify", "--man=no", f"./{name}", cwd=units)
+    said = call(analyzer(), "verify", "--man=no", f"./{name}", cwd=units)
     assert said.strip() == ""
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_exposure(name: str, units: Path) -> None:
     """At most 1.5 of 10, by systemd's own count."""
-    analyze = tool("systemd-analyze")
+    analyze = analyzer()
     call(
         analyze,
         "security",
@@ -187,7 +193,7 @@ def test_systemd_understands_the_drop_in(units: Path) -> None:
     """On top of the unit that it is for."""
     (units / "maildirqmtp.service.d").mkdir()
     shutil.copy(SYSTEMD / "with-sendmail.conf", units / "maildirqmtp.service.d" / "sendmail.conf")
-    analyze = tool("systemd-analyze")
+    analyze = analyzer()
     said = call(analyze, "verify", "--man=no", "./maildirqmtp.service", cwd=units)
     assert said.strip() == ""
 
@@ -224,7 +230,7 @@ def test_the_directories_can_be_made(tmp_path: Path) -> None:
 
 def allowed_calls(name: str) -> set[str]:
     """Return the system calls that a unit's filter lets through."""
-    analyze = tool("systemd-analyze")
+    analyze = analyzer()
 
     def members(group: str) -> set[str]:
         if not group.startswith("@"):
