@@ -145,6 +145,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
         state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
         held = state.held()
         attempts = KnownAttempts(maildir)
+        last_run = printable(state.last_stop().encode("utf-8", "replace"))
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
             about = _about(maildir, route, folder, name)
@@ -159,10 +160,9 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
                 waiting.append(_merged(about, known, attempts.of(name), why, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
-    shown = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
-    messages = len(waiting) + more
-    shard = str(route.shard) if route.shard else None
-    return {**shown, "shard": shard, "messages": messages, "daemon": daemon, "waiting": waiting}
+    shown: dict[str, Any] = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}
+    shown |= {"shard": str(route.shard) if route.shard else None, "messages": len(waiting) + more}
+    return {**shown, "daemon": daemon, "last_run": last_run, "waiting": waiting}
 
 
 def _about(maildir: Maildir, route: Route, folder: Any, name: bytes) -> dict[str, Any] | None:
@@ -256,7 +256,7 @@ def _merged(
 
 def _print(found: dict[str, Any]) -> None:
     waiting, daemon = found["waiting"], found["daemon"]
-    who = "no daemon"
+    who = f"no daemon; the last run: {found['last_run']}" if found["last_run"] else "no daemon"
     if daemon is not None:
         who = f"process {daemon['pid']}, {daemon.get('state')}, to {daemon.get('server')}"
         if daemon.get("state") == "backing off":

@@ -281,7 +281,13 @@ def daemon_line(maildir: Maildir) -> str:
         if told.get("state") == "backing off":
             who += f" ({told.get('excuse')})"
         said.append(printable_reason(who))
-    return "; ".join(said) or "no daemon"
+    return "; ".join(said) or "no daemon" + last_run(maildir)
+
+
+def last_run(maildir: Maildir) -> str:
+    """Return a remark on why the last run has left messages; empty if it reached a server."""
+    why = State(maildir.root, time.monotonic, time.time).last_stop()
+    return f"; the last run: {printable_reason(why)}" if why else ""
 
 
 def printable_reason(text: str) -> str:

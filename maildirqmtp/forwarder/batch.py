@@ -98,5 +98,8 @@ def _run(
         stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
     ):
         through = forwarder.run_batch(candidates)
+        if not through:
+            forwarder.state.note_stop(forwarder.stop_reason)
+            forwarder.state.save()
         housekeeping.after_run(forwarder, queue)
     return through

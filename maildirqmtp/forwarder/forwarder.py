@@ -301,6 +301,7 @@ class Forwarder:
         """Use a connection. Raises `OSError` if the selector cannot watch it."""
         self.pool.add(transport, self._waiting.selector)
         self._settler.host = self.servers.current.endpoint.host
+        self.state.note_stop("")
         self._report.connected(transport.name)
 
     def _open_more(self) -> None:

@@ -6,17 +6,17 @@
      "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
-     "warned": {...},
-     "attempts": {...},
-     "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}}}
+     "warned": {...}, "attempts": {...},
+     "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}},
+     "stop": "cannot connect to mx.example.org:209: Connection refused"}
 
 Times are seconds of the epoch. `first_deferred`: when a server first deferred a message that is
 over its lifetime, or will be within two days. `in_doubt`: which of a route's several servers may
 have a message, and since when. `broken`: a large message over which a connection broke, when, and
 how many of its bytes had arrived. `servers`: what each server, by its name as it was given, has
-shown of itself, and when that was last seen. `told`: when a hint was last given. `attempts` and
-`warned` belong to the modules of these names; `held` belongs to `holds`, and is only copied here.
-Keys that this version does not know are kept.
+shown of itself, and when that was last seen. `told`: when a hint was last given. `stop`: why the
+last run left messages, unless it reached a server. `attempts` and `warned` belong to the modules
+of these names; `held` belongs to `holds`, and is only copied here. Unknown keys are kept.
 
 Losing the file loses no mail: messages are given up a day later, servers have to show again how
 they answer, and a message may arrive twice, by two servers.
@@ -24,7 +24,6 @@ they answer, and a message may arrive twice, by two servers.
 
 from __future__ import annotations
 
-import errno
 from _thread import allocate_lock  # `threading` is not loaded for a lock
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from maildirqmtp.maildir import files, holds
 from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
-from maildirqmtp.maildir.state_content import checked, take_tables, take_times
+from maildirqmtp.maildir.state_content import checked, take_tables, take_text, take_times
 from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
@@ -88,9 +87,8 @@ class State:
         self._wall_clock = wall_clock
         self._lock = allocate_lock() if lock is None else lock
         self._fault: str | None = None
-        self._told = ""
-        self._loaded = False
-        self._changed = False
+        self._told = self._stop = ""
+        self._loaded = self._changed = False
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
         self._holds = Holds(root, NAME, MAX_BYTES)
@@ -240,6 +238,20 @@ class State:
             if self._servers.get(server, {}).pop(what, None) is not None:
                 self._change()
 
+    def note_stop(self, why: str) -> None:
+        """Note why a run has left messages; empty once a server is reached."""
+        with self._lock:
+            self._load()
+            if why != self._stop:
+                self._stop = why
+                self._change()
+
+    def last_stop(self) -> str:
+        """Return why the last run has left messages; empty if it reached a server."""
+        with self._lock:
+            self._load()
+            return self._stop
+
     # Hints
 
     def may_tell(self, what: str, every_s: float) -> bool:
@@ -309,8 +321,9 @@ class State:
             "servers": self._servers,
             "held": held,
             "warned": self._warned.content(),
+            "stop": self._stop,
         }
-        for key in ("in_doubt", "held", "warned"):
+        for key in ("in_doubt", "held", "warned", "stop"):
             if not content[key]:
                 del content[key]
         data = encoded(content, self._attempts, MAX_BYTES)
@@ -347,9 +360,10 @@ class State:
         path = printable(self._root.join(self._name))
         try:
             data = files.load(self._root, self._name, MAX_BYTES)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            if error.errno != errno.ENOENT:
-                self._tell(f"cannot read {path}: {error.strerror}; beginning it anew")
+            self._tell(f"cannot read {path}: {error.strerror}; beginning it anew")
             return
         if not data:
             return  # what a power cut leaves of a file that was not made durable
@@ -370,6 +384,7 @@ class State:
             raise ValueError("'broken' has something else")
         told_s = take_times(content, "told")
         warned = take_times(content, "warned")
+        stop = take_text(content, "stop")
         self._servers = take_tables(content, "servers")
         self._attempts.take(attempts)
         self._told_s = told_s
@@ -377,6 +392,7 @@ class State:
         self._broken = broken
         self._in_doubt = in_doubt
         self._first_deferred = first_deferred
+        self._stop = stop
         self._others = content
 
 

@@ -42,6 +42,14 @@ def take_times(content: dict[str, Any], key: str) -> dict[str, float]:
     return _times(content.pop(key, {}))
 
 
+def take_text(content: dict[str, Any], key: str) -> str:
+    """Remove a text from the content, and return it; as `take_tables`."""
+    value = content.pop(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is no text")
+    return value
+
+
 def _times(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise ValueError("there is something else where times are to be")

@@ -78,6 +78,7 @@ def test_an_empty_maildir(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "prefix": "",
         "shard": None,
         "messages": 0,
+        "last_run": "",
         "daemon": None,
         "waiting": [],
     }

@@ -21,6 +21,7 @@ from tests.helpers import (
     add_sidecar,
     answer_all,
     by_recipient,
+    closed_port,
     command,
     json_events,
     make_maildir,
@@ -80,6 +81,20 @@ def test_why_it_waits_and_having_it_tried(maildir: Path) -> None:
         assert qmtpq("flush", maildir) == f"the daemon of {maildir} tries all that waits\n"
         empties(maildir)
         assert daemon.stop() == 0
+
+
+def test_a_link_that_is_down_is_said_without_a_daemon(maildir: Path) -> None:
+    """By cron nobody sees what the run has said, and the messages themselves were not tried."""
+    add_message(maildir, "1.a")
+    address = f"127.0.0.1:{closed_port()}"
+    assert run(maildir, address).returncode == 111
+    line = f"{maildir}: 1 waiting; no daemon"
+    for shown in (qmtpq("list", maildir), run("--status", maildir).stdout):
+        assert shown.startswith(f"{line}; the last run: cannot connect to {address}: ")
+    with serving(answer_all(lambda *_: b"Zlater")) as server:
+        assert run(maildir, server.address).returncode == 111
+    assert qmtpq("list", maildir).splitlines()[0] == line
+    assert run("--status", maildir).stdout.splitlines()[0] == line
 
 
 def test_what_was_refused_is_sent_again(maildir: Path) -> None:

@@ -447,3 +447,23 @@ def test_doubts_that_are_none_are_told_and_forgotten(runs: Runs, wrong: str) -> 
     one = runs.run()
     assert one.in_doubt(b"1.a") == {}
     assert "is of no use" in (one.take_fault() or "")
+
+
+def test_why_the_last_run_has_stopped_outlives_it(runs: Runs) -> None:
+    """With the link down nothing else says why mail waits; once a server is reached, no more."""
+    state = runs.run()
+    assert state.last_stop() == ""
+    state.note_stop("cannot connect to mx")
+    state.save()
+    state = runs.run()
+    assert state.last_stop() == "cannot connect to mx"
+    state.note_stop("")
+    state.save()
+    assert runs.run().last_stop() == ""
+    assert "stop" not in json.loads(runs.file.read_text())
+
+
+def test_what_is_no_reason_is_not_shown(runs: Runs) -> None:
+    """The file may have been written by hand."""
+    runs.file.write_text('{"version": 1, "stop": 5}')
+    assert runs.run().last_stop() == ""
