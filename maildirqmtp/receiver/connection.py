@@ -253,7 +253,6 @@ class Connection:
         if from_s is not None:
             self._progress_s = self._clock()
             self._rate_from_s += self._progress_s - from_s
-            self._session_end_s += self._progress_s - from_s
 
     def stop(self) -> None:
         """Read no more; answer what is complete, and close."""
