@@ -93,7 +93,8 @@ def test_an_archive_without_a_place_stops_the_taking(maildir: Path, tmp_path: Pa
         shutil.rmtree(box)
         deliver(maildir, "2.a")
         daemon.wait_for("nothing more is taken from this maildir")
-        assert names(maildir / "new") == ["2.a"]
+        # It looks now and then whether files can be made and removed there.
+        assert [n for n in names(maildir / "new") if not n.startswith(".")] == ["2.a"]
         make_maildir(sent)
         empties(maildir)
         assert names(sent / "new") == ["2.a"]
