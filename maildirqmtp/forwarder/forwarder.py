@@ -105,6 +105,7 @@ class Forwarder:
         self.connecting = False
         self._waiting = Waiting(wake, maildir, clock)
         self._waiting.extend_watchdog(SLACK_S)
+        self._slack_s = BOUNCE_SLACK_S if route.bounce else SLACK_S
         #: Interrupts a wait.
         self.wake = self._waiting.wake
 
@@ -173,9 +174,9 @@ class Forwarder:
     def _has_next(self) -> bool:
         """Return whether there is a message to be sent, or one that is not, for it is to stop."""
         while not self.outbox.has_next():
+            self._settle_others()
             if self.stopping:
                 return bool(self.outbox.left)
-            self._settle_others()
             if not (self.outbox.take_pause() or (not self._all_tried and self._refill())):
                 return False
         return True
@@ -221,6 +222,9 @@ class Forwarder:
         """
         self.may_help = self._all_tried = False
         self._settle_others()
+        if self.stopping:
+            self.stop_reason = "stopped before the end"
+            return False
         if self.servers.choose():
             self.outbox.put_back()  # it may have to wait, now that it goes elsewhere
         try:
@@ -375,10 +379,6 @@ class Forwarder:
         if self.outbox.take_pause():
             due.append(self._clock())
         return self._waiting.wait(due, self._slack_s)
-
-    @property
-    def _slack_s(self) -> float:
-        return BOUNCE_SLACK_S if self._route.bounce else SLACK_S
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
         if answers := self._answered.settle(connection.pipeline):

@@ -143,11 +143,7 @@ class Outbox:
 
     def _look_for_holds(self) -> None:
         """Look up which messages are on hold; take back a next message that is one of them."""
-        try:
-            self._held = self._state.held()
-        except LocalError:
-            if not self._proven:
-                raise  # before anything is sent
+        self._held = self._state.held(must_know=not self._proven)  # before anything is sent
         for lane in (self._small_lane, self._large_lane) if self._held else ():
             queued = lane.next
             if queued is None or lane.half_put_on is not None:

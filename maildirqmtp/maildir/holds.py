@@ -61,11 +61,11 @@ class Holds:
         self._raw: dict[str, Any] = {}
         self._held: dict[str, str] = {}
 
-    def now(self) -> Mapping[str, str]:
+    def now(self, *, must_know: bool = False) -> Mapping[str, str]:
         """Return the messages that are on hold now, by their `key`, and why.
 
-        If the file cannot be read, the holds seen last stay in force. Raises `LocalError` if this
-        user may not read it: nobody knows then what is on hold.
+        If the file cannot be read, the holds seen last stay in force. With `must_know`, raises
+        `LocalError` if this user may not read it: nobody knows then what is on hold.
         """
         try:
             status = os.stat(self._name, dir_fd=self._root.fd, follow_symlinks=False)
@@ -79,7 +79,7 @@ class Holds:
                 data, self._seen = files.load_known(self._root, self._name, self._max_bytes)
                 self._take(_held_of(_loaded(data)))
             except (OSError, ValueError, RecursionError) as error:
-                if isinstance(error, PermissionError):
+                if must_know and isinstance(error, PermissionError):
                     raise local_error("read", self._root.join(self._name), error) from error
                 return self._held
         return self._held

@@ -207,10 +207,10 @@ class State:
         with self._lock:
             return self._warned.keep(frozenset(map(_key, names)), _text(prefix))
 
-    def held(self) -> Mapping[str, str]:
-        """Return the messages that are on hold now, by `holds.key`, and why."""
+    def held(self, *, must_know: bool = False) -> Mapping[str, str]:
+        """Return the messages that are on hold now, by `holds.key`, and why; see `Holds.now`."""
         with self._lock:
-            return self._holds.now()
+            return self._holds.now(must_know=must_know)
 
     # Servers
 

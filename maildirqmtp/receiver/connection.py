@@ -305,8 +305,8 @@ class Connection:
             self._session.wind_down()
         elif self._session.ended or self._session.between_packages:
             self._session_end_s = _NEVER  # only responses are left, which have their own limits
-        elif self._session.ready:
-            self._session_end_s = now_s + LAST_PACKAGE_S  # it has to take responses first
+        elif self._session.ready or self._awaits_disk:
+            self._session_end_s = now_s + LAST_PACKAGE_S  # its package is not read meanwhile
         else:
             self._fail("did not end its last package after an hour; closing")
             self._phase = Phase.CLOSED

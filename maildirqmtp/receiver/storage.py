@@ -82,8 +82,8 @@ class _OpenMaildir:
             turns.begun = wanted
         try:
             folder.sync()
-        except LocalError as error:
-            self._note(error)
+        except BaseException as error:  # no memory for the error of a failed fsync, for instance
+            self._note(error if isinstance(error, LocalError) else LocalError("fsync has failed"))
             raise
         finally:
             with turns.changed:

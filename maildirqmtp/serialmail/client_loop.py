@@ -96,10 +96,12 @@ class ClientLoop:
 
     def _run(self) -> int:
         without_result = 0
-        while not self._told_to_stop.is_told and self._settler.local_error is None:
+        while self._may_take:
             self._candidates = self._maildir.scan(include_cur=True)
             first = self._next()
             if first is None:
+                if not self._may_take:
+                    break
                 return EXIT_OK
             self._prove()
             code, results = self._feed(first)
@@ -180,9 +182,13 @@ class ClientLoop:
 
     # Messages
 
+    @property
+    def _may_take(self) -> bool:
+        return not self._told_to_stop.is_told and self._settler.local_error is None
+
     def _next(self) -> QueuedMessage | None:
         """Return the next message for a client, or None if there is none."""
-        while self._candidates:
+        while self._candidates and self._may_take:  # settling a loop may take long, or fail
             folder, name = self._candidates.popleft()
             path = path_of(folder, name)
             if path not in self._seen:
@@ -198,7 +204,7 @@ class ClientLoop:
             if isinstance(queued, PassedOver):
                 return None
             try:
-                if (why := self._state.held().get(holds.key(name))) is not None:
+                if (why := self._state.held(must_know=True).get(holds.key(name))) is not None:
                     raise EnvelopeError(why)
                 _check(queued)
             finally:

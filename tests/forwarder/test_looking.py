@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from maildirqmtp.forwarder.kept import Kept
 from maildirqmtp.forwarder.looking import LOOK_S
+from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.forwarder.route import BounceMethod, BounceVia
+from maildirqmtp.forwarder.settle import Settler
 from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import Maildir
@@ -120,3 +124,40 @@ def test_each_look_gets_on(slow: SlowRun, monkeypatch: pytest.MonkeyPatch) -> No
     slow.go(prefix=b"p-")
     assert sum(slow.received.values()) == 2
     assert (len(slow.new), slow.code) == (5, 0)
+
+
+LOOP = b"Received: from a by b\n" * 120 + b"Subject: x\n\nhi\n"
+
+
+def test_a_bounce_that_is_made_on_the_way_out_is_left(slow: SlowRun) -> None:
+    """Exit code 0 would say that nothing is."""
+    add_message(slow.path, "1.a", LOOP, b"s@x", b"r@y")
+
+    def stop() -> None:
+        if slow.opened == 1:
+            slow.forwarder.interrupt()
+
+    slow.on_open = stop
+    slow.go(bounce=True, bounce_via=BounceVia(BounceMethod.SERVER))
+    assert len(slow.new) == 1
+    assert slow.code == 111
+    assert slow.reached == 0
+
+
+def test_told_to_stop_while_a_bounce_is_made_it_does_not_connect(
+    slow: SlowRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that drops what comes would take a minute for each address."""
+    add_message(slow.path, "1.a", LOOP, b"s@x", b"r@y")
+    add_message(slow.path, "2.a", b"hi\n", b"s@x", b"r@y")
+    settle = Settler.settle
+
+    def stop(settler: Settler, queued: QueuedMessage) -> Kept | None:
+        slow.forwarder.interrupt()
+        return settle(settler, queued)
+
+    monkeypatch.setattr(Settler, "settle", stop)
+    slow.go()
+    assert slow.reached == 0
+    assert slow.code == 111
+    assert "2.a" in slow.new

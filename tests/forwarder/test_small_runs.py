@@ -178,9 +178,9 @@ def test_a_hold_counts_while_a_window_fills(run: Run, monkeypatch: pytest.Monkey
     done: list[str] = []
     real_held, real_gather = State.held, small_messages.gather
 
-    def held(state: State) -> Mapping[str, str]:
+    def held(state: State, *, must_know: bool = False) -> Mapping[str, str]:
         done.append("look")
-        return real_held(state)
+        return real_held(state, must_know=must_know)
 
     def gather(*arguments: Any) -> Any:
         assert done[-1] == "look"

@@ -381,6 +381,29 @@ def test_a_client_that_trickles_makes_way_once_it_is_slow(world: World) -> None:
     assert world.expendable
 
 
+def test_a_client_that_is_not_read_from_is_not_cut_off_for_that(tmp_path: Path) -> None:
+    """The next server is slow: the mail that it takes would all be sent once more."""
+    workers = HeldWork()
+    with contextlib.closing(MaildirDestination(os.fsencode(tmp_path / "M"))) as storage:
+        world = World(storage, workers)
+        while world.now_s < 1_000 + SESSION_S - 700:
+            world.wait(600)
+            world.give(PACKAGE)
+            workers.do()
+            world.give()
+        world.now_s = 1_000 + SESSION_S - 60
+        for _ in range(6):
+            world.give(PACKAGE)
+        for _ in range(20):
+            world.wait(60)
+        assert not world.connection.closed
+        for _ in range(6):
+            while workers.jobs:
+                workers.do()
+            world.give()
+        assert not world.connection.failed
+
+
 def test_the_deadline_is_never_passed_in_a_spin(world: World) -> None:
     """A deadline that is over and changes nothing would take a whole processor."""
     for data in (b"", PACKAGE[:5], b"x"):

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.errors import ConfigError
+from maildirqmtp.errors import ConfigError, LocalError
+from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import holds, state
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.response import Response
 from maildirqmtp.serialmail import feeder
 from maildirqmtp.serialmail.client_loop import ClientLoop
 from maildirqmtp.serialmail.maildirserial import Arguments, parse
@@ -570,6 +572,46 @@ def make(maildir: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Make one, in the maildir as its working directory."""
     monkeypatch.chdir(maildir)
     return lambda script: Case(maildir, script)
+
+
+def loops(maildir: Path) -> None:
+    """Put three messages that are in a loop into it."""
+    for number in range(3):
+        add_message(maildir, f"{number}", b"Received: x\n" * 100 + b"\n", recipient=b"p-k@y")
+
+
+def test_after_a_removal_that_fails_no_more_of_a_loop_is_settled(
+    maildir: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With -b each of their senders would be told once more by each run."""
+    loops(maildir)
+    case = make("note(b'run')")
+    settled: list[QueuedMessage] = []
+
+    def settle(queued: QueuedMessage, _: Response) -> None:
+        settled.append(queued)
+        case.rounds._settler.stop_taking(LocalError("read-only"))
+
+    monkeypatch.setattr(case.rounds, "_settle", settle)
+    code, _ = case.run()
+    assert (code, len(settled)) == (111, 1)
+
+
+def test_told_to_stop_amid_loops_it_ends(
+    maildir: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of them would take minutes."""
+    loops(maildir)
+    case = make("note(b'run')")
+    settled: list[QueuedMessage] = []
+
+    def settle(queued: QueuedMessage, _: Response) -> None:
+        settled.append(queued)
+        case.rounds.stop()
+
+    monkeypatch.setattr(case.rounds, "_settle", settle)
+    code, _ = case.run()
+    assert (code, len(settled)) == (111, 1)
 
 
 def test_a_message_that_cannot_be_removed(
