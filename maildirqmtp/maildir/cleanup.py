@@ -41,14 +41,7 @@ def _old_names(tmp: Folder, now_s: float) -> set[bytes]:
 
     A message that is being moved has its own times there, which may be years old.
     """
-    return {name for name in _names(tmp) if not 0 <= now_s - _made_s(name) <= MAX_AGE_S}
-
-
-def _made_s(name: bytes) -> float:
-    """Return the seconds that begin a name (maildir(5)), 0 if there are none."""
-    seconds = name.partition(b".")[0]
-    is_time = seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS
-    return int(seconds) if is_time else 0
+    return {name for name in _names(tmp) if not 0 <= now_s - names.seconds_of(name) <= MAX_AGE_S}
 
 
 def _touched(status: os.stat_result) -> float:

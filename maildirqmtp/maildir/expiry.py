@@ -98,7 +98,7 @@ class Expiry:
 
     def _may_be_old(self, name: bytes) -> bool:
         """Return whether a file may be old by the time in its name, and is not flagged."""
-        return _came_s(name) < self._before_s and not names.is_flagged(name)
+        return names.seconds_of(name) < self._before_s and not names.is_flagged(name)
 
     def _look_at(self, folder: Folder, name: bytes) -> Message | None:
         """Return the message of this name if it is old; None also if it is gone, or no message."""
@@ -140,9 +140,3 @@ def check_owners(maildir: Maildir) -> None:
             raise LocalError(
                 f"{printable(folder.path)} belongs to user {owner}, who is not the maildir's owner"
             )
-
-
-def _came_s(name: bytes) -> int:
-    """Return the seconds that begin a name (maildir(5)), 0 if there are none."""
-    seconds = name.partition(b".")[0]
-    return int(seconds) if seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS else 0

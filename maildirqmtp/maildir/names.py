@@ -35,6 +35,12 @@ def without_uid(name: bytes) -> bytes:
     return re.sub(_UID, b"", base) if b",U=" in base else base
 
 
+def seconds_of(name: bytes) -> int:
+    """Return the seconds of the epoch that begin a name (maildir(5)), 0 if there are none."""
+    seconds = name.partition(b".")[0]
+    return int(seconds) if seconds.isdigit() and len(seconds) <= SECONDS_DIGITS else 0
+
+
 def of_sidecar(name: bytes) -> bytes:
     """Return the name of the sidecar of the message of exactly this name."""
     return unique(name) + b".json"
