@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
+from maildirqmtp.daemon.listing import daemon_text
 from maildirqmtp.daemon.status import read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
@@ -255,14 +256,8 @@ def _merged(
 
 
 def _print(found: dict[str, Any]) -> None:
-    waiting, daemon = found["waiting"], found["daemon"]
-    who = f"no daemon; the last run: {found['last_run']}" if found["last_run"] else "no daemon"
-    if daemon is not None:
-        who = f"process {daemon['pid']}, {daemon.get('state')}, to {daemon.get('server')}"
-        if daemon.get("state") == "backing off":
-            who += f" ({daemon.get('excuse')})"
+    waiting, who = found["waiting"], daemon_text(found["daemon"], found["last_run"])
     prefix = f" {found['prefix']}" if found["prefix"] else ""
-    who = printable(who.encode("utf-8", "replace"))
     shard = f", shard {found['shard']}" if found["shard"] else ""
     print(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
     if not waiting:

@@ -272,22 +272,26 @@ def _with_attempts(entry: Entry, known: KnownAttempts) -> Entry:
 
 def daemon_line(maildir: Maildir) -> str:
     """Return a line about the daemons of a maildir. Raises `LocalError` if it cannot be listed."""
-    said = []
-    for prefix, shard in served(maildir):
-        told = read(maildir, prefix, shard) or {}
-        if not told:
-            continue  # a shard that no process has
-        who = f"process {told.get('pid')}, {told.get('state')}, to {told.get('server')}"
-        if told.get("state") == "backing off":
-            who += f" ({told.get('excuse')})"
-        said.append(printable_reason(who))
-    return "; ".join(said) or "no daemon" + last_run(maildir)
+    found = [read(maildir, prefix, shard) for prefix, shard in served(maildir)]
+    said = [daemon_text(told) for told in found if told]  # not for a shard that no process has
+    if said:
+        return "; ".join(said)
+    return daemon_text(None, State(maildir.root, time.monotonic, time.time).last_stop())
 
 
-def last_run(maildir: Maildir) -> str:
-    """Return a remark on why the last run has left messages; empty if it reached a server."""
-    why = State(maildir.root, time.monotonic, time.time).last_stop()
-    return f"; the last run: {printable_reason(why)}" if why else ""
+def daemon_text(told: Mapping[str, Any] | None, last_stop: str = "") -> str:
+    """Return what a status file says of its daemon.
+
+    Without one, `last_stop` is why the last run left messages; empty if it reached a server.
+    """
+    if told is None:
+        return printable_reason(
+            f"no daemon; the last run: {last_stop}" if last_stop else "no daemon"
+        )
+    who = f"process {told.get('pid')}, {told.get('state')}, to {told.get('server')}"
+    if told.get("state") == "backing off":
+        who += f" ({told.get('excuse')})"
+    return printable_reason(who)
 
 
 def printable_reason(text: str) -> str:
