@@ -82,22 +82,21 @@ class Forwarder:
         self._wall_clock = wall_clock
         self.told_to_stop = stop = Stop(clock, STOP_S)
         self.state = state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
-        self._settler = Settler(
+        self._settler = settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
         )
-        self.take_over = self._settler.take_over
+        self.take_over = settler.take_over
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
         self._large = large = LargeMessages(route.large_bytes, state, clock)
-        self.servers = Servers(
-            route, maildir, self._settler, report, state, large, connector, clock, wall_clock
+        self.servers = servers = Servers(
+            route, maildir, settler, report, state, large, connector, clock, wall_clock
         )
-        answered = AnsweredMessages(self._settler, self.servers, self.queue, report)
-        self._answered = answered
+        self._answered = answered = AnsweredMessages(settler, servers, queue, report)
+        look = Look(clock, stop)
         self.outbox = Outbox(
-            *(maildir, route, report, self._settler, answered, self.queue, large, self.servers),
-            *(state, Look(clock, stop)),
+            maildir, route, report, settler, answered, queue, large, servers, state, look
         )
         self._more_at = 0.0
         self._total = 0
