@@ -92,18 +92,29 @@ def test_bounce(
     assert capsys.readouterr().out == ""
 
 
+def a_failed_one(path: Path) -> Path:
+    """Put a message with a sidecar into the failed maildir; return that."""
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, "1.a")
+    add_sidecar(failed, "1.a", "s@x", "a@y")
+    return failed
+
+
+def takes_from_failed(path: Path, command: str) -> list[str]:
+    """Return the words of a command that locks the failed maildir."""
+    if command == "resend":
+        return ["resend"]
+    told = make_maildir(path.parent / "told")
+    return ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
+
+
 @pytest.mark.parametrize("command", ["resend", "bounce"])
 def test_a_forwarder_that_removes_old_mail_is_waited_for(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """It has the failed maildir for moments; refused, the command would blame a forwarder."""
-    failed = make_maildir(path / ".Failed")
-    add_message(failed, "1.a")
-    add_sidecar(failed, "1.a", "s@x", "a@y")
-    told = make_maildir(path.parent / "told")
-    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
-    if command == "resend":
-        words = ["resend"]
+    failed = a_failed_one(path)
+    words = takes_from_failed(path, command)
     with Maildir(os.fsencode(failed)) as other:
         other.lock()
         monkeypatch.setattr("maildirqmtp.cli.queue_changes.time.sleep", lambda _: other.unlock())
@@ -117,13 +128,8 @@ def test_a_lock_that_ends_before_its_holder_is_looked_up_is_waited_for_too(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """/proc/locks lists nobody then; refused, the command would name a process that is done."""
-    failed = make_maildir(path / ".Failed")
-    add_message(failed, "1.a")
-    add_sidecar(failed, "1.a", "s@x", "a@y")
-    told = make_maildir(path.parent / "told")
-    words = ["bounce", "--yes", "--bounce-via", f"maildir:{told}"]
-    if command == "resend":
-        words = ["resend"]
+    failed = a_failed_one(path)
+    words = takes_from_failed(path, command)
     lock = Maildir.lock
     with Maildir(os.fsencode(failed)) as other:
         other.lock()
@@ -156,9 +162,7 @@ def test_a_failed_maildir_that_stays_locked_is_left_alone(
     path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another resend, for instance; and it says which process that is."""
-    failed = make_maildir(path / ".Failed")
-    add_message(failed, "1.a")
-    add_sidecar(failed, "1.a", "s@x", "a@y")
+    failed = a_failed_one(path)
     monkeypatch.setattr(queue_changes, "_LOCK_S", 0.1)
     with Maildir(os.fsencode(failed)) as other:
         other.lock()

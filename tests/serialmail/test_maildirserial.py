@@ -580,34 +580,30 @@ def loops(maildir: Path) -> None:
         add_message(maildir, f"{number}", b"Received: x\n" * 100 + b"\n", recipient=b"p-k@y")
 
 
-def test_after_a_removal_that_fails_no_more_of_a_loop_is_settled(
-    maildir: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "happens",
+    [
+        pytest.param(
+            lambda rounds: rounds._settler.stop_taking(LocalError("read-only")),
+            id="a removal fails: with -b each sender would be told once more by each run",
+        ),
+        pytest.param(lambda rounds: rounds.stop(), id="told to stop: thousands would take minutes"),
+    ],
+)
+def test_no_more_of_a_loop_is_settled(
+    maildir: Path,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[ClientLoop], None],
 ) -> None:
-    """With -b each of their senders would be told once more by each run."""
+    """Messages in a loop are settled one after the other, without a client."""
     loops(maildir)
     case = make("note(b'run')")
     settled: list[QueuedMessage] = []
 
     def settle(queued: QueuedMessage, _: Response) -> None:
         settled.append(queued)
-        case.rounds._settler.stop_taking(LocalError("read-only"))
-
-    monkeypatch.setattr(case.rounds, "_settle", settle)
-    code, _ = case.run()
-    assert (code, len(settled)) == (111, 1)
-
-
-def test_told_to_stop_amid_loops_it_ends(
-    maildir: Path, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Thousands of them would take minutes."""
-    loops(maildir)
-    case = make("note(b'run')")
-    settled: list[QueuedMessage] = []
-
-    def settle(queued: QueuedMessage, _: Response) -> None:
-        settled.append(queued)
-        case.rounds.stop()
+        happens(case.rounds)
 
     monkeypatch.setattr(case.rounds, "_settle", settle)
     code, _ = case.run()
