@@ -26,6 +26,7 @@ from bench_harness import (
     delay_proxy,
     disk_place,
     memory_place,
+    needs_watchdog,
     sink,
     timed,
 )
@@ -329,6 +330,7 @@ def startup(setting: Setting) -> Result:
 
 def watch(setting: Setting, name: str, *, sent: bool) -> Result:
     """300 messages one by one: from the rename until the server has the package."""
+    needs_watchdog()
     import bench_watch
 
     place, count = setting.memory(), setting.size(300, 20)
@@ -354,6 +356,7 @@ def watch_sent(setting: Setting) -> Result:
 
 def routes(setting: Setting, name: str, count: int) -> Result:
     """So many routes in one process: the worst of its figures against its limit."""
+    needs_watchdog()
     import bench_routes
 
     found, fresh = bench_routes.measure(

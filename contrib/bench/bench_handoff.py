@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench_cases import Result, Setting, in_turns, ratio, walls
-from bench_harness import HERE, TIMEOUT_S, BenchError, Run, running, sink, timed
+from bench_harness import HERE, TIMEOUT_S, BenchError, Run, needs_watchdog, running, sink, timed
 from bench_maildir import Stock, stock
 
 
@@ -123,6 +123,7 @@ def into_a_maildir(setting: Setting, box: Stock, there: Path) -> Run:
 
 def relay(setting: Setting) -> Result:
     """5,000 messages through a relay, queue on disk, against a receiver that only keeps them."""
+    needs_watchdog()
     count, pairs = setting.size(5_000, 100), setting.size(5, 1)
     memory, disk = setting.memory(), setting.disk()
     numbers = iter(range(2 * pairs))

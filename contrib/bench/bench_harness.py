@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from delay_link import FAR
@@ -28,6 +29,12 @@ class BenchError(Exception):
 
 class SkippedError(Exception):
     """This machine lacks what the benchmark needs."""
+
+
+def needs_watchdog() -> None:
+    """Raise `SkippedError` if this interpreter has no watchdog: mail would wait for a rescan."""
+    if find_spec("watchdog") is None:
+        raise SkippedError(f"{sys.executable} has no watchdog; run this with one that has it")
 
 
 @dataclass(frozen=True, slots=True)

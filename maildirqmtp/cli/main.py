@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -121,11 +120,9 @@ def _stay(line: CommandLine) -> int:
 
     chosen = config.from_command_line(line) if path is None else reload()
     if line.check_config:
-        shown = config.effective(chosen)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the locale
-        sys.stdout.write(shown)
-        sys.stdout.flush()
+        from maildirqmtp.cli import check_config
+
+        check_config.show(chosen)
         return EXIT_OK
     from maildirqmtp.daemon.supervisor import run
 

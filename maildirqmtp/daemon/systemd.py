@@ -7,6 +7,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from maildirqmtp.maildir.files import local_error
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,7 +18,8 @@ class Notifier:
 
     `watchdog_s` is the seconds within which WATCHDOG=1 is expected, None if it
     is not. A service manager that cannot be reached must not stop the mail: what
-    cannot be sent is dropped, as libsystemd's callers do.
+    cannot be sent is dropped, as libsystemd's callers do. Raises `LocalError` if no socket
+    can be opened.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -27,7 +30,10 @@ class Notifier:
         if path[:1] in ("/", "@"):
             # A name that begins with @ is in the abstract namespace: the address has NUL for it.
             self._address = b"\0" + os.fsencode(path[1:]) if path[0] == "@" else path
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            try:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            except OSError as error:
+                raise local_error("open a socket to", os.fsencode(path), error) from error
             self._socket.setblocking(False)
 
     def send(self, *states: str) -> None:

@@ -37,6 +37,11 @@ class Look:
         """Begin another look."""
         self._until = None
 
+    def end(self) -> None:
+        """End this look: what it has found is to be settled before the next."""
+        self._until = float("-inf")
+        self.paused = True
+
     def goes_on(self) -> bool:
         """Return whether to look at one more; the first of a look always is, unless it stops."""
         if self._stop.is_told:

@@ -321,7 +321,7 @@ class Outbox:
                 self._queue.put_back([(queued.message.folder, queued.message.name)])
                 raise
         self._answered.refused(queued)
-        self._look.paused = True
+        self._look.end()  # a mailer may take its time over each: others, and a stop, come between
 
     def next_deadline(self) -> float | None:
         """Return the clock's time at which there may be more to put, None if none is known."""

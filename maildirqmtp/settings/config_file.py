@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
@@ -16,6 +17,9 @@ TomlPath = tuple[str | int, ...]
 
 #: Room for some ten thousand routes.
 MAX_BYTES = 4 << 20
+#: Characters that are shown of a line that is no TOML.
+_SHOWN_MAX = 60
+_LINE = re.compile(r"\(at line (\d+), column \d+\)$")
 
 
 class ConfigFile:
@@ -52,7 +56,15 @@ class ConfigFile:
         except RecursionError:
             raise ConfigError(f"{self.name}: nested too deeply") from None
         except ValueError as error:  # TOMLDecodeError, or an integer of thousands of digits
-            raise ConfigError(f"{self.name}: {error}") from None
+            raise ConfigError(f"{self.name}: {self._with_line(str(error))}") from None
+
+    def _with_line(self, message: str) -> str:
+        """Return what tomllib says, which names the line at its end, with that line's text."""
+        if (place := _LINE.search(message)) is None:
+            return message
+        text = self.text.split("\n")[int(place[1]) - 1].strip()[:_SHOWN_MAX]
+        hint = " (text is written in quotes)" if message.startswith("Invalid value") else ""
+        return f"{message}: {printable(text.encode())}{hint}"
 
     def at(self, place: TomlPath) -> dict[str, Any]:
         """Return the table at a place, which must have one."""

@@ -489,6 +489,39 @@ def test_check_config(stayed: Stayed, tmp_path: Path, capsys: Out) -> None:
     assert capsys.readouterr() == (shown, "")
 
 
+def test_check_config_says_what_is_missing(tmp_path: Path, capsys: Out) -> None:
+    """A slip in a path, or a host without sendmail, would be noticed when mail waits for it."""
+    file, there = tmp_path / "m.toml", tmp_path / "there"
+    for name in ("new", "cur", "tmp"):
+        (there / name).mkdir(parents=True)
+    routes = (
+        f'[[route]]\nmaildir = "{there}"\n',
+        f'[[route]]\nmaildir = "{tmp_path}/slip"\nbounce = true\n',
+        f'[[route]]\nmaildir = "{tmp_path}/slip"\nprefix = "a-"\nwarn-after = "4h"\n',
+        f'[[route]]\nmaildir = "{there}"\nprefix = "b-"\nbounce = true\nbounce-via = "server"\n',
+    )
+    no_sendmail = f'[defaults]\nserver = "h"\nsendmail = "{tmp_path}/mailer"\n'
+    file.write_text(no_sendmail + "".join(routes))
+    assert cli.main(["--config", str(file), "--check-config"]) == 0
+    shown, errors = capsys.readouterr()
+    assert errors == ""
+    assert shown.partition("\nlog-format")[0].split("\n") == [
+        f"# {tmp_path}/slip: there is no such maildir yet; the daemon waits for it",
+        f"# {tmp_path}/mailer: there is no such program here; bounces need it, or another "
+        f"bounce-via",
+    ]
+    file.write_text(shown)
+    assert cli.main(["--config", str(file), "--check-config"]) == 0
+    assert capsys.readouterr() == (shown, "")
+    file.write_text(no_sendmail + routes[0] + routes[3])
+    assert cli.main(["--config", str(file), "--check-config"]) == 0
+    assert not capsys.readouterr().out.startswith("#")
+    (tmp_path / "mailer").symlink_to("/bin/true")
+    file.write_text(no_sendmail + routes[0] + "bounce = true\n")
+    assert cli.main(["--config", str(file), "--check-config"]) == 0
+    assert not capsys.readouterr().out.startswith("#")
+
+
 def test_check_config_is_utf8_in_any_locale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """What systemd is told, and where it is not there."""
 
+import errno
 import os
 import socket
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.daemon.systemd import Notifier, to_journal
+from maildirqmtp.errors import LocalError
 from tests.helpers import open_descriptors
 
 PID = str(os.getpid())
@@ -52,6 +54,17 @@ def test_text_that_is_no_utf8_is_no_reason_to_stop(listener: socket.socket) -> N
     notifier.send("STATUS=\udcff")
     assert listener.recv(4096) == b"STATUS=?"
     notifier.close()
+
+
+def test_no_descriptor_for_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full table of descriptors at the start is said in a line, not by a traceback."""
+
+    def none_left(*arguments: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(LocalError, match=r"^cannot open a socket to /run/n: Too many open files"):
+        Notifier({"NOTIFY_SOCKET": "/run/n"})
 
 
 @pytest.mark.parametrize("path", ["", "relative", "vsock:2:1234"])

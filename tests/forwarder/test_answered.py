@@ -104,3 +104,22 @@ def test_a_bounce_does_not_wait_for_the_server(
     run.go(bounce=True, prefix=b"p-")
     assert mailer.began[0] < 1_000 + 2, "it waited for the answer"
     assert len(run.new) == 100
+
+
+def test_stop_does_not_wait_for_the_bounces_of_all_loops(
+    run: Run, mailer: SlowMailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand of them, found in one look, kept a daemon from ending for over an hour."""
+    for number in range(100, 200):
+        add_message(run.path, f"{number}.a", LOOP, b"s@x")
+    send = mailer.send
+
+    def send_and_stop(bounce: bytes, recipient: bytes, identifier: str) -> bytes | None:
+        run.forwarder.stop()
+        return send(bounce, recipient, identifier)
+
+    monkeypatch.setattr(mailer, "send", send_and_stop)
+    run.go(bounce=True)
+    assert len(mailer.began) == 1
+    assert len(run.new) == 99
+    assert run.code == 111
