@@ -197,6 +197,8 @@ class BatchQueue:
     def untried(self, names: Iterable[bytes]) -> Iterable[bytes]:
         """Return those of these names that this run has not tried."""
         tried = self._tried
+        if not tried:
+            return names
         return [n for n in names if n not in tried and without_uid(n) not in tried]
 
     def _unknown(self, names: Iterable[bytes]) -> Iterable[bytes]:

@@ -20,10 +20,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
+from itertools import filterfalse
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.maildir import directories, locking, names, safety
+from maildirqmtp.maildir.by_age import sort_by_age
 from maildirqmtp.maildir.files import (
     READ,
     Folder,
@@ -250,28 +252,22 @@ class Maildir:
     ) -> Candidates:
         """Return the candidates, oldest first. Raises `LocalError` if a directory cannot be listed.
 
-        The order is that of the seconds that begin a name (maildir(5)), else of the modification
-        time; only names without seconds cost a stat. `choose` gets the names of each directory, and
-        returns those that are wanted. Files in cur/ flagged as trash or as drafts are left out.
+        See `by_age` for the order. `choose` gets the names of each directory, and returns those
+        that are wanted. Files in cur/ flagged as trash or as drafts are left out.
         """
-        entries: list[tuple[int, bytes, int]] = []
-        folders = self._folders(include_cur)
-        for number, folder in enumerate(folders):
+        candidates: list[tuple[Folder, bytes]] = []
+        for folder in self._folders(include_cur):
             found: Iterable[bytes] = self.list_names(folder)
             if self.shard is not None:
                 found = filter(self.shard.has, found)
             if choose is not None:
                 found = choose(iter(found))
-            for name in found:
-                if name[0] != _DOT and not (folder is self.cur and names.is_trash_or_draft(name)):
-                    seconds = name.partition(b".")[0]
-                    if not seconds.isdigit() or len(seconds) > names.SECONDS_DIGITS:
-                        entries.append((self._mtime(folder, name), name, number))
-                    else:
-                        entries.append((int(seconds), name, number))
+            if folder is self.cur:
+                found = filterfalse(names.is_trash_or_draft, found)
+            candidates += [(folder, name) for name in found if name[0] != _DOT]
         self.find_envelopes()
-        entries.sort()
-        return deque([(folders[number], name) for _, name, number in entries])
+        sort_by_age(candidates)
+        return deque(candidates)
 
     def is_ours(self, name: bytes) -> bool:
         """Return whether the message of this name is in the shard; all are without a shard."""
@@ -290,13 +286,6 @@ class Maildir:
                     yield entry.name.encode(encoding, errors)
         except OSError as error:
             raise local_error("list", folder.path, error) from error
-
-    @staticmethod
-    def _mtime(folder: Folder, name: bytes) -> int:
-        try:
-            return int(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_mtime)
-        except OSError:
-            return 0  # gone or unreadable: opening it will tell
 
     def load(self, folder: Folder, name: bytes, most_bytes: int | None = None) -> Message | None:
         """Open a message; None if it is gone, or is a link, FIFO, device or directory.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.maildir import by_age
 from maildirqmtp.maildir.cleanup import clean
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import TOP_BYTES, WHOLE_MAX, Maildir, Removal
@@ -248,8 +249,19 @@ def test_no_stat_for_names_with_seconds(
     """200,000 of them would hold the first message up for seconds."""
     for number in range(3):
         (path / "new" / f"{number}.a").write_bytes(b"")
-    monkeypatch.setattr(Maildir, "_mtime", denied)
+    monkeypatch.setattr(by_age, "os", None)
     assert len(maildir.scan()) == 3
+
+
+def test_the_usual_names_are_sorted_like_all_others(path: Path, maildir: Maildir) -> None:
+    """A name of another kind among them must not change whose turn it is."""
+    usual = [b"1000000000.b", b"1000000000.a", b"9999999999.a", b"1795806102.M5", b"1795806102.M40"]
+    for name in usual:
+        (path / "new" / os.fsdecode(name)).write_bytes(b"")
+    assert scanned(maildir) == sorted(usual)
+    for other in ("10000000000.a", "999999999.a"):
+        (path / "new" / other).write_bytes(b"")
+    assert scanned(maildir) == [b"999999999.a", *sorted(usual), b"10000000000.a"]
 
 
 def test_a_name_that_vanishes_meanwhile_is_no_trouble(
