@@ -15,7 +15,11 @@ def printable(raw: bytes) -> str:
     Control, format and bidirectional characters, line separators and bytes
     that are not UTF-8 become `?`, as serialmail did for all but ASCII.
     """
-    text = raw.decode("utf-8", "replace")
+    return printable_text(raw.decode("utf-8", "replace"))
+
+
+def printable_text(text: str) -> str:
+    """Do what `printable` does, for text that is decoded already."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in text)

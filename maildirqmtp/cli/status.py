@@ -29,7 +29,7 @@ from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
 from maildirqmtp.maildir.state import State
-from maildirqmtp.text import LAST_S, printable
+from maildirqmtp.text import LAST_S, printable, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
         state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
         held = state.held()
         attempts = KnownAttempts(maildir)
-        last_run = printable(state.last_stop().encode("utf-8", "replace"))
+        last_run = printable_text(state.last_stop())
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
             about = _about(maildir, route, folder, name)
@@ -274,7 +274,7 @@ def _print(found: dict[str, Any]) -> None:
                 str(one.get("bytes", "-")),
                 one["message"],
                 f"{recipients[0]}{more}" if recipients else "-",
-                printable(one["reason"].encode("utf-8", "replace")),
+                printable_text(one["reason"]),
             )
         )
     _print_table(rows)

@@ -11,7 +11,7 @@ from maildirqmtp.maildir import attempts
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.shard import MAX_SHARDS, Shard
 from maildirqmtp.maildir.state import State
-from maildirqmtp.text import printable
+from maildirqmtp.text import printable_text
 
 if TYPE_CHECKING:
     from maildirqmtp.maildir.attempts import Attempts
@@ -38,7 +38,7 @@ class KnownAttempts:
         """
         found = max((state.attempts(name) for state in self._states), key=lambda one: one[1][:1])
         tries, last = found or attempts.NONE
-        return tries, tuple([(at, printable(text.encode("utf-8", "replace"))) for at, text in last])
+        return tries, tuple([(at, printable_text(text)) for at, text in last])
 
 
 def _shards(maildir: Maildir) -> list[Shard]:

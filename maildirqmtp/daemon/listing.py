@@ -22,7 +22,7 @@ from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
 from maildirqmtp.maildir.requeue import Seen
 from maildirqmtp.maildir.state import State
-from maildirqmtp.text import LAST_S, printable
+from maildirqmtp.text import LAST_S, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def daemon_text(told: Mapping[str, Any] | None, last_stop: str = "") -> str:
 
 def printable_reason(text: str) -> str:
     """Return what a server or a file said, safe for a terminal."""
-    return printable(text.encode("utf-8", "replace"))
+    return printable_text(text)
 
 
 # Names

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
-from maildirqmtp.text import printable
+from maildirqmtp.text import printable, printable_text
 
 # Not from typing: importing that would be a good part of the start-up.
 if TYPE_CHECKING:
@@ -257,23 +257,25 @@ class Report:
         verbosity = 1 if quiet or (level == INFO and not self._attempts) else 0
         if self._data is None and verbosity > self._verbosity:
             return
-        name = printable(queued.message.name)
-        recipient = printable(queued.recipients[index])
+        name, to = printable(queued.message.name), printable(queued.recipients[index])
         moved = f" (moved to {printable(where)})" if where is not None else ""
+        line = f"{name}: {to}: {event}: {text}{moved}"
+        if not self.detailed:
+            self._line(event, verbosity, line, level)
+            return
         sender, message_id = printable(queued.sender), printable(queued.message_id)
-        delay_s = max(0.0, self._wall_clock() - queued.message.mtime_s) if self.detailed else 0.0
-        details = ""
+        delay_s = max(0.0, self._wall_clock() - queued.message.mtime_s)
         if self._attempts:
-            details = f" (from <{sender}>, {message_id or 'no Message-ID'}, {queued.length} bytes"
-            details += f", delay {delay_s:.2f} s)"
-        self._line(event, verbosity, f"{name}: {recipient}: {event}: {text}{moved}{details}", level)
+            line += f" (from <{sender}>, {message_id or 'no Message-ID'}, {queued.length} bytes"
+            line += f", delay {delay_s:.2f} s)"
+        self._line(event, verbosity, line, level)
         more = {} if where is None else {"moved_to": printable(where)}
         self._json(
             event,
             message=name,
             message_id=message_id,
             sender=sender,
-            recipient=recipient,
+            recipient=to,
             bytes=queued.length,
             delay_s=round(delay_s, 3),
             text=text,
@@ -365,9 +367,9 @@ class Report:
 
     def _line(self, event: str, verbosity: int, text: str, level: int | None = None) -> None:
         if verbosity <= self._verbosity:
-            shown = printable(text.encode("utf-8", "replace"))
             level = level or (INFO if verbosity > 0 else WARNING)
-            if self._write(self._log, self._line_of(event, level, shown)) is not None:
+            line = self._line_of(event, level, printable_text(text))
+            if self._write(self._log, line) is not None:
                 self._log = None
 
     def _json(self, event: str, **fields: object) -> None:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.text import printable
+from maildirqmtp.text import printable, printable_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -64,7 +64,7 @@ class ConfigFile:
             return message
         text = self.text.split("\n")[int(place[1]) - 1].strip()[:_SHOWN_MAX]
         hint = " (text is written in quotes)" if message.startswith("Invalid value") else ""
-        return f"{message}: {printable(text.encode())}{hint}"
+        return f"{message}: {printable_text(text)}{hint}"
 
     def at(self, place: TomlPath) -> dict[str, Any]:
         """Return the table at a place, which must have one."""
