@@ -119,6 +119,7 @@ def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, of
     duplicates: list[int] = []
     bounds: list[int] = []
     problems: list[str] = []
+    missed: list[Point] = []
     lock = threading.Lock()
 
     def fail(point: Point) -> None:
@@ -129,6 +130,12 @@ def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, of
         with telling(scenario, tmp_path) as stage:
             before = stage.connections
             run = stage.faulty(wrapper)
+            if "ModuleNotFoundError" in run.errors:
+                # Calls are told by their number: with a look at a clock more, or less, it was
+                # Python that met the error, where it looked for a module.
+                with lock:
+                    missed.append(point)
+                return
             more = max(0, stage.connections - before - connections)
             found = _faults(stage, run, error, clean, more)
             if stage.state() != clean:  # else it was harmless, and what follows is the same too
@@ -145,6 +152,7 @@ def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, of
 
     tracing.at_each(points, fail)
     assert not problems, f"{len(problems)}\n" + "\n".join(problems)
+    assert len(missed) <= len(points) // 100, missed
     scenarios.report(
         "errno",
         scenario,
