@@ -282,9 +282,10 @@ class RouteSlots:
         """
         server = self._server
         if len(server.routes) == 1 and len(connections) == 1 and not wants_more:
-            self._answered = connections[0].pipeline.answered
-            self.live = int(bool(self._answered))
-            return Turn()
+            answered = connections[0].pipeline.answered
+            if bool(answered) == bool(self.live):  # the first one tells how long answers take
+                self._answered = answered
+                return Turn()
         now = server.clock()
         with server.lock:
             self._observe(connections, now, has_more)
