@@ -190,10 +190,10 @@ class _Server:
             self.shrink(now)
 
     def shrink(self, now: float) -> None:
-        """Limit the slots to the connections that the server answers."""
-        live = max(self._peak, sum(route.live for route in self.holders))
-        if live and (self.room is None or live < self.room):
-            self.room, self._probe_at = live, now + PROBE_S
+        """Limit the slots to the connections that the server answers; if to none, it is down."""
+        live = sum(route.live for route in self.holders)
+        if live and (self.room is None or max(self._peak, live) < self.room):
+            self.room, self._probe_at = max(self._peak, live), now + PROBE_S
 
     def news(self, name: str) -> str:
         """Return a line for the log if `room` is less than last reported, else an empty text."""

@@ -388,6 +388,20 @@ def test_a_server_that_sends_us_away(bench: Bench, others: bool) -> None:
     assert c.slots.take() is not others
 
 
+def test_a_server_that_restarts_takes_as_many_as_before(bench: Bench) -> None:
+    """Refused meanwhile, the log said that it takes two connections, and the third route waited."""
+    routes = bench.routes(3)
+    for route in routes[:2]:
+        route.connect().answer()
+    for route in routes[:2]:
+        route.end()
+    assert routes[0].slots.take()
+    routes[0].end(failed=True)
+    for route in routes:
+        route.connect()
+        assert not route.last.news
+
+
 def test_its_own_further_connection_in_the_backlog(bench: Bench) -> None:
     """`connections = 2` and `-c 1`: what the second one has would wait for the first for ever."""
     (a,) = bench.routes(1)
