@@ -58,8 +58,9 @@ def reason(error: OSError) -> str:
 
 def threads_reason(error: RuntimeError) -> str:
     """Return why a thread could not be started, and what to do."""
-    used = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+    from threading import active_count  # not from /proc: descriptors may have run out as well
+
     return (
-        f"{error}; this process has {used} threads: raise TasksMax= of its systemd unit, "
+        f"{error}; this process has {active_count()} threads: raise TasksMax= of its systemd unit, "
         f"or ulimit -u"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 
@@ -52,3 +53,18 @@ def test_what_to_set_is_said(number: int, said: str) -> None:
     assert reason(OSError(number, os.strerror(number))).startswith(said)
     assert reason(OSError("plain")) == "plain"
     assert "TasksMax=" in threads_reason(RuntimeError("can't start new thread"))
+
+
+def test_the_want_of_a_thread_is_said_without_a_descriptor() -> None:
+    """Many routes use up both; the daemon ended with a traceback instead of going on."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        os.close(free)
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open(os.devnull, os.O_RDONLY)
+        said = threads_reason(RuntimeError("can't start new thread"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert said.startswith("can't start new thread; this process has ")

@@ -4,7 +4,14 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+)
 from typing import ClassVar, Self
 
 from maildirqmtp.client.client import BaseClient
@@ -123,6 +130,7 @@ class AsyncQMTPClient(BaseClient):
     ) -> AsyncGenerator[SendResult, None]:
         """See `QMTPClient.send_many`; sending goes on while an async iterable is awaited.
 
+        That wait is cancelled when the connection breaks; a package that has come is deferred.
         To leave the loop early, close it with `contextlib.aclosing`, as always with
         asynchronous generators. Raises `RuntimeError` if this task is in a `send_many`
         of this client already, also as what `packages` does to give the next one.
@@ -235,7 +243,11 @@ class _Run:
     async def next_step(self) -> NextStep:
         """See `ClientSession.next_step`; let others run first if the round's share is used up."""
         await self._give_way()
-        return self._session.next_step()
+        step = self._session.next_step()
+        if self._coming is not None and not self._session.wants_packages:
+            await self._take_last(self._coming)
+            step = self._session.next_step()
+        return step
 
     async def _give_way(self) -> None:
         done = self._session.work_done
@@ -265,6 +277,8 @@ class _Run:
             self._coming = asyncio.ensure_future(_next(self._async_source))
             # Often the package is there at once: cheaper than to wait for it and the connection.
             await asyncio.sleep(0)
+            if not self._coming.done():
+                return  # other tasks have run, and may have disconnected
         coming = self._coming
         if coming is not None and not coming.done():
             if self._session.in_flight:
@@ -274,10 +288,26 @@ class _Run:
             if not coming.done():
                 return
         self._coming = None
-        end = StopIteration if coming is None else StopAsyncIteration
+        if coming is None:
+            self._take_from(self._next, StopIteration)
+        else:
+            self._take_from(coming.result, StopAsyncIteration)
+
+    async def _take_last(self, coming: "asyncio.Future[Package]") -> None:
+        """End the wait for a package that cannot be sent any more; one that has come is deferred.
+
+        It may be out of a queue of the program's, which learns from its result what became of it.
+        """
+        coming.cancel()
+        await asyncio.wait((coming,))
+        self._coming = None
+        if not coming.cancelled():
+            self._take_from(coming.result, StopAsyncIteration)
+
+    def _take_from(self, source: Callable[[], Package], end: type[Exception]) -> None:
         try:
             try:
-                package = self._next() if coming is None else coming.result()
+                package = source()
             except end:
                 self._session.no_more()
             else:  # see QMTPClient

@@ -153,11 +153,22 @@ class ClientSession:
         self._unsent.clear()
         self._running = False
 
+    @property
+    def wants_packages(self) -> bool:
+        """True while packages may be taken."""
+        return self._more
+
     def take(self, package: Package) -> None:
-        """Take the next package. Raises as `Content` does if its files cannot be used."""
+        """Take the next package; once the run has failed, only to defer its recipients.
+
+        Raises as `Content` does if its files cannot be used.
+        """
         request = SendRequest(package)
         self._requests.append(request)
-        self._unsent.append(request)
+        if self._more:
+            self._unsent.append(request)
+        else:
+            request.give_up(str(self.error))
         self.work_done += len(request.recipients) + request.length // WORK_BYTES
 
     def no_more(self) -> None:
@@ -167,7 +178,10 @@ class ClientSession:
     def stop(self, error: Exception) -> None:
         """End with the program's own error, after the results of what was taken before."""
         self._more = False
-        self.error = error
+        if self.error is None:
+            self.error = error
+        else:  # the connection's, which has the result of a package
+            self.error.__context__ = error
 
     def fail(self, error: QMTPError) -> None:
         """Defer all recipients without an answer, and end the run with this error."""

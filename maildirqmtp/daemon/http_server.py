@@ -91,7 +91,11 @@ class HttpServer:
         with contextlib.ExitStack() as stack:
             try:
                 family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-                self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+                # Else [::] would be all addresses but those of IPv4.
+                dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+                self._listener = socket.create_server(
+                    address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual
+                )
                 stack.callback(self._listener.close)
                 self._wake = Wakeup()
                 stack.callback(self._wake.close)

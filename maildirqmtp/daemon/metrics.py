@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which the response made for one client is given to all others.
 FRESH_S = 1.0
+_OPENMETRICS = "application/openmetrics-text"
 
 _COUNTERS = (
     ("accepted", "Recipients that the server has accepted."),
@@ -159,7 +160,9 @@ def page(
     def reply(request: Request) -> Reply:
         if request.path not in ("/", "/metrics"):
             return NOT_FOUND
-        encode, content_type = choose_encoder(request.fields.get("accept", ""))
+        # Not the client's own words: the encoder puts any version that they name into the type.
+        is_open = _OPENMETRICS in request.fields.get("accept", "")
+        encode, content_type = choose_encoder(f"{_OPENMETRICS}; version=1.0.0" if is_open else "")
         at_s, last = replies.get(content_type, (0.0, None))
         now_s = clock()
         if last is None or now_s - at_s >= FRESH_S:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: All modules that are imported inside functions, in the rooms that a route uses.
 MODULES = (
     "base64",
+    "difflib",
     "encodings.idna",  # by getaddrinfo
     "fcntl",
     "ipaddress",
@@ -36,6 +37,8 @@ MODULES = (
     "maildirqmtp.forwarder.retention",
     "maildirqmtp.mail.sidecar",
     "maildirqmtp.transport.process",
+    "maildirqmtp.transport.server_list",  # these two by reading the configuration again
+    "maildirqmtp.transport.tls_options",
 )
 
 

@@ -190,10 +190,10 @@ class _Server:
             self.shrink(now)
 
     def shrink(self, now: float) -> None:
-        """Limit the slots to the connections that the server answers."""
-        live = max(self._peak, sum(route.live for route in self.holders))
-        if live and (self.room is None or live < self.room):
-            self.room, self._probe_at = live, now + PROBE_S
+        """Limit the slots to the connections that the server answers; if to none, it is down."""
+        live = sum(route.live for route in self.holders)
+        if live and (self.room is None or max(self._peak, live) < self.room):
+            self.room, self._probe_at = max(self._peak, live), now + PROBE_S
 
     def news(self, name: str) -> str:
         """Return a line for the log if `room` is less than last reported, else an empty text."""
@@ -282,9 +282,10 @@ class RouteSlots:
         """
         server = self._server
         if len(server.routes) == 1 and len(connections) == 1 and not wants_more:
-            self._answered = connections[0].pipeline.answered
-            self.live = int(bool(self._answered))
-            return Turn()
+            answered = connections[0].pipeline.answered
+            if bool(answered) == bool(self.live):  # the first one tells how long answers take
+                self._answered = answered
+                return Turn()
         now = server.clock()
         with server.lock:
             self._observe(connections, now, has_more)

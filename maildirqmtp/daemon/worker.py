@@ -330,7 +330,7 @@ class Worker:
         if of_use:
             self._answered_s = forwarder.answered_s
             self._backoff.succeeded()
-        slots.give_back(failed=not of_use and not forwarder.stopping)
+        slots.give_back(failed=forwarder.servers.reached and not (of_use or forwarder.stopping))
         forwarder.outbox.put_back()
         queue.look_again()
         if forwarder.may_help or forwarder.stopping:

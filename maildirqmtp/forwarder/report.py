@@ -156,12 +156,11 @@ class Report:
         self._line_of = line
         self._server = ""
         self._log: TextIO | None = log
+        self._data_failed = False
         self.set_output(verbosity, data)
         self._progress = progress
         self._clock = clock
         self._began = clock()
-        self._done = 0
-        self._total = 0
 
     def set_output(
         self,
@@ -269,7 +268,6 @@ class Report:
             line += f" (from <{sender}>, {message_id or 'no Message-ID'}, {queued.length} bytes"
             line += f", delay {delay_s:.2f} s)"
         self._line(event, verbosity, line, level)
-        more = {} if where is None else {"moved_to": printable(where)}
         self._json(
             event,
             message=name,
@@ -280,7 +278,7 @@ class Report:
             delay_s=round(delay_s, 3),
             text=text,
             server="" if queued.refusal else self._server,
-            **more,
+            **({} if where is None else {"moved_to": printable(where)}),
         )
 
     # The run
@@ -368,8 +366,8 @@ class Report:
     def _line(self, event: str, verbosity: int, text: str, level: int | None = None) -> None:
         if verbosity <= self._verbosity:
             level = level or (INFO if verbosity > 0 else WARNING)
-            line = self._line_of(event, level, printable_text(text))
-            if self._write(self._log, line) is not None:
+            error = self._write(self._log, self._line_of(event, level, printable_text(text)))
+            if isinstance(error, BrokenPipeError):
                 self._log = None
 
     def _json(self, event: str, **fields: object) -> None:
@@ -377,16 +375,19 @@ class Report:
             import json
 
             error = self._write(self._data, json.dumps({"event": event, **fields}))
-            if error is not None:
+            if isinstance(error, BrokenPipeError):
                 self._data = None
-                said = f"cannot write to standard output: {error.strerror}"
-                self._line("trouble", -1, said, ERROR)
+            if error is not None and not self._data_failed:
+                what = f"cannot write to standard output: {error.strerror}"
+                self._line("trouble", -1, what, ERROR)
+            self._data_failed = error is not None
 
     def _write(self, stream: TextIO | None, line: str) -> OSError | None:
-        """Write a line; return the error if that fails: then nothing more is to be written there.
+        """Write a line; return the error if that fails.
 
-        A log that fails must not stop the run: a message that the server has taken
-        is still to be removed. The exit code shows the failure.
+        A log that fails must not stop the run: a message that the server has taken is still to be
+        removed. The exit code shows the failure. Only a reader that has gone never returns: a full
+        disk may have room for the next line.
         """
         if stream is not None:
             try:

@@ -17,9 +17,11 @@ own capabilities, window, and messages that it may dislike.
 
 from __future__ import annotations
 
+from errno import ECONNREFUSED, ECONNRESET, EPROTO
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
+from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.forwarder.kept import Wait
 from maildirqmtp.forwarder.recovery import Recovery
 from maildirqmtp.forwarder.server_memory import ServerMemory
@@ -51,6 +53,8 @@ USELESS_S = 300.0
 #: Seconds that connecting may take, at most, if the server was of no use the last time and another
 #: one can be used: a router that drops packets must not hold the mail up each time.
 AGAIN_TIMEOUT_S = 5.0
+#: Errors of connecting that are an answer of the server's host, the last one under TLS.
+_BY_THE_SERVER = (ECONNREFUSED, ECONNRESET, EPROTO)
 #: Times that a server is tried for the messages that are in doubt there, while they wait for it.
 _PROBES = 5
 
@@ -137,6 +141,8 @@ class Servers:
         #: The name of the one that answered last; before any has, that of the preferred one.
         self.answered_by = self.current.name
         self.several = len(self._servers) > 1
+        #: False if the last attempt did not get as far as the server: the link or the DNS is down.
+        self.reached = True
         self._route = route
         self._report = report
         self._connector = connector or self._to_server
@@ -187,7 +193,13 @@ class Servers:
 
     def connect(self, timeout_s: float) -> Transport:
         """Connect to `current`. Raises `TransportError` if that fails."""
-        return self._connector(self.current.endpoint, timeout_s)
+        try:
+            transport = self._connector(self.current.endpoint, timeout_s)
+        except TransportError as error:
+            self.reached = error.errno in _BY_THE_SERVER
+            raise
+        self.reached = True
+        return transport
 
     def _to_server(self, endpoint: Endpoint, timeout_s: float) -> Transport:
         route = self._route
@@ -246,6 +258,7 @@ class Servers:
         `stopping`: the run is told to stop. Return why to give up; empty if a connection may help.
         """
         server, is_last = self.current, not self.current.pool.open
+        self.reached = not isinstance(connection.pipeline.error, ConnectError)
         server.memory.learn(connection.pipeline)
         if connection.pipeline.answered or not connection.pipeline.ended:
             server.useless_at = None

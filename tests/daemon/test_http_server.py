@@ -248,6 +248,22 @@ def test_an_address_of_ipv6() -> None:
             HttpServer(("::1", number), reply)
 
 
+def test_all_addresses_are_those_of_ipv4_as_well() -> None:
+    """A kubelet that probes by IPv4 restarted a pod that listened on [::] again and again."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    number = closed_port()
+    server = HttpServer(("::", number), reply)
+    server.start()
+    try:
+        for host in ("::1", "127.0.0.1"):
+            with socket.create_connection((host, number), DEADLINE_S) as sock:
+                sock.sendall(GET)
+                assert sock.recv(100).startswith(b"HTTP/1.1 200 OK")
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize("left", range(4))
 def test_no_descriptor_for_it(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
     """HUP that asks for pages says so, and the daemon goes on; nothing is left open."""

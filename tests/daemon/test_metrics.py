@@ -260,6 +260,23 @@ def test_many_scrapes_are_one_piece_of_work(clock: FakeClock) -> None:
         stop()
 
 
+def test_a_client_that_asks_for_any_version_costs_no_more(clock: FakeClock) -> None:
+    """A page was kept for each version ever named: whoever may connect could fill the memory."""
+    asked: list[float] = []
+
+    def snapshots() -> list[Snapshot]:
+        asked.append(clock())
+        return [snapshot()]
+
+    reply = metrics.page(snapshots, clock)
+    accepted = [f"application/openmetrics-text; version=1.0.{n}" for n in range(20)]
+    pages = {reply(Request("/metrics", {"accept": accept})) for accept in accepted}
+    assert [page.content_type.partition("; ")[0] for page in pages] == [
+        "application/openmetrics-text"
+    ]
+    assert len(asked) == 1
+
+
 def test_openmetrics_where_prometheus_prefers_it() -> None:
     """As the client library of Prometheus serves it; anything else is not found."""
     port = closed_port()

@@ -11,12 +11,15 @@ from pathlib import Path
 import maildirqmtp
 
 PACKAGE = Path(maildirqmtp.__file__).parent
-#: The rooms that a route's code is in.
-ROOMS = ("mail", "maildir", "transport", "pipeline", "forwarder", "daemon")
+#: The rooms that the code of a route is in, and that of HUP.
+ROOMS = ("mail", "maildir", "transport", "pipeline", "forwarder", "settings", "daemon")
 #: What runs in no daemon.
 BATCH_ONLY = {"forwarder/batch.py", "forwarder/housekeeping.py", "forwarder/progress.py"}
-#: By the way to the server; the main thread imports it for each page that is asked for.
+#: By the way to the server; the main thread imports it for each page that is asked for, or for the
+#: first reading of a configuration.
 OTHERWISE = {
+    "maildirqmtp.settings.config_file",
+    "tomllib",
     "maildirqmtp.transport.command",
     "maildirqmtp.transport.descriptors",
     "maildirqmtp.transport.tls",

@@ -320,6 +320,35 @@ def test_a_server_that_answers_nobody_is_slow_not_full(bench: Bench) -> None:
     assert not a.last.closes_idle
 
 
+def test_one_that_was_alone_is_not_in_the_backlog(bench: Bench) -> None:
+    """When a second route came, the log said that the server takes one connection at a time."""
+    a = FakeRoute(bench.servers, 20)
+    a.has_more = True
+    a.connect().answer()
+    a.connections[0].pipeline.packages_in_flight = 5
+    bench.clock.advance(30.0)
+    a.answer()
+    b = FakeRoute(bench.servers, 20).connect()
+    assert not b.last.news
+    assert FakeRoute(bench.servers, 20).slots.take()
+
+
+def test_how_long_answers_take_is_learnt_by_one_that_is_alone(bench: Bench) -> None:
+    """A server that looks for spam first; the second route took the connection of the first."""
+    a = FakeRoute(bench.servers, 20)
+    a.has_more = True
+    a.connect()
+    bench.clock.advance(3.0)
+    a.answer()
+    a.connections[0].pipeline.packages_in_flight = 5
+    b = FakeRoute(bench.servers, 20).connect()
+    bench.clock.advance(3.0)
+    a.answer()
+    assert not a.last.closes_idle
+    assert not a.last.news
+    assert not b.turn().last.news
+
+
 def test_a_large_message_under_way_is_not_in_the_backlog(bench: Bench) -> None:
     """As long as bytes go out, no answer is due."""
     a, b = bench.routes(2)
@@ -357,6 +386,20 @@ def test_a_server_that_sends_us_away(bench: Bench, others: bool) -> None:
     c.connect()
     c.end(failed=True)
     assert c.slots.take() is not others
+
+
+def test_a_server_that_restarts_takes_as_many_as_before(bench: Bench) -> None:
+    """Refused meanwhile, the log said that it takes two connections, and the third route waited."""
+    routes = bench.routes(3)
+    for route in routes[:2]:
+        route.connect().answer()
+    for route in routes[:2]:
+        route.end()
+    assert routes[0].slots.take()
+    routes[0].end(failed=True)
+    for route in routes:
+        route.connect()
+        assert not route.last.news
 
 
 def test_its_own_further_connection_in_the_backlog(bench: Bench) -> None:

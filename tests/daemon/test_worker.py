@@ -7,6 +7,7 @@ import io
 import json
 import os
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.worker import MOST_SHOWN, PUBLISH_S, Worker
-from maildirqmtp.errors import ConnectError, LocalError
+from maildirqmtp.errors import ConnectError, ConnectTimeout, LocalError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
@@ -345,6 +346,43 @@ def test_what_cannot_be_cleaned_is_said_and_stops_nothing(
     run.go(100)
     assert run.said("cannot clean up x") == 1
     assert run.got == [(0.0, b"r1@y")]
+
+
+def never_was(server: FakeServer, package: Package) -> None:
+    """Turn out never to have been reached, as ssh does that cannot connect."""
+    server.say(ConnectError("ssh: exit status 255"))
+
+
+def hang_up(server: FakeServer, package: Package) -> None:
+    """Close instead of answering."""
+    server.hang_up()
+
+
+@pytest.mark.parametrize(
+    ("script", "is_full"),
+    [
+        (ConnectError(socket.EAI_AGAIN, "cannot find the host"), False),
+        (ConnectError(errno.ENETUNREACH, "no network"), False),
+        (ConnectTimeout(None, "no answer in 60 s"), False),
+        (never_was, False),
+        (REFUSED, True),
+        (ConnectError(errno.ECONNRESET, "reset in the handshake of TLS"), True),
+        (hang_up, True),
+    ],
+)
+def test_a_link_that_is_down_is_no_limit_of_the_servers(
+    run: Run, script: FakeScript | Exception, is_full: bool
+) -> None:
+    """While another route had a connection, the routes then took turns, and the log said why."""
+    run.scripts = [script]
+    run.add(1)
+    worker = run.make()
+    other = worker._servers.join(SERVER, 20, threading.Event())  # type: ignore[arg-type]
+    assert other.take()
+    other.live, other.silent = 1, ()
+    run.at(5.0, worker.stop)
+    run.run()
+    assert (other._server.room == 1) is is_full
 
 
 @pytest.mark.parametrize("script", [REFUSED, defer], ids=["unreachable", "deferred"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,19 @@ class Refusing:
     def find_spec(name, path=None, target=None):
         if threading.current_thread() is not threading.main_thread():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+
+sys.meta_path.insert(0, Refusing)
+"""
+
+#: The same: no file of the package is there any more, as amid an upgrade.
+UPGRADED = """
+import os, sys
+
+class Refusing:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if os.path.exists({!r}):
+            raise ImportError(name)
 
 sys.meta_path.insert(0, Refusing)
 """
@@ -82,6 +96,27 @@ def test_a_command_as_server_imports_nothing(
         wait_until(lambda: names(maildir / "new") == [], "an empty new/")
         assert daemon.stop() == 0, daemon.log
     assert len(names(there / "new")) == 2
+
+
+def test_hup_imports_nothing(
+    maildir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an upgrade of the package, the first server list ended the daemon with a traceback."""
+    upgraded = tmp_path / "upgraded"
+    (tmp_path / "sitecustomize.py").write_text(UPGRADED.format(str(upgraded)))
+    config = tmp_path / "config.toml"
+    route = f"[[route]]\nmaildir = '{maildir}'\nserver = "
+    config.write_text(f"{route}'127.0.0.1:1'\n")
+    with watching("--config", config, environment=importing_first(tmp_path)) as daemon:
+        wait_until((maildir / ".maildirqmtp-status.json").exists, "the status file")
+        upgraded.touch()
+        config.write_text(f"{route}'127.0.0.1:1'\nmail-dir = 'x'\n")
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("unknown key 'mail-dir'")
+        config.write_text(f"{route}['127.0.0.1:1', '127.0.0.1:2']\n")
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("the configuration has been read again")
+        assert daemon.stop() == 0, daemon.log
 
 
 def test_no_descriptor_is_left_at_the_end() -> None:

@@ -40,6 +40,27 @@ class Interrupting:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupting)
 """
+#: What is sent instead in a container, to whom.
+TERM = "1, signal.SIGTERM"
+
+
+def test_a_container_that_is_stopped_at_once_ends(tmp_path: Path) -> None:
+    """For PID 1 the kernel ignores TERM; the pod went on, and was killed amid its messages."""
+    (tmp_path / "sitecustomize.py").write_text(
+        INTERRUPTS.replace("os.getpid(), signal.SIGINT", TERM)
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--pid", "--fork", *command(), "--help"],
+        env=os.environ | importing_first(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"NOT TESTED: {done.stderr}")
+    assert (done.stdout, done.returncode) == ("", 128 + signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("program", "code"), PROGRAMS.items())

@@ -1,7 +1,9 @@
 """What an administrator and a script are told: a run that fails silently is the worst."""
 
+import errno
 import io
 import json
+import os
 
 import pytest
 
@@ -266,6 +268,39 @@ def test_output_that_nobody_reads_stops_nothing(which: str) -> None:
             assert more == (said if which == "data" else [])
             assert len(stream.getvalue().splitlines()) == 11 + len(more)
     assert report.counters.problems == 1 + (2 if which == "both" else 1)
+
+
+class Disk(io.StringIO):
+    """A file on a disk that may be full."""
+
+    is_full = False
+
+    def flush(self) -> None:
+        """Fail while the disk is full: the line stays in the buffer."""
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_was_full_has_the_daemons_log_again() -> None:
+    """The log and the events of a daemon ended for good, while it went on without a word."""
+    log, data = Disk(), Disk()
+    report = Report(log, data)
+    log.is_full = True
+    report.note("one")
+    log.is_full, data.is_full = False, True
+    report.note("two")
+    report.note("three")
+    data.is_full = False
+    report.note("four")
+    said = "maildirqmtp: cannot write to standard output: No space left on device"
+    lines = ["maildirqmtp: two", said, "maildirqmtp: three", "maildirqmtp: four"]
+    assert log.getvalue().splitlines()[-4:] == lines
+    texts = [json.loads(line)["text"] for line in data.getvalue().splitlines()]
+    assert texts == ["one", "two", "three", "four"]
+    assert report.counters.exit_code == 111
+    data.is_full = True
+    report.note("five")
+    assert log.getvalue().splitlines()[-2:] == ["maildirqmtp: five", said]
 
 
 def test_details_are_asked_for_where_they_are_shown() -> None:
