@@ -356,7 +356,7 @@ class Server:
 
 
 def _reason(error: OSError | MemoryError) -> str:
-    return "out of memory" if isinstance(error, MemoryError) else error.strerror or str(error)
+    return "out of memory" if isinstance(error, MemoryError) else reason(error)
 
 
 def _host_and_port(listener: socket.socket) -> tuple[str, int]:
