@@ -5,6 +5,7 @@ server is in `DeliveryAgent.deliver`, which runs in another thread.
 """
 
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +72,7 @@ class Package:
 class Batch:
     """Packages of one client that are delivered together, in a thread.
 
-    The session sets `abandoned` when nobody needs the answers any more.
+    The session sets `abandoned` when the client has gone, and nobody needs the answers.
     """
 
     __slots__ = ("abandoned", "load", "packages")
@@ -79,7 +80,7 @@ class Batch:
     def __init__(self, packages: list[Package]) -> None:
         self.packages = packages
         self.load = sum(package.load for package in packages)
-        self.abandoned = False
+        self.abandoned = threading.Event()
 
     @property
     def waits(self) -> bool:
@@ -185,9 +186,9 @@ class DeliveryAgent:
         """
         try:
             for package in batch.packages:
-                if not batch.abandoned:
-                    self._deliver(package)
-            if not batch.abandoned:
+                if not batch.abandoned.is_set():
+                    self._deliver(package, batch.abandoned)
+            if not batch.abandoned.is_set():
                 self._commit(batch.packages)
                 return
         except BaseException:
@@ -195,13 +196,14 @@ class DeliveryAgent:
             raise
         self._withdraw(batch.packages)
 
-    def _deliver(self, package: Package) -> None:
+    def _deliver(self, package: Package, abandoned: threading.Event) -> None:
         text = package.text
         if not package.taken or text is None or text.trouble is not None:
             return
         try:
             now_s = self._now()
-            mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
+            received = self._received(now_s)
+            mail = Mail(package.sender, text, received, now_s, self._user, abandoned)
             package.delivery = self._destination.begin(mail)
             for place in package.taken:
                 package.delivery.deliver(package.answers[place].recipient)

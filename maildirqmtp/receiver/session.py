@@ -157,7 +157,7 @@ class Session:
         self._packages = []
         while self._under_way:
             batch, job = self._under_way.popleft()
-            batch.abandoned = True
+            batch.abandoned.set()
             if self._workers.cancel(job):
                 batch.discard()
         self._load = 0
@@ -187,7 +187,7 @@ class Session:
         try:
             job = workers.submit(partial(_deliver, self._agent, batch))
         except BaseException:
-            batch.abandoned = True
+            batch.abandoned.set()
             batch.discard()  # `close` does not know it
             raise
         self._load += batch.load

@@ -15,6 +15,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import connection
 from maildirqmtp.receiver.handoff.destination import HandOff
+from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.spool import MEMORY_MAX
 from tests.helpers import DEADLINE_S, wait_until
@@ -50,6 +51,8 @@ class Next:
         pieces: Callable[[], Iterator[bytes]],
         may_begin: Callable[[], bool],
     ) -> list[Response]:
+        if not may_begin():
+            return [NO_TIME] * len(recipients)
         self.begun += recipients
         for recipient in recipients:
             if b"wait" in recipient:
@@ -214,6 +217,23 @@ def test_a_client_that_went_away_costs_nobody_anything(
     with Client(server) as other:
         other.send(b"K")
         assert other.responses(1) == "K"
+
+
+def test_nothing_more_is_handed_on_for_a_client_that_has_gone(next_hop: Next, log: Log) -> None:
+    """It sends all of that again: a slow next server would have each message twice."""
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    with made, serving_thread(made):
+        with Client(made) as client:
+            one = package_head(0) + package_tail(b"s@x", (b"Kwait", b"K1"))
+            client.send_raw(one + package_head(0) + package_tail(b"s@x", (b"K2",)))
+            wait_until(lambda: bool(next_hop.begun), "the hand-off")
+            client.reset()
+        log.wait_for("broken")
+        with Client(made) as other:  # its answer comes after the end of that session
+            other.send(b"K")
+            assert other.responses(1) == "K"
+        next_hop.release(b"Kwait")
+    assert next_hop.begun == [b"Kwait", b"K1", b"K"]
 
 
 def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
