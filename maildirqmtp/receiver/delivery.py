@@ -72,20 +72,27 @@ class Package:
 class Batch:
     """Packages of one client that are delivered together, in a thread.
 
-    The session sets `abandoned` when the client has gone, and nobody needs the answers.
+    `abandoned` says that the client has gone, and nobody needs the answers; `no_more`, that
+    nothing more of it is to be handed on.
     """
 
-    __slots__ = ("abandoned", "load", "packages")
+    __slots__ = ("abandoned", "load", "no_more", "packages")
 
     def __init__(self, packages: list[Package]) -> None:
         self.packages = packages
         self.load = sum(package.load for package in packages)
-        self.abandoned = threading.Event()
+        self.abandoned = False
+        self.no_more = threading.Event()
 
     @property
     def waits(self) -> bool:
         """False if every answer is known already, so that nothing is to be stored."""
         return any(package.taken for package in self.packages)
+
+    def abandon(self) -> None:
+        """Note that the client has gone. For any thread."""
+        self.abandoned = True
+        self.no_more.set()
 
     def discard(self) -> None:
         """Free the texts; harmless twice."""
@@ -186,9 +193,9 @@ class DeliveryAgent:
         """
         try:
             for package in batch.packages:
-                if not batch.abandoned.is_set():
-                    self._deliver(package, batch.abandoned)
-            if not batch.abandoned.is_set():
+                if not batch.abandoned:
+                    self._deliver(package, batch.no_more)
+            if not batch.abandoned:
                 self._commit(batch.packages)
                 return
         except BaseException:
@@ -196,14 +203,14 @@ class DeliveryAgent:
             raise
         self._withdraw(batch.packages)
 
-    def _deliver(self, package: Package, abandoned: threading.Event) -> None:
+    def _deliver(self, package: Package, no_more: threading.Event) -> None:
         text = package.text
         if not package.taken or text is None or text.trouble is not None:
             return
         try:
             now_s = self._now()
             received = self._received(now_s)
-            mail = Mail(package.sender, text, received, now_s, self._user, abandoned)
+            mail = Mail(package.sender, text, received, now_s, self._user, no_more)
             package.delivery = self._destination.begin(mail)
             for place in package.taken:
                 package.delivery.deliver(package.answers[place].recipient)

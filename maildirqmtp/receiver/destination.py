@@ -34,8 +34,8 @@ class Mail(NamedTuple):
 
     `sender` is raw, `received` the lines to put on top of the text, each with its
     LF; `now_s` is the time of arrival in seconds since the epoch, `user` the ID of
-    the local user who sends it, None for others. `abandoned` is set once the client
-    has gone, and will send it again.
+    the local user who sends it, None for others. `no_more` is set once no more of
+    it is to be begun: the client has gone and will send it again, or the receiver stops.
     """
 
     sender: bytes
@@ -43,7 +43,7 @@ class Mail(NamedTuple):
     received: bytes
     now_s: float
     user: int | None = None
-    abandoned: threading.Event = threading.Event()
+    no_more: threading.Event = threading.Event()
 
 
 class Outcome(NamedTuple):

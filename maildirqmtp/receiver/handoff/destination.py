@@ -98,7 +98,7 @@ class HandOff:
     def commit(self, deliveries: Sequence[HandOffDelivery]) -> None:
         """Hand the packages on, one after the other; waits until all have their answers.
 
-        Once the client has gone, no more of them is begun.
+        Once the client has gone, or the receiver stops, no more of them is begun.
         """
         for delivery in deliveries:
             mail = delivery.mail
@@ -108,7 +108,7 @@ class HandOff:
             delivery.outcomes = [Outcome(answer) for answer in answers]
 
     def _may_begin(self, delivery: HandOffDelivery) -> bool:
-        return not delivery.mail.abandoned.is_set() and self._clock() < delivery.begin_by_s
+        return not delivery.mail.no_more.is_set() and self._clock() < delivery.begin_by_s
 
     def withdraw(self, deliveries: Sequence[HandOffDelivery]) -> list[LocalError]:
         """Do nothing: what was not committed has gone nowhere."""

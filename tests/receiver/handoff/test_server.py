@@ -247,6 +247,24 @@ def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
     assert handed_on == texts
 
 
+def test_what_was_handed_on_is_answered_when_the_receiver_stops(
+    next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each restart in front of a slow next server, all of a batch came twice."""
+    monkeypatch.setattr(connection, "HURRY_S", 0.0)
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    with made, serving_thread(made), Client(made) as client:
+        one, other = ((package_head(0) + package_tail(b"s@x", (to,))) for to in (b"Kwait", b"K1"))
+        client.send_raw(one + other)
+        wait_until(lambda: bool(next_hop.begun), "the hand-off")
+        made.stop()
+        wait_until(lambda: made._connections[0]._session._hurries, "the stop")
+        next_hop.release(b"Kwait")
+        assert client.responses(2) == "Kwait " + str(NO_TIME)
+        assert client.at_end()
+    assert next_hop.begun == [b"Kwait"]
+
+
 def test_the_receiver_stops_although_the_next_server_hangs(
     next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

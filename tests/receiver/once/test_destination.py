@@ -381,7 +381,7 @@ def test_what_was_not_handed_on_for_a_client_that_has_gone_is_not_deferred(
     hop, gone = Hop(), threading.Event()
     memory = Memory(str(tmp_path / "once"), DAY_S, clock)
     with contextlib.closing(OnceDestination(HandOff(hop), memory, stages=False)) as once:
-        first = once.begin(mail()._replace(abandoned=gone))
+        first = once.begin(mail()._replace(no_more=gone))
         first.deliver(b"1")
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(send(once, b"0", b"1")))
