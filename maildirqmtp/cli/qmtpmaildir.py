@@ -26,6 +26,7 @@ from maildirqmtp.cli.receiver_options import (
     require_permission,
     user_quota,
 )
+from maildirqmtp.descriptor_limit import raise_limit
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
@@ -73,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     max_connections = _count(options.max_connections, "--max-connections")
     max_per_client = None if per_client is None else _count(per_client, "--max-per-client")
     threads = connections(options)
+    raise_limit()
     with contextlib.ExitStack() as stack:
         client = _client_on_stdio(options, policy) if options.stdio else None
         listeners = [] if client else stack.enter_context(open_listeners(options))

@@ -127,18 +127,18 @@ def write_tmp(maildir: Maildir, pieces: Iterable[bytes], mark: str = "") -> byte
     fd = -1
     try:
         fd = files.create(maildir.tmp, name)
-        for piece in pieces:
-            files.write_all(fd, piece)
-        os.fsync(fd)
+        try:
+            for piece in pieces:
+                files.write_all(fd, piece)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     except BaseException as error:
         if fd >= 0:
             maildir.tmp.discard(name)
         if isinstance(error, OSError):
             raise local_error("write", maildir.tmp.join(name), error) from error
         raise
-    finally:
-        if fd >= 0:
-            os.close(fd)
     return name
 
 

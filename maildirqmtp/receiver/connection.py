@@ -39,6 +39,8 @@ LAST_PACKAGE_S = 600.0
 LINGER_S = 5.0
 #: Seconds that a client has to take its responses when the receiver stops.
 STOP_S = 10.0
+#: Seconds after which a receiver that stops hands no more on, so that what is done can be answered.
+HURRY_S = 5.0
 #: Seconds that a client has for its TLS handshake.
 HANDSHAKE_S = 30.0
 #: Bytes a second, in both directions together, below which a client in a package is slow
@@ -99,6 +101,7 @@ class Connection:
         self._give_up_s = self._progress_s + HANDSHAKE_S if self._handshaking else _NEVER
         self._ended_by_client = False
         self._stopping = False
+        self._hurry_s = _NEVER
         self._violation_told = False
         # Since when responses have been awaited from the disk; None while they are not.
         self._waiting_from_s: float | None = None
@@ -124,7 +127,7 @@ class Connection:
             return self._give_up_s
         rate_s = self._rate_from_s + max(self._timeout_s, RATE_S) if self._owes else _NEVER
         idle_s = self._progress_s + self._timeout_s
-        return min(idle_s, rate_s, self._session_end_s, self._give_up_s)
+        return min(idle_s, rate_s, self._session_end_s, self._give_up_s, self._hurry_s)
 
     @property
     def _owes(self) -> bool:
@@ -226,6 +229,9 @@ class Connection:
             self._look_at_clock()
         if self.closed:
             return
+        if self._clock() >= self._hurry_s:
+            self._hurry_s = _NEVER
+            self._session.hurry()
         if self.can_work:
             self._work()
         self._waiting_from_s = self._clock() if self._awaits_disk else None
@@ -259,6 +265,7 @@ class Connection:
         if self._phase is Phase.OPEN:
             self._phase = Phase.CLOSING
         self._stopping = True
+        self._hurry_s = self._clock() + HURRY_S
         self._give_up_s = min(self._give_up_s, self._clock() + STOP_S)
 
     def release(self) -> None:

@@ -5,6 +5,7 @@ server is in `DeliveryAgent.deliver`, which runs in another thread.
 """
 
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -71,20 +72,27 @@ class Package:
 class Batch:
     """Packages of one client that are delivered together, in a thread.
 
-    The session sets `abandoned` when nobody needs the answers any more.
+    `abandoned` says that the client has gone, and nobody needs the answers; `no_more`, that
+    nothing more of it is to be handed on.
     """
 
-    __slots__ = ("abandoned", "load", "packages")
+    __slots__ = ("abandoned", "load", "no_more", "packages")
 
     def __init__(self, packages: list[Package]) -> None:
         self.packages = packages
         self.load = sum(package.load for package in packages)
         self.abandoned = False
+        self.no_more = threading.Event()
 
     @property
     def waits(self) -> bool:
         """False if every answer is known already, so that nothing is to be stored."""
         return any(package.taken for package in self.packages)
+
+    def abandon(self) -> None:
+        """Note that the client has gone. For any thread."""
+        self.abandoned = True
+        self.no_more.set()
 
     def discard(self) -> None:
         """Free the texts; harmless twice."""
@@ -186,7 +194,7 @@ class DeliveryAgent:
         try:
             for package in batch.packages:
                 if not batch.abandoned:
-                    self._deliver(package)
+                    self._deliver(package, batch.no_more)
             if not batch.abandoned:
                 self._commit(batch.packages)
                 return
@@ -195,13 +203,14 @@ class DeliveryAgent:
             raise
         self._withdraw(batch.packages)
 
-    def _deliver(self, package: Package) -> None:
+    def _deliver(self, package: Package, no_more: threading.Event) -> None:
         text = package.text
         if not package.taken or text is None or text.trouble is not None:
             return
         try:
             now_s = self._now()
-            mail = Mail(package.sender, text, self._received(now_s), now_s, self._user)
+            received = self._received(now_s)
+            mail = Mail(package.sender, text, received, now_s, self._user, no_more)
             package.delivery = self._destination.begin(mail)
             for place in package.taken:
                 package.delivery.deliver(package.answers[place].recipient)

@@ -15,6 +15,7 @@ threads; those of different packages may overlap.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -33,7 +34,8 @@ class Mail(NamedTuple):
 
     `sender` is raw, `received` the lines to put on top of the text, each with its
     LF; `now_s` is the time of arrival in seconds since the epoch, `user` the ID of
-    the local user who sends it, None for others.
+    the local user who sends it, None for others. `no_more` is set once no more of
+    it is to be begun: the client has gone and will send it again, or the receiver stops.
     """
 
     sender: bytes
@@ -41,6 +43,7 @@ class Mail(NamedTuple):
     received: bytes
     now_s: float
     user: int | None = None
+    no_more: threading.Event = threading.Event()
 
 
 class Outcome(NamedTuple):

@@ -4,8 +4,8 @@ Work that waits for a disk or a server runs in a pool of threads, in batches of 
 that has finished a batch wakes the loop, which sends the responses.
 
 Trouble on this machine ends at most one client: if memory runs out while a
-client is served, that client is closed; if descriptors run out, the server
-pauses before it accepts again.
+client is served, or a call fails that nobody expects to, that client is closed;
+if descriptors run out, the server pauses before it accepts again.
 """
 
 import contextlib
@@ -202,17 +202,17 @@ class Server:
     def _round(self) -> None:
         self._arrange_listeners()
         for connection in self._connections:
-            self._contain_memory_error(connection, partial(self._arrange, connection))
+            self._contain(connection, partial(self._arrange, connection))
         for key, events in self._select():
             if isinstance(key.data, Connection):
-                self._contain_memory_error(key.data, partial(key.data.handle, events))
+                self._contain(key.data, partial(key.data.handle, events))
             else:
                 key.data(events)
         if self._stop_asked and not self._stopping:
             self._begin_stop()
         self._make_way()
         for connection in list(self._connections):
-            self._contain_memory_error(connection, connection.turn)
+            self._contain(connection, connection.turn)
             if connection.closed:
                 self._drop(connection)
 
@@ -224,18 +224,18 @@ class Server:
             time.sleep(SELECT_PAUSE_S)
             return []
 
-    def _contain_memory_error(self, connection: Connection, action: Callable[[], None]) -> None:
-        """Run an action for a client; if memory runs out, close only that client."""
+    def _contain(self, connection: Connection, action: Callable[[], None]) -> None:
+        """Run an action for a client; if this machine fails it, close only that client."""
         try:
             action()
-        except MemoryError as error:
+        except (OSError, MemoryError) as error:
             connection.abort(_reason(error))
 
     def _drop(self, connection: Connection) -> None:
         self._arrange(connection)
         del self._registrations[connection]
         self._connections.remove(connection)
-        self._contain_memory_error(connection, connection.release)
+        self._contain(connection, connection.release)
 
     def _begin_stop(self) -> None:
         self._stopping = True
@@ -356,7 +356,7 @@ class Server:
 
 
 def _reason(error: OSError | MemoryError) -> str:
-    return "out of memory" if isinstance(error, MemoryError) else error.strerror or str(error)
+    return "out of memory" if isinstance(error, MemoryError) else reason(error)
 
 
 def _host_and_port(listener: socket.socket) -> tuple[str, int]:

@@ -82,6 +82,7 @@ class Session:
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
         self._last = False
+        self._hurries = False
         # The package now arriving: its text, and the refusal of all its recipients.
         self._in_message = False
         self._text: Spool | None = None
@@ -150,6 +151,12 @@ class Session:
         self._last = True
         self.busy = not self.ended
 
+    def hurry(self) -> None:
+        """Have no more handed on to a next server: what is done by then is answered soon."""
+        self._hurries = True
+        for batch, _ in self._under_way:
+            batch.no_more.set()
+
     def close(self) -> None:
         """Discard packages without a response; harmless twice."""
         for package in self._packages:
@@ -157,7 +164,7 @@ class Session:
         self._packages = []
         while self._under_way:
             batch, job = self._under_way.popleft()
-            batch.abandoned = True
+            batch.abandon()
             if self._workers.cancel(job):
                 batch.discard()
         self._load = 0
@@ -181,13 +188,15 @@ class Session:
     def _hand_on(self) -> None:
         """Submit the packages for delivery; if nothing is to be stored, deliver them at once."""
         batch = Batch(self._packages)
+        if self._hurries:
+            batch.no_more.set()
         self._packages = []
         self._gathered = 0
         workers = self._workers if batch.waits else Here()
         try:
             job = workers.submit(partial(_deliver, self._agent, batch))
         except BaseException:
-            batch.abandoned = True
+            batch.abandon()
             batch.discard()  # `close` does not know it
             raise
         self._load += batch.load

@@ -4,6 +4,7 @@ The file has a name in tmp/ only between open() and unlink(), so that nothing
 is left of it after a crash.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -112,6 +113,8 @@ class Spool:
     def discard(self) -> None:
         """Free the text's memory and file; harmless twice."""
         self._memory = bytearray()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # NFS may report a full disk only here, for a text that nobody needs any more.
+            with contextlib.suppress(OSError):
+                os.close(fd)

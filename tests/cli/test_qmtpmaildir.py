@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -285,6 +286,22 @@ def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
         process.wait(DEADLINE_S)
     assert len(list((tmp_path / "M" / "new").iterdir())) == 1
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
+
+
+def test_as_many_clients_as_it_was_told(tmp_path: Path) -> None:
+    """A shell's limit, usually of 1,024 descriptors, is not that of --max-connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            many = ("--max-connections", "200", "--max-per-client", "200")
+            _, address = stack.enter_context(server(*many, str(tmp_path / "M")))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(100):
+            client = stack.enter_context(socket.create_connection(address, DEADLINE_S))
+            client.sendall(PACKAGE)
+            assert b"K" in client.recv(1_000)
 
 
 def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -516,15 +516,16 @@ def test_no_memory_for_a_client_ends_that_client(
         assert other.responses(1) == "K"
 
 
+@pytest.mark.parametrize("error", [os_error(errno.ENOMEM), MemoryError()])
 @pytest.mark.parametrize("what", ["work", "__init__"])
 def test_no_memory_for_a_session(
-    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, what: str
+    start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
 ) -> None:
     """Nor at any other point; a copy that is half written goes."""
     server = start()
 
     def fail(*_: object, **__: object) -> None:
-        raise MemoryError
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, what, fail)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -418,6 +419,33 @@ def test_spool_that_cannot_be_read_back(
     monkeypatch.setattr(os, "pread", lambda *_: b"")
     assert letters(session.receive(package(b"x" * (MEMORY_MAX + 1)))) == "Z"
     assert stored(maildir) == []
+
+
+@pytest.mark.parametrize("fsync_fails", [True, False])
+def test_a_full_nfs_server_defers_a_large_message(
+    maildir: Maildir, session: Session, monkeypatch: pytest.MonkeyPatch, fsync_fails: bool
+) -> None:
+    """There close(2) reports it as well, also for the text that waited: no other client is cut."""
+    large = package(b"x" * (MEMORY_MAX + 1)) + package()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_late(os.close))
+        if fsync_fails:
+            patch.setattr(os, "fsync", fail_with(errno.EDQUOT))
+        assert letters(session.receive(large)) == "ZZ"
+    assert stored(maildir) == []
+    assert letters(session.receive(package())) == "K"
+
+
+def close_late(close: Callable[[int], None]) -> Callable[[int], None]:
+    """Return close(2) of NFS: what was written has not found room; the descriptor is closed."""
+
+    def late(fd: int) -> None:
+        written = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        close(fd)
+        if written:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    return late
 
 
 def test_one_directory_sync_before_any_k(

@@ -96,16 +96,19 @@ class HandOff:
         return HandOffDelivery(mail, self._clock() + BEGIN_S)
 
     def commit(self, deliveries: Sequence[HandOffDelivery]) -> None:
-        """Hand the packages on, one after the other; waits until all have their answers."""
+        """Hand the packages on, one after the other; waits until all have their answers.
+
+        Once the client has gone, or the receiver stops, no more of them is begun.
+        """
         for delivery in deliveries:
             mail = delivery.mail
             pieces = partial(mail.text.pieces, mail.received)
-            may_begin = partial(self._is_before, delivery.begin_by_s)
+            may_begin = partial(self._may_begin, delivery)
             answers = self._next_hop.deliver(mail.sender, delivery.recipients, pieces, may_begin)
             delivery.outcomes = [Outcome(answer) for answer in answers]
 
-    def _is_before(self, time_s: float) -> bool:
-        return self._clock() < time_s
+    def _may_begin(self, delivery: HandOffDelivery) -> bool:
+        return not delivery.mail.no_more.is_set() and self._clock() < delivery.begin_by_s
 
     def withdraw(self, deliveries: Sequence[HandOffDelivery]) -> list[LocalError]:
         """Do nothing: what was not committed has gone nowhere."""

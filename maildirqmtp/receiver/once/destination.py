@@ -181,7 +181,8 @@ class OnceDestination:
             except LocalError as error:
                 # The next server has the mail, even if the disk here cannot remember it.
                 self._complain(f"{error}; what is sent again may arrive twice")
-            delivery.end_claims(tried=True)
+            # Not all of it was tried: whoever waits for the rest has to.
+            delivery.end_claims(tried=not delivery.mail.no_more.is_set())
 
     def _wait(self, delivery: OnceDelivery) -> None:
         """Take the outcomes of other batches, and deliver what these have not tried."""

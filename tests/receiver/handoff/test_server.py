@@ -15,6 +15,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import connection
 from maildirqmtp.receiver.handoff.destination import HandOff
+from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.spool import MEMORY_MAX
 from tests.helpers import DEADLINE_S, wait_until
@@ -50,6 +51,8 @@ class Next:
         pieces: Callable[[], Iterator[bytes]],
         may_begin: Callable[[], bool],
     ) -> list[Response]:
+        if not may_begin():
+            return [NO_TIME] * len(recipients)
         self.begun += recipients
         for recipient in recipients:
             if b"wait" in recipient:
@@ -216,6 +219,23 @@ def test_a_client_that_went_away_costs_nobody_anything(
         assert other.responses(1) == "K"
 
 
+def test_nothing_more_is_handed_on_for_a_client_that_has_gone(next_hop: Next, log: Log) -> None:
+    """It sends all of that again: a slow next server would have each message twice."""
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    with made, serving_thread(made):
+        with Client(made) as client:
+            one = package_head(0) + package_tail(b"s@x", (b"Kwait", b"K1"))
+            client.send_raw(one + package_head(0) + package_tail(b"s@x", (b"K2",)))
+            wait_until(lambda: bool(next_hop.begun), "the hand-off")
+            client.reset()
+        log.wait_for("broken")
+        with Client(made) as other:  # its answer comes after the end of that session
+            other.send(b"K")
+            assert other.responses(1) == "K"
+        next_hop.release(b"Kwait")
+    assert next_hop.begun == [b"Kwait", b"K1", b"K"]
+
+
 def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
     """The next package must not take the room of a text that is still being read."""
     texts = [bytes([65 + n]) * (MEMORY_MAX + 10) + b"\n" for n in range(6)]
@@ -225,6 +245,24 @@ def test_large_texts_stay_whole(server: Server, next_hop: Next) -> None:
         assert client.responses(6) == "K0 K1 K2 K3 K4 K5"
     handed_on = sorted(text.split(b"\n", 1)[1] for text in next_hop.texts)
     assert handed_on == texts
+
+
+def test_what_was_handed_on_is_answered_when_the_receiver_stops(
+    next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each restart in front of a slow next server, all of a batch came twice."""
+    monkeypatch.setattr(connection, "HURRY_S", 0.0)
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    with made, serving_thread(made), Client(made) as client:
+        one, other = ((package_head(0) + package_tail(b"s@x", (to,))) for to in (b"Kwait", b"K1"))
+        client.send_raw(one + other)
+        wait_until(lambda: bool(next_hop.begun), "the hand-off")
+        made.stop()
+        wait_until(lambda: made._connections[0]._session._hurries, "the stop")
+        next_hop.release(b"Kwait")
+        assert client.responses(2) == "Kwait " + str(NO_TIME)
+        assert client.at_end()
+    assert next_hop.begun == [b"Kwait"]
 
 
 def test_the_receiver_stops_although_the_next_server_hangs(

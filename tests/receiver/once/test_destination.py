@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.qmtp.protocol import Response, Status, package_head, package_tail
 from maildirqmtp.receiver.destination import Mail, Outcome
+from maildirqmtp.receiver.handoff.destination import HandOff
+from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.once.destination import OnceDelivery, OnceDestination
 from maildirqmtp.receiver.once.memory import Memory
 from maildirqmtp.receiver.session import Session
@@ -345,6 +347,51 @@ def test_of_a_batch_to_the_next_server_only_one_is_in_doubt(
         inner.commit = commit  # type: ignore[method-assign]
         assert send(once, b"K1", b"K2") == "KK"
         assert inner.delivered == [b"K1", b"K2"]
+
+
+class Hop:
+    """Takes what it may begin."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+
+    def deliver(
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
+    ) -> list[Response]:
+        if not may_begin():
+            return [NO_TIME] * len(recipients)
+        self.taken += recipients
+        return [Response(Status.ACCEPTED, b"ok")] * len(recipients)
+
+    def abort(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_was_not_handed_on_for_a_client_that_has_gone_is_not_deferred(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The client is back on another connection; this message would wait for its next retry."""
+    hop, gone = Hop(), threading.Event()
+    memory = Memory(str(tmp_path / "once"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(HandOff(hop), memory, stages=False)) as once:
+        first = once.begin(mail()._replace(no_more=gone))
+        first.deliver(b"1")
+        answers: list[str] = []
+        thread = threading.Thread(target=lambda: answers.append(send(once, b"0", b"1")))
+        thread.start()
+        wait_until(lambda: hop.taken == [b"0"], "its own")
+        gone.set()
+        once.commit([first])
+        thread.join(60)
+    assert answers == ["KK"]
+    assert hop.taken == [b"0", b"1"]
 
 
 def test_what_another_took_back_and_fails_here_is_not_claimed_for_ever(
