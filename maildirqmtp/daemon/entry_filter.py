@@ -14,9 +14,9 @@ class EntryFilter:
     """The conditions that select a message; None is no condition.
 
     `to` and `sender` are addresses, or domains as `@example.org`; an empty `sender` is the null
-    sender. `to` matches any one recipient, owed or failed. `older_s` is the least age in seconds;
-    `why` is part of the reason, `state` one of the states of `listing`. Letter case does not
-    count, except in `state`.
+    sender. `to` matches any one recipient; if there is none left, one who failed. `older_s` is the
+    least age in seconds; `why` is part of the reason, `state` one of the states of `listing`.
+    Letter case does not count, except in `state`.
     """
 
     to: bytes | None = None
@@ -40,7 +40,8 @@ class EntryFilter:
             return False
         if self.sender is not None and not _is(self.sender, entry.sender):
             return False
-        recipients = (*entry.recipients, *(f.recipient for f in entry.failures))
+        # After a resend to another recipient, the sidecar still has the failure of the first.
+        recipients = entry.recipients or [failure.recipient for failure in entry.failures]
         return self.to is None or any(_is(self.to, recipient) for recipient in recipients)
 
 

@@ -361,6 +361,18 @@ def test_drop_by_filter_leaves_failed_ones_alone(path: Path, failed: Path, capsy
     assert names(failed / "envelope") == []
 
 
+def test_a_message_is_not_dropped_for_a_recipient_that_was_corrected(
+    path: Path, failed: Path, capsys: Capture
+) -> None:
+    """Its sidecar still tells that the wrong one failed; the right one would never get it."""
+    fail(failed, "1.f", "dan@exmaple.net")
+    qmtpq(capsys, 0, "resend", path, "1.f", "--recipient", "dan@example.net")
+    (waits,) = names(path / "new")
+    add_message(path, "2.b", recipient=b"bob@exmaple.net")
+    qmtpq(capsys, 0, "drop", "--yes", path, "--to", "@exmaple.net")
+    assert names(path / "new") == [waits]
+
+
 def test_a_name_in_both_maildirs_must_be_told_apart(
     path: Path, failed: Path, capsys: Capture
 ) -> None:
