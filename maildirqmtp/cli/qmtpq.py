@@ -181,6 +181,8 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
         raise ConfigError("--failed-maildir stands in the file; write DIR instead of --config FILE")
     if options.config is None and not options.arguments:
         raise ConfigError("DIR or --config FILE is needed")
+    if options.why is not None and not options.why.strip():  # $UNSET in a script
+        raise ConfigError("--why: a text is needed; every reason has an empty one")
     return options
 
 

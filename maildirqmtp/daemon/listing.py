@@ -313,6 +313,7 @@ def find_names(maildir: Maildir, place: QueuePlace, wanted: bytes) -> list[tuple
     found = candidates(maildir, place)
     plain = names.plain(last)
     exact = [one for one in found if plain and names.plain(one[1]) == plain]
-    if exact or not last.endswith(ABBREVIATED):
+    beginning = last.removesuffix(ABBREVIATED)
+    if exact or beginning in (last, b""):  # all names begin with $UNSET
         return exact
-    return [one for one in found if one[1].startswith(last[:-1])]
+    return [one for one in found if one[1].startswith(beginning)]

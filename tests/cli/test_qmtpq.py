@@ -397,6 +397,14 @@ def test_a_short_name_that_means_two_drops_none(path: Path, capsys: Capture) -> 
     assert names(path / "new") == ["1.ac"]
 
 
+def test_a_name_that_a_script_has_not_set_drops_nothing(path: Path, capsys: Capture) -> None:
+    """`"$NAME+"` would mean whatever is there."""
+    add_message(path, "1.a")
+    _, err = qmtpq(capsys, 111, "drop", "--yes", path, "+")
+    assert "no message +" in err
+    assert names(path / "new") == ["1.a"]
+
+
 def test_what_cannot_be_sent_can_be_dropped(path: Path, capsys: Capture) -> None:
     """A message is held, and its sidecar of no use: both go."""
     add_message(path, "1.a")
@@ -624,6 +632,7 @@ def test_without_a_daemon_nobody_is_woken(path: Path, capsys: Capture, command: 
         ("drop M", "drop needs NAME"),
         ("drop M --waiting", "drop needs NAME"),
         ("resend M", "resend needs NAME"),
+        ("drop M --why=", "--why: a text is needed"),
         ("drop M --all 1.a", "--all means all"),
         ("drop M --all --to a@y", "--all means all"),
         ("drop M 1.a --json", "write --yes as well"),
