@@ -101,7 +101,8 @@ class _Bounces:
     def __init__(self, first: Chosen, given: Values, stack: ExitStack, stop: Stop) -> None:
         self._stop = stop
         place, self._maildir, _ = first
-        self._place = replace(place, route=place.route._replace(**given, max_bounces=sys.maxsize))
+        route = place.route._replace(**given, max_bounces=sys.maxsize, max_bytes=None)
+        self._place = replace(place, route=route)
         self._lock(stack)
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]

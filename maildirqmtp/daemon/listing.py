@@ -66,10 +66,11 @@ class Entry:
     """A message of a maildir. `size` is in bytes; `mtime_s` and `next_s` in seconds of the epoch.
 
     `sender` and `recipients` are those of the envelope, with the prefix; None and empty if that
-    cannot be read, and then `reason` says why. `next_s` is None if no daemon reports it, and
-    `tries` if neither a daemon nor an earlier run does. `attempts` are the last ones, the newest
-    first: their times in seconds of the epoch, and what was said. `is_on_hold`: an administrator
-    holds the message. `sidecar` is the identity of its sidecar, None if there is none.
+    cannot be read, and then `reason` says why; one that is held for its size alone has both.
+    `next_s` is None if no daemon reports it, and `tries` if neither a daemon nor an earlier run
+    does. `attempts` are the last ones, the newest first: their times in seconds of the epoch, and
+    what was said. `is_on_hold`: an administrator holds the message. `sidecar` is the identity of
+    its sidecar, None if there is none.
     """
 
     folder: Folder
@@ -212,8 +213,12 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
         queued.close()
         return replace(entry, sender=queued.sender, recipients=queued.recipients)
     except (EnvelopeError, FileChangedError, LocalError) as error:
-        state = FAILED if place.is_failed else HELD
-        return replace(entry, state=state, reason=str(error))
+        if place.is_failed:
+            return replace(entry, reason=str(error))
+        if place.route.max_bytes is not None:  # its size alone may hold it
+            of_any_size = replace(place, route=place.route._replace(max_bytes=None))
+            entry = _addressed(maildir, of_any_size, entry)
+        return replace(entry, state=HELD, reason=str(error))
 
 
 def _sidecar_identity(maildir: Maildir, name: bytes) -> Identity | None:

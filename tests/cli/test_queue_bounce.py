@@ -75,6 +75,23 @@ def test_the_sender_is_told_and_the_message_goes(path: Path, told: Path, capsys:
     assert "held" not in json.loads((path / ".maildirqmtp-state.json").read_text())
 
 
+def test_the_sender_of_a_message_that_is_too_large_is_told(
+    path: Path, told: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    """The route holds it for its size; its envelope is as good as any other."""
+    add_message(path, "1.a", bytes(1_500))
+    file = tmp_path / "qmtp.toml"
+    file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "127.0.0.1:1"\nmax-size = "1k"\n')
+    listed = json_events(qmtpq(capsys, 0, "list", "--json", "--config", file)[0])
+    assert [(one["state"], one["sender"]) for one in listed] == [("held", "sender@example.org")]
+    assert "--max-size" in listed[0]["reason"]
+    words = ("bounce", "--yes", "--bounce-via", f"maildir:{told}", "--config", file)
+    out, err = qmtpq(capsys, 0, *words, "--to", "recipient@example.net")
+    assert (out, err) == (f"bounced {path}/new/1.a\n", "")
+    (bounce,) = bounces(told)
+    assert "--max-size" in statuses(bounce)[0]["Diagnostic-Code"]
+
+
 @pytest.mark.parametrize("sender", [b"", b"#@[]"])
 def test_the_null_sender_is_never_told(
     path: Path, told: Path, capsys: Capture, sender: bytes
