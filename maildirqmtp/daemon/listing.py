@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
-from maildirqmtp.daemon.status import read, served
+from maildirqmtp.daemon.status import prefixes_with_cur, read, served
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
@@ -162,12 +162,11 @@ def entries(
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
     """Return the names of a maildir that may be messages, the oldest first.
 
-    Those in cur/ are included if the route says so, or if a running daemon's route has a
-    prefix. Raises `LocalError` if a directory cannot be listed.
+    Those in cur/ are included if the route says so, or a running daemon takes them. Raises
+    `LocalError` if a directory cannot be listed.
     """
-    prefixes = [] if place.is_failed else [prefix for prefix, _ in served(maildir)]
-    include_cur = place.route.include_cur or any(prefixes)
-    return maildir.scan(include_cur)
+    include_cur = place.route.include_cur
+    return maildir.scan(include_cur or bool(not place.is_failed and prefixes_with_cur(maildir)))
 
 
 def look_at(

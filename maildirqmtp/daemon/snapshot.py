@@ -80,6 +80,7 @@ class Snapshot:
             "server": self.answering,
             "servers": [str(server) for server in self.route.servers],
             "prefix": self.route.prefix.decode("utf-8", "surrogateescape"),
+            "cur": self.route.include_cur,
             "at": self.at_s,
             "last_success": self.answered_s,
             "messages": self.messages,

@@ -105,6 +105,18 @@ def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
     return sorted(routes, key=lambda route: (route[0], route[1] or ()))
 
 
+def prefixes_with_cur(maildir: Maildir) -> set[bytes]:
+    """Return the prefixes of the routes whose daemons take messages from cur/, too, now.
+
+    Raises `LocalError` if the maildir cannot be listed.
+    """
+    return {
+        prefix
+        for prefix, shard in served(maildir)
+        if (told := read(maildir, prefix, shard)) and told.get("cur", bool(prefix))  # 1.0.0: none
+    }
+
+
 def _shard_of(name: bytes) -> Shard | None:
     """Return the shard in the name of a status file; None if it names none."""
     found = re.search(rb"-shard-([0-9]{1,4})-([0-9]{1,4})\.json\Z", name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import queue_changes, queue_output
+from maildirqmtp.cli import queue_changes, queue_output, status
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
@@ -188,6 +188,24 @@ def test_a_daemon_tells_tries_and_reasons(path: Path, capsys: Capture) -> None:
         assert "\ntries:     3, next in 11." in shown
     (one,) = listed(capsys, path)
     assert (one["tries"], one["next"], one["reason"]) == (None, None, "")
+
+
+@pytest.mark.parametrize(("prefix", "cur"), [(b"", True), (b"a-", True), (b"a-", False)])
+def test_what_is_in_cur_waits_where_the_daemon_takes_it(
+    path: Path, capsys: Capture, prefix: bytes, cur: bool
+) -> None:
+    """Else what a user keeps there would be dropped with the rest; or be sent, though held."""
+    add_message(path, "1.new", recipient=b"a-b@y")
+    add_message(path, "2.read:2,S", recipient=b"a-b@y", folder="cur")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), prefix=prefix, include_cur=cur)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        qmtpq(capsys, 0, "hold", path, "--to", "a-b@y")
+        status.show_maildir(os.fsencode(path), None, True)
+        assert json_events(capsys.readouterr().out)[0]["messages"] == 1 + cur
+    on_hold = [one["message"] for one in listed(capsys, path, "--cur", "--held")]
+    assert on_hold == ["1.new", "2.read:2,S"][: 1 + cur]
 
 
 def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys: Capture) -> None:

@@ -64,6 +64,7 @@ def test_as_a_dictionary_it_survives_json() -> None:
         "server": "mail.example.org:209",
         "servers": ["mail.example.org:209"],
         "prefix": "p\udcff-",
+        "cur": False,
         "at": 1.0,
         "last_success": 2.0,
         "messages": 2,
