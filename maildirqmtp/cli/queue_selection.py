@@ -72,7 +72,8 @@ class Selected:
             if place.is_failed and not os.path.lexists(place.path):
                 continue
             try:
-                yield place, self._stack.enter_context(Maildir(place.path, place.nofollow))
+                opened = self._stack.enter_context(Maildir(place.path, place.nofollow))
+                yield listing.as_served(opened, place), opened
             except LocalError as error:
                 self.fault(str(error))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
-from maildirqmtp.daemon.status import prefixes_with_cur, read, served
+from maildirqmtp.daemon.status import read, served, served_settings
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
@@ -135,6 +135,20 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
     return [*queues.values(), *failed.values()]
 
 
+def as_served(maildir: Maildir, place: QueuePlace) -> QueuePlace:
+    """Return a place with what the daemons that serve it now tell of their settings.
+
+    Where a file describes the place, only whether they take what is in cur/. Raises `LocalError`
+    if the maildir cannot be listed.
+    """
+    told = {} if place.is_failed else served_settings(maildir)
+    if not told:
+        return place
+    settings = {} if place.prefixes else next(iter(told.values()))
+    include_cur = place.route.include_cur or any(one["include_cur"] for one in told.values())
+    return replace(place, route=place.route._replace(**settings | {"include_cur": include_cur}))
+
+
 def entries(
     maildir: Maildir, place: QueuePlace, chosen: Iterable[tuple[Folder, bytes]] | None = None
 ) -> Iterator[Entry]:
@@ -162,11 +176,10 @@ def entries(
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
     """Return the names of a maildir that may be messages, the oldest first.
 
-    Those in cur/ are included if the route says so, or a running daemon takes them. Raises
-    `LocalError` if a directory cannot be listed.
+    Those in cur/ are included if the route says so. Raises `LocalError` if a directory cannot be
+    listed.
     """
-    include_cur = place.route.include_cur
-    return maildir.scan(include_cur or bool(not place.is_failed and prefixes_with_cur(maildir)))
+    return maildir.scan(place.route.include_cur)
 
 
 def look_at(

@@ -208,6 +208,31 @@ def test_what_is_in_cur_waits_where_the_daemon_takes_it(
     assert on_hold == ["1.new", "2.read:2,S"][: 1 + cur]
 
 
+def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys: Capture) -> None:
+    """It is on its way, and is not to be dropped as one that cannot be sent."""
+    add_message(path, "1.a", b"text\n", None, None)
+    add_message(path, "2.b", bytes(2_000), None, None)
+    given: dict[str, Any] = {
+        "sender": b"me@x",
+        "recipients": (b"you@y", b"\xff@y"),
+        "max_bytes": 1_000,
+    }
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), **given)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        assert [
+            (one["state"], one["sender"], one["recipients"]) for one in listed(capsys, path)
+        ] == [
+            ("waiting", "me@x", ["you@y", "\udcff@y"]),
+            ("held", "me@x", ["you@y", "\udcff@y"]),
+        ]
+        status.show_maildir(os.fsencode(path), None, True)
+        first, second = json_events(capsys.readouterr().out)[0]["waiting"]
+        assert (first["sender"], first["reason"]) == ("me@x", "")
+        assert "--max-size" in second["reason"]
+
+
 def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys: Capture) -> None:
     """What differs from message to message, like an address or an id, makes no group of its own."""
     for number in range(3):
