@@ -350,6 +350,17 @@ def test_a_name_that_is_not_there_is_told(path: Path, capsys: Capture, command: 
 # Drop
 
 
+@pytest.mark.parametrize("words", [("drop", "--yes", "--older", "1d"), ("release", "--held")])
+def test_a_name_that_the_filters_leave_out_is_not_said_to_be_gone(
+    path: Path, capsys: Capture, words: tuple[str, ...]
+) -> None:
+    """Who reads that it was sent does not look for it again."""
+    add_message(path, "1.a")
+    _, err = qmtpq(capsys, 111, *words, path, "1.a")
+    assert err == "qmtpq: 1.a is there, but is not what the other options ask for\n"
+    assert names(path / "new") == ["1.a"]
+
+
 def test_drop_asks(path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only yes is yes; the end of the input is not."""
     add_message(path, "1.a")
