@@ -134,8 +134,10 @@ def _run(options: Arguments, report: SerialmailReport) -> int:
 
         stop_signals = (signal.SIGTERM, signal.SIGINT)
         try:
-            with signal_handlers(
-                stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd
+            with (
+                signal_handlers(stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd),
+                # A terminal that is gone; nohup(1) has it ignored.
+                signal_handlers((signal.SIGHUP,), lambda *_: loop.stop(), keep_ignored=True),
             ):
                 code = loop.run()
         finally:
