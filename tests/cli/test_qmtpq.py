@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from maildirqmtp import descriptor_limit
 from maildirqmtp.cli import queue_changes, queue_output, status
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
@@ -77,6 +79,29 @@ def wide(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
 
 
 # List
+
+
+@pytest.mark.parametrize("words", [["list", "--json"], ["hold", "--json", "--all"]])
+def test_a_file_of_many_routes_is_read_to_its_end(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """The daemon of this file serves them all; the 200th maildir could not be opened."""
+    routes = []
+    for number in range(30):
+        path = make_maildir(tmp_path / f"{number}")
+        add_message(path, f"{number}.a")
+        routes.append(f'[[route]]\nmaildir = "{path}"\nserver = "127.0.0.1:1"\n')
+    file = tmp_path / "qmtp.toml"
+    file.write_text("".join(routes))
+    monkeypatch.setattr(descriptor_limit, "_before", None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        out, err = qmtpq(capsys, 0, *words, "--config", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (len(json_events(out)), err) == (30, "")
 
 
 def test_an_empty_queue(path: Path, capsys: Capture) -> None:
