@@ -85,7 +85,7 @@ class Selected:
         now_s = time.time()
         try:
             for entry in listing.entries(maildir, place):
-                if self._selection.filter.matches(entry, now_s):
+                if self._selection.filter.matches(entry, now_s, place.prefixes):
                     yield entry
         except LocalError as error:
             self.fault(str(error))
@@ -121,7 +121,7 @@ class Selected:
                 matches = self._selection.filter.matches
                 for entry in listing.entries(maildir, place, wanted):
                     is_there = True
-                    if matches(entry, now_s):
+                    if matches(entry, now_s, place.prefixes):
                         found.append((place, maildir, entry))
             except LocalError as error:
                 self.fault(str(error))

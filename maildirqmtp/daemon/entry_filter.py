@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from maildirqmtp.daemon.listing import Entry
 
 
@@ -30,8 +32,11 @@ class EntryFilter:
         """Return whether there is any condition besides `state`."""
         return any(asked is not None for asked in (self.to, self.sender, self.older_s, self.why))
 
-    def matches(self, entry: Entry, now_s: float) -> bool:
-        """Return whether a message meets all conditions; `now_s` is seconds of the epoch."""
+    def matches(self, entry: Entry, now_s: float, prefixes: Iterable[bytes] = ()) -> bool:
+        """Return whether a message meets all conditions; `now_s` is seconds of the epoch.
+
+        `to` may be without any of the prefixes, as logs and bounces show recipients.
+        """
         if self.state is not None and entry.state != self.state:
             return False
         if self.older_s is not None and now_s - entry.mtime_s < self.older_s:
@@ -40,9 +45,12 @@ class EntryFilter:
             return False
         if self.sender is not None and not _is(self.sender, entry.sender):
             return False
+        if self.to is None:
+            return True
         # After a resend to another recipient, the sidecar still has the failure of the first.
         recipients = entry.recipients or [failure.recipient for failure in entry.failures]
-        return self.to is None or any(_is(self.to, recipient) for recipient in recipients)
+        shown = {r.removeprefix(prefix) for r in recipients for prefix in (b"", *prefixes)}
+        return any(_is(self.to, recipient) for recipient in shown)
 
 
 def _is(pattern: bytes, address: bytes | None) -> bool:

@@ -138,15 +138,16 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
 def as_served(maildir: Maildir, place: QueuePlace) -> QueuePlace:
     """Return a place with what the daemons that serve it now tell of their settings.
 
-    Where a file describes the place, only whether they take what is in cur/. Raises `LocalError`
-    if the maildir cannot be listed.
+    Where a file describes the place, only whether they take what is in cur/; else their prefixes
+    and envelopes as well. Raises `LocalError` if the maildir cannot be listed.
     """
     told = {} if place.is_failed else served_settings(maildir)
     if not told:
         return place
     settings = {} if place.prefixes else next(iter(told.values()))
     include_cur = place.route.include_cur or any(one["include_cur"] for one in told.values())
-    return replace(place, route=place.route._replace(**settings | {"include_cur": include_cur}))
+    route = place.route._replace(**settings | {"include_cur": include_cur})
+    return replace(place, route=route, prefixes=place.prefixes or tuple(told))
 
 
 def entries(

@@ -258,6 +258,27 @@ def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys:
         assert "--max-size" in second["reason"]
 
 
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_recipient_may_be_named_as_the_log_does(
+    path: Path,
+    capsys: Capture,
+    prefixed: Callable[..., list[str | Path]],
+    configured: bool,
+) -> None:
+    """Without the prefix, which log and bounces leave out; held were none, without a word."""
+    add_message(path, "1.a", recipient=b"alias-ppp-eve@y")
+    add_message(path, "2.b", recipient=b"alias-ppp-bob@y")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), prefix=b"alias-ppp-")
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        where = prefixed("alias-ppp-") if configured else [path]
+        for wanted in ("eve@y", "alias-ppp-EVE@y"):
+            (one,) = listed(capsys, *where, "--to", wanted)
+            assert one["message"] == "1.a"
+        assert listed(capsys, *where, "--to", "ppp-eve@y") == []
+
+
 def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys: Capture) -> None:
     """What differs from message to message, like an address or an id, makes no group of its own."""
     for number in range(3):
