@@ -17,6 +17,7 @@ from maildirqmtp.cli.output import complain, flush_output, mend_output
 from maildirqmtp.cli.queue_selection import Selected, Selection
 from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
+from maildirqmtp.descriptor_limit import raise_limit
 from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.mail import addresses
@@ -181,6 +182,8 @@ def read_command_line(words: list[str]) -> argparse.Namespace:
         raise ConfigError("--failed-maildir stands in the file; write DIR instead of --config FILE")
     if options.config is None and not options.arguments:
         raise ConfigError("DIR or --config FILE is needed")
+    if options.why is not None and not options.why.strip():  # $UNSET in a script
+        raise ConfigError("--why: a text is needed; every reason has an empty one")
     return options
 
 
@@ -205,6 +208,7 @@ def _selection(options: argparse.Namespace) -> Selection:
     else:
         from maildirqmtp.settings import command_line, config
 
+        raise_limit()  # each maildir of the file stays open
         found = config.read(options.config, command_line.parse(["--config", options.config]))
         places = listing.places_of_routes(
             r._replace(include_cur=r.include_cur or options.cur) for r in found.routes

@@ -30,10 +30,11 @@ from maildirqmtp.cli.queue_changes import (
     stoppable,
     tell,
 )
-from maildirqmtp.daemon.listing import FAILED
+from maildirqmtp.daemon.listing import FAILED, WAITING
 from maildirqmtp.daemon.status import served
 from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY
+from maildirqmtp.forwarder.attempts import last_answer
 from maildirqmtp.forwarder.bounces import Bouncer
 from maildirqmtp.forwarder.queued_message import PassedOver, QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
@@ -101,7 +102,8 @@ class _Bounces:
     def __init__(self, first: Chosen, given: Values, stack: ExitStack, stop: Stop) -> None:
         self._stop = stop
         place, self._maildir, _ = first
-        self._place = replace(place, route=place.route._replace(**given, max_bounces=sys.maxsize))
+        route = place.route._replace(**given, max_bounces=sys.maxsize, max_bytes=None)
+        self._place = replace(place, route=route)
         self._lock(stack)
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
@@ -203,7 +205,7 @@ class _Bounces:
                 if refusal := self._bouncer(prefix).refusal(_part(queued, prefix, recipients)):
                     raise FileChangedError(f"it is not bounced: {refusal}")
             for prefix, recipients in parts:
-                texts = dict(enumerate(_texts(entry, queued, recipients)))
+                texts = dict(enumerate(_texts(entry, queued, prefix, recipients)))
                 self._bouncer(prefix).bounce(_part(queued, prefix, recipients), texts, "")
                 self._told.add(entry.name)
         finally:
@@ -240,16 +242,28 @@ def _part(queued: QueuedMessage, prefix: bytes, recipients: Sequence[bytes]) -> 
     return part
 
 
-def _texts(entry: Entry, queued: QueuedMessage, recipients: Sequence[bytes]) -> list[str]:
+def _texts(
+    entry: Entry, queued: QueuedMessage, prefix: bytes, recipients: Sequence[bytes]
+) -> list[str]:
     """Return the response that the bounce shows for each recipient: the last one, if it is known.
 
     Each begins with its letter: D for a refusal, Z for a deferral, also one that the lifetime
     ended. Without a response it is D and `CANCELLED`.
     """
     answered = {failure.recipient: failure.response for failure in entry.failures}
-    said = f"D{CANCELLED}"
-    if entry.state != FAILED and entry.reason not in ("", holds.REASON, holds.BOUNCING):
-        said = f"Z{entry.reason} ({CANCELLED})"
-    if queued.refusal is not None:
-        said = str(queued.refusal)
-    return [answered.get(recipient) or said for recipient in recipients]
+    refusal = "" if queued.refusal is None else str(queued.refusal)
+    found = []
+    for recipient in recipients:
+        reason = "" if entry.state == FAILED else _reason(entry, recipient[len(prefix) :])
+        said = f"Z{reason} ({CANCELLED})" if reason else f"D{CANCELLED}"
+        found.append(answered.get(recipient) or refusal or said)
+    return found
+
+
+def _reason(entry: Entry, recipient: bytes) -> str:
+    """Return why a message waits for a recipient, who is without the prefix; empty if unknown."""
+    on_hold = entry.reason in (holds.REASON, holds.BOUNCING)
+    one_of_several = entry.state == WAITING and len(entry.recipients) > 1
+    if on_hold or (one_of_several and entry.attempts):
+        return last_answer(entry.attempts, recipient)
+    return entry.reason

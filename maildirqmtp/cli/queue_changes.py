@@ -48,11 +48,16 @@ def code_of(selected: Selected) -> int:
 def stoppable() -> Iterator[Stop]:
     """Let signals stop the command between two messages: no message is left half done.
 
-    SIGHUP is one: it comes when a remote terminal is gone. A second signal ends a mailer at once.
+    SIGHUP is one: it comes when a remote terminal is gone. A second signal ends a mailer at once,
+    but not SIGHUP, which comes together with SIGTERM at the end of a session.
     """
     stop = Stop(time.monotonic, _STOP_S)
+
+    def told(number: int, _: object) -> None:
+        stop.tell(at_once=stop.is_told and number != signal.SIGHUP)
+
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with signal_handlers(numbers, lambda *_: stop.tell(at_once=stop.is_told), keep_ignored=True):
+    with signal_handlers(numbers, told, keep_ignored=True):
         yield stop
 
 

@@ -72,7 +72,8 @@ class Selected:
             if place.is_failed and not os.path.lexists(place.path):
                 continue
             try:
-                yield place, self._stack.enter_context(Maildir(place.path, place.nofollow))
+                opened = self._stack.enter_context(Maildir(place.path, place.nofollow))
+                yield listing.as_served(opened, place), opened
             except LocalError as error:
                 self.fault(str(error))
 
@@ -84,7 +85,7 @@ class Selected:
         now_s = time.time()
         try:
             for entry in listing.entries(maildir, place):
-                if self._selection.filter.matches(entry, now_s):
+                if self._selection.filter.matches(entry, now_s, place.prefixes):
                     yield entry
         except LocalError as error:
             self.fault(str(error))
@@ -112,16 +113,21 @@ class Selected:
 
     def _named(self, opened: list[tuple[QueuePlace, Maildir]], name: bytes) -> list[Chosen]:
         found: list[Chosen] = []
+        is_there = False
         now_s = time.time()
         for place, maildir in opened:
             try:
                 wanted = listing.find_names(maildir, place, name)
                 matches = self._selection.filter.matches
-                looked_at = listing.entries(maildir, place, wanted)
-                found += [(place, maildir, e) for e in looked_at if matches(e, now_s)]
+                for entry in listing.entries(maildir, place, wanted):
+                    is_there = True
+                    if matches(entry, now_s, place.prefixes):
+                        found.append((place, maildir, entry))
             except LocalError as error:
                 self.fault(str(error))
-        if not found:
+        if is_there and not found:
+            self.fault(f"{printable(name)} is there, but is not what the other options ask for")
+        elif not found:
             failed = "" if any(place.is_failed for place, _ in opened) else _OR_FAILED
             self.fault(
                 f"no message {printable(name)}: it was sent or removed{failed}, or was never there"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.listing import daemon_text
-from maildirqmtp.daemon.status import read, served
+from maildirqmtp.daemon.status import read, served, served_settings
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.large_messages import how_far
@@ -59,24 +59,20 @@ def show_maildir(
     """Print what waits in a maildir, and what has failed; return 111 if anything waits.
 
     Each route and shard that a daemon serves is shown; without a daemon, the whole maildir.
-    `include_cur` None means also cur/ if the route has a prefix. `shard` shows only that shard.
+    `include_cur` None means also cur/ if its daemon takes that. `shard` shows only that shard.
+    Envelopes are as the daemon's settings have them.
     """
     try:
         with Maildir(path) as maildir:
-            found = served(maildir)
+            found, settings = served(maildir), served_settings(maildir)
     except LocalError:
-        found = []  # it is told when it is looked at
+        found, settings = [], {}  # it is told when it is looked at
     if shard is not None:
         found = [(prefix, shard) for prefix in sorted({prefix for prefix, _ in found}) or [b""]]
     server = TcpEndpoint("nowhere")
+    given = {} if include_cur is None else {"include_cur": include_cur}
     routes = [
-        Route(
-            path,
-            server,
-            prefix=prefix,
-            include_cur=bool(prefix) if include_cur is None else include_cur,
-            shard=part,
-        )
+        Route(path, server, prefix=prefix, shard=part, **settings.get(prefix, {}) | given)
         for prefix, part in found or [(b"", None)]
     ]
     return show(routes, as_json, limit)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from maildirqmtp.daemon.listing import Entry
 
 
@@ -14,9 +16,9 @@ class EntryFilter:
     """The conditions that select a message; None is no condition.
 
     `to` and `sender` are addresses, or domains as `@example.org`; an empty `sender` is the null
-    sender. `to` matches any one recipient, owed or failed. `older_s` is the least age in seconds;
-    `why` is part of the reason, `state` one of the states of `listing`. Letter case does not
-    count, except in `state`.
+    sender. `to` matches any one recipient; if there is none left, one who failed. `older_s` is the
+    least age in seconds; `why` is part of the reason, `state` one of the states of `listing`.
+    Letter case does not count, except in `state`.
     """
 
     to: bytes | None = None
@@ -30,8 +32,11 @@ class EntryFilter:
         """Return whether there is any condition besides `state`."""
         return any(asked is not None for asked in (self.to, self.sender, self.older_s, self.why))
 
-    def matches(self, entry: Entry, now_s: float) -> bool:
-        """Return whether a message meets all conditions; `now_s` is seconds of the epoch."""
+    def matches(self, entry: Entry, now_s: float, prefixes: Iterable[bytes] = ()) -> bool:
+        """Return whether a message meets all conditions; `now_s` is seconds of the epoch.
+
+        `to` may be without any of the prefixes, as logs and bounces show recipients.
+        """
         if self.state is not None and entry.state != self.state:
             return False
         if self.older_s is not None and now_s - entry.mtime_s < self.older_s:
@@ -40,8 +45,12 @@ class EntryFilter:
             return False
         if self.sender is not None and not _is(self.sender, entry.sender):
             return False
-        recipients = (*entry.recipients, *(f.recipient for f in entry.failures))
-        return self.to is None or any(_is(self.to, recipient) for recipient in recipients)
+        if self.to is None:
+            return True
+        # After a resend to another recipient, the sidecar still has the failure of the first.
+        recipients = entry.recipients or [failure.recipient for failure in entry.failures]
+        shown = {r.removeprefix(prefix) for r in recipients for prefix in (b"", *prefixes)}
+        return any(_is(self.to, recipient) for recipient in shown)
 
 
 def _is(pattern: bytes, address: bytes | None) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
-from maildirqmtp.daemon.status import read, served
+from maildirqmtp.daemon.status import read, served, served_settings
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
@@ -66,10 +66,11 @@ class Entry:
     """A message of a maildir. `size` is in bytes; `mtime_s` and `next_s` in seconds of the epoch.
 
     `sender` and `recipients` are those of the envelope, with the prefix; None and empty if that
-    cannot be read, and then `reason` says why. `next_s` is None if no daemon reports it, and
-    `tries` if neither a daemon nor an earlier run does. `attempts` are the last ones, the newest
-    first: their times in seconds of the epoch, and what was said. `is_on_hold`: an administrator
-    holds the message. `sidecar` is the identity of its sidecar, None if there is none.
+    cannot be read, and then `reason` says why; one that is held for its size alone has both.
+    `next_s` is None if no daemon reports it, and `tries` if neither a daemon nor an earlier run
+    does. `attempts` are the last ones, the newest first: their times in seconds of the epoch, and
+    what was said. `is_on_hold`: an administrator holds the message. `sidecar` is the identity of
+    its sidecar, None if there is none.
     """
 
     folder: Folder
@@ -134,6 +135,21 @@ def places_of_routes(routes: Iterable[Route]) -> list[QueuePlace]:
     return [*queues.values(), *failed.values()]
 
 
+def as_served(maildir: Maildir, place: QueuePlace) -> QueuePlace:
+    """Return a place with what the daemons that serve it now tell of their settings.
+
+    Where a file describes the place, only whether they take what is in cur/; else their prefixes
+    and envelopes as well. Raises `LocalError` if the maildir cannot be listed.
+    """
+    told = {} if place.is_failed else served_settings(maildir)
+    if not told:
+        return place
+    settings = {} if place.prefixes else next(iter(told.values()))
+    include_cur = place.route.include_cur or any(one["include_cur"] for one in told.values())
+    route = place.route._replace(**settings | {"include_cur": include_cur})
+    return replace(place, route=route, prefixes=place.prefixes or tuple(told))
+
+
 def entries(
     maildir: Maildir, place: QueuePlace, chosen: Iterable[tuple[Folder, bytes]] | None = None
 ) -> Iterator[Entry]:
@@ -161,12 +177,10 @@ def entries(
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
     """Return the names of a maildir that may be messages, the oldest first.
 
-    Those in cur/ are included if the route says so, or if a running daemon's route has a
-    prefix. Raises `LocalError` if a directory cannot be listed.
+    Those in cur/ are included if the route says so. Raises `LocalError` if a directory cannot be
+    listed.
     """
-    prefixes = [] if place.is_failed else [prefix for prefix, _ in served(maildir)]
-    include_cur = place.route.include_cur or any(prefixes)
-    return maildir.scan(include_cur)
+    return maildir.scan(place.route.include_cur)
 
 
 def look_at(
@@ -212,8 +226,12 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
         queued.close()
         return replace(entry, sender=queued.sender, recipients=queued.recipients)
     except (EnvelopeError, FileChangedError, LocalError) as error:
-        state = FAILED if place.is_failed else HELD
-        return replace(entry, state=state, reason=str(error))
+        if place.is_failed:
+            return replace(entry, reason=str(error))
+        if place.route.max_bytes is not None:  # its size alone may hold it
+            of_any_size = replace(place, route=place.route._replace(max_bytes=None))
+            entry = _addressed(maildir, of_any_size, entry)
+        return replace(entry, state=HELD, reason=str(error))
 
 
 def _sidecar_identity(maildir: Maildir, name: bytes) -> Identity | None:
@@ -313,6 +331,7 @@ def find_names(maildir: Maildir, place: QueuePlace, wanted: bytes) -> list[tuple
     found = candidates(maildir, place)
     plain = names.plain(last)
     exact = [one for one in found if plain and names.plain(one[1]) == plain]
-    if exact or not last.endswith(ABBREVIATED):
+    beginning = last.removesuffix(ABBREVIATED)
+    if exact or beginning in (last, b""):  # all names begin with $UNSET
         return exact
-    return [one for one in found if one[1].startswith(last[:-1])]
+    return [one for one in found if one[1].startswith(beginning)]

@@ -79,7 +79,12 @@ class Snapshot:
             "state": self.state,
             "server": self.answering,
             "servers": [str(server) for server in self.route.servers],
-            "prefix": self.route.prefix.decode("utf-8", "surrogateescape"),
+            "prefix": _text(self.route.prefix),
+            "cur": self.route.include_cur,
+            "sender": _text(self.route.sender),
+            "default_sender": _text(self.route.default_sender),
+            "recipients": [_text(recipient) for recipient in self.route.recipients],
+            "max_size": self.route.max_bytes,
             "at": self.at_s,
             "last_success": self.answered_s,
             "messages": self.messages,
@@ -88,7 +93,7 @@ class Snapshot:
             "excuse": self.stop_reason,
             "counters": self.counters,
             "waiting": {
-                w.name.decode("utf-8", "surrogateescape"): {
+                _text(w.name): {
                     "tries": w.tries,
                     "reason": w.reason,
                     "next": w.next_s,
@@ -96,3 +101,7 @@ class Snapshot:
                 for w in self.waiters
             },
         }
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode("utf-8", "surrogateescape")

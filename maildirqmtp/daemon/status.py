@@ -20,6 +20,7 @@ from maildirqmtp.maildir import files, locking
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.shard import MAX_SHARDS, Shard
+from maildirqmtp.qmtp.protocol import check_address
 
 if TYPE_CHECKING:
     from typing import Any
@@ -103,6 +104,45 @@ def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
             )
             routes.update((encoded, one) for one in shards)
     return sorted(routes, key=lambda route: (route[0], route[1] or ()))
+
+
+def served_settings(maildir: Maildir) -> dict[bytes, dict[str, Any]]:
+    """Return fields of the routes that daemons serve in the maildir now, by prefix.
+
+    They are those that say which messages are sent, and with which envelope. Raises `LocalError`
+    if the maildir cannot be listed.
+    """
+    return {
+        prefix: _settings(told, bool(prefix))
+        for prefix, shard in served(maildir)
+        if (told := read(maildir, prefix, shard))
+    }
+
+
+def _settings(told: dict[str, Any], has_prefix: bool) -> dict[str, Any]:
+    """Return the fields of a route in its status file, which the maildir's owner may have forged.
+
+    Version 1.0.0 does not tell them.
+    """
+    size, recipients = told.get("max_size"), told.get("recipients")
+    found = [_address(one) for one in recipients] if isinstance(recipients, list) else []
+    return {
+        "include_cur": told.get("cur", has_prefix) is True,
+        "sender": _address(told.get("sender")),
+        "default_sender": _address(told.get("default_sender")),
+        "recipients": tuple(filter(None, found)),
+        "max_bytes": size if type(size) is int and size > 0 else None,
+    }
+
+
+def _address(text: object) -> bytes | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        address = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # nothing that we have written
+        return None
+    return address if check_address(address, "address") is None else None
 
 
 def _shard_of(name: bytes) -> Shard | None:

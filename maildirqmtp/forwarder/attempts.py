@@ -11,6 +11,22 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.state import State
 
 
+def last_answer(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
+    """Return the last reason noted for a recipient; empty if there is none.
+
+    `attempts` are time and text, newest first; `recipient` is without the prefix.
+    """
+    about = _about(recipient)
+    own = [text.removeprefix(about) for _, text in attempts if text.startswith(about)]
+    of_all = [text for _, text in attempts if not text.startswith("<")]
+    return next(filter(None, own + of_all), "")
+
+
+def _about(recipient: bytes) -> str:
+    """Return how a text begins that is about one of several recipients."""
+    return f"<{printable(recipient)}>: "
+
+
 class AttemptNotes:
     """Notes attempts in the state file of a maildir; keeps nothing if `state` is None."""
 
@@ -24,7 +40,7 @@ class AttemptNotes:
         if self._state is None:
             return
         if index is not None and len(queued.recipients) + len(queued.others) > 1:
-            text = f"<{printable(queued.recipients[index])}>: {text}"
+            text = _about(queued.recipients[index]) + text
         self._state.note_attempt(queued.message.name, text)
 
     def earlier(self, queued: QueuedMessage) -> tuple[tuple[int, str], ...]:

@@ -87,15 +87,22 @@ def _run(
 ) -> bool:
     """Run a batch, and the housekeeping after it; return whether everything was tried.
 
-    SIGTERM and SIGINT stop it in an orderly way.
+    SIGTERM, SIGINT and SIGHUP, of a terminal that is gone, stop it in an orderly way.
     """
     import signal
 
     from maildirqmtp.transport.signals import signal_handlers
 
+    def hang_up(*_: object) -> None:
+        if not forwarder.stopping:  # with a session, it comes together with SIGTERM
+            forwarder.interrupt()
+
     stop_signals = (signal.SIGTERM, signal.SIGINT)
-    with signal_handlers(
-        stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
+    with (
+        signal_handlers(
+            stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
+        ),
+        signal_handlers((signal.SIGHUP,), hang_up, keep_ignored=True),  # nohup(1)
     ):
         through = forwarder.run_batch(candidates)
         if not through:

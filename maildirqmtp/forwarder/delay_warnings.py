@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
+from maildirqmtp.forwarder.attempts import last_answer
 from maildirqmtp.forwarder.lifetime import FIRST_DEFERRED_S
 from maildirqmtp.forwarder.mailers import MailerTimeout
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
@@ -211,14 +212,8 @@ class DelayWarner:
 
 
 def _response(attempts: tuple[tuple[int, str], ...], recipient: bytes) -> str:
-    """Return the last reason noted for a recipient, as a server's answer; empty if there is none.
-
-    A text about one of several recipients begins with their address; see `AttemptNotes`.
-    """
-    about = f"<{printable(recipient)}>: "
-    own = [text.removeprefix(about) for _, text in attempts if text.startswith(about)]
-    of_all = [text for _, text in attempts if not text.startswith("<")]
-    said = next(filter(None, own + of_all), "")
+    """Return the last reason noted for a recipient as a server's answer; empty for none."""
+    said = last_answer(attempts, recipient)
     return f"Z{said}" if said else ""
 
 

@@ -21,6 +21,7 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY, EXIT_USAGE
 from maildirqmtp.forwarder.route import SENDMAIL, Route
 from maildirqmtp.maildir.cleanup import clean
+from maildirqmtp.maildir.directories import open_directory
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.serialmail.client_loop import ClientLoop
 from maildirqmtp.serialmail.help_text import show
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"maildirserial: {USAGE}\n")
         return EXIT_USAGE
     try:
-        os.chdir(options.maildir)
+        _enter(options.maildir)
     except OSError as error:
         report.fatal(f"unable to chdir to {printable(options.maildir)}: {error.strerror}")
         return EXIT_TEMPORARY
@@ -105,6 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LocalError, OSError) as error:
         report.fatal(str(error))
         return EXIT_TEMPORARY
+
+
+def _enter(path: bytes) -> None:
+    """Make a maildir the working directory, like `os.chdir`, with root's care about links."""
+    fd = open_directory(path)
+    try:
+        os.fchdir(fd)
+    finally:
+        os.close(fd)
 
 
 def _run(options: Arguments, report: SerialmailReport) -> int:
@@ -124,8 +134,10 @@ def _run(options: Arguments, report: SerialmailReport) -> int:
 
         stop_signals = (signal.SIGTERM, signal.SIGINT)
         try:
-            with signal_handlers(
-                stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd
+            with (
+                signal_handlers(stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd),
+                # A terminal that is gone; nohup(1) has it ignored.
+                signal_handlers((signal.SIGHUP,), lambda *_: loop.stop(), keep_ignored=True),
             ):
                 code = loop.run()
         finally:

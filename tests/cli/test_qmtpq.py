@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import queue_changes, queue_output
+from maildirqmtp import descriptor_limit
+from maildirqmtp.cli import queue_changes, queue_output, status
 from maildirqmtp.cli.qmtpq import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
@@ -77,6 +79,29 @@ def wide(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
 
 
 # List
+
+
+@pytest.mark.parametrize("words", [["list", "--json"], ["hold", "--json", "--all"]])
+def test_a_file_of_many_routes_is_read_to_its_end(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """The daemon of this file serves them all; the 200th maildir could not be opened."""
+    routes = []
+    for number in range(30):
+        path = make_maildir(tmp_path / f"{number}")
+        add_message(path, f"{number}.a")
+        routes.append(f'[[route]]\nmaildir = "{path}"\nserver = "127.0.0.1:1"\n')
+    file = tmp_path / "qmtp.toml"
+    file.write_text("".join(routes))
+    monkeypatch.setattr(descriptor_limit, "_before", None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        out, err = qmtpq(capsys, 0, *words, "--config", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (len(json_events(out)), err) == (30, "")
 
 
 def test_an_empty_queue(path: Path, capsys: Capture) -> None:
@@ -188,6 +213,70 @@ def test_a_daemon_tells_tries_and_reasons(path: Path, capsys: Capture) -> None:
         assert "\ntries:     3, next in 11." in shown
     (one,) = listed(capsys, path)
     assert (one["tries"], one["next"], one["reason"]) == (None, None, "")
+
+
+@pytest.mark.parametrize(("prefix", "cur"), [(b"", True), (b"a-", True), (b"a-", False)])
+def test_what_is_in_cur_waits_where_the_daemon_takes_it(
+    path: Path, capsys: Capture, prefix: bytes, cur: bool
+) -> None:
+    """Else what a user keeps there would be dropped with the rest; or be sent, though held."""
+    add_message(path, "1.new", recipient=b"a-b@y")
+    add_message(path, "2.read:2,S", recipient=b"a-b@y", folder="cur")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), prefix=prefix, include_cur=cur)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        qmtpq(capsys, 0, "hold", path, "--to", "a-b@y")
+        status.show_maildir(os.fsencode(path), None, True)
+        assert json_events(capsys.readouterr().out)[0]["messages"] == 1 + cur
+    on_hold = [one["message"] for one in listed(capsys, path, "--cur", "--held")]
+    assert on_hold == ["1.new", "2.read:2,S"][: 1 + cur]
+
+
+def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys: Capture) -> None:
+    """It is on its way, and is not to be dropped as one that cannot be sent."""
+    add_message(path, "1.a", b"text\n", None, None)
+    add_message(path, "2.b", bytes(2_000), None, None)
+    given: dict[str, Any] = {
+        "sender": b"me@x",
+        "recipients": (b"you@y", b"\xff@y"),
+        "max_bytes": 1_000,
+    }
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), **given)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        assert [
+            (one["state"], one["sender"], one["recipients"]) for one in listed(capsys, path)
+        ] == [
+            ("waiting", "me@x", ["you@y", "\udcff@y"]),
+            ("held", "me@x", ["you@y", "\udcff@y"]),
+        ]
+        status.show_maildir(os.fsencode(path), None, True)
+        first, second = json_events(capsys.readouterr().out)[0]["waiting"]
+        assert (first["sender"], first["reason"]) == ("me@x", "")
+        assert "--max-size" in second["reason"]
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_recipient_may_be_named_as_the_log_does(
+    path: Path,
+    capsys: Capture,
+    prefixed: Callable[..., list[str | Path]],
+    configured: bool,
+) -> None:
+    """Without the prefix, which log and bounces leave out; held were none, without a word."""
+    add_message(path, "1.a", recipient=b"alias-ppp-eve@y")
+    add_message(path, "2.b", recipient=b"alias-ppp-bob@y")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), prefix=b"alias-ppp-")
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        where = prefixed("alias-ppp-") if configured else [path]
+        for wanted in ("eve@y", "alias-ppp-EVE@y"):
+            (one,) = listed(capsys, *where, "--to", wanted)
+            assert one["message"] == "1.a"
+        assert listed(capsys, *where, "--to", "ppp-eve@y") == []
 
 
 def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys: Capture) -> None:
@@ -307,6 +396,17 @@ def test_a_name_that_is_not_there_is_told(path: Path, capsys: Capture, command: 
 # Drop
 
 
+@pytest.mark.parametrize("words", [("drop", "--yes", "--older", "1d"), ("release", "--held")])
+def test_a_name_that_the_filters_leave_out_is_not_said_to_be_gone(
+    path: Path, capsys: Capture, words: tuple[str, ...]
+) -> None:
+    """Who reads that it was sent does not look for it again."""
+    add_message(path, "1.a")
+    _, err = qmtpq(capsys, 111, *words, path, "1.a")
+    assert err == "qmtpq: 1.a is there, but is not what the other options ask for\n"
+    assert names(path / "new") == ["1.a"]
+
+
 def test_drop_asks(path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only yes is yes; the end of the input is not."""
     add_message(path, "1.a")
@@ -361,6 +461,18 @@ def test_drop_by_filter_leaves_failed_ones_alone(path: Path, failed: Path, capsy
     assert names(failed / "envelope") == []
 
 
+def test_a_message_is_not_dropped_for_a_recipient_that_was_corrected(
+    path: Path, failed: Path, capsys: Capture
+) -> None:
+    """Its sidecar still tells that the wrong one failed; the right one would never get it."""
+    fail(failed, "1.f", "dan@exmaple.net")
+    qmtpq(capsys, 0, "resend", path, "1.f", "--recipient", "dan@example.net")
+    (waits,) = names(path / "new")
+    add_message(path, "2.b", recipient=b"bob@exmaple.net")
+    qmtpq(capsys, 0, "drop", "--yes", path, "--to", "@exmaple.net")
+    assert names(path / "new") == [waits]
+
+
 def test_a_name_in_both_maildirs_must_be_told_apart(
     path: Path, failed: Path, capsys: Capture
 ) -> None:
@@ -383,6 +495,14 @@ def test_a_short_name_that_means_two_drops_none(path: Path, capsys: Capture) -> 
     assert names(path / "new") == ["1.ab", "1.ac"]
     qmtpq(capsys, 0, "drop", "--yes", path, "1.ab+", "1.ab")
     assert names(path / "new") == ["1.ac"]
+
+
+def test_a_name_that_a_script_has_not_set_drops_nothing(path: Path, capsys: Capture) -> None:
+    """`"$NAME+"` would mean whatever is there."""
+    add_message(path, "1.a")
+    _, err = qmtpq(capsys, 111, "drop", "--yes", path, "+")
+    assert "no message +" in err
+    assert names(path / "new") == ["1.a"]
 
 
 def test_what_cannot_be_sent_can_be_dropped(path: Path, capsys: Capture) -> None:
@@ -612,6 +732,7 @@ def test_without_a_daemon_nobody_is_woken(path: Path, capsys: Capture, command: 
         ("drop M", "drop needs NAME"),
         ("drop M --waiting", "drop needs NAME"),
         ("resend M", "resend needs NAME"),
+        ("drop M --why=", "--why: a text is needed"),
         ("drop M --all 1.a", "--all means all"),
         ("drop M --all --to a@y", "--all means all"),
         ("drop M 1.a --json", "write --yes as well"),

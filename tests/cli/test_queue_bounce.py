@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import time
 from email.message import EmailMessage, Message
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from maildirqmtp.cli import queue_bounce
 from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.state import State
 from tests.cli.test_qmtpq import Capture, fail, qmtpq
 from tests.helpers import add_message, add_sidecar, json_events, make_maildir, names, snapshot
 
@@ -75,6 +77,23 @@ def test_the_sender_is_told_and_the_message_goes(path: Path, told: Path, capsys:
     assert "held" not in json.loads((path / ".maildirqmtp-state.json").read_text())
 
 
+def test_the_sender_of_a_message_that_is_too_large_is_told(
+    path: Path, told: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    """The route holds it for its size; its envelope is as good as any other."""
+    add_message(path, "1.a", bytes(1_500))
+    file = tmp_path / "qmtp.toml"
+    file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "127.0.0.1:1"\nmax-size = "1k"\n')
+    listed = json_events(qmtpq(capsys, 0, "list", "--json", "--config", file)[0])
+    assert [(one["state"], one["sender"]) for one in listed] == [("held", "sender@example.org")]
+    assert "--max-size" in listed[0]["reason"]
+    words = ("bounce", "--yes", "--bounce-via", f"maildir:{told}", "--config", file)
+    out, err = qmtpq(capsys, 0, *words, "--to", "recipient@example.net")
+    assert (out, err) == (f"bounced {path}/new/1.a\n", "")
+    (bounce,) = bounces(told)
+    assert "--max-size" in statuses(bounce)[0]["Diagnostic-Code"]
+
+
 @pytest.mark.parametrize("sender", [b"", b"#@[]"])
 def test_the_null_sender_is_never_told(
     path: Path, told: Path, capsys: Capture, sender: bytes
@@ -114,6 +133,46 @@ def test_what_was_refused_is_told_as_the_server_said_it(
     )
     assert names(failed / "new") == names(failed / "envelope") == []
     assert names(path / "new") == ["1.a"]
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_the_last_answer_is_told_also_of_what_was_on_hold(
+    path: Path, told: Path, capsys: Capture, hold: bool
+) -> None:
+    """On a network file system, hold comes first; that is why it waits, but not why it failed."""
+    add_message(path, "1.a")
+    with Maildir(os.fsencode(path)) as opened:
+        state = State(opened.root, time.monotonic, time.time)
+        state.note_attempt(b"1.a", "452 4.2.2 mailbox full")
+        state.save()
+    if hold:
+        qmtpq(capsys, 0, "hold", path, "1.a")
+    send(capsys, 0, path, told, "1.a")
+    (one,) = statuses(bounces(told)[0])
+    cancelled = "delivery was cancelled by an administrator"
+    assert (one["Status"], one["Diagnostic-Code"]) == (
+        "4.2.2",
+        f"x-qmtp; Z452 4.2.2 mailbox full ({cancelled})",
+    )
+
+
+def test_no_recipient_is_told_the_answer_to_another(
+    tmp_path: Path, path: Path, told: Path, capsys: Capture
+) -> None:
+    """The sender would be told that a mailbox is full that takes mail; answers have no prefix."""
+    add_message(path, "1.a")
+    add_sidecar(path, "1.a", "s@x", "p-a@y", "p-b@y")
+    file = tmp_path / "m.toml"
+    file.write_text(f'[[route]]\nmaildir = "{path}"\nserver = "h"\nprefix = "p-"\n')
+    with Maildir(os.fsencode(path)) as opened:
+        state = State(opened.root, time.monotonic, time.time)
+        state.note_attempt(b"1.a", "<a@y>: 452 4.2.2 mailbox full")
+        state.save()
+    words = ("bounce", "--yes", "--bounce-via", f"maildir:{told}", "--config", file, "1.a")
+    qmtpq(capsys, 0, *words)
+    a, b = statuses(bounces(told)[0])
+    assert (a["Status"], b["Status"]) == ("4.2.2", "5.0.0")
+    assert "mailbox full" not in b["Diagnostic-Code"]
 
 
 def test_a_prefix_stays_on_this_machine(

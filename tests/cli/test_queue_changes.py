@@ -92,6 +92,19 @@ def test_bounce(
     assert capsys.readouterr().out == ""
 
 
+def test_the_end_of_a_session_leaves_a_mailer_its_time(number: signal.Signals) -> None:
+    """systemd sends SIGTERM and SIGHUP; killed at once, it may have sent a bounce all the same."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
+    with queue_changes.stoppable() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.mailer_s() > 0
+        os.kill(os.getpid(), number)
+        assert stop.mailer_s() == (0 if number != signal.SIGHUP else pytest.approx(5))
+    for n, handler in before.items():
+        signal.signal(n, handler)
+
+
 def a_failed_one(path: Path) -> Path:
     """Put a message with a sidecar into the failed maildir; return that."""
     failed = make_maildir(path / ".Failed")

@@ -13,6 +13,7 @@ from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 
@@ -53,6 +54,24 @@ def test_it_is_never_written_through_a_link(path: Path, tmp_path: Path) -> None:
     write(path)
     assert victim.read_text() == "precious"
     assert not the_file(path).is_symlink()
+
+
+@pytest.mark.parametrize("forged", [None, 7, -1, True, [], {}, "a\nb@y", "\ud800", [1, "a\nb@y"]])
+def test_forged_settings_are_none(path: Path, forged: object) -> None:
+    """The maildir's owner writes the file, and root may tell senders by it."""
+    with Maildir(os.fsencode(path)) as maildir:
+        maildir.lock()
+        content = dict.fromkeys(("sender", "default_sender", "recipients", "max_size"), forged)
+        content |= {"version": 1, "pid": os.getpid(), "state": "idle", "prefix": "", "cur": forged}
+        the_file(path).write_text(json.dumps(content))
+        (found,) = status.served_settings(maildir).values()
+    assert found == {
+        "include_cur": forged is True,
+        "sender": None,
+        "default_sender": None,
+        "recipients": (),
+        "max_bytes": 7 if forged == 7 else None,
+    }
 
 
 def test_what_cannot_be_written_is_said(path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.helpers import (
     snapshot,
     wait_until,
 )
+from tests.serial import client, maildirserial
 
 STRANGER = 54_321
 OWNER = 54_322
@@ -66,6 +67,16 @@ def test_the_mail_of_another_user_is_not_forwarded(maildir: Path, link: Path) ->
         assert server.packages == []
     assert result.returncode == 111
     assert str(link) in result.stderr
+    assert snapshot(maildir) == before
+
+
+@root_only
+def test_the_mail_of_another_user_is_given_to_no_client(maildir: Path, link: Path) -> None:
+    """serialmail's way through an inbox, and it is the working directory of the client as well."""
+    before = snapshot(maildir)
+    code, said = maildirserial(link, "", *client("for name in names(): say(name, b'Kok')"))
+    assert code == 111
+    assert said.startswith(f"maildirserial: fatal: unable to chdir to {link}: ")
     assert snapshot(maildir) == before
 
 

@@ -117,14 +117,32 @@ def test_trouble_in_the_run_is_told_and_signals_are_as_before(
     assert signal.set_wakeup_fd(-1) == -1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Have SIGHUP end a process, even if these tests are run by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGINT],
+        pytest.param([signal.SIGHUP], id="the terminal, or the connection of ssh, is gone"),
+        pytest.param([signal.SIGTERM, signal.SIGHUP], id="systemd ends a session"),
+    ],
+)
 def test_a_signal_finishes_what_is_in_flight(
-    path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[signal.Signals]
 ) -> None:
     """Shutting down the machine must not leave mail in doubt."""
 
     def signalled(server: FakeServer, package: Package) -> None:
-        os.kill(os.getpid(), number)
+        for number in numbers:
+            os.kill(os.getpid(), number)
         server.respond(b"Kok")
 
     made: list[FakeServer] = []
@@ -140,6 +158,23 @@ def test_a_signal_finishes_what_is_in_flight(
     assert names(path / "new") == ["2.a"]
     assert len(made) == 1
     assert "stopped before the end (1 left)" in done.lines[0]
+
+
+def test_nohup(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on when the session has ended."""
+
+    def signalled(server: FakeServer, package: Package) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        server.respond(b"Kok")
+
+    real = forwarder.Forwarder
+    connector = functools.partial(real, connector=lambda server, timeout_s: FakeServer(signalled))
+    monkeypatch.setattr(forwarder, "Forwarder", connector)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    done = Flush(path)
+    signal.signal(signal.SIGHUP, before)
+    assert done.code == 0, done.lines
+    assert names(path / "new") == []
 
 
 # What comes meanwhile

@@ -737,7 +737,7 @@ def test_a_client_that_does_not_end_after_we_were_told_to(maildir: Path, make: M
 # Told to stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_stop(maildir: Path, number: signal.Signals) -> None:
     """What the client has is waited for and settled; it is not killed, and gets nothing more."""
     fill(maildir, *[b"k@y"] * 2_000)
@@ -751,7 +751,9 @@ seen = sum(1 for name in names())
 note(b"ended with %d" % seen)
 """
     words = [*command("maildirserial"), str(maildir), "p-", *client(script)]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may be run by nohup
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGHUP, before)
         assert process.stderr is not None
         wait_until(lambda: bool(notes(maildir)), "the client to have a name")
         process.send_signal(number)
