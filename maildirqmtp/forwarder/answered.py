@@ -14,11 +14,14 @@ from maildirqmtp.forwarder.small_messages import SmallBatch
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
+    from maildirqmtp.forwarder.stuck import Stuck
     from maildirqmtp.pipeline.pipeline import Pipeline
 
 # Stands for the answer to an accepted small message, the text of which is not kept.
@@ -73,6 +76,23 @@ class AnsweredMessages:
             return True
         return False
 
+    def mend(self) -> bool:
+        """See `Settler.mend`."""
+        is_well = self._settler.mend()
+        self._queue.release(self._settler.take_mended())
+        return is_well
+
+    def take_over(self, stuck: Sequence[Stuck]) -> None:
+        """See `Settler.take_over`."""
+        self._settler.take_over(stuck)
+        self._queue.release(self._settler.take_mended())
+
+    def finish(self) -> list[Stuck]:
+        """See `Settler.finish`."""
+        left = self._settler.finish()
+        self._queue.release(self._settler.take_mended())
+        return left
+
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:
             end = self._settler.settle_small(batch, first, stop)
@@ -92,7 +112,9 @@ class AnsweredMessages:
         kept = self._settler.settle(queued)
         if kept is not None:
             was_held, changed = self._queue.is_held(name), kept.at_next_scan
-            is_news = self._queue.later(name, queued.message.mtime_s, kept.reason, changed)
+            is_news = self._queue.later(
+                name, queued.message.mtime_s, kept.reason, changed, stuck=kept.stuck
+            )
             if is_news or not changed:
                 self._report.no_longer_held(was_held)
             if is_news and changed:

@@ -78,6 +78,7 @@ class Settler:
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[Stuck] = []
+        self._mended: list[bytes] = []
 
     def prove_sent(self) -> None:
         """Prove, before any is sent, that accepted messages can be moved to `sent`, if it is given.
@@ -104,7 +105,7 @@ class Settler:
                 kept = self._hold_changed(queued, error)
         except LocalError as error:
             self.stop_taking(error)
-            kept = Kept(str(error))
+            kept = Kept(str(error), stuck=any(one.queued is queued for one in self._stuck))
         return kept
 
     def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
@@ -338,9 +339,15 @@ class Settler:
                     kept = self._hold_changed(one.queued, error)
                     if kept is not None:
                         self._report.held(one.queued.message.name, kept.reason)
+                self._mended.append(one.queued.message.name)
             except LocalError as error:
                 failed.append((one, error))
         return failed
+
+    def take_mended(self) -> list[bytes]:
+        """Return the messages that have been stuck and, since the last call, are no more."""
+        mended, self._mended = self._mended, []
+        return mended
 
     def take_over(self, stuck: Sequence[Stuck]) -> None:
         """Deal with what `finish` of an earlier settler of this maildir has returned."""
