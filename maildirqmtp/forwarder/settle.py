@@ -88,6 +88,14 @@ class Settler:
         if self._route.sent is not None:
             self._targets.get(self._route.sent).prove_changeable()
 
+    def prove_room(self, message: Message) -> None:
+        """Prove, before a message is sent, that `sent` has room for it, and for all in flight.
+
+        Raises `LocalError` if it has not.
+        """
+        if self._route.sent is not None:
+            self._targets.prove_room(self._route.sent, message, self._route.window_bytes)
+
     def settle(self, queued: QueuedMessage) -> Kept | None:
         """Carry out the answers to a message; recipients without one are still owed it.
 
