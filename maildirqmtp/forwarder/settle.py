@@ -358,10 +358,15 @@ class Settler:
         return mended
 
     def take_over(self, stuck: Sequence[Stuck]) -> None:
-        """Deal with what `finish` of an earlier settler of this maildir has returned."""
+        """Deal with what `finish` of an earlier settler of this maildir has returned.
+
+        What was to be kept goes to this route's `sent`: an administrator may have set another one
+        because there is no room in that of before.
+        """
         for one in stuck:
             one.move_to(self._maildir)
-        self._stuck += stuck
+            keep_in = one.keep_in and (self._route.sent or one.keep_in)
+            self._stuck.append(one._replace(keep_in=keep_in))
         for _, error in self._settle_stuck():
             self.stop_taking(error)
 
