@@ -1072,11 +1072,11 @@ def test_what_some_have_is_no_other_routes_though_the_connection_broke(
     """The others of its recipients have no answer; the first would get it once more."""
 
     def half(server: FakeServer, package: Package) -> None:
+        files.always_fail("rename tmp/* -> envelope", errno.EROFS)
         server.respond(b"Kok")
         server.hang_up()
 
     files, other = FileSystem(monkeypatch, run.path), OtherRoute()
-    files.always_fail("rename tmp/* -> envelope", errno.EROFS)
     run.scripts = [half, accept]
     run.add(1)
     add_sidecar(run.path, run.new[0], "s@x", "a@y", "b@y")

@@ -312,6 +312,31 @@ def test_with_a_full_disk_for_sent_mail_nobody_gets_mail_again_with_each_run(
     assert sum(run.received.values()) == 2
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+def test_where_no_sidecar_may_be_put_nobody_gets_mail_again_with_each_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    """The maildir, or its envelope/, may be root's, and only new/ and tmp/ the user's own."""
+    top = b"Return-Path: <s@x>\nEnvelope-to: k@y,\n\tz@y\n"
+    (run.path / "new" / "1.a").write_bytes(top + b"\ntext\n")
+    if is_made:
+        (run.path / "envelope").mkdir()
+
+    def script(server: FakeServer, package: Package) -> None:
+        server.respond(b"Kok", b"Zlater")
+
+    run.scripts = [script]
+    system = FileSystem(monkeypatch, run.path)
+    for call in ("mkdir envelope", "rename tmp/* -> envelope/", "rename tmp/* -> .maildirqmtp-r"):
+        system.always_fail(call, errno.EACCES)
+    for _ in range(3):
+        run.go()
+    assert run.received == {}
+    assert run.code == 111
+    (held,) = {e["reason"] for e in run.events if e["event"] == "held"}
+    assert "no sidecar can be written: " in str(held)
+
+
 def test_a_disk_that_fills_up_meanwhile_stops_mail_to_several(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
