@@ -1,8 +1,9 @@
 """Settles the messages that were answered, and tells the queue what became of them.
 
-settle          the accepted messages of each connection
-settle_another  then the others, one by one: one may become a bounce, and a mailer may hang.
-                Among them are those that must not be sent, as if the server had refused them
+settle          the accepted small messages of each connection
+settle_another  then the other accepted ones, one by one: --sent may be on a slow disk; then those
+                that were not accepted: one may become a bounce, and a mailer may hang. Among
+                them are those that must not be sent, as if the server had refused them
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class AnsweredMessages:
         self._servers = servers
         self._queue = queue
         self._report = report
+        self._accepted: deque[QueuedMessage] = deque()
         self._others: deque[QueuedMessage] = deque()
 
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
-        """Settle a connection's accepted messages; return how many messages were answered.
+        """Settle a connection's accepted small messages; return how many messages were answered.
 
         The others are left for `settle_another`.
         """
@@ -51,16 +53,13 @@ class AnsweredMessages:
             self._settle_small(batch, first, stop)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
-            if queued.is_accepted:
-                self._settle_one(queued)
-            else:
-                self._others.append(queued)
+            (self._accepted if queued.is_accepted else self._others).append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
     @property
     def others_wait(self) -> bool:
         """True if `settle_another` has something to do."""
-        return bool(self._others)
+        return bool(self._accepted or self._others)
 
     def refused(self, queued: QueuedMessage) -> None:
         """Leave a message that must not be sent for `settle_another`."""
@@ -70,11 +69,12 @@ class AnsweredMessages:
         self._others.append(queued)
 
     def settle_another(self) -> bool:
-        """Settle one message that was not accepted for all; return False if there is none."""
-        if self._others:
-            self._settle_one(self._others.popleft())
-            return True
-        return False
+        """Settle one message, those accepted for all first; return False if there is none."""
+        left = self._accepted or self._others
+        if not left:
+            return False
+        self._settle_one(left.popleft())
+        return True
 
     def mend(self) -> bool:
         """See `Settler.mend`."""

@@ -28,7 +28,7 @@ from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.forwarder.stop import STOP_S
-from maildirqmtp.maildir import expiry
+from maildirqmtp.maildir import expiry, writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir, Removal
 from maildirqmtp.maildir.shard import Shard
@@ -1064,6 +1064,28 @@ def test_what_was_taken_is_no_other_routes_until_it_can_be_removed(
         assert seen == [False]
         assert other.told == 1
         assert shared.reservations.take(name, other)
+
+
+def test_a_slow_disk_for_sent_mail_is_no_thread_that_hangs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A full window was accepted at once; systemd killed the process, and all of it went again."""
+
+    def answer_all(server: FakeServer, package: Package) -> None:
+        if len(run.got) == 5:
+            server.respond(*[b"Kok"] * 5)
+
+    def slow(*arguments: object) -> None:
+        run.clock.advance(10.0)
+        adopt(*arguments)  # type: ignore[arg-type]
+
+    adopt = writing.adopt
+    monkeypatch.setattr(writing, "adopt", slow)
+    run.scripts = [answer_all]
+    for number in range(5):
+        run.add(number)
+    run.go(100, sent=os.fsencode(tmp_path / "Sent"))
+    assert len(names(tmp_path / "Sent" / "new")) == 5
 
 
 def test_what_some_have_is_no_other_routes_though_the_connection_broke(
