@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.due import DueTimes
 from maildirqmtp.daemon.queue_entry import UndatedEntry, make_entry, overview
+from maildirqmtp.daemon.reservations import Reservations
 from maildirqmtp.daemon.schedule import retry_at
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.large_messages import Postponed
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from maildirqmtp.daemon.queue_entry import QueueEntry
-    from maildirqmtp.daemon.reservations import Reservations
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.transport.wakeup import Wakeup
@@ -76,7 +76,7 @@ class WatchQueue:
         self._rescan_s = rescan_s
         self._clock = clock
         self._wall_clock = wall_clock
-        self._reservations = reservations
+        self._reservations = reservations or Reservations()
         self._wake = wake
         self._known: dict[bytes, QueueEntry] = {}
         self._fresh: deque[bytes] = deque()
@@ -153,7 +153,7 @@ class WatchQueue:
 
     def _reserved(self, key: bytes) -> tuple[Folder, bytes] | None:
         """Reserve a message for this route and return it; None if another route has it."""
-        if self._reservations is not None and not self._reservations.take(key, self):
+        if not self._reservations.take(key, self):
             # When the other route releases it, a scan finds it as a new message.
             del self._known[key]
             return None
@@ -210,8 +210,7 @@ class WatchQueue:
     def _release(self, key: bytes) -> None:
         if self.allowance is not None:
             self.allowance += 1
-        if self._reservations is not None:
-            self._reservations.release(key)
+        self._reservations.release(key)
 
     # What became of them
 
@@ -239,11 +238,17 @@ class WatchQueue:
         return self.gone(name)
 
     def later(
-        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+        self,
+        name: bytes,
+        birth_s: float | None,
+        reason: str,
+        at_next_scan: bool = False,
+        stuck: bool = False,
     ) -> bool:
         """See `forwarder.queue.Queue`."""
         key = _base(name)
-        self._release(key)
+        if not stuck:
+            self._release(key)
         entry = self._known.get(key)
         if entry is None:
             return True
@@ -253,15 +258,18 @@ class WatchQueue:
             entry.came_s = birth_s
         # A server may give the same reason for a million messages: keep one copy.
         reason = intern(reason[:_REASON_MAX])
-        was_ours = entry.ours
-        is_news = reason != entry.reason
+        before = entry.reason, entry.ours
         entry.reason = reason
         entry.tries += 1
-        is_news = is_news or entry.ours != was_ours
         now, now_s = self._clock(), self._wall_clock()
         wait_s = self._rescan_s if at_next_scan else retry_at(birth_s, now_s) - now_s
         self._wait_until(entry, key, now + wait_s)
-        return is_news
+        return before != (entry.reason, entry.ours)
+
+    def release(self, names: Iterable[bytes]) -> None:
+        """See `forwarder.queue.Queue`. The allowance is of messages that are out, not of these."""
+        for name in names:
+            self._reservations.release(_base(name))
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """See `forwarder.queue.Queue`."""
@@ -381,12 +389,11 @@ class WatchQueue:
 
     def is_out(self, entry: QueueEntry) -> bool:
         """Return whether this route or another has reserved a message: it may be in flight."""
-        return self._reservations is not None and self._reservations.has(_base(entry.name))
+        return self._reservations.has(_base(entry.name))
 
     def names(self) -> list[bytes]:
         """Return the names without flags of all known messages, of this route or not."""
-        out = [] if self._reservations is None else self._reservations.keys()
-        return [*self._known, *out]
+        return [*self._known, *self._reservations.keys()]
 
     def overview(self, most: int) -> tuple[int, float, list[QueueEntry]]:
         """Return how many wait, the birth of the oldest (0.0 for none), and `most` of them."""

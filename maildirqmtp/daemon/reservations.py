@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from maildirqmtp.maildir.maildir import Maildir
     from maildirqmtp.maildir.shard import Shard
 
-    #: Device and inode of a maildir, and the shard.
-    _Key = tuple[int, int, Shard | None]
+    #: Device and inode of a maildir.
+    _Inode = tuple[int, int]
 
     class RouteQueue(Protocol):
         """The queue of a route."""
@@ -97,8 +97,8 @@ class SharedMaildir(NamedTuple):
     """What the routes of one maildir share; `root` is a descriptor of its directory."""
 
     root: Folder
-    reservations: Reservations
     state: State
+    reservations: Reservations
     stuck: StuckMessages
 
 
@@ -116,9 +116,10 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
-        self._held: dict[_Key, tuple[int, Lock, SharedMaildir]] = {}
-        # What the server has taken must not be sent again by the next route, however much later.
-        self._stuck: dict[_Key, StuckMessages] = {}
+        self._held: dict[tuple[_Inode, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
+        # What the server has taken must not be sent again by the next route, however much later,
+        # and whatever its shard: stuck messages stay reserved.
+        self._kept: dict[_Inode, tuple[Reservations, StuckMessages]] = {}
 
     def save_states(self) -> list[str]:
         """Write the state files of all maildirs in use; return why one could not be. Any thread."""
@@ -135,7 +136,8 @@ class MaildirLocks:
         Raises `LocalError` if it cannot be locked, naming the process that holds the lock.
         """
         status = os.fstat(maildir.root.fd)
-        key = (status.st_dev, status.st_ino, maildir.shard)
+        inode = (status.st_dev, status.st_ino)
+        key = (inode, maildir.shard)
         with self._lock:
             if key in self._held:
                 users, lock, shared = self._held[key]
@@ -146,8 +148,8 @@ class MaildirLocks:
                 root = Folder(lock.directory, maildir.root.path, maildir.root.owner)
                 threads = threading.Lock()
                 state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
-                stuck = self._stuck.setdefault(key, StuckMessages())
-                shared = SharedMaildir(root, Reservations(), state, stuck)
+                kept = self._kept.setdefault(inode, (Reservations(), StuckMessages()))
+                shared = SharedMaildir(root, state, *kept)
             self._held[key] = (users + 1, lock, shared)
         try:
             yield shared
@@ -158,5 +160,5 @@ class MaildirLocks:
                     self._held[key] = (users - 1, lock, shared)
                 else:
                     lock.close()
-                    if not shared.stuck:
-                        del self._stuck[key]
+                    if not shared.stuck and all(held != inode for held, _ in self._held):
+                        del self._kept[inode]

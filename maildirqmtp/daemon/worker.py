@@ -201,9 +201,6 @@ class Worker:
             self._forwarder = forwarder
             stack.callback(self._no_forwarder)
             stack.callback(self._finish, forwarder, shared.stuck)
-            if left := shared.stuck.take():
-                self._left_stuck = False
-                forwarder.take_over(left)
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
 
@@ -218,6 +215,9 @@ class Worker:
             stack.callback(self._chores.close)
             self._publish_if_due()
             while forwarder.connected or (queue.open and not forwarder.stopping):
+                if queue.scan_due() and (left := shared.stuck.take()):
+                    self._left_stuck = False
+                    forwarder.take_over(left)
                 self._tick(maildir, watch, queue)
                 self._own_deadline = self._clock() + self._chores.may_take_s
                 self._chores.tick(forwarder)

@@ -1,8 +1,9 @@
 """Settles the messages that were answered, and tells the queue what became of them.
 
-settle          the accepted messages of each connection
-settle_another  then the others, one by one: one may become a bounce, and a mailer may hang.
-                Among them are those that must not be sent, as if the server had refused them
+settle          the accepted small messages of each connection
+settle_another  then the other accepted ones, one by one: --sent may be on a slow disk; then those
+                that were not accepted: one may become a bounce, and a mailer may hang. Among
+                them are those that must not be sent, as if the server had refused them
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from maildirqmtp.forwarder.small_messages import SmallBatch
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maildirqmtp.forwarder.queue import Queue
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
+    from maildirqmtp.forwarder.stuck import Stuck
     from maildirqmtp.pipeline.pipeline import Pipeline
 
 # Stands for the answer to an accepted small message, the text of which is not kept.
@@ -33,10 +37,11 @@ class AnsweredMessages:
         self._servers = servers
         self._queue = queue
         self._report = report
+        self._accepted: deque[QueuedMessage] = deque()
         self._others: deque[QueuedMessage] = deque()
 
     def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
-        """Settle a connection's accepted messages; return how many messages were answered.
+        """Settle a connection's accepted small messages; return how many messages were answered.
 
         The others are left for `settle_another`.
         """
@@ -48,16 +53,13 @@ class AnsweredMessages:
             self._settle_small(batch, first, stop)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
-            if queued.is_accepted:
-                self._settle_one(queued)
-            else:
-                self._others.append(queued)
+            (self._accepted if queued.is_accepted else self._others).append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
     @property
     def others_wait(self) -> bool:
         """True if `settle_another` has something to do."""
-        return bool(self._others)
+        return bool(self._accepted or self._others)
 
     def refused(self, queued: QueuedMessage) -> None:
         """Leave a message that must not be sent for `settle_another`."""
@@ -67,11 +69,29 @@ class AnsweredMessages:
         self._others.append(queued)
 
     def settle_another(self) -> bool:
-        """Settle one message that was not accepted for all; return False if there is none."""
-        if self._others:
-            self._settle_one(self._others.popleft())
-            return True
-        return False
+        """Settle one message, those accepted for all first; return False if there is none."""
+        left = self._accepted or self._others
+        if not left:
+            return False
+        self._settle_one(left.popleft())
+        return True
+
+    def mend(self) -> bool:
+        """See `Settler.mend`."""
+        is_well = self._settler.mend()
+        self._queue.release(self._settler.take_mended())
+        return is_well
+
+    def take_over(self, stuck: Sequence[Stuck]) -> None:
+        """See `Settler.take_over`."""
+        self._settler.take_over(stuck)
+        self._queue.release(self._settler.take_mended())
+
+    def finish(self) -> list[Stuck]:
+        """See `Settler.finish`."""
+        left = self._settler.finish()
+        self._queue.release(self._settler.take_mended())
+        return left
 
     def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:
@@ -92,7 +112,9 @@ class AnsweredMessages:
         kept = self._settler.settle(queued)
         if kept is not None:
             was_held, changed = self._queue.is_held(name), kept.at_next_scan
-            is_news = self._queue.later(name, queued.message.mtime_s, kept.reason, changed)
+            is_news = self._queue.later(
+                name, queued.message.mtime_s, kept.reason, changed, stuck=kept.stuck
+            )
             if is_news or not changed:
                 self._report.no_longer_held(was_held)
             if is_news and changed:

@@ -85,7 +85,6 @@ class Forwarder:
         self._settler = settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
         )
-        self.take_over = settler.take_over
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
@@ -94,6 +93,7 @@ class Forwarder:
             route, maildir, settler, report, state, large, connector, clock, wall_clock
         )
         self._answered = answered = AnsweredMessages(settler, servers, queue, report)
+        self.take_over = answered.take_over
         look = Look(clock, stop)
         self.outbox = Outbox(
             maildir, route, report, settler, answered, queue, large, servers, state, look
@@ -271,13 +271,13 @@ class Forwarder:
             self.outbox.prove()
         except LocalError:
             return False
-        return self._settler.mend()
+        return self._answered.mend()
 
     def finish(self) -> list[Stuck]:
         """Put back what waits for its turn, make everything durable; see `Settler.finish`."""
         self.outbox.put_back()
         self._settle_others()
-        return self._settler.finish()
+        return self._answered.finish()
 
     def _connect(self, timeout_s: float) -> Transport:
         # `interrupt` may raise only while nothing is in flight.

@@ -8,10 +8,12 @@ class Kept(NamedTuple):
     """Why a message is still there, to be sent again.
 
     `at_next_scan`: its file has changed, and is sent as it is now when a scan finds it.
+    `stuck`: it must not be sent until its files are changed; see `stuck`.
     """
 
     reason: str
     at_next_scan: bool = False
+    stuck: bool = False
 
 
 class Wait(NamedTuple):

@@ -342,12 +342,14 @@ class Outbox:
     def _prepare(
         self, folder: Folder, name: bytes, most_bytes: int | None
     ) -> QueuedMessage | PassedOver:
-        """Open a message, and prove that its sidecar can be rewritten if that may be needed."""
+        """Open a message, and prove that there is room for what its acceptance may need."""
         queued = prepare(self._maildir, self._route, folder, name, most_bytes)
-        if isinstance(queued, PassedOver) or len(queued.recipients) + len(queued.others) == 1:
+        if isinstance(queued, PassedOver):
             return queued
         try:
-            self._settler.owed.prove()
+            self._settler.prove_room(queued.message)
+            if len(queued.recipients) + len(queued.others) > 1:
+                self._settler.owed.prove()
         except LocalError:
             queued.close()
             raise

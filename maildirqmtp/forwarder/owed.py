@@ -3,7 +3,8 @@
 The sidecar is looked at again before it is rewritten or removed: one that was replaced meanwhile
 names recipients who are still owed the message.
 
-On a full disk messages can be removed, and no sidecar can be written. So
+On a full disk, or in another user's envelope/, messages can be removed, and no sidecar can be
+written. So
 
     before a message to several recipients goes   prove that a sidecar can be written
     one cannot be written all the same            the message is `Stuck`: what is to be done to it
@@ -53,14 +54,15 @@ class OwedRecipients:
         """Prove that a sidecar can be written, before a message that may need one is sent.
 
         Otherwise those who accept it would get it again with each run. Raises `LocalError` if there
-        is no room.
+        is no room, or nothing may be put there.
         """
         if self._clock() < self._proven_until:
             return
         tmp = self._maildir.tmp
         try:
-            files.replace(tmp, _PROBE, bytes(ROOM_BYTES), sync_folder=False)
-            tmp.discard(_PROBE)
+            place = self._maildir.find_envelopes() or self._maildir.root  # where that is made
+            files.replace(place, _PROBE, bytes(ROOM_BYTES), tmp=tmp, sync_folder=False)
+            place.discard(_PROBE)
         except LocalError as error:
             raise LocalError(
                 f"it has several recipients, and no sidecar can be written: {error}"

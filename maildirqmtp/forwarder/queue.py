@@ -112,14 +112,24 @@ class Queue(Protocol):
         ...
 
     def later(
-        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+        self,
+        name: bytes,
+        birth_s: float | None,
+        reason: str,
+        at_next_scan: bool = False,
+        stuck: bool = False,
     ) -> bool:
         """Keep a candidate for later; return whether the reason is not that of the last time.
 
         `birth_s` is the file's time, None if it is not known. `at_next_scan`: the
         file has changed, and is tried again with the next scan. An empty reason
-        stands for a file that is no message of this route.
+        stands for a file that is no message of this route. `stuck`: no route may have it until
+        `release`.
         """
+        ...
+
+    def release(self, names: Iterable[bytes]) -> None:
+        """Let routes have messages that were stuck."""
         ...
 
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
@@ -256,7 +266,12 @@ class BatchQueue:
         return self.gone(name)
 
     def later(
-        self, name: bytes, birth_s: float | None, reason: str, at_next_scan: bool = False
+        self,
+        name: bytes,
+        birth_s: float | None,
+        reason: str,
+        at_next_scan: bool = False,
+        stuck: bool = False,
     ) -> bool:
         """See `Queue`. The next run tries again."""
         key = without_uid(name)
@@ -271,6 +286,9 @@ class BatchQueue:
         if not reason:
             self._of_others.add(key)
         return reason != before
+
+    def release(self, names: Iterable[bytes]) -> None:
+        """See `Queue`. A batch shares its maildir with no other route."""
 
     def is_of_others(self, name: bytes) -> bool:
         """Return whether a message was tried and found to be none of this route."""

@@ -1,6 +1,7 @@
 """After a connection has ended: where its unfinished messages go, and whether another may help.
 
 unfinished message                           goes
+some have it, and its sidecar cannot say so  stays reserved until it can; see `stuck`
 the file changed while it was sent           held; sent as it is now, the next time
 a large one over which it broke              set aside: it has had its attempt in this run
 the only one of a connection, at a fault     to the end of the queue, to go alone
@@ -120,7 +121,7 @@ class Recovery:
         last: list[tuple[Folder, bytes]] = []
         for queued in unfinished:
             message = queued.message
-            if self._is_gone(queued, queue):
+            if self._is_done(queued, queue):
                 continue
             if queued.reason:
                 was_held = queue.is_held(message.name)
@@ -149,13 +150,15 @@ class Recovery:
         queue.postpone(last)
         return stop_reason
 
-    def _is_gone(self, queued: QueuedMessage, queue: Queue) -> bool:
-        """Settle what is known of a message; return True if it is gone then, or was removed."""
-        if self._settler.settle(queued) is not None:
-            return False
-        if queue.gone(queued.message.name):
-            self._report.no_longer_held()
-        return True
+    def _is_done(self, queued: QueuedMessage, queue: Queue) -> bool:
+        """Settle what is known of a message; return whether it is gone then, or stuck."""
+        name, kept = queued.message.name, self._settler.settle(queued)
+        if kept is None:
+            if queue.gone(name):
+                self._report.no_longer_held()
+        elif kept.stuck:
+            queue.later(name, queued.message.mtime_s, kept.reason, stuck=True)
+        return kept is None or kept.stuck
 
     def _report_end(
         self, pipeline: Pipeline[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue

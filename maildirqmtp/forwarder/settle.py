@@ -78,6 +78,7 @@ class Settler:
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[Stuck] = []
+        self._mended: list[bytes] = []
 
     def prove_sent(self) -> None:
         """Prove, before any is sent, that accepted messages can be moved to `sent`, if it is given.
@@ -86,6 +87,14 @@ class Settler:
         """
         if self._route.sent is not None:
             self._targets.get(self._route.sent).prove_changeable()
+
+    def prove_room(self, message: Message) -> None:
+        """Prove, before a message is sent, that `sent` has room for it, and for all in flight.
+
+        Raises `LocalError` if it has not.
+        """
+        if self._route.sent is not None:
+            self._targets.prove_room(self._route.sent, message, self._route.window_bytes)
 
     def settle(self, queued: QueuedMessage) -> Kept | None:
         """Carry out the answers to a message; recipients without one are still owed it.
@@ -104,7 +113,7 @@ class Settler:
                 kept = self._hold_changed(queued, error)
         except LocalError as error:
             self.stop_taking(error)
-            kept = Kept(str(error))
+            kept = Kept(str(error), stuck=any(one.queued is queued for one in self._stuck))
         return kept
 
     def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
@@ -338,15 +347,26 @@ class Settler:
                     kept = self._hold_changed(one.queued, error)
                     if kept is not None:
                         self._report.held(one.queued.message.name, kept.reason)
+                self._mended.append(one.queued.message.name)
             except LocalError as error:
                 failed.append((one, error))
         return failed
 
+    def take_mended(self) -> list[bytes]:
+        """Return the messages that have been stuck and, since the last call, are no more."""
+        mended, self._mended = self._mended, []
+        return mended
+
     def take_over(self, stuck: Sequence[Stuck]) -> None:
-        """Deal with what `finish` of an earlier settler of this maildir has returned."""
+        """Deal with what `finish` of an earlier settler of this maildir has returned.
+
+        What was to be kept goes to this route's `sent`: an administrator may have set another one
+        because there is no room in that of before.
+        """
         for one in stuck:
             one.move_to(self._maildir)
-        self._stuck += stuck
+            keep_in = one.keep_in and (self._route.sent or one.keep_in)
+            self._stuck.append(one._replace(keep_in=keep_in))
         for _, error in self._settle_stuck():
             self.stop_taking(error)
 

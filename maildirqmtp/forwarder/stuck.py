@@ -1,7 +1,7 @@
 """A message that a server has taken, and whose files could not be changed accordingly.
 
-It is remembered for as long as the process lives: a route that ends hands it to the next one on
-the same maildir, which takes nothing from there until it is dealt with.
+It is remembered, and reserved, for as long as the process lives: a route that ends leaves it to the
+next one on the same maildir that looks, which takes nothing from there until it is dealt with.
 """
 
 import os

@@ -63,6 +63,22 @@ class TargetMaildirs:
         self._seen.add(path)
         return target
 
+    def prove_room(self, path: bytes, message: Message, others_bytes: int) -> None:
+        """Prove that there is room for a message, and for others of so many bytes, at `path`.
+
+        On the message's own file system, it will be linked, which takes none. Raises `LocalError`
+        if there is not enough.
+        """
+        try:
+            tmp, needed = self.get(path).tmp, message.size + others_bytes
+        except LocalError:
+            return  # there is no such place, which stops all messages, not only this one
+        if tmp.device != message.identity[0] and tmp.free_bytes() < needed:
+            raise LocalError(
+                f"it could not be moved to {printable(path)} afterwards: less than {needed} bytes "
+                f"are free there"
+            )
+
     def look_again(self) -> None:
         """Have `get` look at the paths once more."""
         self._seen.clear()

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 
 from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import LocalError
@@ -47,12 +48,23 @@ class Folder:
             return False
 
     def free_bytes(self) -> int:
-        """Return the bytes free to ordinary users here. Raises `LocalError` if that is unknown."""
+        """Return the bytes free to ordinary users here. Raises `LocalError` if that is unknown.
+
+        A file system that does not count (some of FUSE's) never runs out of them.
+        """
         try:
             found = os.fstatvfs(self.fd)
         except OSError as error:
             raise local_error("tell how much room is left in", self.path, error) from error
-        return found.f_bavail * found.f_frsize
+        return found.f_bavail * found.f_frsize if found.f_blocks else sys.maxsize
+
+    @property
+    def device(self) -> int:
+        """The device it is on. Raises `LocalError` if that cannot be found out."""
+        try:
+            return os.fstat(self.fd).st_dev
+        except OSError as error:
+            raise local_error("look at", self.path, error) from error
 
     def has(self, name: bytes) -> bool:
         """Return whether a file of any kind has this name. Raises `LocalError` if stat fails."""

@@ -13,6 +13,7 @@ from maildirqmtp.daemon.reservations import MaildirLocks, Reservations
 from maildirqmtp.errors import LocalError
 from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.maildir.shard import Shard
 from tests.fakes import queued
 from tests.helpers import make_maildir, open_descriptors
 
@@ -197,7 +198,29 @@ def test_what_is_stuck_outlives_the_lock(path: bytes) -> None:
     with Maildir(path) as one, locks.hold(one) as shared:
         assert shared.stuck.take() == [stuck]
         assert shared.stuck.take() == []
-    assert locks._stuck == {}
+    assert locks._kept == {}
+
+
+def test_what_is_stuck_stays_reserved_whoever_comes_next(path: bytes) -> None:
+    """A route with another shard, too, would send what the server has taken."""
+    locks, route = MaildirLocks(), Claimant()
+    with Maildir(path, shard=Shard(0, 3)) as one, locks.hold(one) as shared:
+        assert shared.reservations.take(b"1.x", route)
+        shared.stuck.put([Stuck(queued())])
+    with Maildir(path) as one, locks.hold(one) as shared:
+        assert not shared.reservations.take(b"1.x", route)
+
+
+def test_what_shards_share_goes_with_the_last(path: bytes) -> None:
+    """The first to end must not take from the others what they have reserved."""
+    locks, route = MaildirLocks(), Claimant()
+    with Maildir(path, shard=Shard(0, 2)) as one, Maildir(path, shard=Shard(1, 2)) as two:
+        with locks.hold(one) as shared:
+            with locks.hold(two):
+                shared.reservations.take(b"1.x", route)
+            with locks.hold(two) as again:
+                assert not again.reservations.take(b"1.x", route)
+        assert locks._kept == {}
 
 
 def test_no_descriptor_is_left(path: bytes) -> None:

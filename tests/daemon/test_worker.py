@@ -29,9 +29,10 @@ from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.forwarder.stop import STOP_S
-from maildirqmtp.maildir import expiry
+from maildirqmtp.maildir import expiry, writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir, Removal
+from maildirqmtp.maildir.shard import Shard
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import (
     FakeClock,
@@ -42,7 +43,14 @@ from tests.fakes import (
     ServersInTurn,
     accept,
 )
-from tests.helpers import Package, add_message, make_maildir, names, open_descriptors
+from tests.helpers import (
+    Package,
+    add_message,
+    add_sidecar,
+    make_maildir,
+    names,
+    open_descriptors,
+)
 
 NOW = 1_800_000_000.0
 RESCAN_S = 30.0
@@ -210,14 +218,14 @@ class Run(ServersInTurn):
 
     def run(self) -> None:
         """Run the daemon; nothing may be left open."""
-        before = open_descriptors()
+        before, held = open_descriptors(), self.locks._held.copy()
         try:
             self.worker.run()
         finally:
             assert all(server.closed for server in self.servers)
             assert all(watch.closed for watch in self.watches)
             assert open_descriptors() == before, "descriptors are left open"
-            assert self.locks._held == {}
+            assert self.locks._held == held
 
     def add(self, number: int, recipient: bytes | None = None) -> None:
         """Put a message N.a with the recipient rN@y into new/, as old as the clock says."""
@@ -573,7 +581,7 @@ def test_the_whole_maildir_replaced(run: Run) -> None:
         run.add(1)
 
     run.at(5, replace)
-    run.at(50, lambda: held.append([key[1] for key in run.locks._held]))
+    run.at(50, lambda: held.append([inode for (_, inode), _ in run.locks._held]))
     held: list[list[int]] = []
     run.go(100)
     assert held == [[run.path.stat().st_ino]]
@@ -1065,7 +1073,129 @@ def test_what_was_taken_is_known_to_the_route_after_it(
     assert [recipient for _, recipient in run.got] == [b"r1@y"]
     assert run.new == []
     assert not run.worker.stuck
-    assert run.locks._stuck == {}
+    assert run.locks._kept == {}
+
+
+class OtherRoute:
+    """The queue of another route of the maildir."""
+
+    told = 0
+
+    def look_again(self) -> None:
+        """See `RouteQueue`."""
+        self.told += 1
+
+
+def test_what_was_taken_is_no_other_routes_until_it_can_be_removed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would rewrite the sidecar, and those who have the message would get it once more."""
+    files, other = FileSystem(monkeypatch, run.path), OtherRoute()
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    name = os.fsencode(run.new[0])
+    with Maildir(os.fsencode(run.path)) as maildir, run.locks.hold(maildir) as shared:
+        run.at(10, lambda: seen.append(shared.reservations.take(name, other)))
+        run.at(100, files.heal)
+        seen: list[bool] = []
+        run.go(200)
+        assert seen == [False]
+        assert other.told == 1
+        assert shared.reservations.take(name, other)
+
+
+def test_a_slow_disk_for_sent_mail_is_no_thread_that_hangs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A full window was accepted at once; systemd killed the process, and all of it went again."""
+
+    def answer_all(server: FakeServer, package: Package) -> None:
+        if len(run.got) == 5:
+            server.respond(*[b"Kok"] * 5)
+
+    def slow(*arguments: object) -> None:
+        run.clock.advance(10.0)
+        adopt(*arguments)  # type: ignore[arg-type]
+
+    adopt = writing.adopt
+    monkeypatch.setattr(writing, "adopt", slow)
+    run.scripts = [answer_all]
+    for number in range(5):
+        run.add(number)
+    run.go(100, sent=os.fsencode(tmp_path / "Sent"))
+    assert len(names(tmp_path / "Sent" / "new")) == 5
+
+
+def test_what_some_have_is_no_other_routes_though_the_connection_broke(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of its recipients have no answer; the first would get it once more."""
+
+    def half(server: FakeServer, package: Package) -> None:
+        files.always_fail("rename tmp/* -> envelope", errno.EROFS)
+        server.respond(b"Kok")
+        server.hang_up()
+
+    files, other = FileSystem(monkeypatch, run.path), OtherRoute()
+    run.scripts = [half, accept]
+    run.add(1)
+    add_sidecar(run.path, run.new[0], "s@x", "a@y", "b@y")
+    name = os.fsencode(run.new[0])
+    with Maildir(os.fsencode(run.path)) as maildir, run.locks.hold(maildir) as shared:
+        run.at(10, lambda: seen.append(shared.reservations.take(name, other)))
+        run.at(100, files.heal)
+        seen: list[bool] = []
+        run.go(4_000)
+    assert seen == [False]
+    assert other.told == 1
+    assert [recipient for _, recipient in run.got] == [b"a@y", b"b@y"]
+    assert run.new == []
+
+
+def test_what_was_taken_is_known_though_another_route_has_it_in_hand(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After HUP, that one came first, and its own route sent it again."""
+    FileSystem(monkeypatch, run.path).always_fail("unlink new/1", errno.EROFS)
+    run.add(1, b"a-x@y")
+    with Maildir(os.fsencode(run.path)) as other, run.locks.hold(other) as shared:
+        run.go(20, prefix=b"a-")
+        assert len(shared.stuck.take()) == 1
+        run.go(200, prefix=b"a-", idle_s=7.0)
+    assert [recipient for _, recipient in run.got] == [b"x@y"]
+
+
+def test_what_a_removed_route_has_left_is_removed_by_another(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would, and it would stay reserved for as long as the daemon lives."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1, b"a-x@y")
+    with Maildir(os.fsencode(run.path)) as other, run.locks.hold(other) as shared:
+        run.go(20, prefix=b"a-")
+        left = shared.stuck.take()
+        files.heal()
+        run.at(45, lambda: shared.stuck.put(left))
+        run.go(100, prefix=b"b-")
+        assert run.new == []
+        assert shared.reservations.keys() == []
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)])
+def test_what_was_taken_is_known_to_a_route_with_another_shard(
+    run: Run, monkeypatch: pytest.MonkeyPatch, shard: Shard | None
+) -> None:
+    """HUP changes that like any option."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    run.go(20, shard=Shard(0, 1))
+    run.at(100, files.heal)
+    run.go(200, shard=shard)
+    assert [recipient for _, recipient in run.got] == [b"r1@y"]
+    assert run.new == []
+    assert run.locks._kept == {}
 
 
 def test_stuck_in_the_last_moment_is_no_success(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

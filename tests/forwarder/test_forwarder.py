@@ -17,6 +17,8 @@ from maildirqmtp.forwarder.recovery import MAX_WITHOUT_PROGRESS
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.stop import STOP_S
+from maildirqmtp.maildir import writing
+from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import Endpoint, TcpEndpoint
 from tests.fakes import (
@@ -275,6 +277,64 @@ def test_on_a_full_disk_nobody_gets_mail_again_with_each_run(
     run.go(prefix=prefix)
     assert run.received[ours] == 1
     assert json.loads((run.path / "envelope" / "1.a.json").read_text())["recipients"] == ["z@y"]
+
+
+def test_with_a_full_disk_for_sent_mail_nobody_gets_mail_again_with_each_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is accepted would stay in new/, and cron sent it again every five minutes."""
+
+    def no_copy(*_: object) -> bytes:
+        raise LocalError("cannot write Sent/tmp/1: No space left on device")
+
+    def no_link(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    sent, free = make_maildir(tmp_path / "Sent"), 0
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "write_tmp", no_copy)
+        patch.setattr(os, "link", no_link)
+        patch.setattr(Folder, "free_bytes", lambda _: free)
+        patch.setattr(Folder, "device", property(lambda folder: -1), raising=False)
+        run.add(2)
+        for _ in range(3):
+            run.go(sent=os.fsencode(sent), window_bytes=1_000)
+        assert run.received == {}
+        assert run.code == 111
+        free = 1_000  # not enough for one that goes while others are in flight
+        run.go(sent=os.fsencode(sent), window_bytes=1_000)
+        assert run.received == {}
+        size = (run.path / "new" / "1.a").stat().st_size
+        held = [str(e["reason"]) for e in run.events if e["event"] == "held"]
+        assert f"Sent afterwards: less than {1_000 + size} bytes are free there" in held[0]
+    run.go(sent=os.fsencode(sent))
+    assert names(sent / "new") == ["1.a", "2.a"]
+    assert sum(run.received.values()) == 2
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_where_no_sidecar_may_be_put_nobody_gets_mail_again_with_each_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    """The maildir, or its envelope/, may be root's, and only new/ and tmp/ the user's own."""
+    top = b"Return-Path: <s@x>\nEnvelope-to: k@y,\n\tz@y\n"
+    (run.path / "new" / "1.a").write_bytes(top + b"\ntext\n")
+    if is_made:
+        (run.path / "envelope").mkdir()
+
+    def script(server: FakeServer, package: Package) -> None:
+        server.respond(b"Kok", b"Zlater")
+
+    run.scripts = [script]
+    system = FileSystem(monkeypatch, run.path)
+    for call in ("mkdir envelope", "rename tmp/* -> envelope/", "rename tmp/* -> .maildirqmtp-r"):
+        system.always_fail(call, errno.EACCES)
+    for _ in range(3):
+        run.go()
+    assert run.received == {}
+    assert run.code == 111
+    (held,) = {e["reason"] for e in run.events if e["event"] == "held"}
+    assert "no sidecar can be written: " in str(held)
 
 
 def test_a_disk_that_fills_up_meanwhile_stops_mail_to_several(

@@ -1004,6 +1004,27 @@ def test_a_stuck_message_is_taken_over(case: Case, heals: bool) -> None:
     assert case.new == []
 
 
+@pytest.mark.parametrize(("sent", "kept"), [("Other", "Other"), (None, "Sent")])
+def test_a_stuck_message_goes_where_sent_mail_goes_now(
+    case: Case, sent: str | None, kept: str
+) -> None:
+    """The disk of the other place was full; after HUP the route took no mail until a restart."""
+    case.open(sent="Sent")
+    one = case.add("1.a")
+    system = case.watch()
+    system.always_fail("link M/new/1.a -> Sent/tmp/*", errno.ENOSPC)
+    case.settle(one, "Kok")
+    left = case.settler.finish()
+    assert case.new == ["1.a"]
+    case.open(sent=sent)
+    case.settler.take_over(left)
+    assert (case.settler.local_error is None) == (sent is not None)
+    system.heal()
+    assert case.settler.finish() == []
+    assert names(case.root / kept / "new") == ["1.a"]
+    assert case.new == []
+
+
 def test_a_failed_message_that_stays_in_new_is_tried_again_at_the_end(case: Case) -> None:
     """It is in the failed maildir already, and not twice."""
     one = case.add("1.a", "a@y")

@@ -158,3 +158,13 @@ def test_a_write_that_takes_a_part_is_gone_on_with(
     finally:
         os.close(fd)
     assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+def test_a_file_system_that_does_not_count_its_bytes_is_not_full(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of FUSE's say that they have 0 of 0 bytes: nothing would ever be put there."""
+    found = os.fstatvfs(folder.fd)
+    assert abs(folder.free_bytes() - found.f_bavail * found.f_frsize) < 1 << 30
+    monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result([512, 512, *[0] * 9]))
+    assert folder.free_bytes() > 1 << 60
