@@ -67,6 +67,23 @@ def test_a_hundred_bounces_of_loops_do_not_count_as_hanging(
     assert run.kinds()["bounced"] == 100
 
 
+def test_bounces_of_many_refusals_do_not_count_as_hanging(run: Run, mailer: SlowMailer) -> None:
+    """The answers to all of them may come at once; systemd killed the daemon amid the bounces."""
+    run.add(60)
+    answers: list[FakeServer] = []
+
+    def refuse_at_last(server: FakeServer, package: Package) -> None:
+        answers.append(server)
+        if len(answers) == 60:
+            for waiting in answers:
+                waiting.respond(b"Dno")
+
+    run.scripts = [refuse_at_last]
+    run.go(bounce=True)
+    assert len(mailer.began) == 60
+    assert run.new == []
+
+
 @pytest.mark.parametrize("answer", [b"Kok", None])
 def test_a_loop_is_bounced_once(run: Run, mailer: SlowMailer, answer: bytes | None) -> None:
     """Also if the maildir is scanned before it is settled, or the server cannot be reached then."""
