@@ -186,20 +186,20 @@ class OnceDestination:
 
     def _wait(self, delivery: OnceDelivery) -> None:
         """Take the outcomes of other batches, and deliver what these have not tried."""
-        left = []
+        left: dict[bytes, list[int]] = {}  # a recipient named twice must not wait for itself again
         for number, place in enumerate(delivery.places):
             if place.claim is not None:
                 outcome = place.claim.wait()
                 if outcome is None:
-                    left.append(number)
+                    left.setdefault(place.recipient, []).append(number)
                 else:
                     delivery.outcomes[number] = outcome
         if not left:
             return
         again = self.begin(delivery.mail)
         try:
-            for number in left:
-                again.deliver(delivery.places[number].recipient)
+            for recipient in left:
+                again.deliver(recipient)
             self.commit([again])
         except LocalError:
             # These recipients stay deferred; the others have their outcomes.
@@ -208,8 +208,9 @@ class OnceDestination:
         except BaseException:
             self.withdraw([again])
             raise
-        for number, outcome in zip(left, again.outcomes, strict=True):
-            delivery.outcomes[number] = outcome
+        for numbers, outcome in zip(left.values(), again.outcomes, strict=True):
+            for number in numbers:
+                delivery.outcomes[number] = outcome
 
     def withdraw(self, deliveries: Sequence[OnceDelivery]) -> list[LocalError]:
         """Take back what was not committed; return the errors.

@@ -426,3 +426,18 @@ def test_no_memory_for_a_recipient_leaves_no_claim(
         with pytest.raises(MemoryError):
             begin(once, b"K1")
     assert once.claims._claims == {}
+
+
+def test_a_recipient_named_often_when_the_receiver_stops_does_not_end_it_with_a_traceback(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Each one waits for the one before it, which is not begun any more; all clients would lose."""
+    stops = threading.Event()
+    stops.set()
+    memory = Memory(str(tmp_path / "once"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(HandOff(Hop()), memory, stages=False)) as once:
+        delivery = once.begin(mail()._replace(no_more=stops))
+        for _ in range(1_000):
+            delivery.deliver(b"1")
+        once.commit([delivery])
+        assert [outcome.response for outcome in delivery.outcomes] == [NO_TIME] * 1_000
