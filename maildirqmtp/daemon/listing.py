@@ -20,6 +20,7 @@ from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.requeue import Seen
 from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable_text
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from maildirqmtp.mail.sidecar import Failure
     from maildirqmtp.maildir.files import Folder, Identity
-    from maildirqmtp.maildir.maildir import Candidates, Maildir
+    from maildirqmtp.maildir.maildir import Candidates
 
 #: The states of a message: it will be sent when it is due; it is not sent, because its envelope or
 #: file cannot be used or an administrator holds it; it was refused.
@@ -139,15 +140,27 @@ def as_served(maildir: Maildir, place: QueuePlace) -> QueuePlace:
     """Return a place with what the daemons that serve it now tell of their settings.
 
     Where a file describes the place, only whether they take what is in cur/; else their prefixes
-    and envelopes as well. Raises `LocalError` if the maildir cannot be listed.
+    and envelopes as well; for a failed maildir, prefixes only. Raises `LocalError` if the maildir
+    cannot be listed.
     """
-    told = {} if place.is_failed else served_settings(maildir)
+    if place.is_failed:
+        return place if place.prefixes else replace(place, prefixes=_told_prefixes(place))
+    told = served_settings(maildir)
     if not told:
         return place
     settings = {} if place.prefixes else next(iter(told.values()))
     include_cur = place.route.include_cur or any(one["include_cur"] for one in told.values())
     route = place.route._replace(**settings | {"include_cur": include_cur})
     return replace(place, route=route, prefixes=place.prefixes or tuple(told))
+
+
+def _told_prefixes(failed: QueuePlace) -> tuple[bytes, ...]:
+    """Return the prefixes that daemons serve in the queue of a failed maildir."""
+    try:
+        with Maildir(failed.queues[0]) as queue:
+            return tuple(prefix for prefix, _ in served(queue))
+    except LocalError:  # what has failed can be listed without it
+        return ()
 
 
 def entries(

@@ -279,6 +279,20 @@ def test_a_recipient_may_be_named_as_the_log_does(
         assert listed(capsys, *where, "--to", "ppp-eve@y") == []
 
 
+def test_a_recipient_of_a_failed_message_may_be_named_as_the_log_does(
+    path: Path, failed: Path, capsys: Capture
+) -> None:
+    """`resend --to` found nothing, and said nothing, while the daemon could tell the prefix."""
+    fail(failed, "1.f", "alias-ppp-eve@y")
+    fail(failed, "2.f", "alias-ppp-bob@y")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"), prefix=b"alias-ppp-")
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "connected", Counters().as_dict()))
+        (one,) = listed(capsys, path, "--failed", "--to", "eve@y")
+        assert one["message"] == "1.f"
+
+
 def test_a_summary_counts_by_domain_and_reason(path: Path, failed: Path, capsys: Capture) -> None:
     """What differs from message to message, like an address or an id, makes no group of its own."""
     for number in range(3):
