@@ -3,7 +3,7 @@
 Exit codes are those of sysexits(3). Other options of sendmail, Postfix or Exim are ignored if
 ignoring them loses nothing.
 
-    cron (Debian)     sendmail -i -FCronDaemon -B8BITMIME -oem USER[,USER...]
+    cron (Debian)     sendmail -i -FCronDaemon -B8BITMIME -oem USER
     cronie            sendmail -FCronDaemon -i -odi -oem -oi -t -f USER
     mutt, neomutt     sendmail -oem -oi [-f ADDRESS] [-N ... -R ...] -- ADDRESS...
     git send-email    sendmail -i [-f ADDRESS] ADDRESS...
@@ -206,7 +206,7 @@ def _request(options: argparse.Namespace) -> Request:
     from maildirqmtp.submission.sendmail import Request
 
     sender = None if options.sender is None else _address(options.sender, "sender")
-    recipients = tuple(one for text in options.addresses for one in _recipients(text))
+    recipients = tuple(_address(text, "recipient") for text in options.addresses)
     sends = options.mode == "m" and not options.flush
     if sends and not recipients and not options.from_header:
         raise ConfigError("recipients are needed, as arguments or with -t in the header")
@@ -214,17 +214,6 @@ def _request(options: argparse.Namespace) -> Request:
     keeps_dots = options.dots or any(text.startswith("i") for text in options.options)
     keeps_dots = keeps_dots or "ignoredots" in named or "ignoredots=true" in named
     return Request(sender, options.full_name, recipients, options.from_header, not keeps_dots)
-
-
-def _recipients(text: str) -> list[bytes]:
-    """Read an argument: one address, or several as Debian's cron passes MAILTO, with commas."""
-    try:
-        several = addresses.split(os.fsencode(text))
-    except ValueError:
-        several = []  # the error about it as one address says why
-    if len(several) < 2:
-        return [_address(text, "recipient")]
-    return [_address(os.fsdecode(one), "recipient") for one in several]
 
 
 def _address(text: str, what: str) -> bytes:

@@ -92,11 +92,6 @@ TO = (b"a@x",)
         ("-f Mailer-Daemon@x a@x", Request(b"Mailer-Daemon@x", None, TO)),
         ("MAILER-DAEMON", Request(None, None, (b"MAILER-DAEMON",))),
         ("-f <\"a\\b\"@x> \"a,b\"@y", Request(b"ab@x", None, (b"a,b@y",))),
-        # MAILTO of several (crontab(5)).
-        (
-            "-i -FCronDaemon -B8BITMIME -oem root,<\"a,b\"@y>,c@y",
-            Request(None, "CronDaemon", (b"root", b"a,b@y", b"c@y"), False, False),
-        ),
         ("-f x y -- z", Request(b"x", None, (b"y", b"z"))),
     ],
 )  # fmt: skip
@@ -133,9 +128,7 @@ def test_q_is_no_message(line: str) -> None:
         (["--foo", "a@x"], "unrecognized arguments: --foo"),
         (["-f"], "expected one argument"),
         (["Ann <a@x>"], "recipient: 'Ann <a@x>' is not one address"),
-        (["a@x,b c@y"], "is not one address"),
-        (["a@x,-b@y"], "begins with -"),
-        ([","], "is not one address"),
+        (["a@x,b@y"], "is not one address"),
         (["a@x", "b c@y"], "is not one address"),
         (["<>"], "a recipient must not be empty"),
         ([""], "a recipient must not be empty"),
