@@ -65,8 +65,8 @@ class _Journal:
         self._calls += 1
         if not call.shown.rpartition(" = ")[2].strip().isdigit():
             return  # it did not succeed
-        if ".maildirqmtp-state" in call.shown:
-            return  # to lose it loses no mail, so it is not made durable
+        if ".maildirqmtp-state" in call.shown or ".maildirqmtp-room" in call.shown:
+            return  # to lose these loses no mail, so they are not made durable
         one = _ONE.match(call.shown)
         two = _TWO.match(call.shown)
         fd = _FD.match(call.shown)
