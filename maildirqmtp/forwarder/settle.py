@@ -63,6 +63,8 @@ class Settler:
         stop: Stop | None = None,
     ) -> None:
         self.local_error: LocalError | None = None
+        #: Called before each of many steps that a slow disk may make last.
+        self.lives: Callable[[], None] = lambda: None
         #: The host of the server that answers.
         self.host = route.server.host
         self._maildir = maildir
@@ -337,6 +339,7 @@ class Settler:
         stuck, self._stuck = self._stuck, []
         failed: list[tuple[Stuck, LocalError]] = []
         for one in stuck:
+            self.lives()
             try:
                 try:
                     if one.owed:
