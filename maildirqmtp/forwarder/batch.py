@@ -93,16 +93,19 @@ def _run(
 
     from maildirqmtp.transport.signals import signal_handlers
 
-    def hang_up(*_: object) -> None:
-        if not forwarder.stopping:  # with a session, it comes together with SIGTERM
+    last = 0
+
+    def told(number: int, _: object) -> None:
+        # SIGTERM and SIGHUP come together where a session ends, and Python handles either first.
+        nonlocal last
+        before, last = last, number
+        if not forwarder.stopping or signal.SIGHUP not in (before, number):
             forwarder.interrupt()
 
     stop_signals = (signal.SIGTERM, signal.SIGINT)
     with (
-        signal_handlers(
-            stop_signals, lambda *_: forwarder.interrupt(), wakeup_fd=forwarder.wake.write_fd
-        ),
-        signal_handlers((signal.SIGHUP,), hang_up, keep_ignored=True),  # nohup(1)
+        signal_handlers(stop_signals, told, wakeup_fd=forwarder.wake.write_fd),
+        signal_handlers((signal.SIGHUP,), told, keep_ignored=True),  # nohup(1)
     ):
         through = forwarder.run_batch(candidates)
         if not through:

@@ -85,6 +85,7 @@ class Forwarder:
         self._settler = settler = Settler(
             maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
         )
+        settler.lives = lambda: self._waiting.extend_watchdog(self._slack_s)
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue

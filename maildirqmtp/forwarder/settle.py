@@ -63,6 +63,8 @@ class Settler:
         stop: Stop | None = None,
     ) -> None:
         self.local_error: LocalError | None = None
+        #: Called before each of many steps that a slow disk may make last.
+        self.lives: Callable[[], None] = lambda: None
         #: The host of the server that answers.
         self.host = route.server.host
         self._maildir = maildir
@@ -113,7 +115,7 @@ class Settler:
                 kept = self._hold_changed(queued, error)
         except LocalError as error:
             self.stop_taking(error)
-            kept = Kept(str(error), stuck=any(one.queued is queued for one in self._stuck))
+            kept = Kept(str(error), stuck=self._is_stuck(queued))
         return kept
 
     def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
@@ -337,6 +339,7 @@ class Settler:
         stuck, self._stuck = self._stuck, []
         failed: list[tuple[Stuck, LocalError]] = []
         for one in stuck:
+            self.lives()
             try:
                 try:
                     if one.owed:
@@ -347,10 +350,15 @@ class Settler:
                     kept = self._hold_changed(one.queued, error)
                     if kept is not None:
                         self._report.held(one.queued.message.name, kept.reason)
-                self._mended.append(one.queued.message.name)
             except LocalError as error:
                 failed.append((one, error))
+            if not self._is_stuck(one.queued):
+                self._mended.append(one.queued.message.name)
         return failed
+
+    def _is_stuck(self, queued: QueuedMessage) -> bool:
+        """Return whether the message that was seen to last is stuck."""
+        return bool(self._stuck) and self._stuck[-1].queued is queued
 
     def take_mended(self) -> list[bytes]:
         """Return the messages that have been stuck and, since the last call, are no more."""

@@ -66,14 +66,13 @@ class TargetMaildirs:
     def prove_room(self, path: bytes, message: Message, others_bytes: int) -> None:
         """Prove that there is room for a message, and for others of so many bytes, at `path`.
 
-        On the message's own file system, it will be linked, which takes none. Raises `LocalError`
-        if there is not enough.
+        A message that can be linked takes none. Raises `LocalError` if there is not enough.
         """
         try:
-            tmp, needed = self.get(path).tmp, message.size + others_bytes
+            target, needed = self.get(path), message.size + others_bytes
         except LocalError:
             return  # there is no such place, which stops all messages, not only this one
-        if tmp.device != message.identity[0] and tmp.free_bytes() < needed:
+        if target.tmp.free_bytes() < needed and not writing.can_link(target, message):
             raise LocalError(
                 f"it could not be moved to {printable(path)} afterwards: less than {needed} bytes "
                 f"are free there"

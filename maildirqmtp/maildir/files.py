@@ -58,14 +58,6 @@ class Folder:
             raise local_error("tell how much room is left in", self.path, error) from error
         return found.f_bavail * found.f_frsize if found.f_blocks else sys.maxsize
 
-    @property
-    def device(self) -> int:
-        """The device it is on. Raises `LocalError` if that cannot be found out."""
-        try:
-            return os.fstat(self.fd).st_dev
-        except OSError as error:
-            raise local_error("look at", self.path, error) from error
-
     def has(self, name: bytes) -> bool:
         """Return whether a file of any kind has this name. Raises `LocalError` if stat fails."""
         try:

@@ -295,6 +295,21 @@ def adopt(target: Maildir, message: Message, name: bytes) -> None:
         target.tmp.discard(tmp_name)
 
 
+def can_link(target: Maildir, message: Message) -> bool:
+    """Return whether `adopt` links a message, so that it takes no room; True if it is gone.
+
+    Not told by the device: two mounts may show one file system. Raises `LocalError` if the link
+    cannot be removed again.
+    """
+    name = unique_name()
+    try:
+        _link(message.folder, message.name, target.tmp, name)
+    except OSError as error:
+        return error.errno == errno.ENOENT
+    target.tmp.discard(name)
+    return True
+
+
 def _stage(target: Maildir, message: Message) -> bytes:
     """Give the message's file a second name in `target`'s tmp/; return the name."""
     name = unique_name()

@@ -1104,16 +1104,22 @@ def test_what_was_taken_is_no_other_routes_until_it_can_be_removed(
         assert shared.reservations.take(name, other)
 
 
+@pytest.mark.parametrize("back_s", [0, 50])
 def test_a_slow_disk_for_sent_mail_is_no_thread_that_hangs(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, back_s: int
 ) -> None:
-    """A full window was accepted at once; systemd killed the process, and all of it went again."""
+    """A full window was accepted at once; systemd killed the process, and all of it went again.
+
+    The same where that disk was away for a moment.
+    """
 
     def answer_all(server: FakeServer, package: Package) -> None:
         if len(run.got) == 5:
             server.respond(*[b"Kok"] * 5)
 
     def slow(*arguments: object) -> None:
+        if run.clock.now < 1_000 + back_s:
+            raise LocalError("the disk is away")
         run.clock.advance(10.0)
         adopt(*arguments)  # type: ignore[arg-type]
 
@@ -1122,8 +1128,9 @@ def test_a_slow_disk_for_sent_mail_is_no_thread_that_hangs(
     run.scripts = [answer_all]
     for number in range(5):
         run.add(number)
-    run.go(100, sent=os.fsencode(tmp_path / "Sent"))
+    run.go(150, sent=os.fsencode(tmp_path / "Sent"))
     assert len(names(tmp_path / "Sent" / "new")) == 5
+    assert len(run.got) == 5
 
 
 def test_what_some_have_is_no_other_routes_though_the_connection_broke(

@@ -133,6 +133,7 @@ def hang_up() -> Iterator[None]:
         [signal.SIGINT],
         pytest.param([signal.SIGHUP], id="the terminal, or the connection of ssh, is gone"),
         pytest.param([signal.SIGTERM, signal.SIGHUP], id="systemd ends a session"),
+        pytest.param([signal.SIGHUP, signal.SIGTERM], id="the same, on a busy processor"),
     ],
 )
 def test_a_signal_finishes_what_is_in_flight(

@@ -282,7 +282,10 @@ def test_on_a_full_disk_nobody_gets_mail_again_with_each_run(
 def test_with_a_full_disk_for_sent_mail_nobody_gets_mail_again_with_each_run(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What is accepted would stay in new/, and cron sent it again every five minutes."""
+    """What is accepted would stay in new/, and cron sent it again every five minutes.
+
+    Two volumes of a container are on one device, and no link leads from one to the other.
+    """
 
     def no_copy(*_: object) -> bytes:
         raise LocalError("cannot write Sent/tmp/1: No space left on device")
@@ -295,7 +298,6 @@ def test_with_a_full_disk_for_sent_mail_nobody_gets_mail_again_with_each_run(
         patch.setattr(writing, "write_tmp", no_copy)
         patch.setattr(os, "link", no_link)
         patch.setattr(Folder, "free_bytes", lambda _: free)
-        patch.setattr(Folder, "device", property(lambda folder: -1), raising=False)
         run.add(2)
         for _ in range(3):
             run.go(sent=os.fsencode(sent), window_bytes=1_000)
@@ -335,6 +337,18 @@ def test_where_no_sidecar_may_be_put_nobody_gets_mail_again_with_each_run(
     assert run.code == 111
     (held,) = {e["reason"] for e in run.events if e["event"] == "held"}
     assert "no sidecar can be written: " in str(held)
+
+
+def test_on_a_full_disk_sent_mail_is_linked(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That takes no room, and the queue need not wait for any."""
+    monkeypatch.setattr(Folder, "free_bytes", lambda _: 0)
+    run.add(2)
+    run.go(sent=os.fsencode(tmp_path / "Sent"))
+    assert names(tmp_path / "Sent" / "new") == ["1.a", "2.a"]
+    assert names(tmp_path / "Sent" / "tmp") == []
+    assert run.code == 0
 
 
 def test_a_disk_that_fills_up_meanwhile_stops_mail_to_several(

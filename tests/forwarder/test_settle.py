@@ -954,6 +954,28 @@ def test_a_stuck_message_that_changed_meanwhile_is_kept(case: Case) -> None:
     assert case.counts[3] == 1
 
 
+def test_a_stuck_message_that_changed_and_cannot_be_looked_at_is_let_go(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its new text is to be sent: reserved for ever, it stayed until the daemon was restarted."""
+
+    def is_same(maildir: Maildir, message: Message) -> bool:
+        raise LocalError("cannot look at it")
+
+    one = case.add("1.a", "a@y")
+    system = case.watch()
+    system.always_fail("unlink M/new", errno.EROFS)
+    case.settle(one, "Kok")
+    (case.path / "new" / "1.a").write_bytes(b"another")
+    with monkeypatch.context() as context:
+        context.setattr(Maildir, "is_same", is_same)
+        assert not case.settler.mend()
+    system.heal()
+    assert case.settler.mend()
+    assert case.settler.take_mended() == [b"1.a"]
+    assert case.new == ["1.a"]
+
+
 @pytest.mark.parametrize("answers", ["KZ", "DZ"])
 def test_who_has_it_is_known_until_the_sidecar_can_be_written(case: Case, answers: str) -> None:
     """A daemon whose disk was full for a moment would send it again to those who have it."""
