@@ -3,13 +3,12 @@
 import contextlib
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,12 @@ def stdio(arguments: list[str], data: bytes) -> "subprocess.CompletedProcess[byt
 
 
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str, int]]]:
-    """A receiver in a process of its own, and where it listens."""
-    with subprocess.Popen(
-        [*COMMAND, "--listen", "127.0.0.1:0", *arguments], stderr=subprocess.PIPE, text=True
-    ) as process:
+def server(
+    *arguments: str, wrapper: Sequence[str] = ()
+) -> Iterator[tuple["subprocess.Popen[str]", tuple[str, int]]]:
+    """A receiver in a process of its own, and where it listens; `wrapper` is what starts it."""
+    argv = [*wrapper, *COMMAND, "--listen", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             match = re.fullmatch(
@@ -290,14 +290,10 @@ def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
 
 def test_as_many_clients_as_it_was_told(tmp_path: Path) -> None:
     """A shell's limit, usually of 1,024 descriptors, is not that of --max-connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = ("--max-connections", "200", "--max-per-client", "200")
+    limited = ("sh", "-c", 'ulimit -Sn 64 && exec "$@"', "sh")
     with contextlib.ExitStack() as stack:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-        try:
-            many = ("--max-connections", "200", "--max-per-client", "200")
-            _, address = stack.enter_context(server(*many, str(tmp_path / "M")))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        _, address = stack.enter_context(server(*many, str(tmp_path / "M"), wrapper=limited))
         for _ in range(100):
             client = stack.enter_context(socket.create_connection(address, DEADLINE_S))
             client.sendall(PACKAGE)
