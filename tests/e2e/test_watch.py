@@ -374,11 +374,14 @@ def test_a_deferred_message_waits_its_turn(maildir: Path) -> None:
 
 def test_a_server_that_closes_while_idle_is_no_error(maildir: Path) -> None:
     """Servers do; the next message opens a new connection, and the log says nothing."""
+    gone = threading.Semaphore(0)
 
     def one_each(peer: Peer) -> None:
         package = peer.read_package()
         if package is not None:
             peer.respond(b"Kok")
+            peer.finish()
+            gone.release()
 
     with (
         serving(one_each) as server,
@@ -387,10 +390,12 @@ def test_a_server_that_closes_while_idle_is_no_error(maildir: Path) -> None:
         for number in range(5):
             deliver(maildir, now_name(number))
             empties(maildir)
+            assert gone.acquire(timeout=30)  # else the next message may meet the end
         assert len(server.packages) == 5
         assert daemon.stop() == 0
         others = [line for line in daemon.log.splitlines() if "accepted: ok" not in line]
-        assert len(others) == 3  # what it watches, that it stops, and the summary
+        # What it watches, that it stops, and the summary.
+        assert len(others) == 3, others
 
 
 def test_an_idle_connection_is_closed_and_opened_again(maildir: Path) -> None:
