@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.cli.status import ago
 from maildirqmtp.daemon.entry_filter import domain_of
-from maildirqmtp.daemon.listing import FAILED, WAITING, printable_reason
-from maildirqmtp.text import printable
+from maildirqmtp.daemon.listing import FAILED, WAITING
+from maildirqmtp.text import printable, printable_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,7 +173,7 @@ def put_entry(entry: Entry, path: bytes, header: Sequence[str], now_s: float) ->
         lines.append(("why", entry.reason))
     lines += [("tried", f"{rfc5322_date(at)}: {text}") for at, text in reversed(entry.attempts)]
     for failure in entry.failures:
-        at, said = printable_reason(failure.at), printable_reason(failure.response[1:])
+        at, said = printable_text(failure.at), printable_text(failure.response[1:])
         lines.append(("failed", f"<{printable(failure.recipient)}> at {at}: {said}"))
     for label, value in lines:
         print(f"{label + ':':<11}{value}")
@@ -216,7 +216,7 @@ class Summary:
         keys: dict[tuple[str, str, str], int] = {}
         if entry.state == FAILED and entry.failures:
             for failure in entry.failures:
-                reason = alike(printable_reason(failure.response[1:]))
+                reason = alike(printable_text(failure.response[1:]))
                 key = (printable(domain_of(failure.recipient)), entry.state, reason)
                 keys[key] = keys.get(key, 0) + 1
         else:

@@ -226,7 +226,7 @@ def look_at(
     )
     entry = _addressed(maildir, place, entry)
     if place.is_failed:
-        said = "; ".join(dict.fromkeys(printable_reason(f.response[1:]) for f in entry.failures))
+        said = "; ".join(dict.fromkeys(printable_text(f.response[1:]) for f in entry.failures))
         return replace(entry, reason=said or entry.reason or "no sidecar says why")
     return _with_daemon(entry, (told or {}).get(os.fsdecode(name)))
 
@@ -286,7 +286,7 @@ def _with_daemon(entry: Entry, known: Any) -> Entry:
         entry,
         tries=tries if type(tries) is int and 0 <= tries < LAST_S else None,
         next_s=next_s,
-        reason=entry.reason or (printable_reason(why) if isinstance(why, str) else ""),
+        reason=entry.reason or (printable_text(why) if isinstance(why, str) else ""),
     )
 
 
@@ -316,18 +316,11 @@ def daemon_text(told: Mapping[str, Any] | None, last_stop: str = "") -> str:
     Without one, `last_stop` is why the last run left messages; empty if it reached a server.
     """
     if told is None:
-        return printable_reason(
-            f"no daemon; the last run: {last_stop}" if last_stop else "no daemon"
-        )
+        return printable_text(f"no daemon; the last run: {last_stop}" if last_stop else "no daemon")
     who = f"process {told.get('pid')}, {told.get('state')}, to {told.get('server')}"
     if told.get("state") == "backing off":
         who += f" ({told.get('excuse')})"
-    return printable_reason(who)
-
-
-def printable_reason(text: str) -> str:
-    """Return what a server or a file said, safe for a terminal."""
-    return printable_text(text)
+    return printable_text(who)
 
 
 # Names

@@ -27,9 +27,9 @@ def sort_by_age(candidates: list[tuple[Folder, bytes]]) -> None:
 
 def _age_and_name(candidate: tuple[Folder, bytes]) -> tuple[int, bytes]:
     folder, name = candidate
-    seconds = name.partition(b".")[0]
-    if seconds.isdigit() and len(seconds) <= names.SECONDS_DIGITS:
-        return int(seconds), name
+    seconds = names.seconds_in(name)
+    if seconds is not None:
+        return seconds, name
     try:
         return int(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_mtime), name
     except OSError:

@@ -35,10 +35,15 @@ def without_uid(name: bytes) -> bytes:
     return re.sub(_UID, b"", base) if b",U=" in base else base
 
 
+def seconds_in(name: bytes) -> int | None:
+    """Return the seconds of the epoch that begin a name (maildir(5)), None if there are none."""
+    seconds = name.partition(b".")[0]
+    return int(seconds) if seconds.isdigit() and len(seconds) <= SECONDS_DIGITS else None
+
+
 def seconds_of(name: bytes) -> int:
     """Return the seconds of the epoch that begin a name (maildir(5)), 0 if there are none."""
-    seconds = name.partition(b".")[0]
-    return int(seconds) if seconds.isdigit() and len(seconds) <= SECONDS_DIGITS else 0
+    return seconds_in(name) or 0
 
 
 def of_sidecar(name: bytes) -> bytes:
