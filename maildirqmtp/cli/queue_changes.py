@@ -19,7 +19,7 @@ from maildirqmtp.forwarder.stop import Stop
 from maildirqmtp.maildir import holds, requeue, state
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
-from maildirqmtp.transport.signals import signal_handlers
+from maildirqmtp.transport.signals import signal_handlers, stop_handler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,15 +48,12 @@ def code_of(selected: Selected) -> int:
 def stoppable() -> Iterator[Stop]:
     """Let signals stop the command between two messages: no message is left half done.
 
-    SIGHUP is one: it comes when a remote terminal is gone. A second signal ends a mailer at once,
-    but not SIGHUP, which comes together with SIGTERM at the end of a session.
+    SIGHUP is one: it comes when a remote terminal is gone. A user who repeats one ends a mailer at
+    once.
     """
     stop = Stop(time.monotonic, _STOP_S)
-
-    def told(number: int, _: object) -> None:
-        stop.tell(at_once=stop.is_told and number != signal.SIGHUP)
-
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    told = stop_handler(lambda: stop.tell(at_once=stop.is_told))
     with signal_handlers(numbers, told, keep_ignored=True):
         yield stop
 

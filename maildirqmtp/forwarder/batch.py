@@ -91,17 +91,9 @@ def _run(
     """
     import signal
 
-    from maildirqmtp.transport.signals import signal_handlers
+    from maildirqmtp.transport.signals import signal_handlers, stop_handler
 
-    last = 0
-
-    def told(number: int, _: object) -> None:
-        # SIGTERM and SIGHUP come together where a session ends, and Python handles either first.
-        nonlocal last
-        before, last = last, number
-        if not forwarder.stopping or signal.SIGHUP not in (before, number):
-            forwarder.interrupt()
-
+    told = stop_handler(forwarder.interrupt)
     stop_signals = (signal.SIGTERM, signal.SIGINT)
     with (
         signal_handlers(stop_signals, told, wakeup_fd=forwarder.wake.write_fd),

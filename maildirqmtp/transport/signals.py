@@ -42,3 +42,22 @@ def signal_handlers(
             signal.set_wakeup_fd(earlier_fd)
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def stop_handler(stop: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    """Return a handler of signals that calls `stop` for the first one, and where a user repeats it.
+
+    SIGTERM and SIGHUP come together where a session ends, and Python handles either first: only a
+    second signal that is not SIGHUP tells to stop again.
+    """
+    told = False
+    asked = 0
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal told, asked
+        asked += number != signal.SIGHUP
+        if not told or asked > 1:
+            told = True
+            stop()
+
+    return handle

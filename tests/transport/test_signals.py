@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from maildirqmtp.transport.signals import signal_handlers
+from maildirqmtp.transport.signals import signal_handlers, stop_handler
 
 
 def _fail_with_handlers(seen: list[int], wakeup_fd: int) -> None:
@@ -50,3 +50,28 @@ def test_what_the_caller_ignores_stays_ignored_where_that_is_asked(keep_ignored:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert bool(seen) is not keep_ignored
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        pytest.param([signal.SIGTERM], 1, id="an administrator"),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], 2, id="one who will not wait"),
+        pytest.param([signal.SIGINT, signal.SIGTERM], 2, id="one who will not wait for ^C"),
+        pytest.param([signal.SIGHUP], 1, id="a terminal that is gone"),
+        pytest.param([signal.SIGHUP, signal.SIGHUP], 1, id="gone, and its master too"),
+        pytest.param([signal.SIGTERM, signal.SIGHUP], 1, id="systemd ends a session"),
+        pytest.param([signal.SIGHUP, signal.SIGTERM], 1, id="the same, handled in numbers' order"),
+        pytest.param([signal.SIGTERM, signal.SIGHUP, signal.SIGTERM], 2, id="and then kill(1)"),
+        pytest.param([signal.SIGHUP, signal.SIGTERM, signal.SIGTERM], 2, id="and kill(1) again"),
+    ],
+)
+def test_only_a_user_who_repeats_it_ends_what_is_in_flight(
+    numbers: list[signal.Signals], told: int
+) -> None:
+    """The end of a session sends two signals; taken for haste, mail in flight comes twice."""
+    calls: list[None] = []
+    handler = stop_handler(lambda: calls.append(None))
+    for number in numbers:
+        handler(number, None)
+    assert len(calls) == told
