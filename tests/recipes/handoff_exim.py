@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 from pathlib import Path
 
+from tests.helpers import wait_until
 from tests.recipes.next_server import BOXES, RECIPE, boxes, campaign
 from tests.recipes.trial import HOME, Trial, block, listening, make_user
 
@@ -73,9 +73,20 @@ class Exim:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         self._process.terminate()
         self._process.wait(60)
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGTERM)
+        wait_until(lambda: all([_ended(int(child)) for child in children]), "the end of Exim")
+
+
+def _ended(pid: int) -> bool:
+    """Tell a process of Exim to end, and return whether it has.
+
+    It heeds the signal only where that interrupts its wait for input: told once while it is busy,
+    it takes all that is left.
+    """
+    try:
+        os.kill(pid, signal.SIGTERM)
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()  # nobody has reaped it yet
+    except (ProcessLookupError, FileNotFoundError):
+        return True
 
 
 def main() -> None:

@@ -88,12 +88,12 @@ def main() -> None:
     call("chown", "maildirqmtp:", SOCKET.parent)
     install()
     queue = ("qmtpmaildir", "--queue", QUEUE, "--listen", f"unix:{SOCKET}")
-    with (
-        far_end("mail.example.org"),
-        running(*queue),
-        running("maildirqmtp", "--config", "/etc/maildirqmtp.toml"),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(far_end("mail.example.org"))
+        stack.enter_context(running(*queue))
         wait_until(lambda: SOCKET.exists() and QUEUE.is_dir(), "the queue", DEADLINE_S)
+        # A maildir that does not exist is looked for every 30 s only.
+        stack.enter_context(running("maildirqmtp", "--config", "/etc/maildirqmtp.toml"))
         mailx = Trial(RECIPE, "bsd-mailx")
         with mailx.checks("mail of this machine's root goes to a person"):
             call("mail", "-s", "aliased", "root", text="Hello\n")
