@@ -284,7 +284,9 @@ TRACE = b"Return-Path: <old@x>\nDelivered-To: old@y\n"
         (FROM + TRACE + b"Received: x\n" + TRACE, b"Received: x\n" + TRACE),
         (b"From: jane\n", b"From: jane\n"),
         (b"Received: x\n" + FROM, b"Received: x\n" + FROM),
-        (FROM + FROM, FROM),
+        (FROM + FROM, b""),
+        (FROM + b">" + FROM + b">>" + FROM + TRACE, b""),
+        (b">" + FROM + b"> From x\n", b"> From x\n"),
     ],
 )
 @pytest.mark.parametrize("text", [TEXT, b"", TEXT * 20_000])
@@ -315,6 +317,8 @@ def test_a_second_delivered_to_is_sent(path: Path) -> None:
         (b"From ", b""),
         (b"From x", b""),
         (b"From x\n", b""),
+        (b"From x\n>From y\nFrom: z\n", b"From: z\n"),
+        (b"From x\n>Fro", b">Fro"),
         (b"Fro", b"Fro"),
         (b"", b""),
         (b"From " + b"x" * 2_000_000 + b"\n", None),
