@@ -73,7 +73,7 @@ def send(
             if text.length > MAX_MESSAGE:
                 raise EnvelopeError(f"the message is larger than {MAX_MESSAGE} bytes")
             code = hand_over(settings, envelope, text, given, tell)
-        if isinstance(message, UntilDot) and message.more:
+        if isinstance(message, UntilDot) and (message.more or given.has_more()):
             tell("a line with a dot alone ended the message; use -i where it is to stay")
     return code
 
