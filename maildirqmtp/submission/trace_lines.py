@@ -37,9 +37,9 @@ def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
     top, complete, limit = b"", False, TOP_BYTES
     while True:
         while not complete and len(top) < limit:
-            piece = next(source, b"")
-            top += piece
-            complete = not piece
+            piece = next(source, None)
+            complete = piece is None
+            top += piece or b""
         kept = _without_trace(top, complete)
         if kept is not None or limit >= WHOLE_MAX:
             break

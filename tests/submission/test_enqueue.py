@@ -17,6 +17,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.submission.line_ends import unix_lines
 from maildirqmtp.submission.message_input import Input
 from maildirqmtp.submission.trace_lines import remove_trace
 from tests.fakes import FileSystem
@@ -331,6 +332,13 @@ def test_wherever_the_input_is_cut(text: bytes, kept: bytes | None, piece: int) 
     size = piece if len(text) < 10_000 else 1 << 16
     pieces = (text[at : at + size] for at in range(0, len(text), size))
     assert b"".join(remove_trace(pieces)) == (text if kept is None else kept)
+
+
+def test_a_program_that_writes_byte_by_byte_is_read_to_its_end() -> None:
+    """A CR that is read before its LF leaves nothing to pass on yet, and is not the end."""
+    text = (FROM + TRACE + TEXT).replace(b"\n", b"\r\n")
+    pieces = (text[at : at + 1] for at in range(len(text)))
+    assert b"".join(remove_trace(unix_lines(pieces))) == TEXT
 
 
 # Told to stop
