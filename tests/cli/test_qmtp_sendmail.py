@@ -220,6 +220,28 @@ def test_a_message_that_is_none(home: Home) -> None:
         assert header.startswith(b'From: "Ann B." <')
 
 
+@pytest.mark.parametrize(
+    ("rest", "words", "author"),
+    [
+        ('domain = "d"', ("-f", "me"), b"me@d"),
+        ('domain = "d"\nsender = "all@x"', ("-f", "me"), b"me@d"),
+        ('domain = "d"\nsender = "all@x"', ("-f", "me@localhost"), b"all@x"),
+        ('domain = "d"\nsender = "all"', ("-f", "me@localhost"), b"all@d"),
+        ('domain = "d"\nsender = ""', ("-f", "me@localhost"), b"me@d"),
+        ('domain = "d"', ("-f", "me@x"), b"me@x"),
+        ('sender = "all@x"', ("-f", "me"), b"all@x"),
+        ('sender = "all@x"', ("-f", ""), b"all@x"),
+    ],
+)
+def test_the_author_where_from_is_missing(
+    home: Home, rest: str, words: tuple[str, ...], author: bytes
+) -> None:
+    """An address that replies reach."""
+    home.configure(rest=rest)
+    assert home.send("-F", "", *words, "a@y", text=b"\nhi\n").returncode == 0
+    assert home.kept()[0][2].startswith(b"From: " + author + b"\n")
+
+
 def test_a_large_message(home: Home) -> None:
     """It is not all in memory, and arrives whole."""
     body = os.urandom(3_000_000).replace(b"\r\n", b"xx")
