@@ -125,6 +125,8 @@ def test_q_is_no_message(line: str) -> None:
         (["-bv", "a@x"], "-bv: addresses cannot be verified"),
         (["-bz"], "-bz: there is no such mode"),
         (["-Mrm", "1abc"], "unrecognized arguments: -Mrm"),
+        # mail(1) has it, with a subject, which would be a recipient here.
+        (["-s", "Test", "a@x"], "unrecognized arguments: -s"),
         (["--foo", "a@x"], "unrecognized arguments: --foo"),
         (["-f"], "expected one argument"),
         (["Ann <a@x>"], "recipient: 'Ann <a@x>' is not one address"),
