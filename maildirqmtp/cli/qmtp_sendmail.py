@@ -7,7 +7,7 @@ ignoring them loses nothing.
     cronie            sendmail -FCronDaemon -i -odi -oem -oi -t -f USER
     mutt, neomutt     sendmail -oem -oi [-f ADDRESS] [-N ... -R ...] -- ADDRESS...
     git send-email    sendmail -i [-f ADDRESS] ADDRESS...
-    bsd-mailx         send-mail -i ADDRESS...
+    bsd-mailx         send-mail -i -t [-f ADDRESS]
     s-nail            sendmail -i [-F NAME] [-r ADDRESS] -- ADDRESS...
     PHP               sendmail -t -i [-fADDRESS]
     Emacs             sendmail [-f ADDRESS] -oi [-oem -odb] -t
@@ -53,7 +53,7 @@ configuration is wrong.
 #: Ignored options that take a value.
 _IGNORED_WITH_VALUE = ("A", "B", "C", "D", "e", "h", "L", "N", "p", "R", "V", "X")
 #: Ignored options without a value.
-_IGNORED = ("c", "G", "m", "n", "s", "U", "v", "w", "x")
+_IGNORED = ("c", "G", "m", "n", "U", "v", "w", "x")
 #: Modes of -b other than -bm, -bp and -bi, and why each is refused.
 _MODES_REFUSED = {
     "s": "there is no SMTP on standard input; use -t, or give the recipients as arguments",

@@ -92,11 +92,23 @@ def _targets(value: object, where: str) -> tuple[bytes, ...]:
     return tuple(found)
 
 
+class AbsolutePathType(PathType):
+    """A path that is the same in every directory: programs send mail from any of them."""
+
+    wanted = "a path in quotes, from / or ~/ on,"
+
+    def from_toml(self, value: object, where: str) -> bytes:
+        found = super().from_toml(value, where)
+        if not found.startswith(b"/"):
+            raise ConfigError(f"{where}: {self.wanted} is needed, not {value!r}")
+        return found
+
+
 #: The keys of the table.
 KEYS: dict[str, ValueType[Any]] = {
-    "socket": PathType("PATH"),
-    "maildir": PathType("DIR"),
-    "queue": PathType("DIR"),
+    "socket": AbsolutePathType("PATH"),
+    "maildir": AbsolutePathType("DIR"),
+    "queue": AbsolutePathType("DIR"),
     "domain": HostNameType("NAME"),
     "sender": AddressType("sender"),
     "aliases": AliasesType(),

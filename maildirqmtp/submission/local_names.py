@@ -95,7 +95,11 @@ class LocalNames:
         local, domain = _parts(address)
         if not self._is_here(domain):
             return address
-        return self.own(local) if self._settings.sender is None else self._settings.sender
+        configured = self._settings.sender
+        if configured is None:
+            return self.own(local)
+        is_name = configured and b"@" not in configured
+        return self.own(configured) if is_name else configured
 
     def own(self, name: bytes) -> bytes:
         """Return the address of a user of this machine."""

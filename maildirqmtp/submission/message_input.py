@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from contextlib import contextmanager
@@ -76,6 +77,15 @@ class Input(Stoppable):
                     f"the message is larger than {MAX_MESSAGE} bytes; nothing is taken"
                 )
             yield piece
+
+    def has_more(self) -> bool:
+        """Return whether text that was not read waits now. What is typed ahead is left alone."""
+        try:
+            if os.isatty(self._fd) or not select.select([self._fd], [], [], 0)[0]:
+                return False
+            return bool(os.read(self._fd, _PIECE_BYTES).strip())
+        except OSError:
+            return False
 
     def _read(self) -> bytes:
         stopped = LocalError("told to stop before the end of the message; nothing of it is taken")

@@ -73,7 +73,7 @@ def send(
             if text.length > MAX_MESSAGE:
                 raise EnvelopeError(f"the message is larger than {MAX_MESSAGE} bytes")
             code = hand_over(settings, envelope, text, given, tell)
-        if isinstance(message, UntilDot) and message.more:
+        if isinstance(message, UntilDot) and (message.more or given.has_more()):
             tell("a line with a dot alone ended the message; use -i where it is to stay")
     return code
 
@@ -91,7 +91,7 @@ def _prepare(request: Request, settings: Submission, head: Head) -> tuple[Envelo
 
     def author() -> bytes:
         name = user.full_name if request.full_name is None else request.full_name
-        return heading.author(name, _author_address(request, settings, names, user.login))
+        return heading.author(name, _author_address(request, names, user.login))
 
     def message_id() -> bytes:
         unique = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime())}.{os.getpid()}"
@@ -101,15 +101,12 @@ def _prepare(request: Request, settings: Submission, head: Head) -> tuple[Envelo
     return Envelope(sender, recipients), heading.completed(head, names.domain, missing)
 
 
-def _author_address(
-    request: Request, settings: Submission, names: LocalNames, login: bytes
-) -> bytes:
+def _author_address(request: Request, names: LocalNames, login: bytes) -> bytes:
     """Return the address for From: the sender that was given, else the user's own."""
     address = request.sender or login
-    if b"@" in address:
-        return names.sender(address)
     # The configured address is of more use than a name at a host that no reply can reach.
-    return names.own(address) if names.domain else settings.sender or names.own(address)
+    found = names.sender(address) if b"@" in address or not names.domain else b""
+    return found or names.own(address.partition(b"@")[0])
 
 
 def _check(sender: bytes, recipients: tuple[bytes, ...]) -> None:

@@ -2,11 +2,14 @@
 
 They are about an earlier delivery: preline(1), procmail and maildrop write an
 mbox `From ` line and Return-Path, Delivered-To or Envelope-to. If it stayed, the
-`From ` line would end the header of the message that is sent.
+`From ` line would end the header of the message that is sent. Mail that was
+delivered more than once has several, escaped as `>From `; Postfix's sendmail
+removes them all.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from maildirqmtp.mail import envelope
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
 TOP_BYTES = 64 << 10
 WHOLE_MAX = 1 << 20
 
-_FROM_LINE = b"From "
+_FROM_LINES = re.compile(rb"(?:>*+From [^\n]*+(?:\n|\Z))++")
 
 
 def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a message without the lines of an earlier delivery on top of it.
 
-    One `From ` line is removed, and those trace lines that the forwarder removes: the
+    The `From ` lines are removed, and those trace lines that the forwarder removes: the
     first Return-Path, the first Delivered-To, all Envelope-to. Later ones stay, because
     mail loops are found by them; so if the forwarder would then remove one more, all
     trace lines are left to it. At most 1 MiB is held.
@@ -34,9 +37,9 @@ def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
     top, complete, limit = b"", False, TOP_BYTES
     while True:
         while not complete and len(top) < limit:
-            piece = next(source, b"")
-            top += piece
-            complete = not piece
+            piece = next(source, None)
+            complete = piece is None
+            top += piece or b""
         kept = _without_trace(top, complete)
         if kept is not None or limit >= WHOLE_MAX:
             break
@@ -47,11 +50,10 @@ def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def _without_trace(top: bytes, complete: bool) -> bytes | None:
     """Return the beginning of a message without its trace lines; None if more is needed."""
-    if top.startswith(_FROM_LINE):
-        end = top.find(b"\n")
-        if end < 0 and not complete:
+    if found := _FROM_LINES.match(top):
+        if found.end() == len(top) and not complete:
             return None
-        top = top[end + 1 :] if end >= 0 else b""
+        top = top[found.end() :]
     rest = _as_sent(top, complete)
     if rest is None:
         return None

@@ -125,6 +125,8 @@ def test_q_is_no_message(line: str) -> None:
         (["-bv", "a@x"], "-bv: addresses cannot be verified"),
         (["-bz"], "-bz: there is no such mode"),
         (["-Mrm", "1abc"], "unrecognized arguments: -Mrm"),
+        # mail(1) has it, with a subject, which would be a recipient here.
+        (["-s", "Test", "a@x"], "unrecognized arguments: -s"),
         (["--foo", "a@x"], "unrecognized arguments: --foo"),
         (["-f"], "expected one argument"),
         (["Ann <a@x>"], "recipient: 'Ann <a@x>' is not one address"),
@@ -218,6 +220,28 @@ def test_a_message_that_is_none(home: Home) -> None:
         names_there = [line.partition(b":")[0] for line in header.split(b"\n")]
         assert names_there == [b"From", b"Date", b"Message-ID"]
         assert header.startswith(b'From: "Ann B." <')
+
+
+@pytest.mark.parametrize(
+    ("rest", "words", "author"),
+    [
+        ('domain = "d"', ("-f", "me"), b"me@d"),
+        ('domain = "d"\nsender = "all@x"', ("-f", "me"), b"me@d"),
+        ('domain = "d"\nsender = "all@x"', ("-f", "me@localhost"), b"all@x"),
+        ('domain = "d"\nsender = "all"', ("-f", "me@localhost"), b"all@d"),
+        ('domain = "d"\nsender = ""', ("-f", "me@localhost"), b"me@d"),
+        ('domain = "d"', ("-f", "me@x"), b"me@x"),
+        ('sender = "all@x"', ("-f", "me"), b"all@x"),
+        ('sender = "all@x"', ("-f", ""), b"all@x"),
+    ],
+)
+def test_the_author_where_from_is_missing(
+    home: Home, rest: str, words: tuple[str, ...], author: bytes
+) -> None:
+    """An address that replies reach."""
+    home.configure(rest=rest)
+    assert home.send("-F", "", *words, "a@y", text=b"\nhi\n").returncode == 0
+    assert home.kept()[0][2].startswith(b"From: " + author + b"\n")
 
 
 def test_a_large_message(home: Home) -> None:

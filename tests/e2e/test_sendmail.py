@@ -347,3 +347,32 @@ def test_a_queue_that_takes_no_connection_is_not_waited_for(home: Home) -> None:
             process.send_signal(signal.SIGTERM)
             assert told_by(process) == (0, "")
     assert [recipients for _, recipients, _ in home.kept()] == [["a@y"]]
+
+
+# A message that ends with a dot
+
+
+def test_text_that_comes_after_the_dot_is_not_lost_without_a_word(home: Home) -> None:
+    """A shell loop writes each line by itself, so that the dot ends what is read at once."""
+    go = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_package()
+        go.wait(DEADLINE_S)
+        peer.respond(b"Kok")
+
+    argv = [*command("qmtp-sendmail"), "a@y"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with (
+        unix_serving(home, script) as server,
+        subprocess.Popen(argv, env=home.environment, **pipes) as process,  # type: ignore[call-overload]
+    ):
+        process.stdin.write(HEADER + b"\nhi\n.\n")
+        process.stdin.flush()
+        wait_until(lambda: server.packages != [], "the package")
+        process.stdin.write(b"and more\n")
+        process.stdin.flush()
+        go.set()
+        code, said = told_by(process)
+    assert code == 0
+    assert "a line with a dot alone ended the message; use -i" in said

@@ -97,7 +97,11 @@ def test_a_file_that_may_not_be_read_is_skipped(files: tuple[Path, Path]) -> Non
         ("[submission]\nx = 1\n", 2, "unknown key 'x' in [submission]; it may have socket, "),
         ("submission = 1\n", 1, "a table is needed, written [submission]"),
         ("[[submission]]\n", 1, "a table is needed"),
-        ("[submission]\nsocket = 1\n", 2, "socket: a path in quotes is needed, not a number"),
+        ("[submission]\nsocket = 1\n", 2, "socket: a path in quotes, from / or ~/ on, is needed"),
+        # Else mail would wait in whatever directory a program was in, and nobody look there.
+        ('[submission]\nmaildir = "Outgoing"\n', 2, "maildir: a path in quotes, from / or ~/ on"),
+        ('[submission]\nqueue = "./q"\n', 2, "is needed, not './q'"),
+        ('[submission]\nsocket = "unix:/run/s"\n', 2, "is needed, not 'unix:/run/s'"),
         ('[submission]\ndomain = "a b"\n', 2, "domain: a name as in mail.example.org is needed"),
         ('[submission]\ndomain = ""\n', 2, "domain: a name"),
         ('[submission]\nsender = "a b"\n', 2, "sender: 'a b' is not one address"),

@@ -17,6 +17,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import Sidecar
 from maildirqmtp.maildir import writing
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.submission.line_ends import unix_lines
 from maildirqmtp.submission.message_input import Input
 from maildirqmtp.submission.trace_lines import remove_trace
 from tests.fakes import FileSystem
@@ -284,7 +285,9 @@ TRACE = b"Return-Path: <old@x>\nDelivered-To: old@y\n"
         (FROM + TRACE + b"Received: x\n" + TRACE, b"Received: x\n" + TRACE),
         (b"From: jane\n", b"From: jane\n"),
         (b"Received: x\n" + FROM, b"Received: x\n" + FROM),
-        (FROM + FROM, FROM),
+        (FROM + FROM, b""),
+        (FROM + b">" + FROM + b">>" + FROM + TRACE, b""),
+        (b">" + FROM + b"> From x\n", b"> From x\n"),
     ],
 )
 @pytest.mark.parametrize("text", [TEXT, b"", TEXT * 20_000])
@@ -315,6 +318,8 @@ def test_a_second_delivered_to_is_sent(path: Path) -> None:
         (b"From ", b""),
         (b"From x", b""),
         (b"From x\n", b""),
+        (b"From x\n>From y\nFrom: z\n", b"From: z\n"),
+        (b"From x\n>Fro", b">Fro"),
         (b"Fro", b"Fro"),
         (b"", b""),
         (b"From " + b"x" * 2_000_000 + b"\n", None),
@@ -327,6 +332,13 @@ def test_wherever_the_input_is_cut(text: bytes, kept: bytes | None, piece: int) 
     size = piece if len(text) < 10_000 else 1 << 16
     pieces = (text[at : at + size] for at in range(0, len(text), size))
     assert b"".join(remove_trace(pieces)) == (text if kept is None else kept)
+
+
+def test_a_program_that_writes_byte_by_byte_is_read_to_its_end() -> None:
+    """A CR that is read before its LF leaves nothing to pass on yet, and is not the end."""
+    text = (FROM + TRACE + TEXT).replace(b"\n", b"\r\n")
+    pieces = (text[at : at + 1] for at in range(len(text)))
+    assert b"".join(remove_trace(unix_lines(pieces))) == TEXT
 
 
 # Told to stop

@@ -129,6 +129,17 @@ def test_the_envelope_sender(address: bytes, plain: bytes, configured: bytes) ->
     assert names(domain=None).sender(b"jane") == b"jane@laptop.corp.example"
 
 
+@pytest.mark.parametrize(
+    ("domain", "sender"),
+    [("example.org", b"me@example.org"), (None, b"me@laptop.corp.example")],
+)
+def test_a_configured_sender_may_lack_its_domain(domain: str | None, sender: bytes) -> None:
+    """The server would complete it by its own, and somebody else there get the bounces."""
+    for address in (b"jane", b"jane@localhost"):
+        assert names(domain, sender=b"me").sender(address) == sender
+        assert names(domain, sender=b"").sender(address) == b""
+
+
 def test_the_dns_is_not_asked_for_most_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline it takes seconds to answer."""
 
