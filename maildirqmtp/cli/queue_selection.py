@@ -12,11 +12,14 @@ from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
 from maildirqmtp.daemon.listing import HELD, WAITING, Entry, QueuePlace
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import names as file_names
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from maildirqmtp.maildir.files import Folder
 
 #: A message, and where it is.
 Chosen = tuple[QueuePlace, Maildir, Entry]
@@ -99,8 +102,7 @@ class Selected:
         if not self._selection.names:
             return [(p, m, entry) for p, m in opened for entry in self.entries(p, m)]
         found: dict[bytes, Chosen] = {}
-        for name in self._selection.names:
-            named = {e.folder.join(e.name): (p, m, e) for p, m, e in self._named(opened, name)}
+        for name, named in self._named(opened):
             if single and len(named) > 1:
                 paths = ", ".join(map(printable, named))
                 self.fault(
@@ -111,25 +113,71 @@ class Selected:
                 found |= named
         return list(found.values())
 
-    def _named(self, opened: list[tuple[QueuePlace, Maildir]], name: bytes) -> list[Chosen]:
-        found: list[Chosen] = []
-        is_there = False
+    def _named(
+        self, opened: Sequence[tuple[QueuePlace, Maildir]]
+    ) -> Iterator[tuple[bytes, dict[bytes, Chosen]]]:
+        """Yield each name and the messages that it means, by their paths; report what is missing.
+
+        Each maildir is listed once, however many names there are.
+        """
+        found: dict[bytes, dict[bytes, Chosen]] = {name: {} for name in self._selection.names}
+        there: set[bytes] = set()
         now_s = time.time()
+        matches = self._selection.filter.matches
         for place, maildir in opened:
             try:
-                wanted = listing.find_names(maildir, place, name)
-                matches = self._selection.filter.matches
-                for entry in listing.entries(maildir, place, wanted):
-                    is_there = True
+                meant = find_names(listing.candidates(maildir, place), list(found))
+                for entry in listing.entries(maildir, place, meant):
+                    by_names = meant[entry.folder, entry.name]
+                    there.update(by_names)
                     if matches(entry, now_s, place.prefixes):
-                        found.append((place, maildir, entry))
+                        for name in by_names:
+                            found[name][entry.folder.join(entry.name)] = place, maildir, entry
             except LocalError as error:
                 self.fault(str(error))
-        if is_there and not found:
-            self.fault(f"{printable(name)} is there, but is not what the other options ask for")
-        elif not found:
-            failed = "" if any(place.is_failed for place, _ in opened) else _OR_FAILED
-            self.fault(
-                f"no message {printable(name)}: it was sent or removed{failed}, or was never there"
-            )
-        return found
+        is_known = self.complete
+        missing = "" if any(place.is_failed for place, _ in opened) else _OR_FAILED
+        for name, named in found.items():
+            if name in there and not named:
+                self.fault(f"{printable(name)} is there, but is not what the other options ask for")
+            elif not named and not is_known:
+                self.fault(f"no message {printable(name)} where it could be looked for")
+            elif not named:
+                self.fault(
+                    f"no message {printable(name)}: it was sent or removed{missing}, or was never "
+                    f"there"
+                )
+            yield name, named
+
+
+def find_names(
+    candidates: Iterable[tuple[Folder, bytes]], wanted: Iterable[bytes]
+) -> dict[tuple[Folder, bytes], list[bytes]]:
+    """Return the messages that the wanted names may mean, and by which of the names each is meant.
+
+    A wanted name is a file name, or a path that ends in one, with or without the flags and numbers
+    that mail readers add; if it ends with `+`, it means each message whose name begins so. A
+    whole name never means a longer one: that may be another message, and the wanted one gone.
+    """
+    whole: dict[bytes, list[bytes]] = {}
+    beginnings: list[tuple[bytes, bytes]] = []
+    for name in wanted:
+        last = name.rpartition(b"/")[2]
+        if plain := file_names.plain(last):
+            whole.setdefault(plain, []).append(name)
+        beginning = last.removesuffix(listing.ABBREVIATED)
+        if beginning not in (last, b""):  # all names begin with $UNSET
+            beginnings.append((beginning, name))
+    found: dict[tuple[Folder, bytes], list[bytes]] = {}
+    begun: dict[tuple[Folder, bytes], list[bytes]] = {}
+    exact: set[bytes] = set()
+    for one in candidates:
+        if named := whole.get(file_names.plain(one[1])):
+            found[one] = list(named)
+            exact.update(named)
+        if longer := [name for beginning, name in beginnings if one[1].startswith(beginning)]:
+            begun[one] = longer
+    for one, longer in begun.items():
+        if kept := [name for name in longer if name not in exact]:
+            found.setdefault(one, []).extend(kept)
+    return found
