@@ -134,8 +134,8 @@ def _status(line: CommandLine) -> int:
     from maildirqmtp.cli.status import show, show_maildir
 
     if line.config is None:
-        path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json), line.limit, line.shard)
+        given = line.values(flags_and_keys.ROUTE)
+        return show_maildir(os.fsencode(line.arguments[0]), given, bool(line.json), line.limit)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)

@@ -38,41 +38,37 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.maildir import Candidates
-    from maildirqmtp.maildir.shard import Shard
+    from maildirqmtp.settings.flags_and_keys import Values
 
 #: The most messages that are listed of each maildir by default.
 LIMIT = 100
 #: Names whose files are opened, if no higher limit is given; the others are only counted.
 LOOK = 2_000
+#: The settings that say which messages are sent, with which envelope, and where failures go.
+_GIVEN = ("include_cur", "sender", "default_sender", "recipients", "max_bytes", "failed")
 #: How deep nested values of a status file are shown; a genuine file has three levels, and one is
 #: added around it.
 _MAX_DEPTH = 6
 
 
-def show_maildir(
-    path: bytes,
-    include_cur: bool | None,
-    as_json: bool,
-    limit: int | None = None,
-    shard: Shard | None = None,
-) -> int:
+def show_maildir(path: bytes, given: Values, as_json: bool, limit: int | None = None) -> int:
     """Print what waits in a maildir, and what has failed; return 111 if anything waits.
 
     Each route and shard that a daemon serves is shown; without a daemon, the whole maildir.
-    `include_cur` None means also cur/ if its daemon takes that. `shard` shows only that shard.
-    Envelopes are as the daemon's settings have them.
+    The settings of a route in `given` override those that the daemon tells; a shard in them is the
+    only one that is shown.
     """
     try:
         with Maildir(path) as maildir:
             found, settings = served(maildir), served_settings(maildir)
     except LocalError:
         found, settings = [], {}  # it is told when it is looked at
-    if shard is not None:
+    if (shard := given.get("shard")) is not None:
         found = [(prefix, shard) for prefix in sorted({prefix for prefix, _ in found}) or [b""]]
     server = TcpEndpoint("nowhere")
-    given = {} if include_cur is None else {"include_cur": include_cur}
+    own = {field: value for field, value in given.items() if field in _GIVEN}
     routes = [
-        Route(path, server, prefix=prefix, shard=part, **settings.get(prefix, {}) | given)
+        Route(path, server, prefix=prefix, shard=part, **settings.get(prefix, {}) | own)
         for prefix, part in found or [(b"", None)]
     ]
     return show(routes, as_json, limit)

@@ -201,8 +201,10 @@ def check_together(line: CommandLine) -> None:
     stays |= {"status": line.status, "check-config": line.check_config}
     ends = {"demo": line.demo, "enqueue": line.enqueue is not None, "dry-run": line.dry_run}
     first = [flag for flag, given in stays.items() if given]
-    for flag in [flag for flag, given in ends.items() if given and first]:
-        raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
+    for flag in [flag for flag, given in ends.items() if given]:
+        if first:
+            raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
+        first = [flag]
     configured = line.config is not None
     for wrong, why in (
         (

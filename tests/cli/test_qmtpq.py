@@ -227,7 +227,7 @@ def test_what_is_in_cur_waits_where_the_daemon_takes_it(
         opened.lock()
         write_status(Snapshot(route, "connected", Counters().as_dict()))
         qmtpq(capsys, 0, "hold", path, "--to", "a-b@y")
-        status.show_maildir(os.fsencode(path), None, True)
+        status.show_maildir(os.fsencode(path), {}, True)
         assert json_events(capsys.readouterr().out)[0]["messages"] == 1 + cur
     on_hold = [one["message"] for one in listed(capsys, path, "--cur", "--held")]
     assert on_hold == ["1.new", "2.read:2,S"][: 1 + cur]
@@ -252,7 +252,7 @@ def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys:
             ("waiting", "me@x", ["you@y", "\udcff@y"]),
             ("held", "me@x", ["you@y", "\udcff@y"]),
         ]
-        status.show_maildir(os.fsencode(path), None, True)
+        status.show_maildir(os.fsencode(path), {}, True)
         first, second = json_events(capsys.readouterr().out)[0]["waiting"]
         assert (first["sender"], first["reason"]) == ("me@x", "")
         assert "--max-size" in second["reason"]
