@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
+    from maildirqmtp.forwarder.route import Route
+
 _USAGE = """\
 qmtpq COMMAND [OPTION...] DIR [NAME...]
        qmtpq COMMAND [OPTION...] --config FILE [NAME...]"""
@@ -203,17 +205,20 @@ def _selection(options: argparse.Namespace) -> Selection:
         *states,
     )
     names = list(map(os.fsencode, options.arguments))
+    routes: tuple[Route, ...] = ()
     if options.config is None:
         places = listing.places_of(names.pop(0), options.failed_maildir, options.cur)
     else:
         from maildirqmtp.settings import command_line, config
 
         raise_limit()  # each maildir of the file stays open
-        found = config.read(options.config, command_line.parse(["--config", options.config]))
+        routes = config.read(
+            options.config, command_line.parse(["--config", options.config])
+        ).routes
         places = listing.places_of_routes(
-            r._replace(include_cur=r.include_cur or options.cur) for r in found.routes
+            r._replace(include_cur=r.include_cur or options.cur) for r in routes
         )
-    selection = Selection(tuple(places), tuple(names), wanted)
+    selection = Selection(tuple(places), tuple(names), wanted, routes)
     _check_scope(options, selection)
     return selection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon import listing
@@ -19,6 +19,7 @@ from maildirqmtp.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.files import Folder
 
 #: A message, and where it is.
@@ -30,17 +31,19 @@ _OR_FAILED = ", or has failed (qmtpq list --failed; qmtpq resend sends it again)
 class Selection:
     """What a command line selects: the maildirs to look at, and the messages in them.
 
-    `names` are file names, empty for all; a message also has to match `filter`.
+    `names` are file names, empty for all; a message also has to match `filter`. `routes` are those
+    of a file, empty without one.
     """
 
     places: tuple[QueuePlace, ...]
     names: tuple[bytes, ...] = ()
     filter: EntryFilter = field(default_factory=EntryFilter)
+    routes: tuple[Route, ...] = ()
 
     def of_places(self, failed: bool | None) -> Selection:
         """Return the selection in failed maildirs only (True), the others only (False) or both."""
         kept = [p for p in self.places if failed is None or p.is_failed is failed]
-        return Selection(tuple(kept), self.names, self.filter)
+        return replace(self, places=tuple(kept))
 
 
 class Selected:
@@ -67,6 +70,17 @@ class Selected:
         """Report what could not be done, and note it for the exit code."""
         self.complete = False
         self._complain(text)
+
+    def routes_of(self, place: QueuePlace) -> dict[bytes, Route]:
+        """Return the routes of the file that have this maildir, or this failed one, by prefix.
+
+        The first of several with the same prefix, of which each has a queue of its own, counts.
+        """
+        found: dict[bytes, Route] = {}
+        for route in self._selection.routes:
+            if place.path == (route.failed_maildir if place.is_failed else route.maildir):
+                found.setdefault(route.prefix, route)
+        return found
 
     def maildirs(self) -> Iterator[tuple[QueuePlace, Maildir]]:
         """Open one maildir after the other; they stay open until the context ends."""
