@@ -271,7 +271,7 @@ def make_route(line: CommandLine) -> Route:
     if len(words) == 3:
         values[flags_and_keys.PREFIX.field] = os.fsencode(words[1])
     values |= {
-        flags_and_keys.MAILDIR.field: os.fsencode(words[0]),
+        flags_and_keys.MAILDIR.field: flags_and_keys.MAILDIR.type.parse(words[0], "DIR"),
         flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)

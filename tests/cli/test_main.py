@@ -553,6 +553,18 @@ def test_status(stayed: Stayed, tmp_path: Path) -> None:
     assert stayed.shown == (both, True)
 
 
+@pytest.mark.parametrize("words", [["--status", ""], ["--enqueue", ""], ["--config", ""]])
+def test_a_path_without_a_name_is_wrong_usage(words: list[str], capsys: Out) -> None:
+    """As of "$UNSET" in a script; nothing is looked for in the current folder."""
+    code: object
+    try:
+        code = cli.main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 100
+    assert "is needed" in capsys.readouterr().err
+
+
 # The whole program
 
 

@@ -453,6 +453,22 @@ def test_a_name_is_not_said_to_be_gone_where_the_maildir_cannot_be_listed(
     assert "no message 1.a where it could be looked for" in err
 
 
+@pytest.mark.parametrize("words", [["drop", "--yes", "--all"], ["hold", "--all"]])
+def test_it_is_told_where_nobody_reads_what_was_done(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """After `| head` the messages that are left were taken for held, or dropped."""
+    for number in range(3):
+        add_message(path, f"{number}.a")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert main([*words, str(path)]) == 111
+        monkeypatch.undo()
+    assert "standard output: Broken pipe; messages may be left as" in capsys.readouterr().err
+
+
 # Drop
 
 

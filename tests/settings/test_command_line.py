@@ -248,6 +248,12 @@ def test_an_empty_path_is_none(flag: str) -> None:
         parse([f"--{flag}", "", "M", "h"])
 
 
+def test_a_maildir_without_a_name_is_wrong_usage() -> None:
+    """`maildirqmtp "$UNSET" HOST` was tried again for ever, and was to be mended in this folder."""
+    with pytest.raises(ConfigError, match=r"^DIR: a path is needed"):
+        route("", "h")
+
+
 # Several servers
 
 
