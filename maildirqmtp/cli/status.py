@@ -12,10 +12,12 @@ import math
 import os
 import stat
 import sys
+import textwrap
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.listing import daemon_text
 from maildirqmtp.daemon.status import read, served, served_settings
@@ -29,6 +31,7 @@ from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
 from maildirqmtp.maildir.state import State
+from maildirqmtp.settings.units import ago
 from maildirqmtp.text import LAST_S, printable, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -251,7 +254,7 @@ def _print(found: dict[str, Any]) -> None:
     waiting, who = found["waiting"], daemon_text(found["daemon"], found["last_run"])
     prefix = f" {found['prefix']}" if found["prefix"] else ""
     shard = f", shard {found['shard']}" if found["shard"] else ""
-    print(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
+    _print_wrapped(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]
@@ -300,21 +303,44 @@ def _print_failed(found: dict[str, Any]) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns; the last cell of a row may have any length."""
+    """Print rows in aligned columns; the last cell of a row may have any length.
+
+    On a terminal, where it would wrap, it is on lines of its own below the row, which is cut.
+    """
+    screen = queue_output.columns()
+    if screen is not None:
+        column = rows[0].index("MESSAGE")
+        shown = queue_output.shortest([row[column] for row in rows])
+        rows = [
+            (*row[:column], name, *row[column + 1 :]) for row, name in zip(rows, shown, strict=True)
+        ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  " + "  ".join([*cells, row[-1]]).rstrip())
+        if screen is None:
+            print("  " + "  ".join([*cells, row[-1]]).rstrip())
+            continue
+        print(queue_output.fitted("  " + "  ".join(cells).rstrip(), screen))
+        if row is not rows[0]:
+            _print_wrapped(row[-1], " " * 8)
 
 
-def ago(seconds: float | None) -> str:
-    """Return a time in seconds for people: 12s, 3.5m, 2.0h, 9.1d; None is `-`."""
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f}{unit}"
-    return f"{seconds:.0f}s"
+def _print_wrapped(text: str, indent: str = "") -> None:
+    """Print a text, on a terminal on as many lines as it takes; paths and addresses stay whole."""
+    screen = queue_output.columns()
+    if screen is None:
+        print(f"{indent}{text}")
+        return
+    lines = textwrap.wrap(
+        text,
+        screen,
+        initial_indent=indent,
+        subsequent_indent=indent or " " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        print(line)
 
 
 def _safe(value: Any, depth: int = 0) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import status
+from maildirqmtp.cli import queue_output, status
 from maildirqmtp.cli.main import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_file
@@ -23,6 +23,7 @@ from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.settings import units
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import add_message, add_sidecar, make_maildir
 
@@ -184,7 +185,7 @@ def test_names_cannot_write_to_the_terminal(path: Path, capsys: pytest.CaptureFi
 )
 def test_ages_are_for_people(seconds: float | None, shown: str) -> None:
     """The largest unit that fits."""
-    assert status.ago(seconds) == shown
+    assert units.ago(seconds) == shown
 
 
 # What has failed
@@ -353,6 +354,31 @@ def test_a_status_file_of_another_name_is_of_no_route(
     (path,) = locked.glob(".maildirqmtp-status-*")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prefix": prefix}))
     assert shown(capsys, locked, 0) == [("", "none", 0)]
+
+
+def test_the_table_fits_a_terminal(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names as delivery agents make them it wrapped, and could not be read.
+
+    The reason, which is what one looks for, is whole.
+    """
+    name = "1764191885.M123456P77Q1_{}.a-mail-server.example.org"
+    add_message(path, name.format(1), recipient=b"r" * 60 + b"@example.net")
+    add_message(path, name.format(2), b"text\n", None, None)
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, name.format(3))
+    monkeypatch.chdir(path.parent)
+    whole = " ".join(" ".join(table(capsys, Path(path.name), 111)).split())
+    monkeypatch.setattr(queue_output, "columns", lambda: 80)
+    lines = table(capsys, Path(path.name), 111)
+    assert max(map(len, lines)) <= 80
+    said = " ".join(" ".join(lines).split())
+    reason = "held: no envelope: no Return-Path line on top of it; give --sender and --recipient,"
+    assert reason in whole
+    assert reason in said
+    assert "see HELD MESSAGES in maildirqmtp(1)" in said
+    assert "no sidecar says why" in said
 
 
 @pytest.mark.parametrize("told", [True, False])
