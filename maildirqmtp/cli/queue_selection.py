@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A message, and where it is.
 Chosen = tuple[QueuePlace, Maildir, Entry]
+#: Files of a maildir that cannot be looked at, after which its others are not tried.
+_MOST_FAULTS = 20
 _OR_FAILED = ", or has failed (qmtpq list --failed; qmtpq resend sends it again)"
 
 
@@ -101,11 +104,31 @@ class Selected:
             return
         now_s = time.time()
         try:
-            for entry in listing.entries(maildir, place):
-                if self._selection.filter.matches(entry, now_s, place.prefixes):
-                    yield entry
+            candidates = listing.candidates(maildir, place)
         except LocalError as error:
             self.fault(str(error))
+            return
+        for entry in self._each(place, maildir, candidates):
+            if self._selection.filter.matches(entry, now_s, place.prefixes):
+                yield entry
+
+    def _each(
+        self, place: QueuePlace, maildir: Maildir, candidates: Iterable[tuple[Folder, bytes]]
+    ) -> Iterator[Entry]:
+        """Yield the entries of these files; one that cannot be looked at does not stop the others.
+
+        After `_MOST_FAULTS` of them it is the maildir that is at fault, and not its files.
+        """
+        rest = deque(candidates)
+        for _ in range(_MOST_FAULTS):
+            count = len(rest)
+            try:
+                yield from listing.entries(maildir, place, _taken_from(rest))
+                return
+            except LocalError as error:
+                self.fault(str(error))
+            if len(rest) == count:
+                return
 
     def chosen(self, *, single: bool = False) -> list[Chosen]:
         """Return all selected messages, each once.
@@ -141,7 +164,7 @@ class Selected:
         for place, maildir in opened:
             try:
                 meant = find_names(listing.candidates(maildir, place), list(found))
-                for entry in listing.entries(maildir, place, meant):
+                for entry in self._each(place, maildir, meant):
                     by_names = meant[entry.folder, entry.name]
                     there.update(by_names)
                     if matches(entry, now_s, place.prefixes):
@@ -162,6 +185,11 @@ class Selected:
                     f"there"
                 )
             yield name, named
+
+
+def _taken_from(candidates: deque[tuple[Folder, bytes]]) -> Iterator[tuple[Folder, bytes]]:
+    while candidates:
+        yield candidates.popleft()
 
 
 def find_names(

@@ -469,6 +469,30 @@ def test_it_is_told_where_nobody_reads_what_was_done(
     assert "standard output: Broken pipe; messages may be left as" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_file_that_cannot_be_looked_at_stops_no_other(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, all_of_them: bool
+) -> None:
+    """As one that another host has just removed (NFS), or a bad block: the rest was not listed."""
+    for number in range(30):
+        add_message(path, f"{number}.a")
+
+    def stat(name: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        ours = isinstance(name, bytes) and name.endswith(b".a")
+        if ours and (all_of_them or name == b"1.a"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found(name, *arguments, **options)
+
+    found = os.stat
+    monkeypatch.setattr(os, "stat", stat)
+    out, err = qmtpq(capsys, 111, "list", "--names", path)
+    assert len(out.splitlines()) == (0 if all_of_them else 29)
+    assert err.count("cannot look at") == (20 if all_of_them else 1)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", path, "1.a", "2.a")
+    assert "no message 1.a where it could be looked for" in err
+    assert out == ("" if all_of_them else f"dropped {path}/new/2.a\n")
+
+
 # Drop
 
 
