@@ -186,10 +186,6 @@ def parse(words: list[str]) -> CommandLine:
     """
     parser = make_parser()
     end = words.index("--") if "--" in words else len(words)
-    for word in words[:end]:
-        # argparse takes such a value for the end of the options, and returns an empty list.
-        if word.startswith("--") and word.endswith("=--"):
-            parser.error(f"{word}: -- ends the options, and is no value")
     line = parser.parse_intermixed_args(words[:end], CommandLine())
     line.arguments += words[end + 1 :]
     return line

@@ -493,6 +493,15 @@ def test_a_file_that_cannot_be_looked_at_stops_no_other(
     assert out == ("" if all_of_them else f"dropped {path}/new/2.a\n")
 
 
+@pytest.mark.parametrize("flag", ["from", "why", "older", "config", "failed-maildir"])
+def test_two_dashes_are_no_value(path: Path, capsys: Capture, flag: str) -> None:
+    """For argparse it was a list: a traceback, and with --from the bounces were dropped."""
+    add_message(path, "1.a", sender=b"")
+    _, err = qmtpq(capsys, 100, "drop", "--yes", f"--{flag}=--", path)
+    assert "-- ends the options, and is no value" in err
+    assert names(path / "new") == ["1.a"]
+
+
 # Drop
 
 
