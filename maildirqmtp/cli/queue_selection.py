@@ -140,11 +140,13 @@ class Selected:
             return [(p, m, entry) for p, m in opened for entry in self.entries(p, m)]
         found: dict[bytes, Chosen] = {}
         for name, named in self._named(opened):
+            if name in named:  # the whole path, as this program shows it, says which one is meant
+                named = {name: named[name]}
             if single and len(named) > 1:
                 paths = ", ".join(map(printable, named))
                 self.fault(
-                    f"{printable(name)} is more than one message: {paths}; write a whole name, and "
-                    f"--waiting or --failed where it is in two maildirs"
+                    f"{printable(name)} is more than one message: {paths}; write one of these "
+                    f"paths, or a whole name with --waiting or --failed"
                 )
             else:
                 found |= named

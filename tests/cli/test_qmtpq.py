@@ -595,6 +595,21 @@ def test_a_name_in_both_maildirs_must_be_told_apart(
     assert (names(path / "new"), names(failed / "new")) == (["1.a"], [])
 
 
+@pytest.mark.parametrize("command", [["drop", "--yes"], ["show"]])
+def test_a_path_says_which_of_two_is_meant(
+    path: Path, failed: Path, capsys: Capture, command: list[str]
+) -> None:
+    """The path that the refusal itself shows was refused again, and two in one maildir for ever."""
+    for where, folder in ((path, "new"), (path, "cur"), (failed, "new")):
+        add_message(where, "1.a", folder=folder)
+    _, err = qmtpq(capsys, 111, "drop", "--yes", "--cur", path, "1.a")
+    for one in (f"{path}/cur/1.a", f"{path}/.Failed/new/1.a", f"{path}/new/1.a"):
+        assert one in err
+        out, _ = qmtpq(capsys, 0, *command, "--cur", path, one)
+        assert out.count("/1.a") == 1
+        assert one in out
+
+
 def test_a_short_name_that_means_two_drops_none(path: Path, capsys: Capture) -> None:
     """One of them is not meant."""
     add_message(path, "1.ab")
