@@ -13,6 +13,7 @@ from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.entry_filter import EntryFilter
 from maildirqmtp.daemon.listing import HELD, WAITING, Entry, QueuePlace
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir import holds
 from maildirqmtp.maildir import names as file_names
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -123,7 +124,8 @@ class Selected:
         for _ in range(_MOST_FAULTS):
             count = len(rest)
             try:
-                yield from listing.entries(maildir, place, _taken_from(rest))
+                for entry in listing.entries(maildir, place, _taken_from(rest)):
+                    yield _without_old_hold(entry)
                 return
             except LocalError as error:
                 self.fault(str(error))
@@ -187,6 +189,16 @@ class Selected:
                     f"there"
                 )
             yield name, named
+
+
+def _without_old_hold(entry: Entry) -> Entry:
+    """Return an entry without a hold that has ended since its daemon wrote its status file.
+
+    It writes that when it has tried the message: not before it reaches its server.
+    """
+    if entry.is_on_hold or entry.reason not in (holds.REASON, holds.BOUNCING):
+        return entry
+    return replace(entry, reason=entry.attempts[0][1] if entry.attempts else "")
 
 
 def _taken_from(candidates: deque[tuple[Folder, bytes]]) -> Iterator[tuple[Folder, bytes]]:

@@ -234,6 +234,8 @@ def _merged(
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     tries = tries if isinstance(tries, int) else None
+    # Released since the daemon has tried it, which takes a server.
+    why = why if isinstance(why, str) and why not in (holds.REASON, holds.BOUNCING) else ""
     # A number of hundreds of digits, or NaN, would spoil the table.
     if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
         next_s = None
@@ -244,7 +246,7 @@ def _merged(
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
         "tries": max(tries or 0, before) if tries or before else tries,
-        "reason": about["reason"] or (why if isinstance(why, str) else "") or otherwise,
+        "reason": about["reason"] or why or otherwise,
         "next": next_s,
         "attempts": [{"at": at, "text": text} for at, text in last],
     }

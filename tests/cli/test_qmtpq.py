@@ -258,6 +258,29 @@ def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys:
         assert "--max-size" in second["reason"]
 
 
+@pytest.mark.parametrize("reason", [holds.REASON, holds.BOUNCING])
+def test_a_message_that_is_released_is_not_said_to_be_on_hold(
+    path: Path, capsys: Capture, reason: str
+) -> None:
+    """With the server down, the daemon's status file said so for hours after the release."""
+    add_message(path, "1.a")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"))
+    waiters = (WaitingMessage(b"1.a", 1, reason, 1_900_000_000.0),)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "backing off", Counters().as_dict(), waiters=waiters))
+        (entry,) = listed(capsys, path)
+        assert (entry["state"], entry["reason"], entry["tries"]) == ("waiting", "", 1)
+        status.show_maildir(os.fsencode(path), {}, True)
+        assert json_events(capsys.readouterr().out)[0]["waiting"][0]["reason"] == ""
+        qmtpq(capsys, 0, "hold", path, "1.a")
+        (entry,) = listed(capsys, path)
+        assert (entry["state"], entry["reason"]) == ("held", reason)
+        status.show_maildir(os.fsencode(path), {}, True)
+        shown = json_events(capsys.readouterr().out)[0]["waiting"][0]["reason"]
+        assert shown == f"held: {holds.REASON}"
+
+
 @pytest.mark.parametrize("configured", [True, False])
 def test_a_recipient_may_be_named_as_the_log_does(
     path: Path,
