@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -99,7 +98,7 @@ def _enqueue(path: str, line: CommandLine) -> int:
         raise ConfigError("--enqueue takes no SERVER; the message waits for the next run")
     from maildirqmtp.submission.enqueue import enqueue
 
-    return enqueue(os.fsencode(path), *envelope(line))
+    return enqueue(flags_and_keys.MAILDIR.type.parse(path, "--enqueue"), *envelope(line))
 
 
 def _stay(line: CommandLine) -> int:
@@ -134,8 +133,9 @@ def _status(line: CommandLine) -> int:
     from maildirqmtp.cli.status import show, show_maildir
 
     if line.config is None:
-        path = os.fsencode(line.arguments[0])
-        return show_maildir(path, line.include_cur, bool(line.json), line.limit, line.shard)
+        given = line.values(flags_and_keys.ROUTE)
+        path = flags_and_keys.MAILDIR.type.parse(line.arguments[0], "DIR")
+        return show_maildir(path, given, bool(line.json), line.limit)
     from maildirqmtp.settings.config import read
 
     found = read(line.config, line)

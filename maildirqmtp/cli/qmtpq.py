@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
+    from maildirqmtp.forwarder.route import Route
+
 _USAGE = """\
 qmtpq COMMAND [OPTION...] DIR [NAME...]
        qmtpq COMMAND [OPTION...] --config FILE [NAME...]"""
@@ -78,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     mend_output()
     words = list(sys.argv[1:] if argv is None else argv)
+    changes = False
     try:
         options = read_command_line(words)
+        changes = options.command in _CHANGES_MESSAGES
         code = _do(options, _selection(options))
         sys.stdout.flush()  # a full disk is an error, and no list
         return code
@@ -89,8 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LocalError as error:
         complain("qmtpq", str(error))
         return EXIT_TEMPORARY
-    except BrokenPipeError:
-        return EXIT_TEMPORARY  # as with head(1): nobody reads the rest
+    except BrokenPipeError as error:  # as with head(1): nobody reads the rest
+        if changes:
+            complain(
+                "qmtpq", f"standard output: {error.strerror}; messages may be left as they were"
+            )
+        return EXIT_TEMPORARY
     except OSError as error:
         complain("qmtpq", f"standard output: {error.strerror}")
         return EXIT_TEMPORARY
@@ -203,17 +211,21 @@ def _selection(options: argparse.Namespace) -> Selection:
         *states,
     )
     names = list(map(os.fsencode, options.arguments))
+    routes: tuple[Route, ...] = ()
     if options.config is None:
-        places = listing.places_of(names.pop(0), options.failed_maildir, options.cur)
+        path = flags_and_keys.MAILDIR.type.parse(os.fsdecode(names.pop(0)), "DIR")
+        places = listing.places_of(path, options.failed_maildir, options.cur)
     else:
         from maildirqmtp.settings import command_line, config
 
         raise_limit()  # each maildir of the file stays open
-        found = config.read(options.config, command_line.parse(["--config", options.config]))
+        routes = config.read(
+            options.config, command_line.parse(["--config", options.config])
+        ).routes
         places = listing.places_of_routes(
-            r._replace(include_cur=r.include_cur or options.cur) for r in found.routes
+            r._replace(include_cur=r.include_cur or options.cur) for r in routes
         )
-    selection = Selection(tuple(places), tuple(names), wanted)
+    selection = Selection(tuple(places), tuple(names), wanted, routes)
     _check_scope(options, selection)
     return selection
 

@@ -47,10 +47,11 @@ from maildirqmtp.qmtp.protocol import Response
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from maildirqmtp.cli.queue_selection import Chosen, Selected
     from maildirqmtp.daemon.listing import Entry
+    from maildirqmtp.forwarder.route import Route
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.settings.flags_and_keys import Values
 
@@ -77,7 +78,9 @@ def bounce(selected: Selected, given: Values, yes: bool, to_json: bool) -> int:
             check(stop)
             try:
                 with ExitStack() as stack:
-                    _Bounces(same[0], given, stack, stop).send_all(selected, same, to_json)
+                    routes = selected.routes_of(same[0][0])
+                    bounces = _Bounces(same[0], routes, given, stack, stop)
+                    bounces.send_all(selected, same, to_json)
             except LocalError as error:
                 selected.fault(str(error))
     return code_of(selected)
@@ -97,13 +100,25 @@ def _has_sender(selected: Selected, entry: Entry) -> bool:
 
 
 class _Bounces:
-    """Bounces messages of one maildir, which it keeps locked until the stack is closed."""
+    """Bounces messages of one maildir, which it keeps locked until the stack is closed.
 
-    def __init__(self, first: Chosen, given: Values, stack: ExitStack, stop: Stop) -> None:
+    `routes` are those of the maildir that a file gives, by prefix; what is to nobody of theirs
+    goes as the place's route says.
+    """
+
+    def __init__(
+        self,
+        first: Chosen,
+        routes: Mapping[bytes, Route],
+        given: Values,
+        stack: ExitStack,
+        stop: Stop,
+    ) -> None:
         self._stop = stop
         place, self._maildir, _ = first
-        route = place.route._replace(**given, max_bounces=sys.maxsize, max_bytes=None)
-        self._place = replace(place, route=route)
+        overridden = {**given, "max_bounces": sys.maxsize, "max_bytes": None}
+        self._place = replace(place, route=place.route._replace(**overridden))
+        self._routes = {prefix: one._replace(**overridden) for prefix, one in routes.items()}
         self._lock(stack)
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
@@ -130,20 +145,23 @@ class _Bounces:
         queues = self._place.queues
         if len(queues) == 1:
             return stack.enter_context(Maildir(queues[0]))
-        if self._place.route.bounce_via.method is BounceMethod.SERVER:
+        if self._any_by_server():
             raise LocalError(
                 f"{printable(self._place.path)} is the failed maildir of several: "
                 f"{', '.join(map(printable, queues))}; write --bounce-via sendmail or maildir:DIR"
             )
         return None
 
+    def _any_by_server(self) -> bool:
+        routes = self._routes.values() or [self._place.route]
+        return any(one.bounce_via.method is BounceMethod.SERVER for one in routes)
+
     def _check_prefixes(self, told: Sequence[bytes]) -> None:
         """Raise `LocalError` if a bounce would go into a queue whose prefixes are unknown.
 
         Without its route's prefix the bounce would wait in that queue for ever.
         """
-        is_queued = self._place.route.bounce_via.method is BounceMethod.SERVER
-        if is_queued and not (self._place.prefixes or told):
+        if self._any_by_server() and not (self._place.prefixes or told):
             path = self._place.queues[0] if self._place.is_failed else self._place.path
             raise LocalError(
                 f"no daemon serves {printable(path)}, and nothing else tells the prefix of its "
@@ -227,7 +245,7 @@ class _Bounces:
     def _bouncer(self, prefix: bytes) -> Bouncer:
         bouncer = self._bouncers.get(prefix)
         if bouncer is None:
-            route = self._place.route._replace(prefix=prefix)
+            route = self._routes.get(prefix, self._place.route)._replace(prefix=prefix)
             report = Report(sys.stderr)
             bouncer = Bouncer(self._maildir, route, report, time.time, self._queue, self._stop)
             self._bouncers[prefix] = bouncer

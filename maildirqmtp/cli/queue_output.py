@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from maildirqmtp.cli.status import ago
 from maildirqmtp.daemon.entry_filter import domain_of
 from maildirqmtp.daemon.listing import FAILED, WAITING
+from maildirqmtp.settings.units import ago
 from maildirqmtp.text import printable, printable_text
 
 if TYPE_CHECKING:

@@ -12,10 +12,12 @@ import math
 import os
 import stat
 import sys
+import textwrap
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.listing import daemon_text
 from maildirqmtp.daemon.status import read, served, served_settings
@@ -29,6 +31,7 @@ from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
 from maildirqmtp.maildir.state import State
+from maildirqmtp.settings.units import ago
 from maildirqmtp.text import LAST_S, printable, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -38,41 +41,37 @@ if TYPE_CHECKING:
 
     from maildirqmtp.maildir.attempts import Attempts
     from maildirqmtp.maildir.maildir import Candidates
-    from maildirqmtp.maildir.shard import Shard
+    from maildirqmtp.settings.flags_and_keys import Values
 
 #: The most messages that are listed of each maildir by default.
 LIMIT = 100
 #: Names whose files are opened, if no higher limit is given; the others are only counted.
 LOOK = 2_000
+#: The settings that say which messages are sent, with which envelope, and where failures go.
+_GIVEN = ("include_cur", "sender", "default_sender", "recipients", "max_bytes", "failed")
 #: How deep nested values of a status file are shown; a genuine file has three levels, and one is
 #: added around it.
 _MAX_DEPTH = 6
 
 
-def show_maildir(
-    path: bytes,
-    include_cur: bool | None,
-    as_json: bool,
-    limit: int | None = None,
-    shard: Shard | None = None,
-) -> int:
+def show_maildir(path: bytes, given: Values, as_json: bool, limit: int | None = None) -> int:
     """Print what waits in a maildir, and what has failed; return 111 if anything waits.
 
     Each route and shard that a daemon serves is shown; without a daemon, the whole maildir.
-    `include_cur` None means also cur/ if its daemon takes that. `shard` shows only that shard.
-    Envelopes are as the daemon's settings have them.
+    The settings of a route in `given` override those that the daemon tells; a shard in them is the
+    only one that is shown.
     """
     try:
         with Maildir(path) as maildir:
             found, settings = served(maildir), served_settings(maildir)
     except LocalError:
         found, settings = [], {}  # it is told when it is looked at
-    if shard is not None:
+    if (shard := given.get("shard")) is not None:
         found = [(prefix, shard) for prefix in sorted({prefix for prefix, _ in found}) or [b""]]
     server = TcpEndpoint("nowhere")
-    given = {} if include_cur is None else {"include_cur": include_cur}
+    own = {field: value for field, value in given.items() if field in _GIVEN}
     routes = [
-        Route(path, server, prefix=prefix, shard=part, **settings.get(prefix, {}) | given)
+        Route(path, server, prefix=prefix, shard=part, **settings.get(prefix, {}) | own)
         for prefix, part in found or [(b"", None)]
     ]
     return show(routes, as_json, limit)
@@ -235,6 +234,8 @@ def _merged(
     known = known if isinstance(known, dict) else {}
     tries, why, next_s = known.get("tries"), known.get("reason"), known.get("next")
     tries = tries if isinstance(tries, int) else None
+    # Released since the daemon has tried it, which takes a server.
+    why = why if isinstance(why, str) and why not in (holds.REASON, holds.BOUNCING) else ""
     # A number of hundreds of digits, or NaN, would spoil the table.
     if not isinstance(next_s, (int, float)) or not 0 < next_s < LAST_S:
         next_s = None
@@ -245,7 +246,7 @@ def _merged(
         **about,
         "age_s": round(max(0.0, now_s - since), 1) if since is not None else None,
         "tries": max(tries or 0, before) if tries or before else tries,
-        "reason": about["reason"] or (why if isinstance(why, str) else "") or otherwise,
+        "reason": about["reason"] or why or otherwise,
         "next": next_s,
         "attempts": [{"at": at, "text": text} for at, text in last],
     }
@@ -255,7 +256,7 @@ def _print(found: dict[str, Any]) -> None:
     waiting, who = found["waiting"], daemon_text(found["daemon"], found["last_run"])
     prefix = f" {found['prefix']}" if found["prefix"] else ""
     shard = f", shard {found['shard']}" if found["shard"] else ""
-    print(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
+    _print_wrapped(f"{found['maildir']}{prefix}{shard}: {found['messages']} waiting; {who}")
     if not waiting:
         return
     rows = [("AGE", "TRIES", "NEXT", "BYTES", "MESSAGE", "FOR", "WHY")]
@@ -304,21 +305,44 @@ def _print_failed(found: dict[str, Any]) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns; the last cell of a row may have any length."""
+    """Print rows in aligned columns; the last cell of a row may have any length.
+
+    On a terminal, where it would wrap, it is on lines of its own below the row, which is cut.
+    """
+    screen = queue_output.columns()
+    if screen is not None:
+        column = rows[0].index("MESSAGE")
+        shown = queue_output.shortest([row[column] for row in rows])
+        rows = [
+            (*row[:column], name, *row[column + 1 :]) for row, name in zip(rows, shown, strict=True)
+        ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  " + "  ".join([*cells, row[-1]]).rstrip())
+        if screen is None:
+            print("  " + "  ".join([*cells, row[-1]]).rstrip())
+            continue
+        print(queue_output.fitted("  " + "  ".join(cells).rstrip(), screen))
+        if row is not rows[0]:
+            _print_wrapped(row[-1], " " * 8)
 
 
-def ago(seconds: float | None) -> str:
-    """Return a time in seconds for people: 12s, 3.5m, 2.0h, 9.1d; None is `-`."""
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f}{unit}"
-    return f"{seconds:.0f}s"
+def _print_wrapped(text: str, indent: str = "") -> None:
+    """Print a text, on a terminal on as many lines as it takes; paths and addresses stay whole."""
+    screen = queue_output.columns()
+    if screen is None:
+        print(f"{indent}{text}")
+        return
+    lines = textwrap.wrap(
+        text,
+        screen,
+        initial_indent=indent,
+        subsequent_indent=indent or " " * 8,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        print(line)
 
 
 def _safe(value: Any, depth: int = 0) -> Any:

@@ -186,10 +186,6 @@ def parse(words: list[str]) -> CommandLine:
     """
     parser = make_parser()
     end = words.index("--") if "--" in words else len(words)
-    for word in words[:end]:
-        # argparse takes such a value for the end of the options, and returns an empty list.
-        if word.startswith("--") and word.endswith("=--"):
-            parser.error(f"{word}: -- ends the options, and is no value")
     line = parser.parse_intermixed_args(words[:end], CommandLine())
     line.arguments += words[end + 1 :]
     return line
@@ -201,8 +197,10 @@ def check_together(line: CommandLine) -> None:
     stays |= {"status": line.status, "check-config": line.check_config}
     ends = {"demo": line.demo, "enqueue": line.enqueue is not None, "dry-run": line.dry_run}
     first = [flag for flag, given in stays.items() if given]
-    for flag in [flag for flag, given in ends.items() if given and first]:
-        raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
+    for flag in [flag for flag, given in ends.items() if given]:
+        if first:
+            raise ConfigError(f"--{flag} does its work and exits; write it without --{first[0]}")
+        first = [flag]
     configured = line.config is not None
     for wrong, why in (
         (
@@ -269,7 +267,7 @@ def make_route(line: CommandLine) -> Route:
     if len(words) == 3:
         values[flags_and_keys.PREFIX.field] = os.fsencode(words[1])
     values |= {
-        flags_and_keys.MAILDIR.field: os.fsencode(words[0]),
+        flags_and_keys.MAILDIR.field: flags_and_keys.MAILDIR.type.parse(words[0], "DIR"),
         flags_and_keys.SERVER.field: flags_and_keys.SERVER.type.parse(words[-1], "SERVER"),
     }
     route = flags_and_keys.make_route(values)

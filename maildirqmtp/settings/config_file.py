@@ -32,6 +32,8 @@ class ConfigFile:
     def __init__(self, path: str) -> None:
         import tomllib
 
+        if not path:  # $UNSET in a script
+            raise ConfigError("--config: a file is needed")
         self.name = printable(os.fsencode(path))
         try:
             with open(path, "rb") as file:

@@ -25,6 +25,26 @@ class Parser(argparse.ArgumentParser):
         """Raise `ConfigError`; argparse would show all of the usage, and exit 2."""
         raise ConfigError(f"{message}; try {self.prog} --help")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but refuse `--flag=--`. `parse_args` calls this."""
+        return super().parse_known_args(self._checked(args), namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but refuse `--flag=--`. `parse_intermixed_args` calls this."""
+        return super().parse_known_intermixed_args(self._checked(args), namespace)
+
+    def _checked(self, args: Any) -> list[str]:
+        """Return the words; an error if one is a flag with the value `--`.
+
+        argparse takes such a value for the end of the options, and returns an empty list.
+        """
+        words = sys.argv[1:] if args is None else list(args)
+        end = words.index("--") if "--" in words else len(words)
+        for word in words[:end]:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"{word}: -- ends the options, and is no value")
+        return words
+
     def _print_message(self, message: str, file: Any = None) -> None:
         if file is None or file is not sys.stdout:
             super()._print_message(message, file)

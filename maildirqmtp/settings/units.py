@@ -62,3 +62,13 @@ def parse_window(text: str, where: str = "window") -> tuple[int, int]:
     if window_bytes < 1:
         raise ConfigError(f"{where}: at least one byte, not {text!r}")
     return int(count), window_bytes
+
+
+def ago(seconds: float | None) -> str:
+    """Return a time in seconds for people: 12s, 3.5m, 2.0h, 9.1d; None is `-`."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.0f}s"

@@ -18,8 +18,8 @@ from maildirqmtp.errors import ConfigError, LocalError
 from maildirqmtp.forwarder import batch
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir.shard import Shard
 from maildirqmtp.settings.config import Config
+from maildirqmtp.settings.flags_and_keys import Values
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import add_message
 
@@ -397,7 +397,7 @@ class Stayed:
         self.config: Config | None = None
         self.reload: Callable[[], Config] | None = None
         self.shown: tuple[tuple[Route, ...], bool] | None = None
-        self.shown_maildir: tuple[bytes, bool | None, bool] | None = None
+        self.shown_maildir: tuple[bytes, Values, bool] | None = None
 
     def run(self, config: Config, reload: Callable[[], Config] | None) -> int:
         """Stand in for the daemon."""
@@ -413,13 +413,12 @@ class Stayed:
     def show_maildir(
         self,
         path: bytes,
-        include_cur: bool | None,
+        given: Values,
         as_json: bool,
         limit: int | None,
-        shard: Shard | None,
     ) -> int:
         """See `status.show_maildir`."""
-        self.shown_maildir = path, include_cur, as_json
+        self.shown_maildir = path, given, as_json
         self.limit = limit
         return 9
 
@@ -538,9 +537,13 @@ def test_check_config_is_utf8_in_any_locale(
 
 def test_status(stayed: Stayed, tmp_path: Path) -> None:
     """Of one maildir, or of all in a file; each with its prefix and all its settings."""
-    for words, cur, as_json in (([], None, False), (["--cur", "--json"], True, True)):
+    words: list[str]
+    for words, given, as_json in (
+        ([], {}, False),
+        (["--cur", "--json"], {"include_cur": True}, True),
+    ):
         assert cli.main(["--status", "M", *words]) == 9
-        assert stayed.shown_maildir == (b"M", cur, as_json)
+        assert stayed.shown_maildir == (b"M", given, as_json)
     file = tmp_path / "m.toml"
     routes = ['[[route]]\nmaildir = "A"\nserver = "h"\n', 'prefix = "p-"\n']
     file.write_text("".join(["json = true\n", *routes, routes[0].replace("A", "B")]))
@@ -548,6 +551,18 @@ def test_status(stayed: Stayed, tmp_path: Path) -> None:
     first = Route(b"A", TcpEndpoint("h"), prefix=b"p-", bounce=True, include_cur=True)
     both: tuple[Route, ...] = (first, Route(b"B", TcpEndpoint("h")))
     assert stayed.shown == (both, True)
+
+
+@pytest.mark.parametrize("words", [["--status", ""], ["--enqueue", ""], ["--config", ""]])
+def test_a_path_without_a_name_is_wrong_usage(words: list[str], capsys: Out) -> None:
+    """As of "$UNSET" in a script; nothing is looked for in the current folder."""
+    code: object
+    try:
+        code = cli.main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 100
+    assert "is needed" in capsys.readouterr().err
 
 
 # The whole program

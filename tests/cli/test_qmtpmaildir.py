@@ -70,6 +70,7 @@ def server(
         (["--listen", ":209", "DIR"], "HOST:PORT"),
         (["--listen", "2209", "DIR"], "that is a port; write 127.0.0.1:2209"),
         (["--listen", "", "DIR"], "HOST:PORT"),
+        (["--listen=--", "DIR"], "--listen=--: -- ends the options"),
         (["--listen", "unix:", "DIR"], "a path is needed"),
         (["--listen", "unix:/tmp/", "DIR"], "a path is needed"),
         (["--tls-key", "k.pem", "DIR"], "--tls-key: for TLS, --tls-cert is needed"),

@@ -227,7 +227,7 @@ def test_what_is_in_cur_waits_where_the_daemon_takes_it(
         opened.lock()
         write_status(Snapshot(route, "connected", Counters().as_dict()))
         qmtpq(capsys, 0, "hold", path, "--to", "a-b@y")
-        status.show_maildir(os.fsencode(path), None, True)
+        status.show_maildir(os.fsencode(path), {}, True)
         assert json_events(capsys.readouterr().out)[0]["messages"] == 1 + cur
     on_hold = [one["message"] for one in listed(capsys, path, "--cur", "--held")]
     assert on_hold == ["1.new", "2.read:2,S"][: 1 + cur]
@@ -252,10 +252,33 @@ def test_a_message_waits_whose_envelope_the_daemon_was_given(path: Path, capsys:
             ("waiting", "me@x", ["you@y", "\udcff@y"]),
             ("held", "me@x", ["you@y", "\udcff@y"]),
         ]
-        status.show_maildir(os.fsencode(path), None, True)
+        status.show_maildir(os.fsencode(path), {}, True)
         first, second = json_events(capsys.readouterr().out)[0]["waiting"]
         assert (first["sender"], first["reason"]) == ("me@x", "")
         assert "--max-size" in second["reason"]
+
+
+@pytest.mark.parametrize("reason", [holds.REASON, holds.BOUNCING])
+def test_a_message_that_is_released_is_not_said_to_be_on_hold(
+    path: Path, capsys: Capture, reason: str
+) -> None:
+    """With the server down, the daemon's status file said so for hours after the release."""
+    add_message(path, "1.a")
+    route = Route(os.fsencode(path), TcpEndpoint("mx.example.org"))
+    waiters = (WaitingMessage(b"1.a", 1, reason, 1_900_000_000.0),)
+    with Maildir(os.fsencode(path)) as opened:
+        opened.lock()
+        write_status(Snapshot(route, "backing off", Counters().as_dict(), waiters=waiters))
+        (entry,) = listed(capsys, path)
+        assert (entry["state"], entry["reason"], entry["tries"]) == ("waiting", "", 1)
+        status.show_maildir(os.fsencode(path), {}, True)
+        assert json_events(capsys.readouterr().out)[0]["waiting"][0]["reason"] == ""
+        qmtpq(capsys, 0, "hold", path, "1.a")
+        (entry,) = listed(capsys, path)
+        assert (entry["state"], entry["reason"]) == ("held", reason)
+        status.show_maildir(os.fsencode(path), {}, True)
+        shown = json_events(capsys.readouterr().out)[0]["waiting"][0]["reason"]
+        assert shown == f"held: {holds.REASON}"
 
 
 @pytest.mark.parametrize("configured", [True, False])
@@ -407,6 +430,101 @@ def test_a_name_that_is_not_there_is_told(path: Path, capsys: Capture, command: 
     assert names(path / "new") == ["1.abc"]
 
 
+@pytest.mark.parametrize("command", ["show", "drop", "hold", "release", "retry"])
+def test_a_thousand_names_are_looked_for_at_once(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """One listing of the maildir for each took 23 seconds for 3,000 of them."""
+    for number in range(5):
+        add_message(path, f"{number}.a")
+    listings: list[Maildir] = []
+
+    def scan(maildir: Maildir, include_cur: bool) -> Any:
+        listings.append(maildir)
+        return found(maildir, include_cur)
+
+    found = Maildir.scan
+    monkeypatch.setattr(Maildir, "scan", scan)
+    words = ["--yes"] if command == "drop" else []
+    main([command, *words, str(path), "0.a", "1.a", "2.+", f"{path}/new/3.a"])
+    capsys.readouterr()
+    assert len(listings) == 1
+
+
+def test_a_whole_name_with_plus_at_its_end_is_meant_before_longer_ones(
+    path: Path, capsys: Capture
+) -> None:
+    """`drop` refused it: it was more than one message."""
+    for name in ("1.a+", "1.ab", "1.a+c"):
+        add_message(path, name)
+    qmtpq(capsys, 0, "drop", "--yes", path, "1.a+", "1.ab")
+    assert names(path / "new") == ["1.a+c"]
+
+
+def test_a_name_is_not_said_to_be_gone_where_the_maildir_cannot_be_listed(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may well be there: nobody has looked."""
+    add_message(path, "1.a")
+
+    def scan(*_: object) -> None:
+        raise LocalError("cannot list it")
+
+    monkeypatch.setattr(Maildir, "scan", scan)
+    _, err = qmtpq(capsys, 111, "drop", "--yes", path, "1.a")
+    assert "cannot list it" in err
+    assert "no message 1.a where it could be looked for" in err
+
+
+@pytest.mark.parametrize("words", [["drop", "--yes", "--all"], ["hold", "--all"]])
+def test_it_is_told_where_nobody_reads_what_was_done(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """After `| head` the messages that are left were taken for held, or dropped."""
+    for number in range(3):
+        add_message(path, f"{number}.a")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert main([*words, str(path)]) == 111
+        monkeypatch.undo()
+    assert "standard output: Broken pipe; messages may be left as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_file_that_cannot_be_looked_at_stops_no_other(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, all_of_them: bool
+) -> None:
+    """As one that another host has just removed (NFS), or a bad block: the rest was not listed."""
+    for number in range(30):
+        add_message(path, f"{number}.a")
+
+    def stat(name: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        ours = isinstance(name, bytes) and name.endswith(b".a")
+        if ours and (all_of_them or name == b"1.a"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return found(name, *arguments, **options)
+
+    found = os.stat
+    monkeypatch.setattr(os, "stat", stat)
+    out, err = qmtpq(capsys, 111, "list", "--names", path)
+    assert len(out.splitlines()) == (0 if all_of_them else 29)
+    assert err.count("cannot look at") == (20 if all_of_them else 1)
+    out, err = qmtpq(capsys, 111, "drop", "--yes", path, "1.a", "2.a")
+    assert "no message 1.a where it could be looked for" in err
+    assert out == ("" if all_of_them else f"dropped {path}/new/2.a\n")
+
+
+@pytest.mark.parametrize("flag", ["from", "why", "older", "config", "failed-maildir"])
+def test_two_dashes_are_no_value(path: Path, capsys: Capture, flag: str) -> None:
+    """For argparse it was a list: a traceback, and with --from the bounces were dropped."""
+    add_message(path, "1.a", sender=b"")
+    _, err = qmtpq(capsys, 100, "drop", "--yes", f"--{flag}=--", path)
+    assert "-- ends the options, and is no value" in err
+    assert names(path / "new") == ["1.a"]
+
+
 # Drop
 
 
@@ -498,6 +616,21 @@ def test_a_name_in_both_maildirs_must_be_told_apart(
     assert names(path / "new") == names(failed / "new") == ["1.a"]
     qmtpq(capsys, 0, "drop", "--yes", path, "1.a", "--failed")
     assert (names(path / "new"), names(failed / "new")) == (["1.a"], [])
+
+
+@pytest.mark.parametrize("command", [["drop", "--yes"], ["show"]])
+def test_a_path_says_which_of_two_is_meant(
+    path: Path, failed: Path, capsys: Capture, command: list[str]
+) -> None:
+    """The path that the refusal itself shows was refused again, and two in one maildir for ever."""
+    for where, folder in ((path, "new"), (path, "cur"), (failed, "new")):
+        add_message(where, "1.a", folder=folder)
+    _, err = qmtpq(capsys, 111, "drop", "--yes", "--cur", path, "1.a")
+    for one in (f"{path}/cur/1.a", f"{path}/.Failed/new/1.a", f"{path}/new/1.a"):
+        assert one in err
+        out, _ = qmtpq(capsys, 0, *command, "--cur", path, one)
+        assert out.count("/1.a") == 1
+        assert one in out
 
 
 def test_a_short_name_that_means_two_drops_none(path: Path, capsys: Capture) -> None:

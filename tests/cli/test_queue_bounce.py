@@ -194,6 +194,38 @@ def test_a_prefix_stays_on_this_machine(
 
 
 @pytest.mark.parametrize("failed", [False, True])
+def test_each_route_of_a_maildir_bounces_in_its_own_way(
+    tmp_path: Path, path: Path, told: Path, capsys: Capture, failed: bool
+) -> None:
+    """The first route's mailer, and its name of this host, were taken for all of them."""
+    where = make_maildir(path / ".Failed") if failed else path
+    for number, recipient in enumerate(("one-a@y", "two-b@y", "else-c@y")):
+        add_message(where, f"{number}.a")
+        add_sidecar(where, f"{number}.a", f"s{number}@x", recipient)
+    other = make_maildir(tmp_path / "other")
+    file = tmp_path / "m.toml"
+    routes = [
+        f'[[route]]\nmaildir = "{path}"\nserver = "h"\nprefix = "{prefix}-"\n'
+        f'bounce-via = "maildir:{way}"\nhostname = "{prefix}.example.org"\n'
+        for prefix, way in (("one", told), ("two", other))
+    ]
+    file.write_text("".join(routes))
+    qmtpq(capsys, 0, "bounce", "--yes", "--config", file, "0.a", "1.a", "2.a")
+    first, second = (
+        {b["To"]: b["From"].addresses[0].domain for b in bounces(way)} for way in (told, other)
+    )
+    assert first == {"s0@x": "one.example.org", "s2@x": "one.example.org"}
+    assert second == {"s1@x": "two.example.org"}
+    add_message(where, "4.a")
+    add_sidecar(where, "4.a", "s4@x", "two-d@y")
+    words = ("--bounce-via", f"maildir:{told}", "--hostname", "given.example.org")
+    qmtpq(capsys, 0, "bounce", "--yes", *words, "--config", file, "4.a")
+    assert {b["To"]: b["From"].addresses[0].domain for b in bounces(told)}["s4@x"] == (
+        "given.example.org"
+    )
+
+
+@pytest.mark.parametrize("failed", [False, True])
 def test_a_bounce_for_the_server_goes_into_the_queue(
     tmp_path: Path, path: Path, capsys: Capture, failed: bool
 ) -> None:

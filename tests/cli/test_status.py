@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from maildirqmtp.cli import status
+from maildirqmtp.cli import queue_output, status
+from maildirqmtp.cli.main import main
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_file
 from maildirqmtp.forwarder import queued_message
@@ -22,6 +23,7 @@ from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.maildir import Maildir
+from maildirqmtp.settings import units
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import add_message, add_sidecar, make_maildir
 
@@ -183,7 +185,7 @@ def test_names_cannot_write_to_the_terminal(path: Path, capsys: pytest.CaptureFi
 )
 def test_ages_are_for_people(seconds: float | None, shown: str) -> None:
     """The largest unit that fits."""
-    assert status.ago(seconds) == shown
+    assert units.ago(seconds) == shown
 
 
 # What has failed
@@ -322,7 +324,7 @@ def test_each_prefix_has_its_file(locked: Path, capsys: pytest.CaptureFixture[st
 
 def shown(capsys: pytest.CaptureFixture[str], path: Path, code: int) -> list[tuple[str, str, int]]:
     """Return prefix, state and number of messages of each route that `--status DIR` shows."""
-    assert status.show_maildir(os.fsencode(path), False, True) == code
+    assert status.show_maildir(os.fsencode(path), {"include_cur": False}, True) == code
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     states = [one["daemon"]["state"] if one["daemon"] else "none" for one in found]
     return [(f["prefix"], s, len(f["waiting"])) for f, s in zip(found, states, strict=True)]
@@ -354,6 +356,49 @@ def test_a_status_file_of_another_name_is_of_no_route(
     assert shown(capsys, locked, 0) == [("", "none", 0)]
 
 
+def test_the_table_fits_a_terminal(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names as delivery agents make them it wrapped, and could not be read.
+
+    The reason, which is what one looks for, is whole.
+    """
+    name = "1764191885.M123456P77Q1_{}.a-mail-server.example.org"
+    add_message(path, name.format(1), recipient=b"r" * 60 + b"@example.net")
+    add_message(path, name.format(2), b"text\n", None, None)
+    failed = make_maildir(path / ".Failed")
+    add_message(failed, name.format(3))
+    monkeypatch.chdir(path.parent)
+    whole = " ".join(" ".join(table(capsys, Path(path.name), 111)).split())
+    monkeypatch.setattr(queue_output, "columns", lambda: 80)
+    lines = table(capsys, Path(path.name), 111)
+    assert max(map(len, lines)) <= 80
+    said = " ".join(" ".join(lines).split())
+    reason = "held: no envelope: no Return-Path line on top of it; give --sender and --recipient,"
+    assert reason in whole
+    assert reason in said
+    assert "see HELD MESSAGES in maildirqmtp(1)" in said
+    assert "no sidecar says why" in said
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_maildir_is_shown_as_a_run_with_these_options_would_have_it(
+    locked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], told: bool
+) -> None:
+    """What the run sends was called held, and what failed there was not shown."""
+    add_message(locked, "1.x", b"text\n", None, None)
+    failed = make_maildir(tmp_path / "F")
+    add_message(failed, "2.f")
+    if told:
+        write(locked, "idle")
+    words = ["--sender", "s@x", "--recipient", "r@y", "--failed", str(failed), "--window", "5"]
+    assert main(["--status", str(locked), "--json", *words]) == 111
+    waits, has_failed = map(json.loads, capsys.readouterr().out.splitlines())
+    (one,) = waits["waiting"]
+    assert (one["sender"], one["recipients"], one["reason"]) == ("s@x", ["r@y"], "")
+    assert (has_failed["maildir"], has_failed["count"]) == (str(failed), 1)
+
+
 def test_an_error_that_cannot_be_written_hides_no_other_maildir(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,7 +415,7 @@ def test_an_error_that_cannot_be_written_hides_no_other_maildir(
 
 def test_a_maildir_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is said once."""
-    assert status.show_maildir(os.fsencode(tmp_path / "none"), False, False) == 111
+    assert status.show_maildir(os.fsencode(tmp_path / "none"), {}, False) == 111
     assert capsys.readouterr().err.count("No such file") == 1
 
 

@@ -178,6 +178,9 @@ def test_what_goes_together(line: str) -> None:
         ("--config F --dry-run", "--dry-run does its work and exits; write it without --config"),
         ("--config F --demo", "--demo does its work and exits; write it without --config"),
         ("--enqueue M --status", "--enqueue does its work and exits; write it without --status"),
+        ("--dry-run --enqueue M", "--dry-run does its work and exits; write it without --enqueue"),
+        ("--enqueue M --demo", "--enqueue does its work and exits; write it without --demo"),
+        ("--demo --dry-run", "--dry-run does its work and exits; write it without --demo"),
         ("--rescan 5 M h", "--rescan only makes sense with --watch or --config; add"),
         ("--idle-timeout 5 M h", "--idle-timeout only makes sense with --watch or --config"),
         ("--metrics-file F M h", "--metrics-file only makes sense with --watch or --config"),
@@ -243,6 +246,12 @@ def test_an_empty_path_is_none(flag: str) -> None:
     """A variable that is not set: each run would send a refused message again, without a word."""
     with pytest.raises(ConfigError, match=f"--{flag}: a path is needed"):
         parse([f"--{flag}", "", "M", "h"])
+
+
+def test_a_maildir_without_a_name_is_wrong_usage() -> None:
+    """`maildirqmtp "$UNSET" HOST` was tried again for ever, and was to be mended in this folder."""
+    with pytest.raises(ConfigError, match=r"^DIR: a path is needed"):
+        route("", "h")
 
 
 # Several servers
