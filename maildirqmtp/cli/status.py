@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from maildirqmtp.cli import queue_output
 from maildirqmtp.daemon.attempts import KnownAttempts
 from maildirqmtp.daemon.listing import daemon_text
-from maildirqmtp.daemon.status import read, served, served_settings
+from maildirqmtp.daemon.status import read, served, settings_of
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.large_messages import how_far
@@ -63,7 +63,8 @@ def show_maildir(path: bytes, given: Values, as_json: bool, limit: int | None = 
     """
     try:
         with Maildir(path) as maildir:
-            found, settings = served(maildir), served_settings(maildir)
+            found = served(maildir)
+            settings = settings_of(maildir, found)
     except LocalError:
         found, settings = [], {}  # it is told when it is looked at
     if (shard := given.get("shard")) is not None:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maildirqmtp.daemon.attempts import KnownAttempts
-from maildirqmtp.daemon.status import read, served, served_settings
+from maildirqmtp.daemon.status import read, served, settings_of
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import holds, names, sidecars
+from maildirqmtp.maildir import holds, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.requeue import Seen
@@ -145,7 +145,7 @@ def as_served(maildir: Maildir, place: QueuePlace) -> QueuePlace:
     """
     if place.is_failed:
         return place if place.prefixes else replace(place, prefixes=_told_prefixes(place))
-    told = served_settings(maildir)
+    told = settings_of(maildir, served(maildir))
     if not told:
         return place
     settings = {} if place.prefixes else next(iter(told.values()))
@@ -321,23 +321,3 @@ def daemon_text(told: Mapping[str, Any] | None, last_stop: str = "") -> str:
     if told.get("state") == "backing off":
         who += f" ({told.get('excuse')})"
     return printable_text(who)
-
-
-# Names
-
-
-def find_names(maildir: Maildir, place: QueuePlace, wanted: bytes) -> list[tuple[Folder, bytes]]:
-    """Return the messages that `wanted` may mean. Raises `LocalError` if they cannot be listed.
-
-    `wanted` is a file name, or a path that ends in one, with or without the flags and numbers
-    that mail readers add; if it ends with `+`, it means each message whose name begins so. A
-    whole name never means a longer one: that may be another message, and the wanted one gone.
-    """
-    last = wanted.rpartition(b"/")[2]
-    found = candidates(maildir, place)
-    plain = names.plain(last)
-    exact = [one for one in found if plain and names.plain(one[1]) == plain]
-    beginning = last.removesuffix(ABBREVIATED)
-    if exact or beginning in (last, b""):  # all names begin with $UNSET
-        return exact
-    return [one for one in found if one[1].startswith(beginning)]

@@ -23,6 +23,7 @@ from maildirqmtp.maildir.shard import MAX_SHARDS, Shard
 from maildirqmtp.qmtp.protocol import check_address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from maildirqmtp.daemon.snapshot import Snapshot
@@ -106,15 +107,16 @@ def served(maildir: Maildir) -> list[tuple[bytes, Shard | None]]:
     return sorted(routes, key=lambda route: (route[0], route[1] or ()))
 
 
-def served_settings(maildir: Maildir) -> dict[bytes, dict[str, Any]]:
-    """Return fields of the routes that daemons serve in the maildir now, by prefix.
+def settings_of(
+    maildir: Maildir, routes: Iterable[tuple[bytes, Shard | None]]
+) -> dict[bytes, dict[str, Any]]:
+    """Return fields of these routes, as `served` returns them, by prefix.
 
-    They are those that say which messages are sent, and with which envelope. Raises `LocalError`
-    if the maildir cannot be listed.
+    They are those that say which messages are sent, and with which envelope.
     """
     return {
         prefix: _settings(told, bool(prefix))
-        for prefix, shard in served(maildir)
+        for prefix, shard in routes
         if (told := read(maildir, prefix, shard))
     }
 

@@ -64,7 +64,7 @@ def test_forged_settings_are_none(path: Path, forged: object) -> None:
         content = dict.fromkeys(("sender", "default_sender", "recipients", "max_size"), forged)
         content |= {"version": 1, "pid": os.getpid(), "state": "idle", "prefix": "", "cur": forged}
         the_file(path).write_text(json.dumps(content))
-        (found,) = status.served_settings(maildir).values()
+        (found,) = status.settings_of(maildir, status.served(maildir)).values()
     assert found == {
         "include_cur": forged is True,
         "sender": None,
