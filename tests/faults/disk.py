@@ -63,8 +63,16 @@ class Disk:
         self.cuts += 1
 
     def remount(self) -> None:
-        """Let the machine come up again."""
+        """Let the machine come up again.
+
+        With a copy of the image: a mount namespace that somebody has made meanwhile (a container,
+        a service, another test) keeps the file system alive, and the same image would be mounted
+        as it is there, cut.
+        """
         self.unmount()
+        following = self._image.with_suffix(".next")
+        _run("cp", "--sparse=always", self._image, following)
+        following.replace(self._image)
         self.mount()
 
     def close(self) -> None:

@@ -43,6 +43,28 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
         made.close()
 
 
+def test_a_disk_comes_up_again_beside_a_container(tmp_path: Path) -> None:
+    """Who is started meanwhile has the disk mounted, too; it stayed cut for all that came after."""
+    try:
+        disk = Disk(tmp_path)
+    except NoDisk as error:
+        pytest.skip(f"POWER CUTS ARE NOT TESTED, for no disk can be mounted here: {error}")
+    with contextlib.closing(disk):
+        container = ["unshare", "--mount", "sh", "-c", "echo; exec sleep 600"]
+        with subprocess.Popen(container, stdout=subprocess.PIPE) as beside:
+            try:
+                assert beside.stdout is not None
+                assert beside.stdout.readline() == b"\n"
+                (disk.path / "durable").write_text("text")
+                disk.sync()
+                disk.cut()
+                disk.remount()
+                assert (disk.path / "durable").read_text() == "text"
+                (disk.path / "more").touch()
+            finally:
+                beside.kill()
+
+
 def sizes(normal: int, long: int) -> list[object]:
     """Return the seeds of every run of the tests, and those of a campaign."""
     marks = [pytest.mark.long, pytest.mark.timeout(1_200)]
