@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -37,11 +38,12 @@ from maildirqmtp import (
 )
 from maildirqmtp.client.session import ClientSession
 from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
+from maildirqmtp.transport.transport import Transport
 from tests.certificates import Authority, Identity, over_tls
 from tests.clients import SEEN, Make, packages, said
 from tests.fakes import FakeServer
-from tests.helpers import Package as Taken
 from tests.helpers import (
+    DEADLINE_S,
     Peer,
     answer_all,
     closed_port,
@@ -51,6 +53,7 @@ from tests.helpers import (
     serving,
     wait_until,
 )
+from tests.helpers import Package as Taken
 
 
 def greets(peer: Peer) -> None:
@@ -193,6 +196,24 @@ def test_a_server_that_closes_at_once_is_given_up(make: Make) -> None:
             client.send("s@x", "r@y", b"")
         assert caught.value.result is not None
         assert server.connections <= 2
+
+
+def test_a_server_that_has_closed_before_the_first_package_is_given_up(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, where its end comes sooner than we write."""
+    real = ClientSession.connected
+
+    def connected(session: ClientSession, transport: Transport) -> None:
+        assert select.select([transport.read_fd], [], [], DEADLINE_S)[0]
+        real(session, transport)
+
+    monkeypatch.setattr(ClientSession, "connected", connected)
+    with serving(lambda peer: None) as server:
+        client = make(server.address, defer_connect=True)
+        with pytest.raises(TransportError, match="closed"):
+            client.send("s@x", "r@y", b"")
+        assert server.connections == 1
 
 
 def test_another_kind_of_server_is_a_protocol_error(make: Make) -> None:

@@ -117,7 +117,7 @@ def test_the_calls_are_found() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("call", calls(), ids=str)
 def test_a_missing_fsync_is_noticed(tmp_path: Path, call: Call) -> None:
     """Without this call a power cut would lose mail, or send it to the wrong people."""

@@ -123,6 +123,21 @@ def test_delivering_is_durable_before_it_shows(
     assert names(tmp_path / "to" / "tmp") == []
 
 
+def test_mail_that_is_taken_back_keeps_its_sidecar_until_that_is_durable(
+    tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut it may be there again, and would go to whom its header names."""
+    name = writing.publish(target, writing.write_tmp(target, [b"text"]))
+    shown = os.fsdecode(name)
+    add_sidecar(tmp_path / "to", shown, "s@x", "a@y")
+    envelope = target.durable_envelope()
+    system = FileSystem(monkeypatch, tmp_path / "to")
+    writing.withdraw(target, [name], envelope)
+    removed = [f"unlink new/{shown}", "fsync new", f"unlink envelope/{shown}.json"]
+    assert [call for call in system.calls if call in removed] == removed
+    assert names(tmp_path / "to" / "new") == names(tmp_path / "to" / "envelope") == []
+
+
 def test_short_writes_go_on(
     tmp_path: Path, target: Maildir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
