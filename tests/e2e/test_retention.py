@@ -114,10 +114,12 @@ def test_failed_mail_goes_by_the_time_of_the_configuration_file(
         )
         with watching("--config", file) as daemon:
             daemon.wait_for(f"keep-failed: 2 removed from {failed}")
-            deliver(maildir, "4.d", b"")
+            add_message(maildir, "4.d", recipient=b"d@y", folder="tmp")
+            (maildir / "tmp" / "4.d").rename(maildir / "new" / "4.d")
+            wait_until(lambda: names(failed / "new") == ["4.d"], "the failed message")
             assert daemon.stop() == 0, daemon.log
-    assert (names(failed / "new"), names(failed / "cur")) == ([], ["2.b:2,FS"])
-    assert names(failed / "envelope") == ["2.b.json"]
+    assert (names(failed / "new"), names(failed / "cur")) == (["4.d"], ["2.b:2,FS"])
+    assert names(failed / "envelope") == ["2.b.json", "4.d.json"]
 
 
 def test_killed_between_messages_and_sidecars(
