@@ -9,6 +9,7 @@ settle_another  then the other accepted ones, one by one: --sent may be on a slo
 from __future__ import annotations
 
 from collections import deque
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from maildirqmtp.forwarder.small_messages import SmallBatch
@@ -37,6 +38,7 @@ class AnsweredMessages:
         self._servers = servers
         self._queue = queue
         self._report = report
+        self._small = settler.small
         self._accepted: deque[QueuedMessage] = deque()
         self._others: deque[QueuedMessage] = deque()
 
@@ -45,21 +47,30 @@ class AnsweredMessages:
 
         The others are left for `settle_another`.
         """
+        self._settle_small()
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
         for batch, first, stop in accepted:
             assert isinstance(batch, SmallBatch)
             recovery.answered(message[1] for message in batch.messages[first:stop])
-            self._settle_small(batch, first, stop)
+            self._remove_small(batch, first, stop)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
             (self._accepted if queued.is_accepted else self._others).append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])
 
-    @property
-    def others_wait(self) -> bool:
-        """True if `settle_another` has something to do."""
-        return bool(self._accepted or self._others)
+    def expect(self, small: int) -> None:
+        """Prepare for so many small messages, before the first connection; see `SmallRemovals`."""
+        self._small.expect(small)
+
+    def all_settled(self) -> bool:
+        """Return whether nothing is left for `settle_another`, once the small ones are settled.
+
+        Waits for those that are being removed: a scan would find them again.
+        """
+        while self._small.waiting:
+            self._settle_small(wait=True)
+        return not (self._accepted or self._others)
 
     def refused(self, queued: QueuedMessage) -> None:
         """Leave a message that must not be sent for `settle_another`."""
@@ -89,22 +100,31 @@ class AnsweredMessages:
 
     def finish(self) -> list[Stuck]:
         """See `Settler.finish`."""
+        self.all_settled()
+        self._small.end_process()
         left = self._settler.finish()
         self._queue.release(self._settler.take_mended())
         return left
 
-    def _settle_small(self, batch: SmallBatch, first: int, stop: int) -> None:
+    def _remove_small(self, batch: SmallBatch, first: int, stop: int) -> None:
         while first < stop:
-            end = self._settler.settle_small(batch, first, stop)
-            if end == first:
-                queued = batch.expand(first)
-                queued.answers, queued.unanswered = [_ACCEPTED], 0
-                self._settle_one(queued)
-                first += 1
-            else:
-                names = (message[1] for message in batch.messages[first:end])
-                self._report.no_longer_held(self._queue.all_gone(names))
-                first = end
+            first = self._small.put(batch, first, stop)
+            self._settle_small(wait=first < stop)
+
+    def _settle_small(self, wait: bool = False) -> None:
+        """Settle small messages of which it is known whether they were removed."""
+        for batch, index, results in self._small.take(wait):
+            for was_removed, group in groupby(results):
+                first, index = index, index + len(list(group))
+                if was_removed:
+                    self._small.note(batch, first, index)
+                    names = (message[1] for message in batch.messages[first:index])
+                    self._report.no_longer_held(self._queue.all_gone(names))
+                else:
+                    for left in range(first, index):
+                        queued = batch.expand(left)
+                        queued.answers, queued.unanswered = [_ACCEPTED], 0
+                        self._settle_one(queued)
 
     def _settle_one(self, queued: QueuedMessage) -> None:
         """Settle one message that has its answers, and tell the queue."""

@@ -54,9 +54,8 @@ class Forwarder:
 
     `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may help.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is being
-    made. `idle_s`: seconds for which a connection is kept without work. `servers`: those of the
-    route. `told_to_stop`: whether the run is to stop, and by when it ends.
-    `take_over`: see `Settler`.
+    made. `idle_s`: seconds for which a connection is kept without work. `servers`: the route's.
+    `told_to_stop`: whether the run is to stop, and by when it ends. `take_over`: see `Settler`.
     """
 
     def __init__(
@@ -157,6 +156,7 @@ class Forwarder:
         """
         self.queue.add(candidates)
         self._total += len(candidates)
+        self._answered.expect(len(candidates) if self.outbox.may_batch() else 0)
         try:
             while self._has_next():
                 if not self._may_take:
@@ -183,7 +183,7 @@ class Forwarder:
 
     def _refill(self) -> bool:
         """Look for new messages, once all small ones that were known have been tried."""
-        if not self._may_take or self.outbox.small_left or self._answered.others_wait:
+        if self.outbox.small_left or not self._answered.all_settled() or not self._may_take:
             return False
         try:
             found = self.queue.refill()

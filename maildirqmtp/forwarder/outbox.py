@@ -247,7 +247,7 @@ class Outbox:
         small_waits = len(self._queue) > self._queue.postponed
         return small_waits or (self.large_waits and self._large.needs_connection(pool))
 
-    def _may_batch(self) -> bool:
+    def may_batch(self) -> bool:
         """Return whether the next messages may go without an object for each.
 
         False if more is to be reported or done for each than to remove it once accepted. The names
@@ -267,7 +267,7 @@ class Outbox:
         """Put small messages, batch by batch, up to a candidate that is not one; it comes next."""
         pipeline, most_bytes = connection.pipeline, self._large.large_bytes
         small_max = min(SMALL_MAX, most_bytes, self._route.max_bytes or SMALL_MAX)
-        while self._look.goes_on() and self._may_batch():
+        while self._look.goes_on() and self.may_batch():
             self._look_for_holds()
             messages, max_bytes = pipeline.room()
             if not messages:

@@ -11,7 +11,6 @@ whose header lines would be trusted instead of its sidecar.
 
 from __future__ import annotations
 
-from collections import Counter
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
@@ -26,9 +25,9 @@ from maildirqmtp.forwarder.removals import Removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.settled_bounces import SettledBounces
+from maildirqmtp.forwarder.small_removals import SmallRemovals
 from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.forwarder.targets import TargetMaildirs
-from maildirqmtp.maildir import small
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
@@ -36,9 +35,11 @@ from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from maildirqmtp.forwarder.small_messages import SmallBatch
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
+
+#: Seconds after which small messages that a second process removes are looked for.
+RESULTS_S = 0.1
 
 
 class Settler:
@@ -78,6 +79,8 @@ class Settler:
         #: Who is still owed a message, as its sidecar says.
         self.owed = OwedRecipients(maildir, route.prefix, clock)
         self._removals = Removals(maildir, clock, wake)
+        #: Removes small messages that were accepted.
+        self.small = SmallRemovals(maildir, report, self._removals, state, self._sync_if_due)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[Stuck] = []
         self._mended: list[bytes] = []
@@ -117,29 +120,6 @@ class Settler:
             self.stop_taking(error)
             kept = Kept(str(error), stuck=self._is_stuck(queued))
         return kept
-
-    def settle_small(self, batch: SmallBatch, first: int, stop: int) -> int:
-        """Remove accepted small messages; return the index of the first that is not removed.
-
-        If that is `first`, it is to be settled by itself.
-        """
-        if self._maildir.may_have_envelopes():
-            return first
-        stop = min(stop, first + self._removals.room)
-        index, remove = first, small.remove
-        for folder, name, identity, *_ in batch.messages[first:stop]:
-            if not remove(folder, name, identity):
-                break
-            index += 1
-        if index > first:
-            removed = batch.messages[first:index]
-            self._report.small_accepted(len(removed), batch.text_bytes(first, index))
-            for folder, count in Counter(m[0] for m in removed).items():
-                self._removals.add(folder, count)
-            self._sync_if_due()
-            if self._state is not None:
-                self._state.forget(m[1] for m in removed)
-        return index
 
     def stop_taking(self, error: LocalError) -> None:
         """Have no more messages taken from the maildir, because of this error."""
@@ -205,7 +185,9 @@ class Settler:
 
     @property
     def next_deadline(self) -> float | None:
-        """The clock's time at which `tick` will have something to do."""
+        """The clock's time at which `tick`, or `small.take`, will have something to do."""
+        if self.small.waiting:
+            return self._clock() + RESULTS_S
         due = self._removals.next_deadline
         if due is None and self._state is not None:
             return self._state.next_deadline

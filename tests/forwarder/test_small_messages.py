@@ -14,8 +14,7 @@ from maildirqmtp.forwarder.small_messages import BATCH_MESSAGES, SMALL_MAX, Smal
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
-from tests.forwarder.doubles import SettlerCase
-from tests.helpers import add_message, add_sidecar, make_maildir
+from tests.helpers import make_maildir
 
 TOP = b"Return-Path: <s@x>\nDelivered-To: p-r@y\n"
 
@@ -183,85 +182,3 @@ def test_an_expanded_message_is_what_prepare_makes(gathering: Gathering) -> None
     assert made.message.identity == wanted.message.identity
     assert made.message.size == wanted.message.size
     assert made.label == wanted.label
-
-
-# Settled
-
-
-class Batches(SettlerCase):
-    """Small messages that were accepted."""
-
-    def batch(self, count: int) -> SmallBatch:
-        """Make so many messages, and a batch of them."""
-        for number in range(count):
-            self.add(f"{number}.a")
-        queue = self.maildir.scan()
-        batch, _ = gather(
-            self.maildir, b"", lambda: queue.popleft() if queue else None, 99, 1 << 20
-        )
-        assert batch is not None
-        return batch
-
-
-@pytest.fixture
-def batches(tmp_path: Path) -> Batches:
-    """A maildir with a settler."""
-    made = Batches(tmp_path)
-    made.make()
-    return made
-
-
-def test_accepted_ones_are_removed_and_counted(batches: Batches) -> None:
-    """What stays would be sent again."""
-    batch = batches.batch(3)
-    assert batches.settler.settle_small(batch, 0, 2) == 2
-    assert os.listdir(batches.path / "new") == ["2.a"]
-    counters = batches.report.counters
-    assert (counters.accepted, counters.messages) == (2, 2)
-    assert counters.bytes == batch.text_bytes(0, 2)
-    assert batches.settler.next_deadline is not None
-
-
-@pytest.mark.parametrize("change", ["replaced", "grown", "gone"])
-def test_one_that_is_not_the_same_file_is_settled_by_itself(batches: Batches, change: str) -> None:
-    """The new file of that name has not been sent, and would be lost."""
-    batch = batches.batch(3)
-    path = batches.path / "new" / "1.a"
-    if change == "replaced":
-        path.unlink()
-        add_message(batches.path, "1.a")
-    elif change == "grown":
-        with path.open("ab") as file:
-            file.write(b"more")
-    else:
-        path.unlink()
-    assert batches.settler.settle_small(batch, 0, 3) == 1
-    assert batches.settler.settle_small(batch, 1, 3) == 1
-    assert path.exists() == (change != "gone")
-    assert batches.report.counters.accepted == 1
-
-
-def test_with_a_sidecar_each_is_settled_by_itself(batches: Batches) -> None:
-    """It came while the message was in flight, and names others who are owed it."""
-    batch = batches.batch(2)
-    add_sidecar(batches.path, "0.a", "s@x", "other@y")
-    assert batches.settler.settle_small(batch, 0, 2) == 0
-    assert len(os.listdir(batches.path / "new")) == 2
-
-
-def test_where_sidecars_cannot_be_looked_for_each_is_settled_by_itself(batches: Batches) -> None:
-    """That tells what is wrong; one may be there that names others."""
-    batch = batches.batch(2)
-    (batches.path / "envelope").symlink_to("elsewhere")
-    assert batches.settler.settle_small(batch, 0, 2) == 0
-
-
-def test_the_state_file_forgets_them(batches: Batches) -> None:
-    """Else it grows by every message that was ever deferred."""
-    batch = batches.batch(1)
-    state = batches.settler._state
-    assert state is not None
-    state.first_deferral(b"0.a")
-    batches.now += 100
-    assert batches.settler.settle_small(batch, 0, 1) == 1
-    assert state.first_deferral(b"0.a") == batches.now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maildirqmtp.forwarder import outbox, queued_message, small_messages
+from maildirqmtp.forwarder import outbox, queued_message, small_messages, small_removals
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.maildir.state import State
 from tests.fakes import FakeScript, FakeServer
@@ -38,9 +39,19 @@ def scripted(answers: Answers) -> FakeScript:
 
 
 def forward(
-    monkeypatch: pytest.MonkeyPatch, path: Path, answers: Answers, *, one_by_one: bool, window: int
+    monkeypatch: pytest.MonkeyPatch,
+    path: Path,
+    answers: Answers,
+    *,
+    one_by_one: bool,
+    window: int,
+    two_processes: bool = False,
 ) -> Run:
     """Forward 12 messages."""
+    if two_processes:
+        monkeypatch.setattr(small_removals, "MANY", 2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+        monkeypatch.setattr(threading, "active_count", lambda: 1)
     run = Run(monkeypatch, path)
     run.report = Report(run.log, run.data if one_by_one else None, -1, run, run.clock)
     run.add(12)
@@ -73,9 +84,13 @@ ANSWERS = [b"Kok", b"Zlater", b"Dno", b"K", b"K" + b"x" * 3_000, b"!", b"Xnonsen
 @given(
     answers=st.lists(st.sampled_from(ANSWERS), max_size=16),
     window=st.sampled_from([1, 3, 12, 4_096]),
+    two_processes=st.booleans(),
 )
 def test_batches_and_single_messages_come_to_the_same(
-    tmp_path_factory: pytest.TempPathFactory, answers: list[bytes], window: int
+    tmp_path_factory: pytest.TempPathFactory,
+    answers: list[bytes],
+    window: int,
+    two_processes: bool,
 ) -> None:
     """Whatever a server answers, and wherever it hangs up."""
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -86,6 +101,7 @@ def test_batches_and_single_messages_come_to_the_same(
                 answers,
                 one_by_one=one_by_one,
                 window=window,
+                two_processes=two_processes,
             )
             for one_by_one in (False, True)
         ]
