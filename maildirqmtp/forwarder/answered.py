@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.servers import Servers
     from maildirqmtp.forwarder.settle import Settler
     from maildirqmtp.forwarder.stuck import Stuck
-    from maildirqmtp.pipeline.pipeline import Pipeline
+    from maildirqmtp.pipeline.pool import Connection
 
 # Stands for the answer to an accepted small message, the text of which is not kept.
 _ACCEPTED = Response(ACCEPTED, b"")
@@ -42,11 +42,12 @@ class AnsweredMessages:
         self._accepted: deque[QueuedMessage] = deque()
         self._others: deque[QueuedMessage] = deque()
 
-    def settle(self, pipeline: Pipeline[QueuedMessage]) -> int:
+    def settle(self, connection: Connection[QueuedMessage]) -> int:
         """Settle a connection's accepted small messages; return how many messages were answered.
 
         The others are left for `settle_another`.
         """
+        pipeline = connection.pipeline
         self._settle_small()
         accepted, done = pipeline.take_accepted(), pipeline.take_done()
         recovery = self._servers.current.recovery
@@ -54,6 +55,7 @@ class AnsweredMessages:
             assert isinstance(batch, SmallBatch)
             recovery.answered(message[1] for message in batch.messages[first:stop])
             self._remove_small(batch, first, stop)
+        self._count_unsettled(connection)
         recovery.answered(queued.message.name for queued in done)
         for queued in done:
             (self._accepted if queued.is_accepted else self._others).append(queued)
@@ -110,6 +112,15 @@ class AnsweredMessages:
         while first < stop:
             first = self._small.put(batch, first, stop)
             self._settle_small(wait=first < stop)
+
+    def _count_unsettled(self, connection: Connection[QueuedMessage]) -> None:
+        """Count what is being removed as in flight: after a crash, both are sent again.
+
+        Wait for it where it would leave little of the window, which may shrink when it ends.
+        """
+        if connection.pipeline.ended or self._small.waiting > connection.window.size // 2:
+            self.all_settled()
+        connection.window.unsettled = self._small.waiting
 
     def _settle_small(self, wait: bool = False) -> None:
         """Settle small messages of which it is known whether they were removed."""

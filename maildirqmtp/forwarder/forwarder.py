@@ -381,7 +381,7 @@ class Forwarder:
         return self._waiting.wait(due, self._slack_s)
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
-        if answers := self._answered.settle(connection.pipeline):
+        if answers := self._answered.settle(connection):
             connection.idle_since = self._clock()
             self.answered_s = self._wall_clock()
             self.servers.note_answers(connection.pipeline, answers, self.outbox.left)

@@ -106,7 +106,8 @@ def _start(folders: Sequence[Folder]) -> tuple[int, int, int]:
         raise
     their_requests, requests, results, their_results = fds
     if not process:
-        os.close(requests)  # else it would never see the end
+        os.close(requests)  # else it would never see the end; `results` stays open, so that
+        # writing to it does not fail when the run has died
         _run(their_requests, their_results, folders)
     os.close(their_requests)
     os.close(their_results)
@@ -123,7 +124,6 @@ def _run(requests: int, results: int, folders: Sequence[Folder]) -> NoReturn:
             while True:
                 messages = marshal.load(stream)
                 found = [small.remove(folders[i], name, identity) for i, name, identity in messages]
-                with suppress(BrokenPipeError):  # the run has died
-                    os.write(results, bytes(found))
+                os.write(results, bytes(found))
     finally:
         os._exit(0)

@@ -18,22 +18,25 @@ class Window:
     """Messages in flight at once: at most `maximum`, at least 1.
 
     `max_bytes` bounds the bytes: a package is begun only while less than that
-    is in flight, so that the last one begun may go beyond it.
+    is in flight, so that the last one begun may go beyond it. `unsettled` messages count
+    as in flight although they were answered: their files still say that they are to be sent.
     """
 
-    __slots__ = ("_answered", "max_bytes", "maximum", "size")
+    __slots__ = ("_answered", "max_bytes", "maximum", "size", "unsettled")
 
     def __init__(self, maximum: int, max_bytes: int) -> None:
         self.maximum = maximum
         self.max_bytes = max_bytes
         self.size = maximum
+        self.unsettled = 0
         self._answered = 0
 
     def limits(self, proven: bool) -> tuple[int, int]:
         """Return the most messages and bytes in flight; `proven`: the server has answered once."""
+        messages = self.size - self.unsettled
         if proven:
-            return self.size, self.max_bytes
-        return min(self.size, UNPROVEN_MESSAGES), min(self.max_bytes, UNPROVEN_BYTES)
+            return messages, self.max_bytes
+        return min(messages, UNPROVEN_MESSAGES), min(self.max_bytes, UNPROVEN_BYTES)
 
     def shrink(self, in_flight: int) -> bool:
         """Shrink to an eighth of what was in flight; return whether the window is smaller now."""

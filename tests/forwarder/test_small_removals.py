@@ -251,6 +251,34 @@ def test_when_it_dies_what_waits_is_settled_one_by_one(case: Case, two_cores: No
     assert case.new == ["0.a", "1.a", "4.a"]
 
 
+def test_results_may_come_in_parts(
+    case: Case, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the next messages would be taken for theirs."""
+    case.small.expect(MANY)
+    batch = case.batch(5)
+    monkeypatch.setattr(process_of(case.small), "put", lambda messages: None)
+    parts = iter([b"\1\0", b"\1", b"\0\1"])
+    monkeypatch.setattr(process_of(case.small), "take", lambda wait: next(parts))
+    assert case.small.put(batch, 0, 3) == 3
+    assert case.small.put(batch, 3, 5) == 5
+    found = [[(i, results) for _, i, results in case.small.take()] for _ in range(3)]
+    assert found == [[(0, b"\1\0")], [(2, b"\1")], [(3, b"\0\1")]]
+
+
+def test_nothing_overtakes_what_it_left_undone(case: Case, two_cores: None) -> None:
+    """The results of the next batch would be taken for those of the last."""
+    case.small.expect(MANY)
+    process = process_of(case.small)
+    os.kill(process._process, signal.SIGKILL)
+    os.waitid(os.P_PID, process._process, os.WEXITED | os.WNOWAIT)
+    batch = case.batch(4)
+    assert case.small.put(batch, 0, 2) == 2
+    assert case.small.put(batch, 2, 4) == 2
+    assert list(case.small.take()) == [(batch, 0, b"\0\0")]
+    assert case.small.put(batch, 2, 4) == 4
+
+
 def test_results_come_in_the_order_in_which_messages_were_put(case: Case, two_cores: None) -> None:
     """Of two batches at once, those of one would be taken for the other's."""
     case.small.expect(MANY)

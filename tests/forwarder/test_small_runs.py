@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +17,11 @@ from hypothesis import strategies as st
 
 from maildirqmtp.forwarder import outbox, queued_message, small_messages, small_removals
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.maildir.files import Folder
+from maildirqmtp.maildir.removal_process import RemovalProcess
 from maildirqmtp.maildir.state import State
-from tests.fakes import FakeScript, FakeServer
+from maildirqmtp.transport.endpoint import Endpoint
+from tests.fakes import FakeScript, FakeServer, accept
 from tests.forwarder.test_forwarder import NOW, Run
 from tests.helpers import Package, names
 
@@ -38,6 +43,13 @@ def scripted(answers: Answers) -> FakeScript:
     return script
 
 
+def use_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a second process remove messages, as in a long run on a machine with two cores."""
+    monkeypatch.setattr(small_removals, "MANY", 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
 def forward(
     monkeypatch: pytest.MonkeyPatch,
     path: Path,
@@ -49,9 +61,7 @@ def forward(
 ) -> Run:
     """Forward 12 messages."""
     if two_processes:
-        monkeypatch.setattr(small_removals, "MANY", 2)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
-        monkeypatch.setattr(threading, "active_count", lambda: 1)
+        use_two_processes(monkeypatch)
     run = Run(monkeypatch, path)
     run.report = Report(run.log, run.data if one_by_one else None, -1, run, run.clock)
     run.add(12)
@@ -208,3 +218,154 @@ def test_a_hold_counts_while_a_window_fills(run: Run, monkeypatch: pytest.Monkey
     run.go(window_messages=1_000)
     assert run.new == []
     assert done.count("gather") > 8
+
+
+# A second process
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Use two processes; note the IDs of those that are started."""
+    use_two_processes(monkeypatch)
+    noted: list[int] = []
+    usual = RemovalProcess.__init__
+
+    def init(process: RemovalProcess, folders: Sequence[Folder]) -> None:
+        usual(process, folders)
+        noted.append(process._process)
+
+    monkeypatch.setattr(RemovalProcess, "__init__", init)
+    return noted
+
+
+def test_it_is_started_before_there_is_a_connection(
+    run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep a connection open: a command would never see the end of its input."""
+    connects: list[int] = []
+    usual = run.connect
+
+    def connect(server: Endpoint, timeout_s: float) -> FakeServer:
+        connects.append(len(started))
+        return usual(server, timeout_s)
+
+    monkeypatch.setattr(run, "connect", connect)
+    add_old(run, 10)
+    run.go()
+    assert connects == [1]
+    assert run.new == []
+
+
+@pytest.mark.parametrize("options", [{"sender": b""}, {"recipients": (b"r@y",)}])
+def test_none_is_started_where_messages_are_removed_one_by_one(
+    run: Run, started: list[int], options: dict[str, object]
+) -> None:
+    """It would have nothing to do."""
+    add_old(run, 10)
+    run.go(**options)
+    assert started == []
+    assert run.new == []
+
+
+def test_a_scan_waits_for_it(run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has not removed yet would be found, and sent once more."""
+    usual = RemovalProcess.take
+
+    def late(process: RemovalProcess, wait: bool) -> bytes:
+        return usual(process, wait=True) if wait else b""
+
+    monkeypatch.setattr(RemovalProcess, "take", late)
+    add_old(run, 200)
+    run.go()
+    assert len(started) == 1
+    assert set(run.received.values()) == {1}
+    assert run.report.counters.accepted == 200
+
+
+def test_when_it_dies_the_run_goes_on(
+    run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent twice, and nothing stays."""
+    usual = RemovalProcess.put
+
+    def put(process: RemovalProcess, messages: Any) -> None:
+        usual(process, messages)
+        os.kill(process._process, signal.SIGKILL)
+
+    monkeypatch.setattr(RemovalProcess, "put", put)
+    add_old(run, 200)
+    run.go()
+    assert set(run.received.values()) == {1}
+    assert run.new == []
+    assert run.report.counters.accepted == 200
+    assert run.report.counters.exit_code == 0
+
+
+def test_what_it_could_not_remove_stops_the_run(
+    run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full or broken disk: each further message would be sent again by the next run."""
+
+    def no_unlink(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    add_old(run, 10)
+    usual = os.unlink
+
+    def unlink(name: bytes | str, *, dir_fd: int | None = None) -> None:
+        if os.fsencode(name)[-2:] == b".a":
+            no_unlink()
+        usual(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    run.go()
+    assert set(run.received.values()) == {1}
+    assert run.report.counters.exit_code == 111
+    assert len(run.new) == 10
+
+
+@pytest.mark.parametrize("window", [1, 20, 200])
+def test_what_is_being_removed_counts_as_in_flight(
+    run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """When both processes are killed, no more is sent again than the window says."""
+    usual = RemovalProcess.take
+    unsettled: list[int] = []
+
+    def late(process: RemovalProcess, wait: bool) -> bytes:
+        return usual(process, wait=True) if wait else b""
+
+    def script(server: FakeServer, package: Package) -> None:
+        unsettled.append(len(server.received) - run.report.counters.accepted)
+        server.respond(b"Kok")
+
+    monkeypatch.setattr(RemovalProcess, "take", late)
+    add_old(run, 300)
+    run.scripts = [script]
+    run.go(window_messages=window)
+    assert run.new == []
+    assert max(unsettled) <= window
+    assert len(run.servers) == 1
+
+
+def test_a_window_that_shrinks_has_room_again(
+    run: Run, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each further connection ends with nothing sent."""
+    usual = RemovalProcess.take
+
+    def late(process: RemovalProcess, wait: bool) -> bytes:
+        return usual(process, wait=True) if wait else b""
+
+    def script(server: FakeServer, package: Package) -> None:
+        if len(server.received) == 100:
+            server.hang_up()
+        else:
+            server.respond(b"Kok")
+
+    monkeypatch.setattr(RemovalProcess, "take", late)
+    add_old(run, 150)
+    run.scripts = [script, accept]
+    run.go(window_messages=200)
+    assert run.new == []
+    assert [bool(server.received) for server in run.servers] == [True, True]

@@ -99,3 +99,13 @@ def test_connections_share_the_window() -> None:
     parts = shares(4_096, 32 << 20, 3)
     assert [(w.size, w.max_bytes) for w in parts] == [(1_365, (32 << 20) // 3)] * 3
     assert [(w.size, w.max_bytes) for w in shares(2, 1, 4)] == [(1, 1)] * 4
+
+
+def test_what_is_answered_and_not_settled_counts_as_in_flight() -> None:
+    """After a crash it is sent again, beside all that is in flight."""
+    window = Window(100, 1 << 20)
+    window.unsettled = 30
+    assert window.limits(proven=True) == (70, 1 << 20)
+    assert window.limits(proven=False) == (64, 64 << 10)
+    window.unsettled = 90
+    assert window.limits(proven=False) == (10, 64 << 10)
