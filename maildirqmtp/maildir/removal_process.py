@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Seconds without a result after which the process is given up: it was stopped, or the disk hangs.
 RESULT_TIMEOUT_S = 60.0
+#: Seconds that it may take to die when it is killed, unless the disk hangs.
+KILLED_S = 1.0
 # Bytes that are read at once.
 _READ_BYTES = 1 << 16
 
@@ -73,10 +75,18 @@ class RemovalProcess:
     def close(self) -> None:
         """End the process; results that were not taken are lost."""
         os.close(self._requests)
+        if self.is_alive and not self._ends_within(RESULT_TIMEOUT_S):
+            self._give_up()
+        if self.is_alive or self._ends_within(KILLED_S):
+            os.waitpid(self._process, 0)
         os.close(self._results)
-        # One that was given up may never end: its disk hangs.
-        os.waitpid(self._process, 0 if self.is_alive else os.WNOHANG)
         self.is_alive = False
+
+    def _ends_within(self, timeout_s: float) -> bool:
+        """Return whether the process, which has the other end of the pipe, ends in time."""
+        poll = select.poll()
+        poll.register(self._results, 0)
+        return bool(poll.poll(timeout_s * 1000))
 
     def _read(self, timeout_s: float) -> bytes:
         """Return the results that are there, or come in time; give the process up if none can."""

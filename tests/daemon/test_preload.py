@@ -18,6 +18,7 @@ BATCH_ONLY = {"forwarder/batch.py", "forwarder/housekeeping.py", "forwarder/prog
 #: By the way to the server; the main thread imports it for each page that is asked for, or for the
 #: first reading of a configuration.
 OTHERWISE = {
+    "maildirqmtp.maildir.removal_process",
     "maildirqmtp.settings.config_file",
     "tomllib",
     "maildirqmtp.transport.command",

@@ -161,6 +161,18 @@ def test_it_ends_with_its_owner(removing: Removing) -> None:
     removing.process = RemovalProcess((removing.maildir.new,))
 
 
+def test_at_the_end_one_that_hangs_is_given_up(
+    removing: Removing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would never end."""
+    monkeypatch.setattr(removal_process, "RESULT_TIMEOUT_S", 0.01)
+    removing.signal(signal.SIGSTOP)
+    removing.process.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(removing.process._process, os.WNOHANG)
+    removing.process = RemovalProcess((removing.maildir.new,))
+
+
 def test_descriptors_are_closed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no process can be made."""
     before = open_descriptors()
