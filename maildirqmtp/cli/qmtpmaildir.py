@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.clients import Client, client_on_stdio
 from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
-from maildirqmtp.receiver.policy import Log, Policy, Severity
+from maildirqmtp.receiver.policy import Log, Policy, Severity, ThrottledLog
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
@@ -239,8 +240,13 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
         raise ConfigError("--tls-client-name: names prove nothing without --tls-client-ca")
     from maildirqmtp.receiver.tls import TlsServer
 
+    throttled = ThrottledLog(stderr_log(_severity(options)), time.monotonic)
     return TlsServer(
-        options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_client_name
+        options.tls_cert,
+        options.tls_key,
+        options.tls_client_ca,
+        options.tls_client_name,
+        partial(throttled, Severity.ERROR),
     ).wrap
 
 
