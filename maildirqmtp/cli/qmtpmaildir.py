@@ -1,6 +1,6 @@
 """The command line of the receiver: `qmtpmaildir [options] DIR`, `--queue DIR` or `--deliver HOW`.
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
+Exit codes: 0 stopped by SIGTERM, SIGINT or SIGHUP, or (with --stdio) the client is
 done; 111 trouble with this machine or, with --stdio, a session that ended with
 mail or responses lost; 100 wrong usage.
 """
@@ -94,13 +94,22 @@ def _run(options: argparse.Namespace) -> int:
             threads=threads or THREADS,
         )
         stack.enter_context(server)
-        stop_signals = (signal.SIGTERM, signal.SIGINT)
-        stop = signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd)
-        stack.enter_context(stop)
+        _stop_by_signals(server, stack)
         if client is not None:
             return EXIT_OK if server.serve_stream(StdioStream(), client) else EXIT_TEMPORARY
         server.serve()
     return EXIT_OK
+
+
+def _stop_by_signals(server: Server, stack: contextlib.ExitStack) -> None:
+    """Have the server stop at SIGTERM, SIGINT and SIGHUP, of a terminal that is gone."""
+
+    def stop(*_: object) -> None:
+        server.stop()
+
+    usual = (signal.SIGTERM, signal.SIGINT)
+    stack.enter_context(signal_handlers(usual, stop, wakeup_fd=server.wakeup_fd))
+    stack.enter_context(signal_handlers((signal.SIGHUP,), stop, keep_ignored=True))  # nohup(1)
 
 
 def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -273,6 +274,37 @@ def test_sigterm(tmp_path: Path) -> None:
         assert process.stderr.read() == "qmtpmaildir: stopping\n"
     assert len(list((tmp_path / "M" / "new").iterdir())) == 1
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_is_handed_on_at_the_stop_is_answered(tmp_path: Path, number: signal.Signals) -> None:
+    """Also where the terminal is gone: without an answer it is sent again, and comes twice."""
+    began, go_on = tmp_path / "began", tmp_path / "go on"
+    for fifo in (began, go_on):
+        os.mkfifo(fifo)
+    words = ["sh", "-c", 'echo "$1" >"$2"; read _ <"$3"', "sh", "{recipient}", began, go_on]
+    with server("--deliver", "exec:" + shlex.join(map(str, words))) as (process, address):
+        with socket.create_connection(address, DEADLINE_S) as client:
+            client.sendall(PACKAGE)
+            assert began.read_text() == "c@example.org\n"
+            process.send_signal(number)
+            assert process.stderr is not None
+            assert process.stderr.readline() == "qmtpmaildir: stopping\n"
+            go_on.write_text("\n")
+            assert b"Kok" in client.recv(1_000)
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_it_goes_on_without_its_terminal_under_nohup(tmp_path: Path) -> None:
+    """Its caller ignores SIGHUP, and so does it."""
+    ignoring = ("sh", "-c", 'trap "" HUP && exec "$@"', "sh")
+    with (
+        server(str(tmp_path / "M"), wrapper=ignoring) as (process, address),
+        socket.create_connection(address, DEADLINE_S) as client,
+    ):
+        process.send_signal(signal.SIGHUP)
+        client.sendall(PACKAGE)
+        assert b"Kok" in client.recv(1_000)
 
 
 def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
