@@ -524,3 +524,17 @@ def test_one_reply_amid_the_text_with_one_accepted_recipient() -> None:
         "DATA": b"354 go on\r\n452 4.2.2 mailbox full\r\n",
     }
     assert outcomes(script, A, B, lmtp=True) == ["D550 5.1.1 no", "Z452 4.2.2 mailbox full"]
+
+
+def test_a_server_that_greets_after_the_stop_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client was told nothing, sends it again, and it would come twice."""
+    with scripted_server() as server, handing_on(server) as to:
+
+        class Slow(smtp_client.SmtpClient):
+            def _hello(self) -> None:
+                to.abort()
+                super()._hello()
+
+        monkeypatch.setattr(next_server, "SmtpClient", Slow)
+        assert deliver(to) == [f"Z451 {address(server)}: the receiver stops (#4.4.2)"]
+        assert server.texts == []
