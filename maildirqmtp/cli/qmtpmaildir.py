@@ -27,6 +27,7 @@ from maildirqmtp.cli.receiver_options import (
     require_permission,
     user_quota,
 )
+from maildirqmtp.cli.syslog_stderr import keep_from_client
 from maildirqmtp.descriptor_limit import raise_limit
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
@@ -45,9 +46,12 @@ from maildirqmtp.transport.signals import signal_handlers
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the receiver; return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if "--stdio" in words:
+        keep_from_client("qmtpmaildir")  # errors of usage as well
     log = stderr_log(Severity.NOTICE)
     try:
-        options = make_parser().parse_args(argv)
+        options = make_parser().parse_args(words)
         return _run(options)
     except ConfigError as error:
         log(Severity.ERROR, str(error))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import syslog
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ import pytest
 
 from maildirqmtp import __version__
 from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
+from maildirqmtp.cli import syslog_stderr
 from maildirqmtp.cli.qmtpmaildir import main, stderr_log
 from maildirqmtp.cli.receiver_options import parse_listen
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.streams import StdioStream
 from tests.helpers import DEADLINE_S, command, names
@@ -357,6 +359,50 @@ def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main(["--listen", "127.0.0.1:0", str(tmp_path / "M")]) == 0
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def under_inetd(arguments: list[str], data: bytes) -> bytes:
+    """Run it with the client's socket on all three descriptors; return what the client gets."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(DEADLINE_S)
+        with theirs:
+            fd = theirs.fileno()
+            process = subprocess.Popen([*COMMAND, *arguments], stdin=fd, stdout=fd, stderr=fd)
+        with process:
+            ours.sendall(data)
+            ours.shutdown(socket.SHUT_WR)
+            got = b""
+            while more := ours.recv(1_000):
+                got += more
+    return got
+
+
+def test_under_inetd_no_line_of_the_log_gets_between_the_answers(tmp_path: Path) -> None:
+    """The client would take it for a broken server, and send again what was accepted, each time."""
+    options = ["--stdio", "-v", "--domain", "example.org", str(tmp_path / "M")]
+    reader = ResponseReader()
+    reader.feed(under_inetd(options, OUTSIDE + PACKAGE))
+    answers = [reader.next(), reader.next()]
+    assert [str(answer)[0] for answer in answers] == ["D", "K"]
+    assert not reader.pending
+
+
+@pytest.mark.parametrize("options", [["--stdio"], ["--stdio", "--no-such-option"]])
+def test_under_inetd_wrong_usage_is_not_told_to_the_client(options: list[str]) -> None:
+    """It is nothing that it could read, and none of its business."""
+    assert under_inetd(options, b"") == b""
+
+
+def test_what_inetd_has_no_place_for_is_in_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line each, for mail.*; else nobody would know why mail is refused."""
+    said: list[tuple[int, str]] = []
+    monkeypatch.setattr(syslog, "syslog", lambda *line: said.append(line))
+    monkeypatch.setattr(sys, "stderr", syslog_stderr._SyslogStderr("qmtpmaildir"))
+    stderr_log(Severity.NOTICE)(Severity.NOTICE, "one")
+    stderr_log(Severity.NOTICE)(Severity.INFO, "left out")
+    sys.stderr.write("two\nthree\n")
+    assert [line for _, line in said] == ["one", "two", "three"]
 
 
 def test_stdio_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
