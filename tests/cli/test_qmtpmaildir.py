@@ -18,13 +18,14 @@ import pytest
 from maildirqmtp import __version__
 from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
 from maildirqmtp.cli import syslog_stderr
-from maildirqmtp.cli.qmtpmaildir import main, stderr_log
-from maildirqmtp.cli.receiver_options import parse_listen
+from maildirqmtp.cli.qmtpmaildir import main, make_parser, stderr_log
+from maildirqmtp.cli.receiver_options import open_listeners, parse_listen
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.listener import where
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.streams import StdioStream
-from tests.helpers import DEADLINE_S, command, names
+from tests.helpers import DEADLINE_S, closed_port, command, names
 
 COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.cli.qmtpmaildir"]
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
@@ -307,6 +308,23 @@ def test_it_goes_on_without_its_terminal_under_nohup(tmp_path: Path) -> None:
         process.send_signal(signal.SIGHUP)
         client.sendall(PACKAGE)
         assert b"Kok" in client.recv(1_000)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_both_wildcards_at_one_port(order: int) -> None:
+    """As other servers take them; [::] alone takes IPv4 as well."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    port = closed_port()
+    listen = [f"0.0.0.0:{port}", f"[::]:{port}"][::order]
+    options = make_parser().parse_args([f"--listen={place}" for place in listen])
+    with open_listeners(options) as listeners:
+        assert [where(listener) for listener in listeners] == listen
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port), DEADLINE_S).close()
+    options = make_parser().parse_args([f"--listen=[::]:{port}"])
+    with open_listeners(options):
+        socket.create_connection(("127.0.0.1", port), DEADLINE_S).close()
 
 
 def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
