@@ -171,6 +171,11 @@ def test_the_programs_are_found_on_the_path(name: str) -> None:
         assert flag in help_text
 
 
+def test_the_queue_can_tell_a_reboot() -> None:
+    """`qmtpmaildir --once` reads the kernel's boot ID, which ProcSubset=pid hides."""
+    assert "ProcSubset" not in directives(SYSTEMD / "qmtp-queue.service")
+
+
 IMPLIES_NO_NEW_PRIVILEGES = {
     "DynamicUser", "LockPersonality", "MemoryDenyWriteExecute", "PrivateDevices", "ProtectClock",
     "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables",

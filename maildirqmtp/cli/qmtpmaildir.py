@@ -1,6 +1,6 @@
 """The command line of the receiver: `qmtpmaildir [options] DIR`, `--queue DIR` or `--deliver HOW`.
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, or (with --stdio) the client is
+Exit codes: 0 stopped by SIGTERM, SIGINT or SIGHUP, or (with --stdio) the client is
 done; 111 trouble with this machine or, with --stdio, a session that ended with
 mail or responses lost; 100 wrong usage.
 """
@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from maildirqmtp.cli.receiver_options import (
     require_permission,
     user_quota,
 )
+from maildirqmtp.cli.syslog_stderr import keep_from_client
 from maildirqmtp.descriptor_limit import raise_limit
 from maildirqmtp.errors import ConfigError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY, EXIT_USAGE
@@ -33,7 +35,7 @@ from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver.clients import Client, client_on_stdio
 from maildirqmtp.receiver.destination import Destination
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
-from maildirqmtp.receiver.policy import Log, Policy, Severity
+from maildirqmtp.receiver.policy import Log, Policy, Severity, ThrottledLog
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
@@ -44,9 +46,12 @@ from maildirqmtp.transport.signals import signal_handlers
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the receiver; return the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if "--stdio" in words:
+        keep_from_client("qmtpmaildir")  # errors of usage as well
     log = stderr_log(Severity.NOTICE)
     try:
-        options = make_parser().parse_args(argv)
+        options = make_parser().parse_args(words)
         return _run(options)
     except ConfigError as error:
         log(Severity.ERROR, str(error))
@@ -93,13 +98,22 @@ def _run(options: argparse.Namespace) -> int:
             threads=threads or THREADS,
         )
         stack.enter_context(server)
-        stop_signals = (signal.SIGTERM, signal.SIGINT)
-        stop = signal_handlers(stop_signals, lambda *_: server.stop(), wakeup_fd=server.wakeup_fd)
-        stack.enter_context(stop)
+        _stop_by_signals(server, stack)
         if client is not None:
             return EXIT_OK if server.serve_stream(StdioStream(), client) else EXIT_TEMPORARY
         server.serve()
     return EXIT_OK
+
+
+def _stop_by_signals(server: Server, stack: contextlib.ExitStack) -> None:
+    """Have the server stop at SIGTERM, SIGINT and SIGHUP, of a terminal that is gone."""
+
+    def stop(*_: object) -> None:
+        server.stop()
+
+    usual = (signal.SIGTERM, signal.SIGINT)
+    stack.enter_context(signal_handlers(usual, stop, wakeup_fd=server.wakeup_fd))
+    stack.enter_context(signal_handlers((signal.SIGHUP,), stop, keep_ignored=True))  # nohup(1)
 
 
 def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:
@@ -239,8 +253,13 @@ def _tls_server(options: argparse.Namespace) -> Callable[[socket.socket], Stream
         raise ConfigError("--tls-client-name: names prove nothing without --tls-client-ca")
     from maildirqmtp.receiver.tls import TlsServer
 
+    throttled = ThrottledLog(stderr_log(_severity(options)), time.monotonic)
     return TlsServer(
-        options.tls_cert, options.tls_key, options.tls_client_ca, options.tls_client_name
+        options.tls_cert,
+        options.tls_key,
+        options.tls_client_ca,
+        options.tls_client_name,
+        partial(throttled, Severity.ERROR),
     ).wrap
 
 

@@ -158,8 +158,9 @@ def open_listeners(options: argparse.Namespace) -> Iterator[list[socket.socket]]
         if listeners and options.listen:
             raise ConfigError("--listen: the sockets were opened already (LISTEN_FDS)")
         if not listeners:
-            for text in options.listen or [DEFAULT_LISTEN]:
-                listeners.append(stack.enter_context(_open(parse_listen(text), _mode(options))))
+            places = [parse_listen(text) for text in options.listen or [DEFAULT_LISTEN]]
+            for place in places:
+                listeners.append(stack.enter_context(_open(place, places, _mode(options))))
         for sock in listeners:
             if sock.family != socket.AF_UNIX:
                 _refuse_user_options(options)
@@ -168,10 +169,15 @@ def open_listeners(options: argparse.Namespace) -> Iterator[list[socket.socket]]
         yield listeners
 
 
-def _open(where: tuple[str, int] | bytes, mode: int) -> socket.socket:
-    if isinstance(where, bytes):
-        return listening.open_unix_listener(where, mode)
-    return listening.open_listener(*where)
+def _open(
+    place: tuple[str, int] | bytes, places: Sequence[tuple[str, int] | bytes], mode: int
+) -> socket.socket:
+    """Open a socket to listen at `place`, one of all `places`."""
+    if isinstance(place, bytes):
+        return listening.open_unix_listener(place, mode)
+    host, port = place
+    # [::] would take IPv4 as well, and 0.0.0.0 beside it be in use.
+    return listening.open_listener(host, port, v6_only=("0.0.0.0", port) in places)
 
 
 def _mode(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, cast
 
 from maildirqmtp.client.package import Message, Part, SupportsRead
-from maildirqmtp.errors import FileChangedError, PackageError
+from maildirqmtp.errors import FileChangedError, LocalError, PackageError
 from maildirqmtp.pipeline.outgoing import FilePiece
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.text import printable
@@ -76,8 +76,14 @@ class Content:
         ]
 
     def unchanged(self) -> bool:
-        """Return whether the files that are streamed are as they were when they were opened."""
-        return all(_same(os.fstat(fd), before) for fd, before in self._open)
+        """Return whether the files that are streamed are as they were when they were opened.
+
+        Raises `LocalError` if one cannot be looked at, as after a server of NFS has lost it.
+        """
+        try:
+            return all(_same(os.fstat(fd), before) for fd, before in self._open)
+        except OSError as error:
+            raise LocalError(f"cannot look at it: {error.strerror}") from error
 
     def close(self) -> None:
         """Close its files and drop its text; harmless twice."""

@@ -66,7 +66,7 @@ class SendRequest(OutgoingMessage):
         return self._content.label
 
     def unchanged(self) -> bool:
-        """Return whether its files are as they were when they were opened."""
+        """Return whether its files are as they were when they were opened; see `Content`."""
         return self._content.unchanged()
 
     def start_over(self) -> None:

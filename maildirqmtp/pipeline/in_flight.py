@@ -133,6 +133,14 @@ class InFlight(Generic[MessageT]):
         return list(unfinished.values())
 
 
+def has_one_answer(package: PackageInFlight[Any]) -> bool:
+    """Return whether a fenced package has one answer: perhaps all that such a server gives.
+
+    A second one shows that it answers for each recipient.
+    """
+    return package.next == package.first + 1
+
+
 def take_back(package: PackageInFlight[Any]) -> None:
     """Forget the refusals of a fenced package's recipients, while others have no answer.
 

@@ -39,7 +39,7 @@ from maildirqmtp.errors import (
     WriteTimeout,
 )
 from maildirqmtp.pipeline.capabilities import Capabilities
-from maildirqmtp.pipeline.in_flight import AcceptedRun, InFlight, take_back
+from maildirqmtp.pipeline.in_flight import AcceptedRun, InFlight, has_one_answer, take_back
 from maildirqmtp.pipeline.outgoing import MessageT, PackageBatch, PackageInFlight
 from maildirqmtp.pipeline.send_buffer import SendBuffer
 from maildirqmtp.pipeline.timeouts import ASLEEP_S, AWAKE_S, Timeouts
@@ -352,12 +352,11 @@ class Pipeline(Generic[MessageT]):
         name, timeouts = self.transport.name, self._timeouts
         if self._out.waiting and now - self._moved_at >= timeouts.write_s:
             self._end(WriteTimeout(f"{name} took no byte in {timeouts.write_s:g} s"))
-        elif self._fence_answered_at is not None:
-            self.capabilities.find_one_recipient()
-            self.remark = (
-                f"{name} answers once per package, not once per recipient; from here on "
-                f"each recipient gets a package of its own"
-            )
+        elif self._fence is not None and self._fence_answered_at is not None:
+            once = has_one_answer(self._fence)
+            self.capabilities.find_one_recipient(remember=once)
+            did = "answers once per package, not once per recipient" if once else "answers slowly"
+            self.remark = f"{name} {did}; from here on each recipient gets a package of its own"
             self._end(None)
         else:
             self._end(ResponseTimeout(f"{name} did not answer in {timeouts.response_s:g} s"))
@@ -395,6 +394,7 @@ class Pipeline(Generic[MessageT]):
         sent, arrived = self._out.sent, self._out.arrived()
         self.transport.close()
         if self._fence is not None and self._fence_answered_at is not None:
+            strange = isinstance(self.error, ProtocolError) or has_one_answer(self._fence)
+            self.capabilities.one_recipient |= strange
             take_back(self._fence)
-            self.capabilities.one_recipient = True
         return self._in_flight.take_unfinished(sent - self.transport.bytes_unread, arrived)

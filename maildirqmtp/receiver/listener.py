@@ -90,10 +90,11 @@ def _close_all(sockets: Iterable[socket.socket]) -> None:
         sock.close()
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int, v6_only: bool = False) -> socket.socket:
     """Return a non-blocking listening socket; port 0 lets the kernel choose one.
 
-    Of several addresses of a name the first is used. Raises `LocalError` if the name
+    Of several addresses of a name the first is used. One of IPv6 takes IPv4 as well, as far as
+    its address allows, unless it is `v6_only`. Raises `LocalError` if the name
     has no address, or that address cannot be used.
     """
     shown = show_address(host, port)
@@ -109,6 +110,8 @@ def open_listener(host: str, port: int) -> socket.socket:
         raise LocalError(f"cannot listen on {shown}: {_explain(error, port)}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if v6_only and family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)

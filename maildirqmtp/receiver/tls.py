@@ -1,10 +1,12 @@
 """TLS for the receiver's clients, and the check of their certificates."""
 
 import errno
+import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.maildir.files import Identity, identity_of
 from maildirqmtp.receiver.streams import READ_BYTES
 from maildirqmtp.text import printable
 from maildirqmtp.transport.tls_socket import TlsError, TlsSocket, server_context
@@ -18,6 +20,9 @@ class TlsServer:
     `client_names`, that certificate must have one of these names among its
     subjectAltNames (DNS and e-mail) or common names. Raises `LocalError` if a file
     cannot be used.
+
+    A file that has changed, such as a renewed certificate, is used from the next client on; if it
+    cannot be used, `complain` gets a line, and what was read before stays in use.
     """
 
     def __init__(
@@ -26,10 +31,14 @@ class TlsServer:
         key: str | None = None,
         client_ca: str | None = None,
         client_names: Iterable[str] = (),
+        complain: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.client_names = frozenset(name.lower() for name in client_names)
+        self._files = cert, key, client_ca
+        self._complain = complain
+        self._read = self._identities()
         try:
-            self._context = server_context(cert, key, client_ca)
+            self._context = server_context(*self._files)
         except OSError as error:
             raise LocalError(error.strerror or str(error)) from error
 
@@ -38,7 +47,29 @@ class TlsServer:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # see `SocketStream`
         sock.setblocking(False)
+        self._renew()
         return TlsStream(TlsSocket(sock, self._context), self.client_names)
+
+    def _renew(self) -> None:
+        """Read the files again if one has changed."""
+        found = self._identities()
+        if found == self._read:
+            return
+        try:
+            self._context = server_context(*self._files)
+            self._read = found
+        except OSError as error:  # perhaps a new certificate, and its key is still to come
+            self._complain(f"{error.strerror or error}; the one read before stays in use")
+
+    def _identities(self) -> list[Identity | None]:
+        return [_identity(file) for file in self._files if file is not None]
+
+
+def _identity(path: str) -> Identity | None:
+    try:
+        return identity_of(os.stat(path))
+    except OSError:
+        return None
 
 
 class TlsStream:

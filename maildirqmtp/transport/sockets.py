@@ -14,6 +14,9 @@ from maildirqmtp.transport.descriptor_pair import DescriptorPair
 if TYPE_CHECKING:
     from maildirqmtp.transport.endpoint import UnixEndpoint
 
+# <asm/socket.h>, for programs whose time_t has 64 bits although a long has 32.
+_SO_SNDTIMEO_NEW = 67
+
 
 class SocketTransport(DescriptorPair):
     """A connected stream socket, which it owns."""
@@ -34,7 +37,6 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
 
     Raises `ConnectError` if that fails, `ConnectTimeout` if it takes over `timeout_s` seconds.
     """
-    import struct
     from time import monotonic
 
     try:
@@ -46,9 +48,7 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
         left_s = timeout_s
         while True:
             # The kernel's time-out: with Python's, connect(2) fails at once if the backlog is full.
-            whole, part = divmod(left_s, 1)
-            span = struct.pack("@ll", int(whole), int(part * 1e6))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(left_s))
             sock.connect(server.path)
             if _is_connected(sock):
                 break
@@ -73,6 +73,18 @@ def connect_unix(server: UnixEndpoint, timeout_s: float) -> SocketTransport:
         sock.close()
         raise
     return SocketTransport(sock, str(server))
+
+
+def _timeval(seconds: float) -> bytes:
+    """Return a struct timeval for SO_SNDTIMEO (socket(7)).
+
+    Where that is the newer option, 32-bit machines have it of 64-bit numbers as well.
+    """
+    from struct import pack
+
+    whole, part = divmod(seconds, 1)
+    kind = "@qq" if socket.SO_SNDTIMEO == _SO_SNDTIMEO_NEW else "@ll"
+    return pack(kind, int(whole), int(part * 1e6))
 
 
 def _is_connected(sock: socket.socket) -> bool:

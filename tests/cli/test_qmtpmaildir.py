@@ -3,10 +3,12 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import syslog
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +17,15 @@ import pytest
 
 from maildirqmtp import __version__
 from maildirqmtp.cli import qmtpmaildir as qmtpmaildir
-from maildirqmtp.cli.qmtpmaildir import main, stderr_log
-from maildirqmtp.cli.receiver_options import parse_listen
+from maildirqmtp.cli import syslog_stderr
+from maildirqmtp.cli.qmtpmaildir import main, make_parser, stderr_log
+from maildirqmtp.cli.receiver_options import open_listeners, parse_listen
 from maildirqmtp.errors import ConfigError
-from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
+from maildirqmtp.receiver.listener import where
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.streams import StdioStream
-from tests.helpers import DEADLINE_S, command, names
+from tests.helpers import DEADLINE_S, closed_port, command, names
 
 COMMAND = [sys.executable, "-bb", "-W", "error", "-m", "maildirqmtp.cli.qmtpmaildir"]
 PACKAGE = package_head(3) + b"hi\n" + package_tail(b"a@b", (b"c@example.org",))
@@ -275,6 +279,54 @@ def test_sigterm(tmp_path: Path) -> None:
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_is_handed_on_at_the_stop_is_answered(tmp_path: Path, number: signal.Signals) -> None:
+    """Also where the terminal is gone: without an answer it is sent again, and comes twice."""
+    began, go_on = tmp_path / "began", tmp_path / "go on"
+    for fifo in (began, go_on):
+        os.mkfifo(fifo)
+    words = ["sh", "-c", 'echo "$1" >"$2"; read _ <"$3"', "sh", "{recipient}", began, go_on]
+    with server("--deliver", "exec:" + shlex.join(map(str, words))) as (process, address):
+        with socket.create_connection(address, DEADLINE_S) as client:
+            client.sendall(PACKAGE)
+            assert began.read_text() == "c@example.org\n"
+            process.send_signal(number)
+            assert process.stderr is not None
+            assert process.stderr.readline() == "qmtpmaildir: stopping\n"
+            go_on.write_text("\n")
+            assert b"Kok" in client.recv(1_000)
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_it_goes_on_without_its_terminal_under_nohup(tmp_path: Path) -> None:
+    """Its caller ignores SIGHUP, and so does it."""
+    ignoring = ("sh", "-c", 'trap "" HUP && exec "$@"', "sh")
+    with (
+        server(str(tmp_path / "M"), wrapper=ignoring) as (process, address),
+        socket.create_connection(address, DEADLINE_S) as client,
+    ):
+        process.send_signal(signal.SIGHUP)
+        client.sendall(PACKAGE)
+        assert b"Kok" in client.recv(1_000)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_both_wildcards_at_one_port(order: int) -> None:
+    """As other servers take them; [::] alone takes IPv4 as well."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    port = closed_port()
+    listen = [f"0.0.0.0:{port}", f"[::]:{port}"][::order]
+    options = make_parser().parse_args([f"--listen={place}" for place in listen])
+    with open_listeners(options) as listeners:
+        assert [where(listener) for listener in listeners] == listen
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, port), DEADLINE_S).close()
+    options = make_parser().parse_args([f"--listen=[::]:{port}"])
+    with open_listeners(options):
+        socket.create_connection(("127.0.0.1", port), DEADLINE_S).close()
+
+
 def test_sigkill_amid_a_large_package(tmp_path: Path) -> None:
     """Nothing is left for anybody to clean up, or to take for mail."""
     with (
@@ -325,6 +377,50 @@ def test_sigint_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main(["--listen", "127.0.0.1:0", str(tmp_path / "M")]) == 0
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def under_inetd(arguments: list[str], data: bytes) -> bytes:
+    """Run it with the client's socket on all three descriptors; return what the client gets."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(DEADLINE_S)
+        with theirs:
+            fd = theirs.fileno()
+            process = subprocess.Popen([*COMMAND, *arguments], stdin=fd, stdout=fd, stderr=fd)
+        with process:
+            ours.sendall(data)
+            ours.shutdown(socket.SHUT_WR)
+            got = b""
+            while more := ours.recv(1_000):
+                got += more
+    return got
+
+
+def test_under_inetd_no_line_of_the_log_gets_between_the_answers(tmp_path: Path) -> None:
+    """The client would take it for a broken server, and send again what was accepted, each time."""
+    options = ["--stdio", "-v", "--domain", "example.org", str(tmp_path / "M")]
+    reader = ResponseReader()
+    reader.feed(under_inetd(options, OUTSIDE + PACKAGE))
+    answers = [reader.next(), reader.next()]
+    assert [str(answer)[0] for answer in answers] == ["D", "K"]
+    assert not reader.pending
+
+
+@pytest.mark.parametrize("options", [["--stdio"], ["--stdio", "--no-such-option"]])
+def test_under_inetd_wrong_usage_is_not_told_to_the_client(options: list[str]) -> None:
+    """It is nothing that it could read, and none of its business."""
+    assert under_inetd(options, b"") == b""
+
+
+def test_what_inetd_has_no_place_for_is_in_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line each, for mail.*; else nobody would know why mail is refused."""
+    said: list[tuple[int, str]] = []
+    monkeypatch.setattr(syslog, "syslog", lambda *line: said.append(line))
+    monkeypatch.setattr(sys, "stderr", syslog_stderr._SyslogStderr("qmtpmaildir"))
+    stderr_log(Severity.NOTICE)(Severity.NOTICE, "one")
+    stderr_log(Severity.NOTICE)(Severity.INFO, "left out")
+    sys.stderr.write("two\nthree\n")
+    assert [line for _, line in said] == ["one", "two", "three"]
 
 
 def test_stdio_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

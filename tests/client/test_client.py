@@ -568,6 +568,38 @@ def test_a_file_that_shrinks_while_it_is_sent_is_never_sent_whole(
     assert [p.text[:5] for p in server.packages] == [b"0 xxx", b"1 xxx", b"2 xxx", b"again"]
 
 
+def test_a_file_that_cannot_be_looked_at_costs_no_other_result(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS its server may have lost it: an `OSError` would hide what became of the others."""
+    path = tmp_path / "message"
+    path.write_bytes(b"x" * 3_000_000)
+    fstat = os.fstat
+    lost: list[tuple[int, int]] = []
+
+    def stale(fd: int) -> os.stat_result:
+        status = fstat(fd)
+        if (status.st_dev, status.st_ino) in lost:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return status
+
+    class Vanishes:
+        def read(self, size: int) -> bytes:
+            status = path.stat()
+            lost.append((status.st_dev, status.st_ino))
+            return b""
+
+    monkeypatch.setattr(os, "fstat", stale)
+    with serving(answer_all()) as server:
+        sent = [*packages(2), Package("s@x", "r@y", [path, Vanishes()])]
+        with pytest.raises(FileChangedError, match="Stale file handle") as caught:
+            make(server.address).send_many(sent)
+        results: list[SendResult] = caught.value.results  # type: ignore[attr-defined]
+        assert said(results[:2]) == [SEEN] * 2
+        assert caught.value.result == results[2]
+        assert not results[2].in_doubt
+
+
 # Servers that answer once per package
 
 

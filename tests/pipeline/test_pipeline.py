@@ -455,6 +455,32 @@ def test_the_grace_time_counts_from_the_first_answer() -> None:
     line.hear(framed(b"Kok"))
     line.after(4)
     assert line.pipe.ended
+    # Two answers are no sign of a server that answers once: the link may be slow today.
+    assert "once per package" not in line.pipe.remark
+    assert line.capabilities.one_recipient
+    assert not line.capabilities.take_news()
+
+
+def test_a_link_that_is_cut_amid_the_answers_says_nothing_of_the_server() -> None:
+    """Else all messages to several would go in packages of one, and use up a thin link."""
+    line = RecordingTransport(known=False)
+    one = queued(b"1.a", b"a@y", b"b@y", b"c@y")
+    line.send(one)
+    line.hear(framed(b"Kok", b"Kok"))
+    line.hear(b"")
+    assert line.pipe.close() == [one]
+    assert answers(one) == ["Kok", "Kok", None]
+    assert not line.capabilities.one_recipient
+
+
+def test_the_recipients_behind_a_malformed_answer_get_packages_of_their_own() -> None:
+    """In one with the recipient whose answer it is, they would never be answered."""
+    line = RecordingTransport(known=False)
+    line.send(queued(b"1.a", b"a@y", b"b@y", b"c@y", b"d@y"))
+    line.hear(framed(b"Kok", b"Kok") + b"3:Dno;")
+    assert isinstance(line.pipe.error, ProtocolError)
+    line.pipe.close()
+    assert line.capabilities.one_recipient
 
 
 def test_the_grace_time_is_over_once_all_have_answered() -> None:

@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 import select
+import shutil
 import socket
 import ssl
 import threading
@@ -289,6 +290,47 @@ def test_the_names_in_a_certificate() -> None:
         ),
     }
     assert names_of(certificate) == ["c", "d@e", "a", "b"]
+
+
+def shown(server: TlsServer) -> bytes | None:
+    """Return the certificate that a client gets to see."""
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(server.wrap(ours)) as stream:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        come, go = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(come, go)
+        with theirs:
+            while True:
+                try:
+                    client.do_handshake()
+                    return client.getpeercert(binary_form=True)
+                except ssl.SSLWantReadError:
+                    theirs.sendall(go.read())
+                    stream.read()
+                    come.write(theirs.recv(1 << 16))
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """Else no client could send any more, once the one of the start has expired."""
+    cert, key = tmp_path / "live.crt", tmp_path / "live.key"
+    old, new = authority.issue("localhost"), authority.issue("localhost")
+    cert.write_bytes(Path(old.cert).read_bytes())
+    key.write_bytes(Path(old.key).read_bytes())
+    said: list[str] = []
+    server = TlsServer(str(cert), str(key), complain=said.append)
+    before = shown(server)
+    os.replace(shutil.copy(new.cert, tmp_path / "next"), cert)
+    assert shown(server) == before  # its key is still to come
+    assert re.search("stays in use$", said.pop())
+    key.unlink()
+    assert shown(server) == before
+    assert re.search("No such file.*; the one read before stays in use$", said.pop())
+    shutil.copy(new.key, key)
+    assert shown(server) == ssl.PEM_cert_to_DER_cert(Path(new.cert).read_text())
+    assert said == []
 
 
 def test_files_that_are_no_use(identity: Identity, authority: Authority, tmp_path: Path) -> None:

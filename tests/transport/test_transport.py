@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,19 @@ def test_a_unix_socket(tmp_path: Path) -> None:
             theirs.sendall(b"3:Kok,")
             assert ours.receive(100) == b"3:Kok,"
         ours.close()
+
+
+def test_a_unix_socket_on_a_machine_of_32_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Debian 13 its time-outs have 64 bits there, and its long has 32."""
+    path, pack = tmp_path / "socket", struct.pack
+    monkeypatch.setattr(socket, "SO_SNDTIMEO", 67)
+    monkeypatch.setattr(struct, "pack", lambda kind, *n: pack(kind.replace("l", "i"), *n))
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        connect(UnixEndpoint(str(path)), DEADLINE_S).close()
 
 
 def test_a_unix_socket_that_cannot_be_used_says_why(tmp_path: Path) -> None:

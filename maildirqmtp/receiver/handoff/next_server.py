@@ -169,6 +169,10 @@ class NextServer:
         with self._lock:
             self._failures = 0
             self._busy.add(client)
+            aborted = self._aborted
+        if aborted:  # while it was opened: nobody would learn the answer
+            self._give_back(client, reusable=False)
+            raise Broken("the receiver stops")
         return client
 
     def _failed(self, error: Broken) -> None:

@@ -4,12 +4,15 @@
     | ------------------ | -------- | --- | ------------------------------------------------- |
     | greeting, EHLO     | go on    | Z   | Z: it is about us                                 |
     | MAIL               | go on    | Z   | Z; D for a refused sender, and for the size       |
-    | RCPT               | go on    | Z   | D; Z for 552 (RFC 5321, 4.5.3.1.10), 503 and 530  |
-    | DATA               | -        | Z   | D; Z for 503 and 530                              |
+    | RCPT               | go on    | Z   | D; Z for 552 (RFC 5321, 4.5.3.1.10), and about us |
+    | DATA               | -        | Z   | D; Z about us                                     |
     | the end of the text| K        | Z   | D                                                 |
 
+About us are 503, 530, and Postfix's refusals of the client or its EHLO, which it keeps until RCPT.
 Anything else (1xx, 3xx but for 354 after DATA) is Z, and ends the connection.
 """
+
+import re
 
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.receiver.handoff.replies import Reply
@@ -19,6 +22,11 @@ _SENDER_REFUSED = frozenset({"5.1.7", "5.1.8"})
 _TOO_LARGE = frozenset({"5.2.3", "5.3.4"})
 #: Bad sequence of commands, authentication required: about us, not about the recipient.
 _ABOUT_US = frozenset({503, 530})
+#: Postfix, as in `504 5.5.2 <laptop>: Helo command rejected: need fully-qualified hostname` and
+#: `554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org`.
+_WE_ARE_REFUSED = re.compile(
+    rb"(?:[Cc]lient(?: host)?|Helo command)(?: rejected:| \[[^]]*\] blocked using)"
+)
 #: For what was not begun, because all that came before it in its batch has taken too long.
 NO_TIME = Response(Status.DEFERRED, b"451 others have taken long, try again later (#4.4.5)")
 
@@ -29,6 +37,10 @@ def _said(status: Status, reply: Reply) -> Response:
 
 def _deferred_or(failed: bool, reply: Reply) -> Response:
     return _said(Status.FAILED if failed and reply.code >= 500 else Status.DEFERRED, reply)
+
+
+def _is_about_us(reply: Reply) -> bool:
+    return reply.code in _ABOUT_US or _WE_ARE_REFUSED.search(reply.text) is not None
 
 
 def of_opening(reply: Reply) -> Response:
@@ -46,12 +58,12 @@ def of_mail(reply: Reply) -> Response:
 
 def of_rcpt(reply: Reply) -> Response:
     """Return what a refused RCPT means for its recipient."""
-    return _deferred_or(reply.code != 552 and reply.code not in _ABOUT_US, reply)
+    return _deferred_or(reply.code != 552 and not _is_about_us(reply), reply)
 
 
 def of_data(reply: Reply) -> Response:
     """Return what a refused DATA means for the accepted recipients."""
-    return _deferred_or(reply.code not in _ABOUT_US, reply)
+    return _deferred_or(not _is_about_us(reply), reply)
 
 
 def of_text(reply: Reply) -> Response:

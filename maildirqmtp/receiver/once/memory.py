@@ -135,7 +135,7 @@ class Memory:
             trusted_s = self._now() - TRUSTED_S
             lost = []
             for key, at_s, name, boot in rows:
-                is_recent = boot == self._boot and at_s > trusted_s
+                is_recent = bool(boot) and boot == self._boot and at_s > trusted_s
                 if name not in delivered and (name in staged or not is_recent):
                     lost.append(key)
             with self._transaction():
@@ -278,7 +278,7 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
 
 
 def _boot_id() -> str:
-    """Return an ID that changes with each boot of the machine; empty if the kernel has none."""
+    """Return an ID that changes with each boot of the machine; empty if it cannot be read."""
     try:
         with open(_BOOT_ID) as file:
             return file.read().strip()

@@ -132,6 +132,22 @@ STAGES = [
     ({"RCPT": [b"552 too many\r\n", b"250 ok\r\n"]}, "ZKK"),
     ({"RCPT": [b"452 4.5.3 too many\r\n", b"503 5.5.1 MAIL first\r\n", b"250 ok\r\n"]}, "ZZK"),
     ({"RCPT": [b"530 5.7.0 authenticate\r\n"]}, "ZZZ"),
+    # Postfix refuses EHLO and the client only here (smtpd_delay_reject).
+    (
+        {"RCPT": [b"504 5.5.2 <laptop>: Helo command rejected: need fully-qualified hostname\r\n"]},
+        "ZZZ",
+    ),
+    ({"RCPT": [b"554 5.7.1 <h[192.0.2.1]>: Client host rejected: Access denied\r\n"]}, "ZZZ"),
+    ({"RCPT": [b"550 5.7.1 Service unavailable; client [::1] blocked using b.example\r\n"]}, "ZZZ"),
+    (
+        {"RCPT": [b"554 5.7.1 Service unavailable; Client host [::1] blocked using b.example\r\n"]},
+        "ZZZ",
+    ),
+    (
+        {"RCPT": [b"504 5.5.2 <c>: Recipient address rejected: need fully-qualified address\r\n"]},
+        "DDD",
+    ),
+    ({"RCPT": [b"554 5.7.1 <c@example.org>: Relay access denied\r\n"]}, "DDD"),
     ({"RCPT": [b"550-5.1.1 no\r\n550 5.1.1 really\r\n", b"250 ok\r\n"]}, "DKK"),
     ({"RCPT": [b"550 5.1.1 no\r\n"]}, "DDD"),
     ({"RCPT": [b"550 5.1.1 no\r\n", b"421 4.3.2 closing\r\n" + CLOSE]}, "DZZ"),
@@ -524,3 +540,17 @@ def test_one_reply_amid_the_text_with_one_accepted_recipient() -> None:
         "DATA": b"354 go on\r\n452 4.2.2 mailbox full\r\n",
     }
     assert outcomes(script, A, B, lmtp=True) == ["D550 5.1.1 no", "Z452 4.2.2 mailbox full"]
+
+
+def test_a_server_that_greets_after_the_stop_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client was told nothing, sends it again, and it would come twice."""
+    with scripted_server() as server, handing_on(server) as to:
+
+        class Slow(smtp_client.SmtpClient):
+            def _hello(self) -> None:
+                to.abort()
+                super()._hello()
+
+        monkeypatch.setattr(next_server, "SmtpClient", Slow)
+        assert deliver(to) == [f"Z451 {address(server)}: the receiver stops (#4.4.2)"]
+        assert server.texts == []
