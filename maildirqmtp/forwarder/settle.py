@@ -76,7 +76,7 @@ class Settler:
         self.attempts = AttemptNotes(state)
         self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
         #: Who is still owed a message, as its sidecar says.
-        self.owed = OwedRecipients(maildir, route.prefix, clock)
+        self.owed = OwedRecipients(maildir, route, clock)
         self._removals = Removals(maildir, clock, wake)
         self._targets = TargetMaildirs(maildir, route, report, self._removals)
         self._stuck: list[Stuck] = []
