@@ -317,7 +317,7 @@ class Worker:
             self._publish("stuck")
             self._mend_at = self._clock() + self.route.rescan_s
         self._publish_if_due()
-        forwarder.rest(_first(self._mend_at, self._publish_at) or self._mend_at)
+        forwarder.rest(_first(self._mend_at, self._publish_at, self._chores_at) or self._mend_at)
         if self._clock() >= self._mend_at:  # not with each message that comes meanwhile
             self._mend_at = self._clock() + self.route.rescan_s
             if forwarder.mend():

@@ -527,6 +527,22 @@ def test_old_mail_goes_while_nothing_is_sent(
     assert run.said(f"keep-failed: {1 if stops else 3} removed from {failed}") == 1
 
 
+def test_old_mail_goes_while_the_maildir_cannot_be_changed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk it makes the room that everything else waits for."""
+    failed = make_maildir(run.path / ".Failed")
+    for number in range(3):
+        add_message(failed, f"1.{number}")
+    run.wall_s = time.time() + 2 * 86_400.0 - run.clock.now
+    monkeypatch.setattr(expiry, "PORTION_FILES", 1)
+    FileSystem(monkeypatch, run.path).always_fail("unlink new", errno.ENOSPC)
+    run.add(1)
+    run.go(RESCAN_S - 1, keep_failed_s=86_400.0)
+    assert run.states == ["idle", "stuck"]
+    assert names(failed / "new") == []
+
+
 # The maildir goes, and comes back
 
 
