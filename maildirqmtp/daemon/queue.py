@@ -347,7 +347,7 @@ class WatchQueue:
         while self._hints:
             name = self._hints.popleft()
             key = _base(name)
-            if name[:1] != b"." and key not in self._known and self._maildir.is_ours(name):
+            if key not in self._known and self._maildir.is_ours(name):
                 self._add_new(key, self._maildir.new, name, now_s)
 
     def _news(self, names: Iterator[bytes], number: int) -> Iterable[bytes]:

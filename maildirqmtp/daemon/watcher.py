@@ -213,7 +213,8 @@ class Watch:
         """Pass on that a file has appeared, or that the directory has gone."""
         if not event.name:
             self.hint(None)
-        elif not event.is_directory:
+        # Dot-files are no messages. Our own probe is one: a route that makes it would wake itself.
+        elif not (event.is_directory or event.name.startswith(b".")):
             self.hint(event.name)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:

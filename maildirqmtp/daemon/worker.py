@@ -84,7 +84,7 @@ class Worker:
         self._slots: SlotsByServer | None = None
         self._chores: Chores | None = None
         self._backoff = Backoff(random)
-        self._try_again_at = 0.0
+        self._try_again_at = self._mend_at = 0.0
         self._forwarder: Forwarder | None = None
         self._queue: WatchQueue | None = None
         self._publish_at: float | None = None
@@ -105,8 +105,7 @@ class Worker:
     def stop(self, at_once: bool = False) -> None:
         """Take no more messages, finish what is in flight (`at_once`: give it up), leave `run`."""
         self._stopping.set()
-        forwarder = self._forwarder
-        if forwarder is not None:
+        if (forwarder := self._forwarder) is not None:
             forwarder.stop(at_once)
         self.wake()
 
@@ -118,23 +117,20 @@ class Worker:
     def wake(self) -> None:
         """Have it look at the time, and at what it was asked for."""
         self._interrupt.set()
-        forwarder = self._forwarder
-        if forwarder is not None:
+        if (forwarder := self._forwarder) is not None:
             forwarder.wake.set()
 
     @property
     def watchdog_deadline(self) -> float:
         """The clock's time by which the thread must be back in its loop; later, it hangs."""
-        forwarder = self._forwarder
-        if forwarder is None:
+        if (forwarder := self._forwarder) is None:
             return self._own_deadline
         return max(self._own_deadline, forwarder.watchdog_deadline)
 
     @property
     def connecting(self) -> bool:
         """True while the worker waits for a connection; then nothing is in flight."""
-        forwarder = self._forwarder
-        return forwarder is not None and forwarder.connecting
+        return (forwarder := self._forwarder) is not None and forwarder.connecting
 
     @property
     def stuck(self) -> bool:
@@ -246,7 +242,7 @@ class Worker:
         """Do what is due, between the turns of the forwarder."""
         if self._all_now:
             self._all_now = False
-            self._try_again_at = 0.0
+            self._try_again_at = self._mend_at = 0.0
             self._backoff.succeeded()
             if self._forwarder is not None:
                 self._forwarder.servers.forget_failures()
@@ -269,7 +265,6 @@ class Worker:
 
     def _step(self, forwarder: Forwarder, queue: WatchQueue) -> None:
         """Send while there is a connection; connect if there is mail; else wait."""
-        now = self._clock()
         if forwarder.connected:
             self._turn(forwarder, queue, self._slots_for(forwarder))
             return
@@ -279,7 +274,7 @@ class Worker:
         if forwarder.local_error is not None:
             self._slots_for(forwarder).give_back()
             self._mend(forwarder)
-        elif now < self._try_again_at or not forwarder.outbox.has_next():
+        elif self._clock() < self._try_again_at or not forwarder.outbox.has_next():
             self._slots_for(forwarder).give_back()
             self._rest(forwarder, queue)
         elif not (slots := self._slots_for(forwarder)).take():
@@ -318,10 +313,15 @@ class Worker:
             self._complaint = ""
 
     def _mend(self, forwarder: Forwarder) -> None:
-        self._publish("stuck")
-        forwarder.rest(self._clock() + self.route.rescan_s)
-        if forwarder.mend():
-            self.report.note("the maildir can be changed again; going on")
+        if self.snapshot.state != "stuck":
+            self._publish("stuck")
+            self._mend_at = self._clock() + self.route.rescan_s
+        self._publish_if_due()
+        forwarder.rest(_first(self._mend_at, self._publish_at, self._chores_at) or self._mend_at)
+        if self._clock() >= self._mend_at:  # not with each message that comes meanwhile
+            self._mend_at = self._clock() + self.route.rescan_s
+            if forwarder.mend():
+                self.report.note("the maildir can be changed again; going on")
 
     def _disconnected(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
         """Handle the end of all connections, or a failed one; back off if another cannot help."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError
 from maildirqmtp.forwarder import mailers
+from maildirqmtp.forwarder.removed import following
 from maildirqmtp.forwarder.route import BounceMethod
 from maildirqmtp.mail import dsn
 from maildirqmtp.mail.addresses import takes_no_bounce
@@ -94,7 +95,9 @@ class Bouncer:
         message = queued.message
         recipients = tuple(queued.recipients[index] for index in failures)
         identifier = dsn.identify(names.plain(message.name), message.identity[3], recipients)
-        original, complete = self._original(queued)
+        original, complete = following(
+            self._maildir, self._route.include_cur, message, lambda: self._original(queued)
+        )
         bounce = dsn.Bounce(
             sender=queued.sender,
             failed=tuple(

@@ -356,9 +356,9 @@ class Forwarder:
         unfinished = self.pool.end(connection)
         self._settle(connection)
         self._settle_others()
-        half_put = self.outbox.ended(connection)
-        if half_put is not None and not any(half_put is queued for queued in unfinished):
-            unfinished.append(half_put)
+        for half_put in self.outbox.ended(connection):
+            if not any(half_put is queued for queued in unfinished):
+                unfinished.append(half_put)
         self.stop_reason = self.servers.clear_up(connection, unfinished, self.queue, self.stopping)
         self._all_tried = self._all_tried and not unfinished
         self._take_bounces()

@@ -285,18 +285,19 @@ class Outbox:
             elif batch is None:
                 return
 
-    def ended(self, connection: Connection[QueuedMessage]) -> QueuedMessage | None:
-        """Return the message that was half put on a connection that has ended, None if none was.
+    def ended(self, connection: Connection[QueuedMessage]) -> list[QueuedMessage]:
+        """Return the messages that were half put on a connection that has ended: one of each lane.
 
-        It begins anew, from the disk.
+        They begin anew, from the disk.
         """
+        half_put = []
         for lane in (self._small_lane, self._large_lane):
             if lane.half_put_on is connection:
-                queued, lane.next, lane.half_put_on = lane.next, None, None
-                assert queued is not None
-                queued.message.close()
-                return queued
-        return None
+                assert lane.next is not None
+                lane.next.message.close()
+                half_put.append(lane.next)
+                lane.next = lane.half_put_on = None
+        return half_put
 
     def put_back(self) -> None:
         """Put back the messages that wait for their turn: others may be next when that comes."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError
+from maildirqmtp.forwarder.removed import is_gone
 from maildirqmtp.maildir import files, sidecars
 from maildirqmtp.qmtp.protocol import ACCEPTED
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from maildirqmtp.forwarder.queued_message import QueuedMessage
+    from maildirqmtp.forwarder.route import Route
     from maildirqmtp.maildir.maildir import Maildir
 
 #: Bytes that have to fit on the disk before a message to several recipients is sent; a sidecar of
@@ -39,14 +41,12 @@ def not_accepted(queued: QueuedMessage) -> list[int]:
 
 
 class OwedRecipients:
-    """The sidecars of one route's messages; `prefix` is what its recipients begin with.
+    """The sidecars of one route's messages. `clock` is monotonic seconds."""
 
-    `clock` is monotonic seconds.
-    """
-
-    def __init__(self, maildir: Maildir, prefix: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, maildir: Maildir, route: Route, clock: Callable[[], float]) -> None:
         self._maildir = maildir
-        self._prefix = prefix
+        self._prefix = route.prefix
+        self._include_cur = route.include_cur
         self._clock = clock
         self._proven_until = float("-inf")
 
@@ -90,13 +90,14 @@ class OwedRecipients:
         """
         from maildirqmtp.mail.sidecar import Sidecar
 
-        if not self._maildir.is_same(queued.message):
+        maildir, message = self._maildir, queued.message
+        if is_gone(maildir, message, self._include_cur) or not maildir.is_same(message):
             # The sidecar would belong to a message that was never sent.
             raise FileChangedError("it changed while it was being sent")
         self.check(queued)
         failures = queued.sidecar.failures if queued.sidecar else ()
         content = Sidecar(queued.sender, recipients, failures)
-        sidecars.write(self._maildir, queued.message.name, content)
+        sidecars.write(maildir, message.name, content)
 
     def original(self, queued: QueuedMessage, index: int) -> bytes:
         """Return a recipient as the sidecar has it, with the prefix."""

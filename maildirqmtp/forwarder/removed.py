@@ -1,21 +1,28 @@
-"""Reports a message that its user, a mail reader or `qmtpq drop` removes while it is in flight.
+"""Messages that are removed, or renamed by a mail reader, while they are in flight.
 
-It is done, whatever the server has answered: nothing is left to be kept or tried again. It is not
-bounced either: there is no text to return, and it was removed on purpose. The log says all of this.
+One that its user, a mail reader or `qmtpq drop` removes is done, whatever the server has answered:
+nothing is left to be kept or tried again. It is not bounced either: there is no text to return, and
+it was removed on purpose. The log says all of this. One that was renamed is followed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maildirqmtp.errors import FileChangedError
 from maildirqmtp.qmtp.protocol import ACCEPTED
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.maildir.files import Message
     from maildirqmtp.maildir.maildir import Maildir
+
+    T = TypeVar("T")
 
 
 def is_gone(maildir: Maildir, message: Message, include_cur: bool) -> bool:
@@ -26,6 +33,21 @@ def is_gone(maildir: Maildir, message: Message, include_cur: bool) -> bool:
     if maildir.is_same(message) or maildir.follow(message, include_cur):
         return False
     return not message.folder.has(message.name)
+
+
+def following(maildir: Maildir, include_cur: bool, message: Message, do: Callable[[], T]) -> T:
+    """Do something with a message; once more if a mail reader renames it at that moment.
+
+    Taken for a changed message, it would be sent again to those who have it. Raises what `do` does.
+    """
+    before = message.folder, message.name
+    try:
+        return do()
+    except FileChangedError:
+        is_there = not is_gone(maildir, message, include_cur)
+        if is_there and (message.folder, message.name) != before and maildir.is_same(message):
+            return do()
+        raise
 
 
 def report_gone(report: Report, queued: QueuedMessage, keep_in: bytes | None = None) -> None:

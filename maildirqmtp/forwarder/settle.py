@@ -77,7 +77,7 @@ class Settler:
         self.attempts = AttemptNotes(state)
         self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
         #: Who is still owed a message, as its sidecar says.
-        self.owed = OwedRecipients(maildir, route.prefix, clock)
+        self.owed = OwedRecipients(maildir, route, clock)
         self._removals = Removals(maildir, clock, wake)
         #: Removes small messages that were accepted.
         self.small = SmallRemovals(maildir, report, self._removals, state, self._sync_if_due)

@@ -8,9 +8,11 @@ one that is open is then a maildir where nobody looks for mail.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError, SidecarError
+from maildirqmtp.forwarder.removed import following
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -38,9 +40,10 @@ class TargetMaildirs:
     makes durable what was moved to it.
     """
 
-    __slots__ = ("_failed", "_named", "_open", "_removals", "_report", "_seen")
+    __slots__ = ("_failed", "_follow", "_named", "_open", "_removals", "_report", "_seen")
 
     def __init__(self, maildir: Maildir, route: Route, report: Report, removals: Removals) -> None:
+        self._follow = partial(following, maildir, route.include_cur)
         self._failed = route.failed_maildir
         # A link that the route does not name may have been put there by somebody else.
         self._named = (route.failed, route.sent)
@@ -89,7 +92,8 @@ class TargetMaildirs:
         """
 
         def add(target: Maildir) -> Folder:
-            writing.adopt(target, message, writing.free_name(target, message))
+            name = writing.free_name(target, message)
+            self._follow(message, lambda: writing.adopt(target, message, name))
             return target.new
 
         return self._put(path, add)
@@ -113,7 +117,7 @@ class TargetMaildirs:
             # Linked once more, two files would have one sidecar, and be sent with and without it.
             is_in_cur = is_there and not target.new.has(name) and sidecars.is_used(target, name)
             if not is_in_cur:
-                writing.adopt(target, message, name)
+                self._follow(message, lambda: writing.adopt(target, message, name))
             target.new.sync()
             target.check_path(envelope)
             return target.new.join(name)

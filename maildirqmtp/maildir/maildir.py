@@ -372,13 +372,14 @@ class Maildir:
         """Find a message that a mail reader has moved to cur/, flagged, or numbered (mbsync).
 
         If found, the message gets that name; `is_same` and `remove` tell whether it is still the
-        same file. In new/, only an mbsync that keeps its numbers in names renames messages;
-        without one, new/ is not listed for each message that another program has
-        removed. Raises `LocalError` if a directory cannot be listed.
+        same file. In new/, only an mbsync that keeps its numbers in names renames messages, and
+        only from cur/ does a mail reader (mutt) move one there; else new/ is not listed for
+        each message that another program has removed. Raises `LocalError` if a directory cannot be
+        listed.
         """
         base = names.without_uid(message.name)
         folders = [self.cur] if include_cur else []
-        if self.root.has(_MBSYNC_STATE):
+        if message.folder is self.cur or self.root.has(_MBSYNC_STATE):
             folders.insert(0, self.new)
         for folder in folders:
             name = self._renames.find(folder, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from maildirqmtp.maildir.attempts import AttemptHistory
@@ -27,9 +28,12 @@ def encoded(content: dict[str, Any], attempts: AttemptHistory, max_bytes: int) -
     while True:
         if attempts:
             content["attempts"] = attempts.content()
-        # A line for each entry; `indent` would do without json's fast encoder.
-        data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
-        if len(data) <= max_bytes:
+        data = None
+        # An unknown key can be nested so deeply that it could only just be read.
+        with suppress(RecursionError):
+            # A line for each entry; `indent` would do without json's fast encoder.
+            data = json.dumps(content, separators=(",\n", ": ")).encode("ascii")
+        if data is not None and len(data) <= max_bytes:
             return data
         if attempts:
             attempts.halve()

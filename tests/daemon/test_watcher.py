@@ -15,6 +15,7 @@ import pytest
 
 from maildirqmtp.daemon import watcher as watch_module
 from maildirqmtp.daemon.watcher import APPEARS, Watch, Watcher, file_system
+from maildirqmtp.maildir.safety import prove_changeable
 from tests.helpers import open_descriptors, wait_until
 
 IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x40, 0x80, 0x100, 0x200
@@ -87,6 +88,16 @@ def test_a_file_that_is_made_there_is_a_hint(watched: Watched) -> None:
     """As those do who know no tmp/."""
     watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
     assert watched.watch.watching
+
+
+def test_our_own_probe_is_no_hint(watched: Watched) -> None:
+    """A route that cannot change its --sent tries again with each hint: it would never rest."""
+    fd = os.open(watched.path, os.O_RDONLY)
+    prove_changeable(fd, b"new")
+    os.close(fd)
+    # In order: when the hint of the message is there, that of the probe would be, too.
+    watched.hinted_by(lambda: (watched.path / "1.x").write_bytes(b""))
+    assert watched.named == [b"1.x"]
 
 
 def test_the_kernel_is_asked_for_what_appears_and_nothing_else(watched: Watched) -> None:

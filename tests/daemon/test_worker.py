@@ -527,6 +527,22 @@ def test_old_mail_goes_while_nothing_is_sent(
     assert run.said(f"keep-failed: {1 if stops else 3} removed from {failed}") == 1
 
 
+def test_old_mail_goes_while_the_maildir_cannot_be_changed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk it makes the room that everything else waits for."""
+    failed = make_maildir(run.path / ".Failed")
+    for number in range(3):
+        add_message(failed, f"1.{number}")
+    run.wall_s = time.time() + 2 * 86_400.0 - run.clock.now
+    monkeypatch.setattr(expiry, "PORTION_FILES", 1)
+    FileSystem(monkeypatch, run.path).always_fail("unlink new", errno.ENOSPC)
+    run.add(1)
+    run.go(RESCAN_S - 1, keep_failed_s=86_400.0)
+    assert run.states == ["idle", "stuck"]
+    assert names(failed / "new") == []
+
+
 # The maildir goes, and comes back
 
 
@@ -984,11 +1000,34 @@ def test_stuck_and_mended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.at(100, files.heal)
     run.go(200)
     assert [recipient for _, recipient in run.got] == [b"r1@y", b"r2@y"]
-    assert run.got[1][0] == 125.0
+    assert run.got[1][0] == 120.0
     assert run.new == []
     assert run.said("going on") == 1
     assert run.states == ["idle", "stuck", "connected", "idle", "stopped"]
     assert not run.worker.stuck
+
+
+def test_mail_that_comes_while_stuck_makes_no_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message would have all that is stuck tried again: copied to a full disk, say."""
+    files = FileSystem(monkeypatch, run.path)
+    files.always_fail("unlink new/1", errno.EROFS)
+    run.add(1)
+    for number in range(2, 22):
+        run.at(number, lambda number=number: run.come(number))  # type: ignore[misc]
+    tried = []
+    mend = Forwarder.mend
+
+    def note(self: Forwarder) -> bool:
+        tried.append(run.clock.now - 1_000.0)
+        return mend(self)
+
+    monkeypatch.setattr(Forwarder, "mend", note)
+    run.at(70, lambda: run.worker.try_all())
+    run.go(80)
+    assert tried == [30.0, 60.0, 70.0], "with each rescan, and when the administrator asks for it"
+    assert len(run.published) < 30
 
 
 def test_mended_without_more_mail_is_no_trouble_any_more(

@@ -13,7 +13,7 @@ from maildirqmtp.forwarder.large_messages import ANSWERS_S, TURN_S, Postponed
 from maildirqmtp.maildir import state
 from tests.fakes import FakeServer, accept
 from tests.forwarder.test_forwarder import Run
-from tests.helpers import Package, add_message
+from tests.helpers import Package, add_message, add_sidecar
 
 LARGE = 300 << 10
 
@@ -266,6 +266,26 @@ def test_a_large_one_to_many_goes_whole_on_one_connection(run: Run) -> None:
     assert [sent for sent in order(run) if "a@y" in sent] == [["a@y", "b@y", "c@y"]] or [
         "r1@y", "r2@y", "a@y", "b@y", "c@y",
     ] in order(run)  # fmt: skip
+
+
+def test_two_that_were_half_sent_when_the_connection_ended_go_on(run: Run) -> None:
+    """Who had the large one got it again, or the run connected again and again, for ever."""
+    add_large(run, 1)
+    add_sidecar(run.path, "1.large", "s@x", "l1@y", "l2@y")
+
+    def ends_halfway(server: FakeServer, package: Package) -> None:
+        if package.recipients == (b"r1@y",):
+            server.hang_up()
+            return
+        server.respond(b"Kok")
+        run.clock.advance(1.0)
+        run.add(1, first=2)
+        add_sidecar(run.path, "2.a", "s@x", "r1@y", "r2@y")
+
+    run.scripts = [ends_halfway, accept]
+    run.go(window_messages=1, one_recipient=True)
+    assert order(run) == [["l1@y", "r1@y"], ["r1@y", "r2@y", "l2@y"]]
+    assert (run.new, run.code) == ([], 0)
 
 
 def test_a_large_message_of_others_connects_to_nobody(run: Run) -> None:

@@ -10,10 +10,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.removals import SYNC_REMOVALS, SYNC_S
@@ -700,6 +702,47 @@ def test_a_message_that_is_removed_while_it_is_settled_is_no_changed_one(
     case.settler.finish()
     assert case.counts == (0, 0, 0, 0, 0)
     assert "1.a: recipient@example.net: neither tried again nor bounced: no" in case.lines
+
+
+# A message that a mail reader moves meanwhile
+
+
+@pytest.mark.parametrize("answers", ["K", "KK", "KZ", "KD", "KZD"])
+@pytest.mark.parametrize("options", [{}, {"sent": "Sent"}, {"bounce": True}], ids=str)
+def test_a_message_that_a_reader_moves_while_it_is_settled_is_not_sent_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], answers: str
+) -> None:
+    """To a user who opens the mailbox at that moment, all of it would come twice."""
+    bounces = BounceVia(BounceMethod.MAILDIR, os.fsencode(case.root / "Bounces"))
+    case.open(include_cur=True, bounce_via=bounces, **options)
+    one = case.add("1.a", *[f"r{n}@y" for n in range(len(answers))])
+    is_gone, moved = removed.is_gone, case.path / "cur" / "1.a:2,S"
+
+    def and_moved(*arguments: Any) -> bool:
+        found = is_gone(*arguments)
+        if (case.path / "new" / "1.a").exists():
+            (case.path / "new" / "1.a").rename(moved)
+        return found
+
+    monkeypatch.setattr(removed, "is_gone", and_moved)
+    kept = case.settle(one, *[f"{answer}text" for answer in answers])
+    monkeypatch.undo()
+    case.settler.finish()
+    assert names(case.path / "new") == []
+    assert "changed" not in case.lines
+    if "Z" in answers:
+        assert kept is not None
+        assert not kept.at_next_scan
+        assert case.sidecar()["recipients"] == ["r1@y"]
+        assert moved.exists()
+    else:
+        assert kept is None
+        assert names(case.path / "cur") == names(case.path / "envelope") == []
+    if "D" in answers:
+        where = case.root / "Bounces" if options.get("bounce") else case.failed
+        assert len(names(where / "new")) == 1
+    elif "Z" not in answers and "sent" in options:
+        assert names(case.root / "Sent" / "new") == ["1.a"]
 
 
 # A sidecar that is replaced meanwhile

@@ -191,3 +191,14 @@ def test_a_message_that_a_reader_moved_meanwhile_is_found(path: Path, maildir: M
         assert (message.folder, message.name) == (maildir.cur, f"{name}:2,S".encode())
         assert maildir.is_same(message)
     assert names(path / "new") == []
+
+
+def test_a_message_that_mutt_marked_as_new_meanwhile_is_found(path: Path, maildir: Maildir) -> None:
+    """It is moved from cur/ back into new/, and would be sent again from there."""
+    add_message(path, "1.a:2,S", folder="cur")
+    message = maildir.load(maildir.cur, b"1.a:2,S")
+    assert message is not None
+    (path / "cur" / "1.a:2,S").rename(path / "new" / "1.a")
+    assert maildir.follow(message, include_cur=True)
+    assert (message.folder, message.name) == (maildir.new, b"1.a")
+    assert maildir.is_same(message)

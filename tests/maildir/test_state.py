@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -372,6 +373,28 @@ def test_what_a_later_version_has_added_is_kept(runs: Runs) -> None:
     state.first_deferral(b"1.a")
     state.save()
     assert json.loads(runs.file.read_text())["hold"] == ["1.a"]
+
+
+def test_a_file_that_can_only_just_be_read_stops_no_daemon(runs: Runs) -> None:
+    """Root's daemon forwards for all users, and each user can write this file of theirs."""
+
+    def save_from(depth: int, state: State) -> None:
+        if depth:
+            save_from(depth - 1, state)
+        else:
+            state.save()
+
+    readable = 0
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):
+        nested = "[" * depth + "]" * depth
+        runs.file.write_text(f'{{"version": 1, "unknown": {nested}}}')
+        state = runs.run()
+        state.note_stop("cannot connect")
+        readable += state.take_fault() is None
+        save_from(20, state)
+        assert state.take_fault() is None
+        assert runs.run().last_stop() in ("cannot connect", "")
+    assert readable
 
 
 def test_routes_of_one_maildir_share_it(runs: Runs) -> None:
