@@ -200,29 +200,30 @@ class Outbox:
         """Put all small messages there is room for, each where the least is in flight."""
         lane, connection = self._small_lane, self._for_small(pool)
         self._look.begin()
+        self._look_for_holds()
         while True:
-            self._look_for_holds()  # each time: an administrator may hold and bounce it meanwhile
             if len(pool.open) > 1:
                 connection = self._for_small(pool)
             elif connection is not None and lane.next is None:
                 self._put_small(connection)
-            if connection is None or not connection.pipeline.has_room():
+            if connection is None or not connection.pipeline.has_room() or self.next() is None:
                 return
-            queued = self.next()
-            if queued is None:
-                return
-            queued.alone = queued.message.name in self._servers.suspects
-            if not lane.put(queued, connection):
-                return
+            self._look_for_holds()  # opening it takes time: somebody may hold and bounce it
+            if (queued := lane.next) is not None:
+                queued.alone = queued.message.name in self._servers.suspects
+                if not lane.put(queued, connection):
+                    return
 
     def fill_large(self, pool: ConnectionPool[QueuedMessage]) -> None:
         """Put the large messages that may go now."""
         self._look.begin()
         while self.large_waits and (connection := self._for_large(pool)) is not None:
-            queued = self.next_large()
-            if queued is None:
+            if self.next_large() is None:
                 self.fill(pool)  # the small ones had to wait for it
                 return
+            self._look_for_holds()
+            if (queued := self._large_lane.next) is None:
+                continue
             suspects = self._servers.suspects
             queued.alone = self._large.one_by_one or queued.message.name in suspects
             if not self._large_lane.put(queued, connection):
@@ -276,6 +277,11 @@ class Outbox:
             chooses = self._servers.several or self._held
             take = self._take if chooses else self._queue.take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
+            self._look_for_holds()  # again: reading these took time
+            if batch and self._held and any(holds.key(m[1]) in self._held for m in batch.messages):
+                candidates = [(m[0], m[1]) for m in batch.messages]
+                self._queue.put_back(candidates if odd is None else [*candidates, odd])
+                continue
             if batch is not None:
                 pipeline.put_batch(batch)
             if odd is not None:

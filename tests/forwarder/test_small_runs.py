@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maildirqmtp.forwarder import outbox, queued_message, small_messages, small_removals
+from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.report import Report
+from maildirqmtp.maildir import holds
 from maildirqmtp.maildir.files import Folder
+from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.removal_process import RemovalProcess
-from maildirqmtp.maildir.state import State
+from maildirqmtp.maildir.state import MAX_BYTES, NAME, State
 from maildirqmtp.transport.endpoint import Endpoint
 from tests.fakes import FakeScript, FakeServer, accept
 from tests.forwarder.test_forwarder import NOW, Run
@@ -218,6 +221,32 @@ def test_a_hold_counts_while_a_window_fills(run: Run, monkeypatch: pytest.Monkey
     run.go(window_messages=1_000)
     assert run.new == []
     assert done.count("gather") > 8
+
+
+@pytest.mark.parametrize("way", ["in batches", "one by one", "large"])
+def test_a_hold_counts_that_comes_while_the_message_is_opened(
+    run: Run, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The disk may take long over that, and its sender is told meanwhile that it has failed."""
+    add_old(run, 5)
+    of = {"in batches": "gather", "one by one": "prepare", "large": "prepare"}[way]
+    real = getattr(outbox, of)
+
+    def and_held(maildir: Maildir, *arguments: Any) -> Any:
+        found = real(maildir, *arguments)
+        if of == "gather" or (arguments[2] == b"3.a" and isinstance(found, QueuedMessage)):
+            holds.change(maildir.root, NAME, MAX_BYTES, hold=[b"3.a"], release=[])
+        return found
+
+    monkeypatch.setattr(outbox, of, and_held)
+    options: dict[str, object] = {"large_bytes": 1} if way == "large" else {}
+    if way != "in batches":
+        run.report = Report(run.log, run.data, 0, run, run.clock)
+    run.go(**options)
+    assert run.new == ["3.a"]
+    assert sum(run.received.values()) == 4
+    assert (b"r3@y",) not in run.received
+    assert run.code == 111
 
 
 # A second process
