@@ -321,6 +321,7 @@ class Worker:
         if self._clock() >= self._mend_at:  # not with each message that comes meanwhile
             self._mend_at = self._clock() + self.route.rescan_s
             if forwarder.mend():
+                self._publish("idle")  # the exit code goes by it
                 self.report.note("the maildir can be changed again; going on")
 
     def _disconnected(self, forwarder: Forwarder, queue: WatchQueue, slots: RouteSlots) -> None:
@@ -387,9 +388,7 @@ class Worker:
             messages=count,
             oldest_s=oldest_s,
             connect_at_s=now_s + self._try_again_at - now if now < self._try_again_at else 0.0,
-            stop_reason=self._forwarder.stop_reason
-            if self._forwarder is not None
-            else self._complaint,
+            stop_reason=self._complaint if self._forwarder is None else self._forwarder.stop_reason,
             waiters=waiters(shown, now_s - now),
         )
         self._on_publish(self.snapshot)

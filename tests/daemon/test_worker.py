@@ -1003,7 +1003,7 @@ def test_stuck_and_mended(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.got[1][0] == 120.0
     assert run.new == []
     assert run.said("going on") == 1
-    assert run.states == ["idle", "stuck", "connected", "idle", "stopped"]
+    assert run.states == ["idle", "stuck", "idle", "connected", "idle", "stopped"]
     assert not run.worker.stuck
 
 
