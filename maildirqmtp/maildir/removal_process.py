@@ -19,7 +19,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from maildirqmtp.maildir import files, small
+from maildirqmtp.maildir import small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,8 +53,13 @@ class RemovalProcess:
         """Have messages removed, each unless its name is no longer this file."""
         found = [(self._index[folder], name, identity) for folder, name, identity in messages]
         self.waiting += len(found)
+        left = marshal.dumps(found)
         try:
-            files.write_all(self._requests, marshal.dumps(found))
+            while left:
+                if not _is_ready(self._requests, select.POLLOUT, RESULT_TIMEOUT_S):
+                    self._give_up()
+                    return
+                left = left[os.write(self._requests, left) :]
         except BrokenPipeError:
             self._give_up()
 
@@ -84,15 +89,11 @@ class RemovalProcess:
 
     def _ends_within(self, timeout_s: float) -> bool:
         """Return whether the process, which has the other end of the pipe, ends in time."""
-        poll = select.poll()
-        poll.register(self._results, 0)
-        return bool(poll.poll(timeout_s * 1000))
+        return _is_ready(self._results, 0, timeout_s)
 
     def _read(self, timeout_s: float) -> bytes:
         """Return the results that are there, or come in time; give the process up if none can."""
-        poll = select.poll()
-        poll.register(self._results, select.POLLIN)
-        is_there = bool(poll.poll(timeout_s * 1000))
+        is_there = _is_ready(self._results, select.POLLIN, timeout_s)
         found = os.read(self._results, _READ_BYTES) if is_there else b""
         if not found and (is_there or timeout_s):
             self._give_up()
@@ -101,6 +102,13 @@ class RemovalProcess:
     def _give_up(self) -> None:
         self.is_alive = False
         os.kill(self._process, signal.SIGKILL)
+
+
+def _is_ready(fd: int, events: int, timeout_s: float) -> bool:
+    """Return whether a pipe can be read or written in time, or its other end is closed."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _start(folders: Sequence[Folder]) -> tuple[int, int, int]:
@@ -115,6 +123,7 @@ def _start(folders: Sequence[Folder]) -> tuple[int, int, int]:
             os.close(fd)
         raise
     their_requests, requests, results, their_results = fds
+    os.set_blocking(requests, False)
     if not process:
         os.close(requests)  # else it would never see the end; `results` stays open, so that
         # writing to it does not fail when the run has died

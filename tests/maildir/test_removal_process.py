@@ -150,6 +150,26 @@ def test_one_that_hangs_is_given_up(removing: Removing, monkeypatch: pytest.Monk
     wait_until(lambda: not runs(removing.process._process), "the process to be killed")
 
 
+def test_one_that_does_not_even_read_is_given_up(
+    removing: Removing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With long names the pipe is full before so many wait: the run would wait for ever."""
+    messages = removing.add(*[f"{number}.{'a' * 200}" for number in range(400)])
+    monkeypatch.setattr(removal_process, "RESULT_TIMEOUT_S", 0.01)
+    removing.signal(signal.SIGSTOP)
+    removing.process.put(messages)
+    assert not removing.process.is_alive
+    assert removing.process.take(wait=True) == bytes(400)
+
+
+def test_what_does_not_fit_into_the_pipe_goes_in_parts(removing: Removing) -> None:
+    """A process that gets half a request dies, and the run has to do all by itself."""
+    messages = removing.add(*[f"{number}.{'a' * 200}" for number in range(400)])
+    removing.process.put(messages)
+    assert all_results(removing.process) == b"\1" * 400
+    assert names(removing.path / "new") == []
+
+
 def test_it_ends_with_its_owner(removing: Removing) -> None:
     """A process that stays keeps the maildir locked, and is one more with every run."""
     process = removing.process._process
