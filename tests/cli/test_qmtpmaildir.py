@@ -279,6 +279,7 @@ def test_sigterm(tmp_path: Path) -> None:
     assert list((tmp_path / "M" / "tmp").iterdir()) == []
 
 
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_what_is_handed_on_at_the_stop_is_answered(tmp_path: Path, number: signal.Signals) -> None:
     """Also where the terminal is gone: without an answer it is sent again, and comes twice."""

@@ -55,6 +55,7 @@ def children(process: int) -> list[int]:
 
 
 @two_cores
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_ends_with_the_run(maildir: Path, number: int | None) -> None:
     """What is accepted is removed; a signal reaches both, as of a terminal or of systemd."""

@@ -117,14 +117,6 @@ def test_trouble_in_the_run_is_told_and_signals_are_as_before(
     assert signal.set_wakeup_fd(-1) == -1
 
 
-@pytest.fixture
-def hang_up() -> Iterator[None]:
-    """Have SIGHUP end a process, even if these tests are run by nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize(
     "numbers",
