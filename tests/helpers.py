@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -182,6 +183,15 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or read
         return False
+
+
+def suspend(pid: int) -> None:
+    """Stop a process, and wait until it does nothing more: it may be reading when that is sent."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(
+        lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"process {pid} to stop"
+    )
 
 
 def json_events(stdout: str) -> list[dict[str, Any]]:

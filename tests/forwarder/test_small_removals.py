@@ -18,7 +18,7 @@ from maildirqmtp.forwarder.small_removals import MANY, MAX_WAITING, SmallRemoval
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.removal_process import RemovalProcess
 from tests.forwarder.doubles import SettlerCase
-from tests.helpers import add_message, add_sidecar, open_descriptors
+from tests.helpers import add_message, add_sidecar, open_descriptors, suspend
 
 TWO_CORES = {0, 1}
 
@@ -211,7 +211,7 @@ def test_so_much_waits_and_no_more(case: Case, two_cores: None) -> None:
     """A kill, or a power cut, is to leave no more accepted mail than is documented."""
     case.small.expect(MANY)
     process = process_of(case.small)
-    os.kill(process._process, signal.SIGSTOP)
+    suspend(process._process)
     for number in range(MAX_WAITING + 10):
         add_message(case.path, f"{number}.a")
         os.utime(case.path / "new" / f"{number}.a", (1, 1))
@@ -241,7 +241,7 @@ def test_when_it_dies_what_waits_is_settled_one_by_one(case: Case, two_cores: No
     """Some of it has been removed, and nobody knows how much. The run goes on without it."""
     case.small.expect(MANY)
     process = process_of(case.small)
-    os.kill(process._process, signal.SIGSTOP)
+    suspend(process._process)
     batch = case.batch(5)
     assert case.small.put(batch, 0, 2) == 2
     os.kill(process._process, signal.SIGKILL)
@@ -285,7 +285,7 @@ def test_results_come_in_the_order_in_which_messages_were_put(case: Case, two_co
     process = process_of(case.small)
     batch = case.batch(5)
     (case.path / "new" / "1.a").unlink()
-    os.kill(process._process, signal.SIGSTOP)
+    suspend(process._process)
     assert case.small.put(batch, 0, 2) == 2
     assert case.small.put(batch, 2, 5) == 5
     add_sidecar(case.path, "9.a", "s@x", "other@y")

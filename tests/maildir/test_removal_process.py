@@ -16,11 +16,22 @@ from maildirqmtp.maildir import removal_process
 from maildirqmtp.maildir.files import Folder, Identity, identity_of
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.removal_process import RemovalProcess
-from tests.helpers import add_message, make_maildir, names, open_descriptors, runs, wait_until
+from tests.helpers import (
+    add_message,
+    make_maildir,
+    names,
+    open_descriptors,
+    runs,
+    suspend,
+    wait_until,
+)
+
+ROOT = Path(__file__).parents[2]
 
 #: A run that is killed when it has told the process to remove what is in new/. It notes its ID.
 DYING = """
 import os, signal, sys
+from tests.helpers import suspend
 from maildirqmtp.maildir.files import identity_of
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.removal_process import RemovalProcess
@@ -28,7 +39,7 @@ from maildirqmtp.maildir.removal_process import RemovalProcess
 maildir = Maildir(os.fsencode(sys.argv[1]))
 maildir.lock()
 process = RemovalProcess((maildir.new, maildir.cur))
-os.kill(process._process, signal.SIGSTOP)
+suspend(process._process)
 for folder, name in maildir.scan():
     process.put([(folder, name, identity_of(os.stat(name, dir_fd=folder.fd)))])
 with open(sys.argv[2], "w") as file:
@@ -60,6 +71,10 @@ class Removing:
     def signal(self, number: int) -> None:
         """Send the process a signal."""
         os.kill(self.process._process, number)
+
+    def suspend(self) -> None:
+        """Have the process do nothing until it gets SIGCONT."""
+        suspend(self.process._process)
 
 
 @pytest.fixture
@@ -100,7 +115,7 @@ def test_what_is_another_file_by_now_stays(removing: Removing) -> None:
 
 def test_without_results_nothing_waits_for_them(removing: Removing) -> None:
     """The run has more to do than to wait for a slow disk."""
-    removing.signal(signal.SIGSTOP)
+    removing.suspend()
     removing.process.put(removing.add("1.a"))
     assert removing.process.take(wait=False) == b""
     assert removing.process.waiting == 1
@@ -124,7 +139,7 @@ def test_when_it_is_killed_nobody_knows_of_the_rest(removing: Removing) -> None:
     """What is reported as removed, and is not, stays unseen to the end of the run."""
     removing.process.put(removing.add("1.a"))
     assert all_results(removing.process) == b"\1"
-    removing.signal(signal.SIGSTOP)
+    removing.suspend()
     removing.process.put(removing.add("2.a", "3.a"))
     removing.signal(signal.SIGKILL)
     assert removing.process.take(wait=True) == b"\0\0"
@@ -144,7 +159,7 @@ def test_a_pipe_that_is_gone_is_found_while_writing(removing: Removing) -> None:
 def test_one_that_hangs_is_given_up(removing: Removing, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody stopped it, or its disk hangs: the run would wait for ever."""
     monkeypatch.setattr(removal_process, "RESULT_TIMEOUT_S", 0.01)
-    removing.signal(signal.SIGSTOP)
+    removing.suspend()
     removing.process.put(removing.add("1.a"))
     assert removing.process.take(wait=True) == b"\0"
     wait_until(lambda: not runs(removing.process._process), "the process to be killed")
@@ -156,7 +171,7 @@ def test_one_that_does_not_even_read_is_given_up(
     """With long names the pipe is full before so many wait: the run would wait for ever."""
     messages = removing.add(*[f"{number}.{'a' * 200}" for number in range(400)])
     monkeypatch.setattr(removal_process, "RESULT_TIMEOUT_S", 0.01)
-    removing.signal(signal.SIGSTOP)
+    removing.suspend()
     removing.process.put(messages)
     assert not removing.process.is_alive
     assert removing.process.take(wait=True) == bytes(400)
@@ -186,7 +201,7 @@ def test_at_the_end_one_that_hangs_is_given_up(
 ) -> None:
     """A run would never end."""
     monkeypatch.setattr(removal_process, "RESULT_TIMEOUT_S", 0.01)
-    removing.signal(signal.SIGSTOP)
+    removing.suspend()
     removing.process.close()
     with pytest.raises(ChildProcessError):
         os.waitpid(removing.process._process, os.WNOHANG)
@@ -216,7 +231,9 @@ def test_when_the_run_is_killed_what_it_was_told_is_removed_and_nobody_else_begi
     for number in range(300):
         add_message(path, f"{number}.a")
     noted = tmp_path / "process"
-    run = subprocess.run([sys.executable, "-c", DYING, path, noted], check=False, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", DYING, path, noted], cwd=ROOT, check=False, timeout=60
+    )
     assert run.returncode == -signal.SIGKILL
     process = int(noted.read_text())
     with Maildir(os.fsencode(path)) as maildir:
