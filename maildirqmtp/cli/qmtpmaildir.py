@@ -8,7 +8,6 @@ mail or responses lost; 100 wrong usage.
 import argparse
 import contextlib
 import os
-import signal
 import socket
 import sys
 import time
@@ -41,7 +40,7 @@ from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Ser
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
 from maildirqmtp.settings.parser import Parser
 from maildirqmtp.settings.units import parse_seconds
-from maildirqmtp.transport.signals import signal_handlers
+from maildirqmtp.transport.signals import stop_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,22 +97,11 @@ def _run(options: argparse.Namespace) -> int:
             threads=threads or THREADS,
         )
         stack.enter_context(server)
-        _stop_by_signals(server, stack)
+        stack.enter_context(stop_signals(lambda *_: server.stop(), server.wakeup_fd))
         if client is not None:
             return EXIT_OK if server.serve_stream(StdioStream(), client) else EXIT_TEMPORARY
         server.serve()
     return EXIT_OK
-
-
-def _stop_by_signals(server: Server, stack: contextlib.ExitStack) -> None:
-    """Have the server stop at SIGTERM, SIGINT and SIGHUP, of a terminal that is gone."""
-
-    def stop(*_: object) -> None:
-        server.stop()
-
-    usual = (signal.SIGTERM, signal.SIGINT)
-    stack.enter_context(signal_handlers(usual, stop, wakeup_fd=server.wakeup_fd))
-    stack.enter_context(signal_handlers((signal.SIGHUP,), stop, keep_ignored=True))  # nohup(1)
 
 
 def _client_on_stdio(options: argparse.Namespace, policy: Policy) -> Client:

@@ -89,16 +89,9 @@ def _run(
 
     SIGTERM, SIGINT and SIGHUP, of a terminal that is gone, stop it in an orderly way.
     """
-    import signal
+    from maildirqmtp.transport.signals import stop_handler, stop_signals
 
-    from maildirqmtp.transport.signals import signal_handlers, stop_handler
-
-    told = stop_handler(forwarder.interrupt)
-    stop_signals = (signal.SIGTERM, signal.SIGINT)
-    with (
-        signal_handlers(stop_signals, told, wakeup_fd=forwarder.wake.write_fd),
-        signal_handlers((signal.SIGHUP,), told, keep_ignored=True),  # nohup(1)
-    ):
+    with stop_signals(stop_handler(forwarder.interrupt), forwarder.wake.write_fd):
         through = forwarder.run_batch(candidates)
         if not through:
             forwarder.state.note_stop(forwarder.stop_reason)

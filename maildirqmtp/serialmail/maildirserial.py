@@ -11,7 +11,6 @@ from __future__ import annotations
 import getopt
 import os
 import shlex
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from maildirqmtp.serialmail.report import SerialmailReport
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import UcspiEndpoint
-from maildirqmtp.transport.signals import signal_handlers
+from maildirqmtp.transport.signals import stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,13 +131,8 @@ def _run(options: Arguments, report: SerialmailReport) -> int:
         )
         loop = ClientLoop(route, maildir, options.client, report, time.monotonic, time.time)
 
-        stop_signals = (signal.SIGTERM, signal.SIGINT)
         try:
-            with (
-                signal_handlers(stop_signals, lambda *_: loop.stop(), wakeup_fd=loop.wake.write_fd),
-                # A terminal that is gone; nohup(1) has it ignored.
-                signal_handlers((signal.SIGHUP,), lambda *_: loop.stop(), keep_ignored=True),
-            ):
+            with stop_signals(lambda *_: loop.stop(), loop.wake.write_fd):
                 code = loop.run()
         finally:
             loop.close()

@@ -44,6 +44,21 @@ def signal_handlers(
             signal.signal(number, earlier)
 
 
+@contextmanager
+def stop_signals(
+    handler: Callable[[int, FrameType | None], object], wakeup_fd: int
+) -> Iterator[None]:
+    """Have `handler` handle SIGTERM, SIGINT, and SIGHUP of a terminal that is gone.
+
+    Under nohup(1), which has SIGHUP ignored, it stays so. See `signal_handlers`.
+    """
+    with (
+        signal_handlers((signal.SIGTERM, signal.SIGINT), handler, wakeup_fd=wakeup_fd),
+        signal_handlers((signal.SIGHUP,), handler, keep_ignored=True),
+    ):
+        yield
+
+
 def stop_handler(stop: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
     """Return a handler of signals that calls `stop` for the first one, and where a user repeats it.
 
