@@ -177,9 +177,23 @@ def test_one_that_does_not_even_read_is_given_up(
     assert removing.process.take(wait=True) == bytes(400)
 
 
-def test_what_does_not_fit_into_the_pipe_goes_in_parts(removing: Removing) -> None:
+def test_what_does_not_fit_into_the_pipe_goes_in_parts(
+    removing: Removing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that gets half a request dies, and the run has to do all by itself."""
+    real = removal_process._is_ready
+
+    def is_ready(fd: int, events: int, timeout_s: float) -> bool:
+        """Let the process read only when the pipe is full, and somebody waits for it."""
+        is_there = real(fd, events, 0.0)
+        if is_there or not timeout_s:
+            return is_there
+        removing.signal(signal.SIGCONT)
+        return real(fd, events, timeout_s)
+
+    monkeypatch.setattr(removal_process, "_is_ready", is_ready)
     messages = removing.add(*[f"{number}.{'a' * 200}" for number in range(400)])
+    removing.suspend()
     removing.process.put(messages)
     assert all_results(removing.process) == b"\1" * 400
     assert names(removing.path / "new") == []
