@@ -524,11 +524,14 @@ def test_answers_are_read_even_when_sending_fails_first(tmp_path: Path, ending: 
     """Answers that lie in our own buffer when a send fails are answers; else they go twice."""
     made = stock(tmp_path / "m", *TEXTS, BIG, BIG[:-1])
     over = threading.Event()
+    connections: list[socket.socket] = []
 
     def connect_late(server: Endpoint, timeout_s: float) -> Transport:
         assert isinstance(server, TcpEndpoint)
         sock = socket.create_connection((server.host, server.port), timeout_s)
-        return SocketTransport(sock, "server") if over.is_set() else LateReader(sock, "late", over)
+        connections.append(sock)
+        is_first = len(connections) == 1
+        return LateReader(sock, "late", over) if is_first else SocketTransport(sock, "server")
 
     def evil(line: RecordingTransport, number: int) -> None:
         for _ in line.packages_from():
