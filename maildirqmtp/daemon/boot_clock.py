@@ -48,6 +48,6 @@ class Sleeps:
             self._slept_s, self._until = slept_s, now
             return True
 
-    def excuse(self, now: float) -> bool:
+    def slept_lately(self, now: float) -> bool:
         """Return whether a deadline that has passed may be one from before a sleep."""
         return self._until is not None and now < self._until + GRACE_S

@@ -367,11 +367,11 @@ class Supervisor:
         if self._sleeps.look():
             for runner in runners.values():
                 runner.worker.wake()  # what it waits for is due by now
-        excused = self._sleeps.excuse(now)
+        slept = self._sleeps.slept_lately(now)
         found = [
             RouteHealth(
                 full_name(runner.worker.route),
-                runner.done or excused or now <= runner.worker.watchdog_deadline,
+                runner.done or slept or now <= runner.worker.watchdog_deadline,
                 "ending" if runner.stopping else runner.worker.snapshot.state,
             )
             for runner in runners.values()

@@ -24,7 +24,7 @@ def make(stream: TextIO) -> Progress | None:
         import rich.console
         import rich.progress
     except ImportError:
-        return Line(stream)
+        return ProgressLine(stream)
     console = rich.console.Console(file=stream)
     columns = (
         *rich.progress.Progress.get_default_columns(),
@@ -34,9 +34,9 @@ def make(stream: TextIO) -> Progress | None:
 
 
 def log_of(progress: Progress | None, stream: TextIO) -> TextIO:
-    """Return where lines of the log go: a `Line`, which first clears itself, else `stream`."""
+    """Return where lines of the log go: a `ProgressLine`, which clears itself, or `stream`."""
     # Only `write` and `flush` of it are used.
-    return cast("TextIO", progress) if isinstance(progress, Line) else stream
+    return cast("TextIO", progress) if isinstance(progress, ProgressLine) else stream
 
 
 class _Rate:
@@ -71,7 +71,7 @@ class _Bar:
         self._bar.stop()
 
 
-class Line:
+class ProgressLine:
     """A line that overwrites itself, without colour and without escape sequences.
 
     Lines of the log are written to it, so that it can clear itself first.

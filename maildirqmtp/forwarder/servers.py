@@ -59,7 +59,7 @@ _BY_THE_SERVER = (ECONNREFUSED, ECONNRESET, EPROTO)
 _PROBES = 5
 
 
-class Server:
+class RouteServer:
     """One server of a route.
 
     `useless_at`: the clock's time at which it last was of no use. `waiting`: the messages that
@@ -120,7 +120,7 @@ class Servers:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        def make(endpoint: Endpoint) -> Server:
+        def make(endpoint: Endpoint) -> RouteServer:
             memory = ServerMemory(endpoint, route.one_recipient, state)
             pool: ConnectionPool[QueuedMessage] = ConnectionPool(
                 shares(route.window_messages, route.window_bytes, route.connections),
@@ -133,7 +133,7 @@ class Servers:
             )
             recovery = Recovery(settler, report, endpoint, large)
             slow_answers = SlowAnswers(report, state, clock) if route.connections == 1 else None
-            return Server(endpoint, memory, pool, recovery, slow_answers)
+            return RouteServer(endpoint, memory, pool, recovery, slow_answers)
 
         self._servers = [make(endpoint) for endpoint in route.servers]
         #: The one that connections lead to, or led to last.
@@ -152,17 +152,17 @@ class Servers:
         self._wall_clock = wall_clock
         # In this round, since the last answer of any server: those that were of no use, and why.
         self._of_no_use: dict[str, str] = {}
-        self._probing: Server | None = None
+        self._probing: RouteServer | None = None
 
     # Which one
 
-    def next(self) -> Server:
+    def next(self) -> RouteServer:
         """Return the server that a first connection goes to now."""
         if self._probing is not None or not self.several:
             return self._probing or self.current
         now = self._clock()
 
-        def rank(server: Server) -> tuple[float, bool]:
+        def rank(server: RouteServer) -> tuple[float, bool]:
             since = server.useless_at if server.is_useless(now) else None
             return (
                 float("-inf") if since is None else since,
@@ -178,7 +178,7 @@ class Servers:
         return self.several
 
     @property
-    def target(self) -> Server:
+    def target(self) -> RouteServer:
         """The server that messages go to: that of the open connections, else of the next one."""
         return self.current if self.current.pool.open else self.next()
 
@@ -308,7 +308,7 @@ class Servers:
     def _interval_s(self) -> float:
         return self._in_doubt_wait_s / _PROBES
 
-    def _probe_at(self, server: Server) -> float:
+    def _probe_at(self, server: RouteServer) -> float:
         return 0.0 if server.useless_at is None else server.useless_at + self._interval_s
 
     def probe(self) -> list[bytes]:

@@ -224,7 +224,7 @@ class Connection:
 
     def turn(self) -> None:
         """Enforce the time limits, hand on what has come, and close when all is done."""
-        self._excuse(self._waiting_from_s)
+        self._exclude_since(self._waiting_from_s)
         if not self.closed:
             self._look_at_clock()
         if self.closed:
@@ -250,11 +250,11 @@ class Connection:
         if self._session.violation is not None and not self._violation_told:
             self._violation_told = True
             self._fail(f"protocol violation: {self._session.violation}; closing")
-        self._excuse(began_s)
+        self._exclude_since(began_s)
         if self._stopping:
             self._give_up_s = self._progress_s + STOP_S
 
-    def _excuse(self, from_s: float | None) -> None:
+    def _exclude_since(self, from_s: float | None) -> None:
         """Exclude the time since `from_s`, which storing took, from the client's limits."""
         if from_s is not None:
             self._progress_s = self._clock()

@@ -10,14 +10,14 @@ def test_a_sleep_excuses_for_a_while() -> None:
     assert not sleeps.look()
     now[0] += 3_600.0
     assert not sleeps.look()
-    assert not sleeps.excuse(now[0])
+    assert not sleeps.slept_lately(now[0])
     slept[0] += 3_600.0
     assert sleeps.look()
     assert not sleeps.look()
     woken = now[0] + slept[0]
-    assert sleeps.excuse(woken)
-    assert sleeps.excuse(woken + GRACE_S - 1.0)
-    assert not sleeps.excuse(woken + GRACE_S)
+    assert sleeps.slept_lately(woken)
+    assert sleeps.slept_lately(woken + GRACE_S - 1.0)
+    assert not sleeps.slept_lately(woken + GRACE_S)
 
 
 def test_clocks_that_are_read_one_after_the_other_are_no_sleep() -> None:

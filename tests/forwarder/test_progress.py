@@ -34,14 +34,14 @@ def test_a_line_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", without)
     stream = Terminal()
-    assert isinstance(progress.make(stream), progress.Line)
+    assert isinstance(progress.make(stream), progress.ProgressLine)
     assert progress.log_of(progress.make(stream), stream) is not stream
 
 
 def test_a_line_says_how_far_how_fast_and_how_long() -> None:
     """Not at once, not too often, in plain text; nothing of it is left."""
     stream, clock = Terminal(), FakeClock(0.0)
-    line = progress.Line(stream, clock)
+    line = progress.ProgressLine(stream, clock)
     for second, done in ((0.5, 500), (2.0, 5_000), (2.1, 5_250), (4.0, 10_000)):
         clock.now = second
         line.update(done, 20_000)
@@ -57,7 +57,7 @@ def test_a_line_says_how_far_how_fast_and_how_long() -> None:
 def test_a_line_of_the_log_takes_its_place() -> None:
     """What is deferred is to be read, and not written over."""
     stream, clock = Terminal(), FakeClock(0.0)
-    line = progress.Line(stream, clock)
+    line = progress.ProgressLine(stream, clock)
     clock.now = 100.0
     line.update(10, 100_000)
     shown = len(stream.getvalue()) - 1
@@ -79,7 +79,7 @@ def test_a_terminal_that_has_gone_away_ends_no_run(monkeypatch: pytest.MonkeyPat
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(stream, "write", fail)
-    line = progress.Line(stream, clock)
+    line = progress.ProgressLine(stream, clock)
     clock.now = 100.0
     line.update(10, 20)
     clock.now = 200.0

@@ -21,7 +21,7 @@ from maildirqmtp.receiver.handoff.mail_text import features
 from maildirqmtp.receiver.handoff.smtp_client import Broken, SmtpClient
 from maildirqmtp.receiver.handoff.smtp_transaction import (
     MAX_RECIPIENTS,
-    Letter,
+    OutgoingMail,
     Transaction,
     broken,
 )
@@ -91,7 +91,7 @@ class NextServer:
         returns false.
         """
         try:
-            letter = Letter(sender, features(pieces()), pieces)
+            mail = OutgoingMail(sender, features(pieces()), pieces)
         except OSError as error:
             trouble = verdicts.deferred(f"451 cannot read the message: {error.strerror} (#4.3.0)")
             return [trouble] * len(recipients)
@@ -102,27 +102,29 @@ class NextServer:
                 responses += [verdicts.NO_TIME] * len(some)
                 continue
             try:
-                responses += self._transact(letter, some)
+                responses += self._transact(mail, some)
             except Broken as error:
                 responses += [broken(self._server, error)] * len(some)
         return responses
 
-    def _transact(self, letter: Letter, recipients: Sequence[bytes]) -> list[Response]:
+    def _transact(self, mail: OutgoingMail, recipients: Sequence[bytes]) -> list[Response]:
         """Run a transaction. Raises `Broken` if no connection can be opened."""
         client = self._take()
         if client is not None:
-            transaction = self._run(client, letter, recipients)
+            transaction = self._run(client, mail, recipients)
             if not transaction.unheard:
                 return transaction.responses
             # A server that has frozen answers on no other kept one either, each time after minutes.
             self._quit_idle()
-        transaction = self._run(self._open(), letter, recipients)
+        transaction = self._run(self._open(), mail, recipients)
         if transaction.unheard:
             self._failed(transaction.trouble)
         return transaction.responses
 
-    def _run(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> Transaction:
-        transaction = Transaction(client, letter, recipients)
+    def _run(
+        self, client: SmtpClient, mail: OutgoingMail, recipients: Sequence[bytes]
+    ) -> Transaction:
+        transaction = Transaction(client, mail, recipients)
         try:
             transaction.run()
         finally:

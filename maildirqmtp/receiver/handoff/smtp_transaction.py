@@ -44,7 +44,7 @@ _LAST_WORDS_S = 2.0
 _SMTPUTF8_MISSING = "the next server has no SMTPUTF8, and the address is not ASCII (#5.6.7)"
 
 
-class Letter(NamedTuple):
+class OutgoingMail(NamedTuple):
     """A text with its sender, and `pieces` that reads it from the beginning at each call."""
 
     sender: bytes
@@ -53,17 +53,17 @@ class Letter(NamedTuple):
 
 
 class Transaction:
-    """The transaction of one letter with at most `MAX_RECIPIENTS` recipients, raw and not empty.
+    """The transaction of one message with at most `MAX_RECIPIENTS` recipients, raw and not empty.
 
     After `run`, `responses` has the answer to each recipient, in their order.
     `reusable` is false if the connection must be closed; `unheard` is true if it broke,
     with `trouble`, before the server had replied: then nothing has happened.
     """
 
-    def __init__(self, client: SmtpClient, letter: Letter, recipients: Sequence[bytes]) -> None:
+    def __init__(self, client: SmtpClient, mail: OutgoingMail, recipients: Sequence[bytes]) -> None:
         self._client = client
-        self._letter = letter
-        self._sender = outside_sender(letter.sender)
+        self._mail = mail
+        self._sender = outside_sender(mail.sender)
         self._recipients = recipients
         self._answers: list[Response | None] = [None] * len(recipients)
         self._heard = False
@@ -79,8 +79,8 @@ class Transaction:
         return found
 
     def run(self) -> None:
-        """Hand the letter on."""
-        refusal = self._refuse_letter()
+        """Hand the message on."""
+        refusal = self._refuse_message()
         if refusal is not None:
             self._answer_rest(refusal)
             return
@@ -112,8 +112,8 @@ class Transaction:
         for place in self._owed:
             self._answers[place] = response
 
-    def _refuse_letter(self) -> Response | None:
-        features, limit = self._letter.features, self._client.max_size
+    def _refuse_message(self) -> Response | None:
+        features, limit = self._mail.features, self._client.max_size
         if features.fault:
             return verdicts.failed(f"554 {features.fault} (#5.6.0)")
         if limit and features.size > limit:
@@ -138,8 +138,8 @@ class Transaction:
     def _mail_command(self, recipients: Sequence[bytes]) -> bytes:
         command = b"MAIL FROM:<%b>" % addresses.quote(self._sender)
         if self._client.has("size"):
-            command += b" SIZE=%d" % self._letter.features.size
-        if self._letter.features.is_8bit and self._client.has("8bitmime"):
+            command += b" SIZE=%d" % self._mail.features.size
+        if self._mail.features.is_8bit and self._client.has("8bitmime"):
             command += b" BODY=8BITMIME"
         if not (self._sender.isascii() and all(recipient.isascii() for recipient in recipients)):
             command += b" SMTPUTF8"
@@ -187,7 +187,7 @@ class Transaction:
     def _send_text(self) -> bool:
         """Send the text; return False if the server refused it before its last line."""
         try:
-            self._client.send_text(for_smtp(self._letter.pieces()))
+            self._client.send_text(for_smtp(self._mail.pieces()))
         except Broken as error:
             reply = error.reply or self._last_words()
             if reply is None or reply.code < 400:
