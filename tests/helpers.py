@@ -180,7 +180,7 @@ def open_descriptors() -> set[str]:
 def runs(pid: int) -> bool:
     """Say whether there is such a process, and it is not only waited for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _state_of(pid) != "Z"
     except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or read
         return False
 
@@ -188,10 +188,12 @@ def runs(pid: int) -> bool:
 def suspend(pid: int) -> None:
     """Stop a process, and wait until it does nothing more: it may be reading when that is sent."""
     os.kill(pid, signal.SIGSTOP)
-    stat = Path(f"/proc/{pid}/stat")
-    wait_until(
-        lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"process {pid} to stop"
-    )
+    wait_until(lambda: _state_of(pid) == "T", f"process {pid} to stop")
+
+
+def _state_of(pid: int) -> str:
+    """Return the letter for what a process does; see proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def json_events(stdout: str) -> list[dict[str, Any]]:

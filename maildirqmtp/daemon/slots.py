@@ -64,7 +64,7 @@ class Turn(NamedTuple):
     news: str = ""
 
 
-class _ServerSlots:
+class _SharedServer:
     """The slots of one server; all fields are guarded by `lock`.
 
     `room` is how many connections the server seems to take; None if it has shown no limit.
@@ -210,12 +210,12 @@ class RouteSlots:
     """The slots of one route; its methods are for the route's own thread.
 
     `limit` is how many connections it allows all routes to this server together; `wake` is set
-    when it gets a slot, or is to yield one. `_ServerSlots` uses the other fields: slots `held`,
+    when it gets a slot, or is to yield one. `_SharedServer` uses the other fields: slots `held`,
     connections that are answered (`live`, since `began`, last at `answered_at`), and since when
     others are `silent`. It `waits` in line, or is `yielding` its slots to a route that does.
     """
 
-    def __init__(self, server: _ServerSlots, limit: int, wake: Wakeup) -> None:
+    def __init__(self, server: _SharedServer, limit: int, wake: Wakeup) -> None:
         self.limit = limit
         self.wake = wake
         self.waits = False
@@ -381,12 +381,12 @@ class ServerSlots:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._servers: dict[Hashable, _ServerSlots] = {}
+        self._servers: dict[Hashable, _SharedServer] = {}
 
     def join(self, server: Hashable, limit: int, wake: Wakeup) -> RouteSlots:
         """Add a route to this server and return its slots; `RouteSlots.leave` removes it."""
         with self._lock:
-            found = self._servers.setdefault(server, _ServerSlots(self._clock))
+            found = self._servers.setdefault(server, _SharedServer(self._clock))
             route = RouteSlots(found, limit, wake)
             with found.lock:
                 found.come(route)

@@ -42,6 +42,7 @@ from tests.helpers import (
     random_text,
     run,
     start,
+    suspend,
     wait_until,
 )
 from tests.receiving import receiver
@@ -460,15 +461,11 @@ def test_nothing_that_was_answered_is_sent_again_after_a_stop(tmp_path: Path, wa
             if number == 0 and package is not line.packages[0] and not stopped.is_set():
                 while len(line.packages) < count:
                     assert line.take()
-                process.send_signal(signal.SIGSTOP)
-                wait_until(lambda: state_of(process.pid) == "T", "the process to stop")
+                suspend(process.pid)
                 stopped.set()
             line.send(K)
             if package is line.packages[-1] and stopped.is_set():
                 all_answered.set()
-
-    def state_of(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     flags = ("--response-timeout", "2", "--write-timeout", "2", "--json")
     mode = ("--watch", "--rescan", "1") if watch else ()

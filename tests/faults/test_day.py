@@ -136,10 +136,9 @@ class Day:
                 os.unlink(self.path / ".Failed" / part / name)
         self.log.truncate(0)
         self.log.seek(0)
+        # One may be waiting for the disk, which does not go by the test's clock.
         for thread in threading.enumerate():
-            if (
-                thread.name == "sync"
-            ):  # it waits for the disk, which has no part in the test's clock
+            if thread.name == "sync":
                 thread.join(DEADLINE_S)
         gc.collect()
         # What the daemon's code has asked for, itself or by what it calls: what else is in this

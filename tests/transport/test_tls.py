@@ -442,8 +442,10 @@ def test_what_had_to_wait_goes_out_once_and_as_it_was(
         at, waited = 0, 0
         while at < len(whole):
             # Another object, of another length, as a send buffer that has grown meanwhile.
-            most = 100_000 + waited % 2 * 100_000
-            taken = transport.send(memoryview(bytearray(whole[at : at + most])))
+            if waited % 2:
+                taken = transport.send(memoryview(whole)[at : at + 200_000])
+            else:
+                taken = transport.send(bytearray(whole[at : at + 100_000]))
             at += taken
             if not taken:
                 waited += 1
