@@ -296,8 +296,9 @@ class ScriptedServer:
     """A server on loopback that runs a script on each connection, in threads.
 
     `packages` are the packages read so far, `connections` counts, `errors` are
-    what scripts raised. `listen_on` is the port, 0 for one that is free; `host` an
-    address of loopback.
+    what scripts raised. `listen_on` is the port, 0 for one that is free, which nobody
+    else is given before the server is closed, listening or not; `host` an address of
+    loopback.
     """
 
     script: Script
@@ -308,8 +309,12 @@ class ScriptedServer:
     errors: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._listener = socket.create_server((self.host, self.listen_on), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
+        self._held = socket.socket()
+        # As the listener has it: only so can both have the port.
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind((self.host, self.listen_on))
+        self.port: int = self._held.getsockname()[1]
+        self._listener = socket.create_server((self.host, self.port), backlog=64)
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -352,13 +357,14 @@ class ScriptedServer:
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(DEADLINE_S)
+        self._held.close()
         assert not self.errors, self.errors
 
 
 @contextlib.contextmanager
-def serving(script: Script) -> Iterator[ScriptedServer]:
+def serving(script: Script, port: int = 0, host: str = "127.0.0.1") -> Iterator[ScriptedServer]:
     """Run a scripted server for the length of a with block."""
-    server = ScriptedServer(script)
+    server = ScriptedServer(script, port, host)
     try:
         yield server
     finally:

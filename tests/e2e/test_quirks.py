@@ -35,6 +35,7 @@ from tests.e2e.evil import (
 from tests.helpers import (
     Package,
     ScriptedServer,
+    closed_port,
     have_mailfront,
     json_events,
     mailfront,
@@ -388,7 +389,7 @@ def restartable(quirk: Quirk) -> Iterator[tuple[str, Callable[[], None]]]:
     """Serve on a port; the second value cuts every connection and serves there again."""
     servers: list[ScriptedServer] = []
 
-    def serve(port: int = 0) -> None:
+    def serve(port: int) -> None:
         server = ScriptedServer(lambda peer: quirk.serve(RecordingTransport(peer.socket), 0), port)
         servers.append(server)
 
@@ -396,7 +397,7 @@ def restartable(quirk: Quirk) -> Iterator[tuple[str, Callable[[], None]]]:
         servers[-1].close()
         serve(servers[-1].port)
 
-    serve()
+    serve(closed_port())
     try:
         yield servers[0].address, restart
     finally:

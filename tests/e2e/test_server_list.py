@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -152,7 +152,7 @@ def test_one_of_two_receivers_stops_amid_the_run(maildir: Path, tmp_path: Path) 
         peer.server.stop_listening()
         peer.finish()
 
-    with serving_on(closed_port(), fifty) as first, receiver(tmp_path / "there") as (_, second):
+    with serving(fifty, closed_port()) as first, receiver(tmp_path / "there") as (_, second):
         servers = f"{first.address},{second}"
         result = run("--window=20", maildir, servers)
         assert result.returncode == 111
@@ -166,7 +166,7 @@ def test_one_of_two_receivers_stops_amid_the_run(maildir: Path, tmp_path: Path) 
             == texts
         )
         # The server that may have them is back: they go there.
-        with contextlib.closing(ScriptedServer(answer_all(), listen_on=first.port)) as back:
+        with serving(answer_all(), first.port) as back:
             assert run(maildir, servers).returncode == 0
             assert len(back.packages) == len(left)
     assert names(maildir / "new") == []
@@ -267,7 +267,7 @@ def test_a_name_whose_first_address_is_dead(maildir: Path, tmp_path: Path) -> No
     hosts.write_text("127.0.0.2 two.example.org\n127.0.0.3 two.example.org\n")
     fill(maildir, 3)
     inside = ("unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh")
-    with blackhole("127.0.0.2") as port, serving_on(port, host="127.0.0.3") as second:
+    with blackhole("127.0.0.2") as port, serving(answer_all(), port, "127.0.0.3") as second:
         # Longer than the test may take.
         flags = ("--connect-timeout=1h", "-v")
         with watching(*flags, maildir, f"two.example.org:{port}", prelude=inside) as process:
@@ -276,18 +276,6 @@ def test_a_name_whose_first_address_is_dead(maildir: Path, tmp_path: Path) -> No
                 pytest.skip(f"NOT TESTED: {process.log}")
         assert process.process.returncode == 0
         assert len(second.packages) == 3
-
-
-@contextlib.contextmanager
-def serving_on(
-    port: int, script: Script | None = None, host: str = "127.0.0.1"
-) -> Iterator[ScriptedServer]:
-    """Run a scripted server on this port of loopback."""
-    server = ScriptedServer(script or answer_all(), listen_on=port, host=host)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 # Watch mode
@@ -326,7 +314,7 @@ def test_the_daemon_fails_over_and_comes_back(maildir: Path, watched: Watched) -
             deliver(maildir, "2.m", b"two\n")
             empties(maildir)
             assert texts_of(second) == [b"two\n"]
-            with serving_on(port) as back:
+            with serving(answer_all(), port) as back:
                 number = 3
 
                 def came_back() -> bool:
@@ -383,14 +371,14 @@ def test_the_daemon_takes_it_back_to_the_server_that_may_have_it(
     """It is tried at intervals while messages wait for it."""
     port = closed_port()
     with (
-        serving_on(port, takes_one_and_hangs_up) as first,
+        serving(takes_one_and_hangs_up, port) as first,
         serving(answer_all()) as second,
         watched(f"{first.address},{second.address}", "--in-doubt-wait=60s") as daemon,
     ):
         deliver(maildir, "1.m", b"one\n")
         daemon.wait_for("in-doubt: not answered")
         first.close()
-        with serving_on(port) as back:
+        with serving(answer_all(), port) as back:
             empties(maildir)
             assert texts_of(back) == [b"one\n"]
         assert second.packages == []

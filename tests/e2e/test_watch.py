@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -324,23 +323,10 @@ def test_a_server_that_is_down_at_the_start(maildir: Path) -> None:
         # And the first line, which says what is watched.
         assert daemon.log.count("\n") == 1 + daemon.log.count("next try in")
         assert "50 waiting" in daemon.log
-        with listening_on(port, answer_all()) as server:
+        with serving(answer_all(), port) as server:
             empties(maildir)
             assert len(server.packages) == 50
             assert daemon.stop() == 0
-
-
-@contextlib.contextmanager
-def listening_on(port: int, script):  # type: ignore[no-untyped-def]
-    """Run a scripted server on a port of one's choice."""
-    server = ScriptedServer(script)
-    server.stop_listening()
-    server._listener = socket.create_server(("127.0.0.1", port), backlog=64)
-    threading.Thread(target=server._accept, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def test_alarm_means_now(maildir: Path) -> None:

@@ -33,7 +33,15 @@ from maildirqmtp.receiver.server import Server
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.faults.disk import in_memory
 from tests.faults.proxy import Proxy, proxied
-from tests.helpers import DEADLINE_S, add_message, add_sidecar, command, make_maildir, sidecar
+from tests.helpers import (
+    DEADLINE_S,
+    add_message,
+    add_sidecar,
+    closed_port,
+    command,
+    make_maildir,
+    sidecar,
+)
 from tests.receiver.doubles import serving_thread
 from tests.scripted_smtp import Conversation, scripted_server
 
@@ -195,7 +203,7 @@ class Processes:
             add_message(self.maildir, name, b"Subject: %d\n\nhi\n" % number, None, None)
             self.expected.update((str(number), recipient) for recipient in recipients)
         self._target = target
-        self._port = 0
+        self._port = closed_port()
         self.receiver = self.start()
         self.forwarder: subprocess.Popen[bytes] | None = None
 
@@ -204,9 +212,8 @@ class Processes:
         words = ["--listen", f"127.0.0.1:{self._port}", "--once", "1d", *self._target]
         process = subprocess.Popen([*command("qmtpmaildir"), *words], stderr=subprocess.PIPE)
         assert process.stderr is not None
-        match = re.search(rb"listening on 127.0.0.1:(\d+)\n", process.stderr.readline())
-        assert match is not None
-        self._port = int(match[1])
+        line = process.stderr.readline()
+        assert line.endswith(b"listening on 127.0.0.1:%d\n" % self._port), line
         return process
 
     def forward(self) -> subprocess.Popen[bytes]:

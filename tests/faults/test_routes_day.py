@@ -20,7 +20,15 @@ from tests.e2e.daemons import Running, deliver, watching
 from tests.faults.disk import in_memory
 from tests.faults.ledger import note_figures
 from tests.faults.test_soak import GROWTH_KB, sample
-from tests.helpers import DEADLINE_S, Peer, ScriptedServer, make_maildir, names, wait_until
+from tests.helpers import (
+    DEADLINE_S,
+    Peer,
+    ScriptedServer,
+    closed_port,
+    make_maildir,
+    names,
+    wait_until,
+)
 
 #: Seconds that no route may go without an answer while it has mail and its server is up.
 STARVED_S = 60.0
@@ -77,7 +85,7 @@ class Server:
         self._places = threading.Semaphore(serves)
         self._answer_s = answer_s
         self._went = 0.0
-        self._server = ScriptedServer(self._talk)
+        self._server = ScriptedServer(self._talk, listen_on=closed_port())
         self.address = self._server.address
 
     def _talk(self, peer: Peer) -> None:
@@ -94,15 +102,8 @@ class Server:
 
     def come_back(self) -> None:
         """Listen again, at the same address."""
-        wait_until(self._listens, "the port, which another program's connection may have")
+        self._server = ScriptedServer(self._talk, listen_on=self._server.port)
         self.outages.append((self._went, time.monotonic()))
-
-    def _listens(self) -> bool:
-        try:
-            self._server = ScriptedServer(self._talk, listen_on=self._server.port)
-        except OSError:
-            return False
-        return True
 
     def close(self) -> None:
         """End it."""

@@ -23,7 +23,7 @@ import pytest
 from maildirqmtp.qmtp.package_reader import MessageData, PackageEnd, PackageReader
 from tests.faults.disk import in_memory
 from tests.faults.ledger import note_figures
-from tests.helpers import DEADLINE_S, command, make_maildir
+from tests.helpers import DEADLINE_S, closed_port, command, make_maildir
 
 MESSAGES = int(os.environ.get("MAILDIRQMTP_SOAK", "500000"))
 BATCH = 20_000
@@ -56,13 +56,12 @@ class Taker:
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self.port = 0
+        self.port = closed_port()
         self.start()
 
     def start(self) -> None:
-        """Listen; on the same port as before, where there was a before."""
+        """Listen; on the same port each time."""
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=16)
-        self.port = self._listener.getsockname()[1]
         thread = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._threads.append(thread)

@@ -13,7 +13,7 @@ import pytest
 from maildirqmtp.receiver.handoff import smtp_client, smtp_transaction
 from maildirqmtp.receiver.handoff.how import SmtpAddress
 from maildirqmtp.receiver.handoff.next_server import NextServer
-from tests.helpers import DEADLINE_S
+from tests.helpers import DEADLINE_S, closed_port
 from tests.receiver.doubles import Clock
 from tests.scripted_smtp import CLOSE, Script, ScriptedServer, scripted_server
 
@@ -234,8 +234,7 @@ def test_no_memory_amid_a_text_ends_the_connection() -> None:
 def test_no_memory_to_connect_is_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pause one thread tries; where that one has failed, another has to be let."""
     clock = Clock()
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = closed_port()
     to = NextServer(SmtpAddress(False, "127.0.0.1", port), "here", clock=clock)
     assert str(to.deliver(b"s@x", [A], lambda: iter([b"hi\n"]))[0])[0] == "Z"
     clock.now_s += 60
