@@ -516,7 +516,8 @@ def test_link_up_under_systemd(machine: Machine) -> None:
     (machine.path / "etc" / "bob.toml").write_text("")
     machine.call("maildirqmtp-link-up")
     assert machine.lines() == [
-        "systemctl kill --kill-who=main --signal=ALRM maildirqmtp.service maildirqmtp@*.service",
+        "systemctl kill --kill-who=main --signal=ALRM maildirqmtp.service maildirqmtp@*.service "
+        "maildirqmtp-shard@*.service",
         "systemctl start --no-block maildirqmtp-flush@ann.service",
     ]
 

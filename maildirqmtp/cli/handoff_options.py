@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.receiver.handoff.how import CONNECTIONS, CommandWords, SmtpAddress, parse_how
+from maildirqmtp.settings.parser import a_path
 
 if TYPE_CHECKING:
     from maildirqmtp.receiver.handoff.destination import HandOff, NextHop
@@ -38,6 +39,7 @@ def add_handoff_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--deliver-ca",
         metavar="FILE",
+        type=a_path,
         help="beyond this machine, trust this authority (PEM) and none of the system's",
     )
 

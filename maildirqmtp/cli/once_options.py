@@ -8,6 +8,7 @@ from typing import Any
 
 from maildirqmtp.errors import ConfigError
 from maildirqmtp.receiver.destination import Destination
+from maildirqmtp.settings.parser import a_path
 from maildirqmtp.settings.units import parse_seconds
 
 #: File name of the database in a maildir or a queue.
@@ -26,6 +27,7 @@ def add_once_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--once-file",
         metavar="FILE",
+        type=a_path,
         help=f"where to remember it (default {_FILE} in DIR; needed with --deliver)",
     )
 

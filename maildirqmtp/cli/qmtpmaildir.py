@@ -38,7 +38,7 @@ from maildirqmtp.receiver.policy import Log, Policy, Severity, ThrottledLog
 from maildirqmtp.receiver.queue_destination import QueueDestination
 from maildirqmtp.receiver.server import MAX_CONNECTIONS, THREADS, TIMEOUT_S, Server
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, Stream
-from maildirqmtp.settings.parser import Parser
+from maildirqmtp.settings.parser import Parser, a_path
 from maildirqmtp.settings.units import parse_seconds
 from maildirqmtp.transport.signals import stop_signals
 
@@ -136,10 +136,13 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 stopped or client done, 111 trouble, 100 wrong usage.",
         allow_abbrev=False,
     )
-    parser.add_argument("dir", metavar="DIR", nargs="?", help="the maildir; made if it is missing")
+    parser.add_argument(
+        "dir", metavar="DIR", nargs="?", type=a_path, help="the maildir; made if it is missing"
+    )
     parser.add_argument(
         "--queue",
         metavar="DIR",
+        type=a_path,
         help="put mail into the queue of maildirqmtp instead: one file for all recipients, with "
         "its envelope beside it; made if it is missing",
     )
@@ -208,11 +211,17 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def _add_tls_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--tls-cert", metavar="FILE", help="speak TLS only, with this certificate (PEM)")
-    add("--tls-key", metavar="FILE", help="its key, if it is not in the same file")
+    add(
+        "--tls-cert",
+        metavar="FILE",
+        type=a_path,
+        help="speak TLS only, with this certificate (PEM)",
+    )
+    add("--tls-key", metavar="FILE", type=a_path, help="its key, if it is not in the same file")
     add(
         "--tls-client-ca",
         metavar="FILE",
+        type=a_path,
         help="accept only clients with a certificate of this authority (PEM)",
     )
     add(

@@ -34,8 +34,8 @@ class HttpPages:
     def apply(self, config: Config) -> None:
         """Serve what the configuration asks for.
 
-        Raises `ConfigError` if an address cannot be listened on or the extra `metrics` is
-        missing; then the servers from before run again.
+        Raises `LocalError` if an address cannot be listened on, which may pass, and `ConfigError`
+        if the extra `metrics` is missing; then the servers from before run again.
         """
         addresses = {
             "--metrics-listen": config.metrics_listen,
@@ -45,7 +45,7 @@ class HttpPages:
         before = set(self._running)
         try:
             self._change(wanted)
-        except ConfigError:
+        except (ConfigError, LocalError):
             self._change(before)
             raise
 
@@ -67,7 +67,7 @@ class HttpPages:
             server = HttpServer(address, self._reply(flag))
             server.start()
         except LocalError as error:
-            raise ConfigError(f"{flag}: {error}") from None
+            raise LocalError(f"{flag}: {error}") from None
         return server
 
     def _reply(self, flag: str) -> Callable[[Request], Reply]:

@@ -20,6 +20,11 @@ BACKOFF_MOST_S = 300.0
 _JITTER = 0.2
 
 
+def earliest(*times: float | None) -> float | None:
+    """Return the earliest of these times, of which None is never."""
+    return min([at for at in times if at is not None], default=None)
+
+
 def retry_at(birth_s: float, now_s: float) -> float:
     """Return when a message that was deferred now is to be tried again, in seconds of the epoch.
 

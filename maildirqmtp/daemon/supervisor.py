@@ -73,7 +73,7 @@ def run(config: Config, reload: Callable[[], Config] | None) -> int:
     """Forward until told to stop; return the exit code.
 
     `reload` reads the configuration again, None without a file; it may raise `ConfigError`.
-    Raises `ConfigError` if an address of the first configuration cannot be served.
+    Raises as `HttpPages.apply` does, if pages of the first configuration cannot be served.
     """
     raise_limit()
     wake = Wakeup()
@@ -322,7 +322,7 @@ class Supervisor:
         self._ready_due = True
         try:
             self._apply(self._reload())
-        except ConfigError as error:
+        except (ConfigError, LocalError) as error:
             self._report.problem(f"{error}; going on as before")
         else:
             self._report.note("the configuration has been read again")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from random import random as system_random
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from maildirqmtp.daemon.boot_clock import boot_clock
 from maildirqmtp.daemon.chores import Chores
 from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.route_slots import SlotsByServer
-from maildirqmtp.daemon.schedule import Backoff
+from maildirqmtp.daemon.schedule import Backoff, earliest
 from maildirqmtp.daemon.slots import ServerSlots
 from maildirqmtp.daemon.snapshot import Snapshot, waiters
 from maildirqmtp.daemon.watcher import Watch, Watcher
@@ -53,9 +54,10 @@ MOST_SHOWN = 10_000
 class Worker:
     """Forwards one route until it is told to stop.
 
-    `on_publish` is called in the worker's thread when there is a new `snapshot`. All routes of the
-    process share `servers` and `watcher`; None makes one of the worker's own. If the maildir cannot
-    be opened or locked, the worker tries again every `rescan_s` seconds.
+    `on_publish` is called in the worker's thread with a new `snapshot`; the maildir is locked then,
+    if its state is not `no maildir`. All routes of the process share `servers` and `watcher`; None
+    makes one of the worker's own. If the maildir cannot be opened or locked, the worker tries again
+    every `rescan_s` seconds.
     """
 
     def __init__(
@@ -148,7 +150,8 @@ class Worker:
                 self._complain(str(error))
                 self._publish("no maildir")
                 self._sleep(self.route.rescan_s)
-        self._publish("stuck" if self.stuck else "stopped")
+        # Without the maildir's lock, the status file in it may be another daemon's.
+        self.snapshot = replace(self.snapshot, state="stuck" if self.stuck else "stopped")
 
     def _sleep(self, seconds: float) -> None:
         self._own_deadline = self._clock() + seconds + SLACK_S
@@ -224,6 +227,12 @@ class Worker:
             self._left_stuck = True
             stuck.put(left)
 
+    def _no_forwarder(self) -> None:
+        self._forwarder = None
+        self._own_deadline = self._clock() + SLACK_S
+        if self._stopping.is_set():
+            self._publish("stuck" if self.stuck else "stopped")
+
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:
         assert self._slots is not None
         return self._slots.of(forwarder.servers.target.endpoint)
@@ -231,10 +240,6 @@ class Worker:
     @property
     def _chores_at(self) -> float | None:
         return None if self._chores is None else self._chores.next_at
-
-    def _no_forwarder(self) -> None:
-        self._forwarder = None
-        self._own_deadline = self._clock() + SLACK_S
 
     # One round of the loop
 
@@ -295,7 +300,7 @@ class Worker:
         forwarder.idle_s = 0.0 if may.closes_idle else self.route.idle_s
         if may.news:
             self.report.note(may.news)
-        forwarder.turn(_first(self._publish_at, may.look_at, self._chores_at))
+        forwarder.turn(earliest(self._publish_at, may.look_at, self._chores_at))
         if not forwarder.connected:
             self._disconnected(forwarder, queue, slots)
 
@@ -305,7 +310,7 @@ class Worker:
         self._publish_if_due()
         now = self._clock()
         until = self._try_again_at if now < self._try_again_at else now + self.route.rescan_s
-        forwarder.rest(_first(until, self._publish_at, self._chores_at) or until)
+        forwarder.rest(earliest(until, self._publish_at, self._chores_at) or until)
 
     def _proven(self, queue: WatchQueue) -> None:
         if self._complaint and queue.local_error is None:
@@ -317,7 +322,7 @@ class Worker:
             self._publish("stuck")
             self._mend_at = self._clock() + self.route.rescan_s
         self._publish_if_due()
-        forwarder.rest(_first(self._mend_at, self._publish_at, self._chores_at) or self._mend_at)
+        forwarder.rest(earliest(self._mend_at, self._publish_at, self._chores_at) or self._mend_at)
         if self._clock() >= self._mend_at:  # not with each message that comes meanwhile
             self._mend_at = self._clock() + self.route.rescan_s
             if forwarder.mend():
@@ -393,7 +398,3 @@ class Worker:
         )
         self._on_publish(self.snapshot)
         self._publish_every_s = max(PUBLISH_S, (self._clock() - now) / _PUBLISH_SHARE)
-
-
-def _first(*times: float | None) -> float | None:
-    return min([at for at in times if at is not None], default=None)

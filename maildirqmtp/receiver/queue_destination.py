@@ -78,7 +78,11 @@ class QueueDelivery:
             return None
         if size > self._quota.max_bytes:
             return _NEVER_FITS
-        return None if self._quota.take(self._storage.new, self._mail.user, size) else _OVER_QUOTA
+        may = self._quota.take(self._folders, self._mail.user, size)
+        return None if may else _OVER_QUOTA
+
+    def _folders(self) -> tuple[Folder, Folder]:
+        return self._storage.tmp, self._storage.new
 
 
 class QueueDestination:

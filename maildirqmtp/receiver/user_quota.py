@@ -8,12 +8,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from maildirqmtp.maildir.files import Folder, local_error
 
-#: Least seconds between two counts of what a user who is over the limit has waiting.
-RECOUNT_S = 5.0
+#: Least seconds between two counts of what a user has waiting: as many times those that the last
+#: one took, and no more than these.
+_RECOUNT_TIMES, RECOUNT_S = 20.0, 5.0
 
 _MARK = re.compile(rb"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+U([0-9]+)\.")
 
@@ -24,10 +25,10 @@ def mark_of(user: int | None) -> str:
 
 
 class UserQuota:
-    """Allows each user at most `max_bytes` in new/; `clock` is monotonic seconds.
+    """Allows each user at most `max_bytes` in tmp/ and new/; `clock` is monotonic seconds.
 
-    The sizes that were taken are added up; the directory is counted again only when
-    that sum exceeds the limit.
+    The sizes that were taken are added up; the directories are counted again only when
+    that sum exceeds the limit, for which a user can take up a twentieth of the time at most.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,41 +36,46 @@ class UserQuota:
         self._clock = clock
         self._lock = threading.Lock()
         self._used: dict[int, int] = {}
-        self._counted_s: dict[int, float] = {}
+        self._count_again_s: dict[int, float] = {}
 
-    def take(self, new: Folder, user: int, size: int) -> bool:
+    def take(self, folders: Callable[[], Sequence[Folder]], user: int, size: int) -> bool:
         """Return whether a user may add a message of `size` bytes; if so, count it.
 
-        For any thread. Raises `LocalError` if `new` cannot be listed.
+        For any thread. `folders` returns tmp/ and new/, in this order, so that what moves is seen.
+        Raises `LocalError` if they cannot be listed, and what `folders` raises.
         """
         with self._lock:
             used = self._used.get(user)
             if used is None or (used + size > self.max_bytes and self._is_due(user)):
-                used = _bytes_of(new, user)
-                self._counted_s[user] = self._clock()
+                began_s = self._clock()
+                used = _bytes_of(folders(), user)
+                ended_s = self._clock()
+                pause_s = min(RECOUNT_S, _RECOUNT_TIMES * (ended_s - began_s))
+                self._count_again_s[user] = ended_s + pause_s
             may = used + size <= self.max_bytes
             self._used[user] = used + size if may else used
             return may
 
     def _is_due(self, user: int) -> bool:
-        return self._clock() - self._counted_s[user] >= RECOUNT_S
+        return self._clock() >= self._count_again_s[user]
 
 
-def _bytes_of(new: Folder, user: int) -> int:
-    """Return how many bytes of a user's messages are in a directory."""
-    total = 0
+def _bytes_of(folders: Sequence[Folder], user: int) -> int:
+    """Return how many bytes of a user's messages are in the folders; a name in both counts once."""
+    found: dict[bytes, int] = {}
+    for folder in folders:
+        try:
+            for name in map(os.fsencode, os.listdir(folder.fd)):
+                match = _MARK.match(name)
+                if match and int(match[1]) == user:
+                    found[name] = _size(folder, name)
+        except OSError as error:
+            raise local_error("list", folder.path, error) from error
+    return sum(found.values())
+
+
+def _size(folder: Folder, name: bytes) -> int:
     try:
-        for name in map(os.fsencode, os.listdir(new.fd)):
-            match = _MARK.match(name)
-            if match and int(match[1]) == user:
-                total += _size(new, name)
-    except OSError as error:
-        raise local_error("list", new.path, error) from error
-    return total
-
-
-def _size(new: Folder, name: bytes) -> int:
-    try:
-        return os.stat(name, dir_fd=new.fd, follow_symlinks=False).st_size
+        return os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_size
     except FileNotFoundError:
-        return 0  # it was forwarded meanwhile
+        return 0  # it was moved or forwarded meanwhile

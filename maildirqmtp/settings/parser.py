@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 
+def a_path(text: str) -> str:
+    """Return a path of the command line. An empty one, as of an unset variable, is wrong usage."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is needed, not ''")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports if --help or --version cannot be written, and exits `unwritten`.
 

@@ -93,6 +93,14 @@ def server(
         (["--max-connections", "many", "DIR"], "--max-connections"),
         (["--timeout", "0", "DIR"], "--timeout"),
         (["--timeout", "soon", "DIR"], "--timeout"),
+        # As of a variable that is not set; with --deliver-ca every authority would be trusted.
+        ([""], "DIR: a path is needed"),
+        (["--queue", ""], "--queue: a path is needed"),
+        (["--deliver", "smtp:h", "--deliver-ca", ""], "--deliver-ca: a path is needed"),
+        (["--once", "1d", "--once-file", "", "DIR"], "--once-file: a path is needed"),
+        (["--tls-cert", "", "DIR"], "--tls-cert: a path is needed"),
+        (["--tls-cert", "c.pem", "--tls-key=", "DIR"], "--tls-key: a path is needed"),
+        (["--tls-cert", "c.pem", "--tls-client-ca", "", "DIR"], "--tls-client-ca: a path is"),
     ],
 )
 def test_wrong_usage_is_100(

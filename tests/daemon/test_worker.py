@@ -24,7 +24,7 @@ from maildirqmtp.daemon.queue import WatchQueue
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.worker import MOST_SHOWN, PUBLISH_S, Worker
-from maildirqmtp.errors import ConnectError, ConnectTimeout, LocalError
+from maildirqmtp.errors import ConnectError, ConnectTimeout, LocalError, LockedError
 from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
@@ -620,7 +620,8 @@ def test_one_that_was_there_is_waited_for(run: Run) -> None:
     away = run.path.with_name("away")
     run.at(10, lambda: run.path.rename(away))
     run.go(200)
-    assert run.states[-2:] == ["no maildir", "stopped"]
+    assert run.states[-1:] == ["no maildir"]
+    assert run.worker.snapshot.state == "stopped"
 
 
 def test_one_that_another_process_has(run: Run) -> None:
@@ -634,6 +635,35 @@ def test_one_that_another_process_has(run: Run) -> None:
     worker.run()
     assert run.said("is locked by process") == 1
     assert run.got == [(90.0, b"r1@y")]
+
+
+def test_one_that_another_process_has_until_the_end(run: Run) -> None:
+    """The status file in it is that other daemon's; see `Supervisor._published`."""
+    other = Maildir(os.fsencode(run.path))
+    other.lock()
+    run.go(200)
+    assert set(run.states) == {"no maildir"}
+    assert run.worker.snapshot.state == "stopped"
+    other.close()
+
+
+def test_the_end_is_told_while_the_maildir_is_locked(run: Run) -> None:
+    """After it, the next daemon has written a status file of its own."""
+    locked = []
+
+    def on_publish(snapshot: Snapshot) -> None:
+        with Maildir(os.fsencode(run.path)) as maildir:
+            try:
+                maildir.lock()
+            except LockedError:
+                locked.append(snapshot.state)
+
+    run.add(1)
+    worker = run.make()
+    worker._on_publish = on_publish
+    run.at(10, worker.stop)
+    run.run()
+    assert locked[-1] == "stopped"
 
 
 def test_a_maildir_that_cannot_be_listed_is_said_once(
@@ -907,7 +937,8 @@ def test_told_to_stop_before_it_began(run: Run) -> None:
     run.add(1)
     run.make().stop()
     run.run()
-    assert (run.got, run.states) == ([], ["stopped"])
+    assert (run.got, run.states) == ([], [])
+    assert run.worker.snapshot.state == "stopped"
 
 
 def test_told_to_stop_between_the_maildir_and_the_engine(
@@ -932,7 +963,8 @@ def test_told_to_stop_while_the_maildir_is_not_there(run: Run) -> None:
     run.path.rename(run.path.with_name("away"))
     run.go(40)
     assert run.clock.now == 1_040.0
-    assert run.states == ["no maildir", "stopped"]
+    assert run.states == ["no maildir"]
+    assert run.worker.snapshot.state == "stopped"
 
 
 @pytest.mark.parametrize("scripts", [[accept], [REFUSED]], ids=["connected", "backing off"])
@@ -1270,7 +1302,8 @@ def test_stuck_is_no_success_though_the_maildir_is_gone(
     run.at(10, lambda: run.path.rename(away))
     run.go(100)
     assert run.worker.stuck
-    assert run.states[-2:] == ["no maildir", "stuck"]
+    assert run.states[-1:] == ["no maildir"]
+    assert run.worker.snapshot.state == "stuck"
 
 
 def test_a_maildir_that_cannot_be_changed_is_said_once(

@@ -288,3 +288,25 @@ def test_what_was_said_before_is_known_after_a_restart(maildir: Path) -> None:
     ]  # fmt: skip
     assert shown.count("\ntried:     ") == 3
     assert "\nwhy:       mailbox full\n" in shown
+
+
+def test_a_second_daemon_that_was_turned_away_takes_nothing_from_the_first(maildir: Path) -> None:
+    """Its end said "no daemon" of the one that ran; resent mail went without the route's prefix."""
+    make_maildir(maildir / ".Failed")
+    arrive(maildir / ".Failed", "1.a", b"p-old@y")
+    arrive(maildir, "2.a", b"p-wait@y")
+    words = ("--watch", maildir, "p-", f"127.0.0.1:{closed_port()}")
+    with watching(*words) as daemon:
+        daemon.wait_for("next try in")
+        before = run("--status", maildir).stdout
+        assert f"process {daemon.process.pid}, backing off" in before
+        with watching(*words) as second:
+            second.wait_for(f"locked by process {daemon.process.pid}")
+            assert second.stop() == 0
+        assert f"process {daemon.process.pid}, backing off" in run("--status", maildir).stdout
+        assert qmtpq("flush", maildir) == f"the daemon of {maildir} tries all that waits\n"
+        qmtpq("resend", maildir, "1.a", "--recipient", "new@y")
+        assert {one["recipients"][0] for one in listed(maildir, "--waiting")} == {
+            "p-wait@y",
+            "p-new@y",
+        }

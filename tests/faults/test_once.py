@@ -41,6 +41,7 @@ from tests.helpers import (
     command,
     make_maildir,
     sidecar,
+    wait_until,
 )
 from tests.receiver.doubles import serving_thread
 from tests.scripted_smtp import Conversation, scripted_server
@@ -222,14 +223,15 @@ class Processes:
         return subprocess.Popen([*command(), *words], stderr=subprocess.DEVNULL)
 
     @property
-    def left(self) -> bool:
-        """True while messages are waiting."""
-        return any((self.maildir / "new").iterdir())
+    def left(self) -> int:
+        """How many messages are waiting."""
+        return len(os.listdir(self.maildir / "new"))
 
     def kill(self, victim: str, moments: random.Random) -> bool:
         """Kill one of the two amid a run; False where the run was over before."""
+        until = moments.randint(1, self.left)
         forwarder = self.forward()
-        threading.Event().wait(moments.uniform(0.15, 0.6))
+        wait_until(lambda: self.left <= until or forwarder.poll() is not None, "a part to be gone")
         was_running = forwarder.poll() is None
         process = forwarder if victim == "forwarder" else self.receiver
         process.send_signal(signal.SIGKILL)

@@ -31,7 +31,7 @@ from maildirqmtp.receiver.spool import Spool
 from maildirqmtp.receiver.storage import Copy
 from maildirqmtp.receiver.user_quota import RECOUNT_S, UserQuota
 from tests.fakes import FileSystem
-from tests.helpers import DEADLINE_S, names
+from tests.helpers import DEADLINE_S, names, wait_until
 from tests.receiver.doubles import HeldWork
 from tests.receiving import letters
 
@@ -421,9 +421,12 @@ def test_what_never_fits_the_quota_is_refused(path: Path) -> None:
     assert queued(path) == []
 
 
-def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def is_taken_soon(session: Session, data: bytes) -> None:
+    """Send it until it is taken; within milliseconds of a count there is no other."""
+    wait_until(lambda: letters(session.receive(data)) == "K", "the quota to have room")
+
+
+def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(path: Path) -> None:
     """Counted by the names of the files: what was forwarded counts no more."""
     large = package(b"c@d", text=b"x" * 600)
     with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
@@ -434,8 +437,7 @@ def test_the_quota_holds_over_a_restart_and_ends_when_mail_goes(
         assert letters(session.receive(large)) == "Z"
         (path / "new" / name).unlink()
         (path / "envelope" / f"{name}.json").unlink()
-        monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
-        assert letters(session.receive(large)) == "K"
+        is_taken_soon(session, large)
     assert len(queued(path)) == 1
 
 
@@ -454,26 +456,64 @@ def test_a_queue_that_is_replaced_is_counted_anew(
     assert len(queued(path)) == 1
 
 
+class SlowCounts:
+    """A quota of 10 bytes on an empty directory; counting it takes some time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, maildir: Maildir, takes_s: float) -> None:
+        self.now_s = 0.0
+        self.counts = 0
+        self._quota = UserQuota(10, lambda: self.now_s)
+        self._folders = (maildir.tmp, maildir.new)
+        real = os.listdir
+
+        def listdir(fd: Any) -> Any:
+            if fd == maildir.new.fd:
+                self.counts += 1
+                self.now_s += takes_s
+            return real(fd)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+
+    def take(self) -> bool:
+        """Take a message of 8 bytes."""
+        return self._quota.take(lambda: self._folders, 7, 8)
+
+
+@pytest.mark.parametrize(("takes_s", "pause_s"), [(0.001, 0.02), (0.1, 2.0), (3.0, RECOUNT_S)])
 def test_a_user_over_the_quota_does_not_have_the_queue_counted_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, takes_s: float, pause_s: float
 ) -> None:
     """A hundred thousand names are not read again for each of that user's messages."""
-    now_s = [0.0]
-    counts: list[int] = []
-    real = os.listdir
-
-    def listdir(fd: Any) -> Any:
-        counts.append(fd)
-        return real(fd)
-
-    writing.create(os.fsencode(tmp_path / "M"))
-    quota = UserQuota(10, lambda: now_s[0])
-    with Maildir(os.fsencode(tmp_path / "M")) as maildir:
-        monkeypatch.setattr(os, "listdir", listdir)
-        assert quota.take(maildir.new, 7, 8)
+    writing.create(os.fsencode(path))
+    with Maildir(os.fsencode(path)) as maildir:
+        quota = SlowCounts(monkeypatch, maildir, takes_s)
+        assert quota.take()
         for _ in range(5):
-            assert not quota.take(maildir.new, 7, 8)
-        assert len(counts) == 1
-        now_s[0] += RECOUNT_S
-        assert quota.take(maildir.new, 7, 8)
-        assert len(counts) == 2
+            assert not quota.take()
+        quota.now_s = takes_s + pause_s - 0.001
+        assert not quota.take()
+        assert quota.counts == 1
+        quota.now_s = takes_s + pause_s + 0.001
+        assert quota.take()
+        assert quota.counts == 2
+
+
+def test_what_is_being_stored_counts_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in tmp/ until its batch is committed; a client could fill the disk with one batch."""
+    monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+    large = package(b"c@d", text=b"x" * 600)
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        assert letters(Session(queue, "p", user=1000).receive(large * 5)) == "KZZZZ"
+    assert len(queued(path)) == 1
+
+
+def test_what_has_gone_counts_no_more_for_the_next_message(path: Path) -> None:
+    """It was refused as "too much is waiting" while nothing was, for five seconds."""
+    large = package(b"c@d", text=b"x" * 600)
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        session = Session(queue, "p", user=1000)
+        for _ in range(3):
+            is_taken_soon(session, large)
+            for folder in ("new", "envelope"):
+                for file in (path / folder).iterdir():
+                    file.unlink()

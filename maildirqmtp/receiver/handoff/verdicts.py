@@ -6,9 +6,10 @@
     | MAIL               | go on    | Z   | Z; D for a refused sender, and for the size       |
     | RCPT               | go on    | Z   | D; Z for 552 (RFC 5321, 4.5.3.1.10), and about us |
     | DATA               | -        | Z   | D; Z about us                                     |
-    | the end of the text| K        | Z   | D                                                 |
+    | the end of the text| K        | Z   | D; Z about us                                     |
 
-About us are 503, 530, and Postfix's refusals of the client or its EHLO, which it keeps until RCPT.
+About us are 503, 530, and Postfix's refusals of the client or its EHLO, which it keeps until RCPT,
+or until the end of the text (smtpd_end_of_data_restrictions).
 Anything else (1xx, 3xx but for 354 after DATA) is Z, and ends the connection.
 """
 
@@ -68,9 +69,7 @@ def of_data(reply: Reply) -> Response:
 
 def of_text(reply: Reply) -> Response:
     """Return what the reply after the text means for its recipients."""
-    if reply.is_positive:
-        return _said(Status.ACCEPTED, reply)
-    return _deferred_or(True, reply)
+    return _said(Status.ACCEPTED, reply) if reply.is_positive else of_data(reply)
 
 
 def accepted(text: str) -> Response:

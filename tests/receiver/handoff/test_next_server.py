@@ -163,6 +163,12 @@ STAGES = [
     ({"text": b"451 4.3.0 later\r\n"}, "ZZZ"),
     ({"text": b"554 5.6.0 spam\r\n"}, "DDD"),
     ({"text": b"552 5.3.4 too large\r\n"}, "DDD"),
+    (
+        {"text": b"554 5.7.1 Service unavailable; Client host [::1] blocked using b.example\r\n"},
+        "ZZZ",
+    ),
+    ({"text": b"554 5.7.1 <h[192.0.2.1]>: Client host rejected: Access denied\r\n"}, "ZZZ"),
+    ({"text": b"530 5.7.0 authentication required\r\n"}, "ZZZ"),
     ({"text": b"354 what?\r\n"}, "ZZZ"),
     ({"text": b"421 4.3.2 closing\r\n" + CLOSE}, "ZZZ"),
     ({"text": b"250" + CLOSE}, "ZZZ"),
@@ -184,6 +190,7 @@ def test_each_reply_of_each_stage(script: Script, expected: str, pipelining: boo
 LMTP_STAGES = [
     ({"LHLO": b"500 5.5.1 SMTP here\r\n"}, "ZZZ"),
     ({"text": [b"250 ok\r\n", b"451 4.3.0 later\r\n", b"550 5.7.1 no\r\n"]}, "KZD"),
+    ({"text": [b"250 ok\r\n", b"550 5.7.1 <h[::1]>: Client host rejected: x\r\n"]}, "KZZ"),
     ({"text": [b"250 ok\r\n", CLOSE]}, "KZZ"),
     ({"text": [b"250 ok\r\n", b"421 4.3.2 closing\r\n" + CLOSE]}, "KZZ"),
     ({"text": [b"250 ok\r\n250 ok\r\n250 ok\r\n", CLOSE]}, "KKK"),
