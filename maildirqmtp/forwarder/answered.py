@@ -57,6 +57,7 @@ class AnsweredMessages:
             self._remove_small(batch, first, stop)
         self._count_unsettled(connection)
         recovery.answered(queued.message.name for queued in done)
+        self._servers.end_doubts(done)
         for queued in done:
             (self._accepted if queued.is_accepted else self._others).append(queued)
         return len(done) + sum([stop - first for _, first, stop in accepted])

@@ -56,14 +56,14 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             else:
                 housekeeping.after_run(None, None)
             maildir.unlock()
+            if forwarder is not None and forwarder.stopping:
+                _tell_of_the_rest(report, maildir.scan(route.include_cur, untried))
+                return
             # A run that found the maildir locked has left its mail to this one.
             left = maildir.scan(route.include_cur, untried) if through else ()
             if not left:
-                if through and not maildir.is_current():
-                    report.problem(
-                        f"{printable(route.maildir)} was renamed, replaced or mounted over during "
-                        f"this run; run it again for what is there now"
-                    )
+                if through:
+                    _tell_if_elsewhere(report, maildir)
                 housekeeping.at_end(forwarder)
                 return
             if queue is not None and not queue.may_rescan:
@@ -72,14 +72,32 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
     except LocalError as error:
         report.problem(str(error), 0 if forwarder is None else forwarder.outbox.left)
     finally:
-        if queue is not None and (in_doubt := queue.waiting):
-            report.problem(
-                f"in doubt at one server, and not sent to another before --in-doubt-wait is over "
-                f"({in_doubt} left)",
-                in_doubt,
-            )
+        _tell_of_doubts(report, queue)
         if forwarder is not None:
             forwarder.close()
+
+
+def _tell_of_doubts(report: Report, queue: BatchQueue | None) -> None:
+    if queue is not None and (in_doubt := queue.waiting):
+        report.problem(
+            f"in doubt at one server, and not sent to another before --in-doubt-wait is over "
+            f"({in_doubt} left)",
+            in_doubt,
+        )
+
+
+def _tell_if_elsewhere(report: Report, maildir: Maildir) -> None:
+    if not maildir.is_current():
+        report.problem(
+            f"{printable(maildir.path)} was renamed, replaced or mounted over during this run; run "
+            f"it again for what is there now"
+        )
+
+
+def _tell_of_the_rest(report: Report, left: Candidates) -> None:
+    """Report what came while a run that was told to stop finished what was in flight."""
+    if left and not report.counters.left:
+        report.problem(f"stopped before the end ({len(left)} left)", len(left))
 
 
 def _run(

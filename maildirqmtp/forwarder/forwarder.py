@@ -1,13 +1,13 @@
 """One route at work: queue -> outbox -> connections -> settle -> report.
 
-One thread, one selector. Each turn fills the connections from the outbox, waits
-until one of them can be read or written or something is due, lets them write and
-read, and settles what has been answered. All of that is settled before anything
-more is sent: at most the window is ever sent and not settled. `recovery` decides
-what becomes of the messages that a connection left unfinished.
+One thread, one selector. Each turn fills the connections from the outbox, waits until one of them
+can be read or written or something is due, lets them write and read, and settles what has been
+answered. All of that is settled before anything more is sent: at most the window is ever sent and
+not settled. `recovery` decides what becomes of what a connection left unfinished, and when a server
+is given up: then it gets nothing more, unless an answer comes after all.
 
-A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls
-`connect`, `turn` and `rest`, and does its own work in between.
+A batch is run by `run_batch`. In watch mode the worker owns the loop: it calls `connect`, `turn`
+and `rest`, and does its own work in between.
 """
 
 import selectors
@@ -100,8 +100,7 @@ class Forwarder:
         )
         self._more_at = 0.0
         self._total = 0
-        self._all_tried = False
-        self.connecting = False
+        self._all_tried = self._given_up = self.connecting = False
         self._waiting = Waiting(wake, maildir, clock)
         self._waiting.extend_watchdog(SLACK_S)
         self._slack_s = BOUNCE_SLACK_S if route.bounce else SLACK_S
@@ -196,8 +195,7 @@ class Forwarder:
 
     def _attempt(self) -> bool:
         """Connect, and send until the connections end; return whether others may help."""
-        if not self.connect():
-            return self.may_help
+        self.connect()
         while self.connected:
             self.turn()
         return self.may_help
@@ -212,7 +210,7 @@ class Forwarder:
     @property
     def wants_more(self) -> bool:
         """True if one more connection would be of use."""
-        may = self._may_take and self._clock() >= self._more_at
+        may = self._may_take and not self._given_up and self._clock() >= self._more_at
         return may and self.outbox.needs_connection(self.pool)
 
     def connect(self) -> bool:
@@ -220,7 +218,7 @@ class Forwarder:
 
         If not, `may_help` says whether another server is left to be tried.
         """
-        self.may_help = self._all_tried = False
+        self.may_help = self._all_tried = self._given_up = False
         self._settle_others()
         if self.stopping:
             self.stop_reason = "stopped before the end"
@@ -299,8 +297,6 @@ class Forwarder:
     def _may_take(self) -> bool:
         return self._settler.local_error is None and not self.stopping
 
-    # Connections
-
     def _open(self, transport: Transport) -> None:
         """Use a connection. Raises `OSError` if the selector cannot watch it."""
         self.pool.add(transport, self._waiting.selector)
@@ -320,7 +316,7 @@ class Forwarder:
 
     def _turn(self, until: float | None) -> None:
         pool = self.pool.open
-        if self._may_take:
+        if self._may_take and not self._given_up:
             self._open_more()
             self.outbox.fill(self.pool)
             if not self._large.small_in_flight(self.pool):
@@ -364,7 +360,10 @@ class Forwarder:
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
-        self.may_help = self.may_help or not self.stop_reason or not self._may_take
+        if not isinstance(connection.pipeline.error, ConnectError):
+            self._given_up = bool(self.stop_reason)
+        helps = not self._given_up and (self.may_help or not self.stop_reason)
+        self.may_help = helps or not self._may_take
 
     def _wait(
         self, pool: Sequence[Connection[QueuedMessage]], until: float | None
@@ -382,6 +381,7 @@ class Forwarder:
 
     def _settle(self, connection: Connection[QueuedMessage]) -> None:
         if answers := self._answered.settle(connection):
+            self._given_up = False
             connection.idle_since = self._clock()
             self.answered_s = self._wall_clock()
             self.servers.note_answers(connection.pipeline, answers, self.outbox.left)

@@ -15,9 +15,9 @@ answered something, or was ended by us       may help: that is progress
 turned out never to have been one            cannot: the server is unreachable
 ended with several messages in flight        may help: the window is smaller now
 ended with a message that is set aside       may help, but not for the tenth time in a row
-ended otherwise without an answer            may help, but not for the third time in a row; the
-                                             eighth, if the server has answered in this run
-                                             and did not time out
+ended otherwise without an answer            may help, but not for the third time in a row, for
+                                             each that may be open at once; the eighth, if the
+                                             server has answered in this run and did not time out
 the same, if the route has another server    cannot if it timed out, or has answered nothing in
 that is still to be tried                    this run at any of its addresses; else the second time
 
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from maildirqmtp.pipeline.pool import Connection
     from maildirqmtp.transport.endpoint import Endpoint
 
-#: Connections in a row without progress, to each address, after which a server is given up for now.
+#: Connections in a row without progress after which a server is given up for now: to each address,
+#: and for each that may be open at once.
 MAX_WITHOUT_PROGRESS = 3
 #: The same for a server that has answered before and fails at once: it may dislike many messages.
 MAX_FROM_KNOWN_SERVER = 8
@@ -64,16 +65,23 @@ _MAX_SUSPECTS = 1_000
 class Recovery:
     """Clears up after the connections to one server of a route, and judges whether to go on.
 
-    `server` is the server's endpoint, for a hint about one that never sends anything.
+    `server` is the server's endpoint, for a hint about one that never sends anything. So many
+    `connections` may be open at once, and one event may end them all.
     """
 
     def __init__(
-        self, settler: Settler, report: Report, server: Endpoint, large: LargeMessages
+        self,
+        settler: Settler,
+        report: Report,
+        server: Endpoint,
+        large: LargeMessages,
+        connections: int = 1,
     ) -> None:
         self._large = large
         self._settler = settler
         self._report = report
         self._server = server
+        self._connections = connections
         self._faults: dict[bytes, int] = {}
         # By address: one that was of no use is tried last, so that each has its turn.
         self._without_progress: dict[object, int] = {}
@@ -238,8 +246,7 @@ class Recovery:
     def _give_up(self, pipeline: Pipeline[QueuedMessage]) -> str:
         """Return why a server is of no use, so that another is tried; forget that it answered."""
         self._has_answered = False
-        why = pipeline.error or f"{pipeline.transport.name} closed the connection"
-        return self._begin_anew(str(why))
+        return str(pipeline.error or f"{pipeline.transport.name} closed the connection")
 
     def _judge(
         self,
@@ -257,9 +264,10 @@ class Recovery:
         ours = error is None and in_flight > 0
         self._has_answered = self._has_answered or pipeline.answered > 0
         if pipeline.answered or ours:
-            return self._begin_anew("")
+            self.begin_anew()
+            return ""
         if isinstance(error, ConnectError):
-            return self._begin_anew(f"{error}; what is left stays as it is")
+            return f"{error}; what is left stays as it is"
         if narrowed and in_flight > 1:
             return ""
         if set_aside:
@@ -274,21 +282,20 @@ class Recovery:
         self._tried += [queued.message.name for queued in unfinished]
         patient = self._has_answered and not isinstance(error, TimeoutError)
         limit = MAX_FROM_KNOWN_SERVER if patient else MAX_WITHOUT_PROGRESS
-        if in_vain < limit and self._set_aside < MAX_SET_ASIDE:
+        if in_vain < limit * self._connections and self._set_aside < MAX_SET_ASIDE:
             return ""
         tried = printable(b", ".join(dict.fromkeys(self._tried)))
-        return self._begin_anew(
+        return (
             f"{pipeline.transport.name} is of no use: connection after connection without an "
             f"answer{f', with {tried}' if tried else ''}; making no progress, giving up"
         )
 
-    def _begin_anew(self, why: str) -> str:
-        """Begin to count anew; return `why`."""
+    def begin_anew(self) -> None:
+        """Begin to count anew."""
         self._without_progress.clear()
         self._of_no_use.clear()
         self._set_aside = 0
         self._tried.clear()
-        return why
 
 
 def _is_fault(pipeline: Pipeline[QueuedMessage]) -> bool:

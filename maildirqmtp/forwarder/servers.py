@@ -33,7 +33,7 @@ from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from maildirqmtp.forwarder.large_messages import LargeMessages
     from maildirqmtp.forwarder.queue import Queue
@@ -131,7 +131,7 @@ class Servers:
                 clock,
                 memory.capabilities,
             )
-            recovery = Recovery(settler, report, endpoint, large)
+            recovery = Recovery(settler, report, endpoint, large, route.connections)
             slow_answers = SlowAnswers(report, state, clock) if route.connections == 1 else None
             return RouteServer(endpoint, memory, pool, recovery, slow_answers)
 
@@ -269,12 +269,19 @@ class Servers:
                     self._state.note_in_doubt(queued.message.name, server.name)
         has_spare = is_last and not stopping and self.has_spare
         why = server.recovery.clear_up(connection, unfinished, queue, has_spare=has_spare)
+        if why and is_last:  # not while others are open, which were made before this was known
+            server.recovery.begin_anew()
         if is_last and not stopping:
             why = why and self.failed(why)
             queue.hurry(self.take_ready())
         return why
 
     # Messages in doubt
+
+    def end_doubts(self, answered: Iterable[QueuedMessage]) -> None:
+        """Note that `current` has answered for these: what breaks later is a doubt of its own."""
+        for queued in answered if self.several else ():
+            self._state.end_doubt(queued.message.name, self.current.name)
 
     def must_wait(self, name: bytes) -> Wait | None:
         """Return until when a message may not be sent to `target`; None if it may be sent now."""

@@ -81,7 +81,7 @@ class Settler:
         self._removals = Removals(maildir, clock, wake)
         #: Removes small messages that were accepted.
         self.small = SmallRemovals(maildir, report, self._removals, state, self._sync_if_due)
-        self._targets = TargetMaildirs(maildir, route, report, self._removals)
+        self._targets = TargetMaildirs(maildir, route, report, self._removals, clock)
         self._stuck: list[Stuck] = []
         self._mended: list[bytes] = []
 
@@ -91,7 +91,7 @@ class Settler:
         Each run would send those again that cannot. Raises `LocalError` if they cannot be moved.
         """
         if self._route.sent is not None:
-            self._targets.get(self._route.sent).prove_changeable()
+            self._targets.prove(self._route.sent)
 
     def prove_room(self, message: Message) -> None:
         """Prove, before a message is sent, that `sent` has room for it, and for all in flight.
@@ -232,8 +232,13 @@ class Settler:
             if len(owed) < len(queued.recipients):
                 self._write_owed(queued, owed)
             return Kept(reason)
-        self._remove(queued)
+        self._remove(queued, self._route.sent if self._was_accepted(queued) else None)
         return None
+
+    def _was_accepted(self, queued: QueuedMessage) -> bool:
+        """Return whether a recipient has got this message, now or before."""
+        now = len(not_accepted(queued)) < len(queued.recipients)
+        return now or (self._state is not None and self._state.was_accepted(queued.message.name))
 
     def _was_removed(self, queued: QueuedMessage) -> bool:
         """Return whether a message is gone, and report it if so."""
@@ -296,6 +301,8 @@ class Settler:
 
     def _write_owed(self, queued: QueuedMessage, owed: list[int]) -> None:
         """Write the sidecar without the recipients that are done."""
+        if self._route.sent and self._state is not None and self._was_accepted(queued):
+            self._state.note_accepted(queued.message.name)
         self._rewrite(queued, self.owed.named(queued, owed))
 
     def _rewrite(self, queued: QueuedMessage, recipients: tuple[bytes, ...]) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+#: Seconds after which it is proved once more that files can be put into `sent`.
+REHEARSE_S = 10.0
 # How often a message is put into the maildir at a path, if that is replaced each time.
 _TRIES = 2
 
@@ -40,9 +42,27 @@ class TargetMaildirs:
     makes durable what was moved to it.
     """
 
-    __slots__ = ("_failed", "_follow", "_named", "_open", "_removals", "_report", "_seen")
+    __slots__ = (
+        "_clock",
+        "_failed",
+        "_follow",
+        "_has_room",
+        "_named",
+        "_open",
+        "_rehearse_at",
+        "_removals",
+        "_report",
+        "_seen",
+    )
 
-    def __init__(self, maildir: Maildir, route: Route, report: Report, removals: Removals) -> None:
+    def __init__(
+        self,
+        maildir: Maildir,
+        route: Route,
+        report: Report,
+        removals: Removals,
+        clock: Callable[[], float],
+    ) -> None:
         self._follow = partial(following, maildir, route.include_cur)
         self._failed = route.failed_maildir
         # A link that the route does not name may have been put there by somebody else.
@@ -52,6 +72,9 @@ class TargetMaildirs:
         self._open: dict[bytes, Maildir] = {}
         # Paths that were checked in this turn: if one is replaced later, a message is put twice.
         self._seen: set[bytes] = set()
+        self._clock = clock
+        self._rehearse_at: float | None = None
+        self._has_room = True
 
     def get(self, path: bytes) -> Maildir:
         """Return the maildir at this path. Raises `LocalError` if it cannot be opened or made."""
@@ -66,6 +89,11 @@ class TargetMaildirs:
         self._seen.add(path)
         return target
 
+    def prove(self, path: bytes) -> None:
+        """Prove that messages can be moved to `path`. Raises `LocalError` if they cannot be."""
+        self._has_room = writing.rehearse(self.get(path))
+        self._rehearse_at = self._clock() + REHEARSE_S
+
     def prove_room(self, path: bytes, message: Message, others_bytes: int) -> None:
         """Prove that there is room for a message, and for others of so many bytes, at `path`.
 
@@ -73,13 +101,16 @@ class TargetMaildirs:
         """
         try:
             target, needed = self.get(path), message.size + others_bytes
+            if self._rehearse_at is None:
+                self.prove(path)
         except LocalError:
-            return  # there is no such place, which stops all messages, not only this one
-        if target.tmp.free_bytes() < needed and not writing.can_link(target, message):
-            raise LocalError(
-                f"it could not be moved to {printable(path)} afterwards: less than {needed} bytes "
-                f"are free there"
-            )
+            return  # it stops all messages, not only this one
+        if self._rehearse_at is not None and self._clock() >= self._rehearse_at:
+            self.prove(path)
+        is_short = target.tmp.free_bytes() < needed
+        if (is_short or not self._has_room) and not writing.can_link(target, message):
+            why = f"less than {needed} bytes are free" if is_short else "no file can be made"
+            raise LocalError(f"it could not be moved to {printable(path)} afterwards: {why} there")
 
     def look_again(self) -> None:
         """Have `get` look at the paths once more."""

@@ -58,11 +58,13 @@ def of_sidecars(name: bytes) -> list[bytes]:
     tags were added.
     """
     base = unique(name)
-    found = [base + b".json"]
+    found = [base]
+    if b",U=" in base and (bare := without_uid(base)) != base:
+        found.append(bare)  # that of `sidecars.write`
     while b"," in base and (shorter := re.sub(_TAG, b"", base)) != base:
         base = shorter
-        found.append(base + b".json")
-    return found
+        found.append(base)
+    return [one + b".json" for one in dict.fromkeys(found)]
 
 
 def is_trash_or_draft(name: bytes) -> bool:

@@ -3,20 +3,19 @@
     DIR/.maildirqmtp-state.json, or for a shard .maildirqmtp-state-shard-K-N.json
     {"version": 1,
      "first_deferred": {"UNIQUE NAME": 1800000000},
-     "in_doubt": {"UNIQUE NAME": {"mx.example.org": 1800000000}},
+     "accepted": {"UNIQUE NAME": 1800000000},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
-     "warned": {...}, "attempts": {...},
-     "servers": {"mx.example.org": {"one_recipient": 1800000000, "proven": 1800000000}},
+     "warned": {...}, "attempts": {...}, "in_doubt": {...}, "servers": {...},
      "stop": "cannot connect to mx.example.org:209: Connection refused"}
 
 Times are seconds of the epoch. `first_deferred`: when a server first deferred a message that is
-over its lifetime, or will be within two days. `in_doubt`: which of a route's several servers may
-have a message, and since when. `broken`: a large message over which a connection broke, when, and
-how many of its bytes had arrived. `servers`: what each server, by its name as it was given, has
-shown of itself, and when that was last seen. `told`: when a hint was last given. `stop`: why the
-last run left messages, unless it reached a server. `attempts` and `warned` belong to the modules
-of these names; `held` belongs to `holds`, and is only copied here. Unknown keys are kept.
+over its lifetime, or will be within two days. `accepted`: when a message was last accepted for one
+of its recipients, who is not in its sidecar any more. `broken`: a large message over which a
+connection broke, when, and how many of its bytes had arrived. `told`: when a hint was last given.
+`stop`: why the last run left messages, unless it reached a server. `attempts`, `in_doubt`
+(`doubts`), `servers` (`shown`) and `warned` have modules of their own; `held` belongs to `holds`,
+and is only copied here. Unknown keys are kept.
 
 Losing the file loses no mail: messages are given up a day later, servers have to show again how
 they answer, and a message may arrive twice, by two servers.
@@ -25,21 +24,23 @@ they answer, and a message may arrive twice, by two servers.
 from __future__ import annotations
 
 from _thread import allocate_lock  # `threading` is not loaded for a lock
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import files, holds
+from maildirqmtp.maildir import doubts, files, holds
 from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
+from maildirqmtp.maildir.doubts import Doubts
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
+from maildirqmtp.maildir.shown import SERVER_S, ShownByServers
 from maildirqmtp.maildir.state_content import checked, take_tables, take_text, take_times
 from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -53,14 +54,8 @@ VERSION = 1
 MAX_BYTES = 1 << 20
 #: Seconds between two writes.
 SAVE_S = 30.0
-#: Seconds for which what a server has shown is remembered: 30 days.
-SERVER_S = 30 * 86_400.0
 #: Seconds after which the first deferral of a message that is never tried is forgotten.
 DEFERRAL_S = 90 * 86_400.0
-#: Seconds after which the servers at which a message was in doubt are forgotten.
-IN_DOUBT_S = 86_400.0
-# A server seen again is written down once in so many seconds, not with each run.
-_SEEN_AGAIN_S = 86_400.0
 #: What can be known of a server.
 ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
 
@@ -88,17 +83,18 @@ class State:
         self._lock = allocate_lock() if lock is None else lock
         self._fault: str | None = None
         self._told = self._stop = ""
-        self._loaded = self._changed = False
+        self._is_loaded = self._changed = False
         self._save_at = 0.0
         self._others: dict[str, Any] = {}
         self._holds = Holds(root, NAME, MAX_BYTES)
         self._first_deferred: dict[str, float] = {}
-        self._in_doubt: dict[str, dict[str, float]] = {}
+        self._doubts = Doubts()
+        self._accepted: dict[str, float] = {}
         self._broken: dict[str, dict[str, float]] = {}
         self._told_s: dict[str, float] = {}
         self._warned = WarnedMessages()
         self._attempts = AttemptHistory()
-        self._servers: dict[str, dict[str, float]] = {}
+        self._shown = ShownByServers()
 
     def take_fault(self) -> str | None:
         """Return, once, why the file could not be read or written; None if there is nothing new."""
@@ -124,11 +120,11 @@ class State:
         """Forget messages that are done."""
         attempts, warned = self._attempts, self._warned
         with self._lock:
-            known = (self._first_deferred, self._in_doubt, self._broken)
-            if not attempts and not warned and not any(known):
+            known = (self._first_deferred, self._accepted, self._broken)
+            if not (attempts or warned or self._doubts or any(known)):
                 return
             for key in map(_key, message_names):
-                if attempts.forget(key) | warned.forget(key):
+                if attempts.forget(key) | warned.forget(key) | self._doubts.forget(key):
                     self._change()
                 for of_messages in known:
                     if of_messages.pop(key, None) is not None:
@@ -143,49 +139,58 @@ class State:
 
     def attempts(self, name: bytes) -> Attempts:
         """Return how often a message was tried, and how the last attempts ended."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             return self._attempts.of(_key(name))
 
     def note_in_doubt(self, name: bytes, server: str) -> None:
-        """Note that a server may have a message; only the first time counts, for each server."""
-        now_s = self._wall_clock()
-        with self._lock:
-            self._load()
-            if self._in_doubt.setdefault(_key(name), {}).setdefault(server, now_s) == now_s:
+        """Note that a server may have a message; see `Doubts.note`."""
+        with self._loaded():
+            if self._doubts.note(_key(name), server, self._wall_clock()):
+                self._change()
+
+    def end_doubt(self, name: bytes, server: str) -> None:
+        """Note that a server has answered for a message, so that it is in doubt there no more."""
+        with self._loaded():
+            if self._doubts and self._doubts.end(_key(name), server):
                 self._change()
 
     def in_doubt(self, name: bytes) -> dict[str, float]:
         """Return the servers that may have a message, and since when."""
-        with self._lock:
-            self._load()
-            return dict(self._in_doubt.get(_key(name), {})) if self._in_doubt else {}
+        with self._loaded():
+            return self._doubts.of(_key(name)) if self._doubts else {}
+
+    def note_accepted(self, name: bytes) -> None:
+        """Note that a message that stays here was accepted for one of its recipients."""
+        with self._loaded():
+            self._accepted[_key(name)] = self._wall_clock()
+            self._change()
+
+    def was_accepted(self, name: bytes) -> bool:
+        """Return whether a message was accepted for a recipient before."""
+        with self._loaded():
+            return _key(name) in self._accepted
 
     def note_broken(self, name: bytes, sent: int, length: int) -> None:
         """Note that a connection broke over a message, of which `sent` bytes had arrived."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             self._broken[_key(name)] = {"at": self._wall_clock(), "sent": sent, "of": length}
             self._change()
 
     def broken(self, name: bytes) -> tuple[int, int] | None:
         """Return (bytes arrived, length) of a message over which a connection broke, or None."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             found = self._broken.get(_key(name))
             return None if found is None else (int(found["sent"]), int(found["of"]))
 
     def was_warned(self, name: bytes, prefix: bytes) -> bool:
         """Return whether a route of this prefix has warned a message's sender of its delay."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             return self._warned.has(_key(name), _text(prefix))
 
     def note_warned(self, name: bytes, prefix: bytes) -> Noted:
         """Record on disk that a message's sender is being warned; only `NEW` allows the warning."""
         key, of = _key(name), _text(prefix)
-        with self._lock:
-            self._load()
+        with self._loaded():
             if self._warned.has(key, of):
                 return Noted.ALREADY
             if not self._warned.add(key, of, self._wall_clock()):
@@ -216,40 +221,31 @@ class State:
 
     def has_shown(self, server: str, what: str) -> bool:
         """Return whether a server has shown `what` within the last 30 days."""
-        with self._lock:
-            self._load()
-            at_s = self._servers.get(server, {}).get(what)
-            return at_s is not None and self._wall_clock() - at_s < SERVER_S
+        with self._loaded():
+            return self._shown.has(server, what, self._wall_clock())
 
     def remember(self, server: str, what: str) -> None:
         """Note that a server has shown `what` now."""
-        now_s = self._wall_clock()
-        with self._lock:
-            self._load()
-            shown = self._servers.setdefault(server, {})
-            if not 0 <= now_s - shown.get(what, 0.0) < _SEEN_AGAIN_S:
-                shown[what] = now_s
+        with self._loaded():
+            if self._shown.note(server, what, self._wall_clock()):
                 self._change()
 
     def forget_shown(self, server: str, what: str) -> None:
         """Note that a server has shown that `what` no longer holds."""
-        with self._lock:
-            self._load()
-            if self._servers.get(server, {}).pop(what, None) is not None:
+        with self._loaded():
+            if self._shown.forget(server, what):
                 self._change()
 
     def note_stop(self, why: str) -> None:
         """Note why a run has left messages; empty once a server is reached."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             if why != self._stop:
                 self._stop = why
                 self._change()
 
     def last_stop(self) -> str:
         """Return why the last run has left messages; empty if it reached a server."""
-        with self._lock:
-            self._load()
+        with self._loaded():
             return self._stop
 
     # Hints
@@ -257,8 +253,7 @@ class State:
     def may_tell(self, what: str, every_s: float) -> bool:
         """Return whether a hint may be given, once in `every_s` seconds; if so, note that it is."""
         now_s = self._wall_clock()
-        with self._lock:
-            self._load()
+        with self._loaded():
             if 0 <= now_s - self._told_s.get(what, 0.0) < every_s:
                 return False
             self._told_s[what] = now_s
@@ -315,15 +310,16 @@ class State:
             **self._others,
             "version": VERSION,
             "first_deferred": self._first_deferred,
-            "in_doubt": self._in_doubt,
+            "accepted": self._accepted,
+            "in_doubt": self._doubts.content(),
             "broken": self._broken,
             "told": self._told_s,
-            "servers": self._servers,
+            "servers": self._shown.content(),
             "held": held,
             "warned": self._warned.content(),
             "stop": self._stop,
         }
-        for key in ("in_doubt", "held", "warned", "stop"):
+        for key in ("accepted", "in_doubt", "held", "warned", "stop"):
             if not content[key]:
                 del content[key]
         data = encoded(content, self._attempts, MAX_BYTES)
@@ -336,27 +332,24 @@ class State:
         now_s = self._wall_clock()
         self._attempts.forget_older(now_s - FORGOTTEN_S)
         self._warned.forget_older(now_s - WARNED_S)
-        self._first_deferred = {
-            name: at_s for name, at_s in self._first_deferred.items() if now_s - at_s < DEFERRAL_S
-        }
-        self._in_doubt = {
-            name: kept
-            for name, where in self._in_doubt.items()
-            if (kept := {server: s for server, s in where.items() if now_s - s < IN_DOUBT_S})
-        }
+        self._doubts.forget_older(now_s - doubts.FORGOTTEN_S)
+        self._shown.forget_older(now_s - SERVER_S)
+        self._first_deferred = _newer(self._first_deferred, now_s - DEFERRAL_S)
+        self._accepted = _newer(self._accepted, now_s - DEFERRAL_S)
         self._broken = {
             name: how for name, how in self._broken.items() if now_s - how["at"] < DEFERRAL_S
         }
-        self._servers = {
-            server: kept
-            for server, shown in self._servers.items()
-            if (kept := {what: at_s for what, at_s in shown.items() if now_s - at_s < SERVER_S})
-        }
+
+    @contextmanager
+    def _loaded(self) -> Iterator[None]:
+        with self._lock:
+            self._load()
+            yield
 
     def _load(self) -> None:
-        if self._loaded:
+        if self._is_loaded:
             return
-        self._loaded = True
+        self._is_loaded = True
         path = printable(self._root.join(self._name))
         try:
             data = files.load(self._root, self._name, MAX_BYTES)
@@ -376,7 +369,8 @@ class State:
         """Load the file's content. Raises `ValueError` if it is not that of a state file."""
         content = checked(data, VERSION)
         first_deferred = take_times(content, "first_deferred")
-        in_doubt = {name: at for name, at in take_tables(content, "in_doubt").items() if at}
+        in_doubt = take_tables(content, "in_doubt")
+        accepted = take_times(content, "accepted")
         content.pop("held", None)
         attempts = content.pop("attempts", None)
         broken = take_tables(content, "broken")
@@ -385,15 +379,20 @@ class State:
         told_s = take_times(content, "told")
         warned = take_times(content, "warned")
         stop = take_text(content, "stop")
-        self._servers = take_tables(content, "servers")
+        self._shown = ShownByServers(take_tables(content, "servers"))
         self._attempts.take(attempts)
         self._told_s = told_s
         self._warned.take(warned)
         self._broken = broken
-        self._in_doubt = in_doubt
+        self._doubts = Doubts(in_doubt)
+        self._accepted = accepted
         self._first_deferred = first_deferred
         self._stop = stop
         self._others = content
+
+
+def _newer(times: dict[str, float], than_s: float) -> dict[str, float]:
+    return {name: at_s for name, at_s in times.items() if at_s > than_s}
 
 
 def _text(prefix: bytes) -> str:

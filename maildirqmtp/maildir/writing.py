@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Sidecar
 
 _COPY_BYTES = 1 << 20
+# What `rehearse` writes, and links as: enough for a quota to count.
+_REHEARSED, _REHEARSAL = bytes(64 << 10), b".maildirqmtp-rehearsal"
 # Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
 _NAME_BYTES = 240
 # Errors of link(2) after which a copy will do: another file system, no links there, not our file.
@@ -293,6 +295,39 @@ def adopt(target: Maildir, message: Message, name: bytes) -> None:
         raise local_error("move to", target.new.join(name), error) from error
     finally:
         target.tmp.discard(tmp_name)
+
+
+def rehearse(target: Maildir) -> bool:
+    """Do what `adopt` does with a copy; return False if there is no room for one.
+
+    Neither permissions nor free bytes tell: there are quotas, limits of inodes, and file systems
+    without hard links. Raises `LocalError` if it fails for another reason.
+    """
+    name = unique_name()
+    try:
+        fd = files.create(target.tmp, name)
+        try:
+            files.write_all(fd, _REHEARSED)
+        finally:
+            os.close(fd)
+        target.new.discard(_REHEARSAL)
+        try:
+            _link(target.tmp, name, target.new, _REHEARSAL)
+        except FileExistsError:
+            return True  # that of another process
+        target.new.discard(_REHEARSAL)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        if error.errno in _CANNOT_LINK:
+            raise LocalError(
+                f"cannot link files in {printable(target.path)}: {error.strerror}; a maildir needs "
+                f"a file system with hard links"
+            ) from error
+        raise local_error("move messages to", target.path, error) from error
+    finally:
+        target.tmp.discard(name)
+    return True
 
 
 def can_link(target: Maildir, message: Message) -> bool:

@@ -153,6 +153,29 @@ def test_a_signal_finishes_what_is_in_flight(
     assert "stopped before the end (1 left)" in done.lines[0]
 
 
+def test_what_comes_while_a_stopped_run_ends_is_left(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 0 said that nothing was."""
+    (path / "new" / "2.a").unlink()
+
+    def signalled(server: FakeServer, package: Package) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        add_message(path, "late.1")
+        add_message(path, "late.2")
+        server.respond(b"Kok")
+
+    real = forwarder.Forwarder
+    connector = functools.partial(real, connector=lambda server, timeout_s: FakeServer(signalled))
+    monkeypatch.setattr(forwarder, "Forwarder", connector)
+    done = Flush(path)
+    assert names(path / "new") == ["late.1", "late.2"]
+    assert done.code == 111
+    assert done.lines[0] == "maildirqmtp: stopped before the end (2 left)"
+    assert "1 accepted, " in done.lines[1]
+    assert " 2 left, " in done.lines[1]
+
+
 def test_nohup(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run goes on when the session has ended."""
 

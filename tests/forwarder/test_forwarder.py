@@ -290,8 +290,12 @@ def test_with_a_full_disk_for_sent_mail_nobody_gets_mail_again_with_each_run(
     def no_copy(*_: object) -> bytes:
         raise LocalError("cannot write Sent/tmp/1: No space left on device")
 
-    def no_link(*_: object, **__: object) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    link = os.link
+
+    def no_link(name: bytes, new_name: bytes, *, src_dir_fd: int, **more: Any) -> None:
+        if os.readlink(f"/proc/self/fd/{src_dir_fd}") == str(run.path / "new"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        link(name, new_name, src_dir_fd=src_dir_fd, **more)
 
     sent, free = make_maildir(tmp_path / "Sent"), 0
     with monkeypatch.context() as patch:
@@ -598,6 +602,77 @@ def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
     assert run.clock() == 1_000 + 4 * 3_600
     assert len(run.new) == 10
     assert run.report.counters.in_doubt == 10 + 3
+
+
+@pytest.mark.parametrize("connections", [1, 2, 4, 8])
+def test_with_several_connections_a_silent_server_is_given_up(run: Run, connections: int) -> None:
+    """For each that had timed out another was made, hour by hour, until all was put aside."""
+    run.add(1)
+    run.go()  # it counts as known
+    run.servers.clear()
+    run.add(40, first=2)
+    run.scripts = [lambda server, package: None]
+    run.go(connections=connections)
+    assert "making no progress, giving up (40 left)" in str(run.events[-1]["reason"])
+    assert run.report.counters.deferred == 0
+    assert len(run.servers) <= (3 + MAX_WITHOUT_PROGRESS) * connections
+    assert max(run.received.values()) <= 3
+
+
+def test_a_server_that_answers_on_one_connection_is_not_given_up(run: Run) -> None:
+    """It counts as alive; the others may be stuck for a reason of their own."""
+    run.add(1)
+    run.go()
+    run.servers.clear()
+    run.add(100, first=2)
+
+    def slow(server: FakeServer, package: Package) -> None:
+        if server is run.servers[0]:
+            run.clock.at(run.clock() + 3_000, lambda: server.respond(b"Kok"))
+
+    run.scripts = [slow]
+    run.go(connections=4, window_messages=8, session_s=1e9)
+    assert len(run.servers) > 3 * MAX_WITHOUT_PROGRESS
+    assert "giving up" not in run.data.getvalue()
+    assert run.report.counters.left == 0
+
+
+def test_an_answer_after_it_was_given_up_has_it_go_on(run: Run) -> None:
+    """One slow connection works, the others are refused at once, again and again."""
+    run.add(1)
+    run.go()
+    run.servers.clear()
+    run.add(100, first=2)
+
+    def slow(server: FakeServer, package: Package) -> None:
+        if server is run.servers[0]:
+            run.clock.at(run.clock() + 1_000, lambda: server.respond(b"Kok"))
+        else:
+            server.hang_up()
+
+    run.scripts = [slow]
+    run.go(connections=8, window_messages=64, session_s=1e9)
+    assert len(run.servers[0].received) > 8
+    assert run.report.counters.left == 0
+
+
+def test_many_connections_that_are_cut_at_once_are_one_failure(run: Run) -> None:
+    """The link was down for a moment, twice; with eight of them, the run ended with all left."""
+    run.add(1)
+    run.go()
+    run.servers.clear()
+    run.add(100, first=2)
+
+    def cut_twice(server: FakeServer, package: Package) -> None:
+        if server in run.servers[:16]:
+            server.hang_up()
+        else:
+            server.respond(b"Kok")
+
+    run.scripts = [cut_twice]
+    run.go(connections=8, window_messages=64)
+    assert len(run.servers) > 16
+    assert run.new == []
 
 
 def test_after_its_session_time_the_connection_is_replaced(run: Run) -> None:

@@ -478,6 +478,26 @@ def test_a_message_waits_once_for_a_server(run: ListRun) -> None:
     assert run.new == []
 
 
+def test_after_an_answer_a_new_doubt_waits_anew(run: ListRun) -> None:
+    """Deferred by the server that may have had it: what breaks later is another attempt."""
+    run.add(1)
+    run.does[A] = hang_up
+    run.go()
+    run.does[A] = lambda server, package: server.respond(b"Zgreylisted")
+    run.clock.advance(60.0)
+    run.go()
+    run.clock.advance(301.0)
+    run.does[A] = hang_up
+    run.go()
+    assert run.got(A) == [b"r1@y"] * 3
+    assert run.got(B) == []
+    assert run.new == ["1.a"]
+    run.clock.advance(301.0)
+    run.does[A] = REFUSED
+    run.go()
+    assert run.got(B) == [b"r1@y"]
+
+
 def test_a_doubt_is_forgotten_with_its_message(run: ListRun) -> None:
     """The state file would grow with each restart of a server."""
     leave_in_doubt(run)

@@ -272,6 +272,49 @@ def test_sent_of_a_message_that_changed_keeps_it(case: Case) -> None:
     assert kept.at_next_scan
 
 
+@pytest.mark.parametrize("bounce", [False, True], ids=["failed", "bounced"])
+@pytest.mark.parametrize(
+    ("first", "then", "was_sent"),
+    [
+        ("KD", "", True),
+        ("DK", "", True),
+        ("DD", "", False),
+        ("KZ", "K", True),
+        ("KZ", "D", True),
+        ("DZ", "K", True),
+        ("DZ", "D", False),
+        ("-K", "D", True),
+    ],
+)
+def test_sent_keeps_what_any_of_its_recipients_has_got(
+    case: Case, bounce: bool, first: str, then: str, was_sent: bool
+) -> None:
+    """One wrong address among ten, and the archive had a hole, without a word."""
+    via = BounceVia(BounceMethod.MAILDIR, os.fsencode(case.root / "Bounces"))
+    case.open(sent="Sent", bounce=bounce, bounce_via=via)
+    one = case.add("1.a", "r0@y", "r1@y")
+    case.settle(one, *[None if answer == "-" else f"{answer}text" for answer in first])
+    case.settler.finish()
+    if then:
+        assert names(case.root / "Sent" / "new") == [], "it is moved when nobody is owed it"
+        case.open(sent="Sent", bounce=bounce, bounce_via=via)  # the next run
+        again = case.load("1.a")
+        case.settler.attempts.earlier(again)  # reads the state file, as the forwarder does
+        case.settle(again, f"{then}text")
+        case.settler.finish()
+    assert case.new == names(case.path / "envelope") == []
+    assert names(case.root / "Sent" / "new") == (["1.a"] if was_sent else [])
+    state = json.loads((case.path / ".maildirqmtp-state.json").read_text()) if then else {}
+    assert "accepted" not in state
+
+
+def test_without_an_archive_nobody_notes_who_has_got_what(case: Case) -> None:
+    """The state file would be written for nothing."""
+    case.settle(case.add("1.a", "r0@y", "r1@y"), "Kok", "Dno")
+    case.settler.finish()
+    assert not (case.path / ".maildirqmtp-state.json").exists()
+
+
 # Some deferred
 
 

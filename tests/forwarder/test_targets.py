@@ -8,12 +8,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder.targets import REHEARSE_S
 from maildirqmtp.mail.sidecar import Sidecar
-from maildirqmtp.maildir import sidecars, writing
-from maildirqmtp.maildir.files import Message
+from maildirqmtp.maildir import files, sidecars, writing
+from maildirqmtp.maildir.files import Folder, Message
 from maildirqmtp.maildir.maildir import Maildir
 from tests.fakes import FileSystem
 from tests.forwarder.doubles import SettlerCase
@@ -284,3 +287,106 @@ def test_an_orphan_of_that_name_says_nothing_of_who_failed_now(case: SettlerCase
     _fail_twice(case, lambda: (case.failed / "new" / "1.a").unlink())
     assert names(case.failed / "new") == ["1.a"]
     assert sidecar(case.failed, "1.a")["recipients"] == ["b@y"]
+
+
+# Whether what is accepted can be moved to --sent is proved before it is sent
+
+
+class Calls:
+    """Has links and new files fail in the maildir of what was sent, as its file system does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sent: Path) -> None:
+        self._sent = str(sent)
+        #: Errors of a link from elsewhere, of one from tmp/ to new/, and of making a file.
+        self.from_outside = self.inside = self.create = 0
+        link, create = os.link, files.create
+
+        def failing_link(name: bytes, new: bytes, *, src_dir_fd: int, **more: Any) -> None:
+            is_inside = os.readlink(f"/proc/self/fd/{src_dir_fd}").startswith(self._sent)
+            self._raise(self.inside if is_inside else self.from_outside)
+            link(name, new, src_dir_fd=src_dir_fd, **more)
+
+        def failing_create(folder: Folder, name: bytes, mode: int = 0o600) -> int:
+            if os.fsdecode(folder.path).startswith(self._sent):
+                self._raise(self.create)
+            return create(folder, name, mode)
+
+        monkeypatch.setattr(os, "link", failing_link)
+        monkeypatch.setattr(files, "create", failing_create)
+
+    @staticmethod
+    def _raise(number: int) -> None:
+        if number:
+            raise OSError(number, os.strerror(number))
+
+
+@pytest.fixture
+def calls(sent: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Calls that work."""
+    return Calls(monkeypatch, sent)
+
+
+def _leaves_nothing(sent: Path) -> bool:
+    return [*(sent / "tmp").iterdir()] == [*(sent / "new").iterdir()] == []
+
+
+def test_the_rehearsal_leaves_nothing(case: SettlerCase, sent: Path) -> None:
+    """A file in somebody's archive that nobody has sent."""
+    case.settler.prove_sent()
+    (sent / "new" / ".maildirqmtp-rehearsal").write_bytes(b"of a run that was killed")
+    case.settler.prove_sent()
+    assert _leaves_nothing(sent)
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_hard_links_nothing_is_sent(
+    case: SettlerCase, sent: Path, calls: Calls, error: int
+) -> None:
+    """A stick with FAT: all was sent, none could be moved, and the next run sent all again."""
+    calls.from_outside, calls.inside = errno.EXDEV, error
+    case.settler.prove_room(case.add("1.a").message)  # `prove_sent` tells
+    with pytest.raises(LocalError, match="needs a file system with hard links"):
+        case.settler.prove_sent()
+    assert _leaves_nothing(sent)
+
+
+def test_where_no_file_may_be_made_nothing_is_sent(
+    case: SettlerCase, sent: Path, calls: Calls
+) -> None:
+    """tmp/ belongs to somebody else, new/ does not."""
+    calls.from_outside, calls.create = errno.EACCES, errno.EACCES
+    with pytest.raises(LocalError, match=r"cannot move messages to .*Sent: Permission denied"):
+        case.settler.prove_sent()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_without_room_what_can_be_linked_is_sent(
+    case: SettlerCase, sent: Path, calls: Calls, error: int
+) -> None:
+    """No inode, or the user's quota: free bytes do not tell. A link needs neither."""
+    calls.create = error
+    one = case.add("1.a").message
+    case.settler.prove_sent()
+    case.settler.prove_room(one)
+    calls.from_outside = errno.EXDEV
+    with pytest.raises(LocalError, match="Sent afterwards: no file can be made there"):
+        case.settler.prove_room(one)
+    case.clock.advance(REHEARSE_S)
+    calls.create = 0  # somebody has made room
+    case.settler.prove_room(one)
+
+
+@pytest.mark.parametrize("error", [errno.EDQUOT, errno.EROFS])
+def test_what_fills_up_meanwhile_is_noticed(
+    case: SettlerCase, sent: Path, calls: Calls, error: int
+) -> None:
+    """A daemon proves not only once; what was sent until then is what cannot be moved."""
+    calls.from_outside = errno.EXDEV
+    one = case.add("1.a").message
+    case.settler.prove_sent()
+    calls.create = error
+    case.settler.prove_room(one)
+    case.clock.advance(REHEARSE_S)
+    for _ in range(2):
+        with pytest.raises(LocalError, match="Sent"):
+            case.settler.prove_room(one)

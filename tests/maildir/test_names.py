@@ -50,7 +50,20 @@ def test_a_sidecar_is_looked_for_by_the_exact_name_first() -> None:
         b"1.a.h,S=1.json",
         b"1.a.h.json",
     ]
+    # That of `sidecars.write`, which leaves out the UID wherever it is.
+    assert of_sidecars(b"1.a.h,U=7,S=1:2,S") == [
+        b"1.a.h,U=7,S=1.json",
+        b"1.a.h,S=1.json",
+        b"1.a.h,U=7.json",
+        b"1.a.h.json",
+    ]
     assert of_sidecars(b"1.a,b.h") == [b"1.a,b.h.json"]
+
+
+@pytest.mark.parametrize("name", [one[0] for one in NAMES])
+def test_the_sidecar_that_is_written_is_found(name: bytes) -> None:
+    """Else all recipients get it again with each run."""
+    assert of_sidecar(without_uid(name)) in of_sidecars(name)
 
 
 @pytest.mark.parametrize("name", [b"1.a:2,F", b"1.a:2,FS", b"1.a,U=7:2,DFS", b":2,F"])

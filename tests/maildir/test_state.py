@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from maildirqmtp.maildir import files
+from maildirqmtp.maildir.doubts import FORGOTTEN_S as DOUBTS_FORGOTTEN_S
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import (
     DEFERRAL_S,
-    IN_DOUBT_S,
     MAX_BYTES,
     ONE_RECIPIENT,
     PROVEN,
@@ -443,7 +443,7 @@ def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
     one.forget([b"1.a"])
     one.save()
     assert json.loads(runs.file.read_text())["in_doubt"] == {"2.a": {"mx1": NOW}}
-    runs.now += IN_DOUBT_S
+    runs.now += DOUBTS_FORGOTTEN_S
     one.note_in_doubt(b"3.a", "mx1")
     one.save()
     assert [*json.loads(runs.file.read_text())["in_doubt"]] == ["3.a"]
