@@ -604,13 +604,18 @@ def test_a_silent_server_times_out_and_is_given_up(run: Run) -> None:
     assert run.report.counters.in_doubt == 10 + 3
 
 
+def meet(run: Run, count: int) -> None:
+    """Have the server answer once, so that it is known; then put so many messages into new/."""
+    run.add(1)
+    run.go()
+    run.servers.clear()
+    run.add(count, first=2)
+
+
 @pytest.mark.parametrize("connections", [1, 2, 4, 8])
 def test_with_several_connections_a_silent_server_is_given_up(run: Run, connections: int) -> None:
     """For each that had timed out another was made, hour by hour, until all was put aside."""
-    run.add(1)
-    run.go()  # it counts as known
-    run.servers.clear()
-    run.add(40, first=2)
+    meet(run, 40)
     run.scripts = [lambda server, package: None]
     run.go(connections=connections)
     assert "making no progress, giving up (40 left)" in str(run.events[-1]["reason"])
@@ -621,10 +626,7 @@ def test_with_several_connections_a_silent_server_is_given_up(run: Run, connecti
 
 def test_a_server_that_answers_on_one_connection_is_not_given_up(run: Run) -> None:
     """It counts as alive; the others may be stuck for a reason of their own."""
-    run.add(1)
-    run.go()
-    run.servers.clear()
-    run.add(100, first=2)
+    meet(run, 100)
 
     def slow(server: FakeServer, package: Package) -> None:
         if server is run.servers[0]:
@@ -639,10 +641,7 @@ def test_a_server_that_answers_on_one_connection_is_not_given_up(run: Run) -> No
 
 def test_an_answer_after_it_was_given_up_has_it_go_on(run: Run) -> None:
     """One slow connection works, the others are refused at once, again and again."""
-    run.add(1)
-    run.go()
-    run.servers.clear()
-    run.add(100, first=2)
+    meet(run, 100)
 
     def slow(server: FakeServer, package: Package) -> None:
         if server is run.servers[0]:
@@ -658,10 +657,7 @@ def test_an_answer_after_it_was_given_up_has_it_go_on(run: Run) -> None:
 
 def test_many_connections_that_are_cut_at_once_are_one_failure(run: Run) -> None:
     """The link was down for a moment, twice; with eight of them, the run ended with all left."""
-    run.add(1)
-    run.go()
-    run.servers.clear()
-    run.add(100, first=2)
+    meet(run, 100)
 
     def cut_twice(server: FakeServer, package: Package) -> None:
         if server in run.servers[:16]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -395,6 +396,28 @@ def test_a_file_that_can_only_just_be_read_stops_no_daemon(runs: Runs) -> None:
         assert state.take_fault() is None
         assert runs.run().last_stop() in ("cannot connect", "")
     assert readable
+
+
+def test_what_can_be_read_and_not_written_again_is_left_out(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, where Python's limits for the two are far apart (3.12 and later)."""
+    dumps = json.dumps
+
+    def limited(content: dict[str, object], **more: Any) -> str:
+        if "unknown" in content:
+            raise RecursionError("maximum recursion depth exceeded")
+        return dumps(content, **more)
+
+    monkeypatch.setattr(json, "dumps", limited)
+    runs.file.write_text('{"version": 1, "unknown": [[]], "stop": "before"}')
+    state = runs.run()
+    assert state.first_deferral(b"1.a") == NOW
+    state.save()
+    assert state.take_fault() is None
+    found = json.loads(runs.file.read_text())
+    assert "unknown" not in found
+    assert found["first_deferred"] == {"1.a": NOW}
 
 
 def test_routes_of_one_maildir_share_it(runs: Runs) -> None:
