@@ -26,7 +26,7 @@ def prove_changeable(fd: int, path: bytes) -> None:
     Raises `LocalError` if that fails, except in a writable directory of a full disk.
     """
     try:
-        probe = _free_probe(fd)
+        probe = free_probe(fd)
         # Another route, or another process's --sent, may do the same here at this moment.
         try:
             _make(fd, probe)
@@ -59,7 +59,11 @@ def _other_probe() -> bytes:
     return _PROBE + os.urandom(8).hex().encode()
 
 
-def _free_probe(fd: int) -> bytes:
+def free_probe(fd: int) -> bytes:
+    """Return a name for a file that is made in a directory only to prove that it can be.
+
+    Raises `OSError` if one of an earlier run cannot be removed.
+    """
     try:
         _unlink_if_there(fd, _PROBE)  # an earlier run may have died right here
     except IsADirectoryError:

@@ -27,7 +27,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import FileChangedError, LocalError
-from maildirqmtp.maildir import directories, files, names, sidecars
+from maildirqmtp.maildir import directories, files, names, safety, sidecars
 from maildirqmtp.maildir.files import (
     Folder,
     Identity,
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Sidecar
 
 _COPY_BYTES = 1 << 20
-# What `rehearse` writes, and links as: enough for a quota to count.
-_REHEARSED, _REHEARSAL = bytes(64 << 10), b".maildirqmtp-rehearsal"
+# What `rehearse` writes: enough for a quota to count.
+_REHEARSED = bytes(64 << 10)
 # Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
 _NAME_BYTES = 240
 # Errors of link(2) after which a copy will do: another file system, no links there, not our file.
@@ -310,12 +310,12 @@ def rehearse(target: Maildir) -> bool:
             files.write_all(fd, _REHEARSED)
         finally:
             os.close(fd)
-        target.new.discard(_REHEARSAL)
+        probe = safety.free_probe(target.new.fd)
         try:
-            _link(target.tmp, name, target.new, _REHEARSAL)
+            _link(target.tmp, name, target.new, probe)
         except FileExistsError:
             return True  # that of another process
-        target.new.discard(_REHEARSAL)
+        target.new.discard(probe)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return False

@@ -65,7 +65,7 @@ class _Journal:
         self._calls += 1
         if not call.shown.rpartition(" = ")[2].strip().isdigit():
             return  # it did not succeed
-        if ".maildirqmtp-state" in call.shown or ".maildirqmtp-room" in call.shown:
+        if any(f".maildirqmtp-{what}" in call.shown for what in ("state", "room", "probe")):
             return  # to lose these loses no mail, so they are not made durable
         one = _ONE.match(call.shown)
         two = _TWO.match(call.shown)

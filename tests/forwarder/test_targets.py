@@ -333,9 +333,13 @@ def _leaves_nothing(sent: Path) -> bool:
 def test_the_rehearsal_leaves_nothing(case: SettlerCase, sent: Path) -> None:
     """A file in somebody's archive that nobody has sent."""
     case.settler.prove_sent()
-    (sent / "new" / ".maildirqmtp-rehearsal").write_bytes(b"of a run that was killed")
+    probe = sent / "new" / ".maildirqmtp-probe"
+    probe.write_bytes(b"of a run that was killed")
     case.settler.prove_sent()
     assert _leaves_nothing(sent)
+    probe.mkdir()  # by somebody who wants no mail to go
+    case.settler.prove_sent()
+    assert names(sent / "new") == [".maildirqmtp-probe"]
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
