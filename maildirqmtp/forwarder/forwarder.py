@@ -316,7 +316,7 @@ class Forwarder:
 
     def _turn(self, until: float | None) -> None:
         pool = self.pool.open
-        if self._may_take and not self._given_up:
+        if self._may_take and not (self._given_up and self.pool.in_flight):
             self._open_more()
             self.outbox.fill(self.pool)
             if not self._large.small_in_flight(self.pool):
@@ -360,7 +360,7 @@ class Forwarder:
         self._take_bounces()
         if connection.pipeline.error is not None:
             self._more_at = self._clock() + MORE_AGAIN_S
-        if not isinstance(connection.pipeline.error, ConnectError):
+        if not (self.stop_reason and isinstance(connection.pipeline.error, ConnectError)):
             self._given_up = bool(self.stop_reason)
         helps = not self._given_up and (self.may_help or not self.stop_reason)
         self.may_help = helps or not self._may_take

@@ -65,23 +65,16 @@ _MAX_SUSPECTS = 1_000
 class Recovery:
     """Clears up after the connections to one server of a route, and judges whether to go on.
 
-    `server` is the server's endpoint, for a hint about one that never sends anything. So many
-    `connections` may be open at once, and one event may end them all.
+    `server` is the server's endpoint, for a hint about one that never sends anything.
     """
 
     def __init__(
-        self,
-        settler: Settler,
-        report: Report,
-        server: Endpoint,
-        large: LargeMessages,
-        connections: int = 1,
+        self, settler: Settler, report: Report, server: Endpoint, large: LargeMessages
     ) -> None:
         self._large = large
         self._settler = settler
         self._report = report
         self._server = server
-        self._connections = connections
         self._faults: dict[bytes, int] = {}
         # By address: one that was of no use is tried last, so that each has its turn.
         self._without_progress: dict[object, int] = {}
@@ -109,11 +102,13 @@ class Recovery:
         queue: Queue,
         *,
         has_spare: bool = False,
+        at_once: int = 1,
     ) -> str:
         """Report how a connection ended, and find a place for each message that is unfinished.
 
-        `has_spare`: there is another server to go to. Return why another connection to this
-        one cannot help for now; empty if it may.
+        `has_spare`: there is another server to go to. So many connections may be open `at_once`,
+        and one event may end them all. Return why another connection to this server cannot help
+        for now; empty if it may.
         """
         pipeline = connection.pipeline
         self._report_end(pipeline, unfinished, queue)
@@ -150,7 +145,7 @@ class Recovery:
             stop_reason = self._give_up(pipeline)
         else:
             set_aside = culprit or broken is not None
-            stop_reason = self._judge(pipeline, unfinished, narrowed, set_aside)
+            stop_reason = self._judge(pipeline, unfinished, narrowed, set_aside, at_once)
         queue.put_back(again)
         if at_fault and sum(self._without_progress.values()) == 1:
             # The messages next to it may be as bad, and would stop this and every later run here.
@@ -254,6 +249,7 @@ class Recovery:
         unfinished: list[QueuedMessage],
         narrowed: bool,
         set_aside: bool,
+        at_once: int,
     ) -> str:
         """Return why another connection cannot help for now; empty if it may.
 
@@ -282,7 +278,7 @@ class Recovery:
         self._tried += [queued.message.name for queued in unfinished]
         patient = self._has_answered and not isinstance(error, TimeoutError)
         limit = MAX_FROM_KNOWN_SERVER if patient else MAX_WITHOUT_PROGRESS
-        if in_vain < limit * self._connections and self._set_aside < MAX_SET_ASIDE:
+        if in_vain < limit * at_once and self._set_aside < MAX_SET_ASIDE:
             return ""
         tried = printable(b", ".join(dict.fromkeys(self._tried)))
         return (

@@ -131,7 +131,7 @@ class Servers:
                 clock,
                 memory.capabilities,
             )
-            recovery = Recovery(settler, report, endpoint, large, route.connections)
+            recovery = Recovery(settler, report, endpoint, large)
             slow_answers = SlowAnswers(report, state, clock) if route.connections == 1 else None
             return RouteServer(endpoint, memory, pool, recovery, slow_answers)
 
@@ -268,7 +268,10 @@ class Servers:
                 if queued.doubtful:
                     self._state.note_in_doubt(queued.message.name, server.name)
         has_spare = is_last and not stopping and self.has_spare
-        why = server.recovery.clear_up(connection, unfinished, queue, has_spare=has_spare)
+        at_once = server.pool.most if connection.pipeline.capabilities.proven else 1
+        why = server.recovery.clear_up(
+            connection, unfinished, queue, has_spare=has_spare, at_once=at_once
+        )
         if why and is_last:  # not while others are open, which were made before this was known
             server.recovery.begin_anew()
         if is_last and not stopping:

@@ -18,7 +18,7 @@ connection broke, when, and how many of its bytes had arrived. `told`: when a hi
 and is only copied here. Unknown keys are kept.
 
 Losing the file loses no mail: messages are given up a day later, servers have to show again how
-they answer, and a message may arrive twice, by two servers.
+they answer, a message may arrive twice, by two servers, and one be missing in the archive `--sent`.
 """
 
 from __future__ import annotations

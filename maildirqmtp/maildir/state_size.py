@@ -18,11 +18,13 @@ _KEPT = frozenset({"version", "first_deferred", "told", "held", "warned"})
 def encoded(content: dict[str, Any], attempts: AttemptHistory, max_bytes: int) -> bytes | None:
     """Return the bytes of a state file with this content and these attempts.
 
-    If they are too many, first attempts are forgotten, then late deferrals and old doubts, at last
-    all but the times of hints, the holds and the warnings; None if that is not enough.
+    If they are too many, first attempts are forgotten, then what was accepted long ago, then late
+    deferrals and old doubts, at last all but the times of hints, the holds and the warnings; None
+    if that is not enough.
     """
     import json
 
+    accepted = _sorted(content, "accepted", lambda at_s: -at_s)
     deferred = _sorted(content, "first_deferred", lambda at_s: at_s)
     in_doubt = _sorted(content, "in_doubt", lambda where: -min(where.values()))
     while True:
@@ -38,6 +40,9 @@ def encoded(content: dict[str, Any], attempts: AttemptHistory, max_bytes: int) -
         if attempts:
             attempts.halve()
             content.pop("attempts")
+        elif accepted:
+            del accepted[len(accepted) // 2 :]  # --sent will not have these
+            content["accepted"] = dict(accepted)
         elif deferred or in_doubt:
             del deferred[len(deferred) // 2 :]
             del in_doubt[len(in_doubt) // 2 :]  # the oldest, whose time to wait is over

@@ -122,6 +122,11 @@ class ConnectionPool(Generic[MessageT]):
         self.windows.append(connection.window)
         return unfinished
 
+    @property
+    def in_flight(self) -> bool:
+        """True while a connection has a package that is not answered."""
+        return any(connection.pipeline.packages_in_flight for connection in self.open)
+
     def may_add(self) -> bool:
         """Return whether one more may be opened: not before the server has answered a message."""
         return bool(self.windows) and self.capabilities.proven

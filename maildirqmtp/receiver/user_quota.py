@@ -16,7 +16,7 @@ from maildirqmtp.maildir.files import Folder, local_error
 #: one took, and no more than these.
 _RECOUNT_TIMES, RECOUNT_S = 20.0, 5.0
 
-_MARK = re.compile(rb"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+U([0-9]+)\.")
+_MARK = re.compile(rb"([0-9]+)\.M[0-9]+P([0-9]+)Q[0-9]+U([0-9]+)\.")
 
 
 def mark_of(user: int | None) -> str:
@@ -34,6 +34,7 @@ class UserQuota:
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_bytes = max_bytes
         self._clock = clock
+        self._since_s = int(time.time())
         self._lock = threading.Lock()
         self._used: dict[int, int] = {}
         self._count_again_s: dict[int, float] = {}
@@ -48,7 +49,7 @@ class UserQuota:
             used = self._used.get(user)
             if used is None or (used + size > self.max_bytes and self._is_due(user)):
                 began_s = self._clock()
-                used = _bytes_of(folders(), user)
+                used = _bytes_of(folders(), user, self._since_s)
                 ended_s = self._clock()
                 pause_s = min(RECOUNT_S, _RECOUNT_TIMES * (ended_s - began_s))
                 self._count_again_s[user] = ended_s + pause_s
@@ -60,14 +61,21 @@ class UserQuota:
         return self._clock() >= self._count_again_s[user]
 
 
-def _bytes_of(folders: Sequence[Folder], user: int) -> int:
-    """Return how many bytes of a user's messages are in the folders; a name in both counts once."""
+def _bytes_of(folders: Sequence[Folder], user: int, since_s: int) -> int:
+    """Return how many bytes of a user's messages are in tmp/ and new/; a name in both counts once.
+
+    In tmp/ those that this process has begun to store since then (seconds of the epoch). A receiver
+    that was killed leaves some there for 36 hours, and nobody is waiting for them.
+    """
     found: dict[bytes, int] = {}
     for folder in folders:
         try:
             for name in map(os.fsencode, os.listdir(folder.fd)):
                 match = _MARK.match(name)
-                if match and int(match[1]) == user:
+                if not match or int(match[3]) != user:
+                    continue
+                is_ours = int(match[2]) == os.getpid() and int(match[1]) >= since_s
+                if is_ours or folder is not folders[0]:
                     found[name] = _size(folder, name)
         except OSError as error:
             raise local_error("list", folder.path, error) from error

@@ -929,6 +929,35 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
     assert free == [True, True, True]
 
 
+@pytest.mark.parametrize("idle_s", [60.0, 1_800.0])
+def test_what_further_connections_come_to_keeps_no_mail_from_the_first(
+    run: Run, idle_s: float
+) -> None:
+    """The server takes one connection at a time from us, and hangs up on each second one."""
+
+    def soon(server: FakeServer, package: Package) -> None:
+        run.clock.at(run.clock() + 0.1, lambda: server.respond(b"Kok"))
+
+    run.scripts = [soon]
+    connect, came = run.connect, {}
+
+    def one_only(server: Endpoint, timeout_s: float) -> FakeServer:
+        is_second = any(not one.closed for one in run.servers)
+        made = connect(server, timeout_s)
+        if is_second:
+            run.clock.at(run.clock() + 0.2, made.hang_up)
+        return made
+
+    run.connect = one_only  # type: ignore[method-assign]
+    for number in range(1, 41):
+        came[b"r%d@y" % number] = at = 10.0 + 40 * number
+        run.at(at, lambda number=number: run.come(number))  # type: ignore[misc]
+    run.go(2_000.0, connections=2, idle_s=idle_s)
+    assert len(run.got) == len(came)
+    assert len(run.connects) > 16
+    assert max(at - came[recipient] for at, recipient in run.got) < 1.0
+
+
 # Stopping
 
 

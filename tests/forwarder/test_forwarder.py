@@ -13,7 +13,7 @@ import pytest
 
 from maildirqmtp.errors import ConnectError, LocalError, TransportError
 from maildirqmtp.forwarder.forwarder import MORE_TIMEOUT_S, Forwarder
-from maildirqmtp.forwarder.recovery import MAX_WITHOUT_PROGRESS
+from maildirqmtp.forwarder.recovery import MAX_FROM_KNOWN_SERVER, MAX_WITHOUT_PROGRESS
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import Route
 from maildirqmtp.forwarder.stop import STOP_S
@@ -624,6 +624,17 @@ def test_with_several_connections_a_silent_server_is_given_up(run: Run, connecti
     assert max(run.received.values()) <= 3
 
 
+@pytest.mark.parametrize("connections", [1, 8])
+def test_a_server_that_never_answered_is_tried_as_often_whatever_connections(
+    run: Run, connections: int
+) -> None:
+    """It gets one connection at a time; with 8, a mistyped server kept the lock for a day."""
+    run.add(40)
+    run.scripts = [lambda server, package: None]
+    run.go(connections=connections)
+    assert run.reached == 1 + MAX_WITHOUT_PROGRESS
+
+
 def test_a_server_that_answers_on_one_connection_is_not_given_up(run: Run) -> None:
     """It counts as alive; the others may be stuck for a reason of their own."""
     meet(run, 100)
@@ -652,6 +663,7 @@ def test_an_answer_after_it_was_given_up_has_it_go_on(run: Run) -> None:
     run.scripts = [slow]
     run.go(connections=8, window_messages=64, session_s=1e9)
     assert len(run.servers[0].received) > 8
+    assert len(run.servers) > 8 * MAX_FROM_KNOWN_SERVER, "others are tried again as well"
     assert run.report.counters.left == 0
 
 

@@ -540,6 +540,27 @@ def test_a_clock_that_was_set_back_does_not_make_it_wait_for_ever(run: ListRun) 
     assert run.new == []
 
 
+def test_after_all_the_next_server_is_tried_where_one_was_given_up_before(run: ListRun) -> None:
+    """It said "going on with b", and ended; several connections had been of no use before."""
+    run.add(1)
+    run.go(connections=2)
+    run.add(40, first=2)
+    run.by_server.clear()
+
+    def script(server: FakeServer, package: Package) -> None:
+        if server is not run.by_server[A][0]:
+            server.hang_up()
+        elif len(server.received) == 1:
+            server.bytes_unread = 1 << 30
+            over = ConnectError("ssh: exit status 255")
+            run.clock.at(run.clock() + 900, lambda: server.say(over))
+
+    run.does[A] = script
+    run.go(connections=2, window_messages=2)
+    assert "going on with b.example.org:209" in run.log.getvalue()
+    assert len(run.got(B)) > 20
+
+
 def test_what_a_command_has_not_read_is_not_in_doubt(run: ListRun) -> None:
     """ssh cannot reach its host: all goes to the other server at once."""
     run.add(3)

@@ -398,6 +398,26 @@ def test_a_file_that_can_only_just_be_read_stops_no_daemon(runs: Runs) -> None:
     assert readable
 
 
+def test_notes_for_the_archive_push_out_nothing_that_matters_more(runs: Runs) -> None:
+    """Which server may have a message, and when one was first deferred: mail would go twice."""
+    state = runs.run()
+    state.note_in_doubt(b"1.a", "mx1")
+    state.first_deferral(b"2.a")
+    state.remember("mx1", ONE_RECIPIENT)
+    for number in range(20_000):
+        runs.now += 1
+        state.note_accepted(b"1800000000.M123456P12345Q%d.laptop" % number)
+    state.save()
+    assert state.take_fault() is None
+    assert runs.file.stat().st_size <= MAX_BYTES
+    again = runs.run()
+    assert again.in_doubt(b"1.a") == {"mx1": NOW}
+    assert again.first_deferral(b"2.a") == NOW
+    assert again.has_shown("mx1", ONE_RECIPIENT)
+    assert again.was_accepted(b"1800000000.M123456P12345Q19999.laptop")
+    assert not again.was_accepted(b"1800000000.M123456P12345Q0.laptop")
+
+
 def test_what_can_be_read_and_not_written_again_is_left_out(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -507,6 +507,23 @@ def test_what_is_being_stored_counts_too(path: Path, monkeypatch: pytest.MonkeyP
     assert len(queued(path)) == 1
 
 
+def test_what_a_receiver_that_was_killed_left_in_tmp_does_not_count(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays there for 36 hours, and no list shows it. In a container, all are process 1."""
+    monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+    QueueDestination(os.fsencode(path)).close()
+    for process in (os.getpid(), 1, os.getpid() + 1):
+        name = f"{int(time.time()) - 60}.M1P{process}Q1U1000.host"
+        (path / "tmp" / name).write_bytes(b"x" * 900)
+    (path / "tmp" / f"{int(time.time()) + 9}.M1P{os.getpid() + 1}Q2U1000.host").write_bytes(
+        b"x" * 900
+    )
+    with contextlib.closing(QueueDestination(os.fsencode(path), user_quota=1_000)) as queue:
+        large = package(b"c@d", text=b"x" * 600)
+        assert letters(Session(queue, "p", user=1000).receive(large * 2)) == "KZ"
+
+
 def test_what_has_gone_counts_no_more_for_the_next_message(path: Path) -> None:
     """It was refused as "too much is waiting" while nothing was, for five seconds."""
     large = package(b"c@d", text=b"x" * 600)
