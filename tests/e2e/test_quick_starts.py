@@ -50,7 +50,7 @@ def test_from_cron(tmp_path: Path) -> None:
     with receiver(tmp_path / "there") as (_, server):
         done = shell(commands(CRON).replace("mail.example.org", server), tmp_path)
         assert done.returncode == 0, done.stderr
-        crontab = re.findall(r"`\S+ \* \* \* \* (maildirqmtp [^`]*)`", CRON)
+        crontab = re.findall(r"`\S+ \* \* \* \* /usr/local/bin/(maildirqmtp [^`]*)`", CRON)
         assert len(crontab) == 1
         again = shell(crontab[0].replace("mail.example.org", server), tmp_path)
     assert (again.returncode, again.stdout + again.stderr) == (0, "")
