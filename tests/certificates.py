@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from maildirqmtp.transport.spki import public_key_digest
 from tests.helpers import Peer, Script
@@ -67,6 +71,42 @@ class Authority:
         made.private_key_pem.write_to_path(key)
         der = ssl.PEM_cert_to_DER_cert(made.cert_chain_pems[0].bytes().decode())
         return Identity(cert, key, f"sha256:{public_key_digest(der).hex()}")
+
+    def issue_raw(self, address: bytes) -> Identity:
+        """Make a certificate with an e-mail address of any bytes, such as those of Latin-1."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "raw")])
+        general = b"\x81" + bytes([len(address)]) + address  # RFC 5280, 4.2.1.6: rfc822Name
+        alternatives = b"\x30" + bytes([len(general)]) + general
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(x509.load_pem_x509_certificate(self._ca.cert_pem.bytes()).subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(
+                x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, alternatives),
+                critical=False,
+            )
+            .sign(
+                serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None),  # type: ignore[arg-type]
+                hashes.SHA256(),
+            )
+        )
+        stem = f"{self._directory}/{self._name}-raw"
+        files = Identity(f"{stem}.crt", f"{stem}.key", "")
+        Path(files.cert).write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        Path(files.key).write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return files
 
 
 def over_tls(context: ssl.SSLContext, script: Script, farewell: bool = True) -> Script:

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import weakref
-from collections import deque
+import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -12,20 +11,21 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from typing import ClassVar, Self
+from typing import Self
 
 from maildirqmtp.client.client import BaseClient
+from maildirqmtp.client.loop_share import LoopShare
 from maildirqmtp.client.package import Encoding, MailAddress, Message, Package
 from maildirqmtp.client.session import ClientSession, NextStep
+from maildirqmtp.descriptor_limit import threads_reason
 from maildirqmtp.errors import ConnectError, TransportError
 from maildirqmtp.results import SendResult
 from maildirqmtp.transport.endpoint import Endpoint
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
-#: Packages, answers and results that all clients of a loop together handle in one of its rounds,
-#: about. A slow machine handles some 30 of them in a millisecond.
-ROUND_WORK = 100
+#: Seconds for which the loop waits for the exit status of a command whose output has ended.
+STATUS_S = 0.01
 
 
 class AsyncQMTPClient(BaseClient):
@@ -45,8 +45,9 @@ class AsyncQMTPClient(BaseClient):
     keep the link full, use one `send_many`.
     """
 
-    _turns: asyncio.Lock | None = None
-    _connecting_lock: asyncio.Lock | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
+    _turns: asyncio.Lock
+    _connecting_lock: asyncio.Lock
     _disconnected: "asyncio.Future[None] | None" = None
     _owner: "asyncio.Task[object] | None" = None
     _run: "_Run | None" = None
@@ -66,8 +67,7 @@ class AsyncQMTPClient(BaseClient):
 
     async def connect(self) -> None:
         """See `QMTPClient.connect`."""
-        if self._connecting_lock is None:
-            self._connecting_lock = asyncio.Lock()
+        self._enter_loop()
         async with self._connecting_lock:
             if not self._must_connect():
                 return
@@ -75,10 +75,16 @@ class AsyncQMTPClient(BaseClient):
             transport = await self._dial_in_thread(address)
             self._use(_ClosedInThread(transport) if transport.close_waits else transport, address)
 
+    def _enter_loop(self) -> None:
+        """Make the locks, for the loop that runs now: they cannot be used in another one."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._turns, self._connecting_lock = loop, asyncio.Lock(), asyncio.Lock()
+
     async def _dial_in_thread(self, address: Endpoint) -> Transport:
         """Return the connection. Raises `ConnectError` if that fails, or on `disconnect`."""
         loop = asyncio.get_running_loop()
-        connecting = loop.run_in_executor(None, self._dial, address)
+        connecting = _in_thread(loop, self._dial, address)
         disconnected = self._disconnected = loop.create_future()
         made: Transport | None = None
         try:
@@ -135,8 +141,7 @@ class AsyncQMTPClient(BaseClient):
         asynchronous generators. Raises `RuntimeError` if this task is in a `send_many`
         of this client already, also as what `packages` does to give the next one.
         """
-        if self._turns is None:
-            self._turns = asyncio.Lock()
+        self._enter_loop()
         task = asyncio.current_task()
         if self._owner is task or (self._run is not None and self._run.awaits(task)):
             raise RuntimeError("this task is in a send_many of this client already")
@@ -156,61 +161,6 @@ class AsyncQMTPClient(BaseClient):
                 self._owner = self._run = None
                 run.end()
                 self._session.end()
-
-
-class LoopShare:
-    """The work that all clients of one event loop together may do in each of its rounds.
-
-    A client reports its work with `spend`, then awaits `wait`, which returns at once while some
-    of the round's share is left, else in one of the next rounds. Each round begins with one of the
-    clients that wait, in the order of asking.
-    """
-
-    _of: ClassVar["weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopShare]"] = (
-        weakref.WeakKeyDictionary()
-    )
-
-    def __init__(self) -> None:
-        self._left = ROUND_WORK
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._next_is_due = False
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> "LoopShare":
-        """Return the share of this loop, made at its first use."""
-        if loop not in cls._of:
-            cls._of[loop] = cls()
-        return cls._of[loop]
-
-    def spend(self, work: int) -> None:
-        """Take this much work from the share of the present round."""
-        if work:
-            self._left -= work
-            self._expect_round()
-
-    async def wait(self) -> None:
-        """Wait until some of a round's share is left."""
-        if self._left > 0:
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._expect_round()
-        await turn
-
-    def _expect_round(self) -> None:
-        if not self._next_is_due:
-            self._next_is_due = True
-            asyncio.get_running_loop().call_soon(self._round)
-
-    def _round(self) -> None:
-        self._next_is_due = False
-        self._left = ROUND_WORK
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # else its task was cancelled
-                turn.set_result(None)
-                self._expect_round()
-                break
 
 
 class _Run:
@@ -370,6 +320,13 @@ class _ClosedInThread(TransportWrapper):
     close_waits = False
     _closed = False
 
+    def __init__(self, inner: Transport) -> None:
+        from maildirqmtp.transport.command import CommandTransport
+
+        super().__init__(inner)
+        if isinstance(inner, CommandTransport):
+            inner.status_s = STATUS_S
+
     def close(self) -> None:
         """See `Transport`; without a running event loop, the calling thread waits."""
         if not self._closed:
@@ -388,6 +345,41 @@ def _close(transport: Transport) -> None:
 
 async def _next(source: AsyncIterator[Package]) -> Package:
     return await anext(source)
+
+
+def _in_thread(
+    loop: asyncio.AbstractEventLoop, dial: Callable[[Endpoint], Transport], address: Endpoint
+) -> "asyncio.Future[Transport]":
+    """Dial in a thread of its own, which keeps neither the program nor others from going on.
+
+    In the loop's executor, a few that nobody waits for any more would take all its threads.
+    Raises `ConnectError` if there can be no more threads.
+    """
+    dialled: asyncio.Future[Transport] = loop.create_future()
+
+    def done(made: Transport | None, error: BaseException | None) -> None:
+        if error is not None:
+            dialled.set_exception(error)
+        elif made is not None:
+            dialled.set_result(made)
+
+    def work() -> None:
+        made, failed = None, None
+        try:
+            made = dial(address)
+        except BaseException as error:
+            failed = error
+        try:
+            loop.call_soon_threadsafe(done, made, failed)
+        except RuntimeError:  # the loop is closed, and nobody will use the connection
+            if made is not None:
+                made.close()
+
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError as error:
+        raise ConnectError(f"cannot connect to {address}: {threads_reason(error)}") from error
+    return dialled
 
 
 def _close_late(connecting: "asyncio.Future[Transport]") -> None:

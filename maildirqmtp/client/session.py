@@ -79,7 +79,7 @@ class ClientSession:
         self._pipeline: Pipeline[SendRequest] | None = None
         self._running = False
         self._more = False
-        self._unproven = False
+        self._unproven = self._putting = False
         self._look_at = 0.0
         # Packages that were sent since the last look.
         self._puts = 0
@@ -143,10 +143,14 @@ class ClientSession:
         self.error = None
 
     def end(self) -> None:
-        """End the run, at any point; close the connection if packages are in flight."""
-        if self._pipeline is not None and self._pipeline.packages_in_flight:
+        """End the run, at any point; close the connection if packages are in flight.
+
+        Also if an exception has come while one was put: some of its bytes may wait to be sent.
+        """
+        if self._pipeline is not None and (self._putting or self._pipeline.packages_in_flight):
             self._pipeline.close()
             self._pipeline = None
+        self._putting = False
         for request in self._requests:
             request.give_up("the program stopped")
         self._requests.clear()
@@ -290,7 +294,10 @@ class ClientSession:
         self._unproven = False
         self._puts += 1
         self.work_done += 1
-        if pipeline.put(request):
+        self._putting = True
+        is_last = pipeline.put(request)
+        self._putting = False
+        if is_last:
             self._unsent.popleft()
 
     def _check_idle(self, pipeline: Pipeline[SendRequest]) -> bool:

@@ -46,7 +46,7 @@ class TargetMaildirs:
         "_clock",
         "_failed",
         "_follow",
-        "_has_room",
+        "_full",
         "_named",
         "_open",
         "_rehearse_at",
@@ -74,7 +74,7 @@ class TargetMaildirs:
         self._seen: set[bytes] = set()
         self._clock = clock
         self._rehearse_at: float | None = None
-        self._has_room = True
+        self._full = ""
 
     def get(self, path: bytes) -> Maildir:
         """Return the maildir at this path. Raises `LocalError` if it cannot be opened or made."""
@@ -91,7 +91,7 @@ class TargetMaildirs:
 
     def prove(self, path: bytes) -> None:
         """Prove that messages can be moved to `path`. Raises `LocalError` if they cannot be."""
-        self._has_room = writing.rehearse(self.get(path))
+        self._full = writing.rehearse(self.get(path))
         self._rehearse_at = self._clock() + REHEARSE_S
 
     def prove_room(self, path: bytes, message: Message, others_bytes: int) -> None:
@@ -108,9 +108,9 @@ class TargetMaildirs:
         if self._rehearse_at is not None and self._clock() >= self._rehearse_at:
             self.prove(path)
         is_short = target.tmp.free_bytes() < needed
-        if (is_short or not self._has_room) and not writing.can_link(target, message):
-            why = f"less than {needed} bytes are free" if is_short else "no file can be made"
-            raise LocalError(f"it could not be moved to {printable(path)} afterwards: {why} there")
+        if (is_short or self._full) and not writing.can_link(target, message):
+            why = f"less than {needed} bytes are free there" if is_short else self._full
+            raise LocalError(f"it could not be moved to {printable(path)} afterwards: {why}")
 
     def look_again(self) -> None:
         """Have `get` look at the paths once more."""

@@ -297,8 +297,8 @@ def adopt(target: Maildir, message: Message, name: bytes) -> None:
         target.tmp.discard(tmp_name)
 
 
-def rehearse(target: Maildir) -> bool:
-    """Do what `adopt` does with a copy; return False if there is no room for one.
+def rehearse(target: Maildir) -> str:
+    """Do what `adopt` does with a copy; return why there is no room for one, empty if there is.
 
     Neither permissions nor free bytes tell: there are quotas, limits of inodes, and file systems
     without hard links. Raises `LocalError` if it fails for another reason.
@@ -314,11 +314,11 @@ def rehearse(target: Maildir) -> bool:
         try:
             _link(target.tmp, name, target.new, probe)
         except FileExistsError:
-            return True  # that of another process
+            return ""  # that of another process
         target.new.discard(probe)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return False
+            return error.strerror or str(error)
         if error.errno in _CANNOT_LINK:
             raise LocalError(
                 f"cannot link files in {printable(target.path)}: {error.strerror}; a maildir needs "
@@ -327,7 +327,7 @@ def rehearse(target: Maildir) -> bool:
         raise local_error("move messages to", target.path, error) from error
     finally:
         target.tmp.discard(name)
-    return True
+    return ""
 
 
 def can_link(target: Maildir, message: Message) -> bool:

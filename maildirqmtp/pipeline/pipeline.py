@@ -314,7 +314,7 @@ class Pipeline(Generic[MessageT]):
             self.answered += 1
             if package is self._fence:
                 self._pass_fence(package)
-        elif package is self._fence and self._fence_answered_at is None:
+        elif package is self._fence and not (self.answers_each or self._fence_answered_at):
             self._fence_answered_at = self._waiting_since
 
     def _pass_fence(self, package: PackageInFlight[MessageT]) -> None:

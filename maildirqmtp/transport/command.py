@@ -83,6 +83,8 @@ class CommandTransport(DescriptorTransport):
 
     def __init__(self, server: CommandEndpoint, log: Callable[[str], None]) -> None:
         self._command = server.command
+        #: Seconds to wait for its exit status once its output has ended.
+        self.status_s = STATUS_S
         try:
             self.process = Process(server.words, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         except ConnectError:  # from a signal handler: told to stop
@@ -169,7 +171,7 @@ class CommandTransport(DescriptorTransport):
 
     def _ended(self, number: int | None) -> TransportError | None:
         """Return the error for how the command ended; None if it exited with 0, or not yet."""
-        if self._closed or not self.process.exits(STATUS_S):
+        if self._closed or not self.process.exits(self.status_s):
             return None
         how, what = self.process.exit_status() or (os.CLD_EXITED, 0)
         if how == os.CLD_EXITED and not what:

@@ -137,6 +137,7 @@ class TlsSocket:
             suppress_ragged_eofs=False,
         )
         self._blocked = b""
+        self._failed: OSError | None = None
 
     def fileno(self) -> int:
         """Return its descriptor."""
@@ -189,8 +190,11 @@ class TlsSocket:
         Record by record: if a longer write has to wait, OpenSSL does not tell which
         records are out, and that would look like no progress. A record that could
         not be sent whole is already encrypted and has to be passed again; a copy is
-        kept, because `data` may have changed meanwhile.
+        kept, because `data` may have changed meanwhile. If one fails after others went out,
+        the next call raises the error: the peer may have acted on what went out.
         """
+        if self._failed is not None:
+            raise self._failed
         sent = 0
         self.write_needs_read = False
         with memoryview(data) as view:
@@ -203,14 +207,24 @@ class TlsSocket:
                     self.write_needs_read = isinstance(error, ssl.SSLWantReadError)
                     self._blocked = record
                     break
-                except ssl.SSLError as error:
-                    raise _tls_error(error) from error
+                except OSError as error:
+                    failed = _tls_error(error) if isinstance(error, ssl.SSLError) else error
+                    if not sent:
+                        raise failed from error
+                    self._failed = failed
+                    break
                 self._blocked = b""
         return sent
 
     def peer_names(self) -> Mapping[str, object]:
-        """Return what `SSLSocket.getpeercert` says of a verified certificate."""
-        return self._socket.getpeercert() or {}
+        """Return what `SSLSocket.getpeercert` says of a verified certificate.
+
+        Raises `OSError` if it cannot be read, as with a name in Latin-1.
+        """
+        try:
+            return self._socket.getpeercert() or {}
+        except ValueError as error:
+            raise TlsError(f"its certificate cannot be read: {error}") from error
 
     def peer_certificate(self) -> bytes:
         """Return the peer's certificate in DER, verified or not; empty if it has none."""

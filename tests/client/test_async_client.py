@@ -9,6 +9,7 @@ import pytest
 
 from maildirqmtp import AsyncQMTPClient, Package, SendResult, TransportError
 from maildirqmtp.client.async_client import _ClosedInThread
+from maildirqmtp.transport.command import CommandTransport
 from maildirqmtp.transport.connect import connect
 from maildirqmtp.transport.endpoint import CommandEndpoint
 from tests.helpers import Peer, serving
@@ -128,10 +129,12 @@ def test_a_command_is_hung_up_before_another_thread_waits_for_it() -> None:
             transport.close()
 
     command = connect(CommandEndpoint(("cat",)), 1)
+    assert isinstance(command, CommandTransport)
     transport = _ClosedInThread(command)
+    assert command.status_s <= 0.01, "the loop would stand still where its output ends first"
     asyncio.run(close())
     assert (command.read_fd, command.write_fd) == (-1, -1)
     assert transport.bytes_unread == 0
     (wait,) = waits
     wait()
-    assert command.process.exit_status() is not None  # type: ignore[attr-defined]
+    assert command.process.exit_status() is not None

@@ -36,7 +36,9 @@ from maildirqmtp import (
     TransportError,
     WriteTimeout,
 )
+from maildirqmtp.client import async_client
 from maildirqmtp.client.session import ClientSession
+from maildirqmtp.pipeline.outgoing import PackageInFlight
 from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
 from maildirqmtp.transport.transport import Transport
 from tests.certificates import Authority, Identity, over_tls
@@ -46,6 +48,7 @@ from tests.helpers import (
     DEADLINE_S,
     Peer,
     answer_all,
+    blackhole,
     closed_port,
     command,
     make_maildir,
@@ -879,7 +882,7 @@ def test_a_connection_that_is_made_as_the_program_disconnects_is_closed() -> Non
         dialling: asyncio.Future[Any] = loop.create_future()
         client = AsyncQMTPClient("mail.example.org")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "run_in_executor", lambda *arguments: dialling)
+            patch.setattr(async_client, "_in_thread", lambda *arguments: dialling)
             connecting = asyncio.create_task(client.connect())
             await asyncio.sleep(0)
             dialling.set_result(made)
@@ -1048,6 +1051,80 @@ def test_tasks_take_turns() -> None:
         results = asyncio.run(main(server.address))
     assert said(results) == [f"K for k{n}@y" for n in range(20)]
     assert server.connections == 1
+
+
+def test_in_another_event_loop_it_goes_on() -> None:
+    """A lock belongs to the loop in which a task has waited for it: RuntimeError, under load."""
+    with serving(answer_all(by_letter)) as server:
+        client = AsyncQMTPClient(server.address)
+
+        async def main() -> list[SendResult]:
+            return await asyncio.gather(*[client.send("s@x", f"k{n}@y", b"x") for n in range(3)])
+
+        for _ in range(2):
+            assert said(asyncio.run(main())) == [f"K for k{n}@y" for n in range(3)]
+        client.disconnect()
+
+
+def test_connecting_takes_no_thread_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a few for all; those of connections that were given up would keep the others out."""
+
+    async def main(server: str) -> str:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "run_in_executor", None)
+        with blackhole() as dead:
+            client = AsyncQMTPClient("127.0.0.1", port=dead, connect_timeout=DEADLINE_S)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.connect(), 0.01)
+        async with AsyncQMTPClient(server) as healthy:
+            result = await healthy.send("s@x", "k@y", b"x")
+        return str(result[0].response)
+
+    with serving(answer_all(by_letter)) as server:
+        assert asyncio.run(main(server.address)).startswith("K")
+
+
+def test_without_a_thread_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the machine has no more."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(ConnectError, match="can't start new thread"):
+            await AsyncQMTPClient("127.0.0.1", port=closed_port()).connect()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_is_interrupted_while_it_is_put_leaves_no_orphan(
+    asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """^C, or an alarm, that the program catches: each later answer was the one before."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def send(recipient: str) -> str:
+        found: Any = client.send("s@x", recipient, b"x")
+        result = loop.run_until_complete(found) if asynchronous else found
+        return str(result[0].response)
+
+    kind = AsyncQMTPClient if asynchronous else QMTPClient
+    loop = asyncio.new_event_loop()
+    with serving(answer_all(by_letter)) as server, contextlib.closing(loop):
+        client = kind(server.address, defer_connect=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(PackageInFlight, "__init__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                send("k1@y")
+        assert send("d2@y").startswith("D")
+        assert send("k3@y").startswith("K")
+        client.disconnect()
+        assert server.connections == 2
+    assert [package.recipients for package in server.packages] == [(b"d2@y",), (b"k3@y",)]
 
 
 def test_a_task_that_sends_inside_of_its_send_many_is_told() -> None:

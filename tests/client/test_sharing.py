@@ -14,8 +14,8 @@ import pytest
 
 from maildirqmtp import AsyncQMTPClient, Package, QMTPClient
 from maildirqmtp.client import bounded
-from maildirqmtp.client.async_client import ROUND_WORK, LoopShare
 from maildirqmtp.client.bounded import BoundedTransport
+from maildirqmtp.client.loop_share import ROUND_WORK, LoopShare
 from maildirqmtp.client.session import LOOK_PACKAGES, WORK_BYTES
 from tests.clients import packages
 from tests.fakes import FakeTransport

@@ -540,6 +540,23 @@ def test_a_suspect_goes_alone() -> None:
     assert line.pipe.take_done() == [before, suspect]
 
 
+def test_a_suspect_is_waited_for_where_the_server_answers_each() -> None:
+    """It has shown so on this connection; a pause between two answers shows nothing else."""
+    line = RecordingTransport(known=False)
+    first, suspect = queued(b"1.a", b"a@y", b"b@y"), queued(b"2.a", b"c@y", b"d@y")
+    suspect.alone = True
+    line.send(first)
+    line.hear(framed(b"Kok", b"Kok"))
+    assert line.pipe.answers_each
+    line.send(suspect)
+    line.hear(framed(b"Kok"))
+    line.after(TIMEOUTS.grace_s + 1)
+    assert not line.pipe.ended
+    line.hear(framed(b"Kok"))
+    assert line.pipe.take_done() == [first, suspect]
+    assert not line.capabilities.one_recipient
+
+
 # Many recipients
 
 

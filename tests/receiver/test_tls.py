@@ -144,6 +144,8 @@ def test_a_client_that_speaks_plain_is_dropped(start: Start, log: Log, tmp_path:
     assert list((tmp_path / "Maildir" / "new").iterdir()) == []
 
 
+# If it is gone just then, `wrap_socket` leaves what it has made to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_client_that_is_gone_at_once(start: Start, authority: Authority, log: Log) -> None:
     """By a reset, maybe before it is accepted: the next one is served."""
     server = start()
@@ -167,6 +169,20 @@ def test_a_client_that_is_not_permitted_stores_nothing(
         log.wait_for("its certificate is for other.example.org, which is not permitted")
     assert list((tmp_path / "Maildir" / "new").iterdir()) == []
     with connect(server, authority, authority.issue("LAPTOP.example.org")) as client:
+        client.sendall(PACKAGE)
+        assert responses(client, 1) == "K"
+
+
+def test_a_certificate_that_cannot_be_read_ends_that_client_only(
+    start: Start, authority: Authority, log: Log
+) -> None:
+    """An old authority has written a name in Latin-1 into it: the receiver ended, for all."""
+    server = start(client_ca=authority.file, client_names=("laptop.example.org",))
+    with connect(server, authority, authority.issue_raw(b"m\xfcller@example.org")) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(PACKAGE)
+        log.wait_for("its certificate cannot be read: ")
+    with connect(server, authority, authority.issue("laptop.example.org")) as client:
         client.sendall(PACKAGE)
         assert responses(client, 1) == "K"
 

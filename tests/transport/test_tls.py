@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import select
@@ -479,6 +480,29 @@ def test_what_went_out_before_it_had_to_wait_is_progress(
         sent = transport.send(bytes(10 * RECORD_BYTES))
         assert 0 < sent < 10 * RECORD_BYTES
         assert not sent % RECORD_BYTES
+
+
+def test_what_went_out_before_it_broke_counts(authority: Authority, identity: Identity) -> None:
+    """The server may have taken it: as never sent, it came twice, and was not in doubt."""
+    with narrow_pair(authority, identity, 1 << 20) as (transport, theirs):
+        send, out = ssl.SSLSocket.send, 0
+
+        def breaks(sock: ssl.SSLSocket, data: bytes, flags: int = 0) -> int:
+            nonlocal out
+            if out == 2:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            out += 1
+            return send(sock, data, flags)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ssl.SSLSocket, "send", breaks)
+            assert transport.send(bytes(5 * RECORD_BYTES)) == 2 * RECORD_BYTES
+            with pytest.raises(TransportError, match="Broken pipe"):
+                transport.send(bytes(3 * RECORD_BYTES))
+            out = 0  # whatever becomes of the socket, the record in between is missing
+            with pytest.raises(TransportError, match="Broken pipe"):
+                transport.send(bytes(3 * RECORD_BYTES))
+        assert len(theirs.recv(RECORD_BYTES)) == RECORD_BYTES
 
 
 def test_nothing_stays_where_the_selector_cannot_see_it(
