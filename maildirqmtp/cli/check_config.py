@@ -34,8 +34,12 @@ def show(config: Config) -> None:
 
 def _missing(route: Route) -> Iterator[str]:
     """Yield what a route needs and this machine does not have."""
-    if not os.path.isdir(os.path.join(route.maildir, b"new")):
+    try:
+        os.stat(os.path.join(route.maildir, b"new", b""))
+    except (FileNotFoundError, NotADirectoryError):
         yield f"{printable(route.maildir)}: there is no such maildir yet; the daemon waits for it"
+    except OSError as error:
+        yield f"{printable(route.maildir)}: it cannot be looked at: {error.strerror}"
     mailer = route.sendmail[0]
     tells_senders = route.bounce or route.warn_after_s is not None
     by_mailer = route.bounce_via.method is BounceMethod.SENDMAIL

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from maildirqmtp.daemon.waking import Woken, wake
 from maildirqmtp.errors import FileChangedError, LocalError, LockedError, QMTPError
 from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.stop import Stop
-from maildirqmtp.maildir import holds, requeue, state
+from maildirqmtp.maildir import holds, locking, requeue, state
+from maildirqmtp.maildir.holds import BOUNCING
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
 from maildirqmtp.transport.signals import signal_handlers, stop_handler
@@ -145,7 +146,10 @@ def confirmed(entries: Sequence[Entry], question: str) -> bool:
         else (f"these {len(entries):,} messages", "them")
     )
     print(f"{question.format(*count)} [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = "" if sys.stdin is None else sys.stdin.readline()
+    try:
+        answer = "" if sys.stdin is None else sys.stdin.readline()
+    except UnicodeDecodeError:
+        answer = ""
     if not answer.endswith("\n"):
         print(file=sys.stderr)  # the end of the input leaves the question's line open
     return answer.strip().lower() in ("y", "yes")
@@ -271,15 +275,25 @@ def _set_held(selected: Selected, to_json: bool, *, hold: bool) -> int:
             continue
         names = [entry.name for entry in entries]
         try:
-            change_holds(maildir, hold=names if hold else (), release=() if hold else names)
-            if not hold:
-                wake(maildir)  # without a daemon the next run sends it
+            if hold:
+                change_holds(maildir, hold=names, release=())
+            else:
+                _release(maildir, entries)
         except LocalError as error:
             selected.fault(str(error))
             continue
         for entry in entries:
             tell("held" if hold else "released", place, entry, to_json)
     return code_of(selected)
+
+
+def _release(maildir: Maildir, entries: Sequence[Entry]) -> None:
+    """Release messages. Raises `LocalError` if one of them is being bounced just now."""
+    with ExitStack() as stack:
+        if any(entry.reason == BOUNCING for entry in entries):
+            stack.enter_context(closing(locking.acquire_for_bounces(maildir.root)))
+        change_holds(maildir, hold=(), release=[entry.name for entry in entries])
+    wake(maildir)  # a daemon of another user's looks within `rescan`, and without one the next run
 
 
 def change_holds(

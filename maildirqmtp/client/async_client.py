@@ -24,8 +24,9 @@ from maildirqmtp.transport.endpoint import Endpoint
 from maildirqmtp.transport.transport import Transport
 from maildirqmtp.transport.wrapper import TransportWrapper
 
-#: Seconds for which the loop waits for the exit status of a command whose output has ended.
-STATUS_S = 0.01
+#: Seconds for which the loop waits for the exit status of a command whose output has ended: that
+#: of ssh says that there was no connection, and then nothing is in doubt.
+STATUS_S = 0.1
 
 
 class AsyncQMTPClient(BaseClient):

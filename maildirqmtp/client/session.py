@@ -79,7 +79,7 @@ class ClientSession:
         self._pipeline: Pipeline[SendRequest] | None = None
         self._running = False
         self._more = False
-        self._unproven = self._putting = False
+        self._unproven = self._amid_step = False
         self._look_at = 0.0
         # Packages that were sent since the last look.
         self._puts = 0
@@ -145,17 +145,20 @@ class ClientSession:
     def end(self) -> None:
         """End the run, at any point; close the connection if packages are in flight.
 
-        Also if an exception has come while one was put: some of its bytes may wait to be sent.
+        Also if an exception has come amid a step: bytes of a package may wait to be sent, or an
+        answer be half taken in.
         """
-        if self._pipeline is not None and (self._putting or self._pipeline.packages_in_flight):
-            self._pipeline.close()
+        pipeline = self._pipeline
+        closes = self._amid_step or (pipeline is not None and pipeline.packages_in_flight > 0)
+        if closes:
             self._pipeline = None
-        self._putting = False
         for request in self._requests:
             request.give_up("the program stopped")
         self._requests.clear()
         self._unsent.clear()
-        self._running = False
+        self._running = self._amid_step = False
+        if closes and pipeline is not None:
+            pipeline.close()  # last: a command may take seconds, and be interrupted
 
     @property
     def wants_packages(self) -> bool:
@@ -258,6 +261,7 @@ class ClientSession:
     def turn(self, readable: bool, writable: bool) -> None:
         """Read and write what is possible, and check the time-outs."""
         pipeline = self._pipeline
+        self._amid_step = True
         if pipeline is not None:
             sent, answered = pipeline.bytes_sent, pipeline.answered
             transport = pipeline.transport
@@ -270,6 +274,7 @@ class ClientSession:
             self.work_done += 1 + pipeline.answered - answered + moved // WORK_BYTES
         self._puts = 0
         self._look_at = self._clock() + LOOK_S
+        self._amid_step = False
 
     def result(self) -> SendResult:
         """Return the next result; call it only if the next step is RESULT."""
@@ -294,9 +299,9 @@ class ClientSession:
         self._unproven = False
         self._puts += 1
         self.work_done += 1
-        self._putting = True
+        self._amid_step = True
         is_last = pipeline.put(request)
-        self._putting = False
+        self._amid_step = False
         if is_last:
             self._unsent.popleft()
 

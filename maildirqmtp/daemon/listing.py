@@ -18,7 +18,7 @@ from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, Side
 from maildirqmtp.forwarder.large_messages import how_far
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import holds, sidecars
+from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.requeue import Seen
@@ -175,16 +175,35 @@ def entries(
     state = State(maildir.root, time.monotonic, time.time)
     held: Mapping[str, str] = {} if place.is_failed else state.held()
     known = None if place.is_failed else KnownAttempts(maildir)
-    for folder, name in candidates(maildir, place) if chosen is None else chosen:
-        entry = look_at(maildir, place, folder, name, told)
-        if entry is None:
-            continue
+    for entry in _looked_at(maildir, place, chosen, told):
+        name = entry.name
         if holds.key(name) in held:
             reason = entry.reason or held[holds.key(name)]
             entry = replace(entry, state=HELD, reason=reason, is_on_hold=True)
         elif not entry.reason and (broken := state.broken(name)):
             entry = replace(entry, reason=how_far(*broken))
         yield entry if known is None else _with_attempts(entry, known)
+
+
+def _looked_at(
+    maildir: Maildir,
+    place: QueuePlace,
+    chosen: Iterable[tuple[Folder, bytes]] | None,
+    told: dict[str, Any],
+) -> Iterator[Entry]:
+    """Yield what `look_at` finds; at last those that a mail reader has renamed meanwhile."""
+    gone: set[bytes] = set()
+    for folder, name in candidates(maildir, place) if chosen is None else chosen:
+        entry = look_at(maildir, place, folder, name, told)
+        if entry is not None:
+            yield entry
+        elif not folder.has(name):
+            gone.add(names.without_uid(name))
+    for folder, name in candidates(maildir, place) if gone else ():
+        if names.without_uid(name) in gone:
+            entry = look_at(maildir, place, folder, name, told)
+            if entry is not None:
+                yield entry
 
 
 def candidates(maildir: Maildir, place: QueuePlace) -> Candidates:
@@ -224,18 +243,23 @@ def look_at(
         sidecar=_sidecar_identity(maildir, name),  # before it is read: it may be replaced then
         failures=_failures(maildir, name),
     )
-    entry = _addressed(maildir, place, entry)
+    addressed = _addressed(maildir, place, entry)
+    if addressed is None:
+        return None
+    entry = addressed
     if place.is_failed:
         said = "; ".join(dict.fromkeys(printable_text(f.response[1:]) for f in entry.failures))
         return replace(entry, reason=said or entry.reason or "no sidecar says why")
     return _with_daemon(entry, (told or {}).get(os.fsdecode(name)))
 
 
-def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
+def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry | None:
+    """Return the entry with its envelope; None if it is gone meanwhile."""
     try:
         queued = prepare(maildir, place.route, entry.folder, entry.name)
         if isinstance(queued, PassedOver):
-            return entry
+            is_gone = queued is PassedOver.NO_MESSAGE and not entry.folder.has(entry.name)
+            return None if is_gone else entry
         queued.close()
         return replace(entry, sender=queued.sender, recipients=queued.recipients)
     except (EnvelopeError, FileChangedError, LocalError) as error:
@@ -243,7 +267,7 @@ def _addressed(maildir: Maildir, place: QueuePlace, entry: Entry) -> Entry:
             return replace(entry, reason=str(error))
         if place.route.max_bytes is not None:  # its size alone may hold it
             of_any_size = replace(place, route=place.route._replace(max_bytes=None))
-            entry = _addressed(maildir, of_any_size, entry)
+            entry = _addressed(maildir, of_any_size, entry) or entry
         return replace(entry, state=HELD, reason=str(error))
 
 

@@ -143,7 +143,9 @@ class Outbox:
 
     def _look_for_holds(self) -> None:
         """Look up which messages are on hold; take back a next message that is one of them."""
-        self._held = self._state.held(must_know=not self._proven)  # before anything is sent
+        before, self._held = self._held, self._state.held(must_know=not self._proven)
+        if before is not self._held and before.keys() - self._held.keys():
+            self._queue.try_all()  # released by who may not send us a signal
         for lane in (self._small_lane, self._large_lane) if self._held else ():
             queued = lane.next
             if queued is None or lane.half_put_on is not None:
@@ -274,8 +276,7 @@ class Outbox:
             if not messages:
                 return
             prefix = self._route.prefix
-            chooses = self._servers.several or self._held
-            take = self._take if chooses else self._queue.take
+            take = self._take if self._servers.several or self._held else self._queue.take
             batch, odd = gather(self._maildir, prefix, take, messages, max_bytes, small_max)
             self._look_for_holds()  # again: reading these took time
             if batch and self._held and any(holds.key(m[1]) in self._held for m in batch.messages):

@@ -132,6 +132,10 @@ class Queue(Protocol):
         """Let routes have messages that were stuck."""
         ...
 
+    def try_all(self) -> None:
+        """Have all messages tried now, if they wait."""
+        ...
+
     def wait(self, candidate: tuple[Folder, bytes], until: float, reason: str) -> None:
         """Keep a candidate back until this time of the clock."""
         ...
@@ -289,6 +293,9 @@ class BatchQueue:
 
     def release(self, names: Iterable[bytes]) -> None:
         """See `Queue`. A batch shares its maildir with no other route."""
+
+    def try_all(self) -> None:
+        """See `Queue`. A batch tries each message once."""
 
     def is_of_others(self, name: bytes) -> bool:
         """Return whether a message was tried and found to be none of this route."""

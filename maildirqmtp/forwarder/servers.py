@@ -268,7 +268,8 @@ class Servers:
                 if queued.doubtful:
                     self._state.note_in_doubt(queued.message.name, server.name)
         has_spare = is_last and not stopping and self.has_spare
-        at_once = server.pool.most if connection.pipeline.capabilities.proven else 1
+        pool = server.pool
+        at_once = len(pool.open) + len(pool.windows) if pool.capabilities.proven else 1
         why = server.recovery.clear_up(
             connection, unfinished, queue, has_spare=has_spare, at_once=at_once
         )

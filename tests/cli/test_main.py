@@ -488,6 +488,25 @@ def test_check_config(stayed: Stayed, tmp_path: Path, capsys: Out) -> None:
     assert capsys.readouterr() == (shown, "")
 
 
+def test_check_config_tells_what_may_not_be_looked_at(
+    tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator checks the file as himself; the maildirs are others'."""
+    real = os.stat
+
+    def stat(path: str | bytes, **more: bool) -> os.stat_result:
+        if os.fsencode(path).endswith(b"/theirs/new/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **more)
+
+    (tmp_path / "c.toml").write_text(f'[[route]]\nmaildir = "{tmp_path}/theirs"\nserver = "h"\n')
+    monkeypatch.setattr(os, "stat", stat)
+    assert cli.main(["--config", str(tmp_path / "c.toml"), "--check-config"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# {tmp_path}/theirs: it cannot be looked at: Permission denied\n" in shown
+    assert "no such maildir" not in shown
+
+
 def test_check_config_says_what_is_missing(tmp_path: Path, capsys: Out) -> None:
     """A slip in a path, or a host without sendmail, would be noticed when mail waits for it."""
     file, there = tmp_path / "m.toml", tmp_path / "there"

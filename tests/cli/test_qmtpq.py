@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -18,12 +19,14 @@ import pytest
 from maildirqmtp import descriptor_limit
 from maildirqmtp.cli import queue_changes, queue_output, status
 from maildirqmtp.cli.qmtpq import main
+from maildirqmtp.daemon import listing
 from maildirqmtp.daemon.snapshot import Snapshot, WaitingMessage
 from maildirqmtp.daemon.status import write as write_status
 from maildirqmtp.errors import LocalError
+from maildirqmtp.forwarder import queued_message
 from maildirqmtp.forwarder.report import Counters
 from maildirqmtp.forwarder.route import Route
-from maildirqmtp.maildir import holds
+from maildirqmtp.maildir import holds, locking
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.transport.endpoint import TcpEndpoint
 from tests.helpers import (
@@ -945,3 +948,75 @@ def test_a_short_name_is_no_other_names() -> None:
     found = queue_output.shortest(["1800000000.M1P2.host", "1800000000.M1P2.host.1", "2.b"])
     assert found == ["1800000000.M1P2.host", "1800000000.M1P2.host.1", "2.b"]
     assert queue_output.shortest(["1800000000.M1P2.host"]) == ["1800000000.M+"]
+
+
+def test_an_answer_that_is_no_text_is_no(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with a traceback, where the locale is strict."""
+    add_message(path, "1.a")
+    answer = io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", answer)
+    _, complaint = qmtpq(capsys, 111, "drop", path, "--all")
+    assert "nothing was dropped" in complaint
+    assert names(path / "new") == ["1.a"]
+
+
+def test_what_a_mail_reader_moves_meanwhile_is_found(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With mutt on a large mailbox, a part was put on hold, and the rest was sent."""
+    for number in range(3):
+        add_message(path, f"{number}.a")
+    real = listing.look_at
+
+    def look_at(maildir: Maildir, place: Any, folder: Any, name: bytes, told: Any = None) -> Any:
+        for file in (path / "new").iterdir():
+            file.rename(path / "cur" / f"{file.name}:2,S")
+        return real(maildir, place, folder, name, told)
+
+    monkeypatch.setattr(listing, "look_at", look_at)
+    output, _ = qmtpq(capsys, 0, "hold", path, "--cur", "--to", "recipient@example.net")
+    assert output.count("held ") == 3
+    monkeypatch.undo()
+    for name in names(path / "cur"):
+        assert holds.key(os.fsencode(name)) in held_now(path)
+
+
+def held_now(path: Path) -> dict[str, object]:
+    """Return what is on hold, by the state file."""
+    found: dict[str, object] = json.loads((path / ".maildirqmtp-state.json").read_text())["held"]
+    return found
+
+
+def test_a_message_that_goes_while_it_is_looked_at_is_no_trouble(
+    path: Path, failed: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that another administrator has just resent it said that no sidecar says why."""
+    fail(failed, "1.a", "a@y")
+    fail(failed, "2.a", "b@y")
+    real = queued_message.prepare
+
+    def prepare(maildir: Maildir, route: Route, folder: Any, name: bytes) -> Any:
+        if name == b"1.a":
+            (failed / "new" / "1.a").unlink(missing_ok=True)
+            (failed / "envelope" / "1.a.json").unlink(missing_ok=True)
+        return real(maildir, route, folder, name)
+
+    monkeypatch.setattr(listing, "prepare", prepare)
+    output, complaint = qmtpq(capsys, 0, "resend", path, "--all")
+    assert output.count("resent ") == 1
+    assert complaint == ""
+
+
+def test_what_is_being_bounced_is_not_released(path: Path, capsys: Capture) -> None:
+    """It was sent, and its sender was told that it is not."""
+    add_message(path, "1.a")
+    with Maildir(os.fsencode(path)) as maildir:
+        queue_changes.change_holds(maildir, hold=[b"1.a"], release=(), bouncing=True)
+        with contextlib.closing(locking.acquire_for_bounces(maildir.root)):
+            _, complaint = qmtpq(capsys, 111, "release", path, "--held", "--all")
+        assert "is bouncing messages of" in complaint
+        assert "1.a" in held_now(path)
+        qmtpq(capsys, 0, "release", path, "--held", "--all")  # that run was killed
+    assert "held" not in json.loads((path / ".maildirqmtp-state.json").read_text())

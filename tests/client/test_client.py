@@ -39,6 +39,7 @@ from maildirqmtp import (
 from maildirqmtp.client import async_client
 from maildirqmtp.client.session import ClientSession
 from maildirqmtp.pipeline.outgoing import PackageInFlight
+from maildirqmtp.pipeline.pipeline import Pipeline
 from maildirqmtp.qmtp.protocol import MAX_PACKAGE_RECIPIENTS
 from maildirqmtp.transport.transport import Transport
 from tests.certificates import Authority, Identity, over_tls
@@ -1099,16 +1100,20 @@ def test_without_a_thread_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_is_interrupted_while_it_is_put_leaves_no_orphan(
-    asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind_of", "method", "were_taken"),
+    [(PackageInFlight, "__init__", 0), (Pipeline, "_pass_fence", 1), (Pipeline, "_answer", 1)],
+)
+def test_what_is_interrupted_leaves_nothing_on_the_connection(
+    kind_of: type, method: str, were_taken: int, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """^C, or an alarm, that the program catches: each later answer was the one before."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def send(recipient: str) -> str:
-        found: Any = client.send("s@x", recipient, b"x")
+    def send(*recipients: str) -> str:
+        found: Any = client.send("s@x", recipients, b"x")
         result = loop.run_until_complete(found) if asynchronous else found
         return str(result[0].response)
 
@@ -1117,14 +1122,36 @@ def test_what_is_interrupted_while_it_is_put_leaves_no_orphan(
     with serving(answer_all(by_letter)) as server, contextlib.closing(loop):
         client = kind(server.address, defer_connect=True)
         with monkeypatch.context() as patch:
-            patch.setattr(PackageInFlight, "__init__", interrupted)
+            patch.setattr(kind_of, method, interrupted)
             with pytest.raises(KeyboardInterrupt):
-                send("k1@y")
+                send("k1@y", "k0@y")
         assert send("d2@y").startswith("D")
         assert send("k3@y").startswith("K")
         client.disconnect()
         assert server.connections == 2
-    assert [package.recipients for package in server.packages] == [(b"d2@y",), (b"k3@y",)]
+    taken = [package.recipients for package in server.packages]
+    assert taken[were_taken:] == [(b"d2@y",), (b"k3@y",)]
+
+
+def test_an_end_that_is_interrupted_is_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """^C twice, while a command that is slow to end is waited for: the client was of no use."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    close = Pipeline.close
+
+    def interrupted_close(pipeline: Any) -> None:
+        close(pipeline)
+        raise KeyboardInterrupt
+
+    with serving(answer_all(by_letter)) as server, QMTPClient(server.address) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(PackageInFlight, "__init__", interrupted)
+            patch.setattr(Pipeline, "close", interrupted_close)
+            with pytest.raises(KeyboardInterrupt):
+                client.send("s@x", "k1@y", b"x")
+        assert str(client.send("s@x", "k2@y", b"x")[0].response).startswith("K")
 
 
 def test_a_task_that_sends_inside_of_its_send_many_is_told() -> None:

@@ -29,7 +29,7 @@ from maildirqmtp.forwarder.forwarder import SLACK_S, Forwarder
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
 from maildirqmtp.forwarder.stop import STOP_S
-from maildirqmtp.maildir import expiry, writing
+from maildirqmtp.maildir import expiry, holds, state, writing
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import Maildir, Removal
 from maildirqmtp.maildir.shard import Shard
@@ -927,6 +927,30 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
     run.at(100, look)
     run.go(110, prefix=b"p-", idle_s=1.0)
     assert free == [True, True, True]
+
+
+def test_what_is_released_goes_with_the_next_look(run: Run) -> None:
+    """Who may not send the daemon a signal may release: it waited for its next try, for hours."""
+    name = f"{int(run.wall()) - 86_400}.1"
+    add_message(run.path, name, b"text\n", b"s@x", b"r1@y")
+    os.utime(run.path / "new" / name, (run.wall() - 86_400, run.wall() - 86_400))
+
+    def hold(held: bool) -> None:
+        with Maildir(os.fsencode(run.path)) as maildir:
+            names_of = [os.fsencode(name)]
+            holds.change(
+                maildir.root,
+                state.NAME,
+                state.MAX_BYTES,
+                hold=names_of if held else [],
+                release=[] if held else names_of,
+            )
+
+    hold(True)
+    run.at(100, lambda: hold(False))
+    run.go(300)
+    assert [recipient for _, recipient in run.got] == [b"r1@y"]
+    assert run.got[0][0] <= 100 + RESCAN_S
 
 
 @pytest.mark.parametrize("idle_s", [60.0, 1_800.0])

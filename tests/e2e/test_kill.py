@@ -142,8 +142,8 @@ def campaign(
             assert "Traceback" not in error
             # What was sent before the kill is still taken by the server.
             wait_until(lambda: killer.finished == len(server.lines), "the server to be done")
-    # The last one may have come too late, when the run was over.
-    assert kills - 2 <= fought.kills <= kills
+    # Some may have come too late, when the run was over, and the stock is used up by then.
+    assert 0.9 * kills <= fought.kills <= kills
     return fought
 
 
