@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from maildirqmtp.mail.sidecar import Sidecar
 
 _COPY_BYTES = 1 << 20
-# What `rehearse` writes: enough for a quota to count.
-_REHEARSED = bytes(64 << 10)
+# Bytes that `rehearse` writes: enough for a quota to count.
+_REHEARSED = 64 << 10
 # Bytes of a name that leave room for `.json`, or `.1.json`, within the usual 255.
 _NAME_BYTES = 240
 # Errors of link(2) after which a copy will do: another file system, no links there, not our file.
@@ -307,7 +307,7 @@ def rehearse(target: Maildir) -> str:
     try:
         fd = files.create(target.tmp, name)
         try:
-            files.write_all(fd, _REHEARSED)
+            files.write_all(fd, bytes(_REHEARSED))
         finally:
             os.close(fd)
         probe = safety.free_probe(target.new.fd)

@@ -131,7 +131,8 @@ def campaign(
             if fought.kills == kills:
                 spared += 1
             else:
-                share = 2 * before // (kills - fought.kills)
+                # Not all of it: on a busy machine more goes before each kill than was meant.
+                share = 3 * before // (2 * (kills - fought.kills))
                 killer.left = rng.randrange(1, max(2, min(share, before // 2)))
                 killer.pid = process.pid
             error = process.communicate(timeout=60)[1]
@@ -142,8 +143,8 @@ def campaign(
             assert "Traceback" not in error
             # What was sent before the kill is still taken by the server.
             wait_until(lambda: killer.finished == len(server.lines), "the server to be done")
-    # Some may have come too late, when the run was over, and the stock is used up by then.
-    assert 0.9 * kills <= fought.kills <= kills
+    # The last one may have come too late, when the run was over.
+    assert kills - 2 <= fought.kills <= kills
     return fought
 
 
