@@ -64,7 +64,7 @@ def _flush(route: Route, report: Report, maildir: Maildir) -> None:
             if not left:
                 if through:
                     _tell_if_elsewhere(report, maildir)
-                housekeeping.at_end(forwarder)
+                housekeeping.at_end()
                 return
             if queue is not None and not queue.may_rescan:
                 report.problem(f"stopped after an hour ({len(left)} left)", len(left))

@@ -41,28 +41,30 @@ class Housekeeping:
         if forwarder.local_error is None:
             self._warn(forwarder, queue)
 
-    def at_end(self, forwarder: Forwarder | None) -> None:
-        """Remove what the sent and failed maildirs have kept long enough, without the lock."""
+    def at_end(self) -> None:
+        """Remove what the sent and failed maildirs have kept long enough, without the lock.
+
+        Not for a run that was told to stop.
+        """
         route = self._route
         if route.keep_sent_s is None and route.keep_failed_s is None:
             return
-        if forwarder is None or not forwarder.stopping:
-            import signal
-            from contextlib import closing
+        import signal
+        from contextlib import closing
 
-            from maildirqmtp.forwarder.retention import Retention
-            from maildirqmtp.forwarder.stop import Stop
-            from maildirqmtp.transport.signals import signal_handlers
+        from maildirqmtp.forwarder.retention import Retention
+        from maildirqmtp.forwarder.stop import Stop
+        from maildirqmtp.transport.signals import signal_handlers
 
-            retention = Retention(route, self._report, self._maildir, time.time)
-            stop = Stop(time.monotonic, 0.0)
-            with (
-                signal_handlers((signal.SIGTERM, signal.SIGINT), lambda *_: stop.tell()),
-                closing(retention.portions()) as portions,
-            ):
-                for _ in portions:
-                    if stop.is_told:
-                        break
+        retention = Retention(route, self._report, self._maildir, time.time)
+        stop = Stop(time.monotonic, 0.0)
+        with (
+            signal_handlers((signal.SIGTERM, signal.SIGINT), lambda *_: stop.tell()),
+            closing(retention.portions()) as portions,
+        ):
+            for _ in portions:
+                if stop.is_told:
+                    break
 
     def _warn(self, forwarder: Forwarder, queue: BatchQueue) -> None:
         if self._route.warn_after_s is None:
