@@ -239,11 +239,11 @@ def file_system(path: bytes) -> str:
     """Return the type of the file system that a path is on; empty if that cannot be found out."""
     try:
         device = os.stat(path).st_dev
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            for line in mounts:
-                left, _, right = line.partition(" - ")
-                if left.split()[2] == f"{os.major(device)}:{os.minor(device)}":
-                    return right.split()[0]
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            for line in mounts:  # a CR in a path is not written in octal, as LF is
+                left, _, right = line.partition(b" - ")
+                if left.split(b" ")[2] == b"%d:%d" % (os.major(device), os.minor(device)):
+                    return right.split(b" ")[0].decode()
     except OSError:
         pass  # no /proc, or no such directory: the next scan says so
     return ""

@@ -96,7 +96,8 @@ class OwedRecipients:
             raise FileChangedError("it changed while it was being sent")
         self.check(queued)
         failures = queued.sidecar.failures if queued.sidecar else ()
-        content = Sidecar(queued.sender, recipients, failures)
+        sender = queued.others_sender if recipients == queued.others else queued.sender
+        content = Sidecar(sender, recipients, failures)
         sidecars.write(maildir, message.name, content)
 
     def original(self, queued: QueuedMessage, index: int) -> bytes:

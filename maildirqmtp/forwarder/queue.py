@@ -267,6 +267,8 @@ class BatchQueue:
         self._vanished[key] = self._vanished.get(key, 0) + 1
         if self._vanished[key] >= _MAX_VANISHED:
             self._tried.add(key)
+        else:
+            self._tried.discard(key)  # it waited, and has another name now
         return self.gone(name)
 
     def later(

@@ -40,11 +40,11 @@ class QueuedMessage(OutgoingMessage):
     """A message of the maildir on its way to some recipients; see `OutgoingMessage`.
 
     `recipients` have the prefix removed. `others` are the recipients that do not
-    begin with it: left for other routes, and still owed the message when this one is done. What is
-    sent is `kept` and then the file from `offset` on. `message_id` is for the log,
-    if that shows it. `sidecar_identity` tells whether the sidecar was replaced since.
-    `refusal` is our own final answer to a message that must not be sent, None if it
-    may be.
+    begin with it: left for other routes, and still owed the message when this one is done, with
+    `others_sender` as its sender. What is sent is `kept` and then the file from `offset` on.
+    `message_id` is for the log, if that shows it. `sidecar_identity` tells whether the sidecar was
+    replaced since. `refusal` is our own final answer to a message that must not be sent, None if
+    it may be.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class QueuedMessage(OutgoingMessage):
         "message_id",
         "offset",
         "others",
+        "others_sender",
         "refusal",
         "sidecar",
         "sidecar_identity",
@@ -74,6 +75,7 @@ class QueuedMessage(OutgoingMessage):
         self.offset = offset
         self.sidecar = sidecar
         self.others = others
+        self.others_sender = sender
         self.message_id = b""
         self.sidecar_identity: Identity | None = None
         self.refusal: Response | None = None
@@ -170,16 +172,11 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
         raise EnvelopeError(f"{error}; {_BY_SIDECAR if sidecar else _BY_OPTIONS}") from None
     if not recipients:
         return PassedOver.FOR_OTHERS
-    others: tuple[bytes, ...] = ()
-    if len(everyone) > 1:
-        if len(names.unique(message.name)) > _NAME_BYTES:
-            raise EnvelopeError(
-                f"its name is too long to have a sidecar, which its {len(everyone)} recipients may "
-                f"need; rename it"
-            )
-        others = tuple(r for r in everyone if not r.startswith(route.prefix))
+    others = _others(message, everyone, route.prefix)
     queued = QueuedMessage(message, sender, recipients, trace.kept, trace.offset, sidecar, others)
     queued.sidecar_identity = known[1] if known else None
+    if sidecar is None and trace.sender is not None:
+        queued.others_sender = trace.sender  # --sender is this route's only
     if queued.length > MAX_MESSAGE:
         raise EnvelopeError(
             f"{queued.length} bytes are more than servers take over QMTP ({MAX_MESSAGE}); "
@@ -195,6 +192,18 @@ def _addressed(maildir: Maildir, route: Route, message: Message) -> QueuedMessag
             FAILED, b"mail loop: it has %d Received lines (#5.4.6)" % received
         )
     return queued
+
+
+def _others(message: Message, everyone: tuple[bytes, ...], prefix: bytes) -> tuple[bytes, ...]:
+    """Return the recipients that are left for other routes."""
+    if len(everyone) < 2:
+        return ()
+    if len(names.unique(message.name)) > _NAME_BYTES:
+        raise EnvelopeError(
+            f"its name is too long to have a sidecar, which its {len(everyone)} recipients may "
+            f"need; rename it"
+        )
+    return tuple(r for r in everyone if not r.startswith(prefix))
 
 
 def _sidecar(maildir: Maildir, message: Message) -> tuple[Sidecar, Identity] | None:

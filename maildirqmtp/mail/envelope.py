@@ -11,8 +11,10 @@ write a few more lines, in another order. This block is looked at, and nothing b
     recipients = the first Delivered-To, else the first Envelope-to
 
 A Return-Path or Delivered-To without a value goes on in the next line if that begins with a blank:
-Python's email package folds long addresses so. Otherwise a line that begins with a blank after one
-of these two is the first line of the message; the other fields go on over all such lines.
+Python's email package folds long addresses so. Still longer ones it writes as encoded words (RFC
+2047) of several lines, and it cuts quoted ones in two: such a field goes on to its end, and is
+unclear. Otherwise a line that begins with a blank after one of these two is the first line of the
+message; the other fields go on over all such lines.
 
 From: and To: are never looked at. An unclear line is never guessed at, and holds the message only
 if the envelope depends on it.
@@ -60,6 +62,10 @@ _CLASSIC_MARGIN = 3
 _FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
 _FIELD = rb"(?i:(" + _FIELDS + rb"))[ \t]*+:"
 _NAMES = tuple(_FIELDS.split(b"|"))
+# An encoded word: what stands in a header for a text that cannot stand there, or is too long.
+_ENCODED = re.compile(rb"=\?[^?\s]+\?[BbQq]\?[^?\s]*\?=")
+# A value that ends within brackets or quotes.
+_OPEN = re.compile(rb"[ \t]*(?:<[^>]*|<?\"(?:[^\"\\]|\\.)*)", re.DOTALL)
 _BLANK = b" \t"
 
 
@@ -87,8 +93,9 @@ def classic_trace(top: bytes) -> tuple[bytes, bytes, int] | None:
     if match is None:
         return None
     sender, recipient = match.groups()
-    # These may be a spelling of the null sender, or what getmail writes for an unknown address.
-    if (sender and b"@" not in sender) or recipient == b"unknown":
+    # These may be a spelling of the null sender, what getmail writes for an unknown address, or an
+    # encoded word.
+    if (sender and b"@" not in sender) or recipient == b"unknown" or b"=?" in sender + recipient:
         return None
     return sender, recipient, match.end()
 
@@ -125,11 +132,17 @@ def _end_of(top: bytes, value: int, name: bytes) -> int:
     end = _next_line(top, value)
     if name in (b"return-path", b"delivered-to"):
         if end > 0 and not top[value:end].strip(b" \t\r\n") and top[end : end + 1] in (b" ", b"\t"):
-            end = _next_line(top, end)
-        return end
+            value, end = end, _next_line(top, end)
+        if not _is_unfinished(top[value:end].rstrip(b"\r\n")):
+            return end
     while end > 0 and top[end : end + 1] in (b" ", b"\t"):
         end = _next_line(top, end)
     return end
+
+
+def _is_unfinished(value: bytes) -> bool:
+    """Return whether one line of a value is clearly not all of it, or no address."""
+    return bool(_ENCODED.search(value) or _OPEN.fullmatch(value))
 
 
 def _next_line(top: bytes, at: int) -> int:
@@ -157,6 +170,22 @@ def _trace(top: bytes, lines: list[_Line], offset: int) -> Trace:
     if not recipients and not fault:
         recipients, fault = _envelope_to(top, first.get(b"envelope-to"))
     return Trace(sender, recipients, b"".join(kept), offset, sender_fault, fault)
+
+
+def _unclear(top: bytes, line: _Line) -> str:
+    """Return a fault if no address can be taken from a field because of how it is written."""
+    name, value = _title(line.name), top[line.value : line.end]
+    if fault := _too_long(top, line):
+        return fault
+    if _ENCODED.search(value):
+        return f"its {name} has an encoded word (RFC 2047) for an address: {_shown(value.strip())}"
+    first, _, second = value.lstrip(b" \t\r\n").partition(b"\n")
+    first = first.rstrip(b" \t\r")
+    if second and line.name != b"envelope-to":
+        if line.name == b"return-path":
+            return f"its Return-Path is not of the form <address>: {_shown(first)}"
+        return f"its {name} is folded within an address: {_shown(first)}"
+    return ""
 
 
 def _too_long(top: bytes, line: _Line) -> str:
@@ -192,7 +221,7 @@ def _sender(top: bytes, line: _Line | None) -> tuple[bytes | None, str]:
     """Return the sender that a Return-Path gives, None if it gives none, and a fault or ""."""
     if line is None:
         return None, ""
-    fault = _too_long(top, line)
+    fault = _unclear(top, line)
     if fault:
         return None, fault
     value = _value(top, line).strip(_BLANK)
@@ -210,7 +239,7 @@ def _delivered_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], st
     """Return the recipient that a Delivered-To gives, if it gives one, and a fault or ""."""
     if line is None:
         return (), ""
-    fault = _too_long(top, line)
+    fault = _unclear(top, line)
     if fault:
         return (), fault
     value = _value(top, line)
@@ -228,7 +257,7 @@ def _envelope_to(top: bytes, line: _Line | None) -> tuple[tuple[bytes, ...], str
     """Return the recipients of an Envelope-to, several if they shared a delivery; and a fault."""
     if line is None:
         return (), ""
-    fault = _too_long(top, line)
+    fault = _unclear(top, line)
     if fault:
         return (), fault
     value = _value(top, line)

@@ -7,8 +7,11 @@ A part of the state file (see `state`):
 
 from __future__ import annotations
 
-#: Seconds after which the servers at which a message was in doubt are forgotten.
-FORGOTTEN_S = 86_400.0
+#: Seconds after which the servers at which a message was in doubt are forgotten: longer than anyone
+#: waits for a server (`--in-doubt-wait`).
+FORGOTTEN_S = 30 * 86_400.0
+#: Seconds after which the same doubt is a new one.
+RENEWED_S = 86_400.0
 
 
 class Doubts:
@@ -25,11 +28,13 @@ class Doubts:
     def note(self, key: str, server: str, now_s: float) -> bool:
         """Note that a server may have a message; return whether that is news.
 
-        Only the first time counts until the server answers: one whose connections break again and
-        again would keep the message for ever.
+        Only the first time counts until the server answers, for a day: one whose connections break
+        again and again would keep the message for ever.
         """
         servers = self._since_s.setdefault(key, {})
-        return servers.setdefault(server, now_s) == now_s
+        if now_s - servers.get(server, float("-inf")) >= RENEWED_S:
+            servers[server] = now_s
+        return servers[server] == now_s
 
     def end(self, key: str, server: str) -> bool:
         """Note that a server has answered for a message; return whether there was a doubt."""

@@ -4,7 +4,8 @@ They are about an earlier delivery: preline(1), procmail and maildrop write an
 mbox `From ` line and Return-Path, Delivered-To or Envelope-to. If it stayed, the
 `From ` line would end the header of the message that is sent. Mail that was
 delivered more than once has several, escaped as `>From `; Postfix's sendmail
-removes them all.
+removes them all. A field goes with all of its lines: what stayed of one would end the header, and
+show what the rest of it hides.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from maildirqmtp.mail import envelope
+from maildirqmtp.mail import envelope, fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +24,8 @@ TOP_BYTES = 64 << 10
 WHOLE_MAX = 1 << 20
 
 _FROM_LINES = re.compile(rb"(?:>*+From [^\n]*+(?:\n|\Z))++")
+_TRACE_FIELDS = (b"return-path", b"delivered-to")
+_OTHER_TRACE_FIELDS = (b"x-original-to", b"envelope-to", b"delivery-date")
 
 
 def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -54,10 +57,32 @@ def _without_trace(top: bytes, complete: bool) -> bytes | None:
         if found.end() == len(top) and not complete:
             return None
         top = top[found.end() :]
-    rest = _as_sent(top, complete)
+    unfolded = _unfolded(top, complete)
+    rest = None if unfolded is None else _as_sent(unfolded, complete)
     if rest is None:
         return None
-    return rest if _as_sent(rest, complete) == rest else top
+    return rest if _as_sent(rest, complete) == rest else unfolded
+
+
+def _unfolded(top: bytes, complete: bool) -> bytes | None:
+    """Return a beginning with each trace field of several lines as one; None if more is needed.
+
+    Lines that begin with a blank belong to the field above them if another field follows: no
+    message begins so. Without one, they may be the text of a message that has no header.
+    """
+    head = fields.read(top, complete)
+    if head is None:
+        return None if len(top) < WHOLE_MAX else top
+    parts, at = [], 0
+    for field in head.fields[:-1]:
+        if field.name in _TRACE_FIELDS:
+            parts.append(field.raw.replace(b"\r\n", b"").replace(b"\n", b"") + b"\n")
+        elif field.name in _OTHER_TRACE_FIELDS:
+            parts.append(field.raw)
+        else:
+            break
+        at += len(field.raw)
+    return b"".join(parts) + top[at:]
 
 
 def _as_sent(top: bytes, complete: bool) -> bytes | None:

@@ -506,6 +506,13 @@ def test_a_local_file_system_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert file_system(os.fsencode(tmp_path)) == "ext4"
 
 
+def test_a_mount_point_may_have_any_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Anyone who may mount a stick names its folder; a CR there ended the daemon of all routes."""
+    odd = "36 35 999:999 / /mnt/a\rb\tc rw - nfs a rw"
+    mountinfo(monkeypatch, tmp_path, odd, mount(tmp_path, "ext4"))
+    assert file_system(os.fsencode(tmp_path)) == "ext4"
+
+
 def test_a_name_that_is_no_utf8_is_watched(tmp_path: Path) -> None:
     """Paths are bytes."""
     directory = os.fsencode(tmp_path) + b"/\xff\xfe"

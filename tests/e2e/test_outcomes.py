@@ -375,6 +375,20 @@ def test_recipients_of_a_sidecar_without_the_prefix_stay_in_it(maildir: Path) ->
         assert server.connections == 1
 
 
+def test_the_sender_that_one_route_sets_is_not_that_of_another(maildir: Path) -> None:
+    """Replies and bounces of the other branch would go to the owner of this one's list."""
+    trace = b"Return-Path: <author@x>\nEnvelope-to: a-r@y, b-q@z\n"
+    (maildir / "new" / "1.m").write_bytes(trace + b"\ntext\n")
+    with serving(answer_all()) as server:
+        assert run("--sender", "owner@hub", maildir, "a-", server.address).returncode == 0
+        assert run(maildir, "b-", server.address).returncode == 0
+    assert [(p.sender, p.recipients) for p in server.packages] == [
+        (b"owner@hub", (b"r@y",)),
+        (b"author@x", (b"q@z",)),
+    ]
+    assert names(maildir / "new") == names(maildir / "envelope") == []
+
+
 @pytest.mark.parametrize(
     "content",
     [

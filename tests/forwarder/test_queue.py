@@ -116,6 +116,20 @@ def test_what_has_to_wait_is_not_tried_before_its_time() -> None:
     assert queue.refill() == 0
 
 
+def test_what_has_another_name_when_its_time_comes_is_found() -> None:
+    """A mail reader has moved it to cur/ meanwhile; without a look it stays, with exit code 0."""
+    clock = FakeClock()
+    moved = (CUR, A + b":2,S")
+    queue = batch(deque([moved]), deque([moved]), clock=clock)
+    queue.wait((NEW, A), clock() + 60.0, "in doubt")
+    assert queue.refill() == 0
+    clock.advance(60.0)
+    assert queue.take() == (NEW, A)
+    queue.vanished(A)
+    assert queue.refill() == 1
+    assert queue.take() == moved
+
+
 def test_what_waits_can_be_hurried() -> None:
     """The server that it waits for is back; a mail reader may have flagged it meanwhile."""
     clock = FakeClock()

@@ -13,6 +13,7 @@ import pytest
 
 from maildirqmtp.maildir import files
 from maildirqmtp.maildir.doubts import FORGOTTEN_S as DOUBTS_FORGOTTEN_S
+from maildirqmtp.maildir.doubts import RENEWED_S
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import (
     DEFERRAL_S,
@@ -475,7 +476,7 @@ def test_where_a_message_is_in_doubt_outlives_the_run(runs: Runs) -> None:
     assert runs.run().in_doubt(b"1.a") == {"mx1": NOW, "mx2": NOW + 60.0}
 
 
-def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
+def test_a_doubt_ends_with_the_message_or_after_a_month(runs: Runs) -> None:
     """The file must not grow with each restart of a server."""
     one = runs.run()
     for name in (b"1.a", b"2.a"):
@@ -488,6 +489,30 @@ def test_a_doubt_ends_with_the_message_or_after_a_day(runs: Runs) -> None:
     one.note_in_doubt(b"3.a", "mx1")
     one.save()
     assert [*json.loads(runs.file.read_text())["in_doubt"]] == ["3.a"]
+
+
+def test_a_doubt_is_kept_while_its_server_is_waited_for(runs: Runs) -> None:
+    """With --in-doubt-wait 2d, another server would get the message a day too early."""
+    one = runs.run()
+    one.note_in_doubt(b"1.a", "mx1")
+    one.save()
+    runs.now += 47 * 3_600
+    again = runs.run()
+    again.first_deferral(b"2.a")
+    again.save()
+    assert runs.run().in_doubt(b"1.a") == {"mx1": NOW}
+
+
+def test_a_doubt_of_yesterday_is_begun_anew(runs: Runs) -> None:
+    """The server may have got it just now, whatever came of it the day before."""
+    one = runs.run()
+    one.note_in_doubt(b"1.a", "mx1")
+    runs.now += RENEWED_S - 1
+    one.note_in_doubt(b"1.a", "mx1")
+    assert one.in_doubt(b"1.a") == {"mx1": NOW}
+    runs.now += 1
+    one.note_in_doubt(b"1.a", "mx1")
+    assert one.in_doubt(b"1.a") == {"mx1": runs.now}
 
 
 def test_very_many_doubts_do_not_make_the_file_too_large(runs: Runs) -> None:

@@ -301,6 +301,39 @@ def test_lines_of_an_earlier_delivery_are_not_part_of_it(
     assert file.read_bytes() == kept + text
 
 
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("top", "kept"),
+    [
+        (b"Return-Path: <a@b>\n (verified)\n", b""),
+        (b"Return-Path: <a@b>\n (verified)\n\tby us\n" + TRACE[21:], b""),
+        (b"Return-Path:\n <a@b>\n more\n" + TRACE[21:], b""),
+        (TRACE + b" folded\n", b""),
+        (TRACE + b" folded\nEnvelope-to: blind@x,\n more@x\n", b""),
+        (b"Return-Path: =?utf-8?q?=3Ca?=\n =?utf-8?q?=40b?=\n" + TRACE[21:], b""),
+        (b"Delivery-date: x\n y\n" + TRACE, b"Delivery-date: x\n y\n"),
+        (TRACE + TRACE + b" folded\n", TRACE + TRACE[:-1] + b" folded\n"),
+    ],
+)
+def test_a_field_of_an_earlier_delivery_goes_with_all_of_its_lines(
+    path: Path, top: bytes, kept: bytes, eol: bytes
+) -> None:
+    """What stayed of one would end the header: Bcc is sent in the body, to everybody."""
+    text = b"From: me@x\nBcc: secret@z\n\nHello.\n"
+    result = enqueue(path, text=(top + text).replace(b"\n", eol))
+    assert result.returncode == 0
+    (file,) = (path / "new").iterdir()
+    assert file.read_bytes().replace(b"\r\n", b"\n") == kept + text
+
+
+@pytest.mark.parametrize("text", [b" Hello.\n", b"\tHello.\n\nYours\n", b" a: b\nhello\n", b" x"])
+def test_a_message_without_a_header_may_begin_with_a_blank(path: Path, text: bytes) -> None:
+    """Its first line is nobody's."""
+    assert enqueue(path, text=TRACE + text).returncode == 0
+    (file,) = (path / "new").iterdir()
+    assert file.read_bytes() == text
+
+
 def test_a_second_delivered_to_is_sent(path: Path) -> None:
     """It is how mail loops are found; the forwarder takes off the first that it meets."""
     second = b"Delivered-To: older@y\n"
@@ -325,6 +358,9 @@ def test_a_second_delivered_to_is_sent(path: Path) -> None:
         (b"From " + b"x" * 2_000_000 + b"\n", None),
         (b"Return-Path: <" + b"x" * 2_000_000 + b">\n" + TEXT, None),
         (FROM + TRACE + b"\0\r\n\xff" * 1_000, b"\0\r\n\xff" * 1_000),
+        (TRACE + b" x\n\ty\nFrom: z\n\n", b"From: z\n\n"),
+        (TRACE + b" x\n\ty\nFrom z\n\n", b" x\n\ty\nFrom z\n\n"),
+        (TRACE + b" x\n" * 400_000 + TEXT, b" x\n" * 400_000 + TEXT),
     ],
 )
 def test_wherever_the_input_is_cut(text: bytes, kept: bytes | None, piece: int) -> None:
