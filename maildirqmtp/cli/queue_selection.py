@@ -29,6 +29,7 @@ Chosen = tuple[QueuePlace, Maildir, Entry]
 #: Files of a maildir that cannot be looked at, after which its others are not tried.
 _MOST_FAULTS = 20
 _OR_FAILED = ", or has failed (qmtpq list --failed; qmtpq resend sends it again)"
+_OR_WAITS = ", or waits (qmtpq list --waiting; qmtpq retry has it tried now)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ class Selected:
             except LocalError as error:
                 self.fault(str(error))
         is_known = self.complete
-        missing = "" if any(place.is_failed for place, _ in opened) else _OR_FAILED
+        kinds = {place.is_failed for place, _ in opened}
+        missing = _OR_FAILED if True not in kinds else _OR_WAITS if False not in kinds else ""
         for name, named in found.items():
             if name in there and not named:
                 self.fault(f"{printable(name)} is there, but is not what the other options ask for")

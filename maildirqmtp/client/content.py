@@ -146,12 +146,16 @@ class Content:
         finally:
             if not kept:
                 os.close(fd)
-        file.seek(0, os.SEEK_END)
+        if kept:
+            file.seek(0, os.SEEK_END)
+        else:
+            self._add_stream(file.read)
 
     def _add_regular(self, fd: int, offset: int, name: str | bytes) -> bool:
         """Add a regular file from `offset` on; return False, and do nothing, for any other file.
 
-        A small one is read and closed at once, a larger one stays open: its `fd` is ours then.
+        So for one that has not the bytes that it is said to have, as in /proc. A small file is read
+        and closed at once, a larger one stays open: its `fd` is ours then.
         """
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -165,6 +169,8 @@ class Content:
             return True
         data = os.pread(fd, size + 1, offset)
         if len(data) != size:
+            if _same(os.fstat(fd), status):
+                return False
             raise FileChangedError(f"{self.label} changed while it was being read")
         self._memory_left -= size
         self._add_bytes(memoryview(data))

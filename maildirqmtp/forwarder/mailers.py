@@ -33,10 +33,12 @@ _LOOK_S = 0.25
 #: Bytes of a command's complaint that are shown.
 _COMPLAINT_BYTES = 300
 # sendmail reads its argument as a list of addresses, files and commands: a sender that is not
-# clearly one address, quoted or not, would send the bounce wherever the sender's author liked.
+# clearly one address, quoted or not, would send the bounce wherever the sender's author liked. What
+# has nothing before its @, or behind it, no sendmail takes.
 _ONE_ADDRESS = re.compile(
     rb"""\"[A-Za-z0-9!#$%&'*+/=?^_`{}~. \x80-\xff-]+\"@[A-Za-z0-9.\x80-\xff-]+|"""
-    rb"""[^|/\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*(\[[0-9A-Za-z.:]+\])?"""
+    rb"""[^|/@\x00-\x20\x7f,:;()<>"\\\[\]][^\x00-\x20\x7f,:;()<>"\\\[\]]*"""
+    rb"""(\[[0-9A-Za-z.:]+\]|(?<!@))"""
 )
 
 

@@ -311,6 +311,8 @@ def _blame(pipeline: Pipeline[QueuedMessage]) -> str:
         what = "did not answer twice, with this message alone"
     else:
         what = "hung up twice on this message alone"
+    if not pipeline.capabilities.has_spoken:
+        what += ", and has not sent a single byte so far"
     return f"{pipeline.transport.name} {what}"
 
 

@@ -18,7 +18,7 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
-from maildirqmtp.forwarder.lifetime import final_failure
+from maildirqmtp.forwarder.lifetime import FIRST_DEFERRED_S, final_failure
 from maildirqmtp.forwarder.owed import OwedRecipients, not_accepted
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
@@ -30,7 +30,7 @@ from maildirqmtp.forwarder.stuck import Stuck
 from maildirqmtp.forwarder.targets import TargetMaildirs
 from maildirqmtp.maildir.files import Message
 from maildirqmtp.maildir.maildir import CHANGED, DONE, GONE, Maildir
-from maildirqmtp.qmtp.protocol import ACCEPTED, Response
+from maildirqmtp.qmtp.protocol import ACCEPTED, DEFERRED, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.state import State
 
+_NO_BOUNCE = Response(DEFERRED, b"no bounce yet")
 #: Seconds after which small messages that a second process removes are looked for.
 RESULTS_S = 0.1
 
@@ -215,11 +216,11 @@ class Settler:
             return Kept(reason)  # nothing to be done to the files
         refusal = self.bounces.refusal(queued) if failures else ""
         if failures and refusal == "":
-            no_bounce_yet = self.bounces.bounce(queued, failures, self.host)
-            if no_bounce_yet:
-                reason = reason or failures[no_bounce_yet[0]][1:]
-            owed = sorted([*owed, *no_bounce_yet])
-        elif failures:
+            refusal, is_put_off = self._bounce(queued, failures)
+            if is_put_off:
+                reason = reason or next(iter(failures.values()))[1:]
+                owed = sorted([*owed, *failures])
+        if failures and refusal != "":
             try:
                 self._fail(queued, failures, f" (no bounce: {refusal})" if refusal else "")
             except LocalError:
@@ -234,6 +235,21 @@ class Settler:
             return Kept(reason)
         self._remove(queued, self._route.sent if self._was_accepted(queued) else None)
         return None
+
+    def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> tuple[str, bool]:
+        """Send a bounce. Return why there will be none, else "", and whether it is tried again.
+
+        A mailer that has taken none for a day since the message was too old never will.
+        """
+        try:
+            self.bounces.bounce(queued, failures, self.host)
+        except LocalError as error:
+            ended = self.failure(queued, _NO_BOUNCE, ago_s=FIRST_DEFERRED_S)
+            if self._state is not None and ended is not None:
+                return str(error), False
+            self.bounces.put_off(queued, failures, error)
+            return "", True
+        return "", False
 
     def _was_accepted(self, queued: QueuedMessage) -> bool:
         """Return whether a recipient has got this message, now or before."""
@@ -281,9 +297,9 @@ class Settler:
             self.attempts.note(queued, *deferral)
         return failures, owed, reason
 
-    def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
-        """Return why a recipient is given up on; see `lifetime.final_failure`."""
-        message, now_s = queued.message, self._wall_clock()
+    def failure(self, queued: QueuedMessage, answer: Response, ago_s: float = 0.0) -> str | None:
+        """Return why a recipient is given up on, or was, `ago_s` ago; see `final_failure`."""
+        message, now_s = queued.message, self._wall_clock() - ago_s
         age_s = now_s - message.mtime_s
         lifetime_s = self._route.lifetime_s
         return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)

@@ -1,17 +1,17 @@
 """The bounces that a settler sends: one for each message with recipients who failed for good.
 
-A bounce that cannot be handed on keeps its recipients among those who are owed the message.
+A bounce that cannot be handed on keeps its recipients among those who are owed the message, until
+that is too old.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maildirqmtp.errors import LocalError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maildirqmtp.errors import LocalError
     from maildirqmtp.forwarder.attempts import AttemptNotes
     from maildirqmtp.forwarder.bounces import Bouncer
     from maildirqmtp.forwarder.queued_message import QueuedMessage
@@ -56,27 +56,26 @@ class SettledBounces:
             )
         return self._bouncer.refusal(queued)
 
-    def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> list[int]:
-        """Bounce to the sender; return the recipients that are still owed the message."""
+    def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> None:
+        """Bounce to the sender. Raises `LocalError` if the bounce could not be handed on."""
         assert self._bouncer is not None
-        try:
-            earlier = self._attempts.earlier(queued)
-            bounce = self._bouncer.bounce(queued, failures, host, earlier)
-        except LocalError as error:
-            if str(error) != self._no_bounces:
-                self._no_bounces = str(error)
-                self._report.problem(f"no bounce can be sent: {error}; it is tried again")
-            for index, text in failures.items():
-                self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
-            first, text = next(iter(failures.items()))
-            self._attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
-            return list(failures)
+        earlier = self._attempts.earlier(queued)
+        bounce = self._bouncer.bounce(queued, failures, host, earlier)
         self._no_bounces = ""
         if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
             self._bounces.append((self._maildir.new, bounce))
         for index, text in failures.items():
             self._report.bounced(queued, index, text[1:])
-        return []
+
+    def put_off(self, queued: QueuedMessage, failures: dict[int, str], error: LocalError) -> None:
+        """Report recipients who are still owed the message, because of an error of `bounce`."""
+        if str(error) != self._no_bounces:
+            self._no_bounces = str(error)
+            self._report.problem(f"no bounce can be sent: {error}; it is tried again")
+        for index, text in failures.items():
+            self._report.deferred(queued, index, f"{text[1:]} (no bounce yet: {error})")
+        first, text = next(iter(failures.items()))
+        self._attempts.note(queued, f"{text[1:]} (no bounce yet)", first)
 
     def take(self) -> list[tuple[Folder, bytes]]:
         """Return the bounces that settling has put into the maildir since the last call."""

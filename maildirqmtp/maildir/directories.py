@@ -25,7 +25,11 @@ _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def not_opened(path: bytes, error: OSError, inside: bool) -> LocalError:
     """Return the error for a maildir, or a directory `inside` one, that cannot be opened."""
     hint = "is it a maildir?" if inside else "check the path"
-    if not inside and error.errno == errno.ENOENT:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "run this as its owner"
+    elif error.errno == errno.ENOENT and inside:
+        hint += f" if so: mkdir {printable(path)}"
+    elif error.errno == errno.ENOENT:
         parts = [printable(os.path.join(path, part)) for part in (b"tmp", b"new", b"cur")]
         hint += f", or make one: mkdir -p {' '.join(parts)}"
     return LocalError(

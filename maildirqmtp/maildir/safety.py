@@ -37,9 +37,10 @@ def prove_changeable(fd: int, path: bytes) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not (full and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd)):
+            owner = "; run this as its owner" if error.errno == errno.EACCES else ""
             raise LocalError(
                 f"cannot change {printable(path)}: {error.strerror}; nothing was sent, because "
-                f"what was sent could not be removed"
+                f"what was sent could not be removed{owner}"
             ) from error
 
 

@@ -19,6 +19,8 @@ TomlPath = tuple[str | int, ...]
 MAX_BYTES = 4 << 20
 #: Characters that are shown of a line that is no TOML.
 _SHOWN_MAX = 60
+# What the last line of a statement has in it: a key's value, or the end of what has several lines.
+_ENDS = ("=", "]", '"""', "'''")
 _LINE = re.compile(r"\(at line (\d+), column \d+\)$")
 
 
@@ -85,22 +87,26 @@ class ConfigFile:
 
         tomllib does not tell. But a file that is cut off amid a statement is an
         error, and a file that is cut off between two statements is not: so the line is
-        the one after the longest part of the latter kind that does not have the key.
+        the one after the longest part of the latter kind that does not have the key. Lines
+        without one of `_ENDS` end no statement.
         """
         lines = self.text.split("\n")
-        without, with_it = 0, len(lines)
-        while without + 1 < with_it:
-            middle = (without + with_it) // 2
-            for count in (*range(middle, without, -1), *range(middle + 1, with_it)):
-                found = self._has(key, "\n".join(lines[:count]))
+        ends = [n for n, line in enumerate(lines, 1) if any(end in line for end in _ENDS)]
+        without, begin, with_it = 0, 0, len(ends)
+        while begin < with_it:
+            middle = (begin + with_it) // 2
+            for at in (*range(middle, begin - 1, -1), *range(middle + 1, with_it)):
+                found = self._has(key, "\n".join(lines[: ends[at]]))
                 if found is not None:
                     break
             else:
                 break
             if found:
-                with_it = count
+                with_it = at
             else:
-                without = count
+                begin, without = at + 1, ends[at]
+        while not lines[without].split("#")[0].strip():
+            without += 1
         return without + 1
 
     @staticmethod

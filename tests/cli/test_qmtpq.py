@@ -721,8 +721,16 @@ def test_a_failed_message_is_not_said_to_be_gone(
     fail(failed, "1.f", "no@y")
     _, err = qmtpq(capsys, 111, command, path, "1.f")
     assert "has failed (qmtpq list --failed; qmtpq resend sends it again)" in err
-    _, err = qmtpq(capsys, 111, "resend", path, "2.f")
+    _, err = qmtpq(capsys, 111, "list", path, "2.f")
     assert err == "qmtpq: no message 2.f: it was sent or removed, or was never there\n"
+
+
+def test_a_message_that_waits_is_not_said_to_be_gone(
+    path: Path, failed: Path, capsys: Capture
+) -> None:
+    """`resend --recipient` looks like the way out for one without an envelope."""
+    _, err = qmtpq(capsys, 111, "resend", path, "1.w", "--recipient", "a@y")
+    assert "no message 1.w: it was sent or removed, or waits (qmtpq list --waiting; " in err
 
 
 # Resend

@@ -26,6 +26,8 @@ from tests.fakes import FakeClock, FileSystem
 from tests.forwarder.doubles import NOW, SettlerCase
 from tests.helpers import add_message, make_maildir, names, open_descriptors, sidecar
 
+DAY_S = 86_400.0
+
 
 class Recorder:
     """A mailer that keeps what it gets, or fails."""
@@ -174,6 +176,37 @@ def test_a_mailer_that_fails_is_an_error_told_once(case: Case) -> None:
         case.settle(case.add("1.a"), "Dno")
         said.append(case.log.getvalue().count("no bounce can be sent: "))
     assert said == [1, 1, 2, 3, 3, 4]
+
+
+@pytest.mark.parametrize("answer", ["Dno such user", "Zbusy"])
+def test_a_bounce_that_no_mailer_takes_ends_in_the_failed_maildir(case: Case, answer: str) -> None:
+    """A sender such as -x@y, whom qmtp-sendmail refuses: the server would get it for ever."""
+    case.mailer.error = LocalError("sendmail: '-x@y' begins with -, as an option does")
+    case.add("1.a", age_s=20 * DAY_S)
+    for after_s in (0.0, DAY_S, 2 * DAY_S - 1):  # it may be ill for a while
+        case.now = NOW + after_s
+        case.settle(case.load("1.a"), answer)
+        assert case.new == ["1.a"]
+    case.now += 1
+    case.settle(case.load("1.a"), answer)
+    assert case.new == []
+    failed = case.path / ".Failed"
+    (failure,) = sidecar(failed, "1.a")["failures"]
+    assert failure["response"].startswith(answer)
+    assert "(no bounce: sendmail: '-x@y' begins with -, as an option does)" in case.log.getvalue()
+
+
+def test_a_mailer_that_is_ill_when_a_message_is_too_old_has_a_day_to_get_well(case: Case) -> None:
+    """Otherwise its sender would never be told."""
+    case.settle(case.add("1.a", age_s=13 * DAY_S), "Zbusy")
+    case.mailer.error = LocalError("ill")
+    for hours in (24, 47.9):
+        case.now = NOW + hours * 3_600
+        case.settle(case.load("1.a"), "Zbusy")
+        assert case.new == ["1.a"]
+    case.mailer.error = None
+    case.settle(case.load("1.a"), "Zbusy")
+    assert (len(case.mailer.sent), case.new) == (1, [])
 
 
 def test_a_mailer_that_fails_leaves_a_lone_message_as_it_is(case: Case) -> None:

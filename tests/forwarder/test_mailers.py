@@ -200,6 +200,8 @@ def test_sendmail_can_reach_an_address(address: bytes) -> None:
         b"\\root",
         b"a\x01@x",
         b"a[@x",
+        b"a@",
+        b"@x",
         b"",
     ],
 )

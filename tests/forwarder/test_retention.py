@@ -422,7 +422,7 @@ def test_what_is_no_maildir_is_said(bench: Bench) -> None:
     bench.look(31)
     assert bench.lines == [
         f"keep-sent: cannot open the maildir directory {bench.sent}/cur: No such file or "
-        f"directory; is it a maildir?"
+        f"directory; is it a maildir? if so: mkdir {bench.sent}/cur"
     ]
 
 
