@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+
+from maildirqmtp.errors import LocalError
 
 #: The limit to set if the hard one is higher, as in some containers; enough for any routes.
 MOST = 1 << 20
+
+# Descriptors that stay free for messages and connections, besides one for each route.
+_SPARE = 8
 
 _before: tuple[int, int] | None = None
 
@@ -54,6 +60,27 @@ def reason(error: OSError) -> str:
     if error.errno == errno.ENFILE:
         return f"{text}; this machine has no more: raise fs.file-max"
     return text
+
+
+def check_room(routes: int, fd: int) -> None:
+    """Raise `LocalError` if another route would take the descriptors that these routes need.
+
+    Routes open a message, a directory or a connection now and then; one route too many would stop
+    them all. `fd` is any open descriptor. The lowest free one is always used first: if a high one
+    is in use, there is no room.
+    """
+    if not routes:
+        return
+    limit = os.sysconf("SC_OPEN_MAX")
+    first = limit - _SPARE - routes
+    try:
+        found = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(first, 0))
+        os.close(found)
+    except OSError as error:
+        raise LocalError(f"cannot open more: {reason(error)}") from error
+    if found != first:
+        why = reason(OSError(errno.EMFILE, "it would leave too few descriptors"))
+        raise LocalError(f"cannot be forwarded beside {routes} other routes: {why}")
 
 
 def threads_reason(error: RuntimeError) -> str:

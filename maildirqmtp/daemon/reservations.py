@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from maildirqmtp.descriptor_limit import check_room
 from maildirqmtp.maildir import locking
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.maildir.state import State
@@ -94,12 +95,16 @@ class StuckMessages:
 
 
 class SharedMaildir(NamedTuple):
-    """What the routes of one maildir share; `root` is a descriptor of its directory."""
+    """What the routes of one maildir share; `root` is a descriptor of its directory.
+
+    `prefixes` has the prefix of each of them: twice, while one with the same takes over.
+    """
 
     root: Folder
     state: State
     reservations: Reservations
     stuck: StuckMessages
+    prefixes: list[bytes]
 
 
 class MaildirLocks:
@@ -116,6 +121,7 @@ class MaildirLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
+        self._routes = 0
         self._held: dict[tuple[_Inode, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
         # What the server has taken must not be sent again by the next route, however much later,
         # and whatever its shard: stuck messages stay reserved.
@@ -130,15 +136,17 @@ class MaildirLocks:
             return [fault for state in states if (fault := state.take_fault()) is not None]
 
     @contextmanager
-    def hold(self, maildir: Maildir) -> Iterator[SharedMaildir]:
+    def hold(self, maildir: Maildir, prefix: bytes = b"") -> Iterator[SharedMaildir]:
         """Keep other processes away from a maildir; yield what its routes share.
 
-        Raises `LocalError` if it cannot be locked, naming the process that holds the lock.
+        Raises `LocalError` if it cannot be locked, naming the process that holds the lock, or if
+        another route is too much for the limit of descriptors.
         """
         status = os.fstat(maildir.root.fd)
         inode = (status.st_dev, status.st_ino)
         key = (inode, maildir.shard)
         with self._lock:
+            check_room(self._routes, maildir.root.fd)
             if key in self._held:
                 users, lock, shared = self._held[key]
             else:
@@ -149,13 +157,17 @@ class MaildirLocks:
                 threads = threading.Lock()
                 state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
                 kept = self._kept.setdefault(inode, (Reservations(), StuckMessages()))
-                shared = SharedMaildir(root, state, *kept)
+                shared = SharedMaildir(root, state, *kept, [])
             self._held[key] = (users + 1, lock, shared)
+            shared.prefixes.append(prefix)
+            self._routes += 1
         try:
             yield shared
         finally:
             with self._lock:
                 users, lock, shared = self._held.pop(key)
+                shared.prefixes.remove(prefix)
+                self._routes -= 1
                 if users > 1:
                     self._held[key] = (users - 1, lock, shared)
                 else:

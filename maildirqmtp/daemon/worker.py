@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from maildirqmtp.daemon.queue_entry import QueueEntry
-    from maildirqmtp.daemon.reservations import MaildirLocks, StuckMessages
+    from maildirqmtp.daemon.reservations import MaildirLocks, SharedMaildir, StuckMessages
     from maildirqmtp.daemon.slots import RouteSlots
     from maildirqmtp.forwarder.report import Report
     from maildirqmtp.forwarder.route import Route
@@ -96,9 +96,8 @@ class Worker:
         self._all_now = False
         self._complaint = ""
         self._left_stuck = False
-        self._answered_s = 0.0
         self._own_deadline = clock() + SLACK_S
-        self._published_at = 0.0
+        self._answered_s = self._published_at = 0.0
         self._published: tuple[object, ...] = ()
         self.snapshot = Snapshot(route, "starting", report.counters.as_dict())
 
@@ -170,7 +169,7 @@ class Worker:
         route = self.route
         with ExitStack() as stack:
             maildir = stack.enter_context(Maildir(route.maildir, shard=route.shard))
-            shared = stack.enter_context(self._locks.hold(maildir))
+            shared = stack.enter_context(self._locks.hold(maildir, route.prefix))
             try:
                 wake = Wakeup(for_signals=False)
             except OSError as error:
@@ -198,7 +197,7 @@ class Worker:
             )
             stack.callback(forwarder.close)
             self._forwarder = forwarder
-            stack.callback(self._no_forwarder)
+            stack.callback(self._no_forwarder, shared)
             stack.callback(self._finish, forwarder, shared.stuck)
             if self._stopping.is_set():
                 return  # told so before there was a forwarder to tell
@@ -227,10 +226,11 @@ class Worker:
             self._left_stuck = True
             stuck.put(left)
 
-    def _no_forwarder(self) -> None:
+    def _no_forwarder(self, shared: SharedMaildir) -> None:
         self._forwarder = None
         self._own_deadline = self._clock() + SLACK_S
-        if self._stopping.is_set():
+        # Another path may lead to the maildir, and a route by that path have its status file now.
+        if self._stopping.is_set() and shared.prefixes.count(self.route.prefix) == 1:
             self._publish("stuck" if self.stuck else "stopped")
 
     def _slots_for(self, forwarder: Forwarder) -> RouteSlots:

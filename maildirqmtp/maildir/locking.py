@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 NAME = b".maildirqmtp-lock"
 SHARDS = NAME + b"-shards"
 BOUNCES = NAME + b"-bounces"
+# Seconds to wait until other shards have read the number of shards, and between two looks.
+_GATE_S, _GATE_LOOK_S = 2.0, 0.01
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # Errors that keep a lock file from being made, though a run without one may still do its work.
 _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -127,7 +130,12 @@ def _join(root: Folder, whole: int, shard: Shard) -> None:
     _make_file(root, SHARDS)
     gate = _open_file(root, SHARDS)
     try:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # nobody holds it for longer than this takes
+        # Nobody holds it for longer than this takes; but the maildir's owner could.
+        give_up_at = time.monotonic() + _GATE_S
+        while not _flock(gate):
+            if time.monotonic() >= give_up_at:
+                raise _locked(root, holders(os.fstat(gate)))
+            time.sleep(_GATE_LOOK_S)
         wanted = b"%d\n" % shard.total
         # No other shard runs, so that the number may change.
         if _flock(whole) and os.pread(gate, 20, 0) != wanted:

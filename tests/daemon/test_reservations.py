@@ -2,9 +2,11 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,35 @@ def test_what_shards_share_goes_with_the_last(path: bytes) -> None:
             with locks.hold(two) as again:
                 assert not again.reservations.take(b"1.x", route)
         assert locks._kept == {}
+
+
+def test_one_route_too_many_leaves_the_others_their_descriptors(path: bytes) -> None:
+    """It took what they need to open a message: mail of all stayed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    locks = MaildirLocks()
+    with ExitStack() as stack:
+        one = stack.enter_context(Maildir(path))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        used = max(map(int, open_descriptors()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 9, hard))
+        with locks.hold(one):  # the first is never one too many
+            used = max(map(int, open_descriptors()))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 9, hard))
+            with pytest.raises(LocalError, match="beside 1 other routes: it would leave too few"):
+                stack.enter_context(locks.hold(one))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, hard))
+            with locks.hold(one):
+                pass
+    assert (locks._held, locks._routes) == ({}, 0)
+
+
+def test_the_routes_with_one_prefix_are_known(path: bytes) -> None:
+    """Two paths may lead to one maildir, whose status file is that of the route that goes on."""
+    locks = MaildirLocks()
+    with Maildir(path) as one, locks.hold(one, b"a-") as shared:
+        with locks.hold(one, b"b-"), locks.hold(one, b"a-"):
+            assert sorted(shared.prefixes) == [b"a-", b"a-", b"b-"]
+        assert shared.prefixes == [b"a-"]
 
 
 def test_no_descriptor_is_left(path: bytes) -> None:

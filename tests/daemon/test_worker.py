@@ -666,6 +666,17 @@ def test_the_end_is_told_while_the_maildir_is_locked(run: Run) -> None:
     assert locked[-1] == "stopped"
 
 
+def test_the_end_of_one_is_not_that_of_another_by_another_path(run: Run) -> None:
+    """A link was left where the maildir was; `qmtpq flush` then knew of no daemon."""
+    run.add(1)
+    worker = run.make()
+    run.at(10, worker.stop)
+    with Maildir(os.fsencode(run.path)) as maildir, run.locks.hold(maildir, worker.route.prefix):
+        run.run()
+    assert worker.snapshot.state == "stopped"
+    assert run.states == ["idle", "connected"]
+
+
 def test_a_maildir_that_cannot_be_listed_is_said_once(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1000,9 +1011,9 @@ def test_told_to_stop_between_the_maildir_and_the_engine(
     """There was no forwarder to tell yet; without another look it would go on for ever."""
     hold = MaildirLocks.hold
 
-    def stopping(self: MaildirLocks, maildir: Maildir) -> object:
+    def stopping(self: MaildirLocks, maildir: Maildir, prefix: bytes) -> object:
         run.worker._stopping.set()
-        return hold(self, maildir)
+        return hold(self, maildir, prefix)
 
     monkeypatch.setattr(MaildirLocks, "hold", stopping)
     run.add(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maildirqmtp.errors import LocalError
+from maildirqmtp.errors import LocalError, LockedError
 from maildirqmtp.maildir import cleanup, locking
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.shard import Shard
@@ -192,10 +192,9 @@ def test_shards_that_begin_at_the_same_moment_all_begin(path: Path) -> None:
             process.communicate()
 
 
-def waits_for_a_lock(pid: int) -> bool:
-    """Say whether a process is kept waiting by flock(2), as proc(5) tells."""
-    lines = Path("/proc/locks").read_text().splitlines()
-    return any("->" in line and str(pid) in line.split() for line in lines)
+def has_open(pid: int, path: Path) -> bool:
+    """Say whether a process has a file open, as proc(5) tells."""
+    return any(os.path.samefile(fd, path) for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def test_a_shard_waits_for_another_one_that_is_just_looking(path: Path) -> None:
@@ -213,12 +212,30 @@ def test_a_shard_waits_for_another_one_that_is_just_looking(path: Path) -> None:
         assert process.stdout is not None
         process.stdin.write("\n")
         process.stdin.flush()
-        wait_until(lambda: waits_for_a_lock(process.pid), "a shard that waits")
+        shards = path / ".maildirqmtp-lock-shards"
+        wait_until(lambda: has_open(process.pid, shards), "a shard that waits")
         fcntl.flock(whole, fcntl.LOCK_SH)
         os.close(gate)
         assert process.stdout.readline() + process.stdout.readline() == "ready\nlocked\n"
         process.stdin.close()
     os.close(whole)
+
+
+def test_who_keeps_the_number_of_shards_locked_stops_one_maildir_for_a_while(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may: root's daemon waited for ever, with the routes of everybody else."""
+    monkeypatch.setattr(locking, "_GATE_S", 0.05)
+    with opened(path, Shard(0, 2)) as maildir:
+        maildir.lock()
+    gate = os.open(path / ".maildirqmtp-lock-shards", os.O_RDWR)
+    fcntl.flock(gate, fcntl.LOCK_EX)
+    with (
+        opened(path, Shard(0, 2)) as maildir,
+        pytest.raises(LockedError, match=f"is locked by process {os.getpid()}"),
+    ):
+        maildir.lock()
+    os.close(gate)
 
 
 def test_the_lock_files_are_for_the_owner_only(path: Path) -> None:
