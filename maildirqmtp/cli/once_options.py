@@ -60,8 +60,7 @@ def once(
         writing.create(os.fsencode(path))
     memory = Memory(_file(options, path), keep_s, time.time)
     try:
-        if path is not None:
-            memory.recover(os.fsencode(path))  # before `make` cleans tmp/
+        memory.recover(None if path is None else os.fsencode(path))  # before `make` cleans tmp/
         return OnceDestination(make(), memory, stages=path is not None, complain=complain)
     except BaseException:
         memory.close()

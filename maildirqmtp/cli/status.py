@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from maildirqmtp.cli import queue_output
-from maildirqmtp.daemon.attempts import KnownAttempts
+from maildirqmtp.daemon.known_state import KnownState
 from maildirqmtp.daemon.listing import daemon_text
 from maildirqmtp.daemon.status import read, served, settings_of
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
@@ -30,7 +30,6 @@ from maildirqmtp.maildir import holds, sidecars
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.oldest import oldest
-from maildirqmtp.maildir.state import State
 from maildirqmtp.settings.units import ago
 from maildirqmtp.text import LAST_S, printable, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
@@ -139,9 +138,8 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
     with Maildir(route.maildir, shard=route.shard) as maildir:
         daemon = read(maildir, route.prefix, route.shard)
         told = daemon.get("waiting") if daemon else None
-        state = State(maildir.root, time.monotonic, time.time, shard=maildir.shard)
+        state = KnownState(maildir)
         held = state.held()
-        attempts = KnownAttempts(maildir)
         last_run = printable_text(state.last_stop())
         more, candidates = _candidates(maildir, route.include_cur, limit)
         for folder, name in candidates:
@@ -154,7 +152,7 @@ def _look(route: Route, limit: int) -> dict[str, Any]:
                     about["reason"] = f"held: {held[holds.key(name)]}"
                 broken = state.broken(name)
                 why = how_far(*broken) if broken else ""
-                waiting.append(_merged(about, known, attempts.of(name), why, now_s))
+                waiting.append(_merged(about, known, state.attempts(name), why, now_s))
     if daemon is not None:
         daemon.pop("waiting", None)
     shown: dict[str, Any] = {"maildir": printable(route.maildir), "prefix": printable(route.prefix)}

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 class HttpPages:
     """The servers of `--metrics-listen` and `--health-listen`.
 
-    `snapshots` and `health` are called in the servers' threads, to answer requests.
+    `snapshots` and `health` are called in the servers' threads, to answer requests, and so is
+    `complain` where that fails.
     """
 
     def __init__(
-        self, snapshots: Callable[[], Iterable[Snapshot]], health: Callable[[], Health]
+        self,
+        snapshots: Callable[[], Iterable[Snapshot]],
+        health: Callable[[], Health],
+        complain: Callable[[str], None],
     ) -> None:
+        self._complain = complain
         self._snapshots = snapshots
         self._health = health
         self._running: dict[Listen, HttpServer] = {}
@@ -64,7 +69,7 @@ class HttpPages:
         from maildirqmtp.daemon.http_server import HttpServer
 
         try:
-            server = HttpServer(address, self._reply(flag))
+            server = HttpServer(address, self._reply(flag), complain=self._complain)
             server.start()
         except LocalError as error:
             raise LocalError(f"{flag}: {error}") from None

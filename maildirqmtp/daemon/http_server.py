@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from maildirqmtp.descriptor_limit import reason
 from maildirqmtp.errors import LocalError
+from maildirqmtp.text import printable_text
 from maildirqmtp.transport.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -81,8 +82,11 @@ class HttpServer:
         address: tuple[str, int],
         reply: Callable[[Request], Reply],
         clock: Callable[[], float] = time.monotonic,
+        complain: Callable[[str], None] = lambda said: None,
     ) -> None:
         self._reply = reply
+        self._complain = complain
+        self._said = ""
         self._clock = clock
         self._clients: list[_Client] = []
         self._accept_after_s = 0.0
@@ -236,8 +240,12 @@ class HttpServer:
             path = rest.partition(" ")[0].partition("?")[0]
             try:
                 reply = self._reply(Request(path, fields))
-            except Exception as error:  # the thread goes on; the client is told what happened
-                reply = Reply(f"{error!r}\n".encode(), status="500 Internal Server Error")
+            except Exception as error:  # the thread goes on; the details are not for everybody
+                said = f"cannot answer for {printable_text(path)}: {error!r}"
+                if said != self._said:
+                    self._said = said
+                    self._complain(said)
+                reply = Reply(b"see the daemon's log\n", status="500 Internal Server Error")
         head = (
             f"HTTP/1.1 {reply.status}\r\nContent-Type: {reply.content_type}\r\n"
             f"Content-Length: {len(reply.body)}\r\nConnection: close\r\n\r\n"

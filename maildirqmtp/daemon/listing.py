@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from maildirqmtp.daemon.attempts import KnownAttempts
+from maildirqmtp.daemon.known_state import KnownState
 from maildirqmtp.daemon.status import read, served, settings_of
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, SidecarError
 from maildirqmtp.forwarder.large_messages import how_far
@@ -22,7 +21,6 @@ from maildirqmtp.maildir import holds, names, sidecars
 from maildirqmtp.maildir.files import identity_of, local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.requeue import Seen
-from maildirqmtp.maildir.state import State
 from maildirqmtp.text import LAST_S, printable_text
 from maildirqmtp.transport.endpoint import TcpEndpoint
 
@@ -172,15 +170,14 @@ def entries(
     be listed, or a file cannot be looked at.
     """
     told = {} if place.is_failed else _told(maildir)
-    state = State(maildir.root, time.monotonic, time.time)
-    held: Mapping[str, str] = {} if place.is_failed else state.held()
-    known = None if place.is_failed else KnownAttempts(maildir)
+    known = None if place.is_failed else KnownState(maildir)
+    held: Mapping[str, str] = {} if known is None else known.held()
     for entry in _looked_at(maildir, place, chosen, told):
         name = entry.name
         if holds.key(name) in held:
             reason = entry.reason or held[holds.key(name)]
             entry = replace(entry, state=HELD, reason=reason, is_on_hold=True)
-        elif not entry.reason and (broken := state.broken(name)):
+        elif known and not entry.reason and (broken := known.broken(name)):
             entry = replace(entry, reason=how_far(*broken))
         yield entry if known is None else _with_attempts(entry, known)
 
@@ -314,9 +311,9 @@ def _with_daemon(entry: Entry, known: Any) -> Entry:
     )
 
 
-def _with_attempts(entry: Entry, known: KnownAttempts) -> Entry:
+def _with_attempts(entry: Entry, known: KnownState) -> Entry:
     """Add the attempts of earlier runs, which a daemon that was started since does not know."""
-    tries, attempts = known.of(entry.name)
+    tries, attempts = known.attempts(entry.name)
     return replace(
         entry,
         attempts=attempts,
@@ -331,7 +328,7 @@ def daemon_line(maildir: Maildir) -> str:
     said = [daemon_text(told) for told in found if told]  # not for a shard that no process has
     if said:
         return "; ".join(said)
-    return daemon_text(None, State(maildir.root, time.monotonic, time.time).last_stop())
+    return daemon_text(None, KnownState(maildir).last_stop())
 
 
 def daemon_text(told: Mapping[str, Any] | None, last_stop: str = "") -> str:

@@ -117,7 +117,7 @@ class Supervisor:
         self._announcer = Announcer(notifier, boot_clock, lambda said: self._report.problem(said))
         self._news = True
         self._ready_due = True
-        self._pages = HttpPages(self._snapshots, self._health)
+        self._pages = HttpPages(self._snapshots, self._health, self._report.note)
         self._sleeps = Sleeps()
         self._live = True
         self._unwritable: set[bytes] = set()
@@ -339,6 +339,7 @@ class Supervisor:
         try:
             if snapshot.state != "no maildir":
                 write(snapshot)
+                self._unwritable.discard(snapshot.route.maildir)
         except LocalError as error:
             if snapshot.route.maildir not in self._unwritable:
                 self._unwritable.add(snapshot.route.maildir)

@@ -12,6 +12,7 @@ from collections import deque
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from maildirqmtp.forwarder.kept import tell
 from maildirqmtp.forwarder.small_messages import SmallBatch
 from maildirqmtp.qmtp.protocol import ACCEPTED, Response
 
@@ -140,16 +141,5 @@ class AnsweredMessages:
 
     def _settle_one(self, queued: QueuedMessage) -> None:
         """Settle one message that has its answers, and tell the queue."""
-        name = queued.message.name  # with --cur, settling may find it under another
         kept = self._settler.settle(queued)
-        if kept is not None:
-            was_held, changed = self._queue.is_held(name), kept.at_next_scan
-            is_news = self._queue.later(
-                name, queued.message.mtime_s, kept.reason, changed, stuck=kept.stuck
-            )
-            if is_news or not changed:
-                self._report.no_longer_held(was_held)
-            if is_news and changed:
-                self._report.held(name, kept.reason, "changed")
-        elif self._queue.gone(name):
-            self._report.no_longer_held()
+        tell(self._queue, self._report, queued, kept)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError
+from maildirqmtp.forwarder.kept import hold
 from maildirqmtp.forwarder.lane import Lane
 from maildirqmtp.forwarder.looking import Look
 from maildirqmtp.forwarder.queued_message import PassedOver, prepare
@@ -136,10 +137,7 @@ class Outbox:
         return None
 
     def _hold(self, name: bytes) -> None:
-        was_held, reason = self._queue.is_held(name), self._held[holds.key(name)]
-        if self._queue.later(name, None, reason):
-            self._report.no_longer_held(was_held)
-            self._report.held(name, reason)
+        hold(self._queue, self._report, name, self._held[holds.key(name)])
 
     def _look_for_holds(self) -> None:
         """Look up which messages are on hold; take back a next message that is one of them."""
@@ -376,9 +374,7 @@ class Outbox:
             is_there = queued is not PassedOver.NO_MESSAGE or folder.has(name)
         except (EnvelopeError, FileChangedError, LocalError) as error:
             at_next_scan = isinstance(error, FileChangedError)
-            if self._queue.later(name, None, str(error), at_next_scan):
-                self._report.no_longer_held(was_held)
-                self._report.held(name, str(error))
+            hold(self._queue, self._report, name, str(error), at_next_scan=at_next_scan)
             return None
         if queued is PassedOver.LARGE:
             self._queue.postpone([(folder, name)], broken=self._large.broke_before(name))

@@ -31,6 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
+from maildirqmtp.forwarder.kept import hold, tell
 from maildirqmtp.qmtp.protocol import DEFERRED
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
@@ -127,10 +128,8 @@ class Recovery:
             if self._is_done(queued, queue):
                 continue
             if queued.reason:
-                was_held = queue.is_held(message.name)
-                if queue.later(message.name, message.mtime_s, queued.reason, at_next_scan=True):
-                    self._report.no_longer_held(was_held)
-                    self._report.held(message.name, queued.reason)
+                name, birth_s, reason = message.name, message.mtime_s, queued.reason
+                hold(queue, self._report, name, reason, birth_s=birth_s, at_next_scan=True)
             elif queued is broken:
                 self._defer(queued, self._large.note_broken(queued), queue)
             elif culprit:
@@ -155,13 +154,11 @@ class Recovery:
 
     def _is_done(self, queued: QueuedMessage, queue: Queue) -> bool:
         """Settle what is known of a message; return whether it is gone then, or stuck."""
-        name, kept = queued.message.name, self._settler.settle(queued)
-        if kept is None:
-            if queue.gone(name):
-                self._report.no_longer_held()
-        elif kept.stuck:
-            queue.later(name, queued.message.mtime_s, kept.reason, stuck=True)
-        return kept is None or kept.stuck
+        kept = self._settler.settle(queued)
+        if kept is not None and not kept.stuck:
+            return False
+        tell(queue, self._report, queued, kept)
+        return True
 
     def _report_end(
         self, pipeline: Pipeline[QueuedMessage], unfinished: list[QueuedMessage], queue: Queue

@@ -177,6 +177,8 @@ def _unclear(top: bytes, line: _Line) -> str:
     name, value = _title(line.name), top[line.value : line.end]
     if fault := _too_long(top, line):
         return fault
+    if not value.endswith(b"\n"):
+        return f"its {name} line does not end: the file may be cut off"
     if _ENCODED.search(value):
         return f"its {name} has an encoded word (RFC 2047) for an address: {_shown(value.strip())}"
     first, _, second = value.lstrip(b" \t\r\n").partition(b"\n")

@@ -28,5 +28,9 @@ class Shard(NamedTuple):
         """What distinguishes the names of the shard's own files from those of others."""
         return b"-shard-%d-%d" % self
 
+    def own_file(self, name: bytes) -> bytes:
+        """Return the name of the shard's own file in place of one of the maildir's, `NAME.json`."""
+        return name.replace(b".json", self.suffix + b".json")
+
     def __str__(self) -> str:
         return f"{self.number}/{self.total}"

@@ -77,7 +77,7 @@ class State:
         shard: Shard | None = None,
     ) -> None:
         self._root = root
-        self._name = NAME if shard is None else NAME.replace(b".json", shard.suffix + b".json")
+        self._name = NAME if shard is None else shard.own_file(NAME)
         self._clock = clock
         self._wall_clock = wall_clock
         self._lock = allocate_lock() if lock is None else lock

@@ -23,12 +23,9 @@ class Capabilities:
         self.has_spoken = False
         self._news = False
 
-    def find_one_recipient(self, *, remember: bool) -> None:
-        """Note that the server needs a package for each recipient.
-
-        `remember` that for later runs: it was seen to answer once per package.
-        """
-        self._news = self._news or (remember and not self.one_recipient)
+    def find_one_recipient(self) -> None:
+        """Note that the server was seen to answer once per package."""
+        self._news = self._news or not self.one_recipient
         self.one_recipient = True
 
     def take_news(self) -> bool:

@@ -13,12 +13,11 @@ selector belongs to the caller. What holds at every moment:
 Once `ended`, `close` returns the unfinished messages. Their recipients in doubt
 are marked; the server has certainly not taken the message for the others.
 
-Fences. Some servers answer once per package instead of once per recipient (mailfront
-does), and then every later response would be credited to the wrong message. So a package
-with several recipients goes alone until the server has answered for each of them on this
-connection. If its answers stop in between, a refusal may have been for all of them, and is
-forgotten. A peer that has never answered may be no QMTP server: until its first answer,
-only a little is in flight.
+Fences. Some servers answer once per package instead of once per recipient (mailfront does), and
+then every later response would be credited to the wrong message. So a package with several
+recipients goes alone until the server has answered for each of them on this connection. If its
+answers stop in between, a refusal may have been for all of them, and is forgotten. A peer that has
+never answered may be no QMTP server: until its first answer, only a little is in flight.
 
 Time-outs. A server is alive as long as it answers, however long its queue: the
 response time-out counts from the last answer, or from the last byte of the oldest
@@ -314,7 +313,7 @@ class Pipeline(Generic[MessageT]):
             self.answered += 1
             if package is self._fence:
                 self._pass_fence(package)
-        elif package is self._fence and not (self.answers_each or self._fence_answered_at):
+        elif package is self._fence and not self.answers_each:
             self._fence_answered_at = self._waiting_since
 
     def _pass_fence(self, package: PackageInFlight[MessageT]) -> None:
@@ -353,10 +352,11 @@ class Pipeline(Generic[MessageT]):
         if self._out.waiting and now - self._moved_at >= timeouts.write_s:
             self._end(WriteTimeout(f"{name} took no byte in {timeouts.write_s:g} s"))
         elif self._fence is not None and self._fence_answered_at is not None:
-            once = has_one_answer(self._fence)
-            self.capabilities.find_one_recipient(remember=once)
-            did = "answers once per package, not once per recipient" if once else "answers slowly"
-            self.remark = f"{name} {did}; from here on each recipient gets a package of its own"
+            what = f"stopped answering amid a package, for {timeouts.grace_s:g} s"
+            if has_one_answer(self._fence):
+                self.capabilities.find_one_recipient()
+                what = "answers once per package; from here on each recipient gets one of its own"
+            self.remark = f"{name} {what}"
             self._end(None)
         else:
             self._end(ResponseTimeout(f"{name} did not answer in {timeouts.response_s:g} s"))

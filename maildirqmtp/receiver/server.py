@@ -55,8 +55,8 @@ ACCEPT_PAUSE_S = 1.0
 SELECT_PAUSE_S = 0.2
 #: Threads that store mail. A disk does several fsyncs in nearly the time of one.
 THREADS = 8
-#: Seconds that `close` waits for the threads.
-CLOSE_S = 10.0
+#: Seconds that `close` waits for the threads, and then for those whose deliveries it has cut short.
+CLOSE_S, ABORTED_S = 10.0, 2.0
 
 # Errors of accept(2) about the network or a client that has gone; the next call may succeed.
 _ONE_CLIENT = frozenset(
@@ -171,9 +171,13 @@ class Server:
         self._close()
 
     def _close_destination(self) -> None:
-        self._destination.abort()
+        # What another server decides on meanwhile can still be remembered (`--once`).
+        has_ended = self._pool.close(CLOSE_S)
+        if not has_ended:
+            self._destination.abort()
+            has_ended = self._pool.close(ABORTED_S)
         # A thread still in it, on a disk that hangs, must not find its descriptors reused.
-        if self._pool.close(CLOSE_S):
+        if has_ended:
             self._destination.close()
 
     def stop(self) -> None:

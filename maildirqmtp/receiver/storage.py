@@ -166,7 +166,7 @@ class Storage:
     @property
     def tmp(self) -> Folder:
         """The directory tmp/ of the maildir; open while it is referenced."""
-        with contextlib.suppress(LocalError):  # `store` reports it
+        with contextlib.suppress(LocalError):  # `stage` reports it
             self._present()
         place = self._place
         return _HeldFolder(place.maildir.tmp, place)
@@ -187,15 +187,6 @@ class Storage:
         """
         place = self._present()
         return place.maildir.new.free_bytes()
-
-    def store(self, pieces: Iterable[bytes]) -> Copy:
-        """Write a file into new/, durable but for its directory entry.
-
-        Raises `LocalError` if it cannot be written, or linked into new/.
-        """
-        copy = self.stage(pieces)
-        self.publish(copy)
-        return copy
 
     def stage(self, pieces: Iterable[bytes], mark: str = "") -> Copy:
         """Write a file in tmp/, durable but for its directory entry.

@@ -36,16 +36,20 @@ class UserQuota:
         self._clock = clock
         self._since_s = int(time.time())
         self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._used: dict[int, int] = {}
         self._count_again_s: dict[int, float] = {}
 
     def take(self, folders: Callable[[], Sequence[Folder]], user: int, size: int) -> bool:
         """Return whether a user may add a message of `size` bytes; if so, count it.
 
-        For any thread. `folders` returns tmp/ and new/, in this order, so that what moves is seen.
-        Raises `LocalError` if they cannot be listed, and what `folders` raises.
+        For any thread; a user waits for no other's count. `folders` returns tmp/ and new/, in this
+        order, so that what moves is seen. Raises `LocalError` if they cannot be listed, and what
+        `folders` raises.
         """
         with self._lock:
+            lock = self._locks.setdefault(user, threading.Lock())
+        with lock:
             used = self._used.get(user)
             if used is None or (used + size > self.max_bytes and self._is_due(user)):
                 began_s = self._clock()

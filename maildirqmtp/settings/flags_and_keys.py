@@ -231,7 +231,7 @@ ROUTE: tuple[Setting[Any], ...] = (
         "max-bounces",
         "max_bounces",
         NumberType("N"),
-        "bounces in one run ({default}); then to the failed maildir",
+        "bounces in a run, or an hour of it ({default}); then to the failed maildir",
     ),
     WARN_AFTER,
     BOUNCE_VIA,

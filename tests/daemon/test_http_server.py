@@ -117,6 +117,21 @@ def test_what_is_no_request_for_it(port: int, request_: bytes, status: bytes) ->
     assert ask(port, GET).split()[1] == b"200"
 
 
+def test_a_fault_of_ours_is_told_in_the_log_once_and_not_to_everybody() -> None:
+    """Any local user may ask; what is wrong may name a file of somebody else."""
+    number, said = closed_port(), list[str]()
+    server = HttpServer(("127.0.0.1", number), reply, complain=said.append)
+    server.start()
+    try:
+        for _ in range(2):
+            answer = ask(number, b"GET /broken HTTP/1.1\r\n\r\n")
+            assert b"out of order" not in answer
+            assert answer.endswith(b"\r\n\r\nsee the daemon's log\n")
+    finally:
+        server.stop()
+    assert said == ["cannot answer for /broken: ValueError('out of order')"]
+
+
 def test_a_request_without_end_is_dropped(port: int) -> None:
     """Not kept in memory until there is none left."""
     assert ask(port, b"GET /" + b"x" * (MAX_REQUEST + 10)) == b""

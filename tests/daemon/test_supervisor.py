@@ -663,20 +663,26 @@ def test_while_it_stops_the_watchdog_is_told(run: Run) -> None:
 def test_a_status_file_that_cannot_be_written_is_said_once(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And mail goes on."""
+    """And mail goes on; once more when the disk was well in between."""
+    full = True
 
-    def fail(snapshot: Snapshot) -> None:
-        raise LocalError(f"cannot write the status file {snapshot.route.maildir!r}")
+    def write(snapshot: Snapshot) -> None:
+        if full:
+            raise LocalError(f"cannot write the status file {snapshot.route.maildir!r}")
 
-    monkeypatch.setattr("maildirqmtp.daemon.status.write", fail)
+    monkeypatch.setattr("maildirqmtp.daemon.status.write", write)
     run.start(config(route("a"), route("b")))
     for _ in range(3):
         run.worker("a").say("idle")
         run.worker("b").say("idle")
+    full = False
+    run.worker("b").say("idle")
+    full = True
+    run.worker("b").say("idle")
     assert run.stop() == 0
     err = capsys.readouterr().err
     assert err.count("cannot write the status file b'/nowhere/a'") == 1
-    assert err.count("cannot write the status file b'/nowhere/b'") == 1
+    assert err.count("cannot write the status file b'/nowhere/b'") == 2
 
 
 def test_the_metrics_file_follows_the_status(

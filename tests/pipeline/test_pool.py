@@ -119,7 +119,7 @@ def test_once_per_package_holds_for_all_that_do_not_know_better(fleet: Fleet) ->
     assert packages_of_three(fleet, second) == [3]
     fleet.servers[1].respond(b"Kok", b"Kok", b"Kok")
     second.pipeline.read()
-    fleet.pool.capabilities.find_one_recipient(remember=True)
+    fleet.pool.capabilities.find_one_recipient()
     assert packages_of_three(fleet, first) == [1, 1, 1]
     assert packages_of_three(fleet, second) == [3]
     third = fleet.add(proven=False)
@@ -152,6 +152,6 @@ def test_what_is_remembered_is_what_this_run_has_found_out() -> None:
     """Else each run would prolong what an option or an earlier run said, true or not."""
     known, new = Capabilities(one_recipient=True), Capabilities()
     for capabilities in (known, new):
-        capabilities.find_one_recipient(remember=True)
+        capabilities.find_one_recipient()
         assert capabilities.one_recipient
     assert [known.take_news(), new.take_news(), new.take_news()] == [False, True, False]

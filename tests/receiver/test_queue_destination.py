@@ -479,6 +479,37 @@ class SlowCounts:
         return self._quota.take(lambda: self._folders, 7, 8)
 
 
+def test_nobody_waits_for_the_count_of_another_user(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user's script has left a million messages; the others only want to send one."""
+    writing.create(os.fsencode(path))
+    counting, go_on = threading.Event(), threading.Event()
+    with Maildir(os.fsencode(path)) as maildir:
+        folders = (maildir.tmp, maildir.new)
+        real = os.listdir
+
+        def listdir(fd: Any) -> Any:
+            if threading.current_thread() is slow:
+                counting.set()
+                assert go_on.wait(DEADLINE_S)
+            return real(fd)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+        quota = UserQuota(10)
+        slow = threading.Thread(target=quota.take, args=(lambda: folders, 7, 8))
+        slow.start()
+        assert counting.wait(DEADLINE_S)
+        other = threading.Thread(target=quota.take, args=(lambda: folders, 8, 8))
+        other.start()
+        other.join(DEADLINE_S / 4)
+        waits = other.is_alive()
+        go_on.set()
+        slow.join(DEADLINE_S)
+        other.join(DEADLINE_S)
+    assert not waits
+
+
 @pytest.mark.parametrize(("takes_s", "pause_s"), [(0.001, 0.02), (0.1, 2.0), (3.0, RECOUNT_S)])
 def test_a_user_over_the_quota_does_not_have_the_queue_counted_each_time(
     path: Path, monkeypatch: pytest.MonkeyPatch, takes_s: float, pause_s: float

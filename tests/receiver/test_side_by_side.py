@@ -171,6 +171,7 @@ def test_stop_on_a_disk_that_hangs(
 ) -> None:
     """The service ends all the same; the client, not told anything, keeps the mail."""
     monkeypatch.setattr(server_module, "CLOSE_S", 0.01)
+    monkeypatch.setattr(server_module, "ABORTED_S", 0.01)
     server = Server(path, listen=("127.0.0.1", 0), log=log, clock=clock)
     with server, serving_thread(server), connect(server) as client:
         client.send(package(b"slow\n"))

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import MEMORY_MAX, Spool
-from maildirqmtp.receiver.storage import Storage
+from maildirqmtp.receiver.storage import Copy, Storage
 from tests.fakes import FileSystem
 from tests.helpers import DEADLINE_S, open_descriptors, wait_until
 from tests.receiving import letters
@@ -40,6 +40,13 @@ def destination(path: Path) -> Iterator[MaildirDestination]:
 @pytest.fixture
 def storage(destination: MaildirDestination) -> Storage:
     return destination.storage
+
+
+def stored(storage: Storage, pieces: Sequence[bytes]) -> Copy:
+    """Write a copy, and publish it."""
+    copy = storage.stage(pieces)
+    storage.publish(copy)
+    return copy
 
 
 def new(path: Path) -> int:
@@ -144,11 +151,11 @@ def test_a_full_disk_under_large_messages_is_replaced(
 
 def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) -> None:
     """Another client has made the receiver open the new one, in between."""
-    early = storage.store([b"early"])
+    early = stored(storage, [b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
-        storage.commit([storage.store([b"x"])])
-    late = storage.store([b"late"])
+        storage.commit([stored(storage, [b"x"])])
+    late = stored(storage, [b"late"])
     with pytest.raises(LocalError, match="not the maildir that the mail went to"):
         storage.commit([early])
     storage.commit([late])
@@ -158,11 +165,11 @@ def test_a_copy_in_the_old_maildir_never_counts(storage: Storage, path: Path) ->
 
 def test_only_its_own_copies_are_withdrawn(storage: Storage, path: Path) -> None:
     """A file of that name in another maildir is somebody's mail."""
-    early = storage.store([b"early"])
+    early = stored(storage, [b"early"])
     made_anew(path)
     with pytest.raises(LocalError):
         storage.commit([early])
-    late = storage.store([b"late"])
+    late = stored(storage, [b"late"])
     (path / "new" / os.fsdecode(early.name)).write_bytes(b"another's")
     assert storage.withdraw([early, late]) == []
     assert os.listdir(path / "new") == [os.fsdecode(early.name)]
@@ -173,7 +180,7 @@ def test_copies_are_durable_before_they_count(
 ) -> None:
     """K is said after that; a power cut must not take what was accepted."""
     system = FileSystem(monkeypatch, path)
-    copies = [storage.store([b"text"]) for _ in range(2)]
+    copies = [stored(storage, [b"text"]) for _ in range(2)]
     storage.commit(copies)
     assert system.of("fsync") == ["fsync tmp/*", "fsync tmp/*", "fsync new"]
     system.fail("fsync new", errno.EIO)
@@ -188,8 +195,8 @@ def test_opening_the_maildir_again_costs_no_descriptor(storage: Storage, path: P
         path.rename(path.with_name(f"old-{number}"))
         writing.create(os.fsencode(path))
         with pytest.raises(LocalError):
-            storage.commit([storage.store([b"x"])])
-        storage.commit([storage.store([b"x"])])
+            storage.commit([stored(storage, [b"x"])])
+        storage.commit([stored(storage, [b"x"])])
     assert len(open_descriptors()) == before
 
 
@@ -349,7 +356,7 @@ def test_commits_share_an_fsync_that_begins_after_their_links(
     storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight clients at once cost two; but none may count on one that was under way before."""
-    copies = [storage.store([b"%d" % number]) for number in range(8)]
+    copies = [stored(storage, [b"%d" % number]) for number in range(8)]
     slow = SlowSync(monkeypatch, path)
     done: list[int] = []
 
@@ -379,8 +386,8 @@ def test_an_fsync_that_failed_counts_for_nobody(
     storage: Storage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tells of a lost write once; the next fsync succeeds, without the entry."""
-    early, late = storage.store([b"early"]), storage.store([b"late"])
-    shares = storage.store([b"shares"])
+    early, late = stored(storage, [b"early"]), stored(storage, [b"late"])
+    shares = stored(storage, [b"shares"])
     slow = SlowSync(monkeypatch, path)
     slow.error = OSError(errno.EIO, os.strerror(errno.EIO))
     found: list[list[object]] = []
@@ -403,7 +410,7 @@ def test_an_fsync_that_failed_counts_for_nobody(
         storage.commit([late])
     assert storage.withdraw([early, late, shares]) == []
     assert new(path) == 0
-    fresh = storage.store([b"fresh"])
+    fresh = stored(storage, [b"fresh"])
     slow.may_end.release()
     storage.commit([fresh])
     assert new(path) == 1
@@ -422,7 +429,7 @@ def test_a_file_whose_fsync_failed_is_given_up(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(LocalError, match="Input/output error"):
-            storage.store([b"x"])
+            stored(storage, [b"x"])
     assert len(synced) == 1
     assert os.listdir(path / "tmp") == os.listdir(path / "new") == []
 
@@ -432,12 +439,12 @@ def test_a_maildir_stays_open_for_whoever_writes_into_it(
 ) -> None:
     """Its descriptors, closed by another thread, may be another maildir's by then."""
     before = len(open_descriptors())
-    old = storage.store([b"old"])
+    old = stored(storage, [b"old"])
     tmp = storage.tmp
     made_anew(path)
     with pytest.raises(LocalError):
-        storage.commit([storage.store([b"x"])])
-    assert storage.store([b"new"]).place is not old.place
+        storage.commit([stored(storage, [b"x"])])
+    assert stored(storage, [b"new"]).place is not old.place
     assert os.path.samestat(os.fstat(tmp.fd), os.stat(path.with_name("old") / "tmp"))
     assert storage.withdraw([old]) == []
     assert os.fsdecode(old.name) not in os.listdir(path.with_name("old") / "new")
@@ -454,7 +461,7 @@ def test_many_threads_and_a_maildir_that_is_replaced(storage: Storage, path: Pat
         for turn in range(30):
             copies = []
             try:
-                copies.append(storage.store([b"%d.%d" % (number, turn)]))
+                copies.append(stored(storage, [b"%d.%d" % (number, turn)]))
                 storage.commit(copies)
                 kept.add(copies[0].name)
             except LocalError:

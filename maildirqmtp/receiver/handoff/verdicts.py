@@ -44,11 +44,6 @@ def _is_about_us(reply: Reply) -> bool:
     return reply.code in _ABOUT_US or _WE_ARE_REFUSED.search(reply.text) is not None
 
 
-def of_opening(reply: Reply) -> Response:
-    """Return what a refused greeting, EHLO or STARTTLS means for every recipient."""
-    return _said(Status.DEFERRED, reply)
-
-
 def of_mail(reply: Reply) -> Response:
     """Return what a refused MAIL means for every recipient."""
     enhanced = reply.enhanced

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from maildirqmtp.receiver.destination import Outcome
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.destination import Outcome
+
+_GIVEN_UP = Outcome(
+    Response(Status.DEFERRED, b"451 it is being delivered, try again later (#4.4.5)")
+)
+# Seconds between two looks at whether the client is still there.
+_LOOK_S = 0.25
 
 
 class Claim:
@@ -19,9 +24,14 @@ class Claim:
         self._ended = threading.Event()
         self._outcome: Outcome | None = None
 
-    def wait(self) -> Outcome | None:
-        """Wait until the batch is done with the key; return the outcome."""
-        self._ended.wait()
+    def wait(self, no_more: threading.Event) -> Outcome | None:
+        """Wait until the batch is done with the key; return the outcome.
+
+        Once `no_more` is set, that is a deferral: whoever wanted to know it has gone, or will.
+        """
+        while not self._ended.wait(_LOOK_S):
+            if no_more.is_set():
+                return _GIVEN_UP
         return self._outcome
 
     def end(self, outcome: Outcome | None) -> None:

@@ -189,7 +189,7 @@ class OnceDestination:
         left: dict[bytes, list[int]] = {}  # a recipient named twice must not wait for itself again
         for number, place in enumerate(delivery.places):
             if place.claim is not None:
-                outcome = place.claim.wait()
+                outcome = place.claim.wait(delivery.mail.no_more)
                 if outcome is None:
                     left.setdefault(place.recipient, []).append(number)
                 else:

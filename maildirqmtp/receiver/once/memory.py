@@ -7,8 +7,9 @@ accepted. If the mail is delivered as a file in a maildir, the row has the file'
     | ---------------------------------- | ---------------------------------------------------- |
     | row with a name, file in tmp/      | never: nothing was delivered                         |
     | the same, file in new/ or cur/     | always; these are made durable first                 |
-    | the same, file in none of them     | if written since the machine booted, and within a    |
-    |                                    | day: it was in new/, and was read or sent on since   |
+    | the same, file in none of them     | if written since the machine booted, within a day,   |
+    |                                    | and for the maildir that is at the path now: it was  |
+    |                                    | in its new/, and was read or sent on since           |
     | row without a name                 | always                                               |
 
 The next `accept` after a delivery clears the name, and so does `close`. A row that does not count,
@@ -80,7 +81,8 @@ class Memory:
         self._path = path
         self._keep_s = keep_s
         self._now = now
-        self._boot = _boot_id()
+        #: Boot of the machine and maildir, as in a row's `boot`; empty until it is known.
+        self._place = ""
         self._expire_at_s = 0.0
         self._lock = threading.Lock()
         self._delivered: list[bytes] = []
@@ -117,25 +119,29 @@ class Memory:
 
     def _trouble(self, doing: str, error: Exception) -> LocalError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            reason = "another qmtpmaildir has it; give each a file of its own (--once-file)"
         return LocalError(f"cannot {doing} {printable(os.fsencode(self._path))}: {reason}")
 
-    def recover(self, path: bytes) -> None:
+    def recover(self, path: bytes | None) -> None:
         """Decide which deliveries that a crash may have cut off count as accepted.
 
-        `path` is the maildir. Call it before anything else, and before tmp/ is
-        cleaned. Raises `LocalError` if the database or the maildir cannot be used.
+        `path` is the maildir, None if mail is not delivered into one. Call it before anything else,
+        and before tmp/ is cleaned. Raises `LocalError` if the database or the maildir cannot be
+        used.
         """
+        self._place = "" if path is None else _place(path)
         try:
             rows = self._database.execute(
                 "SELECT key, at_s, name, boot FROM accepted WHERE name IS NOT NULL"
             ).fetchall()
             if not rows:
                 return
-            staged, delivered = _files(path)
+            staged, delivered = (set(), set()) if path is None else _files(path)
             trusted_s = self._now() - TRUSTED_S
             lost = []
             for key, at_s, name, boot in rows:
-                is_recent = bool(boot) and boot == self._boot and at_s > trusted_s
+                is_recent = bool(boot) and boot == self._place and at_s > trusted_s
                 if name not in delivered and (name in staged or not is_recent):
                     lost.append(key)
             with self._transaction():
@@ -187,7 +193,7 @@ class Memory:
         be written; after any error, `forget` the keys before the files go.
         """
         now_s = self._now()
-        rows = [(key, int(now_s), name, self._boot) for key, name in entries]
+        rows = [(key, int(now_s), name, self._place) for key, name in entries]
         try:
             with self._lock:
                 self._staged.update(key for key, name in entries if name is not None)
@@ -261,7 +267,6 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
 
     The latter are without what mail readers add. Raises `LocalError` if it cannot be used.
     """
-    writing.create(path)
     with Maildir(path) as maildir:
         maildir.new.sync()
         maildir.cur.sync()
@@ -275,6 +280,18 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
         except OSError as error:
             raise local_error("list", path, error) from error
     return staged, delivered
+
+
+def _place(path: bytes) -> str:
+    """Return what a maildir is known by until the machine boots again; empty if nothing tells.
+
+    It is made if it is missing. Raises `LocalError` if it cannot be used.
+    """
+    writing.create(path)
+    boot = _boot_id()
+    with Maildir(path) as maildir:
+        status = os.fstat(maildir.new.fd)
+    return boot and f"{boot} {status.st_dev}:{status.st_ino}"
 
 
 def _boot_id() -> str:

@@ -7,17 +7,23 @@ import errno
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import Response, ResponseReader, Status, package_head, package_tail
 from maildirqmtp.receiver import connection
+from maildirqmtp.receiver import server as server_module
 from maildirqmtp.receiver.handoff.destination import HandOff
 from maildirqmtp.receiver.handoff.verdicts import NO_TIME
+from maildirqmtp.receiver.once.destination import OnceDestination
+from maildirqmtp.receiver.once.memory import Memory
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.spool import MEMORY_MAX
+from maildirqmtp.transport.thread_pool import ThreadPool
 from tests.helpers import DEADLINE_S, wait_until
 from tests.receiver.doubles import Log, serving_thread
 
@@ -58,6 +64,8 @@ class Next:
             if b"wait" in recipient:
                 gate = self._gate(recipient)
                 wait_until(lambda gate=gate: gate.is_set() or self.aborted.is_set(), "release")  # type: ignore[misc]
+                if not gate.is_set():
+                    return [NO_TIME] * len(recipients)
         self.texts.append(b"".join(pieces()))
         return [
             Response(Status(recipient[:1].decode()), b"to " + recipient) for recipient in recipients
@@ -270,6 +278,7 @@ def test_the_receiver_stops_although_the_next_server_hangs(
 ) -> None:
     """systemd would kill it in the end, and with it what could have been answered."""
     monkeypatch.setattr(connection, "STOP_S", 0.5)
+    monkeypatch.setattr(server_module, "CLOSE_S", 0.1)
     made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
     with contextlib.ExitStack() as stack:
         stack.enter_context(made)
@@ -280,6 +289,38 @@ def test_the_receiver_stops_although_the_next_server_hangs(
         made.stop()
         log.wait_for("could not be stored in time")
     assert next_hop.aborted.is_set()
+
+
+def test_what_is_decided_while_the_receiver_ends_is_remembered(
+    next_hop: Next, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spam filter that takes 15 s: at each restart what it had came twice, even with --once."""
+    monkeypatch.setattr(connection, "STOP_S", 0.1)
+    memory = Memory(str(tmp_path / "once"), 1_000.0, time.time)
+    memory.recover(None)
+    once = OnceDestination(HandOff(next_hop), memory, stages=False)
+    made = Server(once, listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    wait_for_threads = ThreadPool.close
+
+    def close(pool: ThreadPool, wait_s: float | None = None) -> bool:
+        if not next_hop.aborted.is_set():
+            next_hop.release(b"Kwait")
+        return wait_for_threads(pool, wait_s)
+
+    monkeypatch.setattr(ThreadPool, "close", close)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(made)
+        stack.enter_context(serving_thread(made))
+        client = stack.enter_context(Client(made))
+        client.send(b"Kwait")
+        wait_until(lambda: bool(next_hop.begun), "the hand-off")
+        made.stop()
+        log.wait_for("could not be stored in time")
+    again = Memory(str(tmp_path / "once"), 1_000.0, time.time)
+    again.recover(None)
+    (row,) = again._database.execute("SELECT key FROM accepted").fetchall()
+    assert again.knows(row[0])
+    again.close()
 
 
 def test_a_received_line_is_on_top(server: Server, next_hop: Next) -> None:

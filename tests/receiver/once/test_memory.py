@@ -91,7 +91,11 @@ def test_what_is_too_old_takes_no_room(path: Path, clock: Clock) -> None:
 
 def test_only_one_process_has_it(path: Path, clock: Clock) -> None:
     """Two receivers would not know of what is under way in the other."""
-    with opened(path, clock), pytest.raises(LocalError, match="locked"), opened(path, clock):
+    with (
+        opened(path, clock),
+        pytest.raises(LocalError, match="another qmtpmaildir has it"),
+        opened(path, clock),
+    ):
         pass
 
 
@@ -137,6 +141,7 @@ def test_after_a_crash_between_name_and_delivery(
 ) -> None:
     """K for what was never delivered would be lost mail; delivered again, it is there twice."""
     with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
         memory.accept([(A, b"name")])
     for name in files:
         (maildir / name).touch()
@@ -175,6 +180,7 @@ def test_a_file_that_is_nowhere_is_delivered_again(
     if why == "power cut, no boot ID":
         monkeypatch.setattr(module, "_BOOT_ID", str(path / "hidden"))
     with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
         memory.accept([(A, b"name"), (B, b"there")])
     (maildir / "new/there").touch()
     if why == "power cut":
@@ -183,6 +189,30 @@ def test_a_file_that_is_nowhere_is_delivered_again(
         clock.now_s += TRUSTED_S
     with opened(path, clock, 10 * DAY_S) as memory:
         memory.recover(os.fsencode(maildir))
+        assert not memory.knows(A)
+        assert memory.knows(B)
+
+
+@pytest.mark.parametrize("where", ["none", "another", "made anew"])
+def test_a_file_that_is_nowhere_says_nothing_of_another_maildir(
+    path: Path, clock: Clock, maildir: Path, where: str
+) -> None:
+    """It was still in the tmp/ of the first: K would be lost mail."""
+    with opened(path, clock) as memory:
+        memory.recover(os.fsencode(maildir))
+        memory.accept([(A, b"name"), (B, b"done")])
+        memory.delivered([(B, b"done")])
+        memory.accept([])
+    (maildir / "tmp/name").touch()
+    place: Path | None = maildir
+    if where == "none":
+        place = None  # as with --deliver
+    elif where == "another":
+        place = maildir.with_name("another")
+    else:
+        maildir.rename(maildir.with_name("away"))
+    with opened(path, clock) as memory:
+        memory.recover(None if place is None else os.fsencode(place))
         assert not memory.knows(A)
         assert memory.knows(B)
 
@@ -219,6 +249,7 @@ def test_the_last_delivery_before_a_clean_stop_counts(
 ) -> None:
     """Its reader has taken it away since; what is sent again then would arrive twice."""
     with opened(path, clock, 10 * DAY_S) as memory:
+        memory.recover(os.fsencode(maildir))
         memory.accept([(A, b"name"), (B, b"staged")])
         memory.delivered([(A, b"name")])
         memory.close()
