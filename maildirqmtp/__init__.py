@@ -1,7 +1,7 @@
 """maildirqmtp: send mail over QMTP, from a maildir or from a program.
 
 Importing the package is cheap and has no side effects: each public name is
-loaded when it is first used. The programs' entry points are in `maildirqmtp.cli`.
+loaded when it is first used. The programs' entry points are in `maildirqmtp.__main__`.
 """
 
 from typing import TYPE_CHECKING

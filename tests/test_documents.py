@@ -106,8 +106,7 @@ def test_commands_are_understood(block: Block, tmp_path: Path) -> None:
     (here / "names").touch()
     text = script(block)
     for target in re.findall(r">>? ?([\w./~-]+)/[^/\s]*(?=\s|$)", text):
-        Path(target.replace("~", str(here))).mkdir(parents=True, exist_ok=True)
-        (here / target).mkdir(parents=True, exist_ok=True)
+        (here / target.replace("~", str(here))).mkdir(parents=True, exist_ok=True)
     (here / "Maildir").mkdir()
     unknown = f'command_not_found_handle() {{ echo "unknown: $*" >>{shlex.quote(str(wrong))}; }}'
     done = subprocess.run(

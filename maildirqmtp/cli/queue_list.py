@@ -1,4 +1,4 @@
-"""`qmtpq list` and `qmtpq show`: what waits, what has failed, and why."""
+"""`qmtpq list`, `summary` and `show`: what waits, what has failed, and why."""
 
 from __future__ import annotations
 

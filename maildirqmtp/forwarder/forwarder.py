@@ -55,7 +55,7 @@ class Forwarder:
     `stop_reason`: why the last connection was of no use, else empty. `may_help`: another may help.
     `answered_s`: epoch time of the last answer, or 0. `connecting`: a first connection is being
     made. `idle_s`: seconds for which a connection is kept without work. `servers`: the route's.
-    `told_to_stop`: whether the run is to stop, and by when it ends. `take_over`: see `Settler`.
+    `told_to_stop`: whether it is to stop, and by when it ends. `take_over`: see `AnsweredMessages`.
     """
 
     def __init__(
@@ -81,10 +81,15 @@ class Forwarder:
         self._wall_clock = wall_clock
         self.told_to_stop = stop = Stop(clock, STOP_S)
         self.state = state = state or State(maildir.root, clock, wall_clock, shard=maildir.shard)
+        self._waiting = waiting = Waiting(wake, maildir, clock)
+        waiting.extend_watchdog(SLACK_S)
+        self._slack_s = slack_s = BOUNCE_SLACK_S if route.bounce else SLACK_S
+        #: Interrupts a wait.
+        self.wake = waiting.wake
         self._settler = settler = Settler(
-            maildir, route, report, clock, wall_clock, state, lambda: self.wake.set(), stop
+            maildir, route, report, clock, wall_clock, state, waiting.wake.set, stop
         )
-        settler.lives = lambda: self._waiting.extend_watchdog(self._slack_s)
+        settler.lives = lambda: waiting.extend_watchdog(slack_s)
         if queue is None:
             queue = BatchQueue(lambda choose: maildir.scan(route.include_cur, choose), clock)
         self.queue = queue
@@ -101,11 +106,6 @@ class Forwarder:
         self._more_at = 0.0
         self._total = 0
         self._all_tried = self._given_up = self.connecting = False
-        self._waiting = Waiting(wake, maildir, clock)
-        self._waiting.extend_watchdog(SLACK_S)
-        self._slack_s = BOUNCE_SLACK_S if route.bounce else SLACK_S
-        #: Interrupts a wait.
-        self.wake = self._waiting.wake
 
     # Called from outside
 

@@ -35,7 +35,9 @@ class Client:
 
     def __init__(self, words: Sequence[bytes]) -> None:
         try:
-            self._process = Process(words, stdin=PIPE, stdout=PIPE, new_session=False)
+            self._process = Process(
+                words, stdin=PIPE, stdout=PIPE, new_session=False, close_fds=False
+            )
         except OSError as error:
             raise LocalError(f"unable to run {printable(words[0])}: {error.strerror}") from error
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -38,7 +38,8 @@ class Process:
     """A running command, in a process group of its own.
 
     So an interrupt from the terminal (^C) does not reach it, and it can be
-    ended with all its children. `new_session` also takes the terminal from it.
+    ended with all its children. `new_session` also takes the terminal from it. `close_fds` False
+    leaves it the descriptors that this process has inherited; its own are not.
     Pipes are unbuffered files. Raises `OSError` if it cannot be started, with
     a `strerror` that can be shown.
     """
@@ -51,6 +52,7 @@ class Process:
         stdout: int | IO[bytes] | None = None,
         stderr: int | IO[bytes] | None = None,
         new_session: bool = True,
+        close_fds: bool = True,
     ) -> None:
         try:
             with starting:
@@ -60,6 +62,7 @@ class Process:
                     stdout=stdout,
                     stderr=stderr,
                     bufsize=0,
+                    close_fds=close_fds,
                     start_new_session=new_session,
                     process_group=None if new_session else 0,
                 )

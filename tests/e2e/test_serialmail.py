@@ -252,6 +252,18 @@ def test_both_of_them(maildir: Path) -> None:
     assert names(maildir / "new") == ["2", "3", "4"]
 
 
+def test_the_client_has_the_connection_of_its_caller(maildir: Path, tmp_path: Path) -> None:
+    """Under an sslclient, or a server that calls back; serialmail's own works there."""
+    (maildir / "new" / "5").unlink()
+    inner = [*command("serialqmtp"), "p-"]
+    with serving(answer_all(by_recipient)) as server:
+        words = [*command("maildirserial"), str(maildir), "p-", *inner]
+        done = finish(tcpclient(server.address, *words), b"", tmp_path)
+        assert server.connections == 1
+    assert b"new/1 succeeded" in done.stderr
+    assert names(maildir / "new") == ["2", "3", "4"]
+
+
 def test_the_classic_line(maildir: Path, tmp_path: Path) -> None:
     """`maildirserial -b -t 1209600 DIR PREFIX tcpclient HOST 209 serialqmtp PREFIX`."""
     (maildir / "new" / "5").unlink()
