@@ -72,10 +72,12 @@ def test_a_line_of_the_log_takes_its_place() -> None:
 
 
 def test_a_terminal_that_has_gone_away_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mail goes on after a hang-up."""
+    """The mail goes on after a hang-up, and nothing more is written there."""
     stream, clock = Terminal(), FakeClock(0.0)
+    written = []
 
     def fail(text: str) -> int:
+        written.append(text)
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(stream, "write", fail)
@@ -85,6 +87,7 @@ def test_a_terminal_that_has_gone_away_ends_no_run(monkeypatch: pytest.MonkeyPat
     clock.now = 200.0
     line.update(20, 20)
     line.close()
+    assert len(written) == 2  # the line, and what would have cleared it
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -579,8 +579,14 @@ def test_stop_answers_what_is_complete(path: Path, log: Log) -> None:
     server.close()
 
 
-def test_stop_with_nobody_there(path: Path) -> None:
-    with Server(path, listen=("127.0.0.1", 0)) as server, serving_thread(server):
+def test_stop_with_nobody_there(path: Path, log: Log) -> None:
+    """The usual restart: at once, and with its port free again."""
+    with Server(path, listen=("127.0.0.1", 0), log=log) as server:
+        address = server.address
+        assert address is not None
+        with serving_thread(server):
+            log.wait_for("listening")
+    with socket.create_server(address):
         pass
 
 
