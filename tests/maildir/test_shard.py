@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -194,7 +195,11 @@ def test_shards_that_begin_at_the_same_moment_all_begin(path: Path) -> None:
 
 def has_open(pid: int, path: Path) -> bool:
     """Say whether a process has a file open, as proc(5) tells."""
-    return any(os.path.samefile(fd, path) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    open_files = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it is closed by now
+            open_files.append(fd.readlink())
+    return path in open_files
 
 
 def test_a_shard_waits_for_another_one_that_is_just_looking(path: Path) -> None:

@@ -23,7 +23,7 @@ complete -c maildirqmtp -l large -x -d 'larger messages let the others go first 
 complete -c maildirqmtp -l lifetime -x -d 'age at which a deferral counts as a failure (14d)'
 complete -c maildirqmtp -l limit -x -d 'with --status: list N of each (100)'
 complete -c maildirqmtp -l log-format -x -d 'lines of a daemon\'s log: text, or one JSON object a line'
-complete -c maildirqmtp -l max-bounces -x -d 'bounces in one run (100); then to the failed maildir'
+complete -c maildirqmtp -l max-bounces -x -d 'bounces in a run, or an hour of it (100); then to the failed maildir'
 complete -c maildirqmtp -l max-size -x -d 'hold larger messages (none)'
 complete -c maildirqmtp -l metrics-file -r -F -d 'write metrics there, for Prometheus\' textfiles'
 complete -c maildirqmtp -l metrics-listen -x -d 'serve metrics there, on loopback'
