@@ -78,11 +78,8 @@ class QueueDelivery:
             return None
         if size > self._quota.max_bytes:
             return _NEVER_FITS
-        may = self._quota.take(self._folders, self._mail.user, size)
+        may = self._quota.take(self._storage.folders, self._mail.user, size)
         return None if may else _OVER_QUOTA
-
-    def _folders(self) -> tuple[Folder, Folder]:
-        return self._storage.tmp, self._storage.new
 
 
 class QueueDestination:

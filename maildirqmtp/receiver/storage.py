@@ -171,14 +171,13 @@ class Storage:
         place = self._place
         return _HeldFolder(place.maildir.tmp, place)
 
-    @property
-    def new(self) -> Folder:
-        """The directory new/ of the maildir at the path; open while it is referenced.
+    def folders(self) -> tuple[Folder, Folder]:
+        """Return tmp/ and new/ of the maildir at the path; open while they are referenced.
 
         Raises `LocalError` if there is none, or it cannot be opened.
         """
         place = self._present()
-        return _HeldFolder(place.maildir.new, place)
+        return _HeldFolder(place.maildir.tmp, place), _HeldFolder(place.maildir.new, place)
 
     def free_bytes(self) -> int:
         """Return the bytes left for ordinary users where the path leads to now.
