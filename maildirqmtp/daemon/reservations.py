@@ -122,7 +122,7 @@ class MaildirLocks:
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
         self._routes = 0
-        self._held: dict[tuple[_Inode, Shard | None], tuple[int, Lock, SharedMaildir]] = {}
+        self._held: dict[tuple[_Inode, Shard | None], tuple[Lock, SharedMaildir]] = {}
         # What the server has taken must not be sent again by the next route, however much later,
         # and whatever its shard: stuck messages stay reserved.
         self._kept: dict[_Inode, tuple[Reservations, StuckMessages]] = {}
@@ -130,7 +130,7 @@ class MaildirLocks:
     def save_states(self) -> list[str]:
         """Write the state files of all maildirs in use; return why one could not be. Any thread."""
         with self._lock:  # so that no route closes the directory meanwhile
-            states = [shared.state for _, _, shared in self._held.values()]
+            states = [shared.state for _, shared in self._held.values()]
             for state in states:
                 state.save()
             return [fault for state in states if (fault := state.take_fault()) is not None]
@@ -147,30 +147,26 @@ class MaildirLocks:
         key = (inode, maildir.shard)
         with self._lock:
             check_room(self._routes, maildir.root.fd)
-            if key in self._held:
-                users, lock, shared = self._held[key]
-            else:
+            if key not in self._held:
                 # Not the maildir's own lock, which ends with the route that opened it.
-                users, lock = 0, locking.acquire(maildir.root, maildir.shard)
+                lock = locking.acquire(maildir.root, maildir.shard)
                 # The lock's descriptor, which outlives the route.
                 root = Folder(lock.directory, maildir.root.path, maildir.root.owner)
                 threads = threading.Lock()
                 state = State(root, self._clock, self._wall_clock, threads, maildir.shard)
                 kept = self._kept.setdefault(inode, (Reservations(), StuckMessages()))
-                shared = SharedMaildir(root, state, *kept, [])
-            self._held[key] = (users + 1, lock, shared)
+                self._held[key] = lock, SharedMaildir(root, state, *kept, [])
+            lock, shared = self._held[key]
             shared.prefixes.append(prefix)
             self._routes += 1
         try:
             yield shared
         finally:
             with self._lock:
-                users, lock, shared = self._held.pop(key)
                 shared.prefixes.remove(prefix)
                 self._routes -= 1
-                if users > 1:
-                    self._held[key] = (users - 1, lock, shared)
-                else:
+                if not shared.prefixes:
+                    del self._held[key]
                     lock.close()
                     if not shared.stuck and all(held != inode for held, _ in self._held):
                         del self._kept[inode]

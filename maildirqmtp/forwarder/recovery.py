@@ -31,7 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import ConnectError, ProtocolError, TransportError
-from maildirqmtp.forwarder.kept import hold, tell
+from maildirqmtp.forwarder.kept import Kept, hold, tell
 from maildirqmtp.qmtp.protocol import DEFERRED
 from maildirqmtp.text import printable
 from maildirqmtp.transport.endpoint import CommandEndpoint, TcpEndpoint
@@ -128,8 +128,14 @@ class Recovery:
             if self._is_done(queued, queue):
                 continue
             if queued.reason:
-                name, birth_s, reason = message.name, message.mtime_s, queued.reason
-                hold(queue, self._report, name, reason, birth_s=birth_s, at_next_scan=True)
+                hold(
+                    queue,
+                    self._report,
+                    message.name,
+                    queued.reason,
+                    birth_s=message.mtime_s,
+                    at_next_scan=True,
+                )
             elif queued is broken:
                 self._defer(queued, self._large.note_broken(queued), queue)
             elif culprit:
@@ -187,9 +193,7 @@ class Recovery:
             self._report.deferred(queued, index, reason)
         if was_tried:
             self._settler.attempts.note(queued, reason)
-        was_held = queue.is_held(queued.message.name)
-        queue.later(queued.message.name, queued.message.mtime_s, reason)
-        self._report.no_longer_held(was_held)
+        tell(queue, self._report, queued, Kept(reason))
 
     def _count_fault(self, queued: QueuedMessage) -> int:
         """Count a connection that this message, alone in flight, has ended; return how many."""

@@ -244,12 +244,15 @@ class Settler:
         try:
             self.bounces.bounce(queued, failures, self.host)
         except LocalError as error:
-            ended = self.failure(queued, _NO_BOUNCE, ago_s=FIRST_DEFERRED_S)
-            if self._state is not None and ended is not None:
+            if self._state is not None and self._was_too_old(queued):
                 return str(error), False
             self.bounces.put_off(queued, failures, error)
             return "", True
         return "", False
+
+    def _was_too_old(self, queued: QueuedMessage) -> bool:
+        """Return whether a deferral would have given a message up a day ago."""
+        return self.failure(queued, _NO_BOUNCE, ago_s=FIRST_DEFERRED_S) is not None
 
     def _was_accepted(self, queued: QueuedMessage) -> bool:
         """Return whether a recipient has got this message, now or before."""

@@ -59,9 +59,11 @@ _CLASSIC = re.compile(
 )
 # Bytes below it that are needed to tell whether another of these fields follows.
 _CLASSIC_MARGIN = 3
-_FIELDS = rb"return-path|delivered-to|x-original-to|envelope-to|delivery-date"
-_FIELD = rb"(?i:(" + _FIELDS + rb"))[ \t]*+:"
-_NAMES = tuple(_FIELDS.split(b"|"))
+#: The fields of the block of which the first is removed, in lower case.
+REMOVED_ONCE = (b"return-path", b"delivered-to")
+#: The fields of the block, in lower case.
+FIELDS = (*REMOVED_ONCE, b"x-original-to", b"envelope-to", b"delivery-date")
+_FIELD = rb"(?i:(" + b"|".join(FIELDS) + rb"))[ \t]*+:"
 # An encoded word: what stands in a header for a text that cannot stand there, or is too long.
 _ENCODED = re.compile(rb"=\?[^?\s]+\?[BbQq]\?[^?\s]*\?=")
 # A value that ends within brackets or quotes.
@@ -130,7 +132,7 @@ def _read_block(top: bytes, complete: bool) -> Trace | None:
 def _end_of(top: bytes, value: int, name: bytes) -> int:
     """Return the index after a field and its line end; -1 if `top` ends within a line of it."""
     end = _next_line(top, value)
-    if name in (b"return-path", b"delivered-to"):
+    if name in REMOVED_ONCE:
         if end > 0 and not top[value:end].strip(b" \t\r\n") and top[end : end + 1] in (b" ", b"\t"):
             value, end = end, _next_line(top, end)
         if not _is_unfinished(top[value:end].rstrip(b"\r\n")):
@@ -153,7 +155,7 @@ def _next_line(top: bytes, at: int) -> int:
 def _may_go_on(top: bytes, offset: int) -> bool:
     """Return whether the block may go on in the part of the file that `top` does not have."""
     rest = top[offset:].rstrip(_BLANK).lower()  # blanks may stand before the colon
-    return any(name.startswith(rest) for name in _NAMES)
+    return any(name.startswith(rest) for name in FIELDS)
 
 
 def _trace(top: bytes, lines: list[_Line], offset: int) -> Trace:
@@ -163,7 +165,7 @@ def _trace(top: bytes, lines: list[_Line], offset: int) -> Trace:
         is_first = first.setdefault(line.name, line) is line
         if line.name == b"envelope-to":
             continue
-        if not (is_first and line.name in (b"return-path", b"delivered-to")):
+        if not (is_first and line.name in REMOVED_ONCE):
             kept.append(top[line.start : line.end])
     sender, sender_fault = _sender(top, first.get(b"return-path"))
     recipients, fault = _delivered_to(top, first.get(b"delivered-to"))

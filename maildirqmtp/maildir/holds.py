@@ -11,14 +11,13 @@ DIR/.maildirqmtp-state-lock, and a forwarder writes `held` as it is in the file 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import files, names
+from maildirqmtp.maildir import files, locking, names
 from maildirqmtp.maildir.attempts import AttemptHistory
 from maildirqmtp.maildir.files import Folder, Identity, identity_of, local_error
 from maildirqmtp.maildir.state_size import encoded
@@ -36,7 +35,6 @@ REASON = "an administrator holds it; qmtpq release lets it go"
 BOUNCING = "qmtpq bounce is at work, or was killed amid that; bounce it again, or release it"
 #: Seconds to wait for another writer of the file.
 _WAIT_S = 10.0
-_POLL_S = 0.02
 #: Errors that may pass, and say nothing about the file.
 _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -144,15 +142,8 @@ def locked(root: Folder) -> Iterator[None]:
     except OSError as error:
         raise local_error("open", path, error) from error
     try:
-        give_up = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= give_up:
-                    raise LocalError(f"{printable(path)} is locked by another process") from None
-                time.sleep(_POLL_S)
+        if not locking.flock_within(fd, _WAIT_S):
+            raise LocalError(f"{printable(path)} is locked by another process")
         yield
     except OSError as error:
         raise local_error("lock", path, error) from error

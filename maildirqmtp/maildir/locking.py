@@ -38,7 +38,7 @@ NAME = b".maildirqmtp-lock"
 SHARDS = NAME + b"-shards"
 BOUNCES = NAME + b"-bounces"
 # Seconds to wait until other shards have read the number of shards, and between two looks.
-_GATE_S, _GATE_LOOK_S = 2.0, 0.01
+_GATE_S, _POLL_S = 2.0, 0.01
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # Errors that keep a lock file from being made, though a run without one may still do its work.
 _CANNOT_MAKE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -131,11 +131,8 @@ def _join(root: Folder, whole: int, shard: Shard) -> None:
     gate = _open_file(root, SHARDS)
     try:
         # Nobody holds it for longer than this takes; but the maildir's owner could.
-        give_up_at = time.monotonic() + _GATE_S
-        while not _flock(gate):
-            if time.monotonic() >= give_up_at:
-                raise _locked(root, holders(os.fstat(gate)))
-            time.sleep(_GATE_LOOK_S)
+        if not flock_within(gate, _GATE_S):
+            raise _locked(root, holders(os.fstat(gate)))
         wanted = b"%d\n" % shard.total
         # No other shard runs, so that the number may change.
         if _flock(whole) and os.pread(gate, 20, 0) != wanted:
@@ -236,6 +233,16 @@ def _open_file(root: Folder, name: bytes) -> int:
     if status.st_mode & 0o077 and os.geteuid() in (0, status.st_uid):
         os.fchmod(fd, 0o600)
     return fd
+
+
+def flock_within(fd: int, seconds: float) -> bool:
+    """Lock a file for this process, as soon as it is free; return whether that was in time."""
+    give_up_at = time.monotonic() + seconds
+    while not _flock(fd):
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _flock(fd: int, mode: int = fcntl.LOCK_EX) -> bool:

@@ -24,8 +24,6 @@ TOP_BYTES = 64 << 10
 WHOLE_MAX = 1 << 20
 
 _FROM_LINES = re.compile(rb"(?:>*+From [^\n]*+(?:\n|\Z))++")
-_TRACE_FIELDS = (b"return-path", b"delivered-to")
-_OTHER_TRACE_FIELDS = (b"x-original-to", b"envelope-to", b"delivery-date")
 
 
 def remove_trace(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -75,12 +73,12 @@ def _unfolded(top: bytes, complete: bool) -> bytes | None:
         return None if len(top) < WHOLE_MAX else top
     parts, at = [], 0
     for field in head.fields[:-1]:
-        if field.name in _TRACE_FIELDS:
-            parts.append(field.raw.replace(b"\r\n", b"").replace(b"\n", b"") + b"\n")
-        elif field.name in _OTHER_TRACE_FIELDS:
-            parts.append(field.raw)
-        else:
+        if field.name not in envelope.FIELDS:
             break
+        if field.name in envelope.REMOVED_ONCE:
+            parts.append(field.raw.replace(b"\r\n", b"").replace(b"\n", b"") + b"\n")
+        else:
+            parts.append(field.raw)
         at += len(field.raw)
     return b"".join(parts) + top[at:]
 

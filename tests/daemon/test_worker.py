@@ -224,7 +224,7 @@ class Run(ServersInTurn):
         finally:
             assert all(server.closed for server in self.servers)
             assert all(watch.closed for watch in self.watches)
-            assert open_descriptors() <= before, "descriptors are left open"
+            assert open_descriptors() == before, "descriptors are left open"
             assert self.locks._held == held
 
     def add(self, number: int, recipient: bytes | None = None) -> None:
@@ -932,7 +932,7 @@ def test_what_is_done_with_is_let_go_of(run: Run) -> None:
             raise AssertionError("it was not refused")
 
     def look() -> None:
-        ((_, _, shared),) = run.locks._held.values()
+        ((_, shared),) = run.locks._held.values()
         free.extend(shared.reservations.take(os.fsencode(name), Other()) for name in run.new)
 
     run.at(100, look)

@@ -91,7 +91,7 @@ class Run(ServersInTurn):
             finally:
                 self.forwarder.close()
         assert all(server.closed for server in self.servers)
-        assert open_descriptors() <= before, "descriptors are left open"
+        assert open_descriptors() == before, "descriptors are left open"
 
     def add(self, count: int, first: int = 1) -> None:
         """Put messages N.a with a recipient rN@y each into new/."""

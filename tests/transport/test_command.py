@@ -46,7 +46,7 @@ def start(log: list[str]) -> Iterator[Start]:
             return transport
 
         yield start
-    assert open_descriptors() <= before
+    assert open_descriptors() == before
     assert threading.active_count() == threads
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

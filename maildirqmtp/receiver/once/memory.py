@@ -30,7 +30,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import names, writing
+from maildirqmtp.maildir import names
 from maildirqmtp.maildir.files import local_error
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.text import printable
@@ -285,9 +285,8 @@ def _files(path: bytes) -> tuple[set[bytes], set[bytes]]:
 def _place(path: bytes) -> str:
     """Return what a maildir is known by until the machine boots again; empty if nothing tells.
 
-    It is made if it is missing. Raises `LocalError` if it cannot be used.
+    Raises `LocalError` if it cannot be used.
     """
-    writing.create(path)
     boot = _boot_id()
     with Maildir(path) as maildir:
         status = os.fstat(maildir.new.fd)

@@ -273,13 +273,8 @@ def test_what_was_handed_on_is_answered_when_the_receiver_stops(
     assert next_hop.begun == [b"Kwait"]
 
 
-def test_the_receiver_stops_although_the_next_server_hangs(
-    next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """systemd would kill it in the end, and with it what could have been answered."""
-    monkeypatch.setattr(connection, "STOP_S", 0.5)
-    monkeypatch.setattr(server_module, "CLOSE_S", 0.1)
-    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+def stop_amid_a_hand_off(made: Server, next_hop: Next, log: Log) -> None:
+    """Stop a receiver for good while the next server has not decided on a message."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(made)
         stack.enter_context(serving_thread(made))
@@ -288,6 +283,16 @@ def test_the_receiver_stops_although_the_next_server_hangs(
         wait_until(lambda: bool(next_hop.begun), "the hand-off")
         made.stop()
         log.wait_for("could not be stored in time")
+
+
+def test_the_receiver_stops_although_the_next_server_hangs(
+    next_hop: Next, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would kill it in the end, and with it what could have been answered."""
+    monkeypatch.setattr(connection, "STOP_S", 0.5)
+    monkeypatch.setattr(server_module, "CLOSE_S", 0.1)
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    stop_amid_a_hand_off(made, next_hop, log)
     assert next_hop.aborted.is_set()
 
 
@@ -308,14 +313,7 @@ def test_what_is_decided_while_the_receiver_ends_is_remembered(
         return wait_for_threads(pool, wait_s)
 
     monkeypatch.setattr(ThreadPool, "close", close)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(made)
-        stack.enter_context(serving_thread(made))
-        client = stack.enter_context(Client(made))
-        client.send(b"Kwait")
-        wait_until(lambda: bool(next_hop.begun), "the hand-off")
-        made.stop()
-        log.wait_for("could not be stored in time")
+    stop_amid_a_hand_off(made, next_hop, log)
     again = Memory(str(tmp_path / "once"), 1_000.0, time.time)
     again.recover(None)
     (row,) = again._database.execute("SELECT key FROM accepted").fetchall()

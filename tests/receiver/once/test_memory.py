@@ -208,9 +208,10 @@ def test_a_file_that_is_nowhere_says_nothing_of_another_maildir(
     if where == "none":
         place = None  # as with --deliver
     elif where == "another":
-        place = maildir.with_name("another")
+        place = make_maildir(maildir.with_name("another"))
     else:
         maildir.rename(maildir.with_name("away"))
+        make_maildir(maildir)
     with opened(path, clock) as memory:
         memory.recover(None if place is None else os.fsencode(place))
         assert not memory.knows(A)
