@@ -152,6 +152,22 @@ def test_the_body_is_not_read_for_the_header() -> None:
         heading.read(endless)
 
 
+@pytest.mark.parametrize("length", [1, 1 << 16, 1 << 21])
+def test_the_largest_header(length: int) -> None:
+    """One byte more is too much in whatever pieces it comes, though it is complete by then."""
+    name, end = b"Subject: ", b"\n\n"
+    largest = name + b"x" * (heading.MAX_BYTES - len(name + end)) + end
+
+    def read(text: bytes) -> bytes:
+        pieces = (text[at : at + length] for at in range(0, len(text), length))
+        _head, begin, rest = heading.read(pieces)
+        return begin + b"".join(rest)
+
+    assert read(largest + b"body") == b"body"
+    with pytest.raises(EnvelopeError, match="header is larger than 1048576 bytes"):
+        read(largest.replace(b"x", b"xx", 1) + b"body")
+
+
 @pytest.mark.parametrize(
     ("name", "address", "written"),
     [
