@@ -7,15 +7,15 @@ import json
 import os
 import re
 import socket
-import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from maildirqmtp.qmtp.protocol import package_head, package_tail
 from tests.faults.oracle import Ledger, Mail, Owed, Verdict
+from tests.faults.programs import Programs, Run
 from tests.faults.scenarios import Scenario
-from tests.faults.stages import ENVIRONMENT, Run, make_mail
+from tests.faults.stages import make_mail
 from tests.helpers import DEADLINE_S, command
 
 
@@ -24,8 +24,9 @@ class Receive:
 
     connections = 0
 
-    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path) -> None:
+    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path, programs: Programs) -> None:
         self.scenario = scenario
+        self.programs = programs
         self.root = root
         self.maildir = root / "maildir"
         self.mails = [make_mail(number, spec) for number, spec in enumerate(scenario.specs)]
@@ -46,16 +47,9 @@ class Receive:
         ours, theirs = socket.socketpair()
         ours.settimeout(DEADLINE_S)
         with ours:
-            process = subprocess.Popen(
-                [*wrapper, *command("qmtpmaildir"), "--stdio", *self.place()],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.PIPE,
-                text=True,
-                env=ENVIRONMENT,
-                cwd="/",
-            )
-            theirs.close()
+            argv = [*command("qmtpmaildir"), "--stdio", *self.place()]
+            with theirs:
+                process = self.programs.start(argv, wrapper, theirs.fileno(), theirs.fileno())
             sender = threading.Thread(target=_send, args=(ours, b"".join(map(self._package, due))))
             sender.start()
             said = b""
@@ -63,7 +57,7 @@ class Receive:
                 while data := ours.recv(1 << 16):
                     said += data
             sender.join(DEADLINE_S)
-            errors = process.communicate(timeout=DEADLINE_S)[1]
+            run = process.finish()
         asked = [(mail.name, recipient) for mail in due for recipient in mail.recipients]
         letters = re.findall(rb"\d+:([KZD])[^,]*,", said)
         assert len(letters) <= len(asked), said
@@ -71,7 +65,7 @@ class Receive:
             if letter == b"K":
                 self.ledger.accepted[who] += 1
                 self._acknowledged.add(who)
-        return Run(process.returncode, errors)
+        return run
 
     def stored(self) -> tuple[list[Owed], list[str]]:
         """Return what is in new/, one entry a copy, and what should not be there."""

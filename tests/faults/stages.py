@@ -14,26 +14,17 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from tests.faults.oracle import Ledger, Mail, Owed, Places, Verdict, judge, look
+from tests.faults.programs import Programs, Run
 from tests.faults.scenarios import Scenario, Spec
 from tests.helpers import Peer, ScriptedServer, command, make_maildir, wait_until
 
 #: A recipient whom no message is for; who trusts the lines on top instead of a sidecar meets it.
 DECOY = b"decoy@wrong.example"
-
-ENVIRONMENT = dict(os.environ, PYTHONHASHSEED="0", LC_ALL="C", NO_COLOR="1")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How one run of the program ended."""
-
-    status: int
-    errors: str
 
 
 class Stage(Protocol):
@@ -109,8 +100,9 @@ def _answer_by(
 class Forward:
     """The forwarder, from a maildir to a scripted server."""
 
-    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path) -> None:
+    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path, programs: Programs) -> None:
         self.scenario = scenario
+        self.programs = programs
         self.root = root
         self.maildir = make_maildir(root / "maildir")
         self.mails = [
@@ -217,9 +209,14 @@ class Forward:
 
     def faulty(self, wrapper: Sequence[str] = ()) -> Run:
         """See `Stage`."""
-        run = run_program([*wrapper, *self.argv()])
+        run = self._run(self.argv(), wrapper)
         self._settle()
         return run
+
+    def _run(
+        self, argv: Sequence[str], wrapper: Sequence[str] = (), stdin: int = subprocess.DEVNULL
+    ) -> Run:
+        return self.programs.start(argv, wrapper, stdin, subprocess.DEVNULL).finish()
 
     def recover(self) -> None:
         """See `Stage`."""
@@ -304,8 +301,8 @@ class Forward:
 class Enqueue(Forward):
     """`--enqueue`: what it says is taken must be there, with its sidecar."""
 
-    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path) -> None:
-        super().__init__(scenario, root, elsewhere)
+    def __init__(self, scenario: Scenario, root: Path, elsewhere: Path, programs: Programs) -> None:
+        super().__init__(scenario, root, elsewhere, programs)
         shutil.rmtree(self.maildir)
         make_maildir(self.maildir)
         self._take(promised=False)
@@ -325,7 +322,7 @@ class Enqueue(Forward):
         for recipient in mail.recipients:
             argv += ["--recipient", recipient.decode()]
         with open(self.root / "message", "rb") as message:
-            run = run_program([*wrapper, *argv], stdin=message.fileno())
+            run = self._run(argv, wrapper, message.fileno())
         if run.status == 0:
             self._take(promised=True)
         return run
@@ -335,29 +332,12 @@ class Enqueue(Forward):
         if not self.mails[0].promised:
             assert self.faulty().status == 0
         names = [n for n in os.listdir(self.maildir / "new") if not n.startswith(".")]
-        run = run_program(self.argv())
+        run = self._run(self.argv())
         assert run.status == 0, run
         self._settle()
         assert not os.listdir(self.maildir / "new")
         assert all(self.ledger.accepted[who] == len(names) for who in self.mails[0].owed)
         assert 1 <= len(names) <= self._tries
-
-
-def run_program(argv: Sequence[str], stdin: int = subprocess.DEVNULL) -> Run:
-    """Run a program to its end; nobody reads its standard output."""
-    done = subprocess.run(
-        argv,
-        stdin=stdin,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="surrogateescape",
-        timeout=60,
-        env=ENVIRONMENT,
-        cwd="/",
-        check=False,
-    )
-    return Run(done.returncode, done.stderr)
 
 
 def _runs(script: Path) -> bool:

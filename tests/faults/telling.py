@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.programs import Installed, Programs
 from tests.faults.receiving import Queue, Receive
 from tests.faults.scenarios import Scenario
 from tests.faults.stages import Enqueue, Forward, Stage
 
-KINDS: dict[str, Callable[[Scenario, Path, Path], Stage]] = {
+KINDS: dict[str, Callable[[Scenario, Path, Path, Programs], Stage]] = {
     "forward": Forward,
     "enqueue": Enqueue,
     "receive": Receive,
@@ -32,7 +33,9 @@ def _other_file_system(root: Path, candidates: Sequence[Path]) -> Path | None:
 
 
 @contextlib.contextmanager
-def telling(scenario: Scenario, tmp_path: Path) -> Iterator[Stage]:
+def telling(
+    scenario: Scenario, tmp_path: Path, programs: Programs | None = None
+) -> Iterator[Stage]:
     """Set a stage, in memory where there is a file system for that, and clear it away."""
     memory = Path("/dev/shm")
     fast = memory if memory.is_dir() and os.access(memory, os.W_OK) else tmp_path
@@ -47,7 +50,7 @@ def telling(scenario: Scenario, tmp_path: Path) -> Iterator[Stage]:
                 elsewhere = Path(
                     undo.enter_context(tempfile.TemporaryDirectory(prefix="faults-", dir=other))
                 )
-            stage = KINDS[scenario.kind](scenario, root, elsewhere)
+            stage = KINDS[scenario.kind](scenario, root, elsewhere, programs or Installed())
             undo.callback(stage.close)
             for _ in range(scenario.clean_runs):
                 stage.faulty()

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios, tracing
+from tests.faults.programs import Programs, Rehearsal, Run, programs_for
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.stages import Run, Stage
+from tests.faults.stages import Stage
 from tests.faults.telling import telling
 from tests.faults.tracing import Call
 
@@ -81,12 +82,11 @@ MORE_CONNECTIONS = 8
 Point = tuple[Call, str, bool]
 
 
-def points_of(scenario: Scenario, tmp_path: Path) -> tuple[list[Point], object, int]:
-    """Return the points of a scenario; its state after one clean run, and its connections."""
-    with telling(scenario, tmp_path) as stage:  # as it goes, so that all is imported once
-        stage.faulty()
-        clean = stage.state()
-    with telling(scenario, tmp_path) as stage:
+def points_of(
+    scenario: Scenario, tmp_path: Path, programs: Programs, clean: object
+) -> tuple[list[Point], int]:
+    """Return the points of a scenario, and its connections."""
+    with telling(scenario, tmp_path, programs) as stage:
         before = stage.connections
         calls = tracing.calls_of(list(ERRORS), stage.faulty, scenario.threads)
         assert stage.state() == clean
@@ -101,7 +101,7 @@ def points_of(scenario: Scenario, tmp_path: Path) -> tuple[list[Point], object, 
         points += [(call, error, False) for error in errors]
         if call.name in _FOR_EVER:
             points += [(call, error, True) for error in errors if error != "EINTR"]
-    return points, clean, connections
+    return points, connections
 
 
 LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -114,7 +114,19 @@ CASES = [
 @pytest.mark.parametrize(("scenario", "step", "offset"), CASES)
 def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, offset: int) -> None:
     """A full disk or a broken one costs nobody a message, and is told in words."""
-    every, clean, connections = points_of(scenario, tmp_path)
+    rehearsal = Rehearsal()
+    with telling(scenario, tmp_path, rehearsal) as stage:  # so that all is imported once
+        stage.faulty()
+        clean = stage.state()
+        stage.recover()
+    with programs_for(rehearsal, many=step == 1) as programs:
+        _fail_at_each_call(tmp_path, scenario, programs, clean, step, offset)
+
+
+def _fail_at_each_call(
+    tmp_path: Path, scenario: Scenario, programs: Programs, clean: object, step: int, offset: int
+) -> None:
+    every, connections = points_of(scenario, tmp_path, programs, clean)
     points = tracing.some(every, step, offset)
     duplicates: list[int] = []
     bounds: list[int] = []
@@ -127,7 +139,7 @@ def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, of
         wrapper = tracing.fail_at(
             call, error, for_ever=for_ever, children=scenario.bounces != "sendmail"
         )
-        with telling(scenario, tmp_path) as stage:
+        with telling(scenario, tmp_path, programs) as stage:
             before = stage.connections
             run = stage.faulty(wrapper)
             if "ModuleNotFoundError" in run.errors:

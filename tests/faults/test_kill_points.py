@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios, tracing
+from tests.faults.programs import Programs, Rehearsal, programs_for
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.telling import telling
 from tests.faults.tracing import Call
@@ -38,10 +39,18 @@ def test_killed_right_before_each_call(
     tmp_path: Path, scenario: Scenario, times: int, step: int, offset: int
 ) -> None:
     """Whenever the program dies, everybody's mail is at the server, on disk, or bounced."""
-    with telling(scenario, tmp_path) as stage:  # as it goes, so that all is imported once
+    rehearsal = Rehearsal()
+    with telling(scenario, tmp_path, rehearsal) as stage:  # so that all is imported once
         stage.faulty()
         stage.recover()
-    with telling(scenario, tmp_path) as stage:
+    with programs_for(rehearsal, many=step == 1) as programs:
+        _kill_at_each_call(tmp_path, scenario, programs, times, step, offset)
+
+
+def _kill_at_each_call(
+    tmp_path: Path, scenario: Scenario, programs: Programs, times: int, step: int, offset: int
+) -> None:
+    with telling(scenario, tmp_path, programs) as stage:
         calls = tracing.calls_of(tracing.MUTATING, stage.faulty, scenario.threads)
         stage.recover()
         assert stage.verdict().duplicates == 0
@@ -53,7 +62,7 @@ def test_killed_right_before_each_call(
     lock = threading.Lock()
 
     def kill(call: Call) -> None:
-        with telling(scenario, tmp_path) as stage:
+        with telling(scenario, tmp_path, programs) as stage:
             statuses = []
             for moment in (*("killed",) * times, "recovered"):
                 if moment == "recovered":

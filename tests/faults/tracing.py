@@ -22,6 +22,9 @@ MUTATING = [
     *("fsync", "fdatasync", "utimensat", "connect", "sendto", "sendmsg", "sendfile", "recvfrom"),
 ]
 
+#: A call that no program makes: it fails where a tracer is there, see `template`.
+_PROBE = "sched_get_priority_max"
+
 T = TypeVar("T")
 
 _CALL = re.compile(r"(?:(\d+) +)?([a-z_0-9]+)\((.*)")
@@ -94,6 +97,8 @@ def calls_in(log: Iterable[str]) -> list[Call]:
         if match is None:
             continue
         thread, name, shown = match.groups()
+        if name == _PROBE:
+            continue
         count[thread, name] += 1
         call = Call(name, count[thread, name], shown.removesuffix(_UNFINISHED), len(calls))
         if shown.endswith(_UNFINISHED):
@@ -139,6 +144,16 @@ def fail_at(call: Call, error: str, *, for_ever: bool, children: bool) -> list[s
     inject = f"inject={call.name}:error={error}:when={when}"
     quick = ["-f", "--seccomp-bpf"] if children else []
     return ["strace", *quick, "-qq", "-o", "/dev/null", *_trace([call.name]), "-e", inject]
+
+
+def attached(wrapper: Sequence[str], pid: int) -> list[str]:
+    """Return a wrapper of this module as a command that traces a process, forked by a template."""
+    words = [
+        f"{word},?{_PROBE}" if word.startswith("trace=") else word
+        for word in wrapper
+        if word != "--seccomp-bpf"  # there is none for a process that is there already
+    ]
+    return [*words, "-e", f"inject={_PROBE}:error=EXDEV", "-p", str(pid)]
 
 
 def at_each(points: Sequence[T], test: Callable[[T], None]) -> None:
