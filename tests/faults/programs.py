@@ -25,7 +25,7 @@ ENVIRONMENT = dict(os.environ, PYTHONHASHSEED="0", LC_ALL="C", NO_COLOR="1")
 RUN_S = 60.0
 
 _TEMPLATE = Path(__file__).with_name("template.py")
-_IMPORTED = re.compile(r"^import time: .*\|\s*(\S+)\n", re.MULTILINE)
+_IMPORTED = re.compile(r"^import time: .*\|\s*(\S.*)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ class Rehearsal(Installed):
 
     def said(self, errors: str) -> str:
         """Return it without what the interpreter says of modules."""
-        self.modules.update(dict.fromkeys(_IMPORTED.findall(errors)))
+        found = _IMPORTED.findall(errors)
+        self.modules.update(dict.fromkeys(name for name in found if " " not in name))
         return _IMPORTED.sub("", errors)
 
 
@@ -130,6 +131,8 @@ class Template:
                 [sys.executable, str(_TEMPLATE), str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
+                # As in a run: what is written to a file would be positioned in it.
+                stderr=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env=ENVIRONMENT,
                 cwd="/",
@@ -167,7 +170,11 @@ class Template:
     def close(self) -> None:
         """End it."""
         self._requests.close()
-        self._process.wait(RUN_S)
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            errors = stderr.read()
+        assert self._process.wait(RUN_S) == 0, errors
+        assert not errors, errors
 
 
 class _Forked:
