@@ -22,6 +22,7 @@ import socket
 from collections.abc import Iterator, Sequence
 
 from maildirqmtp.errors import ConfigError
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE
 from maildirqmtp.receiver import listener as listening
 from maildirqmtp.receiver.clients import Client, Origin
 from maildirqmtp.receiver.policy import DEFAULT_POLICY, Policy, only_domains
@@ -75,6 +76,8 @@ def policy_of(options: argparse.Namespace) -> Policy:
     max_size = parse_bytes(options.max_size, "--max-size")
     if max_size < 1:
         raise ConfigError(f"--max-size: at least one byte, not {options.max_size!r}")
+    if options.queue is not None and max_size > MAX_MESSAGE:
+        raise ConfigError(f"--max-size: at most {MAX_MESSAGE} with --queue: no more goes by QMTP")
     domains = [os.fsencode(name) for name in options.domain]
     for domain in domains:
         if not domain or any(c in b"@ \t\r\n\0" for c in domain):
@@ -112,7 +115,10 @@ def user_quota(options: argparse.Namespace) -> int | None:
         return None
     if options.queue is None:
         raise ConfigError("--user-quota: only for --queue")
-    return parse_bytes(options.user_quota, "--user-quota")
+    quota = parse_bytes(options.user_quota, "--user-quota")
+    if quota < 1:
+        raise ConfigError("--user-quota: at least one byte; leave it out for no limit")
+    return quota
 
 
 def _users(lists: Sequence[str]) -> frozenset[int]:

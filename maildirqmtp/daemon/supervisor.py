@@ -25,7 +25,6 @@ from maildirqmtp.daemon.boot_clock import Sleeps, boot_clock
 from maildirqmtp.daemon.health import Health, RouteHealth, is_live
 from maildirqmtp.daemon.http_pages import HttpPages
 from maildirqmtp.daemon.log_lines import log_line
-from maildirqmtp.daemon.orphans import is_reaper, reap
 from maildirqmtp.daemon.preload import preload
 from maildirqmtp.daemon.reservations import MaildirLocks
 from maildirqmtp.daemon.route_names import full_name, watched
@@ -40,6 +39,7 @@ from maildirqmtp.exit_codes import EXIT_OK, EXIT_TEMPORARY
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.stop import STOP_S
 from maildirqmtp.text import printable
+from maildirqmtp.transport.orphans import is_reaper, reap
 from maildirqmtp.transport.signals import signal_handlers
 from maildirqmtp.transport.wakeup import Wakeup
 

@@ -193,8 +193,17 @@ class Connection:
                 self._read()
         except OSError as error:
             if self._phase is not Phase.LINGERING:
-                self._fail(f"connection broken: {error.strerror}")
+                self._break(error)
             self._phase = Phase.CLOSED
+
+    def _break(self, error: OSError) -> None:
+        text = f"connection broken: {error.strerror}"
+        # A probe may reset a connection as soon as it has one, and a client that has its answers.
+        is_harmless = not self._handshaking or isinstance(error, ConnectionError)
+        if is_harmless and not self._owes:
+            self._log(Severity.INFO, text)
+        else:
+            self._fail(text)
 
     def _write(self) -> None:
         now_s = self._clock()

@@ -26,6 +26,9 @@ from maildirqmtp.receiver.spool import Spool, SpoolPlace
 if TYPE_CHECKING:
     from maildirqmtp.errors import LocalError
 
+#: Packages of a commit that end with an fsync of a directory: they share it.
+SHARED_FSYNC_PACKAGES = 16
+
 _sequence = count(1)
 
 
@@ -73,7 +76,14 @@ D = TypeVar("D", bound=Delivery)
 
 
 class Destination(SpoolPlace, Protocol[D]):
-    """Where the mail goes; large texts wait in its `tmp` until they are complete."""
+    """Where the mail goes; large texts wait in its `tmp` until they are complete.
+
+    `packages_together` is the most packages of one `commit`; the answers of all of them wait for
+    the last one.
+    """
+
+    @property
+    def packages_together(self) -> int: ...
 
     def free_bytes(self) -> int:
         """Return the bytes left for mail. Raises `LocalError` if that is unknown."""

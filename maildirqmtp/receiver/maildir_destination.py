@@ -10,7 +10,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.addresses import quote
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.qmtp.protocol import MAX_MESSAGE, Response, Status
-from maildirqmtp.receiver.destination import Mail, Outcome, accepted
+from maildirqmtp.receiver.destination import SHARED_FSYNC_PACKAGES, Mail, Outcome, accepted
 from maildirqmtp.receiver.storage import Copy, Storage
 
 #: Most bytes of all copies of one package together; the first copy may exceed it.
@@ -58,6 +58,8 @@ class MaildirDestination:
     def __init__(self, path: bytes, max_size: int = MAX_MESSAGE, renames: bool = False) -> None:
         self.storage = Storage(path, renames=renames)
         self._max_bytes = max(MAX_PACKAGE_BYTES, max_size)
+
+    packages_together = SHARED_FSYNC_PACKAGES
 
     @property
     def tmp(self) -> Folder:

@@ -19,13 +19,16 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail.sidecar import MAX_BYTES, Sidecar, encode
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.files import Folder
-from maildirqmtp.qmtp.protocol import Response, Status
-from maildirqmtp.receiver.destination import Mail, Outcome, accepted
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE, Response, Status
+from maildirqmtp.receiver.destination import SHARED_FSYNC_PACKAGES, Mail, Outcome, accepted
 from maildirqmtp.receiver.storage import Copy, Storage
 from maildirqmtp.receiver.user_quota import UserQuota, mark_of
 
 _TOO_MUCH = Response(Status.DEFERRED, b"452 too many recipients in one package (#4.5.3)")
 _OVER_QUOTA = Response(Status.DEFERRED, b"452 too much mail of this user is waiting (#4.2.2)")
+_TOO_LARGE = Response(
+    Status.FAILED, b"552 larger than what goes by QMTP, with its Received line (#5.3.4)"
+)
 _NEVER_FITS = Response(Status.FAILED, b"552 larger than all that a user may have waiting (#5.3.4)")
 
 
@@ -65,7 +68,11 @@ class QueueDelivery:
                 self.outcomes.append(Outcome(self._refusal))
                 return 0
             pieces = self._mail.text.pieces(self._mail.received)
-            self.copy = self._storage.stage(pieces, mark_of(self._mail.user))
+            try:
+                self.copy = self._storage.stage(pieces, mark_of(self._mail.user))
+            finally:
+                if self._quota is not None and self._mail.user is not None:
+                    self._quota.written(self._mail.user, size)
             written = size
         self._sidecar_bytes += added
         self._recipients.append(recipient)
@@ -74,6 +81,8 @@ class QueueDelivery:
 
     def _refuse(self, size: int) -> Response | None:
         """Return why a message of `size` bytes is not taken from this user; None if it is."""
+        if size > MAX_MESSAGE:
+            return _TOO_LARGE
         if self._quota is None or self._mail.user is None:
             return None
         if size > self._quota.max_bytes:
@@ -92,6 +101,8 @@ class QueueDestination:
     def __init__(self, path: bytes, user_quota: int | None = None, renames: bool = False) -> None:
         self._storage = Storage(path, has_sidecars=True, renames=renames)
         self._quota = None if user_quota is None else UserQuota(user_quota)
+
+    packages_together = SHARED_FSYNC_PACKAGES
 
     @property
     def tmp(self) -> Folder:

@@ -39,8 +39,6 @@ from maildirqmtp.transport.thread_pool import Here, Job, Workers
 
 #: Recipients checked in one `work`; other clients wait that long.
 CHECKED_RECIPIENTS = 256
-#: Packages of a batch: they wait for each other, and share the fsync of the directory.
-BATCH_PACKAGES = 16
 #: Bytes of a batch; the last package may exceed it.
 BATCH_BYTES = 256 << 10
 #: Batches of one client under way at once: it must not have all threads.
@@ -78,6 +76,7 @@ class Session:
         self.ended = False
         self.violation: str | None = None
         self._destination = destination
+        self._together = destination.packages_together
         self._agent = DeliveryAgent(destination, peer, policy, log, now, user)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
@@ -178,7 +177,7 @@ class Session:
             if self._packages and self._packages[-1].owed:
                 self._agent.check(self._packages[-1])
                 checked += 1
-            elif len(self._packages) >= BATCH_PACKAGES or self._gathered >= BATCH_BYTES:
+            elif len(self._packages) >= self._together or self._gathered >= BATCH_BYTES:
                 self._hand_on()
             elif not self._advance():
                 break

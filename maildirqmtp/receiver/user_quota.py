@@ -38,14 +38,16 @@ class UserQuota:
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
         self._used: dict[int, int] = {}
+        #: What was allowed and is not written yet: no count of the directories sees all of it.
+        self._unwritten: dict[int, int] = {}
         self._count_again_s: dict[int, float] = {}
 
     def take(self, folders: Callable[[], Sequence[Folder]], user: int, size: int) -> bool:
         """Return whether a user may add a message of `size` bytes; if so, count it.
 
         For any thread; a user waits for no other's count. `folders` returns tmp/ and new/, in this
-        order, so that what moves is seen. Raises `LocalError` if they cannot be listed, and what
-        `folders` raises.
+        order, so that what moves is seen. `written` has to follow, if it may. Raises
+        `LocalError` if they cannot be listed, and what `folders` raises.
         """
         with self._lock:
             lock = self._locks.setdefault(user, threading.Lock())
@@ -53,13 +55,23 @@ class UserQuota:
             used = self._used.get(user)
             if used is None or (used + size > self.max_bytes and self._is_due(user)):
                 began_s = self._clock()
-                used = _bytes_of(folders(), user, self._since_s)
+                # Read first: what is written meanwhile is in a directory then.
+                used = self._unwritten.get(user, 0)
+                used += _bytes_of(folders(), user, self._since_s)
                 ended_s = self._clock()
                 pause_s = min(RECOUNT_S, _RECOUNT_TIMES * (ended_s - began_s))
                 self._count_again_s[user] = ended_s + pause_s
             may = used + size <= self.max_bytes
             self._used[user] = used + size if may else used
+            if may:
+                with self._lock:
+                    self._unwritten[user] = self._unwritten.get(user, 0) + size
             return may
+
+    def written(self, user: int, size: int) -> None:
+        """Note that a message that was allowed is in tmp/, or could not be. For any thread."""
+        with self._lock:
+            self._unwritten[user] -= size
 
     def _is_due(self, user: int) -> bool:
         return self._clock() >= self._count_again_s[user]

@@ -22,8 +22,10 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: queue.Queue[str] = queue.Queue()
+        self.severities: dict[str, Severity] = {}
 
     def __call__(self, severity: Severity, text: str) -> None:
+        self.severities[text] = severity
         self.lines.put(text)
 
     def wait_for(self, pattern: str) -> str:

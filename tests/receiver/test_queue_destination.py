@@ -22,7 +22,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.mail import envelope, sidecar
 from maildirqmtp.maildir import sidecars, writing
 from maildirqmtp.maildir.maildir import Maildir
-from maildirqmtp.qmtp.protocol import package_head, package_tail
+from maildirqmtp.qmtp.protocol import MAX_MESSAGE, package_head, package_tail
 from maildirqmtp.receiver.destination import Mail
 from maildirqmtp.receiver.policy import Policy, only_domains
 from maildirqmtp.receiver.queue_destination import QueueDestination
@@ -475,8 +475,35 @@ class SlowCounts:
         monkeypatch.setattr(os, "listdir", listdir)
 
     def take(self) -> bool:
-        """Take a message of 8 bytes."""
-        return self._quota.take(lambda: self._folders, 7, 8)
+        """Take a message of 8 bytes, which goes nowhere."""
+        may = self._quota.take(lambda: self._folders, 7, 8)
+        if may:
+            self._quota.written(7, 8)
+        return may
+
+
+def test_what_is_allowed_counts_before_it_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who sends six messages at once would have room for each of them."""
+    writing.create(os.fsencode(path))
+    with Maildir(os.fsencode(path)) as maildir:
+        quota = UserQuota(10, lambda: 0.0)
+        monkeypatch.setattr("maildirqmtp.receiver.user_quota.RECOUNT_S", 0.0)
+        folders = (maildir.tmp, maildir.new)
+        assert quota.take(lambda: folders, 7, 8)
+        assert not quota.take(lambda: folders, 7, 8)
+        assert quota.take(lambda: folders, 8, 8)
+        quota.written(7, 8)
+        assert quota.take(lambda: folders, 7, 8), "it was not stored after all"
+
+
+def test_nothing_is_taken_that_the_forwarder_could_never_send(path: Path) -> None:
+    """Of the largest message that servers take there is no room for the Received line."""
+    with contextlib.closing(QueueDestination(os.fsencode(path))) as queue:
+        session = Session(queue, "client")
+        assert letters(session.receive(package(b"c@d", text=b"x" * MAX_MESSAGE))) == "D"
+    assert not queued(path)
 
 
 def test_nobody_waits_for_the_count_of_another_user(

@@ -22,7 +22,7 @@ from maildirqmtp.receiver.clients import Client as Peer
 from maildirqmtp.receiver.clients import Origin, is_loopback
 from maildirqmtp.receiver.connection import IDLE_S, SESSION_S, STOP_S, Connection
 from maildirqmtp.receiver.listener import open_listener, show_address
-from maildirqmtp.receiver.policy import Policy, only_domains
+from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.streams import SocketStream, StdioStream, client_of, peer_name, stdio_peer
@@ -843,7 +843,7 @@ class Broken:
         self.incoming = [package(recipients=(b"",))]
 
     def read(self) -> bytes | None:
-        if self.error is not None and self.error.errno == errno.ECONNRESET:
+        if self.error is not None and self.error.errno != errno.EPIPE:
             raise self.error
         return self.incoming.pop() if self.incoming else None
 
@@ -878,6 +878,30 @@ def test_responses_that_cannot_be_written(path: Path, log: Log, clock: Clock) ->
     connection.handle(3)
     connection.turn()
     assert connection.closed
+
+
+@pytest.mark.parametrize(
+    ("handshaking", "error", "failed"),
+    [
+        (False, ConnectionResetError(errno.ECONNRESET, "reset"), False),
+        (True, ConnectionResetError(errno.ECONNRESET, "reset"), False),
+        (True, OSError(errno.EACCES, "its certificate is not permitted"), True),
+    ],
+)
+def test_a_probe_is_no_news(
+    path: Path, log: Log, clock: Clock, handshaking: bool, error: OSError, failed: bool
+) -> None:
+    """A balancer connects and resets every ten seconds: 8,640 lines a day."""
+    with Server(path, listen=None) as server:
+        session = Session(server._destination, "p")
+    stream = Broken(error)
+    stream.handshaking = handshaking
+    connection = Connection(stream, session, 100.0, clock, log)
+    connection.handle(1)
+    assert connection.closed
+    assert connection.failed is failed
+    line = log.wait_for("connection broken")
+    assert log.severities[line] is (Severity.NOTICE if failed else Severity.INFO)
 
 
 def test_reset_while_lingering(path: Path, log: Log, clock: Clock) -> None:

@@ -26,11 +26,11 @@ from maildirqmtp.qmtp.protocol import (
     package_head,
     package_tail,
 )
+from maildirqmtp.receiver.destination import SHARED_FSYNC_PACKAGES
 from maildirqmtp.receiver.maildir_destination import MaildirDestination
 from maildirqmtp.receiver.policy import Policy, Severity, only_domains
 from maildirqmtp.receiver.session import (
     BATCH_BYTES,
-    BATCH_PACKAGES,
     CHECKED_RECIPIENTS,
     MAX_BATCHES,
     MAX_LOAD,
@@ -540,7 +540,7 @@ def test_responses_do_not_pile_up_over_many_packages(session: Session) -> None:
         session.work()
         answered.append(len(letters(session.take_output())))
     assert sum(answered) == 50 * count
-    assert max(answered) <= 2 * BATCH_PACKAGES * CHECKED_RECIPIENTS / 4
+    assert max(answered) <= 2 * SHARED_FSYNC_PACKAGES * CHECKED_RECIPIENTS / 4
 
 
 # Side by side
@@ -591,7 +591,7 @@ def test_answers_keep_the_order_of_the_packages(held: Session, workers: HeldWork
 
 @pytest.mark.parametrize(
     ("count", "size", "batches"),
-    [(BATCH_PACKAGES + 1, 10, 2), (4, BATCH_BYTES // 2, 2), (2, MEMORY_MAX * 2, 2)],
+    [(SHARED_FSYNC_PACKAGES + 1, 10, 2), (4, BATCH_BYTES // 2, 2), (2, MEMORY_MAX * 2, 2)],
 )
 def test_a_batch_is_bounded(
     maildir: Maildir, held: Session, workers: HeldWork, count: int, size: int, batches: int
@@ -612,7 +612,7 @@ def test_a_batch_is_bounded(
 def test_what_is_under_way_is_bounded(held: Session, workers: HeldWork, size: int) -> None:
     """A client that sends faster than the disk writes must not fill the memory."""
     data = package(b"x" * size)
-    count = 20 * BATCH_PACKAGES if size == 100 else 20
+    count = 20 * SHARED_FSYNC_PACKAGES if size == 100 else 20
     held.feed(data * count)
     while held.can_work:
         held.work()

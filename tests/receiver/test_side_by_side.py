@@ -17,8 +17,9 @@ import pytest
 from maildirqmtp.maildir.files import Folder
 from maildirqmtp.receiver import server as server_module
 from maildirqmtp.receiver.connection import STOP_S
+from maildirqmtp.receiver.destination import SHARED_FSYNC_PACKAGES
 from maildirqmtp.receiver.server import THREADS, Server
-from maildirqmtp.receiver.session import BATCH_PACKAGES, MAX_BATCHES
+from maildirqmtp.receiver.session import MAX_BATCHES
 from tests.helpers import DEADLINE_S, names, wait_until
 from tests.receiver.doubles import Clock, Log, serving_thread
 from tests.receiver.test_server import Client, connect, package
@@ -111,7 +112,7 @@ def test_answers_of_a_connection_keep_their_order(server: Server, path: Path, di
 def test_one_client_cannot_have_all_threads(server: Server, path: Path, disk: Disk) -> None:
     """With a thousand packages on a slow disk it leaves some for the others."""
     with connect(server) as greedy, connect(server) as other:
-        count = BATCH_PACKAGES * MAX_BATCHES * 3
+        count = SHARED_FSYNC_PACKAGES * MAX_BATCHES * 3
         greedy.send(package(b"slow\n") * count)
         disk.wait_for(MAX_BATCHES)
         other.send(package(b"quick\n"))

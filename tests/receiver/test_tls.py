@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from maildirqmtp.errors import LocalError
 from maildirqmtp.qmtp.protocol import ResponseReader, package_head, package_tail
 from maildirqmtp.receiver.connection import HANDSHAKE_S
+from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.receiver.tls import TlsServer, names_of
 from tests.certificates import Authority, Identity
@@ -142,6 +143,12 @@ def test_a_client_that_speaks_plain_is_dropped(start: Start, log: Log, tmp_path:
             while client.recv(1 << 16):
                 pass
     assert list((tmp_path / "Maildir" / "new").iterdir()) == []
+
+
+def test_a_probe_that_does_no_handshake_is_no_news(start: Start, log: Log) -> None:
+    """A balancer that looks whether the port is open: a line in the log every ten seconds."""
+    dial(start()).close()
+    assert log.severities[log.wait_for("connection broken: ")] is Severity.INFO
 
 
 # If it is gone just then, `wrap_socket` leaves what it has made to the garbage collector.

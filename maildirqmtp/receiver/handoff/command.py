@@ -30,6 +30,7 @@ from maildirqmtp.receiver.handoff import verdicts
 from maildirqmtp.receiver.handoff.how import RECIPIENT, RECIPIENTS, SENDER
 from maildirqmtp.receiver.handoff.outside_addresses import fault_of, outside_sender
 from maildirqmtp.text import printable
+from maildirqmtp.transport.orphans import is_reaper, reap
 from maildirqmtp.transport.process import Process
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Command:
         for group in groups:
             answer = self._run(from_us, group, pieces) if may_begin() else verdicts.NO_TIME
             found |= dict.fromkeys(group, answer)
+        if is_reaper():
+            reap()  # what earlier commands have left; of others, the next call
         return [
             found.get(recipient) or verdicts.failed(f"553 {faults[recipient]} (#5.1.3)")
             for recipient in recipients

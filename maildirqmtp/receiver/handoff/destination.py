@@ -82,6 +82,9 @@ class HandOff:
             raise local_error("open the directory", path, error) from error
         self._closed = False
 
+    #: A command may take minutes: the client has each answer as soon as there is one.
+    packages_together = 1
+
     @property
     def tmp(self) -> Folder:
         """The directory for temporary files (TMPDIR)."""

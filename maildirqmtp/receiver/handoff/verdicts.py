@@ -28,8 +28,8 @@ _ABOUT_US = frozenset({503, 530})
 _WE_ARE_REFUSED = re.compile(
     rb"(?:[Cc]lient(?: host)?|Helo command)(?: rejected:| \[[^]]*\] blocked using)"
 )
-#: For what was not begun, because all that came before it in its batch has taken too long.
-NO_TIME = Response(Status.DEFERRED, b"451 others have taken long, try again later (#4.4.5)")
+#: For what was not begun: its client has gone, the receiver stops, or what came before took long.
+NO_TIME = Response(Status.DEFERRED, b"451 its turn has not come, try again later (#4.4.5)")
 
 
 def _said(status: Status, reply: Reply) -> Response:

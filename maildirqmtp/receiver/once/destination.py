@@ -129,6 +129,11 @@ class OnceDestination:
         self._complain = complain
 
     @property
+    def packages_together(self) -> int:
+        """Those of the inner destination."""
+        return self.inner.packages_together
+
+    @property
     def tmp(self) -> Folder:
         """The inner destination's tmp/."""
         return self.inner.tmp

@@ -22,6 +22,7 @@ from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.once.destination import OnceDestination
 from maildirqmtp.receiver.once.memory import Memory
 from maildirqmtp.receiver.server import Server
+from maildirqmtp.receiver.session import MAX_BATCHES
 from maildirqmtp.receiver.spool import MEMORY_MAX
 from maildirqmtp.transport.thread_pool import ThreadPool
 from tests.helpers import DEADLINE_S, wait_until
@@ -229,18 +230,19 @@ def test_a_client_that_went_away_costs_nobody_anything(
 
 def test_nothing_more_is_handed_on_for_a_client_that_has_gone(next_hop: Next, log: Log) -> None:
     """It sends all of that again: a slow next server would have each message twice."""
-    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
+    made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=1)
     with made, serving_thread(made):
         with Client(made) as client:
-            one = package_head(0) + package_tail(b"s@x", (b"Kwait", b"K1"))
-            client.send_raw(one + package_head(0) + package_tail(b"s@x", (b"K2",)))
+            client.send(b"Kwait", b"K1")
+            client.send(b"K2")
             wait_until(lambda: bool(next_hop.begun), "the hand-off")
+            wait_until(lambda: len(made._connections[0]._session._under_way) == 2, "the other")
             client.reset()
         log.wait_for("broken")
-        with Client(made) as other:  # its answer comes after the end of that session
+        next_hop.release(b"Kwait")
+        with Client(made) as other:
             other.send(b"K")
             assert other.responses(1) == "K"
-        next_hop.release(b"Kwait")
     assert next_hop.begun == [b"Kwait", b"K1", b"K"]
 
 
@@ -262,15 +264,29 @@ def test_what_was_handed_on_is_answered_when_the_receiver_stops(
     monkeypatch.setattr(connection, "HURRY_S", 0.0)
     made = Server(HandOff(next_hop), listen=("127.0.0.1", 0), log=log, threads=THREADS)
     with made, serving_thread(made), Client(made) as client:
-        one, other = ((package_head(0) + package_tail(b"s@x", (to,))) for to in (b"Kwait", b"K1"))
-        client.send_raw(one + other)
-        wait_until(lambda: bool(next_hop.begun), "the hand-off")
+        for to in (*[b"Kwait"] * MAX_BATCHES, b"K1"):
+            client.send(to)
+        wait_until(lambda: len(next_hop.begun) == MAX_BATCHES, "the hand-off")
+        wait_until(lambda: made._connections[0]._session.busy, "the last one")
         made.stop()
         wait_until(lambda: made._connections[0]._session._hurries, "the stop")
         next_hop.release(b"Kwait")
-        assert client.responses(2) == "Kwait " + str(NO_TIME)
+        assert client.responses(MAX_BATCHES + 1) == "Kwait " * MAX_BATCHES + str(NO_TIME)
         assert client.at_end()
-    assert next_hop.begun == [b"Kwait"]
+    assert next_hop.begun == [b"Kwait"] * MAX_BATCHES
+
+
+def test_each_answer_comes_as_soon_as_the_next_server_has_given_it(
+    server: Server, next_hop: Next
+) -> None:
+    """With a scanner behind it, a forwarder that was restarted sent all of a batch twice."""
+    with Client(server) as client:
+        for to in (b"K1", b"Kwait", b"K2", b"Kwait"):
+            client.send(to)
+        assert client.responses(1) == "K1"
+        wait_until(lambda: b"K2" in next_hop.begun, "the one behind, in another thread")
+        next_hop.release(b"Kwait")
+        assert client.responses(3) == "Kwait K2 Kwait"
 
 
 def stop_amid_a_hand_off(made: Server, next_hop: Next, log: Log) -> None:

@@ -37,6 +37,8 @@ class Inner:
         self.gate.set()
         self.began = threading.Event()
 
+    packages_together = 16
+
     @property
     def tmp(self) -> Folder:
         raise NotImplementedError
@@ -372,6 +374,16 @@ class Hop:
 
     def close(self) -> None:
         pass
+
+
+def test_packages_are_committed_as_the_inner_destination_has_them(
+    once: OnceDestination, tmp_path: Path, clock: Clock
+) -> None:
+    """Behind a scanner, the answer to one would wait for fifteen others."""
+    assert once.packages_together == Inner.packages_together
+    memory = Memory(str(tmp_path / "other"), DAY_S, clock)
+    with contextlib.closing(OnceDestination(HandOff(Hop()), memory, stages=False)) as handing_on:
+        assert handing_on.packages_together == 1
 
 
 def test_what_was_not_handed_on_for_a_client_that_has_gone_is_not_deferred(

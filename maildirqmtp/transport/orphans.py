@@ -1,4 +1,4 @@
-"""Orphans: as PID 1, in a container without an init, a daemon has to reap orphaned processes.
+"""Orphans: as PID 1, in a container without an init, a program has to reap orphaned processes.
 
 It must reap nothing else: the code that started a command of this process waits for it and
 reads its exit status (`transport.process`).

@@ -8,7 +8,7 @@ import sys
 #: A process to which orphans come, as they do to PID 1 (prctl(2), PR_SET_CHILD_SUBREAPER).
 PROGRAM = r"""
 import ctypes, os, subprocess, sys, time
-from maildirqmtp.daemon.orphans import is_reaper, reap
+from maildirqmtp.transport.orphans import is_reaper, reap
 from maildirqmtp.transport.process import PIPE, Process
 
 assert not is_reaper()
