@@ -35,8 +35,9 @@ class Content:
     """A message's text, opened; `length` is its bytes.
 
     Raises `OSError` if a file cannot be opened or read, `PackageError` if the
-    whole is too long for QMTP or a str has a line end in it, `FileChangedError` if
-    a file grows or shrinks while it is read, `TypeError` for any other part.
+    whole is too long for QMTP, a str has a line end in it or a file object was read to
+    its end before, `FileChangedError` if a file grows or shrinks while it is read,
+    `TypeError` for any other part.
     """
 
     def __init__(self, message: Message) -> None:
@@ -132,10 +133,26 @@ class Content:
     def _add_file(self, file: SupportsRead) -> None:
         if isinstance(file, io.TextIOBase):
             raise TypeError("a file object has to be binary: open it with mode 'rb'")
+        seekable = _seekable(file)
+        began = None if seekable is None else seekable.tell()
+        before = self.length
+        if not self._add_open(file):
+            try:
+                self._add_stream(file.read)
+            finally:
+                if seekable is not None and began is not None:
+                    seekable.seek(began)
+        if self.length == before and began != 0:
+            # After a failure, or for the next recipient, it would go out as an empty message.
+            raise PackageError(
+                "a file object has nothing left to read: it was read before, or needs a seek(0)"
+            )
+
+    def _add_open(self, file: SupportsRead) -> bool:
+        """Add a regular file by its descriptor; return False, and do nothing, if it has none."""
         fd = _descriptor(file)
         if fd is None:
-            self._add_stream(file.read)
-            return
+            return False
         assert isinstance(file, (io.FileIO, io.BufferedReader, io.BufferedRandom))
         file.flush()
         name = file.name if isinstance(file.name, (str, bytes)) else self._name
@@ -146,10 +163,7 @@ class Content:
         finally:
             if not kept:
                 os.close(fd)
-        if kept:
-            file.seek(0, os.SEEK_END)
-        else:
-            self._add_stream(file.read)
+        return kept
 
     def _add_regular(self, fd: int, offset: int, name: str | bytes) -> bool:
         """Add a regular file from `offset` on; return False, and do nothing, for any other file.
@@ -225,6 +239,12 @@ def _descriptor(file: object) -> int | None:
         return None
     fd = raw.fileno()
     return fd if raw.readable() and stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+
+def _seekable(file: SupportsRead) -> IO[bytes] | None:
+    """Return a file object that can be put back to where it was; None for any other."""
+    seekable = getattr(file, "seekable", None)
+    return cast(IO[bytes], file) if callable(seekable) and seekable() else None
 
 
 def _same(now: os.stat_result, before: os.stat_result) -> bool:

@@ -14,7 +14,7 @@ A client asks for the next step, takes it, and asks again:
 Every package that was taken has one result, in the order they were taken. When
 the connection breaks, recipients without an answer are deferred. Nothing is
 sent again unless the program asks for it, with one exception: recipients
-without an answer from a server that answers once per package (see Fences in
+without an answer from a server that seems to answer once per package (see Fences in
 `pipeline`).
 """
 

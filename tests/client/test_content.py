@@ -13,7 +13,7 @@ import pytest
 
 from maildirqmtp.client import content
 from maildirqmtp.client.content import MEMORY_BYTES, Content
-from maildirqmtp.client.package import Message
+from maildirqmtp.client.package import Message, Part
 from maildirqmtp.errors import FileChangedError, PackageError
 from maildirqmtp.pipeline.outgoing import FilePiece
 from tests.helpers import open_descriptors
@@ -68,7 +68,8 @@ def test_every_kind_of_part(tmp_path: Path, size: int) -> None:
     check(io.BytesIO(data), data)
     with path.open("rb") as file:
         check(file, data)
-        assert file.read() == b""
+        assert file.read() == data, "put back to where it was"
+        file.seek(0)
     with path.open("rb", buffering=0) as file:
         check(file, data)
     with path.open("r+b") as file:
@@ -96,6 +97,55 @@ def test_a_file_object_is_sent_from_where_it_stands(tmp_path: Path) -> None:
         file.seek(2)
         os.truncate(path, 10)
         check(file, b"rst\n" + LARGE[:4])
+
+
+class Pipe:
+    """A source that can be read once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = io.BytesIO(data)
+
+    def read(self, size: int, /) -> bytes:
+        return self._left.read(size)
+
+
+def test_a_file_object_is_not_used_up(tmp_path: Path) -> None:
+    """Sent again after a failure, or to the next recipient, it was an empty message."""
+    path = tmp_path / "message.gz"
+    path.write_bytes(gzip.compress(LARGE))
+    with path.open("rb") as file, gzip.open(path) as inside:
+        for source in (io.BytesIO(LARGE), inside):
+            assert source.read(2) == LARGE[:2]
+            check(source, LARGE[2:])
+            check([source, b"!"], LARGE[2:] + b"!")
+        check(file, path.read_bytes())
+        check(file, path.read_bytes())
+
+
+def test_a_file_object_that_was_read_before_is_no_empty_message(tmp_path: Path) -> None:
+    """Nobody means to send what is left at its end, and the server would say K to it."""
+    path = tmp_path / "message"
+    path.write_bytes(b"hi\n")
+    once, memory = Pipe(LARGE), io.BytesIO(b"x")
+    check(once, LARGE)
+    memory.read()
+    with path.open("rb") as read, (tmp_path / "new").open("w+b") as written:
+        read.read()
+        written.write(b"new\n")
+        used: list[Part] = [once, memory, read, written]
+        for part in used:
+            with pytest.raises(PackageError, match="nothing left to read"):
+                Content([b"head\n\n", part])
+
+
+def test_an_empty_file_is_an_empty_message(tmp_path: Path) -> None:
+    """As b"" is; it was not read before."""
+    path = tmp_path / "message"
+    path.touch()
+    with path.open("rb") as file:
+        check(file, b"")
+    check(io.BytesIO(), b"")
+    check(path, b"")
 
 
 def test_what_was_written_before_is_sent_too() -> None:
@@ -238,7 +288,7 @@ def test_a_file_whose_size_is_not_known_is_read_to_its_end() -> None:
             one = Content([b"Subject: limits\n\n", part])
             assert text_of(one) == b"Subject: limits\n\n" + text
             one.close()
-        assert file.read() == b""
+        assert file.read() == text
 
 
 def test_files_that_cannot_be_opened_are_the_systems_errors(tmp_path: Path) -> None:
