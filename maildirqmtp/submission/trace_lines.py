@@ -63,7 +63,10 @@ def _without_trace(top: bytes, complete: bool) -> bytes | None:
 
 
 def _unfolded(top: bytes, complete: bool) -> bytes | None:
-    """Return a beginning with each trace field of several lines as one; None if more is needed.
+    """Return a beginning with each trace field on one line; None if more is needed.
+
+    Without Envelope-to: it may name a blind recipient, and where these lines are left to the
+    forwarder, a line that is put above them would keep it from them.
 
     Lines that begin with a blank belong to the field above them if another field follows: no
     message begins so. Without one, they may be the text of a message that has no header.
@@ -77,7 +80,7 @@ def _unfolded(top: bytes, complete: bool) -> bytes | None:
             break
         if field.name in envelope.REMOVED_ONCE:
             parts.append(field.raw.replace(b"\r\n", b"").replace(b"\n", b"") + b"\n")
-        else:
+        elif field.name != b"envelope-to":
             parts.append(field.raw)
         at += len(field.raw)
     return b"".join(parts) + top[at:]

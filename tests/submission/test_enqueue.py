@@ -313,6 +313,11 @@ def test_lines_of_an_earlier_delivery_are_not_part_of_it(
         (b"Return-Path: =?utf-8?q?=3Ca?=\n =?utf-8?q?=40b?=\n" + TRACE[21:], b""),
         (b"Delivery-date: x\n y\n" + TRACE, b"Delivery-date: x\n y\n"),
         (TRACE + TRACE + b" folded\n", TRACE + TRACE[:-1] + b" folded\n"),
+        # Above these the queue puts a Received line: the forwarder does not see them.
+        (
+            b"Envelope-to: one@x\n" + TRACE + b"Envelope-to: blind@x,\n more@x\n" + TRACE,
+            TRACE + TRACE,
+        ),
     ],
 )
 def test_a_field_of_an_earlier_delivery_goes_with_all_of_its_lines(
