@@ -39,11 +39,15 @@ class Announcer:
         self._told = ""
         self._tell_at = 0.0
         self._metrics_at = 0.0
+        #: The metrics file that was written last.
+        self._written: bytes | None = None
         self._failed = ""
 
     def wait_s(self, metrics_file: bytes | None, is_news: bool) -> float | None:
         """Return the seconds until the next report is due; None if none is due without news."""
-        due = [self._metrics_at] if metrics_file is not None else []
+        due = []
+        if metrics_file is not None:
+            due.append(self._metrics_at if metrics_file == self._written else self._tell_at)
         due += [self._tell_at] if is_news else []
         return max(0.0, min(due) - self._clock()) if due else None
 
@@ -53,11 +57,13 @@ class Announcer:
         if now < self._tell_at and len(snapshots) > MOST_ROUTES:
             return False
         status = status_line(snapshots)
-        if status == self._told and now < self._metrics_at:
+        is_written = metrics_file is None or metrics_file == self._written
+        if status == self._told and is_written and now < self._metrics_at:
             return True
         self._tell_at = now + TELL_S
         self._told, self._metrics_at = status, now + METRICS_S
         self.notifier.send(f"STATUS={status}")
+        self._written = metrics_file
         if metrics_file is not None:
             self._write(metrics_file, snapshots)
         return True

@@ -30,34 +30,38 @@ _COUNTERS = (
     ("in_doubt", "Recipients who may get a message twice."),
     ("bytes", "Bytes of messages that the server has accepted."),
 )
-_GAUGES: tuple[tuple[str, str, Callable[[Snapshot], float]], ...] = (
-    ("queue_messages", "Messages that wait.", lambda s: s.messages),
+#: Name, help, and how the value follows from a snapshot and the present time, seconds of the epoch.
+_GAUGES: tuple[tuple[str, str, Callable[[Snapshot, float], float]], ...] = (
+    ("queue_messages", "Messages that wait.", lambda s, _: s.messages),
     (
         "queue_oldest_timestamp_seconds",
         "When the oldest message that waits came; 0 where none waits.",
-        lambda s: s.oldest_s,
+        lambda s, _: s.oldest_s,
     ),
     (
         "queue_oldest_age_seconds",
         "Age of the oldest message that waits, when this was written.",
-        lambda s: max(0.0, s.at_s - s.oldest_s) if s.messages else 0.0,
+        lambda s, now_s: max(0.0, now_s - s.oldest_s) if s.messages else 0.0,
     ),
-    ("connected", "1 while there is a connection.", lambda s: s.state == "connected"),
+    ("connected", "1 while there is a connection.", lambda s, _: s.state == "connected"),
     (
         "stuck",
         "1 while messages the server has taken cannot be removed, or the maildir is gone.",
-        lambda s: s.state in ("stuck", "no maildir"),
+        lambda s, _: s.state in ("stuck", "no maildir"),
     ),
     (
         "last_success_timestamp_seconds",
         "When the server last answered; 0 for not yet.",
-        lambda s: s.answered_s,
+        lambda s, _: s.answered_s,
     ),
 )
 
 
-def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
-    """Return the metrics of these routes."""
+def collect(
+    snapshots: Iterable[Snapshot], wall_clock: Callable[[], float] = time.time
+) -> list[Metric]:
+    """Return the metrics of these routes; `wall_clock` is seconds of the epoch."""
+    now_s = wall_clock()
     routes = [(_labels(snapshot, snapshot.answering), snapshot) for snapshot in snapshots]
     counted = [one for _, snapshot in routes for one in _counters(snapshot)]
     found: list[Metric] = [
@@ -70,7 +74,12 @@ def collect(snapshots: Iterable[Snapshot]) -> list[Metric]:
         for name, about in _COUNTERS
     ]
     found += [
-        (f"maildirqmtp_{name}", about, "gauge", [(labels, float(get(s))) for labels, s in routes])
+        (
+            f"maildirqmtp_{name}",
+            about,
+            "gauge",
+            [(labels, float(get(snapshot, now_s))) for labels, snapshot in routes],
+        )
         for name, about, get in _GAUGES
     ]
     return found

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from maildirqmtp.daemon.announcer import MOST_ROUTES, TELL_S, Announcer, status_line
+from maildirqmtp.daemon.announcer import (
+    METRICS_S,
+    MOST_ROUTES,
+    TELL_S,
+    Announcer,
+    status_line,
+)
 from maildirqmtp.daemon.snapshot import Snapshot
 from maildirqmtp.daemon.systemd import Notifier
 from maildirqmtp.forwarder.route import Route
@@ -74,3 +83,21 @@ def test_a_thousand_routes_are_told_of_once_a_second() -> None:
     assert not announcer.tell(snapshots(1_200), None)
     announcer.finish(snapshots(1_200), None)
     assert notifier.said[-1].startswith("STATUS=1200 routes"), "the last of it is told"
+
+
+@pytest.mark.parametrize("count", [1, MOST_ROUTES + 1])
+def test_a_metrics_file_that_is_set_later_is_written_at_once(tmp_path: Path, count: int) -> None:
+    """By a HUP: for a minute the alerts had the numbers of the old one, or none."""
+    clock = FakeClock()
+    announcer = Announcer(Told(), clock, lambda said: pytest.fail(said))
+    shown = snapshots(count)
+    assert announcer.tell(shown, None)
+    for name in ("one.prom", "two.prom"):
+        path = os.fsencode(tmp_path / name)
+        wait_s = announcer.wait_s(path, False)
+        assert wait_s is not None
+        assert wait_s <= TELL_S
+        clock.now += wait_s
+        assert announcer.tell(shown, path)
+        assert (tmp_path / name).exists()
+        assert announcer.wait_s(path, False) == METRICS_S

@@ -28,6 +28,9 @@ from tests.helpers import closed_port
 SERVER = TcpEndpoint("mail.example.org")
 
 
+NOW_S = 160.0
+
+
 def snapshot(maildir: bytes = b"/M", prefix: bytes = b"", **values: object) -> Snapshot:
     """Return a snapshot of a route."""
     counters = Counters()
@@ -48,14 +51,14 @@ def values(text: str) -> dict[str, float]:
     }
 
 
-def rendered(*snapshots: Snapshot) -> str:
+def rendered(*snapshots: Snapshot, now_s: float = NOW_S) -> str:
     """Return the text of these routes."""
-    return metrics.render(metrics.collect(snapshots))
+    return metrics.render(metrics.collect(snapshots, lambda: now_s))
 
 
 def test_what_is_told_of_a_route() -> None:
     """An alert rule hangs on each of these names."""
-    text = rendered(snapshot(state="connected", messages=2, oldest_s=100.0, at_s=160.0))
+    text = rendered(snapshot(state="connected", messages=2, oldest_s=100.0, at_s=130.0))
     assert values(text) == {
         "maildirqmtp_accepted_total": 3.0,
         "maildirqmtp_deferred_total": 0.0,
@@ -92,8 +95,16 @@ def test_states(state: str, connected: int, stuck: int) -> None:
 def test_the_age_of_nothing_is_nothing() -> None:
     """Not that of 1970, which sets off the alarm; nor a negative one."""
     age = "maildirqmtp_queue_oldest_age_seconds"
-    assert values(rendered(snapshot(at_s=1e9)))[age] == 0.0
-    assert values(rendered(snapshot(at_s=5.0, messages=1, oldest_s=9.0)))[age] == 0.0
+    assert values(rendered(snapshot()))[age] == 0.0
+    assert values(rendered(snapshot(messages=1, oldest_s=NOW_S + 4)))[age] == 0.0
+
+
+def test_the_age_grows_while_nothing_happens() -> None:
+    """Deferred mail: for hours it was as old as at the last attempt."""
+    waiting = snapshot(messages=1, oldest_s=100.0, at_s=101.0)
+    for now_s in (160.0, 5_000.0):
+        found = values(rendered(waiting, now_s=now_s))
+        assert found["maildirqmtp_queue_oldest_age_seconds"] == now_s - 100.0
 
 
 @given(st.binary(max_size=20), st.binary(max_size=20))
@@ -227,7 +238,8 @@ def fetch(port: int) -> str:
 
 def test_over_http_it_is_the_same(clock: FakeClock) -> None:
     """As it is at that moment; when it is stopped, the port is free again."""
-    port, shown = closed_port(), [snapshot(b'/q"', state="stuck", messages=7)]
+    to_come_s = 4e9  # of no age, whatever the clock says
+    port, shown = closed_port(), [snapshot(b'/q"', state="stuck", messages=7, oldest_s=to_come_s)]
     stop = serve(port, metrics.page(lambda: shown, clock))
     try:
         assert values(fetch(port)) == values(rendered(*shown))
