@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -32,7 +32,8 @@ from maildirqmtp.cli.queue_changes import (
 )
 from maildirqmtp.daemon.listing import FAILED, WAITING
 from maildirqmtp.daemon.status import served
-from maildirqmtp.errors import FileChangedError, LocalError, QMTPError
+from maildirqmtp.daemon.waking import wake
+from maildirqmtp.errors import EnvelopeError, FileChangedError, LocalError, QMTPError
 from maildirqmtp.exit_codes import EXIT_TEMPORARY
 from maildirqmtp.forwarder.attempts import last_answer
 from maildirqmtp.forwarder.bounces import Bouncer
@@ -123,8 +124,9 @@ class _Bounces:
         self._queue = self._open_queue(stack)
         told = [] if self._queue is None else [prefix for prefix, _ in served(self._queue)]
         self._check_prefixes(told)
+        self._known = {*place.prefixes, *told}
         #: The longest first: a recipient belongs to the first that it begins with.
-        self._prefixes = sorted({b"", *place.prefixes, *told}, key=len, reverse=True)
+        self._prefixes = sorted({b"", *self._known}, key=len, reverse=True)
         self._bouncers: dict[bytes, Bouncer] = {}
         #: The names of messages whose senders know that they are not delivered.
         self._told: set[bytes] = set()
@@ -194,6 +196,9 @@ class _Bounces:
                 for hold, release, bouncing in ((told, gone, False), ((), left, True)):
                     if hold or release:
                         change_holds(self._maildir, hold=hold, release=release, bouncing=bouncing)
+                if set(left) - done:  # the daemon has passed them over meanwhile
+                    with suppress(LocalError):  # it has ended: the next one tries all
+                        wake(self._maildir)
 
     def _send(
         self, selected: Selected, batch: Sequence[Entry], to_json: bool, gone: set[bytes]
@@ -220,6 +225,11 @@ class _Bounces:
                 raise FileChangedError("it has changed since it was looked at; look again")
             parts = self._parts(queued)
             for prefix, recipients in parts:
+                if prefix not in self._known and self._goes_by_server(prefix):
+                    raise EnvelopeError(
+                        f"no route sends to {printable(recipients[0])}, so that the bounce would "
+                        f"wait, too; write --bounce-via sendmail or maildir:DIR"
+                    )
                 if refusal := self._bouncer(prefix).refusal(_part(queued, prefix, recipients)):
                     raise FileChangedError(f"it is not bounced: {refusal}")
             for prefix, recipients in parts:
@@ -242,10 +252,16 @@ class _Bounces:
             found.setdefault(prefix, []).append(recipient)
         return list(found.items())
 
+    def _route(self, prefix: bytes) -> Route:
+        return self._routes.get(prefix, self._place.route)._replace(prefix=prefix)
+
+    def _goes_by_server(self, prefix: bytes) -> bool:
+        return self._route(prefix).bounce_via.method is BounceMethod.SERVER
+
     def _bouncer(self, prefix: bytes) -> Bouncer:
         bouncer = self._bouncers.get(prefix)
         if bouncer is None:
-            route = self._routes.get(prefix, self._place.route)._replace(prefix=prefix)
+            route = self._route(prefix)
             report = Report(sys.stderr)
             bouncer = Bouncer(self._maildir, route, report, time.time, self._queue, self._stop)
             self._bouncers[prefix] = bouncer

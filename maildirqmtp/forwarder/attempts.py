@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from maildirqmtp.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from maildirqmtp.forwarder.queued_message import QueuedMessage
     from maildirqmtp.maildir.state import State
 
@@ -43,6 +45,16 @@ class AttemptNotes:
             text = _about(queued.recipients[index]) + text
         self._state.note_attempt(queued.message.name, text)
 
-    def earlier(self, queued: QueuedMessage) -> tuple[tuple[int, str], ...]:
-        """Return time (seconds of the epoch) and text of the last attempts, newest first."""
-        return () if self._state is None else self._state.attempts(queued.message.name)[1]
+    def earlier(self, queued: QueuedMessage, indexes: Iterable[int]) -> tuple[tuple[int, str], ...]:
+        """Return time (seconds of the epoch) and text of the last attempts, newest first.
+
+        Of those that were about one of several recipients, those about the recipients `indexes`.
+        """
+        if self._state is None:
+            return ()
+        about = tuple(_about(queued.recipients[index]) for index in indexes)
+        return tuple(
+            (at_s, text)
+            for at_s, text in self._state.attempts(queued.message.name)[1]
+            if not text.startswith("<") or text.startswith(about)
+        )

@@ -46,6 +46,14 @@ class MailerTimeout(LocalError):
     """A mailer was ended before it had exited by itself; it may have sent the message."""
 
 
+class MailerNotAsked(LocalError):
+    """A mailer was not run, or not for long: it has not refused anything."""
+
+
+class MailerStopped(MailerTimeout, MailerNotAsked):
+    """A mailer was ended because this process is to stop."""
+
+
 class Mailer(Protocol):
     """A way to send bounces."""
 
@@ -94,13 +102,13 @@ class SendmailMailer:
         """See `Mailer`."""
         name = printable(self._command[0])
         if self._clock() < self._rests_until.get(self._command, 0.0):
-            raise LocalError(f"{name} took more than {self._timeout_s:g} s before")
+            raise MailerNotAsked(f"{name} took more than {self._timeout_s:g} s before")
         if self._was_ended or self._limit_s() <= 0:
-            raise LocalError(f"{name} is not run, for this was told to stop")
+            raise MailerNotAsked(f"{name} is not run, for this was told to stop")
         code, complaint = self._run(bounce, recipient)
         if code is None and self._limit_s() < self._timeout_s:
             self._was_ended = True
-            raise MailerTimeout(f"{name} was ended, for this was told to stop")
+            raise MailerStopped(f"{name} was ended, for this was told to stop")
         if code is None:
             self._rests_until[self._command] = self._clock() + SENDMAIL_REST_S
             raise MailerTimeout(f"{name} took more than {self._timeout_s:g} s")

@@ -18,7 +18,7 @@ from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import removed
 from maildirqmtp.forwarder.attempts import AttemptNotes
 from maildirqmtp.forwarder.kept import Kept
-from maildirqmtp.forwarder.lifetime import FIRST_DEFERRED_S, final_failure
+from maildirqmtp.forwarder.lifetime import final_failure
 from maildirqmtp.forwarder.owed import OwedRecipients, not_accepted
 from maildirqmtp.forwarder.queued_message import QueuedMessage
 from maildirqmtp.forwarder.removals import Removals
@@ -76,7 +76,9 @@ class Settler:
         self._wall_clock = wall_clock
         self._state = state
         self.attempts = AttemptNotes(state)
-        self.bounces = SettledBounces(maildir, route, report, wall_clock, self.attempts, stop)
+        self.bounces = SettledBounces(
+            maildir, route, report, wall_clock, self.attempts, state, stop
+        )
         #: Who is still owed a message, as its sidecar says.
         self.owed = OwedRecipients(maildir, route, clock)
         self._removals = Removals(maildir, clock, wake)
@@ -218,7 +220,7 @@ class Settler:
         if failures and refusal == "":
             refusal, is_put_off = self._bounce(queued, failures)
             if is_put_off:
-                reason = reason or next(iter(failures.values()))[1:]
+                reason = reason or next(iter(failures.values()))[1:] or "refused"
                 owed = sorted([*owed, *failures])
         if failures and refusal != "":
             try:
@@ -239,20 +241,18 @@ class Settler:
     def _bounce(self, queued: QueuedMessage, failures: dict[int, str]) -> tuple[str, bool]:
         """Send a bounce. Return why there will be none, else "", and whether it is tried again.
 
-        A mailer that has taken none for a day since the message was too old never will.
+        A mailer that has refused it for a day will never take it; that of a message that is not
+        too old is tried on.
         """
         try:
             self.bounces.bounce(queued, failures, self.host)
         except LocalError as error:
-            if self._state is not None and self._was_too_old(queued):
+            refused = self.bounces.was_refused_for_a_day(queued, error)
+            if refused and self.failure(queued, _NO_BOUNCE) is not None:
                 return str(error), False
             self.bounces.put_off(queued, failures, error)
             return "", True
         return "", False
-
-    def _was_too_old(self, queued: QueuedMessage) -> bool:
-        """Return whether a deferral would have given a message up a day ago."""
-        return self.failure(queued, _NO_BOUNCE, ago_s=FIRST_DEFERRED_S) is not None
 
     def _was_accepted(self, queued: QueuedMessage) -> bool:
         """Return whether a recipient has got this message, now or before."""
@@ -300,9 +300,9 @@ class Settler:
             self.attempts.note(queued, *deferral)
         return failures, owed, reason
 
-    def failure(self, queued: QueuedMessage, answer: Response, ago_s: float = 0.0) -> str | None:
-        """Return why a recipient is given up on, or was, `ago_s` ago; see `final_failure`."""
-        message, now_s = queued.message, self._wall_clock() - ago_s
+    def failure(self, queued: QueuedMessage, answer: Response) -> str | None:
+        """Return why a recipient is given up on; see `final_failure`."""
+        message, now_s = queued.message, self._wall_clock()
         age_s = now_s - message.mtime_s
         lifetime_s = self._route.lifetime_s
         return final_failure(answer, message.name, age_s, lifetime_s, now_s, self._state)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maildirqmtp.maildir.state import BOUNCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from maildirqmtp.forwarder.stop import Stop
     from maildirqmtp.maildir.files import Folder
     from maildirqmtp.maildir.maildir import Maildir
+    from maildirqmtp.maildir.state import State
+
+#: Seconds for which mailers may refuse the bounce of a message that is too old.
+REFUSED_S = 86_400.0
 
 
 class SettledBounces:
@@ -32,6 +38,7 @@ class SettledBounces:
         report: Report,
         wall_clock: Callable[[], float],
         attempts: AttemptNotes,
+        state: State | None,
         stop: Stop | None,
     ) -> None:
         self._maildir = maildir
@@ -39,6 +46,7 @@ class SettledBounces:
         self._report = report
         self._wall_clock = wall_clock
         self._attempts = attempts
+        self._state = state
         self._stop = stop
         self._bouncer: Bouncer | None = None
         self._no_bounces = ""
@@ -59,13 +67,24 @@ class SettledBounces:
     def bounce(self, queued: QueuedMessage, failures: dict[int, str], host: str) -> None:
         """Bounce to the sender. Raises `LocalError` if the bounce could not be handed on."""
         assert self._bouncer is not None
-        earlier = self._attempts.earlier(queued)
+        earlier = self._attempts.earlier(queued, failures)
         bounce = self._bouncer.bounce(queued, failures, host, earlier)
         self._no_bounces = ""
+        if self._state is not None:
+            self._state.forget_deferral(queued.message.name, BOUNCE)
         if bounce is not None and self._maildir.is_ours(bounce):  # else another shard finds it
             self._bounces.append((self._maildir.new, bounce))
         for index, text in failures.items():
             self._report.bounced(queued, index, text[1:])
+
+    def was_refused_for_a_day(self, queued: QueuedMessage, error: LocalError) -> bool:
+        """Return whether a mailer has taken no bounce of a message for a day; note this refusal."""
+        from maildirqmtp.forwarder.mailers import MailerNotAsked
+
+        if self._state is None or isinstance(error, MailerNotAsked):
+            return False
+        since_s = self._state.first_deferral(queued.message.name, BOUNCE)
+        return self._wall_clock() - since_s >= REFUSED_S
 
     def put_off(self, queued: QueuedMessage, failures: dict[int, str], error: LocalError) -> None:
         """Report recipients who are still owed the message, because of an error of `bounce`."""

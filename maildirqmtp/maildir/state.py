@@ -2,7 +2,7 @@
 
     DIR/.maildirqmtp-state.json, or for a shard .maildirqmtp-state-shard-K-N.json
     {"version": 1,
-     "first_deferred": {"UNIQUE NAME": 1800000000},
+     "first_deferred": {"UNIQUE NAME": 1800000000, "UNIQUE NAME/bounce": 1800000000},
      "accepted": {"UNIQUE NAME": 1800000000},
      "broken": {"UNIQUE NAME": {"at": 1800000000, "sent": 710000, "of": 5000000}},
      "told": {"slow answers": 1800000000},
@@ -10,12 +10,12 @@
      "stop": "cannot connect to mx.example.org:209: Connection refused"}
 
 Times are seconds of the epoch. `first_deferred`: when a server first deferred a message that is
-over its lifetime, or will be within two days. `accepted`: when a message was last accepted for one
-of its recipients, who is not in its sidecar any more. `broken`: a large message over which a
-connection broke, when, and how many of its bytes had arrived. `told`: when a hint was last given.
-`stop`: why the last run left messages, unless it reached a server. `attempts`, `in_doubt`
-(`doubts`), `servers` (`shown`) and `warned` have modules of their own; `held` belongs to `holds`,
-and is only copied here. Unknown keys are kept.
+over its lifetime, or will be within two days, and a mailer its bounce. `accepted`: when a message
+was last accepted for one of its recipients, who is not in its sidecar any more. `broken`: a large
+message over which a connection broke, when, and how many of its bytes had arrived. `told`: when a
+hint was last given. `stop`: why the last run left messages, unless it reached a server.
+`attempts`, `in_doubt` (`doubts`), `servers` (`shown`) and `warned` have modules of their own;
+`held` belongs to `holds`, and is only copied here. Unknown keys are kept.
 
 Losing the file loses no mail: messages are given up a day later, servers have to show again how
 they answer, a message may arrive twice, by two servers, and one be missing in the archive `--sent`.
@@ -28,13 +28,12 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from maildirqmtp.errors import LocalError
-from maildirqmtp.maildir import doubts, files, holds
+from maildirqmtp.maildir import doubts, files, holds, state_content
 from maildirqmtp.maildir.attempts import FORGOTTEN_S, AttemptHistory
 from maildirqmtp.maildir.doubts import Doubts
 from maildirqmtp.maildir.holds import Holds
 from maildirqmtp.maildir.holds import key as _key
 from maildirqmtp.maildir.shown import SERVER_S, ShownByServers
-from maildirqmtp.maildir.state_content import checked, take_tables, take_text, take_times
 from maildirqmtp.maildir.state_size import encoded
 from maildirqmtp.maildir.warned import WARNED_S, Noted, WarnedMessages
 from maildirqmtp.text import printable
@@ -58,6 +57,8 @@ SAVE_S = 30.0
 DEFERRAL_S = 90 * 86_400.0
 #: What can be known of a server.
 ONE_RECIPIENT, PROVEN = "one_recipient", "proven"
+#: Marks the deferral of a message's bounce; no file name has a slash.
+BOUNCE = "/bounce"
 
 
 class State:
@@ -104,9 +105,12 @@ class State:
 
     # Messages
 
-    def first_deferral(self, name: bytes) -> float:
-        """Return when a message was first deferred; if that is not known, note that it is now."""
-        key = _key(name)
+    def first_deferral(self, name: bytes, what: str = "") -> float:
+        """Return when a message was first deferred; if that is not known, note that it is now.
+
+        `what` is `BOUNCE` for its bounce, which a mailer does not take.
+        """
+        key = _key(name) + what
         now_s = self._wall_clock()
         with self._lock:
             self._load()
@@ -129,6 +133,13 @@ class State:
                 for of_messages in known:
                     if of_messages.pop(key, None) is not None:
                         self._change()
+                self._first_deferred.pop(key + BOUNCE, None)
+
+    def forget_deferral(self, name: bytes, what: str) -> None:
+        """Forget when `what` of a message was first deferred."""
+        with self._loaded():
+            if self._first_deferred.pop(_key(name) + what, None) is not None:
+                self._change()
 
     def note_attempt(self, name: bytes, text: str) -> None:
         """Record how an attempt ended, for a message that is to be tried again."""
@@ -185,11 +196,11 @@ class State:
     def was_warned(self, name: bytes, prefix: bytes) -> bool:
         """Return whether a route of this prefix has warned a message's sender of its delay."""
         with self._loaded():
-            return self._warned.has(_key(name), _text(prefix))
+            return self._warned.has(_key(name), state_content.text_of(prefix))
 
     def note_warned(self, name: bytes, prefix: bytes) -> Noted:
         """Record on disk that a message's sender is being warned; only `NEW` allows the warning."""
-        key, of = _key(name), _text(prefix)
+        key, of = _key(name), state_content.text_of(prefix)
         with self._loaded():
             if self._warned.has(key, of):
                 return Noted.ALREADY
@@ -204,13 +215,13 @@ class State:
     def forget_warned(self, name: bytes, prefix: bytes) -> None:
         """Forget a warning, which could not be sent."""
         with self._lock:
-            if self._warned.remove(_key(name), _text(prefix)):
+            if self._warned.remove(_key(name), state_content.text_of(prefix)):
                 self._change()
 
     def keep_warned(self, names: Iterable[bytes], prefix: bytes) -> bool:
         """Forget the warnings for all messages but these; return whether there were any."""
         with self._lock:
-            return self._warned.keep(frozenset(map(_key, names)), _text(prefix))
+            return self._warned.keep(frozenset(map(_key, names)), state_content.text_of(prefix))
 
     def held(self, *, must_know: bool = False) -> Mapping[str, str]:
         """Return the messages that are on hold now, by `holds.key`, and why; see `Holds.now`."""
@@ -334,11 +345,9 @@ class State:
         self._warned.forget_older(now_s - WARNED_S)
         self._doubts.forget_older(now_s - doubts.FORGOTTEN_S)
         self._shown.forget_older(now_s - SERVER_S)
-        self._first_deferred = _newer(self._first_deferred, now_s - DEFERRAL_S)
-        self._accepted = _newer(self._accepted, now_s - DEFERRAL_S)
-        self._broken = {
-            name: how for name, how in self._broken.items() if now_s - how["at"] < DEFERRAL_S
-        }
+        self._first_deferred = state_content.newer(self._first_deferred, now_s - DEFERRAL_S)
+        self._accepted = state_content.newer(self._accepted, now_s - DEFERRAL_S)
+        self._broken = {n: b for n, b in self._broken.items() if now_s - b["at"] < DEFERRAL_S}
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
@@ -367,19 +376,19 @@ class State:
 
     def _take(self, data: bytes) -> None:
         """Load the file's content. Raises `ValueError` if it is not that of a state file."""
-        content = checked(data, VERSION)
-        first_deferred = take_times(content, "first_deferred")
-        in_doubt = take_tables(content, "in_doubt")
-        accepted = take_times(content, "accepted")
+        content = state_content.checked(data, VERSION)
+        first_deferred = state_content.take_times(content, "first_deferred")
+        in_doubt = state_content.take_tables(content, "in_doubt")
+        accepted = state_content.take_times(content, "accepted")
         content.pop("held", None)
         attempts = content.pop("attempts", None)
-        broken = take_tables(content, "broken")
+        broken = state_content.take_tables(content, "broken")
         if any(how.keys() != {"at", "sent", "of"} for how in broken.values()):
             raise ValueError("'broken' has something else")
-        told_s = take_times(content, "told")
-        warned = take_times(content, "warned")
-        stop = take_text(content, "stop")
-        self._shown = ShownByServers(take_tables(content, "servers"))
+        told_s = state_content.take_times(content, "told")
+        warned = state_content.take_times(content, "warned")
+        stop = state_content.take_text(content, "stop")
+        self._shown = ShownByServers(state_content.take_tables(content, "servers"))
         self._attempts.take(attempts)
         self._told_s = told_s
         self._warned.take(warned)
@@ -389,11 +398,3 @@ class State:
         self._first_deferred = first_deferred
         self._stop = stop
         self._others = content
-
-
-def _newer(times: dict[str, float], than_s: float) -> dict[str, float]:
-    return {name: at_s for name, at_s in times.items() if at_s > than_s}
-
-
-def _text(prefix: bytes) -> str:
-    return prefix.decode("utf-8", "surrogateescape")

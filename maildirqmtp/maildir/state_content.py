@@ -1,4 +1,4 @@
-"""Reading the state file's content: whatever is malformed is refused."""
+"""The state file's content: whatever is malformed is refused."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def take_text(content: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is no text")
     return value
+
+
+def newer(times: dict[str, float], than_s: float) -> dict[str, float]:
+    """Return the times after this one."""
+    return {name: at_s for name, at_s in times.items() if at_s > than_s}
+
+
+def text_of(prefix: bytes) -> str:
+    """Return a route's prefix as it stands in the file."""
+    return prefix.decode("utf-8", "surrogateescape")
 
 
 def _times(value: object) -> dict[str, float]:

@@ -125,17 +125,12 @@ class BounceViaType(ValueType[BounceVia]):
         if text in (BounceMethod.SENDMAIL.value, BounceMethod.SERVER.value):
             return BounceVia(BounceMethod(text))
         if method == BounceMethod.MAILDIR.value and path:
-            return BounceVia(BounceMethod.MAILDIR, os.fsencode(path))
+            # The shell expands no ~ behind the colon.
+            return BounceVia(BounceMethod.MAILDIR, os.fsencode(expanded(path, where)))
         raise ConfigError(f"{where}: sendmail, server or maildir:DIR, not {text!r}")
 
     def to_text(self, value: BounceVia) -> str:
         return self._written(value, "" if value.maildir is None else os.fsdecode(value.maildir))
-
-    def from_toml(self, value: object, where: str) -> BounceVia:
-        found = super().from_toml(value, where)
-        if found.maildir is None:
-            return found
-        return BounceVia(found.method, os.fsencode(expanded(os.fsdecode(found.maildir), where)))
 
     def to_toml(self, value: BounceVia) -> str:
         path = "" if value.maildir is None else unexpanded(os.fsdecode(value.maildir))

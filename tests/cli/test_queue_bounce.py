@@ -264,6 +264,28 @@ def test_no_bounce_is_queued_where_nothing_tells_the_prefix(
     assert len(bounces(told)) == 1
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_no_bounce_is_queued_for_mail_that_no_route_sends(
+    tmp_path: Path, path: Path, told: Path, capsys: Capture, failed: bool
+) -> None:
+    """A mistyped prefix: the bounce would wait for nobody, or lose another prefix to a route."""
+    where = make_maildir(path / ".Failed") if failed else path
+    add_message(where, "1.f")
+    add_sidecar(where, "1.f", "p1-s@x", "p1-a@y", "typo-b@y")
+    file = tmp_path / "m.toml"
+    route = f'[[route]]\nmaildir = "{path}"\nserver = "h"\nprefix = "p1-"\n'
+    file.write_text(f'{route}bounce-via = "server"\n')
+    before = snapshot(path)
+    _, err = qmtpq(capsys, 111, "bounce", "--yes", "--config", file, "1.f")
+    assert "no route sends to typo-b@y, so that the bounce would wait, too" in err
+    after = snapshot(path)
+    assert {name: after[name] for name in before} == before
+    assert names(path / "new") == ([] if failed else ["1.f"])
+    way = ("--bounce-via", f"maildir:{told}")
+    qmtpq(capsys, 0, "bounce", "--yes", "--config", file, *way, "1.f")
+    assert len(bounces(told)) == 2
+
+
 @pytest.mark.parametrize("prefix", ["", "pre-"])
 def test_a_daemon_tells_the_prefix(path: Path, capsys: Capture, prefix: str) -> None:
     """Its bounce waits under it, and is sent; the daemon's status names it."""
@@ -290,6 +312,21 @@ def test_what_the_mailer_does_not_take_stays(tmp_path: Path, path: Path, capsys:
     assert err.count("did not take a bounce: exit 1") == 2
     assert snapshot(path / "new") == before
     assert list(json.loads((path / ".maildirqmtp-state.json").read_text())["held"]) == ["2.held"]
+
+
+def test_a_daemon_tries_again_what_could_not_be_bounced(
+    path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has passed it over while it was on hold, and would come to it half a day later."""
+    woken: list[list[str]] = []
+    monkeypatch.setattr(queue_bounce, "wake", lambda _: woken.append(names(path / "new")))
+    add_message(path, "1.a")
+    add_message(path, "2.a")
+    words = ("bounce", "--yes", "--sendmail", "/bin/false", path)
+    qmtpq(capsys, 111, *words, "1.a")
+    assert woken == [["1.a", "2.a"]]
+    qmtpq(capsys, 0, "bounce", "--yes", "--sendmail", "/bin/true", path, "1.a")
+    assert woken == [["1.a", "2.a"]], "nothing is left that it could try"
 
 
 def test_a_message_that_is_replaced_while_its_sender_is_told_stays(

@@ -15,7 +15,13 @@ import pytest
 from maildirqmtp.errors import FileChangedError, LocalError
 from maildirqmtp.forwarder import bounces
 from maildirqmtp.forwarder.bounces import Bouncer
-from maildirqmtp.forwarder.mailers import MaildirMailer, QueueMailer, SendmailMailer
+from maildirqmtp.forwarder.mailers import (
+    MaildirMailer,
+    MailerNotAsked,
+    MailerStopped,
+    QueueMailer,
+    SendmailMailer,
+)
 from maildirqmtp.forwarder.queued_message import QueuedMessage, prepare
 from maildirqmtp.forwarder.report import Report
 from maildirqmtp.forwarder.route import BounceMethod, BounceVia, Route
@@ -207,6 +213,73 @@ def test_a_mailer_that_is_ill_when_a_message_is_too_old_has_a_day_to_get_well(ca
     case.mailer.error = None
     case.settle(case.load("1.a"), "Zbusy")
     assert (len(case.mailer.sent), case.new) == (1, [])
+
+
+def test_a_bounce_tells_nothing_of_other_recipients(case: Case) -> None:
+    """What a server said of one was given as the reason to try the other again."""
+    case.settle(case.add("1.a", "d@y", "z@y"), "Zwait", "Zgreylisted")
+    case.now += 60
+    case.settle(case.load("1.a"), "Dno such user", "Zbusy")
+    ((bounce, _, _),) = case.mailer.sent
+    assert b"wait" in bounce
+    assert b"z@y" not in bounce
+    case.settle(case.load("1.a"), "Dnor he")
+    told = case.mailer.sent[1][0]
+    assert b"<z@y>: busy" in told
+    assert b"<d@y>" not in told
+
+
+def too_old_and_deferred_long_ago(case: Case) -> None:
+    """Five days old, deferred three days ago, and the link was away since then."""
+    case.settle(case.add("1.a", age_s=13.5 * DAY_S), "Zbusy")
+    case.now = NOW + 3 * DAY_S
+
+
+@pytest.mark.parametrize("answer", ["Dno such user", "Zbusy"])
+def test_a_mailer_that_fails_once_does_not_end_mail_that_waited_for_long(
+    case: Case, answer: str
+) -> None:
+    """Of a laptop that was offline over the end of a lifetime, no sender was told anything."""
+    too_old_and_deferred_long_ago(case)
+    case.mailer.error = LocalError("exit 75: network is down")
+    for hours in (0, 23.9):
+        case.now = NOW + 3 * DAY_S + hours * 3_600
+        case.settle(case.load("1.a"), answer)
+        assert case.new == ["1.a"]
+    case.mailer.error = None
+    case.settle(case.load("1.a"), answer)
+    assert (len(case.mailer.sent), case.new) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MailerNotAsked("sendmail is not run, for this was told to stop"), MailerStopped("ended")],
+)
+def test_a_mailer_that_was_not_asked_has_refused_nothing(case: Case, error: LocalError) -> None:
+    """At a stop, all that was too old went to the failed maildir, and nobody was told."""
+    too_old_and_deferred_long_ago(case)
+    case.mailer.error = error
+    for day in range(3):
+        case.now = NOW + (3 + day) * DAY_S
+        case.settle(case.load("1.a"), "Dno such user")
+        assert case.new == ["1.a"]
+    case.mailer.error = LocalError("ill")
+    case.settle(case.load("1.a"), "Dno such user")
+    assert case.new == ["1.a"], "its day begins now"
+
+
+def test_a_mailer_that_was_well_meanwhile_has_another_day(case: Case) -> None:
+    """The failure of one recipient says nothing of the bounce for the next."""
+    one = case.add("1.a", "d@y", "z@y", age_s=13.5 * DAY_S)
+    case.mailer.error = LocalError("ill")
+    case.settle(one, "Dno such user", "Zbusy")
+    case.mailer.error = None
+    case.settle(case.load("1.a"), "Dno such user", "Zbusy")
+    assert len(case.mailer.sent) == 1
+    case.now = NOW + 3 * DAY_S
+    case.mailer.error = LocalError("ill again")
+    case.settle(case.load("1.a"), "Zbusy")
+    assert case.new == ["1.a"]
 
 
 def test_a_mailer_that_fails_leaves_a_lone_message_as_it_is(case: Case) -> None:

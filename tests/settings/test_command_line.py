@@ -71,6 +71,15 @@ def test_ways_for_a_bounce(how: str, via: BounceVia) -> None:
     assert route("--bounce-via", how, "M", "server").bounce_via == via
 
 
+def test_a_bounce_into_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands a ~ behind a colon; a folder of that name was asked for."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    made = route("--bounce-via", "maildir:~/bounces", "M", "server")
+    assert made.bounce_via == BounceVia(BounceMethod.MAILDIR, b"/home/ann/bounces")
+    with pytest.raises(ConfigError, match=r"--bounce-via: '~nobody-here/b': no such user"):
+        route("--bounce-via", "maildir:~nobody-here/b", "M", "server")
+
+
 @pytest.mark.parametrize(
     "how", ["", "maildir", "maildir:", "smtp", "Server", "server:x", "sendmail:"]
 )
