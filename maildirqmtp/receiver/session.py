@@ -76,7 +76,6 @@ class Session:
         self.ended = False
         self.violation: str | None = None
         self._destination = destination
-        self._together = destination.packages_together
         self._agent = DeliveryAgent(destination, peer, policy, log, now, user)
         self._package_log = PackageLog(peer, log)
         self._reader = PackageReader(max(MAX_MESSAGE, policy.max_size))
@@ -177,7 +176,10 @@ class Session:
             if self._packages and self._packages[-1].owed:
                 self._agent.check(self._packages[-1])
                 checked += 1
-            elif len(self._packages) >= self._together or self._gathered >= BATCH_BYTES:
+            elif (
+                len(self._packages) >= self._destination.packages_together
+                or self._gathered >= BATCH_BYTES
+            ):
                 self._hand_on()
             elif not self._advance():
                 break

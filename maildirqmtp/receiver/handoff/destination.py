@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: Seconds within which all that a batch hands on must be begun. Its answers go out together, and
 #: a forwarder that has none after an hour sends all of it again.
 BEGIN_S = 1_800.0
+#: Seconds that packages of a batch may wait for each other's answers, and the most packages.
+TOGETHER_S, MOST_TOGETHER = 0.05, 16
+# How much the last package counts in the average.
+_WEIGHT = 0.25
 
 
 class NextHop(Protocol):
@@ -72,6 +76,8 @@ class HandOff:
     def __init__(self, next_hop: NextHop, clock: Callable[[], float] = time.monotonic) -> None:
         self._next_hop = next_hop
         self._clock = clock
+        #: Seconds that handing on one package takes, lately; at first it may take long.
+        self._takes_s = TOGETHER_S
         try:
             path = os.fsencode(tempfile.gettempdir())
         except OSError as error:
@@ -82,8 +88,13 @@ class HandOff:
             raise local_error("open the directory", path, error) from error
         self._closed = False
 
-    #: A command may take minutes: the client has each answer as soon as there is one.
-    packages_together = 1
+    @property
+    def packages_together(self) -> int:
+        """As many as are handed on in `TOGETHER_S`: the client waits for the answer to the last.
+
+        One, where a scanner takes its time: what it has taken and nobody was told of is sent again.
+        """
+        return max(1, min(MOST_TOGETHER, int(TOGETHER_S / max(self._takes_s, 0.001))))
 
     @property
     def tmp(self) -> Folder:
@@ -107,7 +118,11 @@ class HandOff:
             mail = delivery.mail
             pieces = partial(mail.text.pieces, mail.received)
             may_begin = partial(self._may_begin, delivery)
+            began_s, begins = self._clock(), may_begin()
             answers = self._next_hop.deliver(mail.sender, delivery.recipients, pieces, may_begin)
+            if begins:
+                # Several threads do this: one of their figures may be lost, which does no harm.
+                self._takes_s += _WEIGHT * (self._clock() - began_s - self._takes_s)
             delivery.outcomes = [Outcome(answer) for answer in answers]
 
     def _may_begin(self, delivery: HandOffDelivery) -> bool:

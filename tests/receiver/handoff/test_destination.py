@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from maildirqmtp.qmtp.protocol import Response, Status
 from maildirqmtp.receiver.destination import Mail
 from maildirqmtp.receiver.handoff.command import TIMEOUT_S
-from maildirqmtp.receiver.handoff.destination import BEGIN_S, HandOff
+from maildirqmtp.receiver.handoff.destination import BEGIN_S, MOST_TOGETHER, HandOff
 from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.spool import Spool
 from tests.receiver.doubles import Clock
@@ -72,3 +73,56 @@ def test_a_batch_is_answered_before_the_forwarder_gives_up(together: bool) -> No
         later.deliver(b"later")
         destination.commit([later])
         assert later.outcomes[0].response.status is Status.ACCEPTED
+
+
+class Takes:
+    """Takes each message in so many seconds, or none any more."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seconds = 0.0
+        self._clock = clock
+
+    def deliver(
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
+    ) -> list[Response]:
+        if not may_begin():
+            return [NO_TIME] * len(recipients)
+        self._clock.now_s += self.seconds
+        return [Response(Status.ACCEPTED, b"ok")] * len(recipients)
+
+    def abort(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_only_what_is_taken_quickly_waits_for_others() -> None:
+    """What a scanner has taken, and the forwarder was not told of, comes twice after a restart."""
+    clock = Clock()
+    hop = Takes(clock)
+    with contextlib.closing(HandOff(hop, clock)) as destination:
+
+        def hand_on(count: int, seconds: float, *, gone: bool = False) -> int:
+            """Hand on so many; return how many would be answered together then."""
+            hop.seconds = seconds
+            no_more = threading.Event()
+            if gone:
+                no_more.set()
+            for _ in range(count):
+                mail = Mail(b"", Spool(destination, False), b"", 0.0, None, no_more)
+                delivery = destination.begin(mail)
+                delivery.deliver(b"a@y")
+                destination.commit([delivery])
+            return destination.packages_together
+
+        assert destination.packages_together == 1, "nothing is known"
+        assert hand_on(20, 0.0005) == MOST_TOGETHER
+        assert hand_on(1, 0.5) == 1
+        assert hand_on(20, 0.5, gone=True) == 1, "what is not begun takes no time"
+        assert 1 < hand_on(20, 0.01) < MOST_TOGETHER
+        assert hand_on(20, 0.0) == MOST_TOGETHER
