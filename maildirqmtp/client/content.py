@@ -35,8 +35,8 @@ class Content:
     """A message's text, opened; `length` is its bytes.
 
     Raises `OSError` if a file cannot be opened or read, `PackageError` if the
-    whole is too long for QMTP, a str has a line end in it or a file object was read to
-    its end before, `FileChangedError` if a file grows or shrinks while it is read,
+    whole is too long for QMTP, a str has a line end in it or a file object stands at its
+    end, `FileChangedError` if a file grows or shrinks while it is read,
     `TypeError` for any other part.
     """
 
@@ -142,10 +142,10 @@ class Content:
             finally:
                 if seekable is not None and began is not None:
                     seekable.seek(began)
-        if self.length == before and began != 0:
+        if self.length == before and began:
             # After a failure, or for the next recipient, it would go out as an empty message.
             raise PackageError(
-                "a file object has nothing left to read: it was read before, or needs a seek(0)"
+                "a file object stands at its end: it was read or written before; seek(0) first"
             )
 
     def _add_open(self, file: SupportsRead) -> bool:

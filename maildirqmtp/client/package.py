@@ -49,7 +49,7 @@ class Package:
 
     `message` is bytes, the path of a file (str or `os.PathLike`), a binary file
     object (sent from its position to its end, and put back there if it can be; one that
-    was read to its end before is refused when it is sent), or a sequence of such parts;
+    stands at its end is refused when it is sent), or a sequence of such parts;
     b"" is valid. Its text is neither checked nor changed, so it is up to the
     caller to make it a message (RFC 5322). `encoding` says how its lines end:
     "unix" for LF, "dos" for CR LF (qmtp.txt, section 4); it changes nothing in

@@ -89,7 +89,7 @@ def _unix_client(sock: socket.socket, named: bool) -> Client:
         return Client("stdin", Origin.UNKNOWN)
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     user = _CREDENTIALS.unpack(credentials)[1]
-    return Client(user_name(user), Origin.LOCAL, f"uid {user}", user)
+    return Client(user_name(user), Origin.LOCAL, user=user)
 
 
 def user_name(user: int) -> str:
