@@ -131,9 +131,9 @@ class State:
                 if attempts.forget(key) | warned.forget(key) | self._doubts.forget(key):
                     self._change()
                 for of_messages in known:
-                    if of_messages.pop(key, None) is not None:
-                        self._change()
-                self._first_deferred.pop(key + BOUNCE, None)
+                    for entry in (key, key + BOUNCE):
+                        if of_messages.pop(entry, None) is not None:
+                            self._change()
 
     def forget_deferral(self, name: bytes, what: str) -> None:
         """Forget when `what` of a message was first deferred."""

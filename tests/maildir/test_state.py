@@ -16,6 +16,7 @@ from maildirqmtp.maildir.doubts import FORGOTTEN_S as DOUBTS_FORGOTTEN_S
 from maildirqmtp.maildir.doubts import RENEWED_S
 from maildirqmtp.maildir.maildir import Maildir
 from maildirqmtp.maildir.state import (
+    BOUNCE,
     DEFERRAL_S,
     MAX_BYTES,
     ONE_RECIPIENT,
@@ -52,6 +53,17 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     runs = Runs(tmp_path / "M")
     yield runs
     runs.maildir.close()
+
+
+def test_that_of_a_bounce_goes_with_its_message(runs: Runs) -> None:
+    """Another of its name would have its bounce refused before it was made."""
+    one = runs.run()
+    assert one.first_deferral(b"1.a", BOUNCE) == NOW
+    one.save()
+    one.forget([b"1.a"])
+    one.save()
+    runs.now += DAY_S
+    assert runs.run().first_deferral(b"1.a", BOUNCE) == NOW + DAY_S
 
 
 def test_a_first_deferral_outlives_the_run(runs: Runs) -> None:
