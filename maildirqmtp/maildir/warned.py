@@ -11,6 +11,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from maildirqmtp.maildir.state_content import newer
+
 if TYPE_CHECKING:
     from collections.abc import Set
 
@@ -74,7 +76,7 @@ class WarnedMessages:
 
     def forget_older(self, than_s: float) -> None:
         """Forget the warnings from before this time."""
-        self.take({name: at_s for name, at_s in self.content().items() if at_s > than_s})
+        self.take(newer(self.content(), than_s))
 
     # The file
 

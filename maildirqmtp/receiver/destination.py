@@ -76,14 +76,11 @@ D = TypeVar("D", bound=Delivery)
 
 
 class Destination(SpoolPlace, Protocol[D]):
-    """Where the mail goes; large texts wait in its `tmp` until they are complete.
-
-    `packages_together` is the most packages of one `commit`; the answers of all of them wait for
-    the last one.
-    """
+    """Where the mail goes; large texts wait in its `tmp` until they are complete."""
 
     @property
-    def packages_together(self) -> int: ...
+    def packages_together(self) -> int:
+        """The most packages of one `commit`; the answers of all of them wait for the last one."""
 
     def free_bytes(self) -> int:
         """Return the bytes left for mail. Raises `LocalError` if that is unknown."""

@@ -55,11 +55,11 @@ class MaildirDestination:
     room. `renames` is for `--once`. Raises `LocalError` if the maildir cannot be used.
     """
 
+    packages_together = SHARED_FSYNC_PACKAGES
+
     def __init__(self, path: bytes, max_size: int = MAX_MESSAGE, renames: bool = False) -> None:
         self.storage = Storage(path, renames=renames)
         self._max_bytes = max(MAX_PACKAGE_BYTES, max_size)
-
-    packages_together = SHARED_FSYNC_PACKAGES
 
     @property
     def tmp(self) -> Folder:

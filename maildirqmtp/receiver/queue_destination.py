@@ -98,11 +98,11 @@ class QueueDestination:
     for no limit. `renames` is for `--once`. Raises `LocalError` if it cannot be used.
     """
 
+    packages_together = SHARED_FSYNC_PACKAGES
+
     def __init__(self, path: bytes, user_quota: int | None = None, renames: bool = False) -> None:
         self._storage = Storage(path, has_sidecars=True, renames=renames)
         self._quota = None if user_quota is None else UserQuota(user_quota)
-
-    packages_together = SHARED_FSYNC_PACKAGES
 
     @property
     def tmp(self) -> Folder:

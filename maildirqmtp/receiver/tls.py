@@ -9,7 +9,7 @@ from maildirqmtp.errors import LocalError
 from maildirqmtp.maildir.files import Identity, identity_of
 from maildirqmtp.receiver.streams import READ_BYTES
 from maildirqmtp.text import printable
-from maildirqmtp.transport.tls_socket import TlsError, TlsSocket, is_cut_off, server_context
+from maildirqmtp.transport.tls_socket import TlsError, TlsSocket, server_context
 
 
 class TlsServer:
@@ -88,12 +88,7 @@ class TlsStream:
         Raises `OSError` also if the client's certificate has none of the required names.
         """
         if self.handshaking:
-            try:
-                done = self._socket.handshake()
-            except TlsError as error:
-                if error.__cause__ is not None and is_cut_off(error.__cause__):
-                    raise ConnectionResetError(errno.ECONNRESET, error.strerror) from error
-                raise
+            done = self._socket.handshake()
             self.read_wants_write = self._socket.read_needs_write
             if not done:
                 return None

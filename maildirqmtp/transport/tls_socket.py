@@ -43,6 +43,10 @@ class TlsError(OSError):
         self.refuses_us = refuses_us
 
 
+class TlsCutOffError(TlsError, ConnectionError):
+    """The peer closed the connection amid the handshake."""
+
+
 def client_context(
     ca: str | bytes | None = None,
     cert: str | bytes | None = None,
@@ -160,7 +164,7 @@ class TlsSocket:
         except ssl.SSLError as error:
             if is_cut_off(error):
                 text = f"it closed the connection during the TLS handshake{_HINT}"
-                raise TlsError(text) from error
+                raise TlsCutOffError(text) from error
             raise _tls_error(error) from error
         return True
 

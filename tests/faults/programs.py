@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,19 +91,6 @@ class Rehearsal(Installed):
         found = _IMPORTED.findall(errors)
         self.modules.update(dict.fromkeys(name for name in found if " " not in name))
         return _IMPORTED.sub("", errors)
-
-
-@contextlib.contextmanager
-def programs_for(rehearsal: Rehearsal, *, many: bool) -> Iterator[Programs]:
-    """Give out the installed programs; for `many` runs, a template after a rehearsal."""
-    if not many:
-        yield Installed()
-        return
-    template = Template(rehearsal.modules)
-    try:
-        yield template
-    finally:
-        template.close()
 
 
 class _Process:

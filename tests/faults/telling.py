@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.programs import Installed, Programs
+from tests.faults.programs import Installed, Programs, Rehearsal, Template
 from tests.faults.receiving import Queue, Receive
 from tests.faults.scenarios import Scenario
 from tests.faults.stages import Enqueue, Forward, Stage
@@ -55,3 +55,24 @@ def telling(
             for _ in range(scenario.clean_runs):
                 stage.faulty()
             yield stage
+
+
+@contextlib.contextmanager
+def rehearsed(
+    scenario: Scenario, tmp_path: Path, *, many: bool
+) -> Iterator[tuple[Programs, object]]:
+    """Tell a scenario as it goes, so that all is imported once.
+
+    Give out the programs to tell it with, forked ones for `many` tellings, and its state after
+    one clean run.
+    """
+    rehearsal = Rehearsal()
+    with telling(scenario, tmp_path, rehearsal) as stage:
+        stage.faulty()
+        clean = stage.state()
+        stage.recover()
+    if many:
+        with contextlib.closing(Template(rehearsal.modules)) as template:
+            yield template, clean
+    else:
+        yield Installed(), clean

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios, tracing
-from tests.faults.programs import Programs, Rehearsal, Run, programs_for
+from tests.faults.programs import Programs, Run
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.stages import Stage
-from tests.faults.telling import telling
+from tests.faults.telling import rehearsed, telling
 from tests.faults.tracing import Call
 
 pytestmark = tracing.needs_strace
@@ -114,12 +114,7 @@ CASES = [
 @pytest.mark.parametrize(("scenario", "step", "offset"), CASES)
 def test_an_error_at_each_call(tmp_path: Path, scenario: Scenario, step: int, offset: int) -> None:
     """A full disk or a broken one costs nobody a message, and is told in words."""
-    rehearsal = Rehearsal()
-    with telling(scenario, tmp_path, rehearsal) as stage:  # so that all is imported once
-        stage.faulty()
-        clean = stage.state()
-        stage.recover()
-    with programs_for(rehearsal, many=step == 1) as programs:
+    with rehearsed(scenario, tmp_path, many=step == 1) as (programs, clean):
         _fail_at_each_call(tmp_path, scenario, programs, clean, step, offset)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios, tracing
-from tests.faults.programs import Programs, Rehearsal, programs_for
+from tests.faults.programs import Programs
 from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.telling import telling
+from tests.faults.telling import rehearsed, telling
 from tests.faults.tracing import Call
 
 pytestmark = tracing.needs_strace
@@ -39,11 +39,7 @@ def test_killed_right_before_each_call(
     tmp_path: Path, scenario: Scenario, times: int, step: int, offset: int
 ) -> None:
     """Whenever the program dies, everybody's mail is at the server, on disk, or bounced."""
-    rehearsal = Rehearsal()
-    with telling(scenario, tmp_path, rehearsal) as stage:  # so that all is imported once
-        stage.faulty()
-        stage.recover()
-    with programs_for(rehearsal, many=step == 1) as programs:
+    with rehearsed(scenario, tmp_path, many=step == 1) as (programs, _clean):
         _kill_at_each_call(tmp_path, scenario, programs, times, step, offset)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.policy import Severity
 from maildirqmtp.receiver.server import Server
 from maildirqmtp.transport.thread_pool import Job
@@ -51,6 +53,36 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class Hop:
+    """A next hop that takes what it may begin; each recipient takes `seconds` of the clock."""
+
+    def __init__(self, clock: Clock | None = None, seconds: float = 0.0) -> None:
+        self.taken: list[bytes] = []
+        self.seconds = seconds
+        self._clock = clock or Clock()
+
+    def deliver(
+        self,
+        sender: bytes,
+        recipients: Sequence[bytes],
+        pieces: Callable[[], Iterator[bytes]],
+        may_begin: Callable[[], bool],
+    ) -> list[Response]:
+        """See `NextHop`."""
+        return [self._one(recipient) if may_begin() else NO_TIME for recipient in recipients]
+
+    def _one(self, recipient: bytes) -> Response:
+        self._clock.now_s += self.seconds
+        self.taken.append(recipient)
+        return Response(Status.ACCEPTED, b"ok")
+
+    def abort(self) -> None:
+        """See `NextHop`."""
+
+    def close(self) -> None:
+        """See `NextHop`."""
 
 
 class HeldWork:

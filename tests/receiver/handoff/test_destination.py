@@ -4,55 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from maildirqmtp.qmtp.protocol import Response, Status
+from maildirqmtp.qmtp.protocol import Status
 from maildirqmtp.receiver.destination import Mail
 from maildirqmtp.receiver.handoff.command import TIMEOUT_S
 from maildirqmtp.receiver.handoff.destination import BEGIN_S, MOST_TOGETHER, HandOff
-from maildirqmtp.receiver.handoff.verdicts import NO_TIME
 from maildirqmtp.receiver.spool import Spool
-from tests.receiver.doubles import Clock
+from tests.receiver.doubles import Clock, Hop
 
 #: Seconds for which a forwarder waits for an answer.
 FORWARDER_S = 3_600.0
-
-
-class Slow:
-    """Takes mail; each recipient takes as long as a command may."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.taken: list[bytes] = []
-        self._clock = clock
-
-    def deliver(
-        self,
-        sender: bytes,
-        recipients: Sequence[bytes],
-        pieces: Callable[[], Iterator[bytes]],
-        may_begin: Callable[[], bool],
-    ) -> list[Response]:
-        return [self._one(recipient) if may_begin() else NO_TIME for recipient in recipients]
-
-    def _one(self, recipient: bytes) -> Response:
-        self._clock.now_s += TIMEOUT_S
-        self.taken.append(recipient)
-        return Response(Status.ACCEPTED, b"ok")
-
-    def abort(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["together", "one by one, as with --once"])
 def test_a_batch_is_answered_before_the_forwarder_gives_up(together: bool) -> None:
     """Else it sends all of it again: everybody gets copies, again and again, and it never ends."""
     clock = Clock()
-    slow = Slow(clock)
+    slow = Hop(clock, TIMEOUT_S)
     with contextlib.closing(HandOff(slow, clock)) as destination:
         began_s = clock()
         deliveries = []
@@ -75,36 +45,10 @@ def test_a_batch_is_answered_before_the_forwarder_gives_up(together: bool) -> No
         assert later.outcomes[0].response.status is Status.ACCEPTED
 
 
-class Takes:
-    """Takes each message in so many seconds, or none any more."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.seconds = 0.0
-        self._clock = clock
-
-    def deliver(
-        self,
-        sender: bytes,
-        recipients: Sequence[bytes],
-        pieces: Callable[[], Iterator[bytes]],
-        may_begin: Callable[[], bool],
-    ) -> list[Response]:
-        if not may_begin():
-            return [NO_TIME] * len(recipients)
-        self._clock.now_s += self.seconds
-        return [Response(Status.ACCEPTED, b"ok")] * len(recipients)
-
-    def abort(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def test_only_what_is_taken_quickly_waits_for_others() -> None:
     """What a scanner has taken, and the forwarder was not told of, comes twice after a restart."""
     clock = Clock()
-    hop = Takes(clock)
+    hop = Hop(clock)
     with contextlib.closing(HandOff(hop, clock)) as destination:
 
         def hand_on(count: int, seconds: float, *, gone: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from maildirqmtp.receiver.once.memory import Memory
 from maildirqmtp.receiver.session import Session
 from maildirqmtp.receiver.spool import Spool
 from tests.helpers import wait_until
-from tests.receiver.doubles import Clock
+from tests.receiver.doubles import Clock, Hop
 
 DAY_S = 86_400.0
 
@@ -349,31 +349,6 @@ def test_of_a_batch_to_the_next_server_only_one_is_in_doubt(
         inner.commit = commit  # type: ignore[method-assign]
         assert send(once, b"K1", b"K2") == "KK"
         assert inner.delivered == [b"K1", b"K2"]
-
-
-class Hop:
-    """Takes what it may begin."""
-
-    def __init__(self) -> None:
-        self.taken: list[bytes] = []
-
-    def deliver(
-        self,
-        sender: bytes,
-        recipients: Sequence[bytes],
-        pieces: Callable[[], Iterator[bytes]],
-        may_begin: Callable[[], bool],
-    ) -> list[Response]:
-        if not may_begin():
-            return [NO_TIME] * len(recipients)
-        self.taken += recipients
-        return [Response(Status.ACCEPTED, b"ok")] * len(recipients)
-
-    def abort(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def test_packages_are_committed_as_the_inner_destination_has_them(
